@@ -1,0 +1,97 @@
+"""What a job gets and what it gives back: the one contract between the DAG above and the jobs below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from lumina.config import Config
+
+
+class RuntimeConfig(Config):
+    """How a run is executed. Nothing in here may change what a stage computes."""
+
+    ray_address: str | None = None
+    """Address of a running Ray cluster; None starts one on this machine."""
+    num_cpus: int | None = Field(default=None, ge=2)
+    """Logical CPUs of the local Ray cluster; None takes twice the cores, and at least four."""
+    train_workers: int = Field(default=2, ge=1)
+    """Ray Train workers (the world size)."""
+    use_gpu: bool = False
+    """Give every training and evaluation worker one GPU."""
+    threads_per_worker: int = Field(default=1, ge=1)
+    """Torch threads of each worker."""
+    checkpoint_every: int = Field(default=100, ge=1)
+    """Training steps between two engine checkpoints."""
+    max_failures: int = Field(default=2, ge=0)
+    """Worker-group failures after which a training stage gives up."""
+    log_every: int = Field(default=10, ge=1)
+    """Training steps between two logged points."""
+
+
+@dataclass(frozen=True)
+class InputRef:
+    """A finished stage that this job reads."""
+
+    stage: str
+    path: Path
+    """The attempt directory that the stage's manifest names."""
+    digest: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluated (checkpoint, system prompt) pair: one flat MLflow run."""
+
+    name: str
+    params: Mapping[str, str | int | float]
+    metrics: Mapping[str, float]
+    artifacts: tuple[str, ...] = ()
+    """Paths relative to the job's `out`."""
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """Everything a job may depend on."""
+
+    stage: str
+    """Full stage name, e.g. `encode_latents@2`."""
+    fingerprint: str
+    operator: str
+    """`module:NAME` of the object the job applies, for jobs that are generic; else empty."""
+    config: Any
+    """The stage's identity config, an instance of the config class the job documents."""
+    runtime: RuntimeConfig
+    inputs: Mapping[str, InputRef]
+    weights: Mapping[str, str]
+    """Name to local directory (or hub id) of pretrained weights, e.g. {"vae": ..., "text_encoder": ...}."""
+    media_root: str
+    """Directory against which relative clip URIs resolve."""
+    out: Path
+    """Empty directory of this attempt: all outputs go here."""
+    work: Path
+    """Scratch that belongs to the fingerprint: survives a kill, removed once the stage is committed."""
+    progress: Callable[[int, int, str], None]
+    """progress(done, total, unit): called as often as convenient."""
+    log_metrics: Callable[[Mapping[str, float], int], None]
+    """log_metrics(metrics, step): a point of a curve; cheap, never fails, ordered by step."""
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What the manifest records about a finished job."""
+
+    kind: Literal["rows", "checkpoint", "files"]
+    digest: str
+    """`rows256-add/1:<n>:<hex>`, or `sha256:<hex>`: independent of layout, worker count and time."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """For rows: `in`, `ok`, and one entry `quarantined/<reason>` or `filtered/<reason>` each; they add up to `in`."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Summary numbers of the stage's MLflow run."""
+    evaluations: tuple[Evaluation, ...] = ()
+    artifacts: tuple[str, ...] = ()
+    """Files under `out`, relative, worth showing in MLflow."""

@@ -1,0 +1,42 @@
+"""Shared fixtures: one Ray cluster for all tests that need one, and the optional folder of golden fixtures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """The one local Ray cluster that every test marked `ray` shares."""
+    import ray
+
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=True)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Directory of the released model's numeric fixtures."""
+    if not (SHARED / "golden").is_dir():
+        pytest.skip(f"no golden fixtures at {SHARED / 'golden'}")
+    return SHARED / "golden"
+
+
+@pytest.fixture(scope="session")
+def real_clips() -> Path:
+    """Directory of small real videos with a manifest.csv."""
+    if not (SHARED / "clips").is_dir():
+        pytest.skip(f"no real clips at {SHARED / 'clips'}")
+    return SHARED / "clips"

@@ -1,0 +1,85 @@
+"""The Shapes world says the truth: what is measured in the frames is what the scene and its caption say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lumina.randomness import generator
+from lumina.shapes import COLORS, KINDS, SOURCES, Scene, caption, film, measure, optical_flow, render, sample_scene
+
+Facts = list[tuple[str, str, str, str]]
+
+
+def facts(shapes: tuple) -> Facts:
+    return sorted((s.color, s.kind, s.direction, s.speed) for s in shapes)
+
+
+def clip(scene: Scene) -> np.ndarray:
+    return render(scene, num_frames=16, height=64, width=64, fps=8)
+
+
+def test_measure_finds_the_scene_back_in_99_percent_of_500() -> None:
+    right = 0
+    for index in range(500):
+        scene = sample_scene(generator(0, "test/measure", index))
+        right += facts(measure(clip(scene), 8).shapes) == facts(scene.shapes)
+    assert right >= 495
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_source_keeps_the_scene_measurable(name: str) -> None:
+    right = 0
+    for index in range(40):
+        rng = generator(1, "test/source", index)
+        scene = sample_scene(rng)
+        frames = film(scene, SOURCES[name], rng, num_frames=32, height=96, width=96, fps=16)
+        right += facts(measure(frames, 16).shapes) == facts(scene.shapes)
+    assert right >= 38
+
+
+@pytest.mark.parametrize(("height", "width", "fps"), [(48, 80, 12), (120, 90, 24)])
+def test_any_size_and_rate(height: int, width: int, fps: float) -> None:
+    scene = sample_scene(generator(2, "test/size"), num_shapes=1)
+    frames = render(scene, num_frames=round(2 * fps), height=height, width=width, fps=fps)
+    assert frames.shape == (round(2 * fps), height, width, 3)
+    assert facts(measure(frames, fps).shapes) == facts(scene.shapes)
+
+
+@given(st.integers(0, 2**32), st.sampled_from(sorted(COLORS)), st.sampled_from(KINDS))
+def test_what_is_asked_for_is_in_the_scene_and_in_its_caption(seed: int, color: str, kind: str) -> None:
+    rng = generator(seed, "test/asked")
+    scene = sample_scene(rng, color=color, kind=kind)
+    assert (scene.shapes[0].color, scene.shapes[0].kind) == (color, kind)
+    text = caption(scene, rng, complete=True)
+    for shape in scene.shapes:
+        assert f"{shape.color} {shape.kind}" in text
+        assert (shape.direction == "still") == (shape.speed == "still")
+
+
+def test_contradictions_are_refused() -> None:
+    with pytest.raises(ValueError, match="contradicts"):
+        sample_scene(generator(0, "test"), direction="still", speed="fast")
+    with pytest.raises(ValueError, match="color must be one of red"):
+        sample_scene(generator(0, "test"), color="beige")
+
+
+def test_flow_carries_a_frame_onto_the_next() -> None:
+    scene = sample_scene(generator(4, "test/flow"), num_shapes=1, direction="right", speed="fast")
+    frames = render(scene, num_frames=2, height=96, width=96, fps=8).astype(np.float32)
+    flow = optical_flow(scene, num_frames=2, height=96, width=96, fps=8)
+    assert flow.shape == (1, 2, 96, 96)
+    step = scene.shapes[0].velocity * 96 / 8
+    assert flow[0, 0].max() == pytest.approx(step)
+    assert not flow[0, 1].any()
+    y, x = np.nonzero(flow[0, 0])
+    landed = np.minimum(np.rint(x + step).astype(int), 95)
+    moved = np.abs(frames[1, y, landed] - frames[0, y, x]).mean()
+    stayed = np.abs(frames[1, y, x] - frames[0, y, x]).mean()
+    assert moved < 0.2 * stayed
+
+
+def test_nothing_coloured_measures_as_nothing() -> None:
+    assert measure(np.full((8, 64, 64, 3), 90, np.uint8), 8).shapes == ()

@@ -1,0 +1,116 @@
+"""The hyper-parameters of MultiScaleNextDiT, without torch, so that every config can be read and checked quickly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from lumina.config import Config
+
+PatchSize = tuple[int, int, int]
+"""Latent frames, rows and columns of one token: (pt, ph, pw)."""
+
+CONDITION_WIDTH = 1024
+"""Widest conditioning vector: adaLN inputs have min(dim, 1024) channels."""
+
+
+def patch_key(patch: PatchSize) -> str:
+    """Name of a scale in parameter names, "<spatial>-<temporal>": (2, 4, 4) -> "4-2"."""
+    return f"{patch[1]}-{patch[0]}"
+
+
+class NextDiTConfig(Config):
+    """Shape of a MultiScaleNextDiT (paper section 3.1); the released model is `RELEASED_MODELS["2B_GQA"]`."""
+
+    dim: int = Field(ge=16)
+    """Width of a token."""
+    n_layers: int = Field(ge=1)
+    """Transformer blocks, shared by all scales."""
+    n_heads: int = Field(ge=1)
+    """Query heads; dim / n_heads must be a multiple of 16."""
+    n_kv_heads: int | None = Field(default=None, ge=1)
+    """Key and value heads (grouped-query attention); None means n_heads."""
+    cap_feat_dim: int = Field(ge=1)
+    """Width of the text encoder's features."""
+    patch_sizes: tuple[PatchSize, ...] = Field(default=((1, 2, 2), (2, 2, 2), (2, 4, 4)), min_length=1)
+    """The scales, finest first: latent (frames, rows, columns) of one token; rows equal columns."""
+    in_channels: int = Field(default=16, ge=1)
+    """Latent channels of the VAE."""
+    multiple_of: int = Field(default=256, ge=1)
+    """The feed-forward width is rounded up to a multiple of this."""
+    ffn_dim_multiplier: float | None = Field(default=None, gt=0)
+    """Factor on the feed-forward width before rounding."""
+    norm_eps: float = Field(default=1e-5, gt=0)
+    """Epsilon of the RMS norms."""
+    qk_norm: bool = True
+    """Layer-normalise queries and keys."""
+    rope_theta: float = Field(default=256.0, gt=0)
+    """Base of the rotary frequencies."""
+    t_scale: float = Field(default=1000.0, gt=0)
+    """Factor on t (0 noise, 1 data) before its sinusoid."""
+    motion_scale: float = Field(default=20.0, gt=0)
+    """Factor on the motion score before its sinusoid."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.dim % self.n_heads or (self.dim // self.n_heads) % 16:
+            raise ValueError(
+                f"dim / n_heads must be a multiple of 16 (3-D rotary positions), got {self.dim} / {self.n_heads}"
+            )
+        if self.n_heads % self.kv_heads:
+            raise ValueError(f"n_heads {self.n_heads} must be a multiple of n_kv_heads {self.kv_heads}")
+        for patch in self.patch_sizes:
+            if min(patch) < 1 or patch[1] != patch[2]:
+                raise ValueError(f"a patch size is (frames, rows, columns) with rows equal to columns, got {patch}")
+        if len(set(self.patch_sizes)) != len(self.patch_sizes):
+            raise ValueError(f"patch sizes must differ, got {self.patch_sizes}")
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.dim // self.n_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key and value heads."""
+        return self.n_kv_heads or self.n_heads
+
+    @property
+    def condition_dim(self) -> int:
+        """Width of the conditioning vector."""
+        return min(self.dim, CONDITION_WIDTH)
+
+    @property
+    def ffn_dim(self) -> int:
+        """Hidden width of the SwiGLU feed-forward layers."""
+        width = int(2 * (4 * self.dim) / 3)
+        if self.ffn_dim_multiplier is not None:
+            width = int(self.ffn_dim_multiplier * width)
+        return self.multiple_of * math.ceil(width / self.multiple_of)
+
+    def check_patch(self, patch: PatchSize) -> None:
+        """Raise ValueError if the model has no such scale."""
+        if patch not in self.patch_sizes:
+            raise ValueError(f"the model has no patch size {patch}; it has {', '.join(map(str, self.patch_sizes))}")
+
+    @classmethod
+    def from_released(cls, arguments: Mapping[str, Any]) -> NextDiTConfig:
+        """Build from the released constructor's argument names, where two zipped lists give the patch sizes."""
+        values = dict(arguments)
+        spatial, temporal = values.pop("all_patch_size"), values.pop("all_f_patch_size")
+        if len(spatial) != len(temporal):
+            raise ValueError(f"all_patch_size {spatial} and all_f_patch_size {temporal} must have equal length")
+        patches = tuple((t, s, s) for s, t in zip(spatial, temporal, strict=True))
+        # The released constructor normalises queries and keys only when asked.
+        return cls(**{"qk_norm": False, **values, "patch_sizes": patches})
+
+
+RELEASED_MODELS = {
+    "2B_GQA": NextDiTConfig(dim=2304, n_layers=24, n_heads=16, n_kv_heads=8, cap_feat_dim=2304),
+    "2B": NextDiTConfig(dim=2304, n_layers=24, n_heads=16, cap_feat_dim=2304),
+}
+"""The published sizes: 1,771,364,672 and 2,026,279,232 parameters."""

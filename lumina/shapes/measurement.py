@@ -108,7 +108,10 @@ def _blobs(frame: np.ndarray) -> dict[str, _Blob]:
 
 def _overlaps(mask: np.ndarray, x: float, y: float, area: float) -> tuple[float, ...]:
     """Overlap of the blob with the ideal shape of each kind that has its area and centroid."""
-    rows, columns = np.arange(mask.shape[0], dtype=np.float32)[:, None], np.arange(mask.shape[1], dtype=np.float32)[None]
+    rows, columns = (
+        np.arange(mask.shape[0], dtype=np.float32)[:, None],
+        np.arange(mask.shape[1], dtype=np.float32)[None],
+    )
     overlaps = []
     for kind in KINDS:
         radius = float(np.sqrt(area / {"circle": np.pi, "square": 4.0, "triangle": 2.0}[kind]))

@@ -5,6 +5,7 @@ Lengths are fractions of the frame's shorter side, positions fractions of width 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,13 @@ import numpy as np
 COLORS: dict[str, float] = {"red": 0.0, "yellow": 55.0, "green": 120.0, "cyan": 182.0, "blue": 232.0, "magenta": 300.0}
 """Colour name to hue in degrees."""
 KINDS = ("circle", "square", "triangle")
-DIRECTIONS: dict[str, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
+DIRECTIONS: dict[str, tuple[int, int]] = {
+    "left": (-1, 0),
+    "right": (1, 0),
+    "up": (0, -1),
+    "down": (0, 1),
+    "still": (0, 0),
+}
 """Direction name to unit vector (x to the right, y downwards)."""
 SPEEDS: dict[str, tuple[float, float]] = {"still": (0.0, 0.0), "slow": (0.07, 0.10), "fast": (0.18, 0.22)}
 """Speed name to its range in shorter sides per second."""
@@ -102,7 +109,7 @@ def sample_scene(
             return Scene(tuple(shapes), _sample_background(rng))
 
 
-def _check(name: str, value: str | None, known: dict[str, object] | dict[str, float] | tuple[str, ...]) -> None:
+def _check(name: str, value: str | None, known: Collection[str]) -> None:
     if value is not None and value not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
 
@@ -119,7 +126,7 @@ def _sample_shape(
         speed = ("slow", "fast")[rng.integers(2)]
     color = color or list(COLORS)[rng.integers(len(COLORS))]
     kind = kind or KINDS[rng.integers(len(KINDS))]
-    radius = rng.uniform(0.19, 0.24) if count == 1 else rng.uniform(0.13, 0.16)
+    radius = rng.uniform(0.19, 0.23) if count == 1 else rng.uniform(0.13, 0.16)
     velocity = rng.uniform(*SPEEDS[speed])
     (x, y) = (_start(rng, radius, axis * velocity * STAY_S) for axis in DIRECTIONS[direction])
     hue = COLORS[color] + rng.uniform(-6, 6)
@@ -142,7 +149,12 @@ def _sample_background(rng: np.random.Generator) -> Background:
     brightness = ("dark", "light")[rng.integers(2)]
     level = rng.uniform(0.1, 0.28) if brightness == "dark" else rng.uniform(0.66, 0.84)
     waves = tuple(
-        (float(rng.uniform(-3, 3)), float(rng.uniform(-3, 3)), float(rng.uniform(0, 2 * np.pi)), float(rng.uniform(0, 0.03)))
+        (
+            float(rng.uniform(-3, 3)),
+            float(rng.uniform(-3, 3)),
+            float(rng.uniform(0, 2 * np.pi)),
+            float(rng.uniform(0, 0.03)),
+        )
         for _ in range(2)
     )
     gradient = (float(rng.uniform(-0.12, 0.12)), float(rng.uniform(-0.12, 0.12)))

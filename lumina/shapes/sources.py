@@ -27,7 +27,9 @@ class Source:
     """Frames averaged into one: the exposure's motion blur."""
 
 
-def film(scene: Scene, source: Source, rng: np.random.Generator, *, num_frames: int, height: int, width: int, fps: float) -> np.ndarray:
+def film(
+    scene: Scene, source: Source, rng: np.random.Generator, *, num_frames: int, height: int, width: int, fps: float
+) -> np.ndarray:
     """Return uint8 frames [T, H, W, 3] of the scene as the source records it, before compression."""
     k = source.supersampling
     frames = render(scene, num_frames=num_frames * k, height=height, width=width, fps=fps * k)

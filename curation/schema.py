@@ -1,0 +1,218 @@
+"""Tables of curation: their columns, and the status every row carries.
+
+Plain Arrow types only. Every stage writes every input row; a row that is not `ok` says why (`reason`), which stage said
+so (`reason_stage`) and what happened (`detail`). Columns of results a row does not have are null.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Any
+
+import pyarrow as pa
+
+DETAIL_BYTES = 2048
+
+
+class Status(StrEnum):
+    """What became of a row."""
+
+    OK = "ok"
+    FILTERED = "filtered"
+    """Sound, but a stated rule sets it aside."""
+    QUARANTINED = "quarantined"
+    """Something is wrong with it."""
+
+
+class Reason(StrEnum):
+    """Why a row is not ok."""
+
+    MISSING_FILE = "missing_file"
+    UNREADABLE_FILE = "unreadable_file"
+    UNSUPPORTED_URI = "unsupported_uri"
+    DUPLICATE_CONTENT = "duplicate_content"
+    DECODE_ERROR = "decode_error"
+    NO_VIDEO_STREAM = "no_video_stream"
+    TOO_FEW_FRAMES = "too_few_frames"
+    UNKNOWN_SOURCE = "unknown_source"
+    MIN_DURATION = "min_duration"
+    MIN_FPS = "min_fps"
+    MIN_AREA = "min_area"
+    MIN_MOTION = "min_motion"
+    MAX_MOTION = "max_motion"
+    MIN_CAPTION = "min_caption"
+    SOURCE_QUOTA = "source_quota"
+    OTHER_MEDIA = "other_media"
+    OUT_OF_MEMORY = "out_of_memory"
+    INTERNAL_ERROR = "internal_error"
+    """An error nobody foresaw; `detail` holds its class and message."""
+
+
+class RowError(Exception):
+    """Raised by a row's computation: this row leaves the stage with a reason; its neighbours go on."""
+
+    def __init__(self, reason: Reason, detail: str, status: Status = Status.QUARANTINED) -> None:
+        super().__init__(detail)
+        self.reason, self.detail, self.status = reason, detail, status
+
+
+_STATUS = {"status": pa.string(), "reason": pa.string(), "reason_stage": pa.string(), "detail": pa.string()}
+STATUS_COLUMNS = tuple(_STATUS)
+
+_CLIP = {
+    "clip_id": pa.string(),
+    "uri": pa.string(),
+    "media": pa.string(),
+    "source": pa.string(),
+    "caption": pa.string(),
+    "sha256": pa.string(),
+    "num_bytes": pa.int64(),
+    "span_start_s": pa.float64(),
+    "span_end_s": pa.float64(),
+    "extra": pa.string(),
+}
+
+INGEST = pa.schema(_CLIP | _STATUS)
+"""One row per manifest row. `extra` is a JSON object of the columns nobody asked for; null span: the whole file."""
+
+PROBE = pa.schema(
+    _CLIP
+    | {
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "rotation": pa.int32(),
+        "fps": pa.float64(),
+        "frames_container": pa.int64(),
+        "frames_decodable": pa.int64(),
+        "duration_s": pa.float64(),
+        "codec": pa.string(),
+        "pix_fmt": pa.string(),
+        "decoder": pa.string(),
+    }
+    | _STATUS
+)
+"""Width and height as shown (after rotation); `rotation` in degrees clockwise is what was applied to show it."""
+
+MOTION = pa.schema(
+    {
+        "clip_id": pa.string(),
+        "flow_abs_mean": pa.float32(),
+        "flow_mag_mean": pa.float32(),
+        "flow_mag_p90": pa.float32(),
+        "pair_scores": pa.list_(pa.float32()),
+        "sample_times_s": pa.list_(pa.float32()),
+        "input_hw": pa.list_(pa.int32()),
+        "transposed": pa.bool_(),
+        "estimator": pa.string(),
+    }
+    | _STATUS
+)
+"""Scores in pixels of the `input_hw` frame per sampling interval; `pair_scores` is the series of `flow_abs_mean`."""
+
+TAG = pa.schema({"clip_id": pa.string(), "source": pa.string(), "system_prompt_id": pa.string()} | _STATUS)
+
+SELECT = pa.schema(
+    {
+        "clip_id": pa.string(),
+        "keep": pa.bool_(),
+        "failed_rules": pa.list_(pa.string()),
+        "policy_id": pa.string(),
+        "split": pa.string(),
+        "uri": pa.string(),
+        "media": pa.string(),
+        "source": pa.string(),
+        "caption": pa.string(),
+        "system_prompt_id": pa.string(),
+        "motion_score": pa.float32(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "fps": pa.float64(),
+        "duration_s": pa.float64(),
+        "rotation": pa.int32(),
+        "frames_decodable": pa.int64(),
+        "decoder": pa.string(),
+        "span_start_s": pa.float64(),
+        "span_end_s": pa.float64(),
+    }
+    | _STATUS
+)
+
+TEXT = pa.schema(
+    {
+        "text_id": pa.string(),
+        "system_prompt_id": pa.string(),
+        "prompt": pa.string(),
+        "text_feature_bytes": pa.large_binary(),
+        "text_feature_shape": pa.list_(pa.int32()),
+        "text_feature_dtype": pa.string(),
+        "tokens": pa.int32(),
+    }
+    | _STATUS
+)
+"""Features [L, D], C order, little-endian."""
+
+LATENTS = pa.schema(
+    {
+        "clip_id": pa.string(),
+        "vae_latent_bytes": pa.large_binary(),
+        "vae_latent_shape": pa.list_(pa.int32()),
+        "vae_latent_dtype": pa.string(),
+        "bucket": pa.string(),
+        "frame_indices": pa.list_(pa.int32()),
+        "crop": pa.list_(pa.int32()),
+        "target_fps": pa.float32(),
+        "media": pa.string(),
+        "source": pa.string(),
+        "caption": pa.string(),
+        "system_prompt_id": pa.string(),
+        "text_id": pa.string(),
+        "text_id_dropped": pa.string(),
+        "motion_score": pa.float32(),
+        "split": pa.string(),
+        "latent_sha256": pa.string(),
+        "recipe_id": pa.string(),
+    }
+    | _STATUS
+)
+"""Latents [C, T, H, W], C order, little-endian; `crop` is [resized width, resized height, left, top] in pixels."""
+
+
+def short_detail(text: str) -> str:
+    """Cut `text` to at most 2 KB of UTF-8."""
+    return text.encode(errors="replace")[:DETAIL_BYTES].decode(errors="ignore")
+
+
+def status_ok() -> dict[str, str | None]:
+    """The status columns of a row that is well."""
+    return {"status": Status.OK, "reason": None, "reason_stage": None, "detail": None}
+
+
+def status_not_ok(stage: str, status: Status, reason: Reason, detail: str) -> dict[str, str | None]:
+    """The status columns of a row that `stage` sets aside."""
+    return {"status": status, "reason": reason, "reason_stage": stage, "detail": short_detail(detail)}
+
+
+def to_table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Build a table of `schema`; absent columns are null, surplus ones are left out."""
+    return pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Give `table` the columns of `schema`: those it lacks become null, the others are cast, surplus ones go."""
+    columns = [
+        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(len(table), field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def counts(table: pa.Table) -> dict[str, int]:
+    """Counts of a table with status columns: `in`, `ok`, and `<status>/<reason>` each; the parts add up to `in`."""
+    statuses, reasons = table["status"].to_pylist(), table["reason"].to_pylist()
+    parts = Counter(
+        str(status) if status == Status.OK else f"{status}/{reason}"
+        for status, reason in zip(statuses, reasons, strict=True)
+    )
+    return {"in": table.num_rows, "ok": parts.pop("ok", 0), **dict(sorted(parts.items()))}

@@ -1,0 +1,157 @@
+"""How much a clip moves: the mean optical flow between frames half a second apart.
+
+The paper calls the score the average flow magnitude; the released script averages the absolute values of the two flow
+components instead (between 0.5 and 0.71 of the magnitude). Both are computed here; the model is conditioned on the
+released one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+RELEASED_SIZE = (320, 576)
+"""Height and width at which the released script estimates flow."""
+RELEASED_TIMES_S = tuple(step * 0.5 for step in range(9))
+"""Seconds at which the released script samples a clip: 0, 0.5, ..., 4."""
+
+Images = NDArray[np.uint8] | NDArray[np.float32]
+
+
+class OpticalFlowEstimator(Protocol):
+    """Optical flow between pairs of images."""
+
+    @property
+    def name(self) -> str:
+        """Name with version, recorded with every score, e.g. "opencv-dis-medium/5.0.0"."""
+
+    def __call__(self, a: Images, b: Images) -> NDArray[np.float32]:
+        """Flow [N, 2, H, W] in pixels (x, y) from images `a` to images `b`, both [N, H, W, 3], RGB in 0..255."""
+
+
+class DISFlow:
+    """OpenCV's dense inverse search flow on luminance: no weights, milliseconds per pair on one core."""
+
+    def __init__(self) -> None:
+        import cv2
+
+        # One thread: workers are the parallelism, and the result must not depend on a machine's cores.
+        cv2.setNumThreads(1)
+        self._estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self.name = f"opencv-dis-medium/{cv2.__version__}"
+
+    def __call__(self, a: Images, b: Images) -> NDArray[np.float32]:
+        """See `OpticalFlowEstimator`. Sides must be at least 16 pixels."""
+        import cv2
+
+        if a.shape != b.shape or a.ndim != 4 or a.shape[-1] != 3 or min(a.shape[1:3]) < 16:
+            raise ValueError(f"DIS flow needs two [N, H, W, 3] batches with sides >= 16, got {a.shape} and {b.shape}")
+        grey = [[cv2.cvtColor(_to_uint8(image), cv2.COLOR_RGB2GRAY) for image in images] for images in (a, b)]
+        flows = [self._estimator.calc(first, second, None) for first, second in zip(*grey, strict=True)]
+        return np.stack(flows).transpose(0, 3, 1, 2).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class MotionScore:
+    """Scores of one clip, in pixels of the resized frame per sampling interval."""
+
+    flow_abs_mean: float
+    """Mean of |u| and |v| over pairs and pixels: the released definition."""
+    flow_mag_mean: float
+    """Mean of sqrt(u^2 + v^2): the paper's words."""
+    flow_mag_p90: float
+    """90th percentile of the magnitude over all pixels of all pairs."""
+    pair_scores: tuple[float, ...]
+    """`flow_abs_mean` of each consecutive pair."""
+    transposed: bool
+    """Whether height and width were swapped because the clip is taller than wide."""
+
+
+def pick_frames(times_s: Sequence[float], fps: float, num_frames: int) -> list[int]:
+    """Indices of the frames shown at `times_s` (ascending seconds from the first frame): THE rule of the project.
+
+    index = time * fps rounded to the nearest integer, halves to the even one (Python's `round`), as the released
+    motion script does; the list ends before the first index that is not in the clip. With fewer frames per second than
+    times, indices repeat.
+    """
+    if not fps > 0:
+        raise ValueError(f"fps must be positive, got {fps}")
+    indices: list[int] = []
+    for time in times_s:
+        index = round(time * fps)
+        if index >= num_frames:
+            break
+        indices.append(index)
+    return indices
+
+
+def prepare_frames(frames: NDArray[np.uint8], size: tuple[int, int] = RELEASED_SIZE) -> NDArray[np.float32]:
+    """Frames [T, H, W, 3] as the flow estimator sees them: float32 0..255 of `size` (height, width).
+
+    Taller than wide: the spatial axes are swapped (a transpose). Resized bilinearly with corners aligned, without
+    antialiasing and without keeping the aspect, as released.
+    """
+    if frames.shape[1] > frames.shape[2]:
+        frames = frames.transpose(0, 2, 1, 3)
+    rows, columns = _taps(frames.shape[1], size[0]), _taps(frames.shape[2], size[1])
+    resized = np.empty((len(frames), *size, 3), np.float32)
+    for image, out in zip(frames, resized, strict=True):
+        wide = (
+            image[:, columns.low] * columns.low_weight[:, None] + image[:, columns.high] * columns.high_weight[:, None]
+        )
+        out[:] = wide[rows.low] * rows.low_weight[:, None, None] + wide[rows.high] * rows.high_weight[:, None, None]
+    return resized
+
+
+def motion_score(
+    frames: NDArray[np.uint8],
+    estimator: OpticalFlowEstimator,
+    size: tuple[int, int] = RELEASED_SIZE,
+    batch_pairs: int = 8,
+) -> MotionScore:
+    """Score the sampled frames [T, H, W, 3] of one clip, T >= 2 (see `pick_frames`).
+
+    Batching changes no score beyond what the estimator's own batching does. Raises ValueError for fewer than 2 frames.
+    """
+    if len(frames) < 2:
+        raise ValueError(f"a motion score needs at least 2 frames, got {len(frames)}")
+    images = prepare_frames(frames, size)
+    pairs: list[float] = []
+    magnitudes = []
+    for start in range(0, len(images) - 1, batch_pairs):
+        stop = min(start + batch_pairs, len(images) - 1)
+        flow = estimator(images[start:stop], images[start + 1 : stop + 1])
+        pairs += np.abs(flow).mean(axis=(1, 2, 3), dtype=np.float64).tolist()
+        magnitudes.append(np.hypot(flow[:, 0], flow[:, 1]))
+    magnitude = np.concatenate(magnitudes)
+    return MotionScore(
+        flow_abs_mean=float(np.mean(pairs)),
+        flow_mag_mean=float(magnitude.mean(dtype=np.float64)),
+        flow_mag_p90=float(np.percentile(magnitude, 90)),
+        pair_scores=tuple(pairs),
+        transposed=frames.shape[1] > frames.shape[2],
+    )
+
+
+@dataclass(frozen=True)
+class _Taps:
+    low: NDArray[np.intp]
+    high: NDArray[np.intp]
+    low_weight: NDArray[np.float32]
+    high_weight: NDArray[np.float32]
+
+
+def _taps(source: int, target: int) -> _Taps:
+    """The two source pixels of each target pixel, and their weights, with the corner pixels' centres aligned."""
+    position = np.arange(target, dtype=np.float32) * np.float32((source - 1) / max(target - 1, 1))
+    low = np.minimum(position.astype(np.intp), source - 1)
+    weight = position - low.astype(np.float32)
+    return _Taps(low, np.minimum(low + 1, source - 1), 1 - weight, weight)
+
+
+def _to_uint8(image: Images) -> NDArray[np.uint8]:
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)

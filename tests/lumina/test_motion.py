@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lumina.motion import RELEASED_TIMES_S, DISFlow, motion_score, pick_frames, prepare_frames
+
+
+class ConstantFlow:
+    """Every pixel moves by (3, -4)."""
+
+    name = "constant/1"
+
+    def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(np.array([3.0, -4.0], np.float32)[None, :, None, None], (len(a), 2, *a.shape[1:3]))
+
+
+def _moving(shift: int, count: int = 4) -> np.ndarray:
+    texture = np.random.Generator(np.random.Philox(1)).integers(0, 255, (16, 24, 3), dtype=np.uint8)
+    texture = texture.repeat(8, axis=0).repeat(8, axis=1)
+    return np.stack([np.roll(texture, shift * t, axis=1) for t in range(count)])[:, :96, 16:160]
+
+
+def test_both_definitions() -> None:
+    score = motion_score(_moving(0), ConstantFlow(), size=(32, 64), batch_pairs=2)
+    assert score.flow_abs_mean == pytest.approx(3.5)
+    assert score.flow_mag_mean == score.flow_mag_p90 == pytest.approx(5)
+    assert score.pair_scores == pytest.approx((3.5, 3.5, 3.5))
+    assert not score.transposed
+    with pytest.raises(ValueError, match="at least 2 frames"):
+        motion_score(_moving(0)[:1], ConstantFlow())
+
+
+def test_dis_measures_a_shift_and_a_still() -> None:
+    estimator = DISFlow()
+    assert estimator.name.startswith("opencv-dis-medium/")
+    moving = motion_score(_moving(3), estimator, size=(96, 144))
+    still = motion_score(_moving(0), estimator, size=(96, 144))
+    assert moving.flow_mag_mean == pytest.approx(3, abs=0.3)
+    assert still.flow_mag_mean < 0.05
+    again = motion_score(_moving(3), DISFlow(), size=(96, 144), batch_pairs=1)
+    assert again == moving  # neither the batch nor the instance matters
+    tall = motion_score(_moving(3).transpose(0, 2, 1, 3), estimator, size=(96, 144))
+    assert tall.transposed
+    assert tall.flow_abs_mean == moving.flow_abs_mean
+
+
+def test_frames_are_picked_as_released(golden: Path) -> None:
+    cases = json.loads((golden / "G_motion.json").read_text())["frame_ids"]
+    for fps, count, expected in cases:
+        picked = pick_frames(RELEASED_TIMES_S, fps, count)
+        assert (picked if len(picked) >= 2 else None) == expected
+
+
+def test_frames_are_resized_as_released(golden: Path) -> None:
+    from safetensors.numpy import load_file
+
+    tensors = load_file(golden / "G_motion.safetensors")
+    for name in ("landscape", "portrait", "square"):
+        resized = prepare_frames(tensors[f"{name}.frames_nhwc"]).transpose(0, 3, 1, 2)
+        np.testing.assert_allclose(resized[:, :, ::16, ::16], tensors[f"{name}.resized_every_16"], atol=1e-3)
+        corner = tensors[f"{name}.resized_corner"]
+        np.testing.assert_allclose(resized[:, :, -corner.shape[2] :, -corner.shape[3] :], corner, atol=1e-3)
+
+
+def test_slow_clips_repeat_frames() -> None:
+    assert pick_frames([0, 0.25, 0.5, 0.75, 1.0], fps=2, num_frames=4) == [0, 0, 1, 2, 2]
+    with pytest.raises(ValueError, match="fps must be positive"):
+        pick_frames([0], fps=0, num_frames=4)

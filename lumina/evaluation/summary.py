@@ -1,0 +1,67 @@
+"""From one row per generated clip to the figures of a group with their bootstrap draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lumina.evaluation.metrics import METRICS, Estimate, estimate
+from lumina.evaluation.subsets import FloatArray, Interval, resample
+
+
+@dataclass(frozen=True)
+class Results:
+    """The per-clip values of one group."""
+
+    prompt_ids: tuple[str, ...]
+    """Sorted."""
+    samples: int
+    """Clips of each prompt."""
+    columns: Mapping[str, FloatArray]
+    """Column name to values [prompts, samples]."""
+
+
+def columns_of(metrics: Iterable[str]) -> tuple[str, ...]:
+    """The per-clip columns that these metrics read, sorted."""
+    read = (METRICS[name] for name in metrics)
+    return tuple(sorted({c for m in read for c in (m.column, m.asked_column) if c is not None}))
+
+
+def pivot(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str], origin: str) -> Results:
+    """Arrange rows (prompt_id, sample, one column per value) by prompt and sample.
+
+    Args:
+        rows: in any order.
+        metrics: keys of METRICS.
+        origin: where the rows are from, for messages.
+
+    Raises:
+        ValueError: a (prompt, sample) pair is absent or there twice, or there is no row.
+    """
+    place = {(str(row["prompt_id"]), int(row["sample"])): row for row in rows}
+    prompts = sorted({prompt for prompt, _ in place})
+    samples = sorted({sample for _, sample in place})
+    absent = [(p, s) for p in prompts for s in samples if (p, s) not in place]
+    if not rows or absent or len(place) != len(rows):
+        what = f"no clip of {absent[0]}" if absent else "no rows" if not rows else "a (prompt, sample) pair twice"
+        raise ValueError(f"{origin}: the clips of all prompts and samples are needed, there is {what}")
+    columns = {
+        name: np.array([[float(place[p, s][name]) for s in samples] for p in prompts]) for name in columns_of(metrics)
+    }
+    return Results(tuple(prompts), len(samples), columns)
+
+
+def estimates(results: Results, metrics: Sequence[str], seed: int, resamples: int) -> dict[str, Estimate]:
+    """Every metric's figure and draws. Groups with the same prompts and seed share their resamples: they are paired."""
+    counts = resample(results.prompt_ids, seed, resamples)
+    return {name: estimate(METRICS[name], results.columns, counts) for name in metrics}
+
+
+def interval_json(found: Interval) -> dict[str, float | None]:
+    """An interval for a JSON file: rounded to nine decimals, unbounded ends null."""
+    ends = {"value": found.value, "low": found.low, "high": found.high}
+    return {name: round(end, 9) if math.isfinite(end) else None for name, end in ends.items()}

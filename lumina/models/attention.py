@@ -1,0 +1,124 @@
+"""Packed attention: items of any length behind one another, and no item sees another.
+
+One interface over three kernels, equal within rounding:
+- items of equal length: one batched scaled-dot-product call, on any device;
+- ragged items on CUDA in half precision: `torch.nn.attention.varlen`, without padding;
+- ragged items otherwise: keys padded inside and masked when queries are equal, else one call per item.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """Where the items of a packed sequence lie."""
+
+    lengths: tuple[int, ...]
+    """Tokens of each item."""
+    offsets: Tensor
+    """[N + 1] int32: item i is offsets[i]..offsets[i + 1]."""
+    item_of_token: Tensor
+    """[T] int64: which item each token belongs to."""
+    padded_index: Tensor
+    """[N * longest] int64: packed position of each slot of the padded layout; 0 in padding."""
+    padding_mask: Tensor
+    """[N, 1, 1, longest] bool: True at real tokens."""
+
+    @property
+    def total(self) -> int:
+        """All tokens."""
+        return sum(self.lengths)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest item."""
+        return max(self.lengths)
+
+    @property
+    def equal(self) -> bool:
+        """Whether all items have the same length."""
+        return len(set(self.lengths)) == 1
+
+
+@lru_cache(maxsize=256)
+def segments(lengths: tuple[int, ...], device: torch.device) -> Segments:
+    """Lay out items of the given lengths; raises ValueError when there is none or one is empty."""
+    if not lengths or min(lengths) < 1:
+        raise ValueError(f"every item needs at least one token, got lengths {lengths}")
+    # The cache outlives the caller: a tensor made in inference mode could not be used in training afterwards.
+    with torch.inference_mode(False):
+        sizes = torch.tensor(lengths)
+        ends = torch.cumsum(sizes, 0)
+        starts = ends - sizes
+        slot = torch.arange(max(lengths)).expand(len(lengths), -1)
+        mask = slot < sizes[:, None]
+        return Segments(
+            lengths=lengths,
+            offsets=F.pad(ends, (1, 0)).to(torch.int32).to(device),
+            item_of_token=torch.repeat_interleave(torch.arange(len(lengths)), sizes).to(device),
+            padded_index=torch.where(mask, starts[:, None] + slot, 0).flatten().to(device),
+            padding_mask=mask[:, None, None, :].to(device),
+        )
+
+
+def packed_attention(q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_segments: Segments) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v within each item; query head j uses key head j // (h/g).
+
+    Args:
+        q: [Tq, h, d] queries of all items, packed.
+        k: [Tk, g, d] keys; g divides h.
+        v: [Tk, g, d] values.
+        q_segments: the items of q.
+        k_segments: the items of k and v, as many as of q.
+
+    Returns:
+        [Tq, h, d].
+    """
+    if len(q_segments.lengths) != len(k_segments.lengths):
+        raise ValueError(f"{len(q_segments.lengths)} items of queries but {len(k_segments.lengths)} of keys")
+    if q_segments.equal and k_segments.equal:
+        return _batched(q, k, v, len(q_segments.lengths), None)
+    if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
+        return _varlen(q, k, v, q_segments, k_segments)
+    if q_segments.equal:
+        index = k_segments.padded_index
+        return _batched(
+            q, k.index_select(0, index), v.index_select(0, index), len(q_segments.lengths), k_segments.padding_mask
+        )
+    return _one_by_one(q, k, v, q_segments, k_segments)
+
+
+def _batched(q: Tensor, k: Tensor, v: Tensor, items: int, mask: Tensor | None) -> Tensor:
+    many_heads = q.shape[1] != k.shape[1]
+    q, k, v = (x.unflatten(0, (items, -1)).transpose(1, 2) for x in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=many_heads)
+    return out.transpose(1, 2).flatten(0, 1)
+
+
+def _one_by_one(q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_segments: Segments) -> Tensor:
+    parts = zip(q.split(q_segments.lengths), k.split(k_segments.lengths), v.split(k_segments.lengths), strict=True)
+    return torch.cat([_batched(*part, items=1, mask=None) for part in parts])
+
+
+def _varlen(q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_segments: Segments) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    out = varlen_attn(
+        q,
+        k,
+        v,
+        q_segments.offsets,
+        k_segments.offsets,
+        q_segments.longest,
+        k_segments.longest,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    return cast(Tensor, out)

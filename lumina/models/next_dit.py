@@ -59,6 +59,31 @@ class TextCondition:
     segments: Segments
     """The prompts' places in keys and values."""
 
+    def select(self, items: Sequence[int]) -> TextCondition:
+        """Keep the prompts at these positions, in this order; a leading run is a view."""
+        if list(items) == list(range(len(self.pooled))):
+            return self
+        lengths = self.segments.lengths
+        places = segments(tuple(lengths[item] for item in items), self.pooled.device)
+        if list(items) == list(range(len(items))):
+            return TextCondition(
+                pooled=self.pooled[: len(items)],
+                keys=tuple(keys[: places.total] for keys in self.keys),
+                values=tuple(values[: places.total] for values in self.values),
+                segments=places,
+            )
+
+        def pick(packed: Tensor) -> Tensor:
+            parts = packed.split(lengths)
+            return torch.cat([parts[item] for item in items])
+
+        return TextCondition(
+            pooled=self.pooled[list(items)],
+            keys=tuple(map(pick, self.keys)),
+            values=tuple(map(pick, self.values)),
+            segments=places,
+        )
+
 
 class SinusoidEmbedder(nn.Module):
     """A scalar per item to a conditioning vector: 256-wide sinusoid, then a two-layer MLP."""

@@ -1,0 +1,162 @@
+"""The sampler: released guidance and trajectories, batch independence, exact savings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lumina.flow_matching.sampler import guided_velocity, integrate, sample, time_grid
+from lumina.flow_matching.schedules import SamplerConfig, value_at
+from lumina.models.config import NextDiTConfig
+from lumina.models.next_dit import MultiScaleNextDiT
+from tests.lumina import golden as fixtures
+
+TINY = NextDiTConfig(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, multiple_of=32, cap_feat_dim=24, in_channels=4)
+COARSE_TO_FINE = SamplerConfig(
+    steps=6,
+    time_shift=4.0,
+    patches=((0.0, (2, 4, 4)), (0.1, (2, 2, 2)), (0.4, (1, 2, 2))),
+    guidance=((0.0, 2.0), (0.4, 0.0)),
+    norm_cap=1.5,
+)
+
+
+def schedule(value: Any) -> tuple[tuple[float, Any], ...]:
+    """A released time-aware value as ours."""
+    first, *rest = value if isinstance(value, list) else [value]
+    return ((0.0, first), *((start, later) for start, later in rest))
+
+
+def released_patch(text: str) -> tuple[int, int, int]:
+    """ "2x4" is (2, 4, 4)."""
+    temporal, spatial = map(int, text.split("x"))
+    return temporal, spatial, spatial
+
+
+@pytest.fixture(scope="module")
+def tiny() -> MultiScaleNextDiT:
+    """A small model without zero branches."""
+    model = MultiScaleNextDiT(TINY)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+    return model.eval()
+
+
+def inputs(n: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Noise, text and negative text of n items."""
+    generator = torch.Generator().manual_seed(2)
+    noise = torch.randn(n, 4, 4, 8, 8, generator=generator)
+    text = [torch.randn(5 + i, 24, generator=generator) for i in range(n)]
+    return noise, text, [torch.randn(3, 24, generator=generator)] * n
+
+
+def test_a_batch_equals_its_items_alone(tiny: MultiScaleNextDiT) -> None:
+    noise, text, negative = inputs(3)
+    calls: list[tuple[int, int]] = []
+    together = sample(tiny, noise, text, negative, COARSE_TO_FINE, progress=lambda i, n: calls.append((i, n)))
+    assert calls == [(i, 6) for i in range(1, 7)]
+    for i in range(3):
+        alone = sample(tiny, noise[i : i + 1], text[i : i + 1], negative[:1], COARSE_TO_FINE)
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_unguided_steps_run_single(tiny: MultiScaleNextDiT) -> None:
+    noise, text, negative = inputs(2)
+    rows: list[int] = []
+    handle = tiny.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    sample(tiny, noise, text, negative, COARSE_TO_FINE)
+    handle.remove()
+    seen = time_grid(6, 4.0)[:-1].tolist()
+    assert rows == [4 if t < 0.4 else 2 for t in seen]
+    free = COARSE_TO_FINE.model_copy(update={"guidance": ((0.0, 0.0),)})
+    assert sample(tiny, noise, text, [], free).shape == noise.shape
+
+
+def test_own_motion_replaces_the_schedule(tiny: MultiScaleNextDiT) -> None:
+    noise, text, negative = inputs(2)
+    plain = sample(tiny, noise, text, negative, COARSE_TO_FINE)
+    torch.testing.assert_close(plain, sample(tiny, noise, text, negative, COARSE_TO_FINE, motion=[6.0, 6.0]))
+    assert not torch.allclose(plain, sample(tiny, noise, text, negative, COARSE_TO_FINE, motion=[0.0, 0.0]))
+
+
+def test_bad_inputs_are_named(tiny: MultiScaleNextDiT) -> None:
+    noise, text, negative = inputs(2)
+    with pytest.raises(ValueError, match="2 noises, 1 prompts"):
+        sample(tiny, noise, text[:1], negative, COARSE_TO_FINE)
+    with pytest.raises(ValueError, match="negative prompt"):
+        sample(tiny, noise, text, negative[:1], COARSE_TO_FINE)
+    with pytest.raises(ValueError, match="no patch size"):
+        sample(tiny, noise, text, negative, SamplerConfig(patches=((0.0, (4, 4, 4)),)))
+
+
+def test_released_guidance(golden: Path) -> None:
+    arrays, definitions = fixtures.read(golden, "B_cfg")
+    models = {
+        name: fixtures.model(golden, definitions, dtype)
+        for name, dtype in {"float32": torch.float32, "bfloat16": torch.bfloat16}.items()
+    }
+    for case, definition in definitions["cases"].items():
+        tag = "4" if case.startswith("two_") else ""
+        n, weights = definition["n_pos"], [schedule(value) for value in definition["cfg_scale"]]
+        rows = n * (1 + len(weights))
+        model = models[definition["dtype"]]
+        t = torch.tensor(definition["t"]).to(model.dtype)
+        seen = t.item()
+        assert seen == definition["t_seen"]
+        text = fixtures.unpadded(arrays[f"cap_feats{tag}"][:rows].to(model.dtype), arrays[f"cap_mask{tag}"][:rows])
+        motion = torch.tensor([value_at(schedule(value), seen) for value in definition["motion"]]).to(model.dtype)
+        with torch.no_grad():
+            got = guided_velocity(
+                model,
+                arrays[f"x{tag}"][:n].to(model.dtype),
+                t,
+                model.encode_text(text),
+                motion,
+                released_patch(value_at(schedule(definition["patch_comb"]), seen)),
+                [value_at(weight, seen) for weight in weights],
+                definition["renorm"] if definition["renorm"] > 0 else None,
+            )
+        kind = "fp32" if definition["dtype"] == "float32" else "bf16"
+        fixtures.assert_close(case, got, arrays[f"{case}.out"][:n], kind)
+
+
+def test_released_grids_and_analytic_fields(golden: Path) -> None:
+    arrays, _ = fixtures.read(golden, "C_sampler")
+    for name, want in arrays.items():
+        if name.startswith("grid_") and not name.endswith(".bf16"):
+            _, points, shift = name.split("_")
+            got = time_grid(int(points) - 1, None if shift == "None" else float(shift))
+            fixtures.assert_close(name, got, want, "table")
+    grid = time_grid(9, 8.0)
+    got = integrate(lambda x, t: torch.cos(3 * t) - t * x, arrays["analytic.z"], grid)
+    fixtures.assert_close("analytic", got, arrays["analytic.traj"][-1], "table")
+    got = integrate(lambda x, t: 0.5 * x + t.to(x.dtype), arrays["analytic_bf16.z"], grid)
+    fixtures.assert_close("analytic bf16", got, arrays["analytic_bf16.traj"][-1], "table")
+
+
+def test_released_trajectories(golden: Path) -> None:
+    arrays, definitions = fixtures.read(golden, "C_sampler")
+    model = fixtures.model(golden, definitions)
+    text = fixtures.unpadded(arrays["model.cap_feats"], arrays["model.cap_mask"])
+    plain = SamplerConfig(steps=9, time_shift=8.0, guidance=((0.0, 0.0),))
+    got = sample(model, arrays["model.z"], text, [], plain, motion=arrays["model.motion"].tolist())
+    fixtures.assert_close("model", got, arrays["model.traj"][-1])
+    for case in ("generate_cfg12", "generate_cfg1.5"):
+        definition = definitions["cases"][case]
+        config = SamplerConfig(
+            steps=definition["steps"] - 1,
+            time_shift=definition["shift"],
+            patches=tuple((start, released_patch(text)) for start, text in schedule(definition["patch_comb"])),
+            guidance=schedule(definition["cfg_scale"][0]),
+            norm_cap=definition["renorm_cfg"] if definition["renorm_cfg"] > 0 else None,
+            motion=schedule(definition["motion_score"][0]),
+            negative_motion=schedule(definition["motion_score"][1]),
+        )
+        got = sample(model, arrays["generate.z1"], text[:1], text[1:], config)
+        fixtures.assert_close(case, got, arrays[f"{case}.sample"])

@@ -1,0 +1,248 @@
+"""Read encoded clips and text features from Parquet, without a VAE or a text encoder in the training process.
+
+Blobs are raw little-endian bytes in a binary column; a row group is the unit of reading, and the row groups read last
+stay in memory up to a bound, which for a small dataset means all of them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from lumina.training.batches import Entry
+from lumina.training.stage import TaskConfig
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+
+CACHE_BYTES = 1 << 30
+"""Bytes of decoded row groups that one reader keeps."""
+
+LATENT_COLUMNS = (
+    "clip_id",
+    "status",
+    "split",
+    "media",
+    "source",
+    "bucket",
+    "vae_latent_shape",
+    "vae_latent_dtype",
+    "text_id",
+    "text_id_dropped",
+    "motion_score",
+)
+TEXT_COLUMNS = ("text_id", "status", "text_feature_shape", "text_feature_dtype")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One encoded clip, as the index knows it."""
+
+    clip_id: str
+    source: str
+    media: Literal["image", "video"]
+    bucket: str
+    shape: tuple[int, int, int, int]
+    """Latent (channels, frames, rows, columns) that training sees: without the first latent of a video."""
+    text_id: str
+    text_id_dropped: str
+    motion_score: float | None
+    """None where it is unknown."""
+    row: int
+    """Where the reader finds it."""
+
+    @property
+    def entry(self) -> Entry:
+        """What the batch plan needs."""
+        return Entry(self.clip_id, self.source, self.bucket)
+
+
+@dataclass(frozen=True)
+class _Place:
+    file: int
+    group: int
+    offset: int
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class BlobReader:
+    """Tensors stored as bytes in a column of Parquet files, by row number."""
+
+    def __init__(self, column: str, cache_bytes: int = CACHE_BYTES) -> None:
+        """Read blobs from `column`; keep at most `cache_bytes` of row groups, and at least one."""
+        self._column = column
+        self._cache_bytes = cache_bytes
+        self._files: list[Path] = []
+        self._places: list[_Place] = []
+        self._groups: OrderedDict[tuple[int, int], pa.LargeBinaryArray] = OrderedDict()
+        self._held = 0
+
+    def add_file(self, path: Path, columns: Sequence[str], shape_column: str, dtype_column: str) -> Any:
+        """Index one file; return the table of `columns`, with the number of each row in a new column `row`.
+
+        Raises ValueError if a column is missing.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(path, memory_map=True) as file:
+            missing = [name for name in (*columns, self._column) if name not in file.schema_arrow.names]
+            if missing:
+                raise ValueError(f"{path}: column {', '.join(missing)} is missing: was it written by an encode stage?")
+            table = file.read(columns=list(columns))
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        number, first = len(self._files), len(self._places)
+        self._files.append(path)
+        shapes, dtypes = table.column(shape_column).to_pylist(), table.column(dtype_column).to_pylist()
+        places = ((group, offset) for group, size in enumerate(sizes) for offset in range(size))
+        for (group, offset), shape, dtype in zip(places, shapes, dtypes, strict=True):
+            self._places.append(_Place(number, group, offset, tuple(shape or ()), dtype or ""))
+        return table.append_column("row", pa.array(range(first, len(self._places)), pa.int64()))
+
+    def read(self, row: int) -> torch.Tensor:
+        """Return one row's tensor: read-only, sharing memory with the cache.
+
+        Raises ValueError if the bytes do not fit the row's shape and dtype.
+        """
+        import torch
+
+        place = self._places[row]
+        value = self._group(place.file, place.group)[place.offset]
+        where = f"{self._files[place.file]}, row group {place.group}, row {place.offset}"
+        dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}.get(place.dtype)
+        if dtype is None:
+            raise ValueError(f"{where}: dtype {place.dtype!r} is not bfloat16, float16 or float32: encode again")
+        expected = int(np.prod(place.shape, dtype=np.int64)) * dtype.itemsize
+        buffer = value.as_buffer()
+        if buffer is None or buffer.size != expected:
+            raise ValueError(
+                f"{where}: {self._column} holds {0 if buffer is None else buffer.size} bytes, but shape "
+                f"{place.shape} of {place.dtype} takes {expected}: encode again"
+            )
+        with warnings.catch_warnings():
+            # The memory belongs to Arrow and is read-only; nobody here writes to it.
+            warnings.filterwarnings("ignore", message="The given buffer is not writable")
+            return torch.frombuffer(memoryview(buffer), dtype=dtype).view(place.shape)
+
+    def _group(self, file: int, group: int) -> pa.LargeBinaryArray:
+        import pyarrow.parquet as pq
+
+        key = (file, group)
+        if key in self._groups:
+            self._groups.move_to_end(key)
+            return self._groups[key]
+        with pq.ParquetFile(self._files[file], memory_map=True) as parquet:
+            array = parquet.read_row_group(group, columns=[self._column]).column(0).combine_chunks()
+        self._groups[key] = array
+        self._held += array.nbytes
+        while self._held > self._cache_bytes and len(self._groups) > 1:
+            self._held -= self._groups.popitem(last=False)[1].nbytes
+        return array
+
+
+class LatentDataset:
+    """The clips that may be trained on (status ok, split train), sorted by clip_id, with their text features."""
+
+    def __init__(
+        self,
+        latent_dirs: Sequence[Path],
+        text_dir: Path,
+        sources: Collection[str] | None = None,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        """Index the Parquet files under `data/` of each directory.
+
+        `sources` restricts the clips to these sources; None takes all.
+        Raises ValueError if a directory has no Parquet files, a clip comes twice in one bucket, or its text is missing.
+        """
+        self._latents = BlobReader("vae_latent_bytes", cache_bytes)
+        self._texts = BlobReader("text_feature_bytes", cache_bytes)
+        self._text_rows = self._index_texts(text_dir)
+        clips = [clip for path in latent_dirs for clip in self._index_latents(path)]
+        if sources is not None:
+            known = {clip.source for clip in clips}
+            absent = sorted(set(sources) - known)
+            if absent:
+                raise ValueError(
+                    f"the selection names source {', '.join(absent)}, but the latents have {', '.join(sorted(known))}"
+                )
+            clips = [clip for clip in clips if clip.source in sources]
+        self.clips = sorted(clips, key=lambda clip: (clip.clip_id, clip.bucket))
+        for one, two in pairwise(self.clips):
+            if (one.clip_id, one.bucket) == (two.clip_id, two.bucket):
+                raise ValueError(f"clip {one.clip_id} comes twice in bucket {one.bucket}: give each latents input once")
+        for clip in self.clips:
+            for text in (clip.text_id, clip.text_id_dropped):
+                if text not in self._text_rows:
+                    raise ValueError(f"clip {clip.clip_id}: {text_dir} has no features for text {text}: encode again")
+
+    def of_task(self, task: TaskConfig) -> list[Clip]:
+        """Return the task's clips. Raises ValueError naming a clip that the task's patch size cannot cut."""
+        chosen = [clip for clip in self.clips if clip.media == task.media]
+        frames, rows, columns = task.patch
+        needed = task.latent_frames or frames
+        for clip in chosen:
+            if clip.shape[2] % rows or clip.shape[3] % columns or (clip.media == "video" and clip.shape[1] < needed):
+                raise ValueError(
+                    f"task {task.name}: clip {clip.clip_id} of bucket {clip.bucket} has {clip.shape[1]} latent frames "
+                    f"of {clip.shape[2]}x{clip.shape[3]} after the first is dropped, but patch {task.patch} needs "
+                    f"{needed} frames, and rows and columns that {rows} and {columns} divide: choose another bucket"
+                )
+        return chosen
+
+    def latent(self, clip: Clip) -> torch.Tensor:
+        """Return the clip's latents [C, F, H, W], without the first frame of a video, as the paper trains."""
+        latent = self._latents.read(clip.row)
+        return latent[:, 1:] if clip.media == "video" else latent
+
+    def text(self, text_id: str) -> torch.Tensor:
+        """Return the features [L, D] of one prompt."""
+        return self._texts.read(self._text_rows[text_id])
+
+    def _index_texts(self, directory: Path) -> Mapping[str, int]:
+        rows: dict[str, int] = {}
+        for path in _files(directory):
+            table = self._texts.add_file(path, TEXT_COLUMNS, "text_feature_shape", "text_feature_dtype")
+            columns = (table.column(name).to_pylist() for name in ("text_id", "status", "row"))
+            rows.update({text: row for text, status, row in zip(*columns, strict=True) if status == "ok"})
+        return rows
+
+    def _index_latents(self, directory: Path) -> list[Clip]:
+        clips = []
+        for path in _files(directory):
+            table = self._latents.add_file(path, LATENT_COLUMNS, "vae_latent_shape", "vae_latent_dtype")
+            for row in table.to_pylist():
+                if row["status"] != "ok" or row["split"] != "train":
+                    continue
+                channels, frames, height, width = row["vae_latent_shape"]
+                kept = frames - 1 if row["media"] == "video" else frames
+                clips.append(
+                    Clip(
+                        clip_id=row["clip_id"],
+                        source=row["source"],
+                        media=row["media"],
+                        bucket=row["bucket"],
+                        shape=(channels, kept, height, width),
+                        text_id=row["text_id"],
+                        text_id_dropped=row["text_id_dropped"],
+                        motion_score=row["motion_score"],
+                        row=row["row"],
+                    )
+                )
+        return clips
+
+
+def _files(directory: Path) -> list[Path]:
+    files = sorted((directory / "data").rglob("*.parquet"))
+    if not files:
+        raise ValueError(f"{directory / 'data'} holds no Parquet file: did the stage that writes it finish?")
+    return files

@@ -1,0 +1,124 @@
+"""What training reports: sums kept on the device, and a file with one JSON object per logged step."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lumina.flow_matching.path import Losses
+
+T_BINS = 20
+"""Equal bins of t in [0, 1) in which the loss of each task is counted (paper Figure 3)."""
+
+_COLUMNS = ("loss", "mse", "vd", "samples")
+
+
+class LossMeter:
+    """Losses since the last report, per task and per t-bin, summed on the device without waiting for it."""
+
+    def __init__(self, tasks: Sequence[str], device: torch.device) -> None:
+        """Count for `tasks`, in this order."""
+        self.tasks = tuple(tasks)
+        # float64, so that the order of additions, which depends on the number of workers, is not seen in a report.
+        self.totals = torch.zeros(len(tasks), len(_COLUMNS), dtype=torch.float64, device=device)
+        self.bins = torch.zeros(len(tasks), 2, T_BINS, dtype=torch.float64, device=device)
+        self.grad_norm = torch.zeros(2, dtype=torch.float64, device=device)
+
+    @torch.no_grad()
+    def add(self, task: int, losses: Losses, t: Tensor) -> None:
+        """Count the items of one micro-batch, whose times are t [N]."""
+        rows = torch.stack([losses.total.detach(), losses.task.detach(), losses.direction.detach()]).double()
+        self.totals[task, :3] += rows.sum(1)
+        self.totals[task, 3] += len(t)
+        index = (t.to(rows.device) * T_BINS).long().clamp_(0, T_BINS - 1)
+        self.bins[task, 0].index_add_(0, index, rows[1])
+        self.bins[task, 1].index_add_(0, index, torch.ones_like(rows[1]))
+
+    @torch.no_grad()
+    def add_step(self, grad_norm: Tensor) -> None:
+        """Count one optimizer step."""
+        self.grad_norm[0] += grad_norm.to(self.grad_norm.device)
+        self.grad_norm[1] += 1
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors from which `restore` continues."""
+        return {"totals": self.totals, "bins": self.bins, "grad_norm": self.grad_norm}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from saved sums."""
+        for name, own in self.state().items():
+            own.copy_(state[name])
+
+    def report(self) -> dict[str, float]:
+        """Return the means since the last report over all workers, and start anew. Every worker must call it."""
+        totals, norms = _over_workers(self.totals), _over_workers(self.grad_norm)
+        result = {"loss": 0.0}
+        for name, row in zip(self.tasks, totals.tolist(), strict=True):
+            means = dict(zip(_COLUMNS, (value / row[3] for value in row), strict=True))
+            result["loss"] += means["loss"]
+            result.update({f"{column}/{name}": means[column] for column in ("loss", "mse", "vd")})
+        result["grad_norm"] = float(norms[0] / norms[1])
+        self.totals.zero_()
+        self.grad_norm.zero_()
+        return result
+
+    def report_bins(self) -> dict[str, float]:
+        """Return the mean squared error per task and t-bin since the last call, bins without a sample left out."""
+        result = {}
+        for name, (sums, counts) in zip(self.tasks, _over_workers(self.bins).tolist(), strict=True):
+            pairs = enumerate(zip(sums, counts, strict=True))
+            result.update({f"t_bin/{name}/{index:02d}": total / count for index, (total, count) in pairs if count})
+        self.bins.zero_()
+        return result
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one JSON object per line with `step`, the number of optimizer steps done, and numbers.
+
+    No step appears twice: a resumed run drops the lines behind the step it resumes from.
+    """
+
+    def __init__(self, path: Path, resume_step: int) -> None:
+        """Open `path` for appending, with the lines up to `resume_step` kept."""
+        kept = [row for row in read_metrics(path) if row["step"] <= resume_step] if path.exists() else []
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(map(_line, kept)), encoding="utf-8")
+        # A new file in its place: whoever follows the old one sees that it was replaced.
+        os.replace(partial, path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one line, at once visible to readers."""
+        self._file.write(_line({"step": step, **values}))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Read the whole lines of a metrics file; a last line still being written is left out."""
+    return parse_lines(path.read_text(encoding="utf-8").splitlines(keepends=True))
+
+
+def parse_lines(lines: Iterable[str]) -> list[dict[str, float]]:
+    """Parse the lines that end with a newline."""
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _line(row: Mapping[str, float]) -> str:
+    return json.dumps(row) + "\n"
+
+
+def _over_workers(values: Tensor) -> Tensor:
+    total = values.clone()
+    if dist.get_world_size() > 1:
+        dist.all_reduce(total)
+    return total

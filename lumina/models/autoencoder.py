@@ -1,0 +1,114 @@
+"""The CogVideoX VAE: frames to scaled latents and back (8x in space, 4x in time, 16 channels).
+
+A clip of 4n + 1 frames has n + 1 latents; the first one covers a single frame. As in the released model, videos are
+trained and generated without that first latent, so F > 1 latents decode to 4F frames; a single latent is an image.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+from lumina.pretrained import locate
+from lumina.sizes import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION, latent_frames
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLCogVideoX
+
+RECIPE = "whole-clip/1"
+"""How latents are made: the whole clip in one causal pass (the odd frame first), the posterior's mode, times the
+config's scaling factor. Change the name whenever the numbers change."""
+
+
+class VideoAutoencoder:
+    """Frames to latents and back; every clip is processed alone, so no result depends on its batch.
+
+    Args:
+        vae: the network, in evaluation mode.
+    """
+
+    def __init__(self, vae: AutoencoderKLCogVideoX) -> None:
+        config = vae.config
+        spatial, temporal = 2 ** (len(config.block_out_channels) - 1), config.temporal_compression_ratio
+        if (spatial, temporal) != (SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION):
+            raise ValueError(
+                f"the VAE compresses {spatial}x in space and {temporal}x in time; "
+                f"needed are {SPATIAL_COMPRESSION}x and {TEMPORAL_COMPRESSION}x"
+            )
+        self.vae = vae
+        self.latent_channels: int = config.latent_channels
+        self.scaling_factor: float = config.scaling_factor
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> Self:
+        """Load a directory, or a hub id with the subfolder appended, e.g. "THUDM/CogVideoX-2b/vae".
+
+        Raises FileNotFoundError naming what is missing.
+        """
+        from diffusers import AutoencoderKLCogVideoX
+
+        place = locate(source, "a CogVideoX VAE", ("config.json", "*.safetensors"))
+        with place.explained():
+            vae = AutoencoderKLCogVideoX.from_pretrained(
+                place.name, subfolder=place.subfolder, torch_dtype=dtype, use_safetensors=True
+            )
+        return cls(vae.to(device).eval().requires_grad_(False))
+
+    def save_pretrained(self, directory: Path) -> None:
+        """Write config.json and safetensors weights."""
+        self.vae.save_pretrained(directory, safe_serialization=True)
+
+    def enable_tiling(self) -> None:
+        """Encode and decode in overlapping tiles: less memory for large frames, slightly other numbers."""
+        self.vae.enable_tiling()
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Tensor:
+        """Encode clips to the posterior's mode times the scaling factor.
+
+        Args:
+            frames: uint8 [T, H, W, 3] or [B, T, H, W, 3]; T is 1 or 4n + 1, H and W are multiples of 8.
+
+        Returns:
+            [B, 16, T', H/8, W/8] with T' = 1 or n + 1, in the network's dtype.
+        """
+        clips = frames if frames.ndim == 5 else frames[None]
+        if frames.dtype != torch.uint8 or clips.ndim != 5 or clips.shape[-1] != 3:
+            raise ValueError(f"frames must be uint8 [B, T, H, W, 3], got {frames.dtype} {list(frames.shape)}")
+        latent_frames(clips.shape[1])
+        if clips.shape[2] % SPATIAL_COMPRESSION or clips.shape[3] % SPATIAL_COMPRESSION:
+            raise ValueError(f"height and width must be multiples of 8, got {clips.shape[2]} and {clips.shape[3]}")
+        latents = []
+        for clip in clips:
+            pixels = clip.to(self.vae.device).permute(3, 0, 1, 2)[None].to(self.vae.dtype) / 127.5 - 1
+            latents.append(self.vae.encode(pixels).latent_dist.mode() * self.scaling_factor)
+        return torch.cat(latents)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode scaled latents.
+
+        Args:
+            latents: [B, 16, F, h, w]; for F > 1 the clip's first latent is absent.
+
+        Returns:
+            uint8 [B, T, 8h, 8w, 3] on the CPU, T = 4F, or 1 for F = 1.
+        """
+        if latents.ndim != 5 or latents.shape[1] != self.latent_channels:
+            raise ValueError(f"latents must be [B, {self.latent_channels}, F, h, w], got {list(latents.shape)}")
+        frames = latents.shape[2]
+        clips = []
+        for latent in latents.split(1):
+            scaled = latent.to(self.vae.device, self.vae.dtype) / self.scaling_factor
+            if frames > 1 and frames % 2:
+                # The network takes an odd count for one that starts with a single frame; an even one is whole.
+                scaled = torch.cat([scaled, scaled[:, :, -1:]], dim=2)
+            pixels = self.vae.decode(scaled).sample[0].permute(1, 2, 3, 0).float()
+            shades = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+            clips.append(shades[: 1 if frames == 1 else TEMPORAL_COMPRESSION * frames])
+        return torch.stack(clips)

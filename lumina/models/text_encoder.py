@@ -1,0 +1,77 @@
+"""Gemma-2 features of prompts: the second to last hidden state, as in the released model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+from lumina.pretrained import locate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MAX_TOKENS = 256
+"""Longest prompt in tokens, system prompt included; the rest is cut off."""
+
+
+class TextEncoder:
+    """Prompts to features, one prompt at a time: no padding, and no result depends on its neighbours.
+
+    Args:
+        model: a decoder-only language model without its head, in evaluation mode.
+        tokenizer: the model's tokenizer.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.feature_dim: int = model.config.hidden_size
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> Self:
+        """Load a directory or a hub id, e.g. "google/gemma-2-2b".
+
+        Raises FileNotFoundError naming what is missing.
+        """
+        from transformers import AutoModel, AutoTokenizer
+
+        place = locate(source, "a text encoder", ("config.json", "*.safetensors", "tokenizer*"))
+        with place.explained():
+            # Gemma-2 caps its attention scores, which the fused kernels leave out.
+            model = AutoModel.from_pretrained(
+                place.name,
+                subfolder=place.subfolder,
+                dtype=dtype,
+                use_safetensors=True,
+                attn_implementation="eager",
+            )
+            tokenizer = AutoTokenizer.from_pretrained(place.name, subfolder=place.subfolder, padding_side="right")
+        return cls(model.to(device).eval().requires_grad_(False), tokenizer)
+
+    def save_pretrained(self, directory: Path) -> None:
+        """Write config, safetensors weights and tokenizer files."""
+        self.model.save_pretrained(directory, safe_serialization=True)
+        self.tokenizer.save_pretrained(directory)
+
+    def tokenize(self, prompt: str) -> list[int]:
+        """Token ids of a prompt, at most `MAX_TOKENS`, with the tokenizer's special tokens."""
+        ids: list[int] = self.tokenizer(prompt, truncation=True, max_length=MAX_TOKENS)["input_ids"]
+        if not ids:
+            raise ValueError(f"the prompt {prompt!r} has no tokens")
+        return ids
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> list[Tensor]:
+        """Return the features [L_i, D] of each prompt, on the model's device and in its dtype."""
+        features = []
+        for prompt in prompts:
+            ids = torch.tensor([self.tokenize(prompt)], device=self.model.device)
+            output = self.model(input_ids=ids, output_hidden_states=True, use_cache=False)
+            features.append(output.hidden_states[-2][0])
+        return features

@@ -1,0 +1,72 @@
+"""The VAE wrapper: shapes, the first-latent convention, scaling, batch independence, loading."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lumina.models.autoencoder import VideoAutoencoder
+from tests.lumina import tiny
+
+
+@pytest.fixture(scope="module")
+def vae() -> VideoAutoencoder:
+    return tiny.autoencoder()
+
+
+def clips(batch: int, frames: int) -> Tensor:
+    """Random frames."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (batch, frames, 16, 24, 3), generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(("frames", "latents"), [(1, 1), (5, 2), (17, 5)])
+def test_encoded_sizes(vae: VideoAutoencoder, frames: int, latents: int) -> None:
+    assert vae.encode(clips(1, frames)[0]).shape == (1, 16, latents, 2, 3)
+
+
+@pytest.mark.parametrize(("latents", "frames"), [(1, 1), (2, 8), (3, 12), (4, 16)])
+def test_decoded_sizes(vae: VideoAutoencoder, latents: int, frames: int) -> None:
+    decoded = vae.decode(torch.zeros(2, 16, latents, 2, 3))
+    assert decoded.shape == (2, frames, 16, 24, 3)
+    assert decoded.dtype == torch.uint8
+
+
+def test_results_do_not_depend_on_the_batch(vae: VideoAutoencoder) -> None:
+    frames = clips(3, 9)
+    latents = vae.encode(frames)
+    assert torch.equal(latents[1:2], vae.encode(frames[1]))
+    assert torch.equal(vae.decode(latents)[1:2], vae.decode(latents[1:2]))
+
+
+def test_latents_are_the_scaled_mode(vae: VideoAutoencoder) -> None:
+    frames = clips(1, 9)
+    pixels = frames.permute(0, 4, 1, 2, 3) / 127.5 - 1
+    want = vae.vae.encode(pixels).latent_dist.mode() * 0.7
+    torch.testing.assert_close(vae.encode(frames), want)
+    assert not vae.encode(frames).is_inference()
+
+
+def test_bad_inputs_are_named(vae: VideoAutoencoder) -> None:
+    with pytest.raises(ValueError, match="4n \\+ 1 frames"):
+        vae.encode(clips(1, 8))
+    with pytest.raises(ValueError, match="uint8"):
+        vae.encode(clips(1, 5).float())
+    with pytest.raises(ValueError, match="multiples of 8"):
+        vae.encode(clips(1, 5)[:, :, :12])
+    with pytest.raises(ValueError, match=r"\[B, 16, F, h, w\]"):
+        vae.decode(torch.zeros(16, 2, 2, 3))
+
+
+def test_loading(vae: VideoAutoencoder, tmp_path: Path) -> None:
+    vae.save_pretrained(tmp_path / "vae")
+    loaded = VideoAutoencoder.from_pretrained(tmp_path / "vae")
+    assert torch.equal(loaded.encode(clips(1, 5)), vae.encode(clips(1, 5)))
+    with pytest.raises(FileNotFoundError, match="no hub id"):
+        VideoAutoencoder.from_pretrained(tmp_path / "absent")
+    (tmp_path / "vae" / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        VideoAutoencoder.from_pretrained(tmp_path / "vae")

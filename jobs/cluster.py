@@ -1,0 +1,69 @@
+"""The Ray cluster a run executes on: a local one, started once, or a running one by address."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+
+from jobs.context import RuntimeConfig
+
+OBJECT_STORE_BYTES = 1 << 30
+_lock = threading.Lock()
+
+
+def logical_cpus(runtime: RuntimeConfig) -> int:
+    """CPUs that a local cluster hands out: logical, since stages on a small machine mostly wait for each other.
+
+    Ray needs more than the training workers take, or a dataset beside them would wait for ever.
+    """
+    return runtime.num_cpus or max(4, 2 * (os.cpu_count() or 1))
+
+
+def ensure(runtime: RuntimeConfig) -> None:
+    """Connect this process to Ray, starting a local cluster unless `runtime.ray_address` names one.
+
+    Call it on the main thread: the system ends the processes of a local cluster with the thread that started them, so
+    that nothing is left behind even by `kill -9`. A second call does nothing.
+
+    Raises:
+        ConnectionError: nothing answers at `runtime.ray_address`.
+    """
+    with _lock:
+        # Read when Ray is imported, here and in its workers. A user's own setting stands.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+        os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if runtime.ray_address is None:
+            # One machine, one user: a token would only get in the way. A remote cluster's own mode is the user's.
+            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        import ray
+
+        if ray.is_initialized():
+            return
+        quiet = {"logging_level": logging.WARNING, "log_to_driver": False}
+        if runtime.ray_address is not None:
+            ray.init(address=runtime.ray_address, **quiet)
+        else:
+            ray.init(
+                num_cpus=logical_cpus(runtime),
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=True,
+                **quiet,
+            )
+        from ray.data import DataContext
+
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def shutdown() -> None:
+    """Leave the cluster, and end it if it is a local one."""
+    with _lock:
+        import ray
+
+        if ray.is_initialized():
+            ray.shutdown()

@@ -1,0 +1,62 @@
+"""Checks of what a job hands back, and what a manifest notes about machine and code."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from jobs.context import JobResult
+from pipelines.errors import StageError
+
+_DIGEST = re.compile(r"rows256-add/1:\d+:[0-9a-f]{1,64}|sha256:[0-9a-f]{64}")
+
+
+def check_result(stage: str, result: JobResult) -> None:
+    """Hold a job to its contract.
+
+    Raises:
+        StageError: the digest is malformed, or the counts of a row stage do not add up.
+    """
+    if not isinstance(result, JobResult):
+        raise StageError(f"stage {stage}: the job returned a {type(result).__name__} instead of a JobResult")
+    if not _DIGEST.fullmatch(result.digest):
+        raise StageError(
+            f"stage {stage}: digest {result.digest!r} is neither `rows256-add/1:<n>:<hex>` nor `sha256:<hex>`"
+        )
+    if "in" in result.counts:
+        parts = {
+            key: count
+            for key, count in result.counts.items()
+            if key == "ok" or key.startswith(("quarantined/", "filtered/"))
+        }
+        if sum(parts.values()) != result.counts["in"]:
+            raise StageError(f"stage {stage}: {result.counts['in']} rows came in, {parts} do not add up to that")
+
+
+def environment() -> dict[str, Any]:
+    """What informs about the machine, but identifies nothing."""
+    return {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count()}
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the code, and whether the working tree differs from it; empty outside a repository."""
+    home = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(  # noqa: S603
+                ["git", "-C", str(home), *arguments],  # noqa: S607
+                capture_output=True, text=True, check=False, timeout=10,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return {}
+    return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}

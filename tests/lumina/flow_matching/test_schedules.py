@@ -48,5 +48,5 @@ def test_presets_are_the_released_ones(golden: Path) -> None:
 
 
 def test_settings_need_no_torch() -> None:
-    code = "import sys, lumina.flow_matching.schedules, lumina.models.config; sys.exit('torch' in sys.modules)"
+    code = "import sys, lumina.flow_matching.schedules, jobs.export; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,89 @@
+"""Stage `export`: put the fine-tuned weights and everything they need into one directory for `lumina generate`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.context import JobContext, JobResult
+from jobs.files import sha256_file
+from lumina.generation_config import GenerationConfig
+
+if TYPE_CHECKING:
+    from lumina.models.autoencoder import VideoAutoencoder
+    from lumina.models.text_encoder import TextEncoder
+
+LINEAGE_FILE = "lineage.json"
+
+
+class ExportConfig(GenerationConfig):
+    """What the exported model generates when nothing else is asked for."""
+
+
+def run(ctx: JobContext) -> JobResult:
+    """Write a TextToVideo directory and its lineage.
+
+    Inputs: checkpoint (its averaged weights are exported), tag (system_prompts.json), and optionally selection
+    (selection.json), whose best source becomes the default one unless the config names another.
+
+    Raises:
+        ValueError: the default source has no system prompt.
+        FileNotFoundError: a part is missing.
+    """
+    from lumina.checkpoints import digest, load_config, load_weights, save_weights
+    from lumina.generate import SYSTEM_PROMPTS_FILE, TEXT_ENCODER, TRANSFORMER, VAE, write_texts
+    from lumina.models.autoencoder import VideoAutoencoder
+    from lumina.models.text_encoder import TextEncoder
+    from lumina.system_prompts import read_system_prompts
+
+    config: ExportConfig = ctx.config
+    prompts = read_system_prompts(ctx.inputs["tag"].path / SYSTEM_PROMPTS_FILE)
+    source = config.source or _chosen(ctx)
+    if source is not None and source not in prompts:
+        raise ValueError(f"export.source is {source!r}, but there are system prompts only for {', '.join(prompts)}")
+    checkpoint = ctx.inputs["checkpoint"].path / "transformer_ema"
+    weights = load_weights(checkpoint)
+    save_weights(load_config(checkpoint), weights, ctx.out / TRANSFORMER)
+    ctx.progress(1, 3, "parts")
+    _copy(ctx.weights["vae"], ctx.out / VAE, VideoAutoencoder)
+    ctx.progress(2, 3, "parts")
+    _copy(ctx.weights["text_encoder"], ctx.out / TEXT_ENCODER, TextEncoder)
+    defaults = GenerationConfig.model_validate(config.model_dump() | {"source": source})
+    write_texts(ctx.out, prompts.values(), defaults)
+    files = sorted(path for path in ctx.out.rglob("*") if path.is_file())
+    lineage = {
+        "stage": ctx.stage,
+        "fingerprint": ctx.fingerprint,
+        "inputs": {key: {"stage": ref.stage, "digest": ref.digest} for key, ref in sorted(ctx.inputs.items())},
+        "files_sha256": {path.relative_to(ctx.out).as_posix(): sha256_file(path) for path in files},
+    }
+    (ctx.out / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1) + "\n", encoding="utf-8")
+    ctx.progress(3, 3, "parts")
+    return JobResult(
+        kind="checkpoint",
+        digest=digest({TRANSFORMER: weights}),
+        metrics={"parameters": float(sum(value.numel() for value in weights.values()))},
+        artifacts=(LINEAGE_FILE,),
+    )
+
+
+def _chosen(ctx: JobContext) -> str | None:
+    """The best source of the optional input `selection`."""
+    if "selection" not in ctx.inputs:
+        return None
+    path = ctx.inputs["selection"].path / "selection.json"
+    chosen: str = json.loads(path.read_text(encoding="utf-8"))["chosen"]
+    return chosen
+
+
+def _copy(source: str, target: Path, loader: type[VideoAutoencoder] | type[TextEncoder]) -> None:
+    """Copy a local directory's files, or fetch a hub id."""
+    if not Path(source).is_dir():
+        loader.from_pretrained(source).save_pretrained(target)
+        return
+    target.mkdir()
+    for path in sorted(Path(source).iterdir()):
+        if path.is_file():
+            shutil.copyfile(path, target / path.name)

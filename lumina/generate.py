@@ -1,0 +1,184 @@
+"""TextToVideo: prompts to frames, from one directory that holds every part."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lumina.checkpoints import load_model, save_model
+from lumina.flow_matching.sampler import Progress, sample
+from lumina.flow_matching.schedules import SamplerConfig, sampler_config
+from lumina.generation_config import GenerationConfig
+from lumina.models.autoencoder import VideoAutoencoder
+from lumina.models.next_dit import MultiScaleNextDiT
+from lumina.models.text_encoder import TextEncoder
+from lumina.randomness import generator
+from lumina.sizes import SPATIAL_COMPRESSION, check_size, generated_latents
+from lumina.system_prompts import SystemPrompt, compose, read_system_prompts, write_system_prompts
+
+TRANSFORMER, VAE, TEXT_ENCODER = "transformer", "vae", "text_encoder"
+SYSTEM_PROMPTS_FILE, GENERATION_FILE = "system_prompts.json", "generation.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """Generated clips."""
+
+    frames: NDArray[np.uint8]
+    """[B, T, H, W, 3] RGB."""
+    fps: float
+
+
+@dataclass(frozen=True, eq=False)
+class TextToVideo:
+    """All parts of a text-to-video model."""
+
+    transformer: MultiScaleNextDiT
+    vae: VideoAutoencoder
+    text_encoder: TextEncoder
+    system_prompts: Mapping[str, SystemPrompt]
+    """Source to system prompt."""
+    defaults: GenerationConfig
+
+    @classmethod
+    def from_pretrained(
+        cls, directory: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> Self:
+        """Load what `save_pretrained` wrote. Raises FileNotFoundError naming the part that is missing."""
+        root = Path(directory)
+        for name in (TRANSFORMER, VAE, TEXT_ENCODER, SYSTEM_PROMPTS_FILE, GENERATION_FILE):
+            if not (root / name).exists():
+                raise FileNotFoundError(f"{root} is no text-to-video checkpoint: it holds no {name}")
+        return cls(
+            transformer=load_model(root / TRANSFORMER, device, dtype),
+            vae=VideoAutoencoder.from_pretrained(root / VAE, device, dtype),
+            text_encoder=TextEncoder.from_pretrained(root / TEXT_ENCODER, device, dtype),
+            system_prompts=read_system_prompts(root / SYSTEM_PROMPTS_FILE),
+            defaults=GenerationConfig.model_validate_json((root / GENERATION_FILE).read_text(encoding="utf-8")),
+        )
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write all parts to a directory that must not exist yet: it appears whole, or not at all."""
+        root = Path(directory)
+        if root.exists():
+            raise FileExistsError(f"{root} exists: choose another directory or remove it")
+        root.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
+        try:
+            part.chmod(0o755)
+            save_model(self.transformer, part / TRANSFORMER)
+            self.vae.save_pretrained(part / VAE)
+            self.text_encoder.save_pretrained(part / TEXT_ENCODER)
+            write_texts(part, self.system_prompts.values(), self.defaults)
+            os.rename(part, root)
+        except BaseException:
+            shutil.rmtree(part)
+            raise
+
+    def __call__(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        source: str | None = None,
+        seed: int = 0,
+        seeds: Sequence[int] | None = None,
+        num_frames: int | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        sampler: SamplerConfig | str | None = None,
+        motion: float | Sequence[float] | None = None,
+        negative_prompt: str = "",
+        progress: Progress | None = None,
+    ) -> Generation:
+        """Generate one clip per prompt.
+
+        A clip depends on its prompt and seed, and on the batch it is in by the rounding of batched sums only (below
+        one grey level in float32).
+
+        Args:
+            prompts: captions, without the system prompt.
+            source: whose system prompt to use; None takes the default one.
+            seed: of the initial noise of every prompt.
+            seeds: one seed per prompt instead.
+            num_frames: 1, or a multiple of 4 from 8 on.
+            width: pixels, a multiple of 8 times the largest patch.
+            height: pixels, a multiple of 8 times the largest patch.
+            sampler: settings, or the name of a released preset.
+            motion: motion score of all clips or of each, instead of the sampler's schedule; negative is unspecified.
+            negative_prompt: what to stay away from; empty is the system prompt alone, as released.
+            progress: called with (evaluations done, evaluations in all).
+
+        Raises ValueError for an unknown source or preset, or a size that does not fit, naming what does.
+        """
+        captions = [prompts] if isinstance(prompts, str) else list(prompts)
+        each_seed = [seed] * len(captions) if seeds is None else list(seeds)
+        if not captions or len(each_seed) != len(captions):
+            raise ValueError(f"need one or more prompts and a seed for each, got {len(captions)} and {len(each_seed)}")
+        config = sampler_config(self.defaults.sampler if sampler is None else sampler)
+        shape = self.latent_shape(
+            self.defaults.num_frames if num_frames is None else num_frames,
+            self.defaults.width if width is None else width,
+            self.defaults.height if height is None else height,
+            config,
+        )
+        system_prompt = self.system_prompt(source)
+        text = self.text_encoder.encode([compose(system_prompt, caption) for caption in captions])
+        [negative] = self.text_encoder.encode([compose(system_prompt, negative_prompt)])
+        latents = sample(
+            self.transformer,
+            torch.stack([initial_noise(shape, each) for each in each_seed]),
+            text,
+            [negative] * len(captions),
+            config,
+            motion=[float(motion)] * len(captions) if isinstance(motion, int | float) else motion,
+            progress=progress,
+        )
+        return Generation(self.vae.decode(latents).numpy(), self.defaults.fps)
+
+    def system_prompt(self, source: str | None) -> str:
+        """Text of a source's system prompt; None is the default source, or the only one."""
+        name = source or self.defaults.source
+        if name is None and len(self.system_prompts) == 1:
+            [name] = self.system_prompts
+        if name is None or name not in self.system_prompts:
+            asked = "name a source" if name is None else f"no system prompt for source {name!r}"
+            raise ValueError(f"{asked}; there are {', '.join(self.system_prompts)}")
+        return self.system_prompts[name].text
+
+    def latent_shape(self, num_frames: int, width: int, height: int, sampler: SamplerConfig) -> tuple[int, ...]:
+        """[C, F, h, w] of a clip; raises ValueError, naming what fits, if a scale of the sampler does not divide it."""
+        patches = [patch for _, patch in sampler.patches]
+        for patch in patches:
+            self.transformer.config.check_patch(patch)
+        check_size(width, height, SPATIAL_COMPRESSION * max(patch[1] for patch in patches))
+        frames = generated_latents(num_frames)
+        whole = max(patch[0] for patch in patches)
+        if frames > 1 and frames % whole:
+            step = whole * num_frames // frames
+            near = num_frames // step * step
+            fits = " or ".join(str(count) for count in (near, near + step) if count >= step)
+            raise ValueError(f"num_frames must be a multiple of {step} for this sampler, got {num_frames}: take {fits}")
+        sides = height // SPATIAL_COMPRESSION, width // SPATIAL_COMPRESSION
+        return (self.transformer.config.in_channels, frames, *sides)
+
+
+def initial_noise(shape: Sequence[int], seed: int, *address: int | str) -> Tensor:
+    """Standard normal noise (float32) of one clip: the same for the same seed and address, whatever its batch."""
+    rng = generator(seed, "noise/sample", *address)
+    return torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32))
+
+
+def write_texts(directory: Path, prompts: Iterable[SystemPrompt], defaults: GenerationConfig) -> None:
+    """Write the JSON files of a text-to-video directory."""
+    write_system_prompts(directory / SYSTEM_PROMPTS_FILE, prompts)
+    (directory / GENERATION_FILE).write_text(defaults.model_dump_json(indent=1) + "\n", encoding="utf-8")

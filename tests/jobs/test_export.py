@@ -1,0 +1,75 @@
+"""Export: the directory works, holds the averaged weights, and says where it came from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs.context import InputRef, JobContext, RuntimeConfig
+from jobs.export import ExportConfig, run
+from lumina.checkpoints import digest, save_model
+from lumina.flow_matching.schedules import SamplerConfig
+from lumina.generate import TextToVideo
+from lumina.models.config import NextDiTConfig
+from lumina.models.next_dit import MultiScaleNextDiT
+from lumina.system_prompts import SystemPrompt, write_system_prompts
+from tests.lumina import tiny
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, MultiScaleNextDiT]:
+    """A folder with the job's inputs, and the averaged weights among them."""
+    root = tmp_path_factory.mktemp("inputs")
+    model = MultiScaleNextDiT(NextDiTConfig(dim=32, n_layers=1, n_heads=2, multiple_of=32, cap_feat_dim=24))
+    save_model(model, root / "checkpoint" / "transformer_ema")
+    tiny.save_parts(root)
+    for name in ("tag", "selection"):
+        (root / name).mkdir()
+    prompts = [SystemPrompt(name, f"{name} <Prompt Start> ") for name in ("synthetic", "web")]
+    write_system_prompts(root / "tag" / "system_prompts.json", prompts)
+    (root / "selection" / "selection.json").write_text('{"chosen": "web"}')
+    return root, model
+
+
+def context(root: Path, out: Path, config: ExportConfig, *keys: str) -> JobContext:
+    """The job's context over the given inputs."""
+    out.mkdir()
+    return JobContext(
+        stage="export",
+        fingerprint="f" * 64,
+        operator="",
+        config=config,
+        runtime=RuntimeConfig(),
+        inputs={key: InputRef(key, root / key, f"sha256:{key}") for key in keys},
+        weights={name: str(root / name) for name in ("vae", "text_encoder")},
+        media_root="",
+        out=out,
+        work=out,
+        progress=lambda done, total, unit: None,
+        log_metrics=lambda metrics, step: None,
+    )
+
+
+def test_the_directory_generates(inputs: tuple[Path, MultiScaleNextDiT], tmp_path: Path) -> None:
+    root, model = inputs
+    config = ExportConfig(num_frames=8, width=32, height=32, fps=5.0, sampler=SamplerConfig(steps=1))
+    ctx = context(root, tmp_path / "out", config, "checkpoint", "tag", "selection")
+    result = run(ctx)
+    assert result.kind == "checkpoint"
+    assert result.digest == digest({"transformer": model.state_dict()})
+    pipeline = TextToVideo.from_pretrained(ctx.out)
+    clip = pipeline("a red circle")
+    assert (clip.frames.shape, clip.fps) == ((1, 8, 32, 32, 3), 5.0)
+    assert pipeline.defaults.source == "web"
+    lineage = json.loads((ctx.out / "lineage.json").read_text())
+    assert lineage["inputs"]["checkpoint"] == {"stage": "checkpoint", "digest": "sha256:checkpoint"}
+    assert "transformer/model.safetensors" in lineage["files_sha256"]
+    assert str(tmp_path) not in json.dumps(lineage)
+
+
+def test_default_source_must_have_a_prompt(inputs: tuple[Path, MultiScaleNextDiT], tmp_path: Path) -> None:
+    ctx = context(inputs[0], tmp_path / "out", ExportConfig(source="film"), "checkpoint", "tag")
+    with pytest.raises(ValueError, match="only for synthetic, web"):
+        run(ctx)

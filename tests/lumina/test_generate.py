@@ -1,0 +1,93 @@
+"""TextToVideo: one directory, reproducible clips that do not depend on their batch, errors that name what fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lumina.flow_matching.schedules import SamplerConfig
+from lumina.generate import TextToVideo, initial_noise
+from lumina.generation_config import GenerationConfig
+from lumina.models.config import NextDiTConfig
+from lumina.models.next_dit import MultiScaleNextDiT
+from lumina.system_prompts import SystemPrompt
+from tests.lumina import tiny
+
+SAMPLER = SamplerConfig(
+    steps=4,
+    patches=((0.0, (2, 4, 4)), (0.2, (1, 2, 2))),
+    guidance=((0.0, 2.0), (0.5, 0.0)),
+)
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> TextToVideo:
+    """Tiny random parts without zero branches."""
+    config = NextDiTConfig(dim=32, n_layers=1, n_heads=2, multiple_of=32, cap_feat_dim=24)
+    model = MultiScaleNextDiT(config)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+    prompts = {name: SystemPrompt(name, f"{name} clips. <Prompt Start> ") for name in ("clean", "web")}
+    defaults = GenerationConfig(num_frames=8, width=64, height=32, sampler=SAMPLER, source="clean")
+    return TextToVideo(model.eval(), tiny.autoencoder(), tiny.text_encoder(), prompts, defaults)
+
+
+def test_round_trip_gives_the_same_frames(pipeline: TextToVideo, tmp_path: Path) -> None:
+    pipeline.save_pretrained(tmp_path / "model")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+    loaded = TextToVideo.from_pretrained(tmp_path / "model")
+    want = pipeline("a red circle")
+    got = loaded("a red circle")
+    assert got.frames.shape == (1, 8, 32, 64, 3)
+    assert got.fps == 8
+    np.testing.assert_array_equal(got.frames, want.frames)
+    with pytest.raises(FileExistsError):
+        pipeline.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "system_prompts.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds no system_prompts\.json"):
+        TextToVideo.from_pretrained(tmp_path / "model")
+
+
+def test_a_clip_does_not_depend_on_its_batch(pipeline: TextToVideo) -> None:
+    prompts, seeds = ["a red circle", "two blue squares move left", "x", "a green one"], [3, 1, 4, 1]
+    together = pipeline(prompts, seeds=seeds).frames
+    for i, prompt in enumerate(prompts):
+        alone = pipeline(prompt, seed=seeds[i]).frames[0]
+        assert np.abs(together[i].astype(int) - alone).max() <= 1
+
+
+def test_what_is_asked_for_matters(pipeline: TextToVideo) -> None:
+    plain = pipeline("a red circle").frames
+    assert pipeline("a red circle", num_frames=1, width=32, height=64).frames.shape == (1, 1, 64, 32, 3)
+    for other in (
+        pipeline("a red circle", seed=1),
+        pipeline("a blue square"),
+        pipeline("a red circle", source="web"),
+        pipeline("a red circle", negative_prompt="blue"),
+        pipeline("a red circle", motion=0.0),
+        pipeline("a red circle", sampler=SAMPLER.model_copy(update={"steps": 5})),
+    ):
+        assert not np.array_equal(other.frames, plain)
+
+
+def test_errors_name_what_fits(pipeline: TextToVideo) -> None:
+    with pytest.raises(ValueError, match="near it: 64x32, 96x32"):
+        pipeline("x", width=72)
+    with pytest.raises(ValueError, match="multiple of 8 for this sampler, got 12: take 8 or 16"):
+        pipeline("x", num_frames=12)
+    with pytest.raises(ValueError, match="no system prompt for source 'film'; there are clean, web"):
+        pipeline("x", source="film")
+    with pytest.raises(ValueError, match="no sampler preset"):
+        pipeline("x", sampler="fast")
+    with pytest.raises(ValueError, match="a seed for each"):
+        pipeline(["x", "y"], seeds=[1])
+
+
+def test_noise_has_an_address() -> None:
+    assert torch.equal(initial_noise((4, 2), 1), initial_noise((4, 2), 1))
+    assert not torch.equal(initial_noise((4, 2), 1), initial_noise((4, 2), 1, "other"))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from lumina.training.batches import Entry
+from lumina.training.batches import BatchPlan, Entry, Slot
 from lumina.training.stage import TaskConfig
 
 if TYPE_CHECKING:
@@ -63,6 +63,20 @@ class Clip:
     def entry(self) -> Entry:
         """What the batch plan needs."""
         return Entry(self.clip_id, self.source, self.bucket)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """One task with the clips it trains on."""
+
+    task: TaskConfig
+    clips: Sequence[Clip]
+    """In the order of the plan."""
+    plan: BatchPlan
+
+    def items(self, slots: Sequence[Slot]) -> list[tuple[int, Clip]]:
+        """Return (place in the global batch, clip) of each slot."""
+        return [(slot.position, self.clips[slot.index]) for slot in slots]
 
 
 @dataclass(frozen=True)
@@ -185,8 +199,11 @@ class LatentDataset:
                 if text not in self._text_rows:
                     raise ValueError(f"clip {clip.clip_id}: {text_dir} has no features for text {text}: encode again")
 
-    def of_task(self, task: TaskConfig) -> list[Clip]:
-        """Return the task's clips. Raises ValueError naming a clip that the task's patch size cannot cut."""
+    def of_task(self, task: TaskConfig, seed: int) -> TaskData:
+        """Return the task's clips and batches.
+
+        Raises ValueError if there are none, or naming a clip that the task's patch size cannot cut.
+        """
         chosen = [clip for clip in self.clips if clip.media == task.media]
         frames, rows, columns = task.patch
         needed = task.latent_frames or frames
@@ -197,7 +214,7 @@ class LatentDataset:
                     f"of {clip.shape[2]}x{clip.shape[3]} after the first is dropped, but patch {task.patch} needs "
                     f"{needed} frames, and rows and columns that {rows} and {columns} divide: choose another bucket"
                 )
-        return chosen
+        return TaskData(task, chosen, BatchPlan(task, [clip.entry for clip in chosen], seed))
 
     def latent(self, clip: Clip) -> torch.Tensor:
         """Return the clip's latents [C, F, H, W], without the first frame of a video, as the paper trains."""

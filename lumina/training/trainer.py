@@ -23,12 +23,11 @@ from lumina import checkpoints
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.randomness import generator
 from lumina.training import resume
-from lumina.training.batches import BatchPlan
 from lumina.training.ema import Ema
-from lumina.training.latents import Clip, LatentDataset
+from lumina.training.latents import LatentDataset
 from lumina.training.metrics import LossMeter, MetricsFile
 from lumina.training.objective import Objective
-from lumina.training.stage import TaskConfig, TrainStageConfig
+from lumina.training.stage import TrainStageConfig
 
 logger = logging.getLogger(__name__)
 
@@ -84,12 +83,7 @@ class Trainer:
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         self.objective = Objective(config, dataset)
-        self.clips: list[list[Clip]] = []
-        self.plans: list[BatchPlan] = []
-        for task in config.tasks:
-            plan, clips = plan_task(config, task, dataset)
-            self.plans.append(plan)
-            self.clips.append(clips)
+        self.tasks = [dataset.of_task(task, config.seed) for task in config.tasks]
         self.engine = _engine(config, initial_model(config, init))
         self.ema = Ema(self._masters, config.ema_decay, config.ema_warmup)
         self.meter = LossMeter([task.name for task in config.tasks], self.device)
@@ -137,24 +131,23 @@ class Trainer:
             group["lr"] = rate
         # The order of tasks and the number of passes are equal on all workers: they reduce gradients together.
         passes = [
-            (index, slots)
-            for index, plan in enumerate(self.plans)
-            for slots in plan.micro_batches(step, self.rank, self.world)
+            (index, data, slots)
+            for index, data in enumerate(self.tasks)
+            for slots in data.plan.micro_batches(step, self.rank, self.world)
         ]
         seen: list[tuple[str, tuple[str, ...], Tensor]] = []
-        for number, (index, slots) in enumerate(passes):
-            task, clips = self.config.tasks[index], self.clips[index]
+        for number, (index, data, slots) in enumerate(passes):
             begun = time.perf_counter()
-            batch = self.objective.micro_batch(step, task, [(slot.position, clips[slot.index]) for slot in slots])
+            batch = self.objective.micro_batch(step, data.task, data.items(slots))
             self.clock.data += time.perf_counter() - begun
             items = self.objective.losses(engine, batch, self.dtype, self.device)
             engine.set_gradient_accumulation_boundary(number == len(passes) - 1)
             # The engine averages gradients over workers; so the sum below is the mean over the task's global batch.
-            engine.backward(items.total.sum() * (self.world / task.batch_size))
+            engine.backward(items.total.sum() * (self.world / data.task.batch_size))
             engine.step()
             self.meter.add(index, items, batch.t)
             self.clock.tokens += batch.tokens
-            seen.append((task.name, batch.clip_ids, items.total.detach()))
+            seen.append((data.task.name, batch.clip_ids, items.total.detach()))
         self.clock.steps += 1
         self._check(step, seen)
 
@@ -247,13 +240,6 @@ class Trainer:
         self.meter.restore({name: own[f"meter.{name}"] for name in self.meter.state()})
         logger.info("resuming from %s", path)
         return step
-
-
-def plan_task(config: TrainStageConfig, task: TaskConfig, dataset: LatentDataset) -> tuple[BatchPlan, list[Clip]]:
-    """Return a task's plan and, in the plan's order, its clips. Raises ValueError where the data do not fit."""
-    clips = dataset.of_task(task)
-    plan = BatchPlan(task, [clip.entry for clip in clips], config.seed)
-    return plan, clips
 
 
 def initial_model(config: TrainStageConfig, init: Path | None) -> MultiScaleNextDiT:

@@ -12,7 +12,7 @@ from lumina import checkpoints
 from lumina.training.latents import LatentDataset
 from lumina.training.metrics import read_metrics
 from lumina.training.objective import Objective
-from lumina.training.trainer import LoopSettings, Trainer, TrainingStoppedError, initial_model, plan_task
+from lumina.training.trainer import LoopSettings, Trainer, TrainingStoppedError, initial_model
 from tests.lumina.training import toy
 
 
@@ -124,9 +124,8 @@ def test_a_step_equals_plain_adamw(data: LatentDataset, tmp_path: Path, zero_sta
     for step in range(config.steps):
         total = torch.zeros(())
         for task in config.tasks:
-            plan, clips = plan_task(config, task, data)
-            items = [(slot.position, clips[slot.index]) for slot in plan.batch(step)]
-            batch = objective.micro_batch(step, task, items)
+            of_task = data.of_task(task, config.seed)
+            batch = objective.micro_batch(step, task, of_task.items(of_task.plan.batch(step)))
             total = total + objective.losses(model, batch, torch.float32, torch.device("cpu")).total.mean()
         optimizer.zero_grad()
         total.backward()

@@ -1,0 +1,252 @@
+"""Stages `train@N` and `finetune`: one training stage under Ray Train, with DeepSpeed in every worker.
+
+This layer launches workers, restarts them when one is lost, and passes on what they report; the loop itself, its
+checkpoints and its randomness are in `lumina.training`. Workers must see the directories of the run: one machine, or
+storage that all nodes mount.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import fmean
+from threading import Event
+from typing import Any
+
+from jobs.context import JobContext, JobResult
+from lumina.training.stage import TrainStageConfig
+
+METRICS = "metrics.jsonl"
+PLOT = "plots/loss_by_t.png"
+
+_POLL_SECONDS = 0.5
+
+
+def run(ctx: JobContext) -> JobResult:
+    """Train one stage (config: TrainStageConfig) and write its weights, their average and its metrics.
+
+    Inputs: every key that starts with `latents`, `text`, optionally `init` (a checkpoint to start from) and
+    `selection` (train on its sources only). May be called on any thread; continues from `ctx.work` after a kill.
+
+    Raises:
+        ValueError: the data do not fit the tasks, or the initial weights the model; nothing has been started then.
+        TrainingStoppedError: a loss was not finite; the message names step, task and clips.
+        ray.train.TrainingFailedError: workers failed more than `max_failures` times.
+    """
+    config: TrainStageConfig = ctx.config
+    spec = _spec(ctx)
+    clips = _check(config, spec, ctx.runtime.train_workers)
+    ctx.work.mkdir(parents=True, exist_ok=True)
+    for path in ctx.work.glob("stopped-*.txt"):
+        path.unlink()
+    finished = Event()
+    with ThreadPoolExecutor(1, thread_name_prefix="metrics") as executor:
+        follower = executor.submit(_follow, ctx, finished)
+        try:
+            _fit(ctx, spec)
+        finally:
+            finished.set()
+        follower.result()
+    _raise_if_stopped(ctx.work)
+
+    from lumina import checkpoints
+    from lumina.training.metrics import read_metrics
+
+    shutil.copyfile(ctx.work / METRICS, ctx.out / METRICS)
+    rows = read_metrics(ctx.out / METRICS)
+    _plot(rows, config, ctx.out / PLOT)
+    weights = {name: checkpoints.load_weights(ctx.out / folder) for name, folder in _FOLDERS.items()}
+    return JobResult(
+        kind="checkpoint",
+        digest=checkpoints.digest(weights),
+        metrics={"train/clips": clips, **_summary(rows, config)},
+        artifacts=(METRICS, PLOT),
+    )
+
+
+_FOLDERS = {"raw": "transformer", "ema": "transformer_ema"}
+
+
+def _spec(ctx: JobContext) -> dict[str, Any]:
+    """Return what a worker needs, as plain values."""
+    latents = [str(ref.path) for key, ref in sorted(ctx.inputs.items()) if key.startswith("latents")]
+    if not latents or "text" not in ctx.inputs:
+        raise ValueError(f"{ctx.stage} needs inputs latents... and text, but has {', '.join(sorted(ctx.inputs))}")
+    sources = None
+    if "selection" in ctx.inputs:
+        sources = json.loads((ctx.inputs["selection"].path / "selection.json").read_text(encoding="utf-8"))["sources"]
+    return {
+        "config": ctx.config.model_dump_json(),
+        "latents": latents,
+        "text": str(ctx.inputs["text"].path),
+        "sources": sources,
+        "init": str(ctx.inputs["init"].path) if "init" in ctx.inputs else None,
+        "work": str(ctx.work),
+        "out": str(ctx.out),
+        "threads": ctx.runtime.threads_per_worker,
+        "use_gpu": ctx.runtime.use_gpu,
+        "checkpoint_every": ctx.runtime.checkpoint_every,
+        "log_every": ctx.runtime.log_every,
+    }
+
+
+def _check(config: TrainStageConfig, spec: Mapping[str, Any], workers: int) -> int:
+    """Find out before any worker starts whether the stage can run; return the number of clips."""
+    dataset = _dataset(spec)
+    for task in config.tasks:
+        dataset.of_task(task, config.seed).plan.micro_batches(0, 0, workers)
+    if spec["init"] is not None:
+        from lumina import checkpoints
+
+        found = checkpoints.load_config(Path(spec["init"]) / "transformer")
+        if found != config.model:
+            raise ValueError(
+                f"init {spec['init']} holds {found}, but the stage's model is {config.model}: use one model"
+            )
+    return len(dataset.clips)
+
+
+def _dataset(spec: Mapping[str, Any]) -> Any:
+    from lumina.training.latents import LatentDataset
+
+    return LatentDataset([Path(path) for path in spec["latents"]], Path(spec["text"]), spec["sources"])
+
+
+def _fit(ctx: JobContext, spec: Mapping[str, Any]) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    runtime = ctx.runtime
+    storage = ctx.work / "ray"
+    shutil.rmtree(storage, ignore_errors=True)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config=dict(spec),
+        scaling_config=ScalingConfig(
+            num_workers=runtime.train_workers,
+            use_gpu=runtime.use_gpu,
+            resources_per_worker={"CPU": 1, **({"GPU": 1} if runtime.use_gpu else {})},
+        ),
+        run_config=RunConfig(
+            # A name of its own, since Ray would resume a run of the same name; our own checkpoints do that.
+            name=f"{ctx.fingerprint[:12]}-{uuid.uuid4().hex[:12]}",
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=runtime.max_failures),
+        ),
+    )
+    trainer.fit()
+
+
+def _worker(spec: dict[str, Any]) -> None:
+    """Train in one process of the group."""
+    if not spec["use_gpu"]:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import torch
+    import torch.distributed as dist
+
+    from lumina.training.trainer import LoopSettings, Trainer, TrainingStoppedError
+
+    torch.set_num_threads(spec["threads"])
+    settings = LoopSettings(
+        work=Path(spec["work"]),
+        checkpoint_every=spec["checkpoint_every"],
+        log_every=spec["log_every"],
+        device=_device() if spec["use_gpu"] else "cpu",
+    )
+    init = Path(spec["init"]) if spec["init"] else None
+    try:
+        trainer = Trainer(TrainStageConfig.model_validate_json(spec["config"]), _dataset(spec), settings, init)
+        trainer.run()
+        trainer.export(Path(spec["out"]))
+    except TrainingStoppedError as error:
+        # Raised here, Ray would start the group again, only to stop at the same step. The driver raises it.
+        (settings.work / f"stopped-{dist.get_rank():05d}.txt").write_text(str(error), encoding="utf-8")
+
+
+def _device() -> str:
+    from ray.train.torch import get_device
+
+    return str(get_device())
+
+
+def _raise_if_stopped(work: Path) -> None:
+    from lumina.training.trainer import TrainingStoppedError
+
+    messages = [path.read_text(encoding="utf-8") for path in sorted(work.glob("stopped-*.txt"))]
+    if messages:
+        # The worker that saw the loss names the clips; the others only saw the gradient.
+        raise TrainingStoppedError(next((text for text in messages if "the loss of clip" in text), messages[0]))
+
+
+def _follow(ctx: JobContext, finished: Event) -> None:
+    """Pass on each line of the metrics file once, in order of step, until the run has finished."""
+    path, steps = ctx.work / METRICS, ctx.config.steps
+    last, offset, inode = 0, 0, 0
+    while True:
+        ending = finished.wait(_POLL_SECONDS)
+        if path.exists():
+            with path.open("rb") as file:
+                if os.fstat(file.fileno()).st_ino != inode:
+                    # A restarted group puts a new file in place of the old one.
+                    inode, offset = os.fstat(file.fileno()).st_ino, 0
+                file.seek(offset)
+                lines = [line for line in file if line.endswith(b"\n")]
+            offset += sum(map(len, lines))
+            for row in map(json.loads, lines):
+                step = int(row.pop("step"))
+                if step > last:
+                    last = step
+                    ctx.log_metrics(row, step)
+                    ctx.progress(step, steps, "steps")
+        if ending:
+            return
+
+
+def _summary(rows: Sequence[Mapping[str, float]], config: TrainStageConfig) -> dict[str, float]:
+    """Return the mean losses of the first and the last tenth of the steps, and the pace."""
+    tenth = config.steps / 10
+    first = [row for row in rows if row["step"] <= tenth] or rows[:1]
+    last = [row for row in rows if row["step"] > config.steps - tenth] or rows[-1:]
+    summary: dict[str, float] = {"train/steps": config.steps}
+    for task in config.tasks:
+        summary[f"train/first_loss/{task.name}"] = fmean(row[f"loss/{task.name}"] for row in first)
+        summary[f"train/last_loss/{task.name}"] = fmean(row[f"loss/{task.name}"] for row in last)
+    for name in ("seconds_per_step", "tokens_per_second", "data_share"):
+        summary[f"train/{name}"] = fmean(row[name] for row in rows)
+    return summary
+
+
+def _plot(rows: Sequence[Mapping[str, float]], config: TrainStageConfig, path: Path) -> None:
+    """Draw the last reported loss of every task over t (paper Figure 3)."""
+    from matplotlib.figure import Figure
+
+    from lumina.training.metrics import T_BINS
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = next((row for row in reversed(rows) if any(key.startswith("t_bin/") for key in row)), {})
+    figure = Figure(figsize=(6.4, 4.0), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for task in config.tasks:
+        prefix = f"t_bin/{task.name}/"
+        bins = sorted(key for key in values if key.startswith(prefix))
+        axes.plot(
+            [(int(key.removeprefix(prefix)) + 0.5) / T_BINS for key in bins],
+            [values[key] for key in bins],
+            marker="o",
+            markersize=3,
+            label=f"{task.name} ({task.media}, patch {task.scale})",
+        )
+    axes.set_xlabel("t (0 noise, 1 data)")
+    axes.set_ylabel("mean squared error of the velocity")
+    axes.set_title("Loss by time and scale")
+    axes.set_xlim(0, 1)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path)

@@ -1,0 +1,127 @@
+"""A training stage under Ray Train: a lost worker changes nothing, a bad clip is named, bad data start nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+import torch
+
+from jobs import train
+from jobs.context import InputRef, JobContext, JobResult, RuntimeConfig
+from lumina import checkpoints
+from lumina.training.latents import LatentDataset
+from lumina.training.metrics import read_metrics
+from lumina.training.stage import TrainStageConfig
+from lumina.training.trainer import LoopSettings, Trainer, TrainingStoppedError
+from tests.lumina.training import toy
+
+
+class Recorder:
+    """What a job told the driver."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, Mapping[str, float]]] = []
+        self.reports: list[tuple[int, int, str]] = []
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        self.rows.append((step, dict(metrics)))
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        self.reports.append((done, total, unit))
+
+
+def _context(root: Path, config: TrainStageConfig, recorder: Recorder, **toy_changes: Any) -> JobContext:
+    latents, text = toy.write(root / "toy", **toy_changes)
+    selection = root / "selection"
+    selection.mkdir()
+    (selection / "selection.json").write_text(json.dumps({"sources": ["synthetic"]}))
+    out = root / "out"
+    out.mkdir()
+    return JobContext(
+        stage="train@1",
+        fingerprint="f" * 64,
+        operator="",
+        config=config,
+        runtime=RuntimeConfig(train_workers=2, checkpoint_every=10, log_every=5),
+        inputs={
+            "latents": InputRef("encode_latents@1", latents, ""),
+            "text": InputRef("encode_text", text, ""),
+            "selection": InputRef("choose", selection, ""),
+        },
+        weights={},
+        media_root="",
+        out=out,
+        work=root / "work",
+        progress=recorder.progress,
+        log_metrics=recorder.log_metrics,
+    )
+
+
+def _kill_a_worker(recorder: Recorder, step: int) -> None:
+    deadline = time.monotonic() + 60
+    while not recorder.rows or recorder.rows[-1][0] < step:
+        assert time.monotonic() < deadline, "training did not get going"
+        time.sleep(0.02)
+    children = psutil.Process().children(recursive=True)
+    workers = [process for process in children if "RayTrainWorker" in " ".join(process.cmdline())]
+    os.kill(workers[-1].pid, signal.SIGKILL)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_workers_one_of_them_killed_train_as_one_does(tmp_path: Path) -> None:
+    # The released epsilon, 1e-15, would make the rounding noise of gradients that are almost 0 into full steps.
+    config = toy.stage(steps=60, lr=1e-3, eps=1e-6)
+    recorder = Recorder()
+    ctx = _context(tmp_path, config, recorder)
+    results: list[JobResult] = []
+    # The DAG runs its jobs on threads.
+    thread = threading.Thread(target=lambda: results.append(train.run(ctx)))
+    thread.start()
+    _kill_a_worker(recorder, 15)
+    thread.join()
+    assert [step for step, _ in recorder.rows] == list(range(5, 61, 5))
+    assert recorder.reports[-1] == (60, 60, "steps")
+
+    data = LatentDataset([ctx.inputs["latents"].path], ctx.inputs["text"].path, ["synthetic"])
+    alone = Trainer(config, data, LoopSettings(tmp_path / "alone", log_every=5))
+    alone.run()
+    for (_, told), row in zip(recorder.rows, read_metrics(tmp_path / "alone" / "metrics.jsonl"), strict=True):
+        assert told["loss"] == pytest.approx(row["loss"], rel=1e-5)
+    alone.export(tmp_path / "alone" / "out")
+    for folder in ("transformer", "transformer_ema"):
+        weights = (checkpoints.load_weights(path / folder) for path in (ctx.out, tmp_path / "alone" / "out"))
+        for two, one in zip(*(pair.values() for pair in weights), strict=True):
+            torch.testing.assert_close(two, one, rtol=0, atol=1e-4)
+
+    assert results[0].metrics["train/last_loss/coarse"] < results[0].metrics["train/first_loss/coarse"]
+    assert results[0].metrics["train/clips"] == 8
+    for artifact in results[0].artifacts:
+        assert (ctx.out / artifact).stat().st_size > 0
+
+
+def test_a_loss_that_is_not_finite_is_told_to_the_driver(tmp_path: Path) -> None:
+    ctx = _context(tmp_path, toy.stage(), Recorder(), videos=2, images=2, bad_clip="clip001")
+    train._worker(train._spec(ctx))
+    (ctx.work / "stopped-00001.txt").write_text("step 0: the gradient norm is nan")
+    with pytest.raises(TrainingStoppedError, match=r"step 0, task fine: the loss of clip clip001"):
+        train._raise_if_stopped(ctx.work)
+
+
+def test_data_that_do_not_fit_start_nothing(tmp_path: Path) -> None:
+    ctx = _context(tmp_path, toy.stage(), Recorder())
+    with pytest.raises(ValueError, match="batch_size 4 is smaller than the number of workers"):
+        train.run(replace(ctx, runtime=RuntimeConfig(train_workers=5)))
+    with pytest.raises(ValueError, match=r"needs inputs latents\.\.\. and text"):
+        train.run(replace(ctx, inputs={"text": ctx.inputs["text"]}))
+    assert not ctx.work.exists()

@@ -1,0 +1,347 @@
+"""Stages `evaluate@<source>` and `evaluate_final`: generate clips of fixed prompts, measure them, give intervals.
+
+Every system prompt is evaluated on the same prompts from the same initial noise, so that they can be paired. Clips are
+measured as the VAE decodes them, before H.264. Rows: one per clip, with `frames_sha256`, the identity of its pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from jobs.context import Evaluation, JobContext, JobResult
+from lumina.config import Config
+from lumina.evaluation.metrics import METRICS, Estimate
+from lumina.evaluation.prompts import Prompt, PromptSet, ShapesSuite, Split, Suite, build
+from lumina.evaluation.subsets import Interval, interval
+from lumina.evaluation.summary import columns_of, estimates, interval_json, pivot
+from lumina.flow_matching.schedules import SamplerConfig
+
+METRICS_FILE = "metrics.json"
+SHEET_FILE = "contact_sheet.png"
+_SHOWN_CLIPS = 4
+_SHEET_CLIPS = 12
+
+
+class EvaluationConfig(Config):
+    """What is generated and measured; the same for every system prompt."""
+
+    suite: Suite = Field(default=ShapesSuite())
+    """The prompts: `kind` shapes, captions or list."""
+    sampler: SamplerConfig = Field(default=SamplerConfig())
+    """How clips are sampled."""
+    num_frames: int = Field(default=16, ge=8, multiple_of=4)
+    """Frames of a clip; a latent frame is four frames."""
+    height: int = Field(default=64, ge=16, multiple_of=16)
+    """Pixels."""
+    width: int = Field(default=64, ge=16, multiple_of=16)
+    """Pixels."""
+    fps: float = Field(default=8.0, gt=0)
+    """Frames per second: how fast the clips play, and what measured speeds refer to."""
+    samples: int = Field(default=2, ge=1)
+    """Clips of each prompt, from different noises."""
+    batch_size: int = Field(default=8, ge=1)
+    """Clips generated together. It changes bits, so it is part of the stage's identity."""
+    seed: int = 0
+    """Seed of prompts, noises and bootstrap."""
+    metrics: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """What is measured; None is everything that the suite allows (`shapes/` metrics need the shapes suite)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type in which all networks compute."""
+    resamples: int = Field(default=10_000, ge=100)
+    """Bootstrap resamples of the prompts."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    """Confidence of each interval."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name in self.metrics or ():
+            if name not in METRICS:
+                raise ValueError(f"unknown metric {name!r}; there are {', '.join(sorted(METRICS))}")
+            if METRICS[name].needs == "truth" and not isinstance(self.suite, ShapesSuite):
+                raise ValueError(f"metric {name!r} needs prompts whose truth is known: suite.kind must be shapes")
+        if self.num_frames <= round(self.fps / 8):
+            raise ValueError(f"{self.num_frames} frames at {self.fps} fps are too short to measure motion")
+        latent = (self.num_frames // 4, self.height // 8, self.width // 8)
+        for _, patch in self.sampler.patches:
+            if any(size % part for size, part in zip(latent, patch, strict=True)):
+                raise ValueError(
+                    f"{self.num_frames} frames of {self.width}x{self.height} are latents of (frames, rows, columns) "
+                    f"{latent}, which patch size {patch} does not divide"
+                )
+        return self
+
+    def measured(self) -> tuple[str, ...]:
+        """The metrics in effect, in the order of METRICS."""
+        known = isinstance(self.suite, ShapesSuite)
+        return tuple(
+            n for n, m in METRICS.items() if (n in self.metrics if self.metrics else known or m.needs != "truth")
+        )
+
+
+class EvaluateConfig(EvaluationConfig):
+    """Config of `evaluate@<source>`."""
+
+    source: str = Field(min_length=1)
+    """Whose system prompt is evaluated."""
+
+
+class EvaluateFinalConfig(EvaluationConfig):
+    """Config of `evaluate_final`; the system prompt is the one that `choose` chose."""
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A checkpoint to evaluate."""
+
+    name: str
+    """In the rows."""
+    key: str
+    """Of the job's input."""
+    videos: str
+    """Folder below the job's `out`."""
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """One checkpoint under one system prompt."""
+
+    rows: list[dict[str, Any]]
+    estimates: dict[str, Estimate]
+    videos: tuple[str, ...]
+    """Relative to the job's `out`, sorted."""
+
+
+def run(ctx: JobContext) -> JobResult:
+    """Evaluate input `checkpoint` under the system prompt of `config.source` (config: EvaluateConfig).
+
+    Inputs: checkpoint, tag (system_prompts.json), and for the captions suite select. Writes data/, videos/,
+    metrics.json and contact_sheet.png.
+
+    Raises:
+        ValueError: the source has no system prompt, or the captions suite finds no captions.
+    """
+    config: EvaluateConfig = ctx.config
+    prompts = _prompts(ctx, "choose")
+    label = ctx.inputs["checkpoint"].stage
+    [evaluated] = _evaluate(ctx, config.source, prompts.prompts, [_Model(label, "checkpoint", "videos")])
+    summary = _describe(config, config.source, prompts, "choose") | {
+        "checkpoint": label,
+        "metrics": _intervals(evaluated.estimates, config.confidence),
+    }
+    _write_json(ctx.out / METRICS_FILE, summary)
+    _write_sheet(ctx.out / SHEET_FILE, prompts.prompts, {label: ctx.out / "videos"})
+    evaluation = _evaluation(ctx, f"{config.source} | {label}", label, config.source, prompts, "choose", evaluated)
+    return _result(ctx, evaluated.rows, (evaluation,), {n: e.value for n, e in evaluated.estimates.items()})
+
+
+def run_final(ctx: JobContext) -> JobResult:
+    """Evaluate inputs `before` and `after` on the prompts that the choice did not see (config: EvaluateFinalConfig).
+
+    Inputs: before, after, selection (selection.json), tag, and for the captions suite select. Writes data/, videos/,
+    metrics.json with `before`, `after` and their paired `difference`, and contact_sheet.png.
+
+    Raises:
+        ValueError: the chosen source has no system prompt, or the captions suite finds no captions.
+    """
+    config: EvaluateFinalConfig = ctx.config
+    chosen = json.loads((ctx.inputs["selection"].path / "selection.json").read_text(encoding="utf-8"))["chosen"]
+    prompts = _prompts(ctx, "report")
+    models = [_Model(name, name, f"videos/{name}") for name in ("before", "after")]
+    found = dict(zip(("before", "after"), _evaluate(ctx, chosen, prompts.prompts, models), strict=True))
+    before, after = found["before"].estimates, found["after"].estimates
+    difference = {n: _difference(before[n], after[n], config.confidence) for n in before}
+    summary = _describe(config, chosen, prompts, "report") | {
+        "checkpoints": {model: ctx.inputs[model].stage for model in found},
+        "before": _intervals(before, config.confidence),
+        "after": _intervals(after, config.confidence),
+        "difference": {name: interval_json(i) for name, i in difference.items()},
+    }
+    _write_json(ctx.out / METRICS_FILE, summary)
+    _write_sheet(ctx.out / SHEET_FILE, prompts.prompts, {model: ctx.out / "videos" / model for model in found})
+    evaluations = tuple(
+        _evaluation(
+            ctx,
+            f"{chosen} | {model} | {ctx.inputs[model].stage}",
+            ctx.inputs[model].stage,
+            chosen,
+            prompts,
+            "report",
+            e,
+        )
+        for model, e in found.items()
+    )
+    figures = {f"{model}/{n}": e.value for model, one in found.items() for n, e in one.estimates.items()}
+    figures |= {f"difference/{name}": i.value for name, i in difference.items()}
+    return _result(ctx, [row for one in found.values() for row in one.rows], evaluations, figures)
+
+
+def _difference(before: Estimate, after: Estimate, confidence: float) -> Interval:
+    """After minus before, prompt by prompt."""
+    return interval(after.value - before.value, after.draws - before.draws, min(before.units, after.units), confidence)
+
+
+def _prompts(ctx: JobContext, split: Split) -> PromptSet:
+    config: EvaluationConfig = ctx.config
+    captions: list[str] = []
+    if config.suite.kind == "captions":
+        import pyarrow.dataset as dataset
+
+        rows = dataset.dataset(ctx.inputs["select"].path / "data")
+        kept = rows.to_table(columns=["caption"], filter=(dataset.field("status") == "ok") & dataset.field("keep"))
+        captions = [caption for caption in kept["caption"].to_pylist() if caption is not None]
+    return build(config.suite, split, config.seed, captions)
+
+
+def _evaluate(ctx: JobContext, source: str, prompts: Sequence[Prompt], models: Sequence[_Model]) -> list[_Evaluated]:
+    """Generate and measure all clips of the models under one system prompt."""
+    from jobs.clips import ClipJob, batches, make_clips
+    from lumina.system_prompts import read_system_prompts
+
+    config: EvaluationConfig = ctx.config
+    known = read_system_prompts(ctx.inputs["tag"].path / "system_prompts.json")
+    if source not in known:
+        raise ValueError(f"{ctx.stage}: source {source!r} has no system prompt; there are {', '.join(known)}")
+    names = config.measured()
+    work = []
+    for model in models:
+        job = ClipJob(
+            checkpoint=str(ctx.inputs[model.key].path / "transformer_ema"),
+            vae=ctx.weights["vae"],
+            text_encoder=ctx.weights["text_encoder"],
+            system_prompt=known[source].text,
+            sampler=config.sampler,
+            num_frames=config.num_frames,
+            height=config.height,
+            width=config.width,
+            fps=config.fps,
+            seed=config.seed,
+            metrics=names,
+            dtype=config.dtype,
+            use_gpu=ctx.runtime.use_gpu,
+        )
+        work += batches(job, prompts, config.samples, config.batch_size, ctx.work / model.name)
+    measured = make_clips(work, ctx.runtime.use_gpu, lambda done, total: ctx.progress(done, total, "clips"))
+    captions = {prompt.prompt_id: prompt.caption for prompt in prompts}
+    clips = len(prompts) * config.samples
+    evaluated = []
+    for number, model in enumerate(models):
+        folder = ctx.out / model.videos
+        folder.mkdir(parents=True)
+        for clip in sorted((ctx.work / model.name).glob("batch-*/*.mp4")):
+            shutil.copyfile(clip, folder / clip.name)
+        rows = [
+            {
+                "model": model.name,
+                "source": source,
+                "system_prompt_id": known[source].system_prompt_id,
+                "prompt": captions[row["prompt_id"]],
+                "seed": config.seed,
+                "video": f"{model.videos}/{row['prompt_id']}-{row['sample']}.mp4",
+                **row,
+            }
+            for row in measured[number * clips : (number + 1) * clips]
+        ]
+        figures = estimates(pivot(rows, names, ctx.stage), names, config.seed, config.resamples)
+        evaluated.append(_Evaluated(rows, figures, tuple(sorted(row["video"] for row in rows))))
+    return evaluated
+
+
+def _describe(config: EvaluationConfig, source: str, prompts: PromptSet, split: Split) -> dict[str, Any]:
+    return {
+        "schema": "lumina-metrics/1",
+        "system_prompt": source,
+        "suite": config.suite.kind,
+        "split": split,
+        "disjoint": prompts.disjoint,
+        "prompts": len(prompts.prompts),
+        "samples": config.samples,
+        "confidence": config.confidence,
+        "resamples": config.resamples,
+        "meaning": {name: METRICS[name].meaning for name in config.measured()},
+    }
+
+
+def _intervals(found: Mapping[str, Estimate], confidence: float) -> dict[str, dict[str, float | None]]:
+    return {name: interval_json(one.interval(confidence)) for name, one in found.items()}
+
+
+def _evaluation(
+    ctx: JobContext, name: str, stage: str, source: str, prompts: PromptSet, split: Split, evaluated: _Evaluated
+) -> Evaluation:
+    config: EvaluationConfig = ctx.config
+    metrics: dict[str, float] = {}
+    for metric, ends in _intervals(evaluated.estimates, config.confidence).items():
+        for suffix, end in (("", ends["value"]), ("_low", ends["low"]), ("_high", ends["high"])):
+            if end is not None:
+                metrics[f"eval/{metric}{suffix}"] = end
+    params: dict[str, str | int | float] = {
+        "system_prompt": source,
+        "train_stage": stage,
+        "seed": config.seed,
+        "suite": config.suite.kind,
+        "split": split,
+        "prompts": len(prompts.prompts),
+        "samples": config.samples,
+        "size": f"{config.width}x{config.height}x{config.num_frames}",
+        "fps": config.fps,
+    }
+    step = max(1, len(evaluated.videos) // _SHOWN_CLIPS)
+    shown = evaluated.videos[::step][:_SHOWN_CLIPS]
+    return Evaluation(name, params, metrics, (*shown, SHEET_FILE, METRICS_FILE))
+
+
+def _result(
+    ctx: JobContext, rows: list[dict[str, Any]], evaluations: tuple[Evaluation, ...], figures: Mapping[str, float]
+) -> JobResult:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    from curation.digest import row_digest
+
+    config: EvaluationConfig = ctx.config
+    text = ("model", "source", "system_prompt_id", "prompt_id", "prompt", "video", "frames_sha256")
+    schema = pa.schema(
+        [(name, pa.string()) for name in text]
+        + [("seed", pa.int64()), ("sample", pa.int32())]
+        + [(name, pa.float64()) for name in columns_of(config.measured())]
+    )
+    table = pa.Table.from_pylist(rows, schema=schema)
+    (ctx.out / "data").mkdir()
+    parquet.write_table(table, ctx.out / "data" / "clips.parquet")
+    return JobResult(
+        kind="rows",
+        digest=str(row_digest(table)),
+        counts={"in": len(rows), "ok": len(rows)},
+        metrics={f"eval/{name}": value for name, value in figures.items()},
+        evaluations=evaluations,
+        artifacts=(SHEET_FILE, METRICS_FILE),
+    )
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _write_sheet(path: Path, prompts: Sequence[Prompt], folders: Mapping[str, Path]) -> None:
+    """Show the first clip of some prompts; with several models, theirs stand one after the other."""
+    from lumina.evaluation.contact_sheet import Sheet, write_contact_sheet
+    from lumina.video import read_frames
+
+    wanted = max(1, _SHEET_CLIPS // len(folders))
+    step = max(1, len(prompts) // wanted)
+    clips = [
+        Sheet(
+            f"{model}: {prompt.caption}" if len(folders) > 1 else prompt.caption,
+            read_frames(folder / f"{prompt.prompt_id}-0.mp4"),
+        )
+        for prompt in prompts[::step][:wanted]
+        for model, folder in folders.items()
+    ]
+    write_contact_sheet(path, clips, columns=len(folders) if len(folders) > 1 else 3)

@@ -1,0 +1,49 @@
+"""One picture of many clips: the first, middle and last frame of each, with its prompt."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_FRAME = 112
+_GAP = 4
+_LINES = 3
+_LINE = 13
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One clip of a contact sheet."""
+
+    caption: str
+    frames: NDArray[np.uint8]
+    """[T, H, W, 3]."""
+
+
+def write_contact_sheet(path: Path, clips: Sequence[Sheet], columns: int = 3) -> None:
+    """Write a PNG with three frames of each clip above its prompt, `columns` clips in a row."""
+    from PIL import Image, ImageDraw
+
+    width, height = 3 * _FRAME + 3 * _GAP, _FRAME + _LINES * _LINE + 2 * _GAP
+    columns = min(columns, len(clips))
+    rows = -(-len(clips) // columns)
+    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, clip in enumerate(clips):
+        left, top = (number % columns) * width, (number // columns) * height
+        for place, index in enumerate((0, len(clip.frames) // 2, len(clip.frames) - 1)):
+            frame = Image.fromarray(clip.frames[index])
+            frame.thumbnail((_FRAME, _FRAME)) if max(frame.size) > _FRAME else None
+            scale = _FRAME / max(frame.size)
+            frame = frame.resize((round(frame.width * scale), round(frame.height * scale)), Image.Resampling.NEAREST)
+            sheet.paste(frame, (left + place * (_FRAME + _GAP), top))
+        for line, text in enumerate(textwrap.wrap(clip.caption, width=55)[:_LINES]):
+            draw.text((left, top + _FRAME + _GAP + line * _LINE), text, fill="black")
+    sheet.save(path)

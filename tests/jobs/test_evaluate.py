@@ -1,0 +1,210 @@
+"""The whole way from a tiny random checkpoint to figures: repeatable, paired and resumable."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from diffusers import AutoencoderKLCogVideoX
+from pydantic import ValidationError
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
+
+from jobs.choose import ChooseConfig
+from jobs.choose import run as choose
+from jobs.context import InputRef, JobContext, JobResult, RuntimeConfig
+from jobs.evaluate import EvaluateConfig, EvaluateFinalConfig, EvaluationConfig, run, run_final
+from lumina.checkpoints import save_model
+from lumina.config import Config
+from lumina.evaluation.prompts import CaptionSuite, ListSuite, ShapesSuite
+from lumina.flow_matching.schedules import SamplerConfig
+from lumina.models.config import NextDiTConfig
+from lumina.models.next_dit import MultiScaleNextDiT
+from lumina.system_prompts import PROMPT_START, SystemPrompt, write_system_prompts
+from lumina.video import read_frames
+
+SMALL = {
+    "suite": ShapesSuite(count=3),
+    "sampler": SamplerConfig(steps=2, time_shift=2.0, guidance=((0.0, 1.0),)),
+    "num_frames": 8,
+    "height": 32,
+    "width": 32,
+    "samples": 2,
+    "batch_size": 4,
+    "resamples": 200,
+}
+
+
+def _checkpoint(folder: Path, seed: int) -> None:
+    config = NextDiTConfig(
+        dim=32, n_layers=1, n_heads=2, cap_feat_dim=16, multiple_of=16, patch_sizes=((1, 2, 2), (2, 2, 2))
+    )
+    rng = torch.Generator().manual_seed(seed)
+    model = MultiScaleNextDiT(config, rng)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # The released initialisation gives zero velocity; this one depends on text and time.
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=rng))
+    save_model(model, folder / "transformer_ema")
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Outputs of the stages before: two checkpoints, tags, a select table; and the pretrained networks."""
+    root = tmp_path_factory.mktemp("stages")
+    torch.manual_seed(0)
+    AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * 4,
+        up_block_types=("CogVideoXUpBlock3D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=2,
+    ).save_pretrained(root / "vae")
+    words = {word: i for i, word in enumerate(["<unk>", "A", "red", "circle", "moves"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))  # noqa: S106
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(root / "text")  # noqa: S106
+    Gemma2Model(
+        Gemma2Config(
+            vocab_size=8, hidden_size=16, intermediate_size=16, num_hidden_layers=2,
+            num_attention_heads=2, num_key_value_heads=1, head_dim=8,
+        )
+    ).save_pretrained(root / "text")  # fmt: skip
+    for name, seed in (("train", 1), ("finetune", 2)):
+        _checkpoint(root / name, seed)
+    (root / "tag").mkdir()
+    prompts = [SystemPrompt(s, f"You make {s} videos.{PROMPT_START}") for s in ("red", "circle")]
+    write_system_prompts(root / "tag" / "system_prompts.json", prompts)
+    return root
+
+
+def _run(stages: Path, out: Path, config: Config, **inputs: Path) -> tuple[JobContext, JobResult, list[int]]:
+    folders = {"checkpoint": stages / "train", "tag": stages / "tag"} | inputs
+    names = {"checkpoint": "train@2", "before": "train@2", "after": "finetune"}
+    done: list[int] = []
+    (out / "out").mkdir(parents=True)
+    context = JobContext(
+        stage="evaluate@x",
+        fingerprint="f" * 64,
+        operator="",
+        config=config,
+        runtime=RuntimeConfig(),
+        inputs={key: InputRef(names.get(key, key), path, "") for key, path in folders.items()},
+        weights={"vae": str(stages / "vae"), "text_encoder": str(stages / "text")},
+        media_root="",
+        out=out / "out",
+        work=out / "work",
+        progress=lambda done_, total, unit: done.append(done_),
+        log_metrics=lambda metrics, step: None,
+    )
+    job = {EvaluateConfig: run, EvaluateFinalConfig: run_final, ChooseConfig: choose}[type(config)]
+    return context, job(context), done
+
+
+@pytest.mark.ray
+def test_evaluations_are_paired_repeatable_and_feed_the_choice(stages: Path, tmp_path: Path, ray_cluster: None) -> None:
+    red_config = EvaluateConfig(source="red", **SMALL)
+    context, red, done = _run(stages, tmp_path / "red", red_config)
+    rows = pq.read_table(context.out / "data").to_pylist()
+    assert red.counts == {"in": 6, "ok": 6}
+    assert done[-1] == 6
+    assert {row["model"] for row in rows} == {"train@2"}
+    assert len({row["frames_sha256"] for row in rows}) == 6
+    assert read_frames(context.out / rows[0]["video"]).shape == (8, 32, 32, 3)
+    [evaluation] = red.evaluations
+    assert evaluation.name == "red | train@2"
+    assert evaluation.params["system_prompt"] == "red"
+    value, low, high = (evaluation.metrics[f"eval/offline/temporal_flicker{s}"] for s in ("", "_low", "_high"))
+    assert low <= value <= high
+    assert 0 <= evaluation.metrics["eval/shapes/unmeasured_rate"] <= 1
+    assert all((context.out / artifact).is_file() for artifact in evaluation.artifacts)
+
+    # A killed attempt: one batch is whole, another is lost. A new attempt has the same rows.
+    batches = sorted((context.work / "train@2").glob("batch-*"))
+    assert len(batches) == 2
+    (batches[0] / "rows.json").unlink()
+    (tmp_path / "again").mkdir()
+    context.work.rename(tmp_path / "again" / "work")
+    assert _run(stages, tmp_path / "again", red_config)[1].digest == red.digest
+
+    _, circle, _ = _run(stages, tmp_path / "circle", EvaluateConfig(source="circle", **SMALL))
+    assert circle.digest != red.digest
+    chosen_context, _, _ = _run(
+        stages,
+        tmp_path / "choose",
+        ChooseConfig(score={"offline/temporal_flicker": 1.0}, resamples=200),
+        **{"evaluate@red": tmp_path / "red" / "out", "evaluate@circle": tmp_path / "circle" / "out"},
+    )
+    assert json.loads((chosen_context.out / "selection.json").read_text())["chosen"] in ("red", "circle")
+
+
+@pytest.mark.ray
+def test_final_compares_before_and_after_on_other_prompts(stages: Path, tmp_path: Path, ray_cluster: None) -> None:
+    (tmp_path / "selection").mkdir()
+    (tmp_path / "selection" / "selection.json").write_text(json.dumps({"chosen": "circle"}))
+    config = EvaluateFinalConfig(**SMALL)
+    inputs = {"before": stages / "train", "after": stages / "finetune", "selection": tmp_path / "selection"}
+    context, result, _ = _run(stages, tmp_path / "final", config, **inputs)
+    found = json.loads((context.out / "metrics.json").read_text())
+    assert found["system_prompt"] == "circle"
+    assert found["split"] == "report"
+    for name, difference in found["difference"].items():
+        assert difference["value"] == pytest.approx(found["after"][name]["value"] - found["before"][name]["value"])
+        assert difference["low"] <= difference["high"]
+    assert [e.name for e in result.evaluations] == ["circle | before | train@2", "circle | after | finetune"]
+    assert len(pq.read_table(context.out / "data")) == 12
+
+
+def test_noise_is_the_prompts_alone(stages: Path) -> None:
+    from lumina.evaluation.generation import ClipGenerator, NoiseAddress
+
+    clips = ClipGenerator.load(
+        stages / "train" / "transformer_ema", str(stages / "vae"), str(stages / "text"), "cpu", torch.float32
+    )
+    system, address = f"You make red videos.{PROMPT_START}", NoiseAddress(0, "p", 0)
+    size = {"num_frames": 8, "height": 32, "width": 32}
+
+    def frames(captions: list[str], addresses: list[NoiseAddress]) -> np.ndarray:
+        return clips.generate(system, captions, addresses, SMALL["sampler"], **size)  # type: ignore[arg-type]
+
+    one = frames(["red circle"], [address])
+    assert one.shape == (1, 8, 32, 32, 3)
+    np.testing.assert_array_equal(one, frames(["red circle"], [address]))
+    other = frames(["red circle"], [dataclasses.replace(address, sample=1)])
+    assert np.abs(one.astype(int) - other).mean() > 1
+
+
+def test_an_unknown_source_is_named(stages: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="source 'web' has no system prompt; there are circle, red"):
+        _run(stages, tmp_path, EvaluateConfig(source="web", **SMALL))
+
+
+def test_mistakes_in_the_config_are_found_before_any_work() -> None:
+    words = ListSuite(choose=("a cat",), report=("a dog",))
+    for wrong, message in (
+        ({"metrics": ("vbench/total",)}, "unknown metric"),
+        ({"metrics": ("shapes/shape_acc",), "suite": words}, "suite.kind must be shapes"),
+        ({"num_frames": 8, "fps": 80.0}, "too short"),
+        ({"height": 48, "sampler": SamplerConfig(patches=((0.0, (2, 4, 4)),))}, "does not divide"),
+        ({"num_frames": 10}, "multiple of 4"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            EvaluationConfig.model_validate(wrong)
+    offline = EvaluationConfig(suite=CaptionSuite()).measured()
+    assert offline
+    assert all(name.startswith("offline/") for name in offline)
+    assert EvaluationConfig(metrics=("shapes/shape_acc",)).measured() == ("shapes/shape_acc",)
+
+
+def test_configs_import_nothing_heavy() -> None:
+    heavy = "{'torch', 'ray', 'cv2', 'diffusers', 'av', 'pyarrow'}"
+    code = f"import sys, jobs.evaluate, jobs.choose; print(sorted({heavy} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

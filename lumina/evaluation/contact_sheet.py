@@ -40,9 +40,10 @@ def write_contact_sheet(path: Path, clips: Sequence[Sheet], columns: int = 3) ->
         left, top = (number % columns) * width, (number // columns) * height
         for place, index in enumerate((0, len(clip.frames) // 2, len(clip.frames) - 1)):
             frame = Image.fromarray(clip.frames[index])
-            frame.thumbnail((_FRAME, _FRAME)) if max(frame.size) > _FRAME else None
             scale = _FRAME / max(frame.size)
-            frame = frame.resize((round(frame.width * scale), round(frame.height * scale)), Image.Resampling.NEAREST)
+            # Small frames keep their pixels visible; large ones are averaged down.
+            method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
+            frame = frame.resize((round(frame.width * scale), round(frame.height * scale)), method)
             sheet.paste(frame, (left + place * (_FRAME + _GAP), top))
         for line, text in enumerate(textwrap.wrap(clip.caption, width=55)[:_LINES]):
             draw.text((left, top + _FRAME + _GAP + line * _LINE), text, fill="black")

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from lumina.checkpoints import load_model
 from lumina.flow_matching.sampler import sample
 from lumina.flow_matching.schedules import SamplerConfig
-from lumina.models.autoencoder import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION, VideoAutoencoder
+from lumina.models.autoencoder import VideoAutoencoder
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.models.text_encoder import TextEncoder
 from lumina.randomness import generator
+from lumina.sizes import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION
 from lumina.system_prompts import compose
 
 

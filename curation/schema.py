@@ -35,8 +35,8 @@ class Reason(StrEnum):
     DUPLICATE_CONTENT = "duplicate_content"
     DECODE_ERROR = "decode_error"
     NO_VIDEO_STREAM = "no_video_stream"
+    NOT_FINITE = "not_finite"
     TOO_FEW_FRAMES = "too_few_frames"
-    UNKNOWN_SOURCE = "unknown_source"
     MIN_DURATION = "min_duration"
     MIN_FPS = "min_fps"
     MIN_AREA = "min_area"
@@ -45,7 +45,6 @@ class Reason(StrEnum):
     MIN_CAPTION = "min_caption"
     SOURCE_QUOTA = "source_quota"
     OTHER_MEDIA = "other_media"
-    OUT_OF_MEMORY = "out_of_memory"
     INTERNAL_ERROR = "internal_error"
     """An error nobody foresaw; `detail` holds its class and message."""
 

@@ -1,0 +1,211 @@
+"""Encode latents: clips of one size and length per bucket, as the training loop reads them.
+
+Rows in: all selected clips. Rows out: the same, with latents for those this stage wants; its neighbours' media and
+clips that are too short are filtered. Decoding, resizing and encoding happen in one place: frames never travel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal
+
+import pyarrow as pa
+from pydantic import Field, field_validator, model_validator
+
+from curation.decode import frames_at
+from curation.operator import Env, Input, Layout, Operator, aside, map_rows
+from curation.prompts import system_prompts_of
+from curation.schema import LATENTS, Reason, RowError, Status, status_not_ok, to_table
+from curation.tensors import DType, pack
+from lumina.config import Config
+from lumina.motion import pick_frames
+from lumina.randomness import generator
+from lumina.sizes import CELL, Size, best_crop_size, crop_sizes, largest_clip, num_cells, resize_crop
+
+Row = dict[str, Any]
+
+
+class EncodeLatentsConfig(Config):
+    """Which clips become latents of which size."""
+
+    media: tuple[Literal["image", "video"], ...] = Field(default=("image", "video"), min_length=1)
+    """Media that this stage encodes; the others are filtered."""
+    resolution: int = Field(default=256, ge=CELL)
+    """Side in pixels of a square crop. Other aspect ratios get about the same area, in whole 32-pixel cells."""
+    max_ratio: float = Field(default=4.0, ge=1)
+    """Longest side over shortest side of a crop; 1 makes every crop square."""
+    fps: float | None = Field(default=None, gt=0)
+    """Frames per second of the encoded clip; None keeps each clip's own. See `lumina.motion.pick_frames`: a clip with
+    fewer repeats frames (the select stage's `min_fps` keeps such clips out)."""
+    num_frames: int = Field(default=33, ge=5)
+    """Most frames of a clip, 4n + 1. A shorter clip gives the largest 4n + 1 it has, from its first frame on."""
+    min_frames: int = Field(default=5, ge=5)
+    """Fewest frames of a clip, 4n + 1; clips with less are filtered."""
+    dtype: DType = "bfloat16"
+    """Type in which latents are stored."""
+    compute_dtype: DType = "float32"
+    """Type in which the VAE runs."""
+    batch_size: int = Field(default=1, ge=1)
+    """Clips of one bucket encoded together, cut from the shuffled order."""
+    seed: int = 0
+    """Seed of the order in which clips are written."""
+
+    @field_validator("num_frames", "min_frames")
+    @classmethod
+    def _four_n_plus_one(cls, value: int) -> int:
+        if value % 4 != 1:
+            raise ValueError(f"must be 4n + 1 (5, 9, 13, ...), got {value}; nearest below: {largest_clip(value)}")
+        return value
+
+    @model_validator(mode="after")
+    def _range(self) -> EncodeLatentsConfig:
+        if self.min_frames > self.num_frames:
+            raise ValueError(f"min_frames {self.min_frames} is larger than num_frames {self.num_frames}")
+        return self
+
+    @property
+    def recipe_id(self) -> str:
+        """Name of the encode recipe, with a digest of the settings that decide what is encoded, and how."""
+        settings = self.model_dump(mode="json", exclude={"media", "seed"})
+        digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
+        return f"whole-clip/1:{digest}"
+
+    @property
+    def sizes(self) -> list[Size]:
+        """Crop sizes to choose from."""
+        return crop_sizes(num_cells(self.resolution), CELL, self.max_ratio)
+
+
+_PLANNED = pa.schema(
+    [*LATENTS, pa.field("uri", pa.string()), pa.field("decoder", pa.string()), pa.field("size", pa.list_(pa.int32()))]
+)
+
+
+def frame_indices(row: Row, config: EncodeLatentsConfig) -> list[int]:
+    """Frames of a clip to encode: at `config.fps` from the start of its span, 4n + 1 of them.
+
+    RowError `too_few_frames` if fewer than `config.min_frames` fall into the clip.
+    """
+    if row["media"] == "image":
+        return [0]
+    rate = config.fps or row["fps"]
+    start, end = row["span_start_s"] or 0.0, row["frames_decodable"]
+    if row["span_end_s"] is not None:
+        end = min(end, round(row["span_end_s"] * row["fps"]))
+    picked = pick_frames([start + step / rate for step in range(config.num_frames)], row["fps"], end)
+    if len(picked) < config.min_frames:
+        detail = f"{len(picked)} frames at {rate:.6g} fps, fewer than {config.min_frames}"
+        raise RowError(Reason.TOO_FEW_FRAMES, detail, Status.FILTERED)
+    return picked[: largest_clip(len(picked))]
+
+
+def crop_of(size: Size, crop: Size) -> list[int]:
+    """[resized width, resized height, left, top] of the centre crop that `lumina.sizes.resize_crop` cuts."""
+    width, height = size
+    while width >= 2 * crop[0] and height >= 2 * crop[1]:
+        width, height = width // 2, height // 2
+    scale = max(crop[0] / width, crop[1] / height)
+    width, height = round(width * scale), round(height * scale)
+    return [width, height, (width - crop[0]) // 2, (height - crop[1]) // 2]
+
+
+def plan_row(row: Row, config: EncodeLatentsConfig, sizes: list[Size]) -> Row:
+    """Decide bucket, frames and crop of a selected clip from its metadata alone."""
+    if row["media"] not in config.media:
+        detail = f"this stage encodes {' and '.join(config.media)}s"
+        raise RowError(Reason.OTHER_MEDIA, detail, Status.FILTERED)
+    indices = frame_indices(row, config)
+    crop = best_crop_size((row["width"], row["height"]), sizes)
+    return {
+        "bucket": f"{crop[0]}x{crop[1]}x{len(indices)}",
+        "frame_indices": indices,
+        "crop": crop_of((row["width"], row["height"]), crop),
+        "size": list(crop),
+        "target_fps": None if row["media"] == "image" else config.fps or row["fps"],
+        "recipe_id": config.recipe_id,
+    }
+
+
+def _plan(inputs: Mapping[str, Input], config: EncodeLatentsConfig, _env: Env) -> pa.Table:
+    from lumina.system_prompts import compose, text_id
+
+    by_source = system_prompts_of(inputs)
+    rows = inputs["select"].rows().to_pylist()
+    for row in rows:
+        text = by_source[row["source"]].text
+        row["text_id"], row["text_id_dropped"] = text_id(compose(text, row["caption"])), text_id(compose(text, ""))
+    rows.sort(key=lambda row: (generator(config.seed, "write order", row["clip_id"]).random(), row["clip_id"]))
+    sizes = config.sizes
+    return to_table((_planned(row, config, sizes) for row in rows), _PLANNED)
+
+
+def _planned(row: Row, config: EncodeLatentsConfig, sizes: list[Size]) -> Row:
+    if row["status"] != Status.OK:
+        return row
+    try:
+        return row | plan_row(row, config, sizes)
+    except RowError as error:
+        return row | aside(ENCODE_LATENTS_OPERATOR.name, error)
+
+
+def _make(config: EncodeLatentsConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
+    import torch
+
+    from lumina.models.autoencoder import VideoAutoencoder
+
+    # One thread: sums in a fixed order, so the latents do not depend on the machine's cores.
+    torch.set_num_threads(1)
+    vae = VideoAutoencoder.from_pretrained(env.weights["vae"], env.device, getattr(torch, config.compute_dtype))
+
+    def load(row: Row, frames: dict[str, Any]) -> Row:
+        raw = frames_at(row["uri"], env.media_root, row["media"], row["decoder"], row["frame_indices"])
+        frames[row["clip_id"]] = resize_crop(raw, (row["size"][0], row["size"][1]))
+        return {}
+
+    def encode(table: pa.Table) -> pa.Table:
+        frames: dict[str, Any] = {}
+        rows = map_rows(table, _PLANNED, ENCODE_LATENTS_OPERATOR.name, partial(load, frames=frames)).to_pylist()
+        loaded = [row for row in rows if row["status"] == Status.OK]
+        encoded = {}
+        if loaded:
+            clips = torch.stack([torch.from_numpy(frames[row["clip_id"]]) for row in loaded])
+            latents = vae.encode(clips)
+            encoded = {row["clip_id"]: latent for row, latent in zip(loaded, latents, strict=True)}
+        return to_table((_packed(row, encoded.get(row["clip_id"]), config) for row in rows), LATENTS)
+
+    return encode
+
+
+def _packed(row: Row, latent: Any, config: EncodeLatentsConfig) -> Row:
+    if latent is None:  # set aside while its frames were read: it belongs to no bucket
+        return row | {"bucket": None}
+    if not bool(latent.isfinite().all()):
+        detail = "the VAE returned values that are not finite"
+        stage = ENCODE_LATENTS_OPERATOR.name
+        return row | {"bucket": None} | status_not_ok(stage, Status.QUARANTINED, Reason.NOT_FINITE, detail)
+    packed = pack(latent, config.dtype)
+    return row | {
+        "vae_latent_bytes": packed.data,
+        "vae_latent_shape": packed.shape,
+        "vae_latent_dtype": packed.dtype,
+        "latent_sha256": hashlib.sha256(packed.data).hexdigest(),
+    }
+
+
+ENCODE_LATENTS_OPERATOR = Operator(
+    name="encode_latents",
+    config=EncodeLatentsConfig,
+    schema=LATENTS,
+    inputs=("select", "tag"),
+    plan=_plan,
+    make=_make,
+    rows_per_unit=lambda config: config.batch_size,
+    group="bucket",
+    pool="actors",
+    accelerator=True,
+    layout=Layout("bucket", rows_per_file=128, row_group_size=16, compression="none", use_dictionary=False),
+)
+"""Reads the inputs `select` and `tag`; weights `vae`. One bucket per file; rows without latents in their own."""

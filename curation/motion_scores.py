@@ -1,0 +1,106 @@
+"""Motion: how much each clip moves, by optical flow between frames half a second apart.
+
+Rows in: probed clips. Rows out: the same ids with scores. Images have no score and stay ok; a clip in which no two
+samples fall is filtered. A clip that does not decode is quarantined: it is never "static".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from pydantic import Field
+
+from curation.decode import frames_at
+from curation.operator import Env, Input, Layout, Operator, Report, map_rows
+from curation.schema import MOTION, Reason, RowError, Status
+from lumina.config import Config
+from lumina.motion import DISFlow, OpticalFlowEstimator, motion_score, pick_frames
+
+
+class MotionConfig(Config):
+    """How motion is scored. Scores are pixels of the resized frame per interval: they scale with its size."""
+
+    estimator: Literal["dis"] = "dis"
+    """Optical-flow estimator: OpenCV's DIS."""
+    height: int = Field(default=320, ge=16)
+    """Height at which flow is estimated."""
+    width: int = Field(default=576, ge=16)
+    """Width at which flow is estimated."""
+    interval_s: float = Field(default=0.5, gt=0)
+    """Seconds between two samples."""
+    samples: int = Field(default=9, ge=2)
+    """Samples at most, from the first frame on: 9 at 0.5 s cover 4 seconds."""
+    batch_pairs: int = Field(default=8, ge=1)
+    """Pairs of one clip estimated together."""
+
+
+def build_estimator(config: MotionConfig) -> OpticalFlowEstimator:
+    """The estimator that `config` names."""
+    return {"dis": DISFlow}[config.estimator]()
+
+
+def _plan(inputs: Mapping[str, Input], _config: MotionConfig, _env: Env) -> pa.Table:
+    columns = ["clip_id", "uri", "media", "decoder", "fps", "frames_decodable", "span_start_s", "span_end_s"]
+    return inputs["clips"].rows([*columns, "status", "reason", "reason_stage", "detail"]).sort_by("clip_id")
+
+
+def _make(config: MotionConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
+    estimator = build_estimator(config)
+    times = [step * config.interval_s for step in range(config.samples)]
+
+    def score(row: dict[str, Any]) -> dict[str, Any]:
+        if row["media"] == "image":
+            return {}
+        start = row["span_start_s"] or 0.0
+        end = row["frames_decodable"]
+        if row["span_end_s"] is not None:
+            end = min(end, round(row["span_end_s"] * row["fps"]))
+        indices = pick_frames([start + time for time in times], row["fps"], end)
+        if len(indices) < 2:
+            detail = (
+                f"{row['frames_decodable']} frames at {row['fps']:.6g} fps: no two samples {config.interval_s} s apart"
+            )
+            raise RowError(Reason.TOO_FEW_FRAMES, detail, Status.FILTERED)
+        frames = frames_at(row["uri"], env.media_root, "video", row["decoder"], indices)
+        found = motion_score(frames, estimator, (config.height, config.width), config.batch_pairs)
+        return {
+            "flow_abs_mean": found.flow_abs_mean,
+            "flow_mag_mean": found.flow_mag_mean,
+            "flow_mag_p90": found.flow_mag_p90,
+            "pair_scores": found.pair_scores,
+            "sample_times_s": times[: len(indices)],
+            "input_hw": [config.height, config.width],
+            "transposed": found.transposed,
+            "estimator": estimator.name,
+        }
+
+    return lambda table: map_rows(table, MOTION, MOTION_OPERATOR.name, score)
+
+
+def _report(dataset: ds.Dataset, _config: MotionConfig, _out: Path) -> Report:
+    scores = dataset.to_table(columns=["flow_abs_mean"])["flow_abs_mean"].drop_null()
+    if not len(scores):
+        return Report()
+    quantiles = pc.quantile(scores, [0.1, 0.5, 0.9]).to_pylist()
+    return Report(
+        {f"flow_abs_mean_{name}": value for name, value in zip(("p10", "p50", "p90"), quantiles, strict=True)}
+    )
+
+
+MOTION_OPERATOR = Operator(
+    name="motion",
+    config=MotionConfig,
+    schema=MOTION,
+    inputs=("clips",),
+    plan=_plan,
+    make=_make,
+    rows_per_unit=lambda _config: 8,
+    report=_report,
+    layout=Layout(rows_per_file=512),
+)
+"""Reads the input `clips`: the output of `probe`."""

@@ -1,0 +1,145 @@
+"""What a curation stage is: a record of functions over Arrow tables, run by any executor (`jobs/curate.py` is one).
+
+A stage first plans on the driver (`plan`: join the small tables of its inputs to one row per clip), then computes where
+the media are (`make`: a function over the rows of one unit of work), then may look at everything once (`finish`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from curation.schema import Reason, RowError, Status, conform, status_not_ok, status_ok, to_table
+
+RowsFunction = Callable[[pa.Table], pa.Table]
+
+
+@dataclass(frozen=True)
+class Env:
+    """Where things are and what they run on; none of it may change what is computed."""
+
+    media_root: str
+    """Directory against which relative URIs resolve."""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Input:
+    """The output of an earlier stage, or a file or folder from outside."""
+
+    path: Path
+
+    def rows(self, columns: list[str] | None = None) -> pa.Table:
+        """All rows of the stage's dataset, in no particular order."""
+        return dataset(self.path / "data").to_table(columns=columns)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a stage says about itself beside its rows."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    """Names of the files it wrote into the stage's output directory."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How rows lie in Parquet files. No part of a dataset's digest."""
+
+    split_by: str | None = None
+    """Rows of one file agree in this column."""
+    rows_per_file: int = 4096
+    row_group_size: int = 65536
+    compression: str = "zstd"
+    use_dictionary: bool = True
+
+
+def _no_report(_dataset: ds.Dataset, _config: Any, _out: Path) -> Report:
+    return Report()
+
+
+def _rows_per_unit(_config: Any) -> int:
+    return 16
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One curation stage."""
+
+    name: str
+    config: type
+    schema: pa.Schema
+    inputs: tuple[str, ...]
+    """Keys of the inputs it reads."""
+    plan: Callable[[Mapping[str, Input], Any, Env], pa.Table]
+    """Rows in, on the driver, in an order that depends on nothing but their content. A cheap stage (`make` is None)
+    returns its result here."""
+    make: Callable[[Any, Env], RowsFunction] | None = None
+    """Called once in each worker; the function it returns gets the `ok` rows of one unit of work and returns as many
+    rows of `schema`. Rows that are not `ok` pass by."""
+    computed: pa.Schema | None = None
+    """Columns of what `make`'s function returns, where `finish` makes others of them."""
+    rows_per_unit: Callable[[Any], int] = _rows_per_unit
+    """Rows of one unit of work. Units are cut on the driver, so their composition depends on the rows alone."""
+    group: str | None = None
+    """Column of the plan in which the rows of a unit agree (the batch of an encoder)."""
+    pool: Literal["tasks", "actors"] = "tasks"
+    """`actors` where `make` is dear (it loads a network)."""
+    accelerator: bool = False
+    """Whether it uses a GPU where the runtime has them."""
+    finish: Callable[[pa.Table, Any], pa.Table] | None = None
+    """Turns all computed rows into the result, on the driver, for what only the whole table tells (duplicates)."""
+    report: Callable[[ds.Dataset, Any, Path], Report] = _no_report
+    """Looks at the written dataset; may write small files into the output directory it is given."""
+    layout: Layout = Layout()
+
+    @property
+    def computed_schema(self) -> pa.Schema:
+        """Columns of computed rows before `finish`."""
+        return self.schema if self.computed is None else self.computed
+
+
+def dataset(directory: Path) -> ds.Dataset:
+    """The Parquet dataset in `directory`."""
+    return ds.dataset(directory, format="parquet")
+
+
+def apply(operator: Operator, compute: RowsFunction, table: pa.Table) -> pa.Table:
+    """Run one unit: its `ok` rows through `compute`, the others as they are. RuntimeError if a row is lost."""
+    is_ok = pc.equal(table["status"], Status.OK)
+    well, other = table.filter(is_ok), table.filter(pc.invert(is_ok))
+    parts = [conform(other, operator.computed_schema)]
+    if len(well):
+        computed = conform(compute(well), operator.computed_schema)
+        if len(computed) != len(well):
+            raise RuntimeError(f"{operator.name}: {len(well)} rows went in, {len(computed)} came out")
+        parts.append(computed)
+    return pa.concat_tables(parts)
+
+
+def map_rows(
+    table: pa.Table, schema: pa.Schema, stage: str, compute: Callable[[dict[str, Any]], Mapping[str, Any]]
+) -> pa.Table:
+    """Apply `compute` to each row; what it returns is laid over the row. An exception sets that row aside only."""
+    rows = []
+    for row in table.to_pylist():
+        try:
+            rows.append(row | status_ok() | compute(row))
+        except Exception as error:  # noqa: BLE001 - one bad file must not take its neighbours along
+            rows.append(row | aside(stage, error))
+    return to_table(rows, schema)
+
+
+def aside(stage: str, error: Exception) -> dict[str, str | None]:
+    """Status columns for a row whose computation raised `error`."""
+    if isinstance(error, RowError):
+        return status_not_ok(stage, error.status, error.reason, error.detail)
+    return status_not_ok(stage, Status.QUARANTINED, Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}")

@@ -1,0 +1,94 @@
+"""Encode text: features of every prompt that training reads.
+
+Rows in: the kept clips' captions under their system prompts, without repetition, and each system prompt alone (the
+dropped caption). Rows out: the same, with features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from pydantic import Field
+
+from curation.operator import Env, Input, Layout, Operator
+from curation.schema import TEXT, status_ok, to_table
+from curation.sources import SYSTEM_PROMPTS_FILE
+from curation.tensors import DType, pack
+from lumina.config import Config
+from lumina.system_prompts import SystemPrompt, compose, read_system_prompts, text_id
+
+
+class EncodeTextConfig(Config):
+    """How prompts are encoded."""
+
+    dtype: DType = "float32"
+    """Type in which features are stored."""
+    compute_dtype: DType = "float32"
+    """Type in which the text encoder runs."""
+    batch_size: int = Field(default=32, ge=1)
+    """Prompts handed to the encoder together. Each is encoded alone."""
+
+
+def system_prompts_of(inputs: Mapping[str, Input]) -> dict[str, SystemPrompt]:
+    """Source to system prompt, from the output of `tag`."""
+    return read_system_prompts(inputs["tag"].path / SYSTEM_PROMPTS_FILE)
+
+
+def _plan(inputs: Mapping[str, Input], _config: EncodeTextConfig, _env: Env) -> pa.Table:
+    by_source = system_prompts_of(inputs)
+    columns = {"source": ds.field("source"), "caption": ds.field("caption")}
+    kept = ds.dataset(inputs["select"].path / "data", format="parquet").to_table(columns, filter=pc.field("keep"))
+    pairs = {(prompt.system_prompt_id, compose(prompt.text, "")) for prompt in by_source.values()}
+    for source, caption in zip(kept["source"].to_pylist(), kept["caption"].to_pylist(), strict=True):
+        prompt = by_source[source]
+        pairs.add((prompt.system_prompt_id, compose(prompt.text, caption)))
+    rows = [{"text_id": text_id(text), "system_prompt_id": name, "prompt": text} for name, text in pairs]
+    return to_table((row | status_ok() for row in sorted(rows, key=lambda row: row["text_id"])), TEXT)
+
+
+def _make(config: EncodeTextConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
+    import torch
+
+    from lumina.models.text_encoder import TextEncoder
+
+    # One thread: sums in a fixed order, so the features do not depend on the machine's cores.
+    torch.set_num_threads(1)
+    encoder = TextEncoder.from_pretrained(env.weights["text_encoder"], env.device, getattr(torch, config.compute_dtype))
+
+    def encode(table: pa.Table) -> pa.Table:
+        rows = table.to_pylist()
+        features = encoder.encode([row["prompt"] for row in rows])
+        packed = [pack(feature, config.dtype) for feature in features]
+        return to_table(
+            (
+                row
+                | {
+                    "text_feature_bytes": feature.data,
+                    "text_feature_shape": feature.shape,
+                    "text_feature_dtype": feature.dtype,
+                    "tokens": feature.shape[0],
+                }
+                for row, feature in zip(rows, packed, strict=True)
+            ),
+            TEXT,
+        )
+
+    return encode
+
+
+ENCODE_TEXT_OPERATOR = Operator(
+    name="encode_text",
+    config=EncodeTextConfig,
+    schema=TEXT,
+    inputs=("select", "tag"),
+    plan=_plan,
+    make=_make,
+    rows_per_unit=lambda config: config.batch_size,
+    pool="actors",
+    accelerator=True,
+    layout=Layout(rows_per_file=4096, row_group_size=16, compression="none", use_dictionary=False),
+)
+"""Reads the inputs `select` and `tag`; weights `text_encoder`."""

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from curation.decode import ProbeConfig, frames_at, probe
+from curation.schema import Reason, RowError
+from lumina.video import write_h264
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    frames = np.stack([np.full((32, 48, 3), 20 * t, np.uint8) for t in range(12)])
+    write_h264(tmp_path / "clip.mp4", frames, fps=8, crf=5)
+    return tmp_path / "clip.mp4"
+
+
+def test_both_backends_agree(clip: Path) -> None:
+    found = [probe(clip, "video", ProbeConfig(decoder=name)) for name in ("decord", "pyav")]
+    assert found[1].decoder.startswith("pyav/")
+    for result in found:
+        assert (result.width, result.height, result.fps, result.frames_decodable) == (48, 32, 8.0, 12)
+        assert (result.duration_s, result.codec, result.pix_fmt, result.rotation) == (1.5, "h264", "yuv420p", 0)
+        frames = frames_at(clip.name, str(clip.parent), "video", result.decoder, [7, 0, 7])
+        assert frames.shape == (3, 32, 48, 3)
+        assert np.abs(frames.mean(axis=(1, 2, 3)) - [140, 0, 140]).max() < 3
+
+
+def test_what_is_no_video_is_named(clip: Path, tmp_path: Path) -> None:
+    for name, content in {
+        "empty.mp4": b"",
+        "text.mp4": b"not a video " * 99,
+        "cut.mp4": clip.read_bytes()[:400],
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(RowError) as caught:
+            probe(tmp_path / name, "video", ProbeConfig())
+        assert caught.value.reason == Reason.DECODE_ERROR
+        assert str(tmp_path) not in caught.value.detail
+    with pytest.raises(RowError, match="pillow"):
+        probe(tmp_path / "text.mp4", "image", ProbeConfig())
+    with pytest.raises(RowError, match="frame"):
+        frames_at("clip.mp4", str(tmp_path), "video", "pyav/1", [99])
+
+
+def test_pyav_takes_over_what_decord_cannot_read(real_clips: Path) -> None:
+    found = probe(real_clips / "av1.mkv", "video", ProbeConfig())
+    assert (found.decoder.partition("/")[0], found.frames_decodable, found.codec) == ("pyav", 125, "av1")
+    with pytest.raises(RowError, match="pyav"):
+        probe(real_clips / "corrupted.mp4", "video", ProbeConfig())
+
+
+@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+def test_the_rotated_clip_is_upright_in_both(real_clips: Path, decoder: str) -> None:
+    found = probe(real_clips / "rotated_90.mov", "video", ProbeConfig(decoder=decoder))
+    assert (found.width, found.height, found.rotation, found.frames_decodable) == (320, 568, 90, 3)
+    frames = frames_at("rotated_90.mov", str(real_clips), "video", found.decoder, [0, 2])
+    assert frames.shape == (2, 568, 320, 3)
+    other = frames_at("rotated_90.mov", str(real_clips), "video", "pyav/x", [0, 2])
+    assert np.abs(frames.astype(int) - other).mean() < 2

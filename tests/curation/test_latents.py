@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from curation.latents import EncodeLatentsConfig, crop_of, frame_indices, plan_row
+from curation.schema import Reason, RowError
+from lumina.motion import pick_frames
+from lumina.sizes import resize_crop
+
+CLIP: dict[str, Any] = {
+    "media": "video", "width": 64, "height": 48, "fps": 8.0, "frames_decodable": 20, "span_start_s": None,
+    "span_end_s": None,
+}  # fmt: skip
+
+
+@given(fps=st.floats(1, 60), target=st.none() | st.floats(1, 60), count=st.integers(1, 300), most=st.integers(1, 20))
+def test_clips_have_4n_plus_1_frames_in_order(fps: float, target: float | None, count: int, most: int) -> None:
+    config = EncodeLatentsConfig(fps=target, num_frames=4 * most + 1)
+    clip = CLIP | {"fps": fps, "frames_decodable": count}
+    if len(pick_frames([step / (target or fps) for step in range(5)], fps, count)) < 5:
+        with pytest.raises(RowError, match="fewer than 5") as caught:
+            frame_indices(clip, config)
+        assert caught.value.reason == Reason.TOO_FEW_FRAMES
+        return
+    indices = frame_indices(clip, config)
+    assert len(indices) % 4 == 1
+    assert 5 <= len(indices) <= config.num_frames
+    assert indices == sorted(indices)
+    assert indices[0] == 0
+    assert indices[-1] < count
+
+
+def test_frames_follow_the_target_rate_and_the_span() -> None:
+    assert frame_indices(CLIP, EncodeLatentsConfig(num_frames=9)) == list(range(9))
+    assert frame_indices(CLIP, EncodeLatentsConfig(fps=4, num_frames=9)) == list(range(0, 18, 2))
+    assert frame_indices(CLIP, EncodeLatentsConfig(fps=16, num_frames=5)) == [0, 0, 1, 2, 2]
+    assert frame_indices(CLIP | {"span_start_s": 1.0, "span_end_s": 2.0}, EncodeLatentsConfig()) == list(range(8, 13))
+    assert frame_indices(CLIP | {"media": "image"}, EncodeLatentsConfig()) == [0]
+
+
+def test_a_row_is_planned_from_its_metadata() -> None:
+    config = EncodeLatentsConfig(resolution=64, media=("video",))
+    planned = plan_row(CLIP | {"width": 640, "height": 360}, config, config.sizes)
+    assert planned["bucket"] == "64x32x17"
+    with pytest.raises(RowError, match="this stage encodes videos"):
+        plan_row(CLIP | {"media": "image"}, config, config.sizes)
+
+
+@given(width=st.integers(20, 300), height=st.integers(20, 300))
+def test_the_recorded_crop_is_the_one_that_is_cut(width: int, height: int) -> None:
+    rows, columns = np.mgrid[:height, :width]
+    frames = np.stack([rows % 256, columns % 256, 0 * rows], axis=-1)[None].astype(np.uint8)
+    resized_width, resized_height, left, top = crop_of((width, height), (32, 32))
+    assert resize_crop(frames, (32, 32)).shape == (1, 32, 32, 3)
+    assert 0 <= left <= resized_width - 32
+    assert 0 <= top <= resized_height - 32
+    if (resized_width, resized_height) == (width, height):
+        assert np.array_equal(resize_crop(frames, (32, 32))[0], frames[0, top : top + 32, left : left + 32])
+
+
+def test_the_recipe_has_a_name() -> None:
+    from lumina.models.autoencoder import RECIPE
+
+    assert EncodeLatentsConfig().recipe_id.rpartition(":")[0] == RECIPE
+    assert EncodeLatentsConfig(fps=8).recipe_id != EncodeLatentsConfig().recipe_id
+    assert EncodeLatentsConfig(media=("image",), seed=1).recipe_id == EncodeLatentsConfig().recipe_id
+    with pytest.raises(ValidationError, match="must be 4n \\+ 1"):
+        EncodeLatentsConfig(num_frames=32)

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from curation.decode import ProbeConfig
+from curation.digest import row_digest
+from curation.latents import EncodeLatentsConfig
+from curation.manifests import IngestConfig
+from curation.motion_scores import MotionConfig
+from curation.operator import Env, Input, Operator, map_rows
+from curation.prompts import EncodeTextConfig
+from curation.schema import Reason, RowError, status_not_ok, status_ok
+from curation.selection import SelectConfig
+from curation.sources import TagConfig
+from curation.tensors import unpack
+from jobs.context import InputRef, JobContext, JobResult, RuntimeConfig
+from jobs.curate import cut_blocks, cut_units, run
+from lumina.config import Config
+from lumina.video import write_h264
+
+STATUS = {"status": pa.string(), "reason": pa.string(), "reason_stage": pa.string(), "detail": pa.string()}
+SQUARES = pa.schema({"clip_id": pa.string(), "number": pa.int64(), "square": pa.int64()} | STATUS)
+
+
+class SquareConfig(Config):
+    rows: int = 40
+    broken: bool = False
+
+
+def _plan(_inputs: Mapping[str, Input], config: SquareConfig, _env: Env) -> pa.Table:
+    rows = [{"clip_id": f"{n:03}", "number": n, **status_ok()} for n in range(config.rows)]
+    for row in rows[::10]:
+        row |= status_not_ok("earlier", "filtered", Reason.MIN_AREA, "small")  # type: ignore[arg-type]
+    return pa.Table.from_pylist(rows, schema=pa.schema([f for f in SQUARES if f.name != "square"]))
+
+
+def _make(config: SquareConfig, _env: Env) -> Any:
+    def square(row: dict[str, Any]) -> dict[str, Any]:
+        if config.broken or row["number"] == 13:
+            raise ZeroDivisionError("thirteen")
+        if row["number"] == 17:
+            raise RowError(Reason.DECODE_ERROR, "seventeen")
+        return {"square": row["number"] ** 2}
+
+    return lambda table: map_rows(table, SQUARES, "square", square)
+
+
+SQUARE = Operator("square", SquareConfig, SQUARES, (), _plan, _make, rows_per_unit=lambda _c: 3)
+SQUARE_ACTORS = replace(SQUARE, pool="actors")
+
+
+class Chain:
+    """Runs stages one after another, as the DAG does."""
+
+    def __init__(self, root: Path, media_root: Path, weights: Mapping[str, str] | None = None) -> None:
+        self.root, self.media_root, self.weights = root, str(media_root), dict(weights or {})
+        self.refs: dict[str, InputRef] = {}
+        self.progress: list[tuple[int, int]] = []
+        self.runtime = RuntimeConfig()
+
+    def run(self, stage: str, operator: str, config: Config, **inputs: str) -> JobResult:
+        out, work = self.root / stage / "out", self.root / stage / "work"
+        out.mkdir(parents=True)
+        work.mkdir()
+        result = run(
+            JobContext(
+                stage=stage,
+                fingerprint="",
+                operator=operator,
+                config=config,
+                runtime=self.runtime,
+                inputs={key: self.refs[name] for key, name in inputs.items()},
+                weights=self.weights,
+                media_root=self.media_root,
+                out=out,
+                work=work,
+                progress=lambda done, total, unit: self.progress.append((done, total)),
+                log_metrics=lambda metrics, step: None,
+            )
+        )
+        self.refs[stage] = InputRef(stage, out, result.digest)
+        assert sum(count for name, count in result.counts.items() if name != "in") == result.counts["in"]
+        return result
+
+    def rows(self, stage: str) -> list[dict[str, Any]]:
+        return Input(self.refs[stage].path).rows().to_pylist()
+
+    def by_uri(self, stage: str) -> dict[str, dict[str, Any]]:
+        uris = {row["clip_id"]: row["uri"] for row in self.rows("ingest")}
+        return {uris[row["clip_id"]]: row for row in self.rows(stage)}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.booleans(), st.sampled_from("abc")), max_size=40),
+    size=st.integers(1, 5),
+    per_block=st.integers(1, 9),
+)
+def test_units_hold_one_group_and_blocks_hold_whole_units(rows: list, size: int, per_block: int) -> None:
+    table = pa.table(
+        {
+            "status": pa.array(["ok" if ok else "filtered" for ok, _ in rows], pa.string()),
+            "group": pa.array([group for _, group in rows], pa.string()),
+            "at": pa.array(range(len(rows)), pa.int64()),
+        }
+    )
+    blocks = cut_blocks(cut_units(table, size, "group"), per_block)
+    seen = []
+    for block in blocks:
+        frame = block.to_pandas()
+        for _, unit in frame.groupby("__unit"):
+            assert len(unit) == unit["__unit_rows"].iloc[0] <= size
+            assert unit[["status", "group"]].drop_duplicates().shape[0] == 1
+            assert unit["at"].is_monotonic_increasing
+        seen += frame["at"].tolist()
+    assert sorted(seen) == list(range(len(rows)))
+
+
+@pytest.mark.ray
+def test_workers_blocks_and_pools_give_one_digest(tmp_path: Path, ray_cluster: None) -> None:
+    chain = Chain(tmp_path, tmp_path)
+    name = f"{__name__}:SQUARE"
+    tasks = chain.run("tasks", name, SquareConfig())
+    actors = chain.run("actors", f"{name}_ACTORS", SquareConfig())
+    assert tasks.digest == actors.digest == str(row_digest(Input(chain.refs["tasks"].path).rows()))
+    assert tasks.counts == actors.counts == {
+        "in": 40, "ok": 34, "filtered/min_area": 4, "quarantined/decode_error": 1, "quarantined/internal_error": 1
+    }  # fmt: skip
+    broken = next(row for row in chain.rows("tasks") if row["number"] == 13)
+    assert (broken["reason_stage"], broken["detail"]) == ("square", "ZeroDivisionError: thirteen")
+    assert chain.progress[-1] == (40, 40)
+    with pytest.raises(RuntimeError, match="no row succeeded; the first error was: ZeroDivisionError"):
+        chain.run("broken", name, SquareConfig(rows=5, broken=True))
+    assert chain.run("empty", name, SquareConfig(rows=0)).counts["in"] == 0
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A small random VAE and text encoder of the real classes."""
+    import torch
+    from diffusers import AutoencoderKLCogVideoX
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
+
+    root = tmp_path_factory.mktemp("networks")
+    torch.manual_seed(0)
+    AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * 4,
+        up_block_types=("CogVideoXUpBlock3D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=2,
+        latent_channels=16,
+    ).save_pretrained(root / "vae")
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "<pad>": 1, "a": 2, "red": 3}, unk_token="<unk>"))  # noqa: S106
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"unk_token": "<unk>", "pad_token": "<pad>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(root / "text")
+    Gemma2Model(
+        Gemma2Config(
+            vocab_size=8,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+        )
+    ).save_pretrained(root / "text")
+    return {"vae": str(root / "vae"), "text_encoder": str(root / "text")}
+
+
+LATENTS = ("curation.latents:ENCODE_LATENTS_OPERATOR", EncodeLatentsConfig(resolution=64, num_frames=9, batch_size=2))
+
+
+def _media(root: Path) -> None:
+    rng = np.random.Generator(np.random.Philox(7))
+    lines = ["video,caption,source,seed"]
+    for number in range(6):
+        texture = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        frames = np.stack([np.roll(texture, number * t, axis=1) for t in range(8 + 4 * (number % 2))])
+        write_h264(root / f"clip{number}.mp4", frames, fps=8)
+        lines.append(f"clip{number}.mp4,a red {number},{'left' if number < 3 else 'right'},{number}")
+    Image.fromarray(texture).save(root / "still.png")
+    lines += ["still.png,a still,left,9", "clip0.mp4,again,right,0", "gone.mp4,a gone,right,0"]
+    (root / "clips.csv").write_text("\n".join(lines) + "\n")
+
+
+def _curate(chain: Chain) -> dict[str, JobResult]:
+    chain.refs["manifest"] = InputRef("manifest", Path(chain.media_root), "")
+    tag = TagConfig(system_prompts={"left": "From the left."}, template="Videos from {source}.")
+    motion = MotionConfig(height=64, width=64, interval_s=0.25)
+    select = SelectConfig(min_caption_chars=3, heldout_fraction=0.3)
+    return {
+        "ingest": chain.run("ingest", "curation.manifests:INGEST_OPERATOR", IngestConfig(), manifest="manifest"),
+        "probe": chain.run("probe", "curation.decode:PROBE_OPERATOR", ProbeConfig(), clips="ingest"),
+        "motion": chain.run("motion", "curation.motion_scores:MOTION_OPERATOR", motion, clips="probe"),
+        "tag": chain.run("tag", "curation.sources:TAG_OPERATOR", tag, clips="ingest"),
+        "select": chain.run("select", "curation.selection:SELECT_OPERATOR", select,
+                            clips="probe", motion="motion", tag="tag"),
+        "text": chain.run("text", "curation.prompts:ENCODE_TEXT_OPERATOR", EncodeTextConfig(),
+                          select="select", tag="tag"),
+        "latents": chain.run("latents", *LATENTS, select="select", tag="tag"),
+    }  # fmt: skip
+
+
+@pytest.mark.ray
+def test_the_whole_of_curation(tmp_path: Path, ray_cluster: None, networks: dict[str, str]) -> None:
+    media = tmp_path / "media"
+    media.mkdir()
+    _media(media)
+    chain = Chain(tmp_path / "one", media, networks)
+    results = _curate(chain)
+    assert results["ingest"].counts == {
+        "in": 9, "ok": 7, "filtered/duplicate_content": 1, "quarantined/missing_file": 1
+    }  # fmt: skip
+    probed = chain.by_uri("probe")
+    assert (probed["clip1.mp4"]["frames_decodable"], probed["clip1.mp4"]["fps"]) == (12, 8.0)
+    assert (probed["still.png"]["width"], probed["still.png"]["duration_s"]) == (64, 0.0)
+    motion = chain.by_uri("motion")
+    assert motion["clip2.mp4"]["flow_abs_mean"] > motion["clip1.mp4"]["flow_abs_mean"] > 0.1
+    assert motion["still.png"]["flow_abs_mean"] is None
+    assert motion["still.png"]["status"] == "ok"
+    assert {row["keep"] for row in chain.rows("select") if row["status"] == "ok"} == {True}
+    assert results["select"].metrics["kept"] == 7
+
+    text = {row["text_id"]: row for row in chain.rows("text")}
+    assert len(text) == 7 + 2
+    latents = [row for row in chain.rows("latents") if row["status"] == "ok"]
+    assert {row["bucket"] for row in latents} == {"64x64x1", "64x64x5", "64x64x9"}
+    for row in latents:
+        latent = unpack(row["vae_latent_bytes"], row["vae_latent_shape"], row["vae_latent_dtype"])
+        frames = len(row["frame_indices"])
+        assert latent.shape == (16, (frames - 1) // 4 + 1, 8, 8)
+        assert text[row["text_id"]]["prompt"].endswith(f" <Prompt Start> {row['caption']}")
+        assert text[row["text_id_dropped"]]["prompt"].endswith(" <Prompt Start> ")
+        features = text[row["text_id"]]
+        assert unpack(features["text_feature_bytes"], features["text_feature_shape"], "float32").shape[1] == 16
+    for file in sorted((chain.refs["latents"].path / "data").glob("*.parquet")):
+        assert len(set(pq.read_table(file, columns=["bucket"])["bucket"].to_pylist())) == 1
+
+    chain.runtime = RuntimeConfig(ray_address="more workers, other blocks")
+    again = chain.run("again", *LATENTS, select="select", tag="tag")
+    assert again.digest == results["latents"].digest
+
+
+@pytest.mark.ray
+def test_real_clips_are_all_accounted_for(tmp_path: Path, ray_cluster: None, real_clips: Path) -> None:
+    chain = Chain(tmp_path, real_clips)
+    chain.refs["manifest"] = InputRef("manifest", real_clips / "manifest.csv", "")
+    assert chain.run("ingest", "curation.manifests:INGEST_OPERATOR", IngestConfig(), manifest="manifest").counts == {
+        "in": 11, "ok": 10, "quarantined/missing_file": 1
+    }  # fmt: skip
+    result = chain.run("probe", "curation.decode:PROBE_OPERATOR", ProbeConfig(), clips="ingest")
+    assert result.counts == {"in": 11, "ok": 9, "quarantined/decode_error": 1, "quarantined/missing_file": 1}
+    probed = chain.by_uri("probe")
+    assert probed["corrupted.mp4"]["reason_stage"] == "probe"
+    assert probed["missing.mp4"]["reason_stage"] == "ingest"
+    assert probed["av1.mkv"]["decoder"].startswith("pyav/")
+    assert probed["av1.mkv"]["frames_decodable"] == 125
+    rotated = probed["rotated_90.mov"]
+    assert (rotated["width"], rotated["height"], rotated["rotation"]) == (320, 568, 90)
+    assert (probed["odd_size_vp9.mp4"]["width"], probed["odd_size_vp9.mp4"]["height"]) == (321, 241)
+
+    motion = MotionConfig(height=64, width=96)
+    result = chain.run("motion", "curation.motion_scores:MOTION_OPERATOR", motion, clips="probe")
+    assert result.counts["filtered/too_few_frames"] == 2  # 0.1 s and 0.4 s long
+    tag = TagConfig(template="Videos of the kind {source}.")
+    chain.run("tag", "curation.sources:TAG_OPERATOR", tag, clips="probe")
+    inputs = {"clips": "probe", "motion": "motion", "tag": "tag"}
+    result = chain.run("select", "curation.selection:SELECT_OPERATOR", SelectConfig(min_fps=4), **inputs)
+    assert result.counts == {
+        "in": 11, "ok": 6, "filtered/min_fps": 1, "filtered/too_few_frames": 2,
+        "quarantined/decode_error": 1, "quarantined/missing_file": 1,
+    }  # fmt: skip

@@ -164,8 +164,7 @@ class MlflowWriter:
             self._datasets(run, stage, event)
         self._batch(run, metrics=metrics, tags=tags)
         if event["state"] == "done":
-            for artifact in manifest["artifacts"]:
-                self.client.log_artifact(run, str(Path(event["path"]) / artifact), str(Path(artifact).parent))
+            self._artifacts(run, event["path"], manifest["artifacts"])
         if manifest:
             self._evaluations(event)
         self.client.set_terminated(run, _STATUS[event["state"]], event["at_ms"])
@@ -213,11 +212,14 @@ class MlflowWriter:
             for key, value in evaluation["metrics"].items()
         ]
         self._batch(run.info.run_id, metrics=metrics, params=params)
-        for artifact in evaluation["artifacts"]:
-            target = str(Path(artifact).parent)
-            self.client.log_artifact(run.info.run_id, str(Path(event["path"]) / artifact), target)
+        self._artifacts(run.info.run_id, event["path"], evaluation["artifacts"])
         self.client.set_terminated(run.info.run_id, "FINISHED")
         return str(run.info.run_id)
+
+    def _artifacts(self, run: str, out: str, names: Sequence[str]) -> None:
+        for name in names:
+            parent = Path(name).parent.as_posix()
+            self.client.log_artifact(run, str(Path(out) / name), None if parent == "." else parent)
 
     def _end_run(self, event: dict[str, Any]) -> None:
         self.client.set_terminated(self.parent, event["state"], event["at_ms"])

@@ -1,0 +1,322 @@
+"""The command line. Heavy imports stand inside the commands that need them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.text import Text
+
+from pipelines.errors import PipelineError
+from pipelines.progress import make_console
+
+if TYPE_CHECKING:
+    from pipelines.config import PipelineConfig
+    from pipelines.events import RunSummary
+    from pipelines.store import Store
+    from pipelines.tracking import Links
+
+app = typer.Typer(
+    help="Raw clips to a fine-tuned text-to-video checkpoint in one DAG.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Path of a YAML file, or `demo`, `folder`, ...")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("-o", "--override", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
+]
+StoreOption = Annotated[str | None, typer.Option("--store", metavar="PATH", help="Where outputs are kept.")]
+UntilOption = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage and what it needs.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def run(
+    config: ConfigArgument,
+    override: Overrides = None,
+    until: UntilOption = None,
+    store: StoreOption = None,
+    name: Annotated[str | None, typer.Option(metavar="RUN", help="Name of the run.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Run the pipeline; a second run does only what changed."""
+    with _one_line_errors(debug):
+        settings, opened = _open(config, override, store, name)
+        _run(settings, opened, until, _command(config, override, until, store, name))
+
+
+@app.command()
+def plan(
+    config: ConfigArgument,
+    override: Overrides = None,
+    store: StoreOption = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what would run, and why. Exit code: 0 nothing to do, 2 work to do, 1 error."""
+    with _one_line_errors(debug):
+        from pipelines.plan import plan as make_plan
+        from pipelines.tables import plan_view
+        from pipelines.text_to_video import build
+
+        settings, opened = _open(config, override, store, None)
+        made = make_plan(build(settings), opened)
+        if as_json:
+            typer.echo(json.dumps(made.as_dict(), indent=1))
+        else:
+            make_console().print(plan_view(made))
+    raise typer.Exit(made.exit_code)
+
+
+@app.command()
+def compare(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Name or id; the newest by default.")] = None,
+    store: StoreOption = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show the system prompts of a run side by side, the choice, and the fine-tuned model."""
+    with _one_line_errors(debug):
+        from pipelines.store import Store
+        from pipelines.tables import comparison_view, read_comparison
+
+        opened = Store(store or _default_store())
+        record = opened.get_run(run)
+        comparison = read_comparison(opened, record)
+        if as_json:
+            typer.echo(json.dumps({"run": record["run"], **comparison.as_dict()}, indent=1, ensure_ascii=False))
+            return
+        console = make_console()
+        console.print(Text(f"Run {record['run']} ({record['name']}, {record['started']})", "dim"))
+        console.print(comparison_view(comparison))
+
+
+@app.command()
+def generate(
+    checkpoint: Annotated[Path, typer.Option(metavar="DIR", help="Exported checkpoint directory.")],
+    prompt: Annotated[str, typer.Option(metavar="TEXT", help="What the clip shows.")],
+    source: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Whose system prompt; the exported default otherwise.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same frames.")] = 0,
+    motion: Annotated[float | None, typer.Option(min=0, help="Motion score to ask for.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps.")] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE.mp4", help="H.264 file to write.")] = Path("out.mp4"),
+    debug: Debug = False,
+) -> None:
+    """Generate a clip from a text."""
+    with _one_line_errors(debug):
+        _generate(checkpoint, prompt, source, seed, motion, steps, out)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+def _open(config: str, override: list[str] | None, store: str | None, name: str | None) -> tuple[PipelineConfig, Store]:
+    from pipelines.config import load_config
+    from pipelines.store import Store
+
+    overrides = [*(override or []), *([f"name={name}"] if name else []), *([f"store={store}"] if store else [])]
+    settings = load_config(config, overrides)
+    return settings, Store(settings.store)
+
+
+def _default_store() -> str:
+    from pipelines.config import PipelineConfig
+
+    return str(PipelineConfig.model_fields["store"].default)
+
+
+def _command(config: str, override: list[str] | None, until: str | None, store: str | None, name: str | None) -> str:
+    import shlex
+
+    options = [item for value in override or [] for item in ("-o", value)]
+    for flag, value in (("--until", until), ("--store", store), ("--name", name)):
+        options += [flag, value] if value else []
+    return shlex.join(["lumina", "run", config, *options])
+
+
+def _run(settings: PipelineConfig, store: Store, until: str | None, command: str) -> None:
+    from jobs import cluster
+    from pipelines import runner
+    from pipelines.events import Interrupted
+    from pipelines.progress import RunDisplay
+    from pipelines.text_to_video import build
+    from pipelines.tracking import MlflowTracking
+
+    pipeline = build(settings).until(until)
+    store.prepare(settings.min_free_gb)
+    console = make_console()
+    display = RunDisplay(console, [stage.name for stage in pipeline.order])
+    # A handler that writes around the live table would tear it.
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    run_id = runner.new_run_id()
+    console.print(Text(f"Run {run_id} ({settings.name}), store {store.root}", "dim"))
+    with display:
+        tracking = MlflowTracking(
+            store,
+            run_id,
+            settings.name,
+            config=settings.model_dump(mode="json"),
+            uri=settings.tracking_uri,
+            note=display.note,
+        )
+        try:
+            summary = runner.run(
+                pipeline,
+                store,
+                settings.runtime,
+                name=settings.name,
+                run_id=run_id,
+                tracking=tracking,
+                display=display,
+                start_cluster=cluster.ensure,
+                min_free_gb=settings.min_free_gb,
+            )
+        except Interrupted as stopped:
+            tracking.close("KILLED", timeout_s=5)
+            display.__exit__(None, None, None)
+            _leave(console, stopped.summary, command)
+        links = tracking.close("FINISHED" if summary.ok else "FAILED")
+    _finish(console, store, summary, links, command)
+    if "ray" in sys.modules:
+        cluster.shutdown()
+    if not summary.ok:
+        raise typer.Exit(1)
+
+
+def _leave(console: Console, summary: RunSummary, command: str) -> None:
+    """End at once: stage threads may still be waiting for Ray, which dies with this process."""
+    from jobs import cluster
+    from pipelines.tables import summary_view
+
+    console.print(summary_view(summary))
+    console.print(Text("Stopped. Nothing is lost: the same command continues where it was:", "bold yellow"))
+    console.print(f"  {command}", soft_wrap=True)
+    if "ray" in sys.modules:
+        farewell = threading.Thread(target=cluster.shutdown, daemon=True)
+        farewell.start()
+        farewell.join(5)
+    sys.stdout.flush()
+    os._exit(130)
+
+
+def _finish(console: Console, store: Store, summary: RunSummary, links: Links, command: str) -> None:
+    from pipelines.tables import comparison_view, read_comparison, summary_view
+
+    console.print(summary_view(summary))
+    for outcome in summary.outcomes.values():
+        if outcome.state == "failed":
+            trace = store.root / "logs" / summary.run_id / f"{outcome.name}.log"
+            trace.parent.mkdir(parents=True, exist_ok=True)
+            trace.write_text(outcome.trace)
+            console.print(Text(f"{outcome.name} failed: {outcome.error}", "bold red"), soft_wrap=True)
+            console.print(f"  traceback: {trace}", soft_wrap=True)
+            if "ray" in sys.modules:
+                console.print("  Ray's logs: /tmp/ray/session_latest/logs", soft_wrap=True)
+    comparison = read_comparison(store, store.get_run(summary.run_id))
+    if comparison.sources or comparison.final:
+        console.print(comparison_view(comparison))
+    _where(console, store, summary, links)
+    if not summary.ok:
+        console.print(Text("What is done is kept. Once the cause is mended, the same command continues:", "bold"))
+        console.print(f"  {command}", soft_wrap=True)
+
+
+def _where(console: Console, store: Store, summary: RunSummary, links: Links) -> None:
+    def path(stage: str, below: str = "") -> Path | None:
+        outcome = summary.outcomes.get(stage)
+        found = outcome.path / below if outcome and outcome.path else None
+        return found if found and found.exists() else None
+
+    rows: list[tuple[str, Any]] = [
+        ("checkpoint", path("export") or path("finetune")),
+        ("clips", path("evaluate_final", "videos")),
+        ("choice", path("choose", "selection.json")),
+        ("MLflow", links.uri),
+        ("run", store.root / "runs" / f"{summary.run_id}.json"),
+        ("unwritten records", links.buffer),
+    ]
+    for label, value in rows:
+        if value:
+            console.print(Text(f"{label:<11}", "bold").append(str(value), "default"), soft_wrap=True)
+    commands = []
+    if exported := path("export"):
+        prompt = "A red circle moves to the right."
+        commands.append(f'lumina generate --checkpoint {exported} --prompt "{prompt}" --out clip.mp4')
+    if path("choose"):
+        commands.append(f"lumina compare {summary.run_id} --store {store.root}")
+    if links.ui_command:
+        commands.append(links.ui_command)
+    console.print(Text("\nLook closer:", "bold"))
+    for command in commands:
+        console.print(f"  {command}", soft_wrap=True)
+    if links.pipeline_url:
+        console.print(Text(f"    this run:        {links.pipeline_url}", "dim"), soft_wrap=True)
+    if links.compare_url:
+        console.print(Text(f"    system prompts:  {links.compare_url}", "dim"), soft_wrap=True)
+
+
+def _generate(
+    checkpoint: Path, prompt: str, source: str | None, seed: int, motion: float | None, steps: int | None, out: Path
+) -> None:
+    if out.suffix.lower() != ".mp4":
+        raise PipelineError(f"--out {out}: expected a file name that ends in .mp4")
+    if not checkpoint.is_dir():
+        raise PipelineError(f"--checkpoint {checkpoint}: no such directory; `lumina run` prints where it exported one")
+    console = make_console()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("loading", total=None)
+        import torch
+
+        from lumina.flow_matching.schedules import sampler_config
+        from lumina.generate import TextToVideo
+        from lumina.video import write_h264
+
+        model = TextToVideo.from_pretrained(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
+        sampler = sampler_config(model.defaults.sampler)
+        if steps is not None:
+            sampler = sampler.model_copy(update={"steps": steps})
+        made = model(
+            prompt,
+            source=source,
+            seed=seed,
+            motion=motion,
+            sampler=sampler,
+            progress=lambda done, total: bar.update(task, description="generating", completed=done, total=total),
+        )
+    frames = made.frames[0]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_h264(out, frames, made.fps)
+    count, height, width = frames.shape[:3]
+    console.print(f"{out}: {count} frames, {width}x{height}, {made.fps:g} fps", soft_wrap=True)
+
+
+@contextmanager
+def _one_line_errors(debug: bool) -> Iterator[None]:
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        message = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
+        make_console(stderr=True).print(Text(f"error: {message}", "bold red"), soft_wrap=True)
+        raise typer.Exit(1) from error

@@ -1,0 +1,217 @@
+"""How a run shows itself: a live table on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+LOG_EVERY_S = 30.0
+_LOG_WIDTH = 120
+_LOOK = {
+    "pending": ("·", "dim"),
+    "checking": ("·", "dim"),
+    "waiting": ("◌", "yellow"),
+    "running": ("▶", "bold cyan"),
+    "cached": ("✓", "green"),
+    "done": ("✓", "bold green"),
+    "failed": ("✗", "bold red"),
+    "blocked": ("–", "red"),
+    "interrupted": ("■", "yellow"),
+    "resume": ("↻", "bold cyan"),
+    "run": ("▶", "bold cyan"),
+    "unknown": ("?", "yellow"),
+}
+ENDED = frozenset({"cached", "done", "failed", "blocked", "interrupted"})
+
+
+def make_console(stderr: bool = False) -> Console:
+    """A console that is wide enough for tables in a log; NO_COLOR is honoured by rich."""
+    stream = sys.stderr if stderr else sys.stdout
+    if stream.isatty() or "COLUMNS" in os.environ:
+        return Console(stderr=stderr, highlight=False)
+    return Console(stderr=stderr, highlight=False, width=_LOG_WIDTH)
+
+
+def state_text(state: str) -> Text:
+    """A state with its sign, in its colour."""
+    sign, style = _LOOK.get(state, (" ", ""))
+    return Text(f"{sign} {state}", style)
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min 05 s`, `2 h 07 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+@dataclass
+class _Row:
+    state: str = "pending"
+    detail: str = ""
+    since: float = 0.0
+    ended: float = 0.0
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+    first: tuple[float, int] | None = None
+
+    def enter(self, state: str, detail: str) -> None:
+        now = time.monotonic()
+        if state == "running" or (state in ENDED and not self.since):
+            self.since = now
+        if state in ENDED:
+            self.ended = now
+        self.state, self.detail = state, detail
+
+    def advance(self, done: int, total: int, unit: str) -> None:
+        # A resumed stage starts at its last step: the rate counts from there.
+        if self.first is None or unit != self.unit or done < self.first[1]:
+            self.first = (time.monotonic(), done)
+        self.done, self.total, self.unit = done, total, unit
+
+    @property
+    def elapsed(self) -> float:
+        if not self.since:
+            return 0.0
+        return (self.ended or time.monotonic()) - self.since
+
+    @property
+    def rate(self) -> float:
+        if self.first is None:
+            return 0.0
+        seconds = time.monotonic() - self.first[0]
+        return (self.done - self.first[1]) / seconds if seconds > 0.5 else 0.0
+
+    def pace(self) -> str:
+        """`120/400 steps, 2.1/s, 2 min 13 s left`."""
+        if not self.total:
+            return ""
+        parts = [f"{self.done}/{self.total} {self.unit}"]
+        if self.rate > 0:
+            parts.append(f"{self.rate:.1f}/s")
+            if self.done < self.total:
+                parts.append(f"{duration((self.total - self.done) / self.rate)} left")
+        return ", ".join(parts)
+
+
+class RunDisplay(AbstractContextManager["RunDisplay"]):
+    """Shows the stages of a run while it is the active context; may be told from any thread.
+
+    Args:
+        console: a terminal gets a live table, anything else lines.
+        stages: names in the order in which they are listed.
+        log_every_s: seconds between two lines about running stages, without a terminal.
+    """
+
+    def __init__(self, console: Console, stages: Sequence[str], log_every_s: float = LOG_EVERY_S) -> None:
+        self.console, self.log_every_s = console, log_every_s
+        self.rows = {name: _Row() for name in stages}
+        self.lock = threading.RLock()
+        self.started = time.monotonic()
+        self.width = max((len(name) for name in stages), default=8)
+        self.live = Live(console=console, get_renderable=self._table, refresh_per_second=4, transient=True)
+        self._closed = threading.Event()
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.live.start()
+        else:
+            threading.Thread(target=self._tick, name="progress", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed.set()
+        if self.console.is_terminal:
+            self.live.stop()
+
+    def stage(self, name: str, state: str, detail: str = "") -> None:
+        """A stage changed its state."""
+        with self.lock:
+            row = self.rows[name]
+            before = (row.state, row.detail)
+            row.enter(state, detail)
+            if not self.console.is_terminal and (state, detail) != before and state not in ("checking", "pending"):
+                self._line(name, row)
+
+    def progress(self, name: str, done: int, total: int, unit: str) -> None:
+        """A running stage got on."""
+        with self.lock:
+            self.rows[name].advance(done, total, unit)
+
+    def note(self, text: str) -> None:
+        """A line for the user."""
+        self.console.print(Text(f"{self._clock()}{text}", "dim"))
+
+    def _clock(self) -> str:
+        return "" if self.console.is_terminal else f"{time.strftime('%H:%M:%S')}  "
+
+    def _line(self, name: str, row: _Row) -> None:
+        if row.state == "waiting" and not row.detail:
+            return
+        sign, style = _LOOK.get(row.state, (" ", ""))
+        took = f"{duration(row.elapsed):>12}" if row.state in ENDED and row.state != "blocked" else " " * 12
+        text = Text(f"{self._clock()}{sign} {name:<{self.width}}  {row.state:<8}", style)
+        detail = row.detail.splitlines()[0] if row.detail else ""
+        self.console.print(text.append(f"{took}  {detail}".rstrip(), "not bold default"), soft_wrap=True)
+
+    def _tick(self) -> None:
+        while not self._closed.wait(self.log_every_s):
+            with self.lock:
+                for name, row in self.rows.items():
+                    if row.state == "running":
+                        pace = row.pace() or "at work"
+                        clock = f"{self._clock()}  {name:<{self.width}}  "
+                        self.console.print(Text(f"{clock}{pace}; {duration(row.elapsed)} so far"), soft_wrap=True)
+
+    def _table(self) -> RenderableType:
+        with self.lock:
+            table = Table.grid(padding=(0, 2))
+            for _ in range(3):
+                table.add_column(no_wrap=True)
+            table.add_column(no_wrap=True, ratio=1)
+            table.add_column(no_wrap=True, justify="right")
+            rows = list(self.rows.items())
+            room = self.console.height - 3
+            if len(rows) > room:
+                # What is finished well, or not begun, is what one can do without.
+                finished = sum(row.state in ("cached", "done") for _, row in rows)
+                pending = sum(row.state == "pending" for _, row in rows)
+                rows = [(name, row) for name, row in rows if row.state not in ("cached", "done", "pending")]
+                table.add_row("", Text(f"{finished} done"), "", Text(f"{pending} to come", "dim"), "")
+            for name, row in rows:
+                table.add_row(*self._cells(name, row))
+            ended = sum(row.state in ENDED for row in self.rows.values())
+            elapsed = duration(time.monotonic() - self.started)
+            table.add_row("", Text(f"{ended} of {len(self.rows)} stages", "dim"), "", "", Text(elapsed, "dim"))
+            return table
+
+    def _cells(self, name: str, row: _Row) -> list[RenderableType]:
+        sign, style = _LOOK.get(row.state, (" ", ""))
+        took = duration(row.elapsed) if row.since and row.state != "blocked" else ""
+        bar: RenderableType = Text(row.state, style)
+        detail = Text(row.detail.splitlines()[0] if row.detail else "", "dim", overflow="ellipsis")
+        if row.state == "running" and row.total:
+            bar = ProgressBar(total=row.total, completed=row.done, width=24)
+            detail = Text(row.pace(), overflow="ellipsis")
+        return [Text(sign, style), Text(name, style), bar, detail, Text(took, "dim")]

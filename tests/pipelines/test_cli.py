@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from jobs.context import RuntimeConfig
+from pipelines import cli
+from pipelines.code import CodeIndex
+from pipelines.fingerprint import DigestCache, Identifier
+from pipelines.stage import Pipeline
+from pipelines.tracking import Links
+from tests.pipelines import toy
+
+HEAVY = {"ray", "mlflow", "torch", "deepspeed"}
+
+
+class Settings:
+    """Stands in for a PipelineConfig."""
+
+    runtime, tracking_uri, min_free_gb = RuntimeConfig(), None, 0.0
+
+    def __init__(self, overrides: list[str]) -> None:
+        self.values = {"name": "toy", **dict(item.split("=") for item in overrides)}
+        self.name, self.store = self.values["name"], self.values["store"]
+
+    def model_dump(self, mode: str) -> dict[str, Any]:
+        return dict(self.values)
+
+
+class Untracked:
+    """Stands in for MLflow: importing it takes seconds."""
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        self.begin_stage = self.point = self.end_stage = lambda *_: None
+
+    def stage_run(self, stage: str) -> dict[str, Any]:
+        return {}
+
+    def close(self, state: str, timeout_s: float = 0) -> Links:
+        return Links("sqlite:////x/mlflow.db", "mlflow ui --backend-store-uri sqlite:////x/mlflow.db", "", "", None)
+
+
+@pytest.fixture
+def lumina(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Call the command line on a toy pipeline."""
+
+    def build(settings: Settings) -> Pipeline:
+        if "bad" in settings.values:
+            return Pipeline("toy", (toy.stage("bad", "fail"), toy.stage("after", inputs=("bad",))))
+        return toy.diamond(b=settings.values.get("b", "b"))
+
+    module = ModuleType("pipelines.text_to_video")
+    module.build = build  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pipelines.text_to_video", module)
+    monkeypatch.setattr("pipelines.config.load_config", lambda name, overrides: Settings(overrides))
+    monkeypatch.setattr("pipelines.tracking.MlflowTracking", Untracked)
+    monkeypatch.setenv("COLUMNS", "140")
+
+    def identify(cache: DigestCache) -> Identifier:
+        return Identifier(code=CodeIndex({"tests": toy.TESTS}), cache=cache)
+
+    monkeypatch.setattr("pipelines.plan.Identifier", identify)
+    monkeypatch.setattr("pipelines.runner.Identifier", identify)
+
+    def call(*arguments: str) -> Any:
+        return CliRunner().invoke(cli.app, [*arguments, "--store", str(tmp_path / "store")])
+
+    return call
+
+
+def test_plan_run_plan(lumina: Any) -> None:
+    planned = lumina("plan", "toy")
+    assert planned.exit_code == 2
+    assert "4 stages: 4 run" in planned.output
+    done = lumina("run", "toy")
+    assert done.exit_code == 0, done.output
+    assert "4 stages done, 0 of them cached" in done.output
+    assert "mlflow ui --backend-store-uri" in done.output
+    assert lumina("plan", "toy").exit_code == 0
+    again = lumina("run", "toy")
+    assert "Every stage is cached" in again.output
+    changed = lumina("plan", "toy", "-o", "b=B", "--json")
+    assert changed.exit_code == 2
+    stages = {entry["name"]: entry for entry in json.loads(changed.output)["stages"]}
+    assert stages["b"]["reason"] == "config.text b -> B"
+
+
+def test_until_runs_only_what_is_needed(lumina: Any) -> None:
+    assert "2 stages done" in lumina("run", "toy", "--until", "b").output
+    assert lumina("run", "toy", "--until", "nowhere").exit_code == 1
+
+
+def test_a_failure_says_what_where_and_how_to_go_on(lumina: Any, tmp_path: Path) -> None:
+    failed = lumina("run", "toy", "-o", "bad=1")
+    assert failed.exit_code == 1
+    assert "bad failed: RuntimeError: no luck with row 7" in failed.output
+    assert f"lumina run toy -o bad=1 --store {tmp_path / 'store'}" in failed.output
+    [trace] = tmp_path.glob("store/logs/*/bad.log")
+    assert "Traceback" in trace.read_text()
+
+
+def test_errors_are_one_line_without_debug(lumina: Any, tmp_path: Path) -> None:
+    (tmp_path / "store").touch()
+    failed = lumina("run", "toy")
+    assert failed.exit_code == 1
+    assert failed.output.startswith("error: store ")
+    assert "Traceback" not in failed.output
+    assert failed.output.count("\n") == 1
+    assert type(lumina("run", "toy", "--debug").exception).__name__ == "StoreError"
+
+
+def test_compare_shows_figures_choice_and_final(lumina: Any, tmp_path: Path) -> None:
+    def figure(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.1, "high": value + 0.1}
+
+    outputs: dict[str, tuple[str, Any]] = {
+        "evaluate@clean": ("metrics.json", {"metrics": {"shapes/colour_acc": figure(0.8)}, "prompts": 9, "samples": 2}),
+        "evaluate@web": ("metrics.json", {"metrics": {"shapes/colour_acc": figure(0.5)}, "prompts": 9, "samples": 2}),
+        "choose": ("selection.json", {"sources": ["clean"], "chosen": "clean", "reason": "Best by far.", "table": []}),
+        "evaluate_final": (
+            "metrics.json",
+            {
+                "before": {"shapes/colour_acc": figure(0.8)},
+                "after": {"shapes/colour_acc": {"value": 0.93, "low": None, "high": None}},
+                "checkpoints": {"before": "train@2", "after": "finetune"},
+            },
+        ),
+    }
+    store = tmp_path / "store"
+    stages = {}
+    for name, (file, content) in outputs.items():
+        (store / name).mkdir(parents=True)
+        (store / name / file).write_text(json.dumps(content))
+        stages[name] = {"path": name}
+    from pipelines.store import Store
+
+    Store(store).put_run("r1", "toy", {"run": "r1", "name": "toy", "started": "now", "stages": stages})
+    shown = lumina("compare").output
+    for text in ("★ clean", "0.80  [0.70, 0.90]", "0.50  [0.40, 0.60]", "Best by far.", "★ fine-tuned", "0.93", "18"):
+        assert text in shown
+    data = json.loads(lumina("compare", "toy", "--json").output)
+    assert data["sources"]["web"]["shapes/colour_acc"]["value"] == 0.5
+    assert lumina("compare", "nobody").exit_code == 1
+
+
+def test_generate_names_what_is_wrong_before_loading_anything(tmp_path: Path) -> None:
+    for arguments, text in (
+        (["--checkpoint", str(tmp_path), "--out", "x.avi"], "ends in .mp4"),
+        (["--checkpoint", str(tmp_path / "none")], "no such directory"),
+    ):
+        failed = CliRunner().invoke(cli.app, ["generate", "--prompt", "A red circle.", *arguments])
+        assert failed.exit_code == 1
+        assert text in failed.output
+
+
+def test_help_and_plan_import_nothing_heavy(tmp_path: Path) -> None:
+    for arguments in (["--help"], ["run", "--help"], ["plan", "nosuch"]):
+        code = (
+            "import sys; sys.argv[1:] = sys.argv[1:]; from pipelines.cli import main\n"
+            "try: main()\nexcept SystemExit: pass\n"
+            f"print('HEAVY', sorted({HEAVY!r} & set(sys.modules)))"
+        )
+        found = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+        assert found.stdout.splitlines()[-1] == "HEAVY []", arguments

@@ -6,6 +6,7 @@ stay in memory up to a bound, which for a small dataset means all of them.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
@@ -13,8 +14,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
 
 from lumina.training.batches import BatchPlan, Entry, Slot
 from lumina.training.stage import TaskConfig
@@ -88,6 +87,14 @@ class _Place:
     dtype: str
 
 
+@dataclass(frozen=True)
+class _Group:
+    """One row group in memory, with the tensors that were asked for: views of the same memory."""
+
+    blobs: pa.LargeBinaryArray
+    tensors: dict[int, torch.Tensor]
+
+
 class BlobReader:
     """Tensors stored as bytes in a column of Parquet files, by row number."""
 
@@ -97,7 +104,7 @@ class BlobReader:
         self._cache_bytes = cache_bytes
         self._files: list[Path] = []
         self._places: list[_Place] = []
-        self._groups: OrderedDict[tuple[int, int], pa.LargeBinaryArray] = OrderedDict()
+        self._groups: OrderedDict[tuple[int, int], _Group] = OrderedDict()
         self._held = 0
 
     def add_file(self, path: Path, columns: Sequence[str], shape_column: str, dtype_column: str) -> Any:
@@ -127,15 +134,20 @@ class BlobReader:
 
         Raises ValueError if the bytes do not fit the row's shape and dtype.
         """
+        place = self._places[row]
+        group = self._group(place.file, place.group)
+        if place.offset not in group.tensors:
+            group.tensors[place.offset] = self._decode(group.blobs[place.offset], place)
+        return group.tensors[place.offset]
+
+    def _decode(self, value: pa.LargeBinaryScalar, place: _Place) -> torch.Tensor:
         import torch
 
-        place = self._places[row]
-        value = self._group(place.file, place.group)[place.offset]
         where = f"{self._files[place.file]}, row group {place.group}, row {place.offset}"
         dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}.get(place.dtype)
         if dtype is None:
             raise ValueError(f"{where}: dtype {place.dtype!r} is not bfloat16, float16 or float32: encode again")
-        expected = int(np.prod(place.shape, dtype=np.int64)) * dtype.itemsize
+        expected = math.prod(place.shape) * dtype.itemsize
         buffer = value.as_buffer()
         if buffer is None or buffer.size != expected:
             raise ValueError(
@@ -147,7 +159,7 @@ class BlobReader:
             warnings.filterwarnings("ignore", message="The given buffer is not writable")
             return torch.frombuffer(memoryview(buffer), dtype=dtype).view(place.shape)
 
-    def _group(self, file: int, group: int) -> pa.LargeBinaryArray:
+    def _group(self, file: int, group: int) -> _Group:
         import pyarrow.parquet as pq
 
         key = (file, group)
@@ -155,12 +167,12 @@ class BlobReader:
             self._groups.move_to_end(key)
             return self._groups[key]
         with pq.ParquetFile(self._files[file], memory_map=True) as parquet:
-            array = parquet.read_row_group(group, columns=[self._column]).column(0).combine_chunks()
-        self._groups[key] = array
-        self._held += array.nbytes
+            blobs = parquet.read_row_group(group, columns=[self._column]).column(0).combine_chunks()
+        self._groups[key] = _Group(blobs, {})
+        self._held += blobs.nbytes
         while self._held > self._cache_bytes and len(self._groups) > 1:
-            self._held -= self._groups.popitem(last=False)[1].nbytes
-        return array
+            self._held -= self._groups.popitem(last=False)[1].blobs.nbytes
+        return self._groups[key]
 
 
 class LatentDataset:

@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -269,6 +270,8 @@ def _engine(config: TrainStageConfig, model: MultiScaleNextDiT) -> Any:
     if not torch.cuda.is_available():
         # On the CPU it would be compiled at the first start, and gloo does without it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # Said by torch about a call of DeepSpeed's, at every step.
+    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*deprecated", category=FutureWarning)
     bucket = sum(parameter.numel() for parameter in model.parameters())
     engine, *_ = deepspeed.initialize(
         model=model,

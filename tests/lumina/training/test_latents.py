@@ -1,0 +1,63 @@
+"""The reader: which rows, which frames, bounded memory, and errors that name the place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from lumina.training.latents import LatentDataset
+from tests.lumina.training import toy
+
+
+def test_rows_frames_and_texts(tmp_path: Path) -> None:
+    latents, text = toy.write(tmp_path)
+    data = LatentDataset([latents], text)
+    assert [clip.clip_id for clip in data.clips] == [f"clip{i:03d}" for i in range(12)]
+    video, image = data.clips[1], data.clips[7]
+    # A video's first latent is dropped; an image's only one is not.
+    assert data.latent(video).shape == video.shape == (toy.CHANNELS, 4, 8, 8)
+    assert data.latent(image).shape == image.shape == (toy.CHANNELS, 1, 8, 8)
+    stored = pq.read_table(latents).to_pylist()[1]
+    whole = torch.frombuffer(bytearray(stored["vae_latent_bytes"]), dtype=torch.float32)
+    assert torch.equal(data.latent(video), whole.view(stored["vae_latent_shape"])[:, 1:])
+    assert data.text(video.text_id).shape == (3, toy.TEXT_WIDTH)
+    assert not data.text(video.text_id_dropped).any()
+
+
+def test_a_small_cache_reads_the_same(tmp_path: Path) -> None:
+    latents, text = toy.write(tmp_path)
+    large, small = LatentDataset([latents], text), LatentDataset([latents], text, cache_bytes=1)
+    for one, two in zip(large.clips * 2, small.clips * 2, strict=True):
+        assert torch.equal(large.latent(one), small.latent(two))
+    assert len(small._latents._groups) == 1
+
+
+def test_a_selection_restricts_the_sources(tmp_path: Path) -> None:
+    latents, text = toy.write(tmp_path)
+    assert {clip.source for clip in LatentDataset([latents], text, ["web"]).clips} == {"web"}
+    with pytest.raises(ValueError, match="the selection names source film"):
+        LatentDataset([latents], text, ["film", "web"])
+
+
+def test_errors_name_the_place(tmp_path: Path) -> None:
+    latents, text = toy.write(tmp_path)
+    with pytest.raises(ValueError, match="holds no Parquet file"):
+        LatentDataset([tmp_path / "absent"], text)
+    with pytest.raises(ValueError, match="clip clip000 comes twice"):
+        LatentDataset([latents, latents], text)
+    with pytest.raises(ValueError, match=r"column clip_id, split, .* is missing"):
+        LatentDataset([text], text)
+    long = toy.COARSE.model_copy(update={"latent_frames": 8})
+    with pytest.raises(ValueError, match=r"task coarse: clip clip000 of bucket .* needs 8 frames"):
+        LatentDataset([latents], text).of_task(long, 0)
+    path = latents / "data" / "part-0.parquet"
+    table = pq.read_table(path)
+    shapes = [[9, 9, 9, 9]] * len(table)
+    table = table.set_column(table.column_names.index("vae_latent_shape"), "vae_latent_shape", [shapes])
+    pq.write_table(table, path)
+    broken = LatentDataset([latents], text)
+    with pytest.raises(ValueError, match=r"part-0.parquet, row group 0, row 0: vae_latent_bytes holds"):
+        broken.latent(broken.clips[0])

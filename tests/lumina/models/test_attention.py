@@ -36,6 +36,27 @@ def test_kernels_equal_the_reference(q_lengths: tuple[int, ...], k_lengths: tupl
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the packed kernel needs CUDA")
+@pytest.mark.parametrize("head_dim", [32, 128, 144])
+def test_cuda_kernel_equals_the_reference(head_dim: int) -> None:
+    q_lengths, k_lengths = (3, 1, 200), (2, 70, 5)
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(sum(q_lengths), 4, head_dim, generator=generator)
+    k, v = (torch.randn(sum(k_lengths), 2, head_dim, generator=generator) for _ in range(2))
+    gpu = torch.device("cuda")
+    half = [x.to(gpu, torch.bfloat16).requires_grad_() for x in (q, k, v)]
+    full = [x.detach().float().cpu().requires_grad_() for x in half]
+    got = packed_attention(*half, segments(q_lengths, gpu), segments(k_lengths, gpu))
+    want = reference(*full, q_lengths, k_lengths)
+    torch.testing.assert_close(got.float().cpu(), want, rtol=2e-2, atol=2e-2)
+    got.float().square().sum().backward()
+    want.square().sum().backward()
+    for ours, theirs in zip(half, full, strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        torch.testing.assert_close(ours.grad.float().cpu(), theirs.grad, rtol=5e-2, atol=5e-2)
+
+
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="at least one token"):
         segments((3, 0), CPU)

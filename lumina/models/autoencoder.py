@@ -55,7 +55,12 @@ class VideoAutoencoder:
         place = locate(source, "a CogVideoX VAE", ("config.json", "*.safetensors"))
         with place.explained():
             vae = AutoencoderKLCogVideoX.from_pretrained(
-                place.name, subfolder=place.subfolder, torch_dtype=dtype, use_safetensors=True
+                place.name,
+                subfolder=place.subfolder,
+                torch_dtype=dtype,
+                use_safetensors=True,
+                # The cheaper way needs accelerate, and the network is small.
+                low_cpu_mem_usage=False,
             )
         return cls(vae.to(device).eval().requires_grad_(False))
 

@@ -46,8 +46,9 @@ def test_cuda_kernel_equals_the_reference(head_dim: int) -> None:
     gpu = torch.device("cuda")
     half = [x.to(gpu, torch.bfloat16).requires_grad_() for x in (q, k, v)]
     full = [x.detach().float().cpu().requires_grad_() for x in half]
-    got = packed_attention(*half, segments(q_lengths, gpu), segments(k_lengths, gpu))
-    want = reference(*full, q_lengths, k_lengths)
+    places = segments(q_lengths, gpu), segments(k_lengths, gpu)
+    got = packed_attention(half[0], half[1], half[2], *places)
+    want = reference(full[0], full[1], full[2], q_lengths, k_lengths)
     torch.testing.assert_close(got.float().cpu(), want, rtol=2e-2, atol=2e-2)
     got.float().square().sum().backward()
     want.square().sum().backward()

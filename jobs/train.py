@@ -82,7 +82,8 @@ def _spec(ctx: JobContext) -> dict[str, Any]:
     if "selection" in ctx.inputs:
         sources = json.loads((ctx.inputs["selection"].path / "selection.json").read_text(encoding="utf-8"))["sources"]
     return {
-        "config": ctx.config.model_dump_json(),
+        # A pipeline's config may say more than a stage needs, such as which latents it reads.
+        "config": ctx.config.model_dump_json(include=set(TrainStageConfig.model_fields)),
         "latents": latents,
         "text": str(ctx.inputs["text"].path),
         "sources": sources,

@@ -175,7 +175,8 @@ class Trainer:
     def _report(self) -> None:
         now = time.perf_counter()
         values = self.meter.report()
-        if self.step % (self.settings.log_every * BIN_EVERY) == 0 or self.step == self.config.steps:
+        # Counted from the end, so that the last bins are as full as any.
+        if (self.config.steps - self.step) // self.settings.log_every % BIN_EVERY == 0:
             values.update(self.meter.report_bins())
         seconds = max(now - self.clock.started, 1e-9)
         values["lr"] = self.config.learning_rate(self.step - 1)

@@ -40,6 +40,12 @@ class Recorder:
         self.reports.append((done, total, unit))
 
 
+class PipelineStageConfig(TrainStageConfig):
+    """As a pipeline has it: with a field that the stage does not know."""
+
+    latents: tuple[str, ...]
+
+
 def _context(root: Path, config: TrainStageConfig, recorder: Recorder, **toy_changes: Any) -> JobContext:
     latents, text = toy.write(root / "toy", **toy_changes)
     selection = root / "selection"
@@ -111,7 +117,8 @@ def test_two_workers_one_of_them_killed_train_as_one_does(tmp_path: Path) -> Non
 
 
 def test_a_loss_that_is_not_finite_is_told_to_the_driver(tmp_path: Path) -> None:
-    ctx = _context(tmp_path, toy.stage(), Recorder(), videos=2, images=2, bad_clip="clip001")
+    config = PipelineStageConfig(**toy.stage().model_dump(), latents=("a",))
+    ctx = _context(tmp_path, config, Recorder(), videos=2, images=2, bad_clip="clip001")
     train._worker(train._spec(ctx))
     (ctx.work / "stopped-00001.txt").write_text("step 0: the gradient norm is nan")
     with pytest.raises(TrainingStoppedError, match=r"step 0, task fine: the loss of clip clip001"):

@@ -206,6 +206,6 @@ ENCODE_LATENTS_OPERATOR = Operator(
     group="bucket",
     pool="actors",
     accelerator=True,
-    layout=Layout("bucket", rows_per_file=128, row_group_size=16, compression="none", use_dictionary=False),
+    layout=Layout("bucket", rows_per_file=64, row_group_size=16, compression="none", use_dictionary=False),
 )
 """Reads the inputs `select` and `tag`; weights `vae`. One bucket per file; rows without latents in their own."""

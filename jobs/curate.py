@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import math
 import shutil
 import threading
@@ -120,8 +121,8 @@ def cut_blocks(units: pa.Table, rows_per_block: int) -> list[pa.Table]:
 def _compute(ctx: JobContext, operator: Operator, env: Env, rows: pa.Table, directory: Path) -> list[Part]:
     import ray.data
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)  # its plans and bars would tear the driver's own apart
     if not len(rows):
         return _write(conform(rows, operator.computed_schema), directory, operator)
     units = cut_units(rows, operator.rows_per_unit(ctx.config), operator.group)
@@ -129,6 +130,7 @@ def _compute(ctx: JobContext, operator: Operator, env: Env, rows: pa.Table, dire
     # A local cluster declares more CPUs than the machine has cores; and other stages run beside this one.
     workers = max(1, cpus // 2 if ctx.runtime.ray_address is None else cpus - 1)
     blocks = cut_blocks(units, max(1, min(operator.layout.rows_per_file, math.ceil(len(rows) / (4 * workers)))))
+    workers = min(workers, len(blocks))
     arguments = {"reference": ctx.operator, "config": ctx.config, "env": env}
     source = ray.data.from_arrow(blocks)
     sink = PartsSink(directory, operator.computed_schema, operator.layout)
@@ -148,7 +150,7 @@ def _compute(ctx: JobContext, operator: Operator, env: Env, rows: pa.Table, dire
                 _Worker,
                 batch_size=None,
                 batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(workers, len(blocks))),
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
                 fn_constructor_kwargs=arguments,
                 num_cpus=1,
                 num_gpus=1 if env.device == "cuda" else None,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import random
 from pathlib import Path
 
 import pyarrow as pa
@@ -38,7 +39,7 @@ ROW = st.fixed_dictionaries(
 
 @settings(max_examples=60, deadline=None)
 @given(rows=st.lists(ROW, max_size=8), cut=st.integers(0, 8), seed=st.randoms(use_true_random=False))
-def test_order_chunks_and_columns_do_not_matter(rows: list[dict], cut: int, seed) -> None:
+def test_order_chunks_and_columns_do_not_matter(rows: list[dict], cut: int, seed: random.Random) -> None:
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     shuffled = list(rows)
     seed.shuffle(shuffled)

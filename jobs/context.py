@@ -79,6 +79,8 @@ class JobContext:
     """progress(done, total, unit): called as often as convenient."""
     log_metrics: Callable[[Mapping[str, float], int], None]
     """log_metrics(metrics, step): a point of a curve; cheap, never fails, ordered by step."""
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """Files and folders from outside the store, e.g. the user's manifest."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,125 @@
+"""Stage `render_shapes`: write the Shapes world as real H.264 clips and PNG stills with a CSV manifest.
+
+Rows out: one per file. Every clip is a scene of its own, drawn from the seed, its source and its number.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from jobs.context import JobContext, JobResult
+from jobs.files import files_digest
+from lumina.config import Config
+
+_CHUNK = 40
+COLUMNS = ("video", "caption", "source", "scene")
+
+
+class RenderShapesConfig(Config):
+    """What the demo's raw data is."""
+
+    clips: dict[str, int] = Field(default={"synthetic": 240, "handheld": 330, "web": 330})
+    """Number of clips of each source (synthetic, handheld, web)."""
+    images: dict[str, int] = Field(default={"synthetic": 160, "handheld": 220, "web": 220})
+    """Number of still images of each source."""
+    side: int = Field(default=96, ge=32, multiple_of=2)
+    """Height and width in pixels."""
+    fps: int = Field(default=16, ge=1)
+    """Frames per second of the files."""
+    duration_s: float = Field(default=2.2, gt=0, le=2.2)
+    """Length of a clip in seconds; scenes last 2.2 s."""
+    seed: int = 20
+    """Seed of all scenes."""
+
+    @field_validator("clips", "images")
+    @classmethod
+    def _known_sources(cls, counts: dict[str, int]) -> dict[str, int]:
+        known = ("synthetic", "handheld", "web")
+        for name, count in counts.items():
+            if name not in known:
+                raise ValueError(f"unknown source {name!r}; the Shapes world has {', '.join(known)}")
+            if count < 0:
+                raise ValueError(f"the number of files of source {name!r} must not be negative, got {count}")
+        return counts
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    source: str
+    media: str
+    first: int
+    stop: int
+
+
+def run(ctx: JobContext) -> JobResult:
+    """Write `<source>/<number>.mp4`, `images/<source>-<number>.png` and `clips.csv` (config: RenderShapesConfig)."""
+    import ray
+
+    config: RenderShapesConfig = ctx.config
+    chunks = [
+        _Chunk(source, media, first, min(first + _CHUNK, count))
+        for media, counts in (("video", config.clips), ("image", config.images))
+        for source, count in sorted(counts.items())
+        for first in range(0, count, _CHUNK)
+    ]
+    total = sum(chunk.stop - chunk.first for chunk in chunks)
+    task = ray.remote(num_cpus=1, max_retries=2)(_render_chunk)
+    references = [task.remote(config, chunk, str(ctx.out)) for chunk in chunks]
+    rows: list[dict[str, str]] = []
+    # In submission order, so that the manifest's rows do not depend on which task ends first.
+    for reference in references:
+        rows.extend(ray.get(reference))
+        ctx.progress(len(rows), total, "files")
+    with (ctx.out / "clips.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return JobResult(kind="files", digest=files_digest(ctx.out), counts={"in": total, "ok": total})
+
+
+def _render_chunk(config: RenderShapesConfig, chunk: _Chunk, out: str) -> list[dict[str, str]]:
+    import cv2
+
+    from lumina.shapes import SOURCES
+    from lumina.video import write_h264
+
+    cv2.setNumThreads(1)
+    rows = []
+    for number in range(chunk.first, chunk.stop):
+        if chunk.media == "video":
+            name = f"{chunk.source}/{number:05d}.mp4"
+        else:
+            name = f"images/{chunk.source}-{number:05d}.png"
+        path = Path(out) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frames, caption, truth = _film(config, chunk.source, chunk.media, number)
+        if chunk.media == "video":
+            write_h264(path, frames, config.fps, crf=SOURCES[chunk.source].crf)
+        elif not cv2.imwrite(str(path), frames[0, :, :, ::-1]):
+            raise OSError(f"{path}: the image could not be written")
+        rows.append({"video": name, "caption": caption, "source": chunk.source, "scene": truth})
+    return rows
+
+
+def _film(config: RenderShapesConfig, source: str, media: str, number: int) -> tuple[NDArray[np.uint8], str, str]:
+    """Frames, caption and the true facts as JSON."""
+    from lumina.randomness import generator
+    from lumina.shapes import SOURCES, caption, film, sample_scene
+
+    rng = generator(config.seed, "shapes", media, source, number)
+    scene = sample_scene(rng)
+    image = media == "image"
+    num_frames = 1 if image else round(config.duration_s * config.fps)
+    frames = film(
+        scene, SOURCES[source], rng, num_frames=num_frames, height=config.side, width=config.side, fps=config.fps
+    )
+    told = scene if rng.random() >= SOURCES[source].wrong_captions else sample_scene(rng)
+    facts = [{"color": s.color, "kind": s.kind, "direction": s.direction, "speed": s.speed} for s in scene.shapes]
+    return frames, caption(told, rng, image=image), json.dumps(facts)

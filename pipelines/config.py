@@ -1,0 +1,147 @@
+"""The whole config of a text-to-video run: one section a stage, each checked by the class of the code it configures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from curation.decode import ProbeConfig
+from curation.latents import EncodeLatentsConfig
+from curation.manifests import IngestConfig
+from curation.motion_scores import MotionConfig
+from curation.prompts import EncodeTextConfig
+from curation.selection import SelectConfig
+from curation.sources import TagConfig
+from jobs.choose import ChooseConfig
+from jobs.context import RuntimeConfig
+from jobs.evaluate import EvaluationConfig
+from jobs.export import ExportConfig
+from jobs.shapes import RenderShapesConfig
+from lumina.config import Config
+from lumina.models.config import NextDiTConfig
+from lumina.training.stage import TrainStageConfig
+from pipelines.load import load
+
+ZOO = Path(__file__).parent.parent / "lumina" / "zoo"
+
+
+class DataConfig(Config):
+    """Where raw clips come from: exactly one of the two."""
+
+    shapes: RenderShapesConfig | None = None
+    """Render the Shapes world."""
+    manifest: Path | None = None
+    """A CSV with the columns video, caption, source, or a folder of clips."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.shapes is None) == (self.manifest is None):
+            raise ValueError("set data.manifest to a CSV or a folder of clips, or configure data.shapes, but not both")
+        return self
+
+
+class WeightsConfig(Config):
+    """Pretrained networks: a local directory, a hub id, or `zoo:<name>` for the small ones that are shipped."""
+
+    vae: str = "zoo:vae"
+    """A CogVideoX autoencoder."""
+    text_encoder: str = "zoo:text_encoder"
+    """A Gemma-2 model with its tokenizer."""
+
+    def resolve(self) -> dict[str, str]:
+        """Return name to local directory or hub id, with `zoo:` names resolved."""
+        return {name: _zoo(value) for name, value in self}
+
+
+class TrainConfig(TrainStageConfig):
+    """One stage of progressive training, and the latents that it reads."""
+
+    latents: tuple[str, ...] = Field(min_length=1)
+    """Names from the `latents` section."""
+
+
+class PipelineConfig(Config):
+    """Everything that one run of the DAG is made from."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Name of the run; `latest/<name>` in the store points to the newest one."""
+    data: DataConfig
+    """Raw clips."""
+    weights: WeightsConfig = WeightsConfig()
+    """Pretrained networks."""
+    ingest: IngestConfig = IngestConfig()
+    """Read the manifest."""
+    probe: ProbeConfig = ProbeConfig()
+    """Find out what each file holds."""
+    motion: MotionConfig = MotionConfig()
+    """Score motion by optical flow."""
+    tag: TagConfig
+    """System prompts by source."""
+    select: SelectConfig = SelectConfig()
+    """Keep or filter clips."""
+    encode_text: EncodeTextConfig = EncodeTextConfig()
+    """Text features."""
+    latents: dict[str, EncodeLatentsConfig] = Field(min_length=1)
+    """Encodings of the clips, by name."""
+    model: NextDiTConfig
+    """The network that all training stages share."""
+    train: dict[str, TrainConfig] = Field(min_length=1)
+    """Progressive training stages, in this order: each starts from the weights of the one before."""
+    evaluate: EvaluationConfig = EvaluationConfig()
+    """How checkpoints are judged."""
+    choose: ChooseConfig = ChooseConfig()
+    """The rule by which the best subset of sources is chosen."""
+    finetune: TrainConfig
+    """Fine-tuning on the chosen subset."""
+    export: ExportConfig = ExportConfig()
+    """The directory that `lumina generate` reads."""
+    runtime: RuntimeConfig = RuntimeConfig()
+    """How the run is executed; changes no result."""
+    store: str = "runs"
+    """Directory of all outputs."""
+    tracking_uri: str | None = None
+    """MLflow tracking server; None is an SQLite file in the store."""
+    min_free_gb: float = Field(default=2.0, ge=0)
+    """Free disk space that must be there before any work starts."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share_the_model(cls, data: Any) -> Any:
+        """The network is written once: training stages that do not name one take the shared one."""
+        if not isinstance(data, dict) or "model" not in data:
+            return data
+        data = dict(data)
+        if isinstance(data.get("train"), dict):
+            data["train"] = {name: _with_model(stage, data["model"]) for name, stage in data["train"].items()}
+        if "finetune" in data:
+            data["finetune"] = _with_model(data["finetune"], data["model"])
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name, stage in (
+            *((f"train.{name}", stage) for name, stage in self.train.items()),
+            ("finetune", self.finetune),
+        ):
+            for latents in stage.latents:
+                if latents not in self.latents:
+                    raise ValueError(f"{name}.latents names {latents!r}; there are {', '.join(self.latents)}")
+            if stage.model != self.model:
+                raise ValueError(f"{name}.model differs from model: one network goes through all stages")
+        return self
+
+
+def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> PipelineConfig:
+    """Read a shipped config by name, or a YAML file, with dotted overrides; see `pipelines.load.load`."""
+    return load(PipelineConfig, name_or_path, overrides)
+
+
+def _with_model(stage: Any, model: Any) -> Any:
+    return {"model": model, **stage} if isinstance(stage, dict) else stage
+
+
+def _zoo(value: str) -> str:
+    return str(ZOO / value.removeprefix("zoo:")) if value.startswith("zoo:") else value

@@ -1,0 +1,189 @@
+"""The DAG: raw clips to a fine-tuned text-to-video checkpoint (paper sections 3 and 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+
+from curation.manifests import external_digest, read_manifest
+from curation.sources import check_sources
+from jobs.evaluate import EvaluateConfig, EvaluateFinalConfig
+from jobs.shapes import RenderShapesConfig
+from lumina.config import Config
+from pipelines.config import PipelineConfig, TrainConfig
+from pipelines.stage import Pipeline, Stage
+
+_CURATE = "jobs.curate:run"
+# Platforms without a wheel of decord read everything with PyAV.
+_DECODERS = (*(name for name in ("decord",) if find_spec(name)), "av", "opencv-python-headless")
+
+
+def sources_of(config: PipelineConfig) -> tuple[str, ...]:
+    """The sources in the raw data, sorted: known before anything runs, since each is evaluated on its own."""
+    if config.data.shapes is not None:
+        shapes = config.data.shapes
+        named = {name for counts in (shapes.clips, shapes.images) for name, count in counts.items() if count}
+        return tuple(sorted(named))
+    if config.data.manifest is None:
+        raise AssertionError("PipelineConfig lets data through that is neither Shapes nor a manifest")
+    return read_manifest(config.data.manifest, config.ingest).sources
+
+
+def build(config: PipelineConfig) -> Pipeline:
+    """Declare every stage of a run.
+
+    Raises:
+        ManifestError: the manifest cannot be used.
+        SourceError: a source has neither a system prompt nor a template.
+    """
+    sources = sources_of(config)
+    check_sources(sources, config.tag)
+    stages = [*_curation(config), *_training(config), *_evaluation(config, sources)]
+    return Pipeline("text_to_video", tuple(stages))
+
+
+def _curation(config: PipelineConfig) -> list[Stage]:
+    weights = config.weights.resolve()
+    raw = [_render(config.data.shapes)] if config.data.shapes else []
+    return [
+        *raw,
+        _ingest(config),
+        _on_media(config, "probe", config.probe, "decode:PROBE_OPERATOR", {"clips": "ingest"}),
+        _on_media(config, "motion", config.motion, "motion_scores:MOTION_OPERATOR", {"clips": "probe"}),
+        Stage("tag", _CURATE, config.tag, "curation.sources:TAG_OPERATOR", inputs={"clips": "probe"}),
+        Stage(
+            "select",
+            _CURATE,
+            config.select,
+            "curation.selection:SELECT_OPERATOR",
+            inputs={"clips": "probe", "motion": "motion", "tag": "tag"},
+        ),
+        Stage(
+            "encode_text",
+            _CURATE,
+            config.encode_text,
+            "curation.prompts:ENCODE_TEXT_OPERATOR",
+            inputs={"select": "select", "tag": "tag"},
+            weights={"text_encoder": weights["text_encoder"]},
+            depends=("torch", "transformers"),
+        ),
+        *(
+            _on_media(
+                config,
+                f"encode_latents@{name}",
+                latents,
+                "latents:ENCODE_LATENTS_OPERATOR",
+                {"select": "select", "tag": "tag"},
+                weights={"vae": weights["vae"]},
+                depends=("torch", "diffusers"),
+            )
+            for name, latents in config.latents.items()
+        ),
+    ]
+
+
+def _render(shapes: RenderShapesConfig) -> Stage:
+    return Stage("render_shapes", "jobs.shapes:run", shapes, depends=("av", "opencv-python-headless", "numpy"))
+
+
+def _ingest(config: PipelineConfig) -> Stage:
+    operator = "curation.manifests:INGEST_OPERATOR"
+    if config.data.manifest is None:
+        inputs = {"manifest": "render_shapes"}
+        return Stage("ingest", _CURATE, config.ingest, operator, inputs=inputs, media_root_from="manifest")
+    manifest = config.data.manifest.resolve()
+    return Stage(
+        "ingest",
+        _CURATE,
+        config.ingest,
+        operator,
+        locations={"manifest": manifest},
+        facts={"media": external_digest(manifest, config.ingest)},
+        media_root=str(read_manifest(manifest, config.ingest).root),
+    )
+
+
+def _on_media(
+    config: PipelineConfig,
+    name: str,
+    section: Config,
+    operator: str,
+    inputs: Mapping[str, str],
+    weights: Mapping[str, str] | None = None,
+    depends: tuple[str, ...] = (),
+) -> Stage:
+    """A curation stage that opens media files."""
+    stage = Stage(
+        name,
+        _CURATE,
+        section,
+        f"curation.{operator}",
+        inputs=inputs,
+        weights=weights or {},
+        depends=_DECODERS + depends,
+    )
+    if config.data.manifest is None:
+        return replace(stage, inputs={**inputs, "media": "render_shapes"}, media_root_from="media")
+    return replace(stage, media_root=str(read_manifest(config.data.manifest.resolve(), config.ingest).root))
+
+
+def _training(config: PipelineConfig) -> list[Stage]:
+    stages: list[Stage] = []
+    for name, train in config.train.items():
+        before = {"init": stages[-1].name} if stages else {}
+        stages.append(_train(f"train@{name}", train, before))
+    last = stages[-1].name
+    return [*stages, _train("finetune", config.finetune, {"init": last, "selection": "choose"})]
+
+
+def _train(name: str, config: TrainConfig, inputs: Mapping[str, str]) -> Stage:
+    latents = {f"latents@{latents}": f"encode_latents@{latents}" for latents in config.latents}
+    inputs = {**latents, "text": "encode_text", **inputs}
+    return Stage(name, "jobs.train:run", config, inputs=inputs, depends=("torch", "deepspeed"))
+
+
+def _evaluation(config: PipelineConfig, sources: tuple[str, ...]) -> list[Stage]:
+    trained = f"train@{list(config.train)[-1]}"
+    weights = config.weights.resolve()
+    settings = config.evaluate.model_dump()
+    # Real clips have no known truth: prompts are then captions of the run's own clips.
+    captions = {"select": "select"} if config.evaluate.suite.kind == "captions" else {}
+    depends = ("torch", "diffusers", "transformers")
+    return [
+        *(
+            Stage(
+                f"evaluate@{source}",
+                "jobs.evaluate:run",
+                EvaluateConfig(**settings, source=source),
+                inputs={"checkpoint": trained, "tag": "tag", **captions},
+                weights=weights,
+                depends=depends,
+            )
+            for source in sources
+        ),
+        Stage(
+            "choose",
+            "jobs.choose:run",
+            config.choose,
+            inputs={f"evaluate@{source}": f"evaluate@{source}" for source in sources},
+            uses_cluster=False,
+        ),
+        Stage(
+            "evaluate_final",
+            "jobs.evaluate:run_final",
+            EvaluateFinalConfig(**settings),
+            inputs={"before": trained, "after": "finetune", "selection": "choose", "tag": "tag", **captions},
+            weights=weights,
+            depends=depends,
+        ),
+        Stage(
+            "export",
+            "jobs.export:run",
+            config.export,
+            inputs={"checkpoint": "finetune", "tag": "tag", "selection": "choose"},
+            weights=weights,
+            depends=("torch", "safetensors"),
+            uses_cluster=False,
+        ),
+    ]

@@ -33,11 +33,11 @@ def ensure(runtime: RuntimeConfig) -> None:
         # Read when Ray is imported, here and in its workers. A user's own setting stands.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-        os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         if runtime.ray_address is None:
             # One machine, one user: a token would only get in the way. A remote cluster's own mode is the user's.
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+            # Ray warns when four times as many workers run; here most of them wait, as intended.
+            os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(logical_cpus(runtime)))
         import ray
 
         if ray.is_initialized():
@@ -58,6 +58,8 @@ def ensure(runtime: RuntimeConfig) -> None:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.WARNING)
+        # It would warn about every dataset that its progress bars are off.
+        logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 
 def shutdown() -> None:

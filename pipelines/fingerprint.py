@@ -228,6 +228,7 @@ class Identifier:
                 name: file_identity(path, self.cache, f"stage {stage.name}: file {name}")
                 for name, path in stage.files.items()
             },
+            "facts": dict(stage.facts),
             "depends": {name: dependency_version(name) for name in stage.depends},
         }
         return recipe, {name: found.location for name, found in weights.items()}
@@ -244,7 +245,19 @@ def first_difference(old: Mapping[str, Any], new: Mapping[str, Any], skip: tuple
 
     Returns None when they agree. `skip` names top-level parts to leave out.
     """
-    for part in ("config", "code", "inputs", "weights", "files", "depends", "version", "entry", "schema", "stage"):
+    for part in (
+        "config",
+        "code",
+        "inputs",
+        "weights",
+        "files",
+        "facts",
+        "depends",
+        "version",
+        "entry",
+        "schema",
+        "stage",
+    ):
         if part in skip or old.get(part) == new.get(part):
             continue
         if part == "code":

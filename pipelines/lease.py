@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import socket
 import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipelines.errors import LeaseLostError
+
+log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 5.0
 EXPIRY_S = 60.0
@@ -86,6 +90,45 @@ class Lease:
             current = read_holder(self.directory)
             if current is not None and current.owner == self.holder.owner:
                 (self.directory / "LEASE.json").unlink()
+
+
+class HeldLeases:
+    """The leases of this process, kept alive by one thread."""
+
+    def __init__(self) -> None:
+        self._leases: list[Lease] = []
+        self._lock = threading.Lock()
+
+    def add(self, lease: Lease) -> None:
+        """Keep a lease alive from now on."""
+        with self._lock:
+            self._leases.append(lease)
+
+    def remove(self, lease: Lease) -> None:
+        """Leave a lease alone from now on."""
+        with self._lock:
+            self._leases = [held for held in self._leases if held is not lease]
+
+    def release_all(self) -> None:
+        """Give all leases back."""
+        with self._lock:
+            leases, self._leases = self._leases, []
+        for lease in leases:
+            lease.release()
+
+    def beat(self, finished: threading.Event) -> None:
+        """Body of the heartbeat thread."""
+        while not finished.wait(HEARTBEAT_S):
+            with self._lock:
+                leases = list(self._leases)
+            for lease in leases:
+                try:
+                    lease.refresh()
+                except (LeaseLostError, OSError) as error:
+                    # The manifest decides who wins, so the stage may go on; a full disk shows up at its commit.
+                    # A lease that was given back in the meantime is none of these.
+                    if any(held is lease for held in self._leases):
+                        log.warning("heartbeat: %s", error)
 
 
 def read_holder(directory: Path) -> Holder | None:

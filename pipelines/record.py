@@ -1,4 +1,4 @@
-"""Checks of what a job hands back, and what a manifest notes about machine and code."""
+"""Checks of what a job hands back, what a manifest notes about machine and code, and the record of a run."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import os
 import platform
 import re
 import subprocess
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jobs.context import JobResult
 from pipelines.errors import StageError
+from pipelines.events import RunSummary
 
 _DIGEST = re.compile(r"rows256-add/1:\d+:[0-9a-f]{1,64}|sha256:[0-9a-f]{64}")
 
@@ -42,6 +45,7 @@ def environment() -> dict[str, Any]:
     return {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count()}
 
 
+@cache
 def git_state() -> dict[str, Any]:
     """Commit of the code, and whether the working tree differs from it; empty outside a repository."""
     home = Path(__file__).resolve().parent.parent
@@ -60,3 +64,35 @@ def git_state() -> dict[str, Any]:
     if commit is None:
         return {}
     return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+
+
+def run_record(summary: RunSummary, store: Path, started: float, complete: bool) -> dict[str, Any]:
+    """Content of `runs/<run id>.json`.
+
+    Args:
+        summary: how the run ended, or where it stands.
+        store: root that output paths are relative to.
+        started: seconds since the epoch.
+        complete: whether every stage of the pipeline is done.
+    """
+    stages = {
+        outcome.name: {
+            "state": outcome.state,
+            "fingerprint": outcome.manifest.fingerprint if outcome.manifest else None,
+            "digest": outcome.manifest.digest if outcome.manifest else None,
+            "path": str(outcome.path.relative_to(store)) if outcome.path else None,
+            "seconds": round(outcome.seconds, 3),
+            "error": outcome.error,
+        }
+        for outcome in summary.outcomes.values()
+    }
+    return {
+        "schema": "lumina.run/1",
+        "run": summary.run_id,
+        "name": summary.name,
+        "pipeline": summary.pipeline,
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "seconds": round(summary.seconds, 3),
+        "ok": complete,
+        "stages": stages,
+    }

@@ -23,10 +23,10 @@ from jobs.context import InputRef, JobContext, JobResult, RuntimeConfig
 from pipelines.errors import LeaseLostError, PipelineError, StageError
 from pipelines.events import Display, Interrupted, NoDisplay, NoTracking, RunSummary, StageOutcome, Tracking
 from pipelines.fingerprint import Identified, Identifier
-from pipelines.lease import HEARTBEAT_S, Holder
+from pipelines.lease import HeldLeases, Holder
 from pipelines.manifest import Manifest
 from pipelines.plan import digest_cache, explain, plan
-from pipelines.record import check_result, environment, git_state
+from pipelines.record import check_result, environment, git_state, run_record
 from pipelines.stage import Pipeline, Stage
 from pipelines.store import Attempt, Store, list_files
 
@@ -85,6 +85,10 @@ def run(
     pipeline = pipeline.until(until)
     store.prepare(min_free_gb)
     (store.root / "cache").mkdir(exist_ok=True)
+    identifier = identifier or Identifier(cache=digest_cache(store))
+    # CPython 3.11 cannot build syntax trees in two threads at a time: all code is read before the first stage starts.
+    for stage in pipeline.stages:
+        identifier.base(stage)
     return _Run(
         pipeline=pipeline,
         store=store,
@@ -95,7 +99,7 @@ def run(
         display=display or NoDisplay(),
         start_cluster=start_cluster,
         max_parallel=max_parallel,
-        identifier=identifier or Identifier(cache=digest_cache(store)),
+        identifier=identifier,
     ).execute()
 
 
@@ -125,19 +129,18 @@ class _Run:
         self.slots = threading.Semaphore(max_parallel)
         self.started = time.time()
         self.outcomes: dict[str, StageOutcome] = {}
-        self.held: dict[str, Attempt] = {}
-        self.held_lock = threading.Lock()
+        self.held = HeldLeases()
         self.import_lock = threading.Lock()
         self.stop = threading.Event()
-        # What stage threads ask of the calling thread: ("ended", outcome) or ("cluster", reply queue).
+        # What stage threads tell the calling thread: ("ended", outcome), or ask: ("cluster", reply queue).
         self.requests: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self.cluster_wanted = any(stage.uses_cluster for stage in pipeline.stages)
         self.cluster_error: BaseException | None = None
         self.cluster_up = start_cluster is None
 
     def execute(self) -> RunSummary:
         finished = threading.Event()
-        heart = threading.Thread(target=self._beat, args=(finished,), name="lease-heartbeat", daemon=True)
-        heart.start()
+        threading.Thread(target=self.held.beat, args=(finished,), name="lease-heartbeat", daemon=True).start()
         launched: set[str] = set()
         with self._signals():
             try:
@@ -174,7 +177,7 @@ class _Run:
         except queue.Empty:
             return
         if kind == "ended":
-            self._end(value)
+            self._end(value, shown=True)
             return
         if not self.cluster_up and self.cluster_error is None and self.start_cluster is not None:
             self.display.note("starting Ray" if self.runtime.ray_address is None else "connecting to Ray")
@@ -186,10 +189,11 @@ class _Run:
             self._install_handlers()  # ray.init puts its own SIGTERM handler in place.
         value.put(self.cluster_error)
 
-    def _end(self, outcome: StageOutcome) -> None:
+    def _end(self, outcome: StageOutcome, shown: bool = False) -> None:
         self.outcomes[outcome.name] = outcome
         self.tracking.end_stage(outcome.name, outcome)
-        self.display.stage(outcome.name, outcome.state, outcome.error)
+        if not shown:
+            self.display.stage(outcome.name, outcome.state, outcome.error)
 
     def _guard(self, stage: Stage) -> None:
         """Body of a stage's thread: whatever happens becomes an outcome."""
@@ -204,6 +208,8 @@ class _Run:
             message = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
             outcome = StageOutcome(stage.name, "failed", time.time() - started, None, None, message.strip())
             outcome = replace(outcome, trace=traceback.format_exc())
+        # Shown here, since the calling thread may be busy starting Ray.
+        self.display.stage(outcome.name, outcome.state, outcome.error)
         self.requests.put(("ended", outcome))
 
     def _stage(self, stage: Stage) -> StageOutcome:
@@ -250,8 +256,7 @@ class _Run:
                 raise _Stopped
             attempt = self.store.acquire(stage.name, found.fingerprint)
             if not isinstance(attempt, Holder):
-                with self.held_lock:
-                    self.held[stage.name] = attempt
+                self.held.add(attempt.lease)
                 return attempt
             if str(attempt) != told:
                 told = str(attempt)
@@ -259,8 +264,7 @@ class _Run:
             time.sleep(_WAIT_POLL_S)
 
     def _drop(self, attempt: Attempt) -> None:
-        with self.held_lock:
-            self.held = {name: held for name, held in self.held.items() if held is not attempt}
+        self.held.remove(attempt.lease)
         self.store.abandon(attempt)
 
     def _compute(
@@ -268,6 +272,9 @@ class _Run:
     ) -> StageOutcome:
         history = self.store.manifests(stage.name)
         why = "continues unfinished work" if attempt.resumed else explain(history, found.recipe)
+        if not stage.uses_cluster and self.cluster_wanted and not self.cluster_up:
+            # Later stages will most likely need it: it starts while this one works.
+            self.requests.put(("cluster", queue.SimpleQueue()))
         if stage.uses_cluster and not self.cluster_up:
             self.display.stage(stage.name, "waiting", "for Ray")
             reply: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
@@ -314,8 +321,7 @@ class _Run:
             if winner is None:
                 raise
             kept = winner
-        with self.held_lock:
-            self.held.pop(manifest.stage, None)
+        self.held.remove(attempt.lease)
         return kept
 
     def _job(self, entry: str) -> Callable[[JobContext], JobResult]:
@@ -346,18 +352,8 @@ class _Run:
             work=attempt.work,
             progress=lambda done, total, unit: self.display.progress(stage.name, done, total, unit),
             log_metrics=lambda metrics, step: self.tracking.point(stage.name, dict(metrics), step),
+            files={**stage.files, **stage.locations},
         )
-
-    def _beat(self, finished: threading.Event) -> None:
-        while not finished.wait(HEARTBEAT_S):
-            with self.held_lock:
-                held = list(self.held.values())
-            for attempt in held:
-                try:
-                    attempt.lease.refresh()
-                except (LeaseLostError, OSError) as error:
-                    # The manifest decides who wins, so the stage may go on; a full disk shows up at its commit.
-                    log.warning("heartbeat: %s", error)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -384,11 +380,7 @@ class _Run:
         self.stop.set()
 
     def _interrupt(self, launched: set[str]) -> None:
-        with self.held_lock:
-            held, self.held = self.held, {}
-        for name, attempt in held.items():
-            attempt.lease.release()
-            log.info("%s: lease released", name)
+        self.held.release_all()
         for name in launched - set(self.outcomes):
             self._end(StageOutcome(name, "interrupted"))
         raise Interrupted(self._record())
@@ -397,26 +389,7 @@ class _Run:
         order = [stage.name for stage in self.pipeline.order]
         outcomes = {name: self.outcomes[name] for name in order if name in self.outcomes}
         summary = RunSummary(self.run_id, self.name, self.pipeline.name, outcomes, time.time() - self.started)
-        stages = {
-            outcome.name: {
-                "state": outcome.state,
-                "fingerprint": outcome.manifest.fingerprint if outcome.manifest else None,
-                "digest": outcome.manifest.digest if outcome.manifest else None,
-                "path": str(outcome.path.relative_to(self.store.root)) if outcome.path else None,
-                "seconds": round(outcome.seconds, 3),
-                "error": outcome.error,
-            }
-            for outcome in outcomes.values()
-        }
-        record = {
-            "schema": "lumina.run/1",
-            "run": self.run_id,
-            "name": self.name,
-            "pipeline": self.pipeline.name,
-            "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
-            "seconds": round(summary.seconds, 3),
-            "ok": summary.ok and len(outcomes) == len(order),
-            "stages": stages,
-        }
+        complete = summary.ok and len(outcomes) == len(order)
+        record = run_record(summary, self.store.root, self.started, complete)
         self.store.put_run(self.run_id, self.name, record)
         return summary

@@ -18,7 +18,7 @@ _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the DAG. Everything but `media_root` and `uses_cluster` is part of its identity."""
+    """One step of the DAG. Everything but `locations`, `media_root` and `uses_cluster` is part of its identity."""
 
     name: str
     """Unique; `kind` or `kind@variant`, e.g. `train@2`."""
@@ -36,6 +36,10 @@ class Stage:
     """Name -> local file or directory, or hub id (`org/name` or `org/name@revision`), identified by content."""
     files: Mapping[str, Path] = field(default_factory=dict)
     """External input files (identified by content) and directories (by relative path, size and time)."""
+    locations: Mapping[str, Path] = field(default_factory=dict)
+    """Name -> external path that the job reads and `facts` identifies: a location, so no part of the identity."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """Name -> digest of what the output depends on besides, e.g. a manifest's rows and the files they list."""
     depends: tuple[str, ...] = ()
     """Third-party distributions whose major.minor version enters the recipe."""
     media_root_from: str | None = None

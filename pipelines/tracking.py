@@ -26,7 +26,7 @@ from pipelines.record import git_state
 from pipelines.stage import Stage
 from pipelines.store import Store
 
-_RUN_ID_WAIT_S = 10.0
+_RUN_ID_WAIT_S = 1.0
 _NOT_A_NAME = re.compile(r"[^\w/ :.\-]")
 _LOCAL_UI = "http://127.0.0.1:5000"
 

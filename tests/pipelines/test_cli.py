@@ -161,7 +161,7 @@ def test_generate_names_what_is_wrong_before_loading_anything(tmp_path: Path) ->
 
 
 def test_help_and_plan_import_nothing_heavy(tmp_path: Path) -> None:
-    for arguments in (["--help"], ["run", "--help"], ["plan", "nosuch"]):
+    for arguments in (["--help"], ["plan", "nosuch"], ["plan", "demo", "--store", str(tmp_path)]):
         code = (
             "import sys; sys.argv[1:] = sys.argv[1:]; from pipelines.cli import main\n"
             "try: main()\nexcept SystemExit: pass\n"

@@ -35,6 +35,7 @@ __all__ = ["Interrupted", "RunSummary", "StageOutcome", "plan", "run"]
 log = logging.getLogger(__name__)
 
 _WAIT_POLL_S = 0.5
+_SAME_SIGNAL_S = 0.5
 
 
 def new_run_id() -> str:
@@ -131,7 +132,8 @@ class _Run:
         self.outcomes: dict[str, StageOutcome] = {}
         self.held = HeldLeases()
         self.import_lock = threading.Lock()
-        self.stop = threading.Event()
+        self.stopping = False
+        self.stopped_at = 0.0
         # What stage threads tell the calling thread: ("ended", outcome), or ask: ("cluster", reply queue).
         self.requests: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self.cluster_wanted = any(stage.uses_cluster for stage in pipeline.stages)
@@ -147,7 +149,7 @@ class _Run:
                 while len(self.outcomes) < len(self.pipeline.stages):
                     self._launch_ready(launched)
                     self._serve()
-                    if self.stop.is_set():
+                    if self.stopping:
                         self._interrupt(launched)
             finally:
                 finished.set()
@@ -203,7 +205,7 @@ class _Run:
         except _Stopped:
             return
         except BaseException as error:  # noqa: BLE001  (reported as the stage's outcome)
-            if self.stop.is_set():
+            if self.stopping:
                 return
             message = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
             outcome = StageOutcome(stage.name, "failed", time.time() - started, None, None, message.strip())
@@ -242,7 +244,7 @@ class _Run:
     def _slot(self, stage: Stage) -> Iterator[None]:
         self.display.stage(stage.name, "waiting")
         while not self.slots.acquire(timeout=_WAIT_POLL_S):
-            if self.stop.is_set():
+            if self.stopping:
                 raise _Stopped
         try:
             yield
@@ -252,7 +254,7 @@ class _Run:
     def _acquire(self, stage: Stage, found: Identified) -> Attempt:
         told = ""
         while True:
-            if self.stop.is_set():
+            if self.stopping:
                 raise _Stopped
             attempt = self.store.acquire(stage.name, found.fingerprint)
             if not isinstance(attempt, Holder):
@@ -287,7 +289,7 @@ class _Run:
         started_at, started = datetime.now(UTC), time.time()
         result = self._job(stage.entry)(self._context(stage, found, attempt, upstream))
         check_result(stage.name, result)
-        if self.stop.is_set():
+        if self.stopping:
             raise _Stopped
         manifest = Manifest(
             stage=stage.name,
@@ -375,9 +377,14 @@ class _Run:
                 signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.stop.is_set():
+        # Nothing here may take a lock: the next signal can arrive within this very function, on the same thread.
+        now = time.monotonic()
+        # One Ctrl-C may arrive twice, from the terminal and from a parent that passes it on.
+        if self.stopping and now - self.stopped_at > _SAME_SIGNAL_S:
             os._exit(128 + number)  # The user asked twice.
-        self.stop.set()
+        if not self.stopping:
+            self.stopped_at = now
+            self.stopping = True
 
     def _interrupt(self, launched: set[str]) -> None:
         self.held.release_all()

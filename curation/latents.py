@@ -18,7 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from curation.decode import frames_at
 from curation.operator import Env, Input, Layout, Operator, aside, map_rows
 from curation.prompts import system_prompts_of
-from curation.schema import LATENTS, Reason, RowError, Status, status_not_ok, to_table
+from curation.schema import LATENTS, Reason, RowError, Status, set_aside, status_not_ok, to_table
 from curation.tensors import DType, pack
 from lumina.config import Config
 from lumina.motion import pick_frames
@@ -139,7 +139,10 @@ def _plan(inputs: Mapping[str, Input], config: EncodeLatentsConfig, _env: Env) -
         row["text_id"], row["text_id_dropped"] = text_id(compose(text, row["caption"])), text_id(compose(text, ""))
     rows.sort(key=lambda row: (generator(config.seed, "write order", row["clip_id"]).random(), row["clip_id"]))
     sizes = config.sizes
-    return to_table((_planned(row, config, sizes) for row in rows), _PLANNED)
+    planned = [_planned(row, config, sizes) for row in rows]
+    if not any(row["status"] == Status.OK for row in planned):
+        raise ValueError(f"no clip is left to encode. {set_aside(planned)}")
+    return to_table(planned, _PLANNED)
 
 
 def _planned(row: Row, config: EncodeLatentsConfig, sizes: list[Size]) -> Row:

@@ -207,6 +207,14 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
+def set_aside(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A sentence on why rows were set aside: `Of 11 clips, 4 were set aside by min_fps (select), 1 by ...`."""
+    rows = list(rows)
+    rules = Counter(f"{row['reason']} ({row['reason_stage']})" for row in rows if row["status"] != Status.OK)
+    listed = ", ".join(f"{count} {rule}" for rule, count in sorted(rules.items(), key=lambda item: (-item[1], item[0])))
+    return f"Of {len(rows)} clips these were set aside: {listed or 'none'}"
+
+
 def counts(table: pa.Table) -> dict[str, int]:
     """Counts of a table with status columns: `in`, `ok`, and `<status>/<reason>` each; the parts add up to `in`."""
     statuses, reasons = table["status"].to_pylist(), table["reason"].to_pylist()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,15 +55,24 @@ class ChooseConfig(Config):
 def run(ctx: JobContext) -> JobResult:
     """Compare the inputs `evaluate@<source>` and write `selection.json` (config: ChooseConfig).
 
+    A source without a clip in one of the optional inputs `latents@<name>` (what the fine-tuning reads) is left out.
+
     Raises:
-        ValueError: no evaluation, evaluations of different prompts, or one that lacks a metric of the score.
+        ValueError: no evaluation, evaluations of different prompts, one that lacks a metric of the score, or no source
+            with clips.
     """
     config: ChooseConfig = ctx.config
     inputs = {key.partition("@")[2]: ref for key, ref in ctx.inputs.items() if key.startswith("evaluate@")}
     if not inputs:
         raise ValueError(f"{ctx.stage} has no input evaluate@<source>, only {sorted(ctx.inputs)}")
-    results = {source: _read(ref, config) for source, ref in sorted(inputs.items())}
-    selection = select(results, config)
+    trainable = _trainable(ctx)
+    left_out = [] if trainable is None else sorted(set(inputs) - trainable)
+    if len(left_out) == len(inputs):
+        raise ValueError(
+            f"none of the sources {', '.join(left_out)} has clips in every latents stage that finetune reads"
+        )
+    results = {source: _read(ref, config) for source, ref in sorted(inputs.items()) if source not in left_out}
+    selection = select(results, config, left_out)
     # Newlines at the end of lines only, keys sorted: the file's bytes are its identity.
     text = json.dumps(selection, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     (ctx.out / FILE).write_text(text, encoding="utf-8")
@@ -69,7 +80,7 @@ def run(ctx: JobContext) -> JobResult:
     return JobResult(
         kind="files",
         digest=f"sha256:{hashlib.sha256(text.encode()).hexdigest()}",
-        counts={"in": len(results), "ok": len(results)},
+        counts={"in": len(inputs), "ok": len(results), **({"filtered/no_clips": len(left_out)} if left_out else {})},
         metrics={"choose/score": best["score"]["value"], "choose/best_set_size": len(selection["best_set"])},
         artifacts=(FILE,),
     )
@@ -90,8 +101,26 @@ def _read(ref: InputRef, config: ChooseConfig) -> Results:
     return pivot(rows, sorted(config.score), ref.stage)
 
 
-def select(results: dict[str, Results], config: ChooseConfig) -> dict[str, Any]:
+def _trainable(ctx: JobContext) -> set[str] | None:
+    """Sources with a clip to train on in each of the inputs `latents@<name>`; None without such inputs."""
+    import pyarrow.dataset as dataset
+
+    wanted = (dataset.field("status") == "ok") & (dataset.field("split") == "train")
+    found = [
+        set(dataset.dataset(ref.path / "data").to_table(columns=["source"], filter=wanted)["source"].to_pylist())
+        for key, ref in ctx.inputs.items()
+        if key.startswith("latents@")
+    ]
+    return set.intersection(*found) if found else None
+
+
+def select(results: dict[str, Results], config: ChooseConfig, left_out: Sequence[str] = ()) -> dict[str, Any]:
     """Apply the rule: the content of `selection.json`.
+
+    Args:
+        results: by source.
+        config: the rule.
+        left_out: sources that were evaluated but cannot be chosen, since they have no clips; named in the result.
 
     Raises:
         ValueError: the sources were not evaluated on the same prompts and samples.
@@ -119,7 +148,9 @@ def select(results: dict[str, Results], config: ChooseConfig) -> dict[str, Any]:
         "chosen": chosen,
         "sources": selected,
         "best_set": list(comparison.best_set),
-        "reason": _reason(comparison, selected, config, len(first.prompt_ids), first.samples),
+        "left_out": sorted(left_out),
+        "reason": _reason(comparison, selected, config, len(first.prompt_ids), first.samples)
+        + (f" Left out, having no clips to fine-tune on: {', '.join(sorted(left_out))}." if left_out else ""),
         "rule": config.model_dump(mode="json"),
         "prompts": len(first.prompt_ids),
         "samples": first.samples,
@@ -142,6 +173,9 @@ def _difference_json(difference: Difference) -> dict[str, float | None]:
 
 def _reason(comparison: Comparison, selected: list[str], config: ChooseConfig, prompts: int, samples: int) -> str:
     own = comparison.intervals[comparison.best]
+    if not math.isfinite(own.low):
+        verdict = "it is the only source" if not comparison.differences else "which on one prompt proves nothing"
+        return f"{comparison.best} scores highest ({own.value:.3f}); {verdict}."
     head = f"{comparison.best} scores highest ({own.value:.3f} [{own.low:.3f}, {own.high:.3f}]"
     basis = f"{config.confidence:.0%} intervals, paired over {prompts} prompts with {samples} clips each)"
     if not comparison.differences:

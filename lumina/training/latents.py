@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -193,6 +193,7 @@ class LatentDataset:
         self._latents = BlobReader("vae_latent_bytes", cache_bytes)
         self._texts = BlobReader("text_feature_bytes", cache_bytes)
         self._text_rows = self._index_texts(text_dir)
+        self._left_out: Counter[str] = Counter()
         clips = [clip for path in latent_dirs for clip in self._index_latents(path)]
         if sources is not None:
             known = {clip.source for clip in clips}
@@ -201,6 +202,7 @@ class LatentDataset:
                 raise ValueError(
                     f"the selection names source {', '.join(absent)}, but the latents have {', '.join(sorted(known))}"
                 )
+            self._left_out["of sources that were not selected"] = sum(clip.source not in sources for clip in clips)
             clips = [clip for clip in clips if clip.source in sources]
         self.clips = sorted(clips, key=lambda clip: (clip.clip_id, clip.bucket))
         for one, two in pairwise(self.clips):
@@ -217,6 +219,10 @@ class LatentDataset:
         Raises ValueError if there are none, or naming a clip that the task's patch size cannot cut.
         """
         chosen = [clip for clip in self.clips if clip.media == task.media]
+        if not chosen:
+            left_out = self._left_out + Counter({"of other media": len(self.clips)})
+            counts = ", ".join(f"{count} {why}" for why, count in left_out.most_common())
+            raise ValueError(f"task {task.name}: no {task.media} to train on. Rows of the latents: {counts or 'none'}")
         frames, rows, columns = task.patch
         needed = task.latent_frames or frames
         for clip in chosen:
@@ -251,6 +257,7 @@ class LatentDataset:
             table = self._latents.add_file(path, LATENT_COLUMNS, "vae_latent_shape", "vae_latent_dtype")
             for row in table.to_pylist():
                 if row["status"] != "ok" or row["split"] != "train":
+                    self._left_out[row["status"] if row["status"] != "ok" else row["split"]] += 1
                     continue
                 channels, frames, height, width = row["vae_latent_shape"]
                 kept = frames - 1 if row["media"] == "video" else frames

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from curation.latents import EncodeLatentsConfig, crop_of, frame_indices, plan_row
-from curation.schema import Reason, RowError
+from curation.schema import Reason, RowError, Status, set_aside, status_not_ok
 from lumina.motion import pick_frames
 from lumina.sizes import resize_crop
 
@@ -72,3 +72,10 @@ def test_the_recipe_has_a_name() -> None:
     assert EncodeLatentsConfig(media=("image",), seed=1).recipe_id == EncodeLatentsConfig().recipe_id
     with pytest.raises(ValidationError, match="must be 4n \\+ 1"):
         EncodeLatentsConfig(num_frames=32)
+
+
+def test_nothing_left_to_encode_is_an_error_that_counts_the_rules() -> None:
+    rows = [{"status": "ok"}, *(CLIP | status_not_ok("select", Status.FILTERED, reason, "x") for reason in (
+        Reason.MIN_FPS, Reason.MIN_FPS, Reason.MIN_CAPTION
+    ))]  # fmt: skip
+    assert set_aside(rows) == "Of 4 clips these were set aside: 2 min_fps (select), 1 min_caption (select)"

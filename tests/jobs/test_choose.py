@@ -92,6 +92,30 @@ def test_the_file_is_the_same_whatever_the_order_of_inputs(tmp_path: Path) -> No
     assert _choose(tmp_path, CONFIG, *inputs)[1].digest == _choose(tmp_path, CONFIG, *reversed(inputs))[1].digest
 
 
+def _latents(root: Path, name: str, *rows: tuple[str, str, str]) -> InputRef:
+    """Rows of (source, status, split)."""
+    path = root / f"latents-{name}"
+    (path / "data").mkdir(parents=True)
+    table = pa.Table.from_pylist([dict(zip(("source", "status", "split"), row, strict=True)) for row in rows])
+    pq.write_table(table, path / "data" / "rows.parquet")
+    return InputRef(f"latents@{name}", path, "")
+
+
+def test_a_source_without_clips_cannot_win(tmp_path: Path) -> None:
+    ok = ("ok", "train")
+    inputs = [
+        *(_evaluation(tmp_path, source, rate) for source, rate in (("empty", 0.9), ("held", 0.8), ("few", 0.3))),
+        _latents(tmp_path, "a", ("few", *ok), ("held", *ok), ("empty", "filtered", "train")),
+        _latents(tmp_path, "b", ("few", *ok), ("held", "ok", "heldout"), ("empty", *ok)),
+    ]
+    found, result = _choose(tmp_path, CONFIG, *inputs)
+    assert (found["chosen"], found["left_out"]) == ("few", ["empty", "held"])
+    assert found["reason"].endswith("Left out, having no clips to fine-tune on: empty, held.")
+    assert result.counts == {"in": 3, "ok": 1, "filtered/no_clips": 2}
+    with pytest.raises(ValueError, match="none of the sources empty, held has clips in every latents stage"):
+        _choose(tmp_path, CONFIG, *inputs[:2], *inputs[3:])
+
+
 def test_one_source_is_chosen_even_on_one_prompt(tmp_path: Path) -> None:
     found, _ = _choose(tmp_path, CONFIG, _evaluation(tmp_path, "only", 0.5, prompts=1))
     assert found["chosen"] == "only"

@@ -65,6 +65,11 @@ class Manifest:
         """The sources that occur, sorted."""
         return tuple(sorted({row.source for row in self.rows}))
 
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """Captions in the order of the rows, without empty ones."""
+        return tuple(row.caption for row in self.rows if row.caption)
+
 
 def read_manifest(path: str | Path, config: IngestConfig | None = None) -> Manifest:
     """Read a CSV with the columns video, caption, source, or a folder.
@@ -127,7 +132,8 @@ def _read_csv(path: Path, config: IngestConfig) -> Manifest:
             missing = [name for name in COLUMNS if name not in names]
             if missing:
                 raise ManifestError(
-                    f"manifest {path} lacks the columns {', '.join(missing)}; it has {', '.join(names) or 'none'}"
+                    f"manifest {path} lacks the columns {', '.join(missing)}; it has {', '.join(names) or 'none'}; "
+                    f"needed are {', '.join(COLUMNS)}"
                 )
             rows = [_csv_row(path, reader.line_num, cells, config) for cells in reader]
     except (csv.Error, UnicodeDecodeError) as error:

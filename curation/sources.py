@@ -55,7 +55,7 @@ def check_sources(sources: Iterable[str], config: TagConfig) -> tuple[SystemProm
     if missing:
         raise SourceError(
             f"no system prompt for the source(s) {', '.join(repr(name) for name in missing)}: "
-            "add them to system_prompts, or set a template with {source} in it"
+            "add them to tag.system_prompts, or set tag.template to a text with {source} in it"
         )
     return tuple(SystemPrompt(name, _text(name, config)) for name in sources)
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from curation.decode import ProbeConfig
 from curation.latents import EncodeLatentsConfig
-from curation.manifests import IngestConfig
+from curation.manifests import IngestConfig, read_manifest
 from curation.motion_scores import MotionConfig
 from curation.prompts import EncodeTextConfig
 from curation.selection import SelectConfig
@@ -22,7 +22,8 @@ from jobs.export import ExportConfig
 from jobs.shapes import RenderShapesConfig
 from lumina.config import Config
 from lumina.models.config import NextDiTConfig
-from lumina.training.stage import TrainStageConfig
+from lumina.sizes import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION, latent_frames
+from lumina.training.stage import TaskConfig, TrainStageConfig
 from pipelines.load import load
 
 ZOO = Path(__file__).parent.parent / "lumina" / "zoo"
@@ -38,8 +39,12 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.shapes is None) == (self.manifest is None):
-            raise ValueError("set data.manifest to a CSV or a folder of clips, or configure data.shapes, but not both")
+        if self.shapes is None and self.manifest is None:
+            raise ValueError("no clips are named; add e.g. -o data.manifest=clips.csv (a CSV or a folder of clips)")
+        if self.shapes is not None and self.manifest is not None:
+            raise ValueError(
+                "this config renders clips (data.shapes), so it takes no data.manifest; the config `folder` does"
+            )
         return self
 
 
@@ -122,16 +127,77 @@ class PipelineConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for name, stage in (
-            *((f"train.{name}", stage) for name, stage in self.train.items()),
-            ("finetune", self.finetune),
-        ):
+        for name, stage in self.training().items():
             for latents in stage.latents:
                 if latents not in self.latents:
                     raise ValueError(f"{name}.latents names {latents!r}; there are {', '.join(self.latents)}")
             if stage.model != self.model:
                 raise ValueError(f"{name}.model differs from model: one network goes through all stages")
+            for task in stage.tasks:
+                self._check_task(name, stage, task)
+        self._check_generation()
+        absent = sorted(set(self.choose.score) - set(self.evaluate.measured()))
+        if absent:
+            raise ValueError(
+                f"choose.score names {', '.join(absent)}, which evaluate does not measure; "
+                f"it measures {', '.join(self.evaluate.measured())}"
+            )
         return self
+
+    def training(self) -> dict[str, TrainConfig]:
+        """All training stages by the key that configures them, the fine-tuning last."""
+        return {**{f"train.{name}": stage for name, stage in self.train.items()}, "finetune": self.finetune}
+
+    def example_prompt(self) -> str:
+        """A prompt that the trained model may know something about."""
+        captions = [] if self.data.manifest is None else read_manifest(self.data.manifest, self.ingest).captions
+        return next(iter(captions), "A red circle moves to the right.")
+
+    def _check_task(self, name: str, stage: TrainConfig, task: TaskConfig) -> None:
+        """The latents that a stage reads must hold what its task trains on, in pieces that its patch size divides."""
+        where = f"{name}: task {task.name}"
+        readable = [latents for latents in stage.latents if task.media in self.latents[latents].media]
+        if not readable:
+            raise ValueError(
+                f"{where} trains on {task.media}s, but {name}.latents ({', '.join(stage.latents)}) holds none; "
+                f"add a latents section with media: [{task.media}]"
+            )
+        frames, rows, columns = task.patch
+        for latents in readable:
+            config = self.latents[latents]
+            for width, height in config.sizes:
+                if height // SPATIAL_COMPRESSION % rows or width // SPATIAL_COMPRESSION % columns:
+                    raise ValueError(f"{where}: patch {task.patch} does not divide the {width}x{height} of {latents}")
+            needed = task.latent_frames or frames
+            if task.media == "video" and latent_frames(config.min_frames) - 1 < needed:
+                raise ValueError(
+                    f"{where} needs {needed} latents after the first, but latents.{latents}.min_frames "
+                    f"{config.min_frames} lets clips through that have {latent_frames(config.min_frames) - 1}; "
+                    f"the least is {needed * TEMPORAL_COMPRESSION + 1}"
+                )
+
+    def _check_generation(self) -> None:
+        """Clips can be generated only at scales that were trained, and only at the speed that was learnt."""
+        trained = {task.patch for stage in self.train.values() for task in stage.tasks}
+        rates = {
+            name: self.latents[name].fps
+            for stage in self.training().values()
+            for name in stage.latents
+            if "video" in self.latents[name].media
+        }
+        for section, config in (("evaluate", self.evaluate), ("export", self.export)):
+            for _, patch in config.sampler.patches:
+                if patch not in trained:
+                    raise ValueError(
+                        f"{section}.sampler.patches uses {patch}, which no task of train has; "
+                        f"trained are {', '.join(map(str, sorted(trained)))}"
+                    )
+            for name, fps in rates.items():
+                if fps is not None and fps != config.fps:
+                    raise ValueError(
+                        f"{section}.fps is {config.fps:g}, but the model learns from latents.{name} at {fps:g} fps, "
+                        "and cannot be told another rate: make them equal"
+                    )
 
 
 def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> PipelineConfig:

@@ -117,12 +117,26 @@ class Weights:
     """Local file or directory that the job is given."""
 
 
+@dataclass(frozen=True)
+class Located:
+    """Where weights lie."""
+
+    path: Path
+    hub: str = ""
+    """`hub:<id>@<commit>`, with the folder inside the repository where there is one; empty for a local path."""
+
+
 def resolve_weights(spec: str, cache: DigestCache, where: str) -> Weights:
-    """Identify weights by content.
+    """Identify weights by content. Arguments and errors are those of `locate_weights`; `cache` remembers digests."""
+    found = locate_weights(spec, where)
+    return Weights(found.hub or _content(found.path, cache), str(found.path))
+
+
+def locate_weights(spec: str, where: str) -> Located:
+    """Find weights on this machine, without reading them.
 
     Args:
-        spec: local file or directory, or hub id `org/name`, `org/name@revision`.
-        cache: remembers digests of large files.
+        spec: local file or directory, or hub id `org/name`, `org/name/folder`, each with an optional `@revision`.
         where: names the weights in errors, e.g. `stage encode_latents@1: weights vae`.
 
     Raises:
@@ -130,22 +144,25 @@ def resolve_weights(spec: str, cache: DigestCache, where: str) -> Weights:
     """
     path = Path(spec).expanduser()
     if path.exists():
-        path = path.resolve()
-        return Weights(_content(path, cache), str(path))
-    name, _, revision = spec.partition("@")
-    if spec.startswith(("/", ".", "~")) or name.count("/") != 1:
+        return Located(path.resolve())
+    full, _, revision = spec.partition("@")
+    parts = full.split("/")
+    if len(parts) < 2 or not all(parts) or {".", "..", "~"} & set(parts):
         raise PipelineError(f"{where}: no file or directory {spec!r}; give a path that exists or a hub id `org/name`")
+    name, folder = "/".join(parts[:2]), "/".join(parts[2:])
     repository = _hub_cache() / f"models--{name.replace('/', '--')}"
     revision = revision or "main"
     reference = repository / "refs" / revision
     commit = reference.read_text().strip() if reference.is_file() else revision
     snapshot = repository / "snapshots" / commit
-    if not snapshot.is_dir():
+    if not (snapshot / folder).is_dir():
+        options = f" --include '{folder}/*'" if folder else ""
+        options += "" if revision == "main" else f" --revision {revision}"
         raise PipelineError(
             f"{where}: {spec!r} is neither a local path nor in the Hugging Face cache ({_hub_cache()}); "
-            f"fetch it with `hf download {name}{'' if revision == 'main' else f' --revision {revision}'}`"
+            f"fetch it with `hf download {name}{options}`"
         )
-    return Weights(f"hub:{name}@{commit}", str(snapshot))
+    return Located(snapshot / folder, f"hub:{name}@{commit}" + (f"/{folder}" if folder else ""))
 
 
 def _hub_cache() -> Path:

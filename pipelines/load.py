@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,13 +41,17 @@ def load(model: type[M], name_or_path: str, overrides: Sequence[str] = ()) -> M:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping of settings at the top, got {type(data).__name__}")
+    data = _own(data)
     for override in overrides:
-        _override(model, data, override)
+        _override(data, override)
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        lines = [_explain(model, data, item) for item in error.errors()]
-        raise ConfigError("\n".join([f"{name_or_path}: {len(lines)} setting(s) to mend", *lines])) from error
+        found = error.errors()
+        lines = [_explain(model, item) for item in found if not any(_repeats(item, other) for other in found)]
+        if len(lines) == 1:
+            raise ConfigError(f"{name_or_path}: {lines[0]}") from error
+        raise ConfigError("\n  ".join([f"{name_or_path}: {len(lines)} settings to mend", *lines])) from error
 
 
 def _find(name_or_path: str) -> Path:
@@ -63,13 +67,23 @@ def _find(name_or_path: str) -> Path:
     return CONFIGS / f"{name_or_path}.yaml"
 
 
-def _override(model: type[BaseModel], data: dict[str, Any], override: str) -> None:
+def _own(value: Any) -> Any:
+    """A copy in which nothing is shared (a YAML alias is: an override would change it at its anchor too).
+
+    Keys are text, so that `train: {1: ...}` and `train: {"1": ...}` are the same.
+    """
+    if isinstance(value, dict):
+        return {str(key): _own(child) for key, child in value.items()}
+    return [_own(child) for child in value] if isinstance(value, list) else value
+
+
+def _override(data: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"override {override!r}: expected key=value, e.g. train.2.steps=100")
     try:
         # YAML 1.1 reads 1e-4 as text; the field's own type turns it into a number afterwards.
-        value = yaml.safe_load(text)
+        value = _own(yaml.safe_load(text))
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
     node: Any = data
@@ -95,26 +109,37 @@ def _index(node: list[Any], part: str, override: str) -> int:
     return int(part)
 
 
-def _explain(model: type[BaseModel], data: Mapping[str, Any], item: Any) -> str:
-    location = [str(part) for part in item["loc"] if not _is_tag(part)]
-    where = ".".join(location) or "config"
-    if item["type"] == "extra_forbidden":
-        known = sorted({name for owner in _models_at(model, item["loc"][:-1]) for name in owner.model_fields})
-        near = difflib.get_close_matches(location[-1], known, 1, cutoff=0.5)
+def _repeats(item: Any, other: Any) -> bool:
+    """Whether `item` is `other` again: a section that several others share is checked with each of them."""
+    short, long = other["loc"], item["loc"]
+    return (
+        0 < len(short) < len(long)
+        and long[-len(short) :] == short
+        and (item["type"], item["msg"], item["input"]) == (other["type"], other["msg"], other["input"])
+    )
+
+
+def _explain(model: type[BaseModel], item: Any) -> str:
+    unknown = item["type"] == "extra_forbidden"
+    path, owners = _walk(model, item["loc"][:-1] if unknown else item["loc"])
+    if unknown:
+        key = str(item["loc"][-1])
+        known = sorted({name for owner in owners for name in owner.model_fields})
+        near = difflib.get_close_matches(key, known, 1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
-        return f"  {where}: unknown key; {hint}"
+        return f"{'.'.join([*path, key])}: unknown key; {hint}"
     message = item["msg"].removeprefix("Value error, ")
     got = "" if item["type"] in ("missing", "value_error") else f"; got {item['input']!r}"
-    return f"  {where}: {message}{got}"
+    return f"{'.'.join(path)}: {message}{got}" if path else f"{message}{got}"
 
 
-def _is_tag(part: object) -> bool:
-    return isinstance(part, str) and (part.startswith("function-") or part == "[key]")
+def _walk(model: type[BaseModel], location: Sequence[Any]) -> tuple[list[str], set[type[BaseModel]]]:
+    """The keys a user wrote to get to a location, and the models that may stand there.
 
-
-def _models_at(model: type[BaseModel], location: Sequence[Any]) -> set[type[BaseModel]]:
-    """The models that may stand at a location; unions are followed on all sides."""
+    Unions are followed on all sides; the parts of a location that only name a member of one are no keys.
+    """
     here: list[Any] = [model]
+    path = []
     for part in location:
         below: list[Any] = []
         for annotation in here:
@@ -123,9 +148,10 @@ def _models_at(model: type[BaseModel], location: Sequence[Any]) -> set[type[Base
                 below += list(_expand(field.annotation)) if field is not None else []
             else:
                 below += [inner for argument in typing.get_args(annotation) for inner in _expand(argument)]
-        # A part that names a member of a union (its tag) moves nowhere.
-        here = below or here
-    return {a for a in here if isinstance(a, type) and issubclass(a, BaseModel)}
+        if below and part != "[key]":
+            here = below
+            path.append(str(part))
+    return path, {a for a in here if isinstance(a, type) and issubclass(a, BaseModel)}
 
 
 def _expand(annotation: Any) -> Iterator[Any]:

@@ -12,7 +12,9 @@ from pathlib import Path
 from lumina.config import Config
 from pipelines.errors import PipelineError
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(@[A-Za-z0-9_.\-]+)?")
+VARIANT = r"[A-Za-z0-9_.\-]+"
+"""What may stand after the `@` of a stage's name."""
+_NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.\-]*(@{VARIANT})?")
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 

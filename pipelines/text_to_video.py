@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 
-from curation.manifests import external_digest, read_manifest
-from curation.sources import check_sources
+from curation.manifests import ManifestError, external_digest, read_manifest
+from curation.sources import SourceError, check_sources
 from jobs.evaluate import EvaluateConfig, EvaluateFinalConfig
 from jobs.shapes import RenderShapesConfig
 from lumina.config import Config
 from pipelines.config import PipelineConfig, TrainConfig
-from pipelines.stage import Pipeline, Stage
+from pipelines.errors import PipelineError
+from pipelines.fingerprint import locate_weights
+from pipelines.stage import VARIANT, Pipeline, Stage
 
 _CURATE = "jobs.curate:run"
 # Platforms without a wheel of decord read everything with PyAV.
@@ -34,13 +38,51 @@ def build(config: PipelineConfig) -> Pipeline:
     """Declare every stage of a run.
 
     Raises:
-        ManifestError: the manifest cannot be used.
-        SourceError: a source has neither a system prompt nor a template.
+        PipelineError: the manifest or the weights cannot be used, or a source cannot be tagged or evaluated.
     """
-    sources = sources_of(config)
-    check_sources(sources, config.tag)
+    try:
+        sources = sources_of(config)
+        check_sources(sources, config.tag)
+    except (ManifestError, SourceError) as error:
+        raise PipelineError(str(error)) from error
+    _check_names(sources)
+    check_weights(config)
     stages = [*_curation(config), *_training(config), *_evaluation(config, sources)]
     return Pipeline("text_to_video", tuple(stages))
+
+
+def _check_names(sources: tuple[str, ...]) -> None:
+    for source in sources:
+        if not re.fullmatch(VARIANT, source):
+            raise PipelineError(
+                f"source {source!r} names a stage of its own (evaluate@{source}), so it may hold only ASCII letters, "
+                "digits, `_`, `.` and `-`: rename it in the manifest"
+            )
+
+
+def check_weights(config: PipelineConfig) -> None:
+    """Find the pretrained networks, and compare their widths with the model's as far as their configs tell.
+
+    Raises:
+        PipelineError: naming the setting, and what to do.
+    """
+    for name, spec in config.weights.resolve().items():
+        directory = locate_weights(spec, f"weights.{name}").path
+        key, field = {"vae": ("latent_channels", "in_channels"), "text_encoder": ("hidden_size", "cap_feat_dim")}[name]
+        file = directory / "config.json"
+        if not file.is_file():
+            raise PipelineError(f"weights.{name}: {directory} holds no config.json, so it is no pretrained network")
+        try:
+            width = json.loads(file.read_text(encoding="utf-8"))[key]
+        except (ValueError, KeyError, TypeError) as error:
+            raise PipelineError(
+                f"weights.{name}: {file} does not say {key!r}: is it another kind of network?"
+            ) from error
+        if width != getattr(config.model, field):
+            raise PipelineError(
+                f"model.{field} is {getattr(config.model, field)}, but weights.{name} ({spec}) has {key} {width}: "
+                f"set model.{field}={width}"
+            )
 
 
 def _curation(config: PipelineConfig) -> list[Stage]:
@@ -166,7 +208,11 @@ def _evaluation(config: PipelineConfig, sources: tuple[str, ...]) -> list[Stage]
             "choose",
             "jobs.choose:run",
             config.choose,
-            inputs={f"evaluate@{source}": f"evaluate@{source}" for source in sources},
+            inputs={
+                **{f"evaluate@{source}": f"evaluate@{source}" for source in sources},
+                # A source whose clips were all set aside has a system prompt, but nothing to fine-tune on.
+                **{f"latents@{latents}": f"encode_latents@{latents}" for latents in config.finetune.latents},
+            },
             uses_cluster=False,
         ),
         Stage(

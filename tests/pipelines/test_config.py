@@ -1,0 +1,105 @@
+"""Bad input is one clear line before any work starts, and a config says all of itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pipelines import cli
+from pipelines.config import PipelineConfig, load_config
+
+CSV = "video,caption,source\na.mp4,a red circle,web\nb.mp4,a blue square,phone\n"
+
+
+@pytest.fixture
+def lumina(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Call `lumina run` in a folder with manifests good and bad; nothing may get as far as tracking or Ray."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in {
+        "clips.csv": CSV,
+        "columns.csv": "file,text\na.mp4,x\n",
+        "spaces.csv": "video,caption,source\na.mp4,x,my phone\n",
+        "file": "",
+        "notes/readme.txt": "no clips here",
+        "weights/config.json": '{"hidden_size": 7}',
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("work has started")
+
+    monkeypatch.setattr("pipelines.tracking.MlflowTracking", refuse)
+    monkeypatch.setattr("jobs.cluster.ensure", refuse)
+    return lambda *arguments: CliRunner().invoke(cli.app, ["run", *arguments])
+
+
+IMAGE_TASK = "{name: i, media: image, patch: [1, 2, 2], time_shift: 1, batch_size: 4}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "folder: data: no clips are named; add e.g. -o data.manifest=clips.csv"),
+        (["data.manifest=nowhere.csv"], "manifest nowhere.csv does not exist"),
+        (["data.manifest=columns.csv"], "lacks the columns video, caption, source; it has file, text"),
+        (["data.manifest=notes"], "folder notes holds no video"),
+        (["data.manifest=spaces.csv"], "source 'my phone' names a stage of its own"),
+        (["tag.template="], "no system prompt for the source(s) 'phone', 'web': add them to tag.system_prompts"),
+        (["trian.1.steps=3"], "trian: unknown key; did you mean 'train'?"),
+        (["model.dimm=64"], "model.dimm: unknown key; did you mean 'dim'?"),
+        (["finetune.tasks.0.bach_size=3"], "finetune.tasks.0.bach_size: unknown key; did you mean 'batch_size'?"),
+        (["train.1.lr=-1e-4"], "train.1.lr: Input should be greater than 0; got"),
+        (["model.dim=100"], "model: dim / n_heads must be a multiple of 16"),
+        (["evaluate.suite.cuont=3"], "evaluate.suite.cuont: unknown key; did you mean 'count'?"),
+        (["train.2.latents=[images]"], "train.2.latents names 'images'; there are videos"),
+        ([f"train.2.tasks.0={IMAGE_TASK}"], "train.2: task i trains on images, but train.2.latents (videos) holds"),
+        (["latents.videos.min_frames=5"], "train.1: task video-2x2 needs 2 latents after the first"),
+        (["choose.score={shapes/colour_acc: 1}"], "choose.score names shapes/colour_acc, which evaluate does not"),
+        (["evaluate.metrics=[offline/constant_rate]"], "choose.score names offline/dynamic_degree_dis"),
+        (["evaluate.fps=12"], "evaluate.fps is 12, but the model learns from latents.videos at 8 fps"),
+        (["export.fps=12"], "export.fps is 12, but"),
+        (["export.sampler.patches.0.1=[1,4,4]"], "export.sampler.patches uses (1, 4, 4), which no task of train has"),
+        (["weights.vae=/nowhere"], "weights.vae: no file or directory '/nowhere'"),
+        (["weights.vae=notes"], "holds no config.json"),
+        (["weights.vae=org/repo/vae"], "fetch it with `hf download org/repo --include 'vae/*'`"),
+        (["weights.text_encoder=weights"], "has hidden_size 7: set model.cap_feat_dim=7"),
+        (["weights.vae=weights"], "does not say 'latent_channels'"),
+        (["store=file/x"], "cannot be written (Not a directory); choose another with --store"),
+        (["min_free_gb=1e9"], "GB free, 1e+09 GB are needed"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_before_any_work(
+    lumina: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    given = [] if not overrides or "data" in overrides[0] else ["data.manifest=clips.csv"]
+    failed = lumina("folder", *(word for text in [*given, *overrides] for word in ("-o", text)))
+    assert failed.exit_code == 1, failed.output
+    assert failed.output.startswith("error: ")
+    assert message in failed.output
+    assert failed.output.count("\n") == 1
+    assert not list(tmp_path.glob("runs/stages"))
+
+
+def test_the_demo_takes_no_manifest(lumina: Any) -> None:
+    failed = lumina("demo", "-o", "data.manifest=clips.csv")
+    assert "so it takes no data.manifest; the config `folder` does" in failed.output
+
+
+@pytest.mark.parametrize(("name", "overrides"), [("demo", []), ("folder", ["data.manifest=clips.csv"])])
+def test_a_resolved_config_is_a_config(name: str, overrides: list[str]) -> None:
+    config = load_config(name, [*overrides, "finetune.lr=1e-4", "finetune.tasks.0.batch_size=4"])
+    assert config.finetune.lr == 1e-4
+    assert config.finetune.tasks[0].batch_size == 4
+    assert config.train["2"].tasks[0].batch_size != 4
+    assert PipelineConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_a_prompt_to_try_is_one_that_was_seen(tmp_path: Path) -> None:
+    (tmp_path / "clips.csv").write_text(CSV)
+    assert load_config("folder", [f"data.manifest={tmp_path}"]).example_prompt() == "a red circle"
+    assert load_config("demo").example_prompt().startswith("A red circle")

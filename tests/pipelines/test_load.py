@@ -1,0 +1,133 @@
+"""Reading a config: overrides land where they say, and every mistake is answered with what to type instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import pytest
+from pydantic import Field, model_validator
+
+from lumina.config import Config
+from pipelines.load import ConfigError, load, shipped
+
+
+class Part(Config):
+    width: int = Field(default=4, ge=1)
+
+
+class Square(Config):
+    kind: Literal["square"] = "square"
+    side: int = 1
+
+
+class Round(Config):
+    kind: Literal["round"] = "round"
+    radius: float = 1.0
+
+
+class Stage(Config):
+    part: Part
+    rate: float = Field(default=0.1, gt=0)
+    sizes: tuple[tuple[int, int], ...] = ((1, 2),)
+
+
+class Whole(Config):
+    part: Part = Part()
+    form: Annotated[Square | Round, Field(discriminator="kind")] = Square()
+    stages: dict[str, Stage] = Field(default_factory=dict)
+    limit: float | None = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share(cls, data: dict) -> dict:
+        stages = {name: {"part": data.get("part", {}), **stage} for name, stage in data.get("stages", {}).items()}
+        return {**data, "stages": stages}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.limit == 13:
+            raise ValueError("limit must not be 13")
+        return self
+
+
+BASE = """
+part: {width: 8}
+stages:
+  1: {rate: 0.5, sizes: &sizes [[1, 2], [3, 4]]}
+  b: {sizes: *sizes}
+"""
+
+
+def read(tmp_path: Path, *overrides: str, text: str = BASE) -> Whole:
+    path = tmp_path / "whole.yaml"
+    path.write_text(text)
+    return load(Whole, str(path), overrides)
+
+
+def test_overrides_reach_every_place(tmp_path: Path) -> None:
+    found = read(
+        tmp_path, "stages.1.rate=1e-4", "stages.b.sizes.1.0=7", "limit=", "stages.new={rate: 2}", "part.width=3"
+    )
+    assert found.stages["1"].rate == 1e-4
+    assert found.limit is None
+    assert found.stages["new"] == Stage(part=Part(width=3), rate=2)
+    assert found.stages["b"].sizes == ((1, 2), (7, 4))
+
+
+def test_an_alias_is_a_copy(tmp_path: Path) -> None:
+    found = read(tmp_path, "stages.b.sizes.0.0=9")
+    assert found.stages["1"].sizes[0] == (1, 2)
+    assert found.stages["b"].sizes[0] == (9, 2)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("prat.width=2", "prat: unknown key; did you mean 'part'?"),
+        ("stages.1.part.widht=2", "stages.1.part.widht: unknown key; did you mean 'width'?"),
+        ("stages.b.zzz=2", "stages.b.zzz: unknown key; known here: part, rate, sizes"),
+        ("part.width=0", "part.width: Input should be greater than or equal to 1; got 0"),
+        ("part.wdth=2", "part.wdth: unknown key; did you mean 'width'?"),
+        ("stages.b.rate=0", "stages.b.rate: Input should be greater than 0; got 0"),
+        ("form.sied=2", "form.sied: unknown key; did you mean 'side'?"),
+        ("form.side=x", "form.side: Input should be a valid integer, unable to parse string as an integer; got 'x'"),
+        ("limit=13", "limit must not be 13"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_that_names_the_key(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, "form={kind: square}", override)
+    assert str(caught.value) == f"{tmp_path / 'whole.yaml'}: {message}"
+
+
+def test_several_mistakes_are_listed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"2 settings to mend\n  part.width: .*\n  stages.b.rate: "):
+        read(tmp_path, "part.width=0", "stages.b.rate=-1")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rate", "expected key=value"),
+        ("=3", "expected key=value"),
+        ("a={b: [", "not valid YAML"),
+        ("stages.b.sizes.5.0=1", "'5' is no position of a list of 2"),
+        ("stages.b.sizes.0.0.0=1", "stages.b.sizes.0.0 is no section"),
+    ],
+)
+def test_an_override_that_is_none(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path, override)
+
+
+def test_a_config_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no config is named 'dmeo'; there are: demo, folder.*did you mean 'demo'"):
+        load(Whole, "dmeo")
+    with pytest.raises(ConfigError, match="no such file"):
+        load(Whole, str(tmp_path / "nowhere.yaml"))
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        read(tmp_path, text="a: [")
+    with pytest.raises(ConfigError, match="expected a mapping"):
+        read(tmp_path, text="- a")
+    assert {"demo", "folder"} <= set(shipped())

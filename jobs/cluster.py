@@ -60,6 +60,8 @@ def ensure(runtime: RuntimeConfig) -> None:
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         # It would warn about every dataset that its progress bars are off.
         logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+        # And that a dataset may wait for a CPU: here stages wait for each other, as intended.
+        logging.getLogger("ray.data.dataset").setLevel(logging.ERROR)
 
 
 def shutdown() -> None:

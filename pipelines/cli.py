@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import sys
 import threading
 from collections.abc import Iterator
@@ -144,8 +145,6 @@ def _default_store() -> str:
 
 
 def _command(config: str, override: list[str] | None, until: str | None, store: str | None, name: str | None) -> str:
-    import shlex
-
     options = [item for value in override or [] for item in ("-o", value)]
     for flag, value in (("--until", until), ("--store", store), ("--name", name)):
         options += [flag, value] if value else []
@@ -194,7 +193,7 @@ def _run(settings: PipelineConfig, store: Store, until: str | None, command: str
             display.__exit__(None, None, None)
             _leave(console, stopped.summary, command)
         links = tracking.close("FINISHED" if summary.ok else "FAILED")
-    _finish(console, store, summary, links, command)
+    _finish(console, store, summary, links, command, settings.example_prompt())
     if "ray" in sys.modules:
         cluster.shutdown()
     if not summary.ok:
@@ -217,7 +216,7 @@ def _leave(console: Console, summary: RunSummary, command: str) -> None:
     os._exit(130)
 
 
-def _finish(console: Console, store: Store, summary: RunSummary, links: Links, command: str) -> None:
+def _finish(console: Console, store: Store, summary: RunSummary, links: Links, command: str, prompt: str) -> None:
     from pipelines.tables import comparison_view, read_comparison, summary_view
 
     console.print(summary_view(summary))
@@ -233,19 +232,20 @@ def _finish(console: Console, store: Store, summary: RunSummary, links: Links, c
     comparison = read_comparison(store, store.get_run(summary.run_id))
     if comparison.sources or comparison.final:
         console.print(comparison_view(comparison))
-    _where(console, store, summary, links)
+    _where(console, store, summary, links, prompt)
     if not summary.ok:
         console.print(Text("What is done is kept. Once the cause is mended, the same command continues:", "bold"))
         console.print(f"  {command}", soft_wrap=True)
 
 
-def _where(console: Console, store: Store, summary: RunSummary, links: Links) -> None:
+def _where(console: Console, store: Store, summary: RunSummary, links: Links, prompt: str) -> None:
     def path(stage: str, below: str = "") -> Path | None:
         outcome = summary.outcomes.get(stage)
         found = outcome.path / below if outcome and outcome.path else None
         return found if found and found.exists() else None
 
     rows: list[tuple[str, Any]] = [
+        ("set aside", _set_aside(summary)),
         ("checkpoint", path("export") or path("finetune")),
         ("clips", path("evaluate_final", "videos")),
         ("choice", path("choose", "selection.json")),
@@ -258,10 +258,10 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links) ->
             console.print(Text(f"{label:<11}", "bold").append(str(value), "default"), soft_wrap=True)
     commands = []
     if exported := path("export"):
-        prompt = "A red circle moves to the right."
-        commands.append(f'lumina generate --checkpoint {exported} --prompt "{prompt}" --out clip.mp4')
+        words = ["lumina", "generate", "--checkpoint", str(exported), "--prompt", prompt, "--out", "clip.mp4"]
+        commands.append(shlex.join(words))
     if path("choose"):
-        commands.append(f"lumina compare {summary.run_id} --store {store.root}")
+        commands.append(shlex.join(["lumina", "compare", summary.run_id, "--store", str(store.root)]))
     if links.ui_command:
         commands.append(links.ui_command)
     console.print(Text("\nLook closer:", "bold"))
@@ -271,6 +271,14 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links) ->
         console.print(Text(f"    this run:        {links.pipeline_url}", "dim"), soft_wrap=True)
     if links.compare_url:
         console.print(Text(f"    system prompts:  {links.compare_url}", "dim"), soft_wrap=True)
+
+
+def _set_aside(summary: RunSummary) -> str:
+    """How many clips each rule took out, and where the rows with their reasons are; empty when none were."""
+    selected = summary.outcomes.get("select")
+    counts = selected.manifest.counts if selected and selected.manifest else {}
+    rules = [f"{number} {key.partition('/')[2]}" for key, number in sorted(counts.items()) if "/" in key]
+    return f"{', '.join(rules)}; reasons in {selected.path}/data" if selected and rules else ""
 
 
 def _generate(
@@ -283,6 +291,8 @@ def _generate(
     console = make_console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("loading", total=None)
+        # Read when transformers is imported: its bars would tear ours.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         import torch
 
         from lumina.flow_matching.schedules import sampler_config
@@ -317,6 +327,8 @@ def _one_line_errors(debug: bool) -> Iterator[None]:
     except Exception as error:
         if debug:
             raise
-        message = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
+        # Ours say what to do; of what nobody foresaw the class may be all there is.
+        ours = isinstance(error, PipelineError | FileNotFoundError) or type(error) is ValueError
+        message = str(error) if ours else f"{type(error).__name__}: {error}"
         make_console(stderr=True).print(Text(f"error: {message}", "bold red"), soft_wrap=True)
         raise typer.Exit(1) from error

@@ -25,6 +25,7 @@ class Settings:
     """Stands in for a PipelineConfig."""
 
     runtime, tracking_uri, min_free_gb = RuntimeConfig(), None, 0.0
+    example_prompt = staticmethod(lambda: 'It\'s a "red" circle.')
 
     def __init__(self, overrides: list[str]) -> None:
         self.values = {"name": "toy", **dict(item.split("=") for item in overrides)}

@@ -7,7 +7,6 @@ import logging
 import os
 import shlex
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -202,16 +201,11 @@ def _run(settings: PipelineConfig, store: Store, until: str | None, command: str
 
 def _leave(console: Console, summary: RunSummary, command: str) -> None:
     """End at once: stage threads may still be waiting for Ray, which dies with this process."""
-    from jobs import cluster
     from pipelines.tables import summary_view
 
     console.print(summary_view(summary))
     console.print(Text("Stopped. Nothing is lost: the same command continues where it was:", "bold yellow"))
     console.print(f"  {command}", soft_wrap=True)
-    if "ray" in sys.modules:
-        farewell = threading.Thread(target=cluster.shutdown, daemon=True)
-        farewell.start()
-        farewell.join(5)
     sys.stdout.flush()
     os._exit(130)
 

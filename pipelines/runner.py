@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import queue
-import signal
 import socket
 import threading
 import time
@@ -16,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from types import FrameType
 from typing import Any
 
 from jobs.context import InputRef, JobContext, JobResult, RuntimeConfig
@@ -27,6 +24,7 @@ from pipelines.lease import HeldLeases, Holder
 from pipelines.manifest import Manifest
 from pipelines.plan import digest_cache, explain, plan
 from pipelines.record import check_result, environment, git_state, run_record
+from pipelines.signals import StopSignal
 from pipelines.stage import Pipeline, Stage
 from pipelines.store import Attempt, Store, list_files
 
@@ -35,7 +33,6 @@ __all__ = ["Interrupted", "RunSummary", "StageOutcome", "plan", "run"]
 log = logging.getLogger(__name__)
 
 _WAIT_POLL_S = 0.5
-_SAME_SIGNAL_S = 0.5
 
 
 def new_run_id() -> str:
@@ -132,8 +129,7 @@ class _Run:
         self.outcomes: dict[str, StageOutcome] = {}
         self.held = HeldLeases()
         self.import_lock = threading.Lock()
-        self.stopping = False
-        self.stopped_at = 0.0
+        self.stop = StopSignal()
         # What stage threads tell the calling thread: ("ended", outcome), or ask: ("cluster", reply queue).
         self.requests: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self.cluster_wanted = any(stage.uses_cluster for stage in pipeline.stages)
@@ -144,12 +140,12 @@ class _Run:
         finished = threading.Event()
         threading.Thread(target=self.held.beat, args=(finished,), name="lease-heartbeat", daemon=True).start()
         launched: set[str] = set()
-        with self._signals():
+        with self.stop.listening():
             try:
                 while len(self.outcomes) < len(self.pipeline.stages):
                     self._launch_ready(launched)
                     self._serve()
-                    if self.stopping:
+                    if self.stop.requested:
                         self._interrupt(launched)
             finally:
                 finished.set()
@@ -184,11 +180,15 @@ class _Run:
         if not self.cluster_up and self.cluster_error is None and self.start_cluster is not None:
             self.display.note("starting Ray" if self.runtime.ray_address is None else "connecting to Ray")
             try:
-                self.start_cluster(self.runtime)
+                # Else it would wait a minute for processes that the same Ctrl-C has ended.
+                with self.stop.interrupting():
+                    self.start_cluster(self.runtime)
                 self.cluster_up = True
+            except KeyboardInterrupt:
+                return
             except Exception as error:  # noqa: BLE001  (each stage that asked reports it)
                 self.cluster_error = error
-            self._install_handlers()  # ray.init puts its own SIGTERM handler in place.
+            self.stop.install()  # ray.init puts its own SIGTERM handler in place.
         value.put(self.cluster_error)
 
     def _end(self, outcome: StageOutcome, shown: bool = False) -> None:
@@ -205,7 +205,7 @@ class _Run:
         except _Stopped:
             return
         except BaseException as error:  # noqa: BLE001  (reported as the stage's outcome)
-            if self.stopping:
+            if self.stop.requested:
                 return
             message = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
             outcome = StageOutcome(stage.name, "failed", time.time() - started, None, None, message.strip())
@@ -244,7 +244,7 @@ class _Run:
     def _slot(self, stage: Stage) -> Iterator[None]:
         self.display.stage(stage.name, "waiting")
         while not self.slots.acquire(timeout=_WAIT_POLL_S):
-            if self.stopping:
+            if self.stop.requested:
                 raise _Stopped
         try:
             yield
@@ -254,7 +254,7 @@ class _Run:
     def _acquire(self, stage: Stage, found: Identified) -> Attempt:
         told = ""
         while True:
-            if self.stopping:
+            if self.stop.requested:
                 raise _Stopped
             attempt = self.store.acquire(stage.name, found.fingerprint)
             if not isinstance(attempt, Holder):
@@ -289,7 +289,7 @@ class _Run:
         started_at, started = datetime.now(UTC), time.time()
         result = self._job(stage.entry)(self._context(stage, found, attempt, upstream))
         check_result(stage.name, result)
-        if self.stopping:
+        if self.stop.requested:
             raise _Stopped
         manifest = Manifest(
             stage=stage.name,
@@ -356,35 +356,6 @@ class _Run:
             log_metrics=lambda metrics, step: self.tracking.point(stage.name, dict(metrics), step),
             files={**stage.files, **stage.locations},
         )
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        self.handlers_allowed = threading.current_thread() is threading.main_thread()
-        if not self.handlers_allowed:
-            yield
-            return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        self._install_handlers()
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _install_handlers(self) -> None:
-        if self.handlers_allowed:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        # Nothing here may take a lock: the next signal can arrive within this very function, on the same thread.
-        now = time.monotonic()
-        # One Ctrl-C may arrive twice, from the terminal and from a parent that passes it on.
-        if self.stopping and now - self.stopped_at > _SAME_SIGNAL_S:
-            os._exit(128 + number)  # The user asked twice.
-        if not self.stopping:
-            self.stopped_at = now
-            self.stopping = True
 
     def _interrupt(self, launched: set[str]) -> None:
         self.held.release_all()

@@ -162,7 +162,7 @@ def diamond_on_cluster() -> Pipeline:
 
 
 DRIVER = """
-import sys
+import os, sys
 from pathlib import Path
 from pipelines.events import Interrupted
 from tests.pipelines.test_runner import go
@@ -172,7 +172,25 @@ try:
     go(Pipeline("p", (stage("quick"), stage("slow", inputs=("quick",), sleep=float(sys.argv[2])))), Path(sys.argv[1]))
 except Interrupted as stopped:
     print({name: o.state for name, o in stopped.summary.outcomes.items()}, flush=True)
-    raise SystemExit(130)
+    os._exit(130)
+"""
+
+
+DRIVER_WITH_CLUSTER = """
+import os, sys, time
+from pathlib import Path
+from pipelines.events import Interrupted
+from pipelines.runner import run
+from pipelines.store import Store
+from tests.pipelines.test_runner import RUNTIME, diamond_on_cluster
+from tests.pipelines.toy import identifier
+def start(runtime):
+    print("starting", flush=True)
+    time.sleep(60)
+try:
+    run(diamond_on_cluster(), Store(Path(sys.argv[1])), RUNTIME, start_cluster=start, identifier=identifier())
+except Interrupted:
+    os._exit(130)  # as the command line does: an interpreter that ends no longer handles signals
 """
 
 
@@ -194,6 +212,17 @@ def test_a_stopped_driver_leaves_nothing_in_the_way(tmp_path: Path, number: sign
     pipeline = Pipeline("p", (stage("quick"), stage("slow", inputs=("quick",), sleep=0.0)))
     assert states(go(pipeline, tmp_path)) == {"quick": "cached", "slow": "done"}
     assert time.monotonic() - started < 5
+
+
+def test_ctrl_c_does_not_wait_for_a_cluster_that_starts(tmp_path: Path) -> None:
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER_WITH_CLUSTER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == "starting\n"
+    driver.send_signal(signal.SIGINT)
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(timeout=10) == 130
 
 
 def test_an_edited_helper_module_reruns_its_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,66 @@
+"""Ctrl-C and SIGTERM as a flag: work stops where it is safe, and leaves a point to continue from."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SAME_SIGNAL_S = 0.5
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignal:
+    """Becomes `requested` with the first signal; the second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._at = 0.0
+        self._raises = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle signals inside this context; only the main thread can, elsewhere nothing happens."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self.install()
+        try:
+            yield
+        finally:
+            # Once asked to stop, the process is about to end: a repeated signal must not become an exception.
+            if not self.requested:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """The first signal raises KeyboardInterrupt inside this context: for a call that would not end by itself."""
+        self._raises = not self.requested
+        try:
+            yield
+        finally:
+            self._raises = False
+
+    def install(self) -> None:
+        """Put the handlers in place, again after a call that has put others there."""
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        # Nothing here may take a lock: the next signal can arrive within this very function, on the same thread.
+        now = time.monotonic()
+        if not self.requested:
+            self._at, self.requested = now, True
+            if self._raises:
+                self._raises = False
+                raise KeyboardInterrupt
+        # One Ctrl-C may arrive twice, from the terminal and from a parent that passes it on.
+        elif now - self._at > _SAME_SIGNAL_S:
+            os._exit(128 + number)

@@ -87,6 +87,11 @@ def read_manifest(path: str | Path, config: IngestConfig | None = None) -> Manif
     return _read_csv(path, config)
 
 
+def media_root(path: Path) -> Path:
+    """Directory to which the relative URIs of a manifest refer, without reading it."""
+    return path if path.is_dir() else path.parent
+
+
 def check_manifest(path: str | Path, config: IngestConfig | None = None) -> tuple[str, ...]:
     """Raise ManifestError for a manifest that ingest would refuse; return the sources that occur in it."""
     return read_manifest(path, config).sources

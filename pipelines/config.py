@@ -162,6 +162,11 @@ class PipelineConfig(Config):
                 f"{where} trains on {task.media}s, but {name}.latents ({', '.join(stage.latents)}) holds none; "
                 f"add a latents section with media: [{task.media}]"
             )
+        if task.batch_size < self.runtime.train_workers:
+            raise ValueError(
+                f"{where} has batch_size {task.batch_size}, but runtime.train_workers is {self.runtime.train_workers}: "
+                "every worker needs a sample; raise the one or lower the other"
+            )
         frames, rows, columns = task.patch
         for latents in readable:
             config = self.latents[latents]

@@ -7,8 +7,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
-from curation.manifests import ManifestError, external_digest, read_manifest
+from curation.manifests import FOLDER_MANIFEST, ManifestError, external_digest, media_root, read_manifest
 from curation.sources import SourceError, check_sources
 from jobs.evaluate import EvaluateConfig, EvaluateFinalConfig
 from jobs.shapes import RenderShapesConfig
@@ -45,19 +46,40 @@ def build(config: PipelineConfig) -> Pipeline:
         check_sources(sources, config.tag)
     except (ManifestError, SourceError) as error:
         raise PipelineError(str(error)) from error
-    _check_names(sources)
+    _check_names(config, sources)
+    _check_store(config)
     check_weights(config)
     stages = [*_curation(config), *_training(config), *_evaluation(config, sources)]
     return Pipeline("text_to_video", tuple(stages))
 
 
-def _check_names(sources: tuple[str, ...]) -> None:
+def _check_names(config: PipelineConfig, sources: tuple[str, ...]) -> None:
+    named = {"export.source": {config.export.source} - {None}}
+    for stage, training in config.training().items():
+        for task in training.tasks:
+            named[f"{stage}: source_weights of task {task.name}"] = set(task.source_weights or ())
+    for where, names in named.items():
+        unknown = sorted(str(name) for name in names - set(sources))
+        if unknown:
+            raise PipelineError(f"{where} names {', '.join(unknown)}; the sources are {', '.join(sources)}")
     for source in sources:
         if not re.fullmatch(VARIANT, source):
             raise PipelineError(
                 f"source {source!r} names a stage of its own (evaluate@{source}), so it may hold only ASCII letters, "
                 "digits, `_`, `.` and `-`: rename it in the manifest"
             )
+
+
+def _check_store(config: PipelineConfig) -> None:
+    folder = config.data.manifest
+    if folder is None or not folder.is_dir() or (folder / FOLDER_MANIFEST).is_file():
+        return
+    store = Path(config.store.removeprefix("file://")).expanduser().resolve()
+    if store.is_relative_to(folder.resolve()):
+        raise PipelineError(
+            f"store {store} lies in the folder of clips {folder}, where the clips that it will hold would be taken for "
+            "yours: choose another with --store"
+        )
 
 
 def check_weights(config: PipelineConfig) -> None:
@@ -142,7 +164,7 @@ def _ingest(config: PipelineConfig) -> Stage:
         operator,
         locations={"manifest": manifest},
         facts={"media": external_digest(manifest, config.ingest)},
-        media_root=str(read_manifest(manifest, config.ingest).root),
+        media_root=str(media_root(manifest)),
     )
 
 
@@ -167,7 +189,7 @@ def _on_media(
     )
     if config.data.manifest is None:
         return replace(stage, inputs={**inputs, "media": "render_shapes"}, media_root_from="media")
-    return replace(stage, media_root=str(read_manifest(config.data.manifest.resolve(), config.ingest).root))
+    return replace(stage, media_root=str(media_root(config.data.manifest.resolve())))
 
 
 def _training(config: PipelineConfig) -> list[Stage]:

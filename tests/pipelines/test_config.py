@@ -24,6 +24,7 @@ def lumina(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         "spaces.csv": "video,caption,source\na.mp4,x,my phone\n",
         "file": "",
         "notes/readme.txt": "no clips here",
+        "bare/a.mp4": "",
         "weights/config.json": '{"hidden_size": 7}',
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -62,6 +63,10 @@ IMAGE_TASK = "{name: i, media: image, patch: [1, 2, 2], time_shift: 1, batch_siz
         (["evaluate.metrics=[offline/constant_rate]"], "choose.score names offline/dynamic_degree_dis"),
         (["evaluate.fps=12"], "evaluate.fps is 12, but the model learns from latents.videos at 8 fps"),
         (["export.fps=12"], "export.fps is 12, but"),
+        (["finetune.tasks.0.batch_size=1"], "task video-1x2 has batch_size 1, but runtime.train_workers is 2"),
+        (["export.source=wbe"], "export.source names wbe; the sources are phone, web"),
+        (["train.1.tasks.0.source_weights={wbe: 2}"], "source_weights of task video-2x2 names wbe; the sources are"),
+        (["data.manifest=bare", "store=bare/runs"], "lies in the folder of clips bare"),
         (["export.sampler.patches.0.1=[1,4,4]"], "export.sampler.patches uses (1, 4, 4), which no task of train has"),
         (["weights.vae=/nowhere"], "weights.vae: no file or directory '/nowhere'"),
         (["weights.vae=notes"], "holds no config.json"),

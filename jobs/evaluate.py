@@ -278,9 +278,9 @@ def _evaluation(
     config: EvaluationConfig = ctx.config
     metrics: dict[str, float] = {}
     for metric, ends in _intervals(evaluated.estimates, config.confidence).items():
-        for suffix, end in (("", ends["value"]), ("_low", ends["low"]), ("_high", ends["high"])):
-            if end is not None:
-                metrics[f"eval/{metric}{suffix}"] = end
+        # A prefix of their own keeps the ends of the intervals out of the chart sections that people compare.
+        named = {f"eval/{metric}": "value", f"interval/{metric}_low": "low", f"interval/{metric}_high": "high"}
+        metrics |= {name: end for name, key in named.items() if (end := ends[key]) is not None}
     params: dict[str, str | int | float] = {
         "system_prompt": source,
         "train_stage": stage,

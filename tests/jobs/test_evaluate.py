@@ -121,7 +121,8 @@ def test_evaluations_are_paired_repeatable_and_feed_the_choice(stages: Path, tmp
     [evaluation] = red.evaluations
     assert evaluation.name == "red | train@2"
     assert evaluation.params["system_prompt"] == "red"
-    value, low, high = (evaluation.metrics[f"eval/offline/temporal_flicker{s}"] for s in ("", "_low", "_high"))
+    value = evaluation.metrics["eval/offline/temporal_flicker"]
+    low, high = (evaluation.metrics[f"interval/offline/temporal_flicker_{end}"] for end in ("low", "high"))
     assert low <= value <= high
     assert 0 <= evaluation.metrics["eval/shapes/unmeasured_rate"] <= 1
     assert all((context.out / artifact).is_file() for artifact in evaluation.artifacts)

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lumina.randomness import generator
+from lumina.shapes import SOURCES, film, sample_scene
 from lumina.video import read_frames, upright, write_h264
 
 
@@ -59,3 +61,14 @@ def test_rotated_real_clip_is_upright_like_decord(real_clips: Path) -> None:
     frames = read_frames(real_clips / "rotated_90.mov")
     assert frames.shape == (3, 568, 320, 3)
     assert np.abs(frames[1].astype(int) - reader[1].asnumpy()).mean() < 2
+
+
+def test_noisy_clips_give_the_same_bytes_every_time(tmp_path: Path) -> None:
+    rng = generator(0, "test/video/noise")
+    scene = sample_scene(rng)
+    frames = film(scene, SOURCES["handheld"], rng, num_frames=35, height=96, width=96, fps=16)
+    written = set()
+    for _ in range(12):
+        write_h264(tmp_path / "clip.mp4", frames, 16, crf=23)
+        written.add((tmp_path / "clip.mp4").read_bytes())
+    assert len(written) == 1

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from jobs.files import sha256_file
 from lumina.config import Config
 from pipelines.code import CodeIndex
 from pipelines.errors import PipelineError
@@ -84,8 +85,7 @@ class DigestCache:
             entry = self._entries.get(key)
         if entry is not None and entry[:2] == [stat.st_size, stat.st_mtime_ns]:
             return str(entry[2])
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_file(path)
         # A file written a moment ago may change again within one tick of its clock.
         if time.time_ns() - stat.st_mtime_ns > _RACY_NS:
             with self._lock:

@@ -10,7 +10,6 @@ loser of a race takes the winner's output.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.files import sha256_file
 from pipelines.errors import LeaseLostError, StoreError
 from pipelines.lease import Holder, Lease, read_holder, try_acquire
 from pipelines.manifest import Manifest, OutputFile
@@ -262,13 +262,8 @@ class Store:
 
 def list_files(out: Path) -> tuple[OutputFile, ...]:
     """All files under an attempt directory with size and SHA-256, sorted by path."""
-    files = []
-    for path in sorted(out.rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            files.append(OutputFile(path.relative_to(out).as_posix(), path.stat().st_size, digest))
-    return tuple(files)
+    paths = (path for path in sorted(out.rglob("*")) if path.is_file())
+    return tuple(OutputFile(path.relative_to(out).as_posix(), path.stat().st_size, sha256_file(path)) for path in paths)
 
 
 def _sync_tree(out: Path) -> None:

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 
-from jobs.context import RuntimeConfig
+from jobs.runtime import RuntimeConfig
 
 OBJECT_STORE_BYTES = 1 << 30
 _lock = threading.Lock()

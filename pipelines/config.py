@@ -16,9 +16,9 @@ from curation.prompts import EncodeTextConfig
 from curation.selection import SelectConfig
 from curation.sources import TagConfig
 from jobs.choose import ChooseConfig
-from jobs.context import RuntimeConfig
 from jobs.evaluate import EvaluationConfig
 from jobs.export import ExportConfig
+from jobs.runtime import RuntimeConfig
 from jobs.shapes import RenderShapesConfig
 from lumina.config import Config
 from lumina.models.config import NextDiTConfig

@@ -16,7 +16,8 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from jobs.context import InputRef, JobContext, JobResult, RuntimeConfig
+from jobs.context import InputRef, JobContext, JobResult
+from jobs.runtime import RuntimeConfig
 from pipelines.errors import LeaseLostError, PipelineError, StageError
 from pipelines.events import Display, Interrupted, NoDisplay, NoTracking, RunSummary, StageOutcome, Tracking
 from pipelines.fingerprint import Identified, Identifier

@@ -12,7 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.choose import FILE, ChooseConfig, run
-from jobs.context import InputRef, JobContext, JobResult, RuntimeConfig
+from jobs.context import InputRef, JobContext, JobResult
+from jobs.runtime import RuntimeConfig
 from lumina.randomness import generator
 
 ACCURACY = "shapes/colour_acc"

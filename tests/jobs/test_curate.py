@@ -24,8 +24,9 @@ from curation.schema import Reason, RowError, status_not_ok, status_ok
 from curation.selection import SelectConfig
 from curation.sources import TagConfig
 from curation.tensors import unpack
-from jobs.context import InputRef, JobContext, JobResult, RuntimeConfig
+from jobs.context import InputRef, JobContext, JobResult
 from jobs.curate import cut_blocks, cut_units, run
+from jobs.runtime import RuntimeConfig
 from lumina.config import Config
 from lumina.video import write_h264
 

@@ -19,8 +19,9 @@ from transformers import Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
 
 from jobs.choose import ChooseConfig
 from jobs.choose import run as choose
-from jobs.context import InputRef, JobContext, JobResult, RuntimeConfig
+from jobs.context import InputRef, JobContext, JobResult
 from jobs.evaluate import EvaluateConfig, EvaluateFinalConfig, EvaluationConfig, run, run_final
+from jobs.runtime import RuntimeConfig
 from lumina.checkpoints import save_model
 from lumina.config import Config
 from lumina.evaluation.prompts import CaptionSuite, ListSuite, ShapesSuite

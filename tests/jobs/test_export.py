@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.context import InputRef, JobContext, RuntimeConfig
+from jobs.context import InputRef, JobContext
 from jobs.export import ExportConfig, run
+from jobs.runtime import RuntimeConfig
 from lumina.checkpoints import digest, save_model
 from lumina.flow_matching.schedules import SamplerConfig
 from lumina.generate import TextToVideo

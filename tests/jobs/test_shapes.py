@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from jobs.context import JobContext, JobResult, RuntimeConfig
+from jobs.context import JobContext, JobResult
 from jobs.files import files_digest
+from jobs.runtime import RuntimeConfig
 from jobs.shapes import RenderShapesConfig, run
 from lumina.shapes import measure
 from lumina.video import read_frames

@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from jobs import train
-from jobs.context import InputRef, JobContext, JobResult, RuntimeConfig
+from jobs.context import InputRef, JobContext, JobResult
+from jobs.runtime import RuntimeConfig
 from lumina import checkpoints
 from lumina.training.latents import LatentDataset
 from lumina.training.metrics import read_metrics

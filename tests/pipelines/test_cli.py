@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from jobs.context import RuntimeConfig
+from jobs.runtime import RuntimeConfig
 from pipelines import cli
 from pipelines.code import CodeIndex
 from pipelines.fingerprint import DigestCache, Identifier

@@ -75,4 +75,4 @@ def test_foreign_entry_and_broken_file_are_named(package: Path) -> None:
 
 def test_how_stages_are_wired_is_no_part_of_their_code() -> None:
     assert not any(name.startswith("pipelines") for name in CodeIndex(first_party()).closure(["jobs.context"]))
-    assert "lumina.config" in CodeIndex().closure(["jobs.context"])
+    assert "lumina.config" in CodeIndex().closure(["jobs.train"])

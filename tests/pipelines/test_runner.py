@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.context import JobResult, RuntimeConfig
+from jobs.context import JobResult
+from jobs.runtime import RuntimeConfig
 from pipelines.errors import StageError
 from pipelines.events import NoDisplay, RunSummary
 from pipelines.fingerprint import Identifier

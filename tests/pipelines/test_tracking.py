@@ -12,7 +12,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from jobs.context import JobContext, JobResult, RuntimeConfig
+from jobs.context import JobContext, JobResult
+from jobs.runtime import RuntimeConfig
 from pipelines.mlflow_writer import EVALS, PIPELINES, MlflowWriter
 from pipelines.runner import new_run_id, run
 from pipelines.stage import Pipeline, Stage

@@ -67,6 +67,9 @@ class TrainStageConfig(Config):
     """The tasks of every step, in this order; their losses are summed."""
     model: NextDiTConfig
     """The network; a stage that starts from a checkpoint must describe the same one."""
+    initialisation: Literal["released", "conditioned"] = "released"
+    """Initial weights of a stage that starts from none: as released, where the caption's way begins with zeros, or for
+    small networks and short runs with the caption heard from the first step."""
     lr: float = Field(default=2e-4, gt=0)
     """Peak learning rate."""
     warmup_steps: int = Field(default=0, ge=0)

@@ -25,6 +25,7 @@ from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.randomness import generator
 from lumina.training import resume
 from lumina.training.ema import Ema
+from lumina.training.initialisation import condition_from_the_start
 from lumina.training.latents import LatentDataset
 from lumina.training.metrics import LossMeter, MetricsFile
 from lumina.training.objective import Objective
@@ -250,8 +251,11 @@ def initial_model(config: TrainStageConfig, init: Path | None) -> MultiScaleNext
     Raises ValueError if the weights in `init` are of another network than the config's.
     """
     if init is None:
-        seed = int(generator(config.seed, "init").integers(2**63))
-        return MultiScaleNextDiT(config.model, torch.Generator().manual_seed(seed))
+        rng = torch.Generator().manual_seed(int(generator(config.seed, "init").integers(2**63)))
+        model = MultiScaleNextDiT(config.model, rng)
+        if config.initialisation == "conditioned":
+            condition_from_the_start(model, rng)
+        return model
     model = checkpoints.load_model(init / "transformer", torch.device("cpu"), torch.float32)
     if model.config != config.model:
         raise ValueError(

@@ -31,8 +31,7 @@ def caption(scene: Scene, rng: np.random.Generator, *, complete: bool = False, i
     else:
         joint = (" and ", " while ")[rng.integers(2)]
         text = joint.join(_clause(shape, rng, complete) for shape in scene.shapes)
-    if rng.random() < 0.5:
-        text += " " + _pick(_BACKGROUND, rng).format(scene.background.brightness)
+    text += " " + _pick(_BACKGROUND, rng).format(scene.background.brightness)
     opening = "" if image else _pick(_OPENINGS, rng)
     return (opening + text if opening else text[0].upper() + text[1:]) + "."
 

@@ -21,11 +21,14 @@ DIRECTIONS: dict[str, tuple[int, int]] = {
     "still": (0, 0),
 }
 """Direction name to unit vector (x to the right, y downwards)."""
-SPEEDS: dict[str, tuple[float, float]] = {"still": (0.0, 0.0), "slow": (0.07, 0.10), "fast": (0.18, 0.22)}
+SPEEDS: dict[str, tuple[float, float]] = {"still": (0.0, 0.0), "slow": (0.12, 0.15), "fast": (0.24, 0.27)}
 """Speed name to its range in shorter sides per second."""
 STAY_S = 2.2
 """A scene's shapes stay whole and apart inside the frame for this long."""
 _GAP = 0.02
+_TWO_SHAPES = 0.1
+_SPREAD = 0.2
+"""Single shapes are framed: their path lies within this share of the room around the middle that it could have."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ def sample_scene(
 ) -> Scene:
     """Draw a scene; what is given is kept (colour, kind, direction and speed are those of the first shape).
 
-    Two shapes have different colours and never meet within `STAY_S` seconds. A quarter of the scenes have two.
+    One scene in ten has two shapes, of different colours, which never meet within `STAY_S` seconds; single shapes
+    cross the middle of the frame.
 
     Raises:
         ValueError: a given colour, kind, direction or speed does not exist, or direction and speed contradict.
@@ -98,7 +102,7 @@ def sample_scene(
         raise ValueError(f"direction {direction!r} contradicts speed {speed!r}")
     if num_shapes not in (None, 1, 2):
         raise ValueError(f"num_shapes must be 1 or 2, not {num_shapes!r}")
-    count = num_shapes or (2 if rng.random() < 0.25 else 1)
+    count = num_shapes or (2 if rng.random() < _TWO_SHAPES else 1)
     while True:
         first = _sample_shape(rng, count, color, kind, direction, speed)
         shapes = [first]
@@ -126,16 +130,17 @@ def _sample_shape(
         speed = ("slow", "fast")[rng.integers(2)]
     color = color or list(COLORS)[rng.integers(len(COLORS))]
     kind = kind or KINDS[rng.integers(len(KINDS))]
-    radius = rng.uniform(0.19, 0.23) if count == 1 else rng.uniform(0.13, 0.16)
+    radius = rng.uniform(0.15, 0.18) if count == 1 else rng.uniform(0.12, 0.14)
     velocity = rng.uniform(*SPEEDS[speed])
-    (x, y) = (_start(rng, radius, axis * velocity * STAY_S) for axis in DIRECTIONS[direction])
+    spread = _SPREAD if count == 1 else 1.0
+    (x, y) = (_start(rng, radius, axis * velocity * STAY_S, spread) for axis in DIRECTIONS[direction])
     hue = COLORS[color] + rng.uniform(-6, 6)
     return Shape(kind, color, direction, speed, x, y, radius, velocity, _hsv_to_rgb(hue, *rng.uniform(0.82, 1.0, 2)))
 
 
-def _start(rng: np.random.Generator, radius: float, travel: float) -> float:
-    low, high = radius + _GAP, 1 - radius - _GAP
-    return float(rng.uniform(low - min(travel, 0), high - max(travel, 0)))
+def _start(rng: np.random.Generator, radius: float, travel: float, spread: float) -> float:
+    middle, room = 0.5 - travel / 2, 1 - 2 * (radius + _GAP) - abs(travel)
+    return middle + spread * room * float(rng.uniform(-0.5, 0.5))
 
 
 def _apart(a: Shape, b: Shape) -> bool:

@@ -23,6 +23,8 @@ SMALL = {
     "train.1.warmup_steps": "5",
     "train.2.steps": "60",
     "train.2.warmup_steps": "5",
+    "train.3.steps": "30",
+    "train.3.warmup_steps": "5",
     "finetune.steps": "20",
     "evaluate.suite.count": "12",
     "runtime.checkpoint_every": "10",

@@ -22,15 +22,16 @@ ARROWS = {
     "encode_latents@images": {"select", "tag", "render_shapes"},
     "encode_latents@videos": {"select", "tag", "render_shapes"},
     "train@1": {"encode_latents@images", "encode_text"},
-    "train@2": {"train@1", "encode_latents@images", "encode_latents@videos", "encode_text"},
-    "evaluate@handheld": {"train@2", "tag"},
-    "evaluate@synthetic": {"train@2", "tag"},
-    "evaluate@web": {"train@2", "tag"},
+    "train@2": {"train@1", "encode_latents@videos", "encode_text"},
+    "train@3": {"train@2", "encode_latents@images", "encode_latents@videos", "encode_text"},
+    "evaluate@handheld": {"train@3", "tag"},
+    "evaluate@synthetic": {"train@3", "tag"},
+    "evaluate@web": {"train@3", "tag"},
     "choose": {
         "evaluate@handheld", "evaluate@synthetic", "evaluate@web", "encode_latents@images", "encode_latents@videos",
     },
-    "finetune": {"train@2", "choose", "encode_latents@images", "encode_latents@videos", "encode_text"},
-    "evaluate_final": {"train@2", "finetune", "choose", "tag"},
+    "finetune": {"train@3", "choose", "encode_latents@images", "encode_latents@videos", "encode_text"},
+    "evaluate_final": {"train@3", "finetune", "choose", "tag"},
     "export": {"finetune", "choose", "tag"},
 }  # fmt: skip
 
@@ -56,8 +57,14 @@ def changed(identifier: Identifier, *overrides: str) -> set[str]:
 
 def test_the_demo_is_the_dag_of_the_design() -> None:
     pipeline = build(load_config("demo"))
-    assert len(pipeline.stages) == 18
+    assert len(pipeline.stages) == 19
     assert {stage.name: set(stage.inputs.values()) for stage in pipeline.stages} == ARROWS
+
+
+def test_how_a_run_is_executed_is_in_no_identity(identifier: Identifier) -> None:
+    code = {name for stage in build(load_config("demo")).stages for name in identifier.base(stage)[0]["code"]}
+    assert "jobs.context" in code
+    assert not {"jobs.runtime", "jobs.cluster"} & code
 
 
 def test_settings_that_change_no_output_change_no_fingerprint(identifier: Identifier) -> None:
@@ -76,9 +83,9 @@ def test_settings_that_change_no_output_change_no_fingerprint(identifier: Identi
     [
         ("select.min_motion=0.5", {"ingest", "probe", "motion", "tag"}, {"select", "encode_latents@videos", "train@1"}),
         ("motion.samples=5", {"probe", "tag"}, {"motion", "select"}),
-        ("choose.on_tie=union", {"train@2", "evaluate@web"}, {"choose", "finetune", "evaluate_final", "export"}),
+        ("choose.on_tie=union", {"train@3", "evaluate@web"}, {"choose", "finetune", "evaluate_final", "export"}),
         ("finetune.lr=1e-4", {"choose", "evaluate@web"}, {"finetune", "evaluate_final", "export"}),
-        ("train.2.steps=999", {"train@1", "encode_text"}, {"train@2", "evaluate@web", "choose", "finetune"}),
+        ("train.2.steps=999", {"train@1", "encode_text"}, {"train@2", "train@3", "evaluate@web", "choose", "finetune"}),
     ],
 )
 def test_a_change_reaches_what_comes_after_it(

@@ -1,4 +1,4 @@
-"""Tiny pretrained parts of the real classes, with random weights."""
+"""Tiny parts of the real classes, with random weights."""
 
 from __future__ import annotations
 
@@ -7,9 +7,22 @@ from pathlib import Path
 import torch
 
 from lumina.models.autoencoder import VideoAutoencoder
+from lumina.models.config import NextDiTConfig
+from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.models.text_encoder import TextEncoder
 
 TEXTS = ["a red circle moves left. <Prompt Start> ", "two blue squares stay still on a dark ground"]
+TINY = NextDiTConfig(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, multiple_of=32, cap_feat_dim=24, in_channels=4)
+
+
+def dit_without_zeros(spread: float) -> MultiScaleNextDiT:
+    """A network of shape TINY in which normal noise of this standard deviation has opened every zero branch."""
+    model = MultiScaleNextDiT(TINY)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=spread)
+    return model
 
 
 def autoencoder() -> VideoAutoencoder:

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from lumina.flow_matching.sampler import guided_velocity, integrate, sample, time_grid
 from lumina.flow_matching.schedules import SamplerConfig, value_at
-from lumina.models.config import NextDiTConfig
 from lumina.models.next_dit import MultiScaleNextDiT
 from tests.lumina import golden as fixtures
+from tests.lumina.tiny import dit_without_zeros
 
-TINY = NextDiTConfig(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, multiple_of=32, cap_feat_dim=24, in_channels=4)
 COARSE_TO_FINE = SamplerConfig(
     steps=6,
     time_shift=4.0,
@@ -39,13 +38,7 @@ def released_patch(text: str) -> tuple[int, int, int]:
 
 @pytest.fixture(scope="module")
 def tiny() -> MultiScaleNextDiT:
-    """A small model without zero branches."""
-    model = MultiScaleNextDiT(TINY)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
-    return model.eval()
+    return dit_without_zeros(0.05).eval()
 
 
 def inputs(n: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:

@@ -10,22 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from lumina.models.config import RELEASED_MODELS, NextDiTConfig
+from lumina.models.config import RELEASED_MODELS
 from lumina.models.next_dit import MultiScaleNextDiT
 from tests.lumina import golden as fixtures
-
-TINY = NextDiTConfig(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, multiple_of=32, cap_feat_dim=24, in_channels=4)
+from tests.lumina.tiny import TINY, dit_without_zeros
 
 
 @pytest.fixture(scope="module")
 def tiny() -> MultiScaleNextDiT:
-    """A small model without zero branches."""
-    model = MultiScaleNextDiT(TINY)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
-    return model
+    return dit_without_zeros(0.1)
 
 
 def items(shapes: list[tuple[int, ...]], lengths: list[int]) -> tuple[list[Tensor], Tensor, list[Tensor], Tensor]:

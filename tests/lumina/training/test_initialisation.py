@@ -5,17 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lumina.models.config import NextDiTConfig
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.training.initialisation import condition_from_the_start
-
-CONFIG = NextDiTConfig(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, multiple_of=32, cap_feat_dim=24, in_channels=4)
+from tests.lumina.tiny import TINY
 
 
 def _with_output(conditioned: bool) -> MultiScaleNextDiT:
     """A new network whose final layers, zero in both initialisations, are given weights."""
     rng = torch.Generator().manual_seed(1)
-    model = MultiScaleNextDiT(CONFIG, rng)
+    model = MultiScaleNextDiT(TINY, rng)
     if conditioned:
         condition_from_the_start(model, rng)
     with torch.no_grad():
@@ -24,7 +22,7 @@ def _with_output(conditioned: bool) -> MultiScaleNextDiT:
     return model.eval()
 
 
-@pytest.mark.parametrize("patch", CONFIG.patch_sizes)
+@pytest.mark.parametrize("patch", TINY.patch_sizes)
 def test_the_caption_is_heard_from_the_first_step(patch: tuple[int, int, int]) -> None:
     rng = torch.Generator().manual_seed(2)
     # The same noise everywhere: what differs between tokens is what the network knows of their places.
@@ -41,7 +39,5 @@ def test_the_caption_is_heard_from_the_first_step(patch: tuple[int, int, int]) -
 
 
 def test_it_is_reproducible() -> None:
-    assert all(
-        torch.equal(value, _with_output(True).state_dict()[name])
-        for name, value in _with_output(True).state_dict().items()
-    )
+    first, second = _with_output(True).state_dict(), _with_output(True).state_dict()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())

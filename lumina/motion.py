@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from lumina.models.unimatch import UniMatch
 
 RELEASED_SIZE = (320, 576)
 """Height and width at which the released script estimates flow."""
@@ -53,6 +57,41 @@ class DISFlow:
         grey = [[cv2.cvtColor(_to_uint8(image), cv2.COLOR_RGB2GRAY) for image in images] for images in (a, b)]
         flows = [self._estimator.calc(first, second, None) for first, second in zip(*grey, strict=True)]
         return np.stack(flows).transpose(0, 3, 1, 2).astype(np.float32)
+
+
+class UniMatchFlow:
+    """UniMatch, the paper's estimator.
+
+    Args:
+        model: the network, in evaluation mode; it runs where its weights are.
+        name: what is recorded with every score.
+    """
+
+    def __init__(self, model: UniMatch, name: str) -> None:
+        self.model = model
+        self.name = name
+
+    @classmethod
+    def from_pretrained(cls, source: Path, device: str = "cpu") -> Self:
+        """Load a directory or a released `.pth` file; named after the digest of its numbers.
+
+        Raises FileNotFoundError or ValueError if there is no such network.
+        """
+        from lumina.checkpoints import digest
+        from lumina.models.unimatch import UniMatch
+
+        model = UniMatch.from_pretrained(source)
+        name = f"unimatch/{digest({'unimatch': model.state_dict()}).removeprefix('sha256:')[:12]}"
+        return cls(model.to(device), name)
+
+    def __call__(self, a: Images, b: Images) -> NDArray[np.float32]:
+        """See `OpticalFlowEstimator`. Sides must be multiples of the network's `config.multiple`."""
+        import torch
+
+        device = next(self.model.parameters()).device
+        first, second = (torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))).to(device) for x in (a, b))
+        with torch.no_grad():
+            return cast(NDArray[np.float32], self.model(first.float(), second.float()).cpu().numpy())
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
-"""The hyper-parameters of MultiScaleNextDiT, without torch, so that every config can be read and checked quickly."""
+"""The hyper-parameters of the networks, without torch, so that every config can be read and checked quickly."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, model_validator
@@ -114,3 +115,85 @@ RELEASED_MODELS = {
     "2B": NextDiTConfig(dim=2304, n_layers=24, n_heads=16, cap_feat_dim=2304),
 }
 """The published sizes: 1,771,364,672 and 2,026,279,232 parameters."""
+
+
+FLOW_CONFIG_FILE = "config.json"
+
+
+class UniMatchConfig(Config):
+    """Shape of a UniMatch flow network; the defaults are the released scale-2 network with refinement."""
+
+    feature_channels: int = Field(default=128, ge=4, multiple_of=4)
+    """Channels C of the matched features."""
+    backbone_channels: tuple[int, int, int] = (64, 96, 128)
+    """Channels of the three levels of the convolutional backbone."""
+    num_scales: int = Field(default=2, ge=1, le=2)
+    """1 matches at 1/8 of the image's size, 2 at 1/8 and then at 1/4."""
+    num_transformer_layers: int = Field(default=6, ge=1)
+    """Layers of self- and cross-attention, shared by the scales."""
+    ffn_dim_expansion: int = Field(default=4, ge=1)
+    """Width of the feed-forward layers in units of 2 C."""
+    attn_splits: tuple[int, ...] = (2, 8)
+    """Per scale, coarse first: attention windows along each side; 1 attends everywhere."""
+    corr_radius: tuple[int, ...] = (-1, 4)
+    """Per scale: matching within this radius; -1 matches everywhere."""
+    prop_radius: tuple[int, ...] = (-1, 1)
+    """Per scale: propagation of the flow within this radius; -1 propagates everywhere."""
+    reg_refine: bool = True
+    """Refine the flow with a recurrent network."""
+    num_reg_refine: int = Field(default=6, ge=1)
+    """Iterations of the refinement."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("attn_splits", "corr_radius", "prop_radius"):
+            if len(getattr(self, name)) != self.num_scales:
+                raise ValueError(f"{name} needs one value per scale, {self.num_scales}, got {getattr(self, name)}")
+        if min(self.attn_splits) < 1 or min(self.corr_radius) < -1 or min(self.prop_radius) < -1:
+            raise ValueError("attn_splits must be 1 or more, corr_radius and prop_radius -1 or more")
+        if 0 in self.corr_radius or 0 in self.prop_radius:
+            raise ValueError("a radius is -1 (everywhere) or at least 1")
+        return self
+
+    @property
+    def factor(self) -> int:
+        """Sides of the image in units of those of the finest map."""
+        return 8 >> (self.num_scales - 1)
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of an image must be multiples of: whole windows at every scale."""
+        strides = (8, 4)[: self.num_scales]
+        return math.lcm(8, *(stride * splits for stride, splits in zip(strides, self.attn_splits, strict=True)))
+
+
+RELEASED_FLOW_MODELS: dict[str, UniMatchConfig] = {
+    "gmflow-scale1": UniMatchConfig(
+        num_scales=1, attn_splits=(2,), corr_radius=(-1,), prop_radius=(-1,), reg_refine=False
+    ),
+    "gmflow-scale2": UniMatchConfig(reg_refine=False),
+    "gmflow-scale2-regrefine6": UniMatchConfig(),
+}
+"""The released flow networks by the start of their file names; the paper's motion scores are of the last one
+(`gmflow-scale2-regrefine6-mixdata-train320x576-4e7b215d.pth`)."""
+
+
+def load_flow_config(source: Path) -> UniMatchConfig:
+    """Tell the shape of the flow network in `source`: a directory, or a released `.pth` file, told by its name.
+
+    Raises FileNotFoundError if it is not there, ValueError if its config or its name is none of a flow network.
+    """
+    path = source if source.suffix == ".pth" else source / FLOW_CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no {path}: give a released UniMatch .pth file, or a directory with {FLOW_CONFIG_FILE} and safetensors"
+        )
+    if source.suffix != ".pth":
+        return UniMatchConfig.model_validate_json(path.read_text(encoding="utf-8"))
+    names = [name for name in RELEASED_FLOW_MODELS if source.name.startswith(f"{name}-") or source.stem == name]
+    if not names:
+        raise ValueError(
+            f"{source.name} does not tell which network it holds: keep the released name, which starts with "
+            f"{', '.join(RELEASED_FLOW_MODELS)}"
+        )
+    return RELEASED_FLOW_MODELS[max(names, key=len)]

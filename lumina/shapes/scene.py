@@ -21,7 +21,7 @@ DIRECTIONS: dict[str, tuple[int, int]] = {
     "still": (0, 0),
 }
 """Direction name to unit vector (x to the right, y downwards)."""
-SPEEDS: dict[str, tuple[float, float]] = {"still": (0.0, 0.0), "slow": (0.12, 0.15), "fast": (0.24, 0.27)}
+SPEEDS: dict[str, tuple[float, float]] = {"still": (0.0, 0.0), "slow": (0.1, 0.125), "fast": (0.2, 0.23)}
 """Speed name to its range in shorter sides per second."""
 STAY_S = 2.2
 """A scene's shapes stay whole and apart inside the frame for this long."""
@@ -130,7 +130,7 @@ def _sample_shape(
         speed = ("slow", "fast")[rng.integers(2)]
     color = color or list(COLORS)[rng.integers(len(COLORS))]
     kind = kind or KINDS[rng.integers(len(KINDS))]
-    radius = rng.uniform(0.15, 0.18) if count == 1 else rng.uniform(0.12, 0.14)
+    radius = rng.uniform(0.19, 0.22) if count == 1 else rng.uniform(0.12, 0.14)
     velocity = rng.uniform(*SPEEDS[speed])
     spread = _SPREAD if count == 1 else 1.0
     (x, y) = (_start(rng, radius, axis * velocity * STAY_S, spread) for axis in DIRECTIONS[direction])

@@ -68,10 +68,10 @@ def test_contradictions_are_refused() -> None:
 
 def test_flow_carries_a_frame_onto_the_next() -> None:
     scene = sample_scene(generator(4, "test/flow"), num_shapes=1, direction="right", speed="fast")
-    frames = render(scene, num_frames=2, height=96, width=96, fps=8).astype(np.float32)
-    flow = optical_flow(scene, num_frames=2, height=96, width=96, fps=8)
+    frames = render(scene, num_frames=2, height=96, width=96, fps=4).astype(np.float32)
+    flow = optical_flow(scene, num_frames=2, height=96, width=96, fps=4)
     assert flow.shape == (1, 2, 96, 96)
-    step = scene.shapes[0].velocity * 96 / 8
+    step = scene.shapes[0].velocity * 96 / 4
     assert flow[0, 0].max() == pytest.approx(step)
     assert not flow[0, 1].any()
     y, x = np.nonzero(flow[0, 0])

@@ -1,4 +1,7 @@
-"""Save and load transformer weights: a directory with `config.json` and `model.safetensors`."""
+"""Save and load transformer weights: a directory with `config.json`, safetensors and a digest.
+
+Weights above `MAX_SHARD_BYTES` are split into shards with an index, as `transformers` and `diffusers` do.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,14 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from lumina.models.config import NextDiTConfig
@@ -21,6 +26,9 @@ from lumina.models.next_dit import MultiScaleNextDiT
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+DIGEST_FILE = "digest.json"
+MAX_SHARD_BYTES = 5_000_000_000
 
 
 def save_model(model: MultiScaleNextDiT, directory: Path) -> None:
@@ -28,21 +36,38 @@ def save_model(model: MultiScaleNextDiT, directory: Path) -> None:
     save_weights(model.config, model.state_dict(), directory)
 
 
-def save_weights(config: NextDiTConfig, weights: Mapping[str, Tensor], directory: Path) -> None:
-    """Write a config and its weights to a directory that must not exist yet: all of it appears at once, or nothing.
+def save_weights(
+    config: NextDiTConfig, weights: Mapping[str, Tensor], directory: Path, max_shard_bytes: int = MAX_SHARD_BYTES
+) -> str:
+    """Write a config and its weights to a directory that must not exist yet; return the weights' `digest`.
 
-    Raises ValueError if the weights are not those of the config, FileExistsError if the directory exists.
+    All of it appears at once, or nothing. Raises ValueError if the weights are not those of the config,
+    FileExistsError if the directory exists.
     """
     check_weights(config, weights, str(directory))
+    value = digest({"weights": weights})
+    with write_whole(directory) as part:
+        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}
+        pattern = WEIGHTS_FILE.replace(".", "{suffix}.")
+        save_torch_state_dict(tensors, part, filename_pattern=pattern, max_shard_size=max_shard_bytes)
+        (part / CONFIG_FILE).write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n")
+        (part / DIGEST_FILE).write_text(json.dumps({"weights": value}) + "\n")
+    return value
+
+
+@contextmanager
+def write_whole(directory: Path) -> Iterator[Path]:
+    """Give a directory to write into that takes the name `directory` at the end, or vanishes if the block fails.
+
+    Raises FileExistsError if `directory` exists.
+    """
     if directory.exists():
         raise FileExistsError(f"{directory} exists: choose another directory or remove it")
     directory.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
         part.chmod(0o755)
-        tensors = {name: value.detach().contiguous().cpu() for name, value in weights.items()}
-        save_file(tensors, part / WEIGHTS_FILE)
-        (part / CONFIG_FILE).write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n")
+        yield part
         os.rename(part, directory)
     except BaseException:
         shutil.rmtree(part)
@@ -63,15 +88,30 @@ def load_weights(directory: Path) -> dict[str, Tensor]:
     Raises FileNotFoundError if a file is missing, ValueError if it is damaged or the tensors are not the config's.
     """
     config = load_config(directory)
-    path = directory / WEIGHTS_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{directory} holds no {WEIGHTS_FILE}: it is not a complete saved transformer")
-    try:
-        weights = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): restore the file") from error
-    check_weights(config, weights, str(path))
+    weights: dict[str, Tensor] = {}
+    for path in _weight_files(directory):
+        try:
+            weights.update(load_file(path))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{directory} lacks {path.name}, which its index names: restore the file"
+            ) from error
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged ({error}): restore the file") from error
+    check_weights(config, weights, str(directory))
     return weights
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    index = directory / INDEX_FILE
+    if index.is_file():
+        try:
+            return [directory / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{index} is damaged ({error}): restore the file") from error
+    if not (directory / WEIGHTS_FILE).is_file():
+        raise FileNotFoundError(f"{directory} holds no {WEIGHTS_FILE}: it is not a complete saved transformer")
+    return [directory / WEIGHTS_FILE]
 
 
 def load_model(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lumina.checkpoints import load_model, save_model
+from lumina.checkpoints import load_model, save_model, write_whole
 from lumina.flow_matching.sampler import Progress, sample
 from lumina.flow_matching.schedules import SamplerConfig, sampler_config
 from lumina.generation_config import GenerationConfig
 from lumina.models.autoencoder import VideoAutoencoder
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.models.text_encoder import TextEncoder
+from lumina.pretrained import locate
 from lumina.randomness import generator
 from lumina.sizes import SPATIAL_COMPRESSION, check_size, generated_latents
 from lumina.system_prompts import SystemPrompt, compose, read_system_prompts, write_system_prompts
@@ -54,8 +52,11 @@ class TextToVideo:
     def from_pretrained(
         cls, directory: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> Self:
-        """Load what `save_pretrained` wrote. Raises FileNotFoundError naming the part that is missing."""
-        root = Path(directory)
+        """Load what `save_pretrained` wrote: a directory, or a hub id "owner/name".
+
+        Raises FileNotFoundError naming the part that is missing.
+        """
+        root = _local(directory)
         for name in (TRANSFORMER, VAE, TEXT_ENCODER, SYSTEM_PROMPTS_FILE, GENERATION_FILE):
             if not (root / name).exists():
                 raise FileNotFoundError(f"{root} is no text-to-video checkpoint: it holds no {name}")
@@ -69,21 +70,11 @@ class TextToVideo:
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write all parts to a directory that must not exist yet: it appears whole, or not at all."""
-        root = Path(directory)
-        if root.exists():
-            raise FileExistsError(f"{root} exists: choose another directory or remove it")
-        root.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
-        try:
-            part.chmod(0o755)
+        with write_whole(Path(directory)) as part:
             save_model(self.transformer, part / TRANSFORMER)
             self.vae.save_pretrained(part / VAE)
             self.text_encoder.save_pretrained(part / TEXT_ENCODER)
             write_texts(part, self.system_prompts.values(), self.defaults)
-            os.rename(part, root)
-        except BaseException:
-            shutil.rmtree(part)
-            raise
 
     def __call__(
         self,
@@ -95,6 +86,7 @@ class TextToVideo:
         num_frames: int | None = None,
         width: int | None = None,
         height: int | None = None,
+        fps: float | None = None,
         sampler: SamplerConfig | str | None = None,
         motion: float | Sequence[float] | None = None,
         negative_prompt: str = "",
@@ -113,6 +105,7 @@ class TextToVideo:
             num_frames: 1, or a multiple of 4 from 8 on.
             width: pixels, a multiple of 8 times the largest patch.
             height: pixels, a multiple of 8 times the largest patch.
+            fps: frame rate, which the model is not told; None is that of the training clips.
             sampler: settings, or the name of a released preset.
             motion: motion score of all clips or of each, instead of the sampler's schedule; negative is unspecified.
             negative_prompt: what to stay away from; empty is the system prompt alone, as released.
@@ -143,7 +136,7 @@ class TextToVideo:
             motion=[float(motion)] * len(captions) if isinstance(motion, int | float) else motion,
             progress=progress,
         )
-        return Generation(self.vae.decode(latents).numpy(), self.defaults.fps)
+        return Generation(self.vae.decode(latents).numpy(), self.defaults.fps if fps is None else fps)
 
     def system_prompt(self, source: str | None) -> str:
         """Text of a source's system prompt; None is the default source, or the only one."""
@@ -170,6 +163,17 @@ class TextToVideo:
             raise ValueError(f"num_frames must be a multiple of {step} for this sampler, got {num_frames}: take {fits}")
         sides = height // SPATIAL_COMPRESSION, width // SPATIAL_COMPRESSION
         return (self.transformer.config.in_channels, frames, *sides)
+
+
+def _local(source: str | Path) -> Path:
+    """The directory `source`, or a snapshot of the hub repository of that name."""
+    place = locate(source, "a text-to-video checkpoint", (GENERATION_FILE,))
+    if Path(place.name).is_dir():
+        return Path(place.name)
+    from huggingface_hub import snapshot_download
+
+    with place.explained():
+        return Path(snapshot_download(place.name)) / place.subfolder
 
 
 def initial_noise(shape: Sequence[int], seed: int, *address: int | str) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lumina.flow_matching.path import shift_time
 from lumina.flow_matching.schedules import SamplerConfig, value_at
+from lumina.models.block_cache import BlockCache
 from lumina.models.config import PatchSize
 from lumina.models.next_dit import MultiScaleNextDiT, TextCondition
 
@@ -48,6 +49,7 @@ def guided_velocity(
     patch: PatchSize,
     weights: Sequence[float],
     norm_cap: float | None = None,
+    cache: BlockCache | None = None,
 ) -> Tensor:
     """v + sum_i w_i (v - v_i), float32, all sides in one call of the model.
 
@@ -60,6 +62,7 @@ def guided_velocity(
         patch: the scale.
         weights: k weights; a group whose weight is not above 0 is not evaluated.
         norm_cap: limits each item's guided norm to this multiple of its unguided norm.
+        cache: passed on to the model.
 
     Returns:
         [n, C, F, H, W].
@@ -73,8 +76,9 @@ def guided_velocity(
     active = [group for group, weight in enumerate(weights) if weight > 0]
     rows = [side * n + item for side in (0, *(group + 1 for group in active)) for item in range(n)]
     sides = len(active) + 1
-    velocities = model(x.repeat(sides, 1, 1, 1, 1), t.expand(len(rows)), text.select(rows), motion[rows], patch).float()
-    positive, *negatives = velocities.chunk(sides)
+    latents, times = x.repeat(sides, 1, 1, 1, 1), t.expand(len(rows))
+    velocities = model(latents, times, text.select(rows), motion[rows], patch, cache)
+    positive, *negatives = velocities.float().chunk(sides)
     guided = positive
     for group, negative in zip(active, negatives, strict=True):
         guided = guided + weights[group] * (positive - negative)
@@ -128,6 +132,7 @@ def sample(
     # Keys and values of the text do not depend on t: once per prompt, not once per step.
     condition = model.encode_text([*text, *(negative_text if guided else ())])
     time_dtype = model.dtype if config.time_dtype == "model" else torch.float32
+    cache = None if config.cache_threshold is None else BlockCache(config.cache_threshold)
     done = 0
 
     def field(x: Tensor, t: Tensor) -> Tensor:
@@ -145,6 +150,7 @@ def sample(
             value_at(config.patches, seen),
             [value_at(config.guidance, seen)] if guided else [],
             config.norm_cap,
+            cache,
         )
         done += 1
         if progress is not None:

@@ -55,6 +55,9 @@ class SamplerConfig(Config):
     """Motion score over t of the positive side; negative means unspecified."""
     negative_motion: NumberSchedule = ((0.0, 2.0), (0.05, 6.0))
     """Motion score over t of the negative side; a lower one than the positive side's makes clips move more."""
+    cache_threshold: float | None = Field(default=None, gt=0)
+    """Step caching: reuse what the blocks added to the tokens until the time embedding has drifted this far (relative
+    L1 changes, summed over steps), or the scale or the guidance switches. None runs the blocks in every step."""
     time_dtype: Literal["model", "float32"] = "model"
     """Type of the t that the model sees; "model" rounds it to the weights' type as the released sampler does."""
 

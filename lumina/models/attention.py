@@ -31,21 +31,15 @@ class Segments:
     """[N * longest] int64: packed position of each slot of the padded layout; 0 in padding."""
     padding_mask: Tensor
     """[N, 1, 1, longest] bool: True at real tokens."""
-
-    @property
-    def total(self) -> int:
-        """All tokens."""
-        return sum(self.lengths)
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest item."""
-        return max(self.lengths)
-
-    @property
-    def equal(self) -> bool:
-        """Whether all items have the same length."""
-        return len(set(self.lengths)) == 1
+    # Worked out once, so that a compiled block depends on single numbers, and not on the lengths of all items.
+    items: int
+    """Number of items."""
+    total: int
+    """All tokens."""
+    longest: int
+    """Tokens of the longest item."""
+    equal: bool
+    """Whether all items have the same length."""
 
 
 @lru_cache(maxsize=256)
@@ -66,6 +60,10 @@ def segments(lengths: tuple[int, ...], device: torch.device) -> Segments:
             item_of_token=torch.repeat_interleave(torch.arange(len(lengths)), sizes).to(device),
             padded_index=torch.where(mask, starts[:, None] + slot, 0).flatten().to(device),
             padding_mask=mask[:, None, None, :].to(device),
+            items=len(lengths),
+            total=sum(lengths),
+            longest=max(lengths),
+            equal=len(set(lengths)) == 1,
         )
 
 
@@ -82,27 +80,28 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_se
     Returns:
         [Tq, h, d].
     """
-    if len(q_segments.lengths) != len(k_segments.lengths):
-        raise ValueError(f"{len(q_segments.lengths)} items of queries but {len(k_segments.lengths)} of keys")
+    if q_segments.items != k_segments.items:
+        raise ValueError(f"{q_segments.items} items of queries but {k_segments.items} of keys")
     if q_segments.equal and k_segments.equal:
-        return _batched(q, k, v, len(q_segments.lengths), None)
+        return _batched(q, k, v, q_segments.items, None)
     if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
         return _varlen(q, k, v, q_segments, k_segments)
     if q_segments.equal:
         index = k_segments.padded_index
-        return _batched(
-            q, k.index_select(0, index), v.index_select(0, index), len(q_segments.lengths), k_segments.padding_mask
-        )
+        keys, values = k.index_select(0, index), v.index_select(0, index)
+        return _batched(q, keys, values, q_segments.items, k_segments.padding_mask)
     return _one_by_one(q, k, v, q_segments, k_segments)
 
 
 def _batched(q: Tensor, k: Tensor, v: Tensor, items: int, mask: Tensor | None) -> Tensor:
-    many_heads = q.shape[1] != k.shape[1]
+    # A plain truth value also while compiling, where sizes are symbols.
+    many_heads = True if q.shape[1] != k.shape[1] else False  # noqa: SIM210
     q, k, v = (x.unflatten(0, (items, -1)).transpose(1, 2) for x in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=many_heads)
     return out.transpose(1, 2).flatten(0, 1)
 
 
+@torch.compiler.disable
 def _one_by_one(q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_segments: Segments) -> Tensor:
     parts = zip(q.split(q_segments.lengths), k.split(k_segments.lengths), v.split(k_segments.lengths), strict=True)
     return torch.cat([_batched(*part, items=1, mask=None) for part in parts])

@@ -8,15 +8,16 @@ h query heads, g key heads, d head width.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast, overload
+from typing import Any, cast, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lumina.models.attention import Segments, packed_attention, segments
+from lumina.models.block_cache import BlockCache
 from lumina.models.config import NextDiTConfig, PatchSize, patch_key
 from lumina.models.patches import Tokens, patchify, unpatchify
 from lumina.models.rope import rotate
@@ -142,7 +143,7 @@ class Attention(nn.Module):
         own = packed_attention(q, k, v, tokens.segments, tokens.segments)
         caption = packed_attention(q, text_k, text_v, tokens.segments, text_segments)
         mixed = torch.addcmul(own, caption, self.gate.tanh()[:, None])
-        return cast(Tensor, self.wo(mixed.view(x.shape)))
+        return cast(Tensor, self.wo(mixed.reshape(x.shape)))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim))
@@ -257,6 +258,15 @@ class MultiScaleNextDiT(nn.Module):
         """Device of the weights."""
         return self.pad_token.device
 
+    def compile_blocks(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Compile every block on its own with `torch.compile`, for token counts that change from call to call.
+
+        All blocks share what is compiled. Another number of text or latent tokens compiles nothing anew; a first call
+        with items of unlike lengths, or with gradients, does once.
+        """
+        for block in self.layers:
+            block.compile(backend=backend, dynamic=True)
+
     def encode_text(self, text: Sequence[Tensor]) -> TextCondition:
         """Pool the text features [L_i, Y] of N prompts and project them to every block's keys and values."""
         for row, features in enumerate(text):
@@ -290,12 +300,24 @@ class MultiScaleNextDiT(nn.Module):
 
     @overload
     def forward(
-        self, x: Tensor, t: Tensor, text: Sequence[Tensor] | TextCondition, motion: Tensor, patch: PatchSize
+        self,
+        x: Tensor,
+        t: Tensor,
+        text: Sequence[Tensor] | TextCondition,
+        motion: Tensor,
+        patch: PatchSize,
+        cache: BlockCache | None = None,
     ) -> Tensor: ...
 
     @overload
     def forward(
-        self, x: Sequence[Tensor], t: Tensor, text: Sequence[Tensor] | TextCondition, motion: Tensor, patch: PatchSize
+        self,
+        x: Sequence[Tensor],
+        t: Tensor,
+        text: Sequence[Tensor] | TextCondition,
+        motion: Tensor,
+        patch: PatchSize,
+        cache: BlockCache | None = None,
     ) -> list[Tensor]: ...
 
     def forward(
@@ -305,6 +327,7 @@ class MultiScaleNextDiT(nn.Module):
         text: Sequence[Tensor] | TextCondition,
         motion: Tensor,
         patch: PatchSize,
+        cache: BlockCache | None = None,
     ) -> Tensor | list[Tensor]:
         """Predict the velocity of N noisy latents.
 
@@ -315,6 +338,7 @@ class MultiScaleNextDiT(nn.Module):
             text: N text features [L_i, Y], or what `encode_text` made of them.
             motion: [N] motion scores; negative means dropped.
             patch: (pt, ph, pw), one of the model's scales.
+            cache: kept over a sampling run, whose t are equal in a batch; lets evaluations reuse what the blocks did.
 
         Returns:
             The velocities, shaped and grouped as x, in the dtype of the weights.
@@ -328,7 +352,16 @@ class MultiScaleNextDiT(nn.Module):
         key = patch_key(patch)
         tokens = patchify(x, patch, self.config)
         condition = self.condition(t, condition_text.pooled, motion)
+
+        def blocks(hidden: Tensor) -> Tensor:
+            for block, text_k, text_v in zip(self.layers, condition_text.keys, condition_text.values, strict=True):
+                hidden = block(hidden, condition, tokens, text_k, text_v, condition_text.segments)
+            return hidden
+
         hidden = self.all_x_embedder[key](tokens.values.to(self.dtype))
-        for block, text_k, text_v in zip(self.layers, condition_text.keys, condition_text.values, strict=True):
-            hidden = block(hidden, condition, tokens, text_k, text_v, condition_text.segments)
+        if cache is None:
+            hidden = blocks(hidden)
+        else:
+            [embedding] = self.t_embedder(t[:1] * self.config.t_scale)
+            hidden = cache.step((key, hidden.shape), embedding, hidden, blocks)
         return unpatchify(self.all_final_layer[key](hidden, condition, tokens), tokens, batched=isinstance(x, Tensor))

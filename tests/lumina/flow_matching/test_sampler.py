@@ -153,3 +153,33 @@ def test_released_trajectories(golden: Path) -> None:
         )
         got = sample(model, arrays["generate.z1"], text[:1], text[1:], config)
         fixtures.assert_close(case, got, arrays[f"{case}.sample"])
+
+
+def test_step_caching_reuses_the_blocks_and_starts_anew_at_every_switch(
+    tiny: MultiScaleNextDiT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise, text, negative = inputs(2)
+    exact = sample(tiny, noise, text, negative, COARSE_TO_FINE)
+    runs: list[int] = []
+    forward = type(tiny.layers[0]).forward
+
+    def counted(block: torch.nn.Module, x: Tensor, *rest: Any) -> Tensor:
+        if block is tiny.layers[0]:
+            runs.append(len(x))
+        return forward(block, x, *rest)
+
+    monkeypatch.setattr(type(tiny.layers[0]), "forward", counted)
+
+    def cached(threshold: float) -> Tensor:
+        runs.clear()
+        settings = COARSE_TO_FINE.model_copy(update={"cache_threshold": threshold})
+        return sample(tiny, noise, text, negative, settings)
+
+    assert torch.equal(cached(1e-9), exact)
+    assert len(runs) == 6
+    reused = cached(1e9)
+    # Once at each of three scales; guidance ends where the finest one begins.
+    assert runs == [4, 4, 2]
+    assert not torch.equal(reused, exact)
+    alone = sample(tiny, noise[:1], text[:1], negative[:1], COARSE_TO_FINE.model_copy(update={"cache_threshold": 1e9}))
+    torch.testing.assert_close(alone, reused[:1], rtol=1e-4, atol=1e-4)

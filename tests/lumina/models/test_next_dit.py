@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +150,30 @@ def test_full_size_parameter_names(golden: Path) -> None:
         want = {key: shape for key, shape, _ in definitions[f"MultiScaleNextDiT_{name}"]["manifest"]}
         assert {key: list(value.shape) for key, value in model.state_dict().items()} == want
         assert sum(parameter.numel() for parameter in model.parameters()) == count
+
+
+def test_compiled_blocks_serve_any_number_of_tokens(tiny: MultiScaleNextDiT) -> None:
+    compiled = copy.deepcopy(tiny)
+    graphs: list[int] = []
+
+    def count(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable[..., Any]:
+        graphs.append(len(graph.graph.nodes))
+        return graph.forward
+
+    compiled.compile_blocks(backend=count)
+
+    def check(frames: int, rows: int, lengths: list[int]) -> None:
+        x, t, text, motion = items([(4, frames, rows, 8)] * 3, lengths)
+        with torch.no_grad():
+            for got, want in zip(
+                compiled(x, t, text, motion, (1, 2, 2)), tiny(x, t, text, motion, (1, 2, 2)), strict=True
+            ):
+                torch.testing.assert_close(got, want)
+
+    check(2, 4, [3, 7, 5])
+    check(4, 8, [5, 9, 2])
+    warm = len(graphs)
+    assert warm > 0
+    for frames, rows, lengths in ((2, 8, [4, 6, 11]), (6, 4, [12, 3, 8]), (4, 12, [9, 2, 7])):
+        check(frames, rows, lengths)
+    assert len(graphs) == warm

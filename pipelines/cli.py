@@ -107,20 +107,111 @@ def compare(
 
 @app.command()
 def generate(
-    checkpoint: Annotated[Path, typer.Option(metavar="DIR", help="Exported checkpoint directory.")],
-    prompt: Annotated[str, typer.Option(metavar="TEXT", help="What the clip shows.")],
+    checkpoint: Annotated[str, typer.Option(metavar="DIR", help="Exported checkpoint directory, or a hub id.")],
+    prompt: Annotated[list[str], typer.Option(metavar="TEXT", help="What the clip shows; may be repeated.")],
     source: Annotated[
         str | None, typer.Option(metavar="NAME", help="Whose system prompt; the exported default otherwise.")
     ] = None,
+    negative_prompt: Annotated[str, typer.Option(metavar="TEXT", help="What to stay away from.")] = "",
     seed: Annotated[int, typer.Option(help="The same seed gives the same frames.")] = 0,
     motion: Annotated[float | None, typer.Option(min=0, help="Motion score to ask for.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Released sampling settings, e.g. f16F64R512-MultiScale.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps.")] = None,
-    out: Annotated[Path, typer.Option(metavar="FILE.mp4", help="H.264 file to write.")] = Path("out.mp4"),
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels, e.g. 672x384.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="1, or a multiple of 4 from 8 on.")] = None,
+    fps: Annotated[float | None, typer.Option(min=1, help="Frame rate of the file.")] = None,
+    tiling: Annotated[bool, typer.Option("--tiling", help="Decode in tiles: less memory for large frames.")] = False,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE.mp4", help="H.264 file to write; several prompts give FILE-1.mp4, ...")
+    ] = Path("out.mp4"),
     debug: Debug = False,
 ) -> None:
-    """Generate a clip from a text."""
+    """Generate clips from texts."""
     with _one_line_errors(debug):
-        _generate(checkpoint, prompt, source, seed, motion, steps, out)
+        if out.suffix.lower() != ".mp4":
+            raise PipelineError(f"--out {out}: expected a file name that ends in .mp4")
+        width, height = _size(size) if size else (None, None)
+        settings = {
+            "source": source,
+            "seed": seed,
+            "motion": motion,
+            "negative_prompt": negative_prompt,
+            "num_frames": frames,
+            "width": width,
+            "height": height,
+            "fps": fps,
+        }
+        _generate(checkpoint, prompt, settings, preset, steps, tiling, out)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Released directory or `consolidated` file; with --back one of ours.")],
+    out: Annotated[Path, typer.Argument(help="Directory to write; it must not exist.")],
+    preset: Annotated[str | None, typer.Option(metavar="NAME", help="Shape of the model: 2B_GQA or 2B.")] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Shape of the model, from JSON.")] = None,
+    ema: Annotated[bool, typer.Option("--ema", help="The averaged weights.")] = False,
+    back: Annotated[bool, typer.Option("--back", help="From our layout to the released one.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Convert transformer weights between the released layout and ours; numbers and types stay as they are."""
+    with _one_line_errors(debug):
+        from lumina import checkpoints, released
+
+        if back:
+            shape, weights = checkpoints.load_config(source), checkpoints.load_weights(source)
+            released.write_released(shape, weights, out, ema=ema)
+            digest = checkpoints.digest({"weights": weights})
+        else:
+            shape = released.find_config(source, preset, config)
+            weights = released.read_released(source, shape, ema=ema)
+            digest = checkpoints.save_weights(shape, weights, out)
+        count = sum(value.numel() for value in weights.values())
+        make_console().print(f"{out}: {count:,} parameters in {len(weights)} tensors, {digest}", soft_wrap=True)
+
+
+@app.command()
+def cost(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="Path of a YAML file, `demo`, `folder`, or a model: 2B_GQA, 2B.")
+    ],
+    override: Overrides = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels of the clip that is counted.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Its frames.")] = None,
+    text_tokens: Annotated[int, typer.Option(min=1, help="Tokens of its text, system prompt included.")] = 256,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show tokens, operations and bytes per scale, sampling schedule and training task."""
+    with _one_line_errors(debug):
+        from lumina.models.config import RELEASED_MODELS
+        from pipelines import cost_report
+        from pipelines.config import load_config
+
+        width, height = _size(size) if size else (None, None)
+        if config in RELEASED_MODELS:
+            if override:
+                raise PipelineError(f"{config} is a released model, which has no settings to override")
+            clip = cost_report.Clip(width or 672, height or 384, frames or 64)
+            made = cost_report.of_released(RELEASED_MODELS[config], clip, text_tokens)
+        else:
+            settings = load_config(config, override or [])
+            export = settings.export
+            clip = cost_report.Clip(width or export.width, height or export.height, frames or export.num_frames)
+            made = cost_report.of_pipeline(settings, clip, text_tokens)
+        if as_json:
+            typer.echo(json.dumps(cost_report.as_dict(made), indent=1))
+        else:
+            make_console().print(cost_report.cost_view(made))
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, cross, height = text.partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal()):
+        raise PipelineError(f"size {text!r}: expected WIDTHxHEIGHT in pixels, such as 672x384")
+    return int(width), int(height)
 
 
 def main() -> None:
@@ -276,12 +367,14 @@ def _set_aside(summary: RunSummary) -> str:
 
 
 def _generate(
-    checkpoint: Path, prompt: str, source: str | None, seed: int, motion: float | None, steps: int | None, out: Path
+    checkpoint: str,
+    prompts: list[str],
+    settings: dict[str, Any],
+    preset: str | None,
+    steps: int | None,
+    tiling: bool,
+    out: Path,
 ) -> None:
-    if out.suffix.lower() != ".mp4":
-        raise PipelineError(f"--out {out}: expected a file name that ends in .mp4")
-    if not checkpoint.is_dir():
-        raise PipelineError(f"--checkpoint {checkpoint}: no such directory; `lumina run` prints where it exported one")
     console = make_console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("loading", total=None)
@@ -294,22 +387,23 @@ def _generate(
         from lumina.video import write_h264
 
         model = TextToVideo.from_pretrained(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
-        sampler = sampler_config(model.defaults.sampler)
+        if tiling:
+            model.vae.enable_tiling()
+        sampler = sampler_config(preset or model.defaults.sampler)
         if steps is not None:
             sampler = sampler.model_copy(update={"steps": steps})
         made = model(
-            prompt,
-            source=source,
-            seed=seed,
-            motion=motion,
+            prompts,
+            **settings,
             sampler=sampler,
             progress=lambda done, total: bar.update(task, description="generating", completed=done, total=total),
         )
-    frames = made.frames[0]
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_h264(out, frames, made.fps)
-    count, height, width = frames.shape[:3]
-    console.print(f"{out}: {count} frames, {width}x{height}, {made.fps:g} fps", soft_wrap=True)
+    for number, frames in enumerate(made.frames, start=1):
+        path = out if len(prompts) == 1 else out.with_stem(f"{out.stem}-{number}")
+        write_h264(path, frames, made.fps)
+        count, height, width = frames.shape[:3]
+        console.print(f"{path}: {count} frames, {width}x{height}, {made.fps:g} fps", soft_wrap=True)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -132,6 +133,11 @@ def generate(
     with _one_line_errors(debug):
         if out.suffix.lower() != ".mp4":
             raise PipelineError(f"--out {out}: expected a file name that ends in .mp4")
+        if not Path(checkpoint).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", checkpoint):
+            raise PipelineError(
+                f"--checkpoint {checkpoint}: no such directory, and no hub id (owner/name); `lumina run` prints where "
+                "it exported one"
+            )
         width, height = _size(size) if size else (None, None)
         settings = {
             "source": source,

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from jobs.runtime import RuntimeConfig
@@ -16,6 +17,7 @@ from pipelines.code import CodeIndex
 from pipelines.fingerprint import DigestCache, Identifier
 from pipelines.stage import Pipeline
 from pipelines.tracking import Links
+from tests.lumina.tiny import TINY, dit_without_zeros
 from tests.pipelines import toy
 
 HEAVY = {"ray", "mlflow", "torch", "deepspeed"}
@@ -155,8 +157,62 @@ def test_generate_names_what_is_wrong_before_loading_anything(tmp_path: Path) ->
     for arguments, text in (
         (["--checkpoint", str(tmp_path), "--out", "x.avi"], "ends in .mp4"),
         (["--checkpoint", str(tmp_path / "none")], "no such directory"),
+        (["--checkpoint", str(tmp_path), "--size", "64"], "expected WIDTHxHEIGHT"),
+        (["--checkpoint", str(tmp_path)], "does not hold a text-to-video checkpoint"),
     ):
         failed = CliRunner().invoke(cli.app, ["generate", "--prompt", "A red circle.", *arguments])
+        assert failed.exit_code == 1
+        assert text in failed.output
+
+
+def test_convert_there_and_back(tmp_path: Path) -> None:
+    model = dit_without_zeros(0.1)
+    save_file(dict(model.state_dict()), tmp_path / "consolidated.00-of-01.safetensors")
+    (tmp_path / "shape.json").write_text(TINY.model_dump_json())
+
+    def convert(*arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(cli.app, ["convert", *arguments])
+        return done.exit_code, done.output
+
+    code, output = convert(str(tmp_path), str(tmp_path / "ours"))
+    assert code == 1
+    assert "give --preset, one of 2B_GQA, 2B, or --config" in output
+    code, output = convert(str(tmp_path), str(tmp_path / "ours"), "--preset", "2B_GQA")
+    assert code == 1
+    assert "layers.23.attention.gate [16]: missing" in output
+    assert not (tmp_path / "ours").exists()
+    code, output = convert(str(tmp_path), str(tmp_path / "ours"), "--config", str(tmp_path / "shape.json"))
+    assert code == 0, output
+    digest = json.loads((tmp_path / "ours" / "digest.json").read_text())["weights"]
+    assert digest in output
+    code, output = convert(str(tmp_path / "ours"), str(tmp_path / "back"), "--back")
+    assert code == 0, output
+    assert digest in output
+    assert sorted(path.name for path in (tmp_path / "back").iterdir()) == [
+        "consolidated.00-of-01.safetensors",
+        "model_args.json",
+    ]
+
+
+def test_cost_of_configs_and_released_models() -> None:
+    def cost(*arguments: str) -> Any:
+        return CliRunner().invoke(cli.app, ["cost", *arguments])
+
+    released = json.loads(cost("2B_GQA", "--json").output)
+    assert [round(row["relative"], 2) for row in released["scales"]] == [1.0, 0.36, 0.06]
+    assert released["schedules"][1]["name"] == "f16F64R512-MultiScale"
+    assert released["schedules"][1]["relative"] == pytest.approx(0.34, abs=0.02)
+    demo = json.loads(cost("demo", "--json", "-o", "finetune.tasks.0.batch_size=4").output)
+    tasks = {(row["stage"], row["task"]): row for row in demo["tasks"]}
+    assert tasks["finetune", "video-1x2"]["samples"] == 4
+    assert tasks["train.3", "video-2x4"]["tokens"] * 8 == tasks["train.3", "video-1x2"]["tokens"]
+    assert "1,467,344 parameters" in cost("demo").output
+    for arguments, text in (
+        (["2B_GQA", "--size", "670x384"], "near it: 640x384, 672x384"),
+        (["2B_GQA", "-o", "a=b"], "no settings to override"),
+        (["nosuch"], "no config is named 'nosuch'"),
+    ):
+        failed = cost(*arguments)
         assert failed.exit_code == 1
         assert text in failed.output
 

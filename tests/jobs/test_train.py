@@ -75,7 +75,7 @@ def _context(root: Path, config: TrainStageConfig, recorder: Recorder, **toy_cha
 
 
 def _kill_a_worker(recorder: Recorder, step: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not recorder.rows or recorder.rows[-1][0] < step:
         assert time.monotonic() < deadline, "training did not get going"
         time.sleep(0.02)

@@ -27,10 +27,8 @@ ARROWS = {
     "evaluate@handheld": {"train@3", "tag"},
     "evaluate@synthetic": {"train@3", "tag"},
     "evaluate@web": {"train@3", "tag"},
-    "choose": {
-        "evaluate@handheld", "evaluate@synthetic", "evaluate@web", "encode_latents@images", "encode_latents@videos",
-    },
-    "finetune": {"train@3", "choose", "encode_latents@images", "encode_latents@videos", "encode_text"},
+    "choose": {"evaluate@handheld", "evaluate@synthetic", "evaluate@web", "encode_latents@videos"},
+    "finetune": {"train@3", "choose", "encode_latents@videos", "encode_text"},
     "evaluate_final": {"train@3", "finetune", "choose", "tag"},
     "export": {"finetune", "choose", "tag"},
 }  # fmt: skip

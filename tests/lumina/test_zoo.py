@@ -12,12 +12,13 @@ import torch
 
 from lumina.models.autoencoder import VideoAutoencoder
 from lumina.models.text_encoder import TextEncoder
-from lumina.motion import pick_frames
+from lumina.models.unimatch import UniMatch
+from lumina.motion import UniMatchFlow, pick_frames
 from lumina.randomness import generator
 from lumina.shapes import COLORS, SOURCES, Scene, film, measure, sample_scene
 from lumina.sizes import resize_crop
 from lumina.video import read_frames, write_h264
-from lumina.zoo import train_vae
+from lumina.zoo import train_unimatch, train_vae
 
 ZOO = Path(train_vae.__file__).parent
 
@@ -31,7 +32,7 @@ def test_the_parts_are_small_and_hold_no_code() -> None:
     files = [path for path in ZOO.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
     assert sum(path.stat().st_size for path in files) <= 15_000_000
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".md"}
-    for part in ("vae", "text_encoder"):
+    for part in ("vae", "text_encoder", "unimatch"):
         assert len(list((ZOO / part).glob("*.safetensors"))) == 1
         assert "python -m lumina.zoo.train_" in json.loads((ZOO / part / "figures.json").read_text())["trained_by"]
 
@@ -42,6 +43,25 @@ def test_the_vae_keeps_heldout_clips(vae: VideoAutoencoder) -> None:
     assert figures["psnr_video_db"] >= 28
     assert train_vae.psnr(vae.vae, 8, train_vae.FRAMES) >= 28
     vae.vae.eval()
+
+
+def test_the_flow_network_measures_motion() -> None:
+    figures = json.loads((ZOO / "unimatch" / "figures.json").read_text())
+    assert figures["epe_px"] <= 0.5
+    assert figures["spearman"] >= 0.95
+    now = train_unimatch.figures(UniMatch.from_pretrained(ZOO / "unimatch"), 8)
+    assert now["epe_px"] <= 0.5
+    assert now["epe_moving_px"] <= 1.5
+
+
+def test_the_flow_network_sees_textures_move() -> None:
+    pairs = [train_unimatch.texture_pair(generator(5, "test/texture", index)) for index in range(8)]
+    estimator = UniMatchFlow.from_pretrained(ZOO / "unimatch")
+    assert estimator.name.startswith("unimatch/")
+    found = estimator(np.stack([pair.first for pair in pairs]), np.stack([pair.second for pair in pairs]))
+    true = np.stack([pair.flow for pair in pairs])
+    error, length = (np.hypot(flow[:, 0], flow[:, 1]).mean() for flow in (found - true, true))
+    assert error < 0.5 * length
 
 
 def test_latents_have_unit_scale(vae: VideoAutoencoder) -> None:

@@ -19,18 +19,18 @@ from curation.decode import frames_at
 from curation.operator import Env, Input, Layout, Operator, Report, map_rows
 from curation.schema import MOTION, Reason, RowError, Status
 from lumina.config import Config
-from lumina.motion import DISFlow, OpticalFlowEstimator, motion_score, pick_frames
+from lumina.motion import DISFlow, OpticalFlowEstimator, UniMatchFlow, motion_score, pick_frames
 
 
 class MotionConfig(Config):
     """How motion is scored. Scores are pixels of the resized frame per interval: they scale with its size."""
 
-    estimator: Literal["dis"] = "dis"
-    """Optical-flow estimator: OpenCV's DIS."""
+    estimator: Literal["unimatch", "dis"] = "unimatch"
+    """Optical-flow estimator: UniMatch (the network that `weights.unimatch` names), or OpenCV's DIS."""
     height: int = Field(default=320, ge=16)
-    """Height at which flow is estimated."""
+    """Height at which flow is estimated; UniMatch needs a multiple of 32, the small network that is shipped of 8."""
     width: int = Field(default=576, ge=16)
-    """Width at which flow is estimated."""
+    """Width at which flow is estimated, as `height`."""
     interval_s: float = Field(default=0.5, gt=0)
     """Seconds between two samples."""
     samples: int = Field(default=9, ge=2)
@@ -39,9 +39,11 @@ class MotionConfig(Config):
     """Pairs of one clip estimated together."""
 
 
-def build_estimator(config: MotionConfig) -> OpticalFlowEstimator:
+def build_estimator(config: MotionConfig, env: Env) -> OpticalFlowEstimator:
     """The estimator that `config` names."""
-    return {"dis": DISFlow}[config.estimator]()
+    if config.estimator == "dis":
+        return DISFlow()
+    return UniMatchFlow.from_pretrained(Path(env.weights["unimatch"]), env.device)
 
 
 def _plan(inputs: Mapping[str, Input], _config: MotionConfig, _env: Env) -> pa.Table:
@@ -50,7 +52,7 @@ def _plan(inputs: Mapping[str, Input], _config: MotionConfig, _env: Env) -> pa.T
 
 
 def _make(config: MotionConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
-    estimator = build_estimator(config)
+    estimator = build_estimator(config, env)
     times = [step * config.interval_s for step in range(config.samples)]
 
     def score(row: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +102,9 @@ MOTION_OPERATOR = Operator(
     plan=_plan,
     make=_make,
     rows_per_unit=lambda _config: 8,
+    pool="actors",
+    accelerator=True,
     report=_report,
     layout=Layout(rows_per_file=512),
 )
-"""Reads the input `clips`: the output of `probe`."""
+"""Reads the input `clips`, the output of `probe`; weights `unimatch` where the estimator is UniMatch."""

@@ -55,6 +55,8 @@ class WeightsConfig(Config):
     """A CogVideoX autoencoder."""
     text_encoder: str = "zoo:text_encoder"
     """A Gemma-2 model with its tokenizer."""
+    unimatch: str = "zoo:unimatch"
+    """A UniMatch flow network: a directory, or a released `.pth` file under its released name."""
 
     def resolve(self) -> dict[str, str]:
         """Return name to local directory or hub id, with `zoo:` names resolved."""

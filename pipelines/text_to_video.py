@@ -14,6 +14,7 @@ from curation.sources import SourceError, check_sources
 from jobs.evaluate import EvaluateConfig, EvaluateFinalConfig
 from jobs.shapes import RenderShapesConfig
 from lumina.config import Config
+from lumina.models.config import load_flow_config
 from pipelines.config import PipelineConfig, TrainConfig
 from pipelines.errors import PipelineError
 from pipelines.fingerprint import locate_weights
@@ -88,9 +89,13 @@ def check_weights(config: PipelineConfig) -> None:
     Raises:
         PipelineError: naming the setting, and what to do.
     """
-    for name, spec in config.weights.resolve().items():
+    specs = config.weights.resolve()
+    for name, key, field in (
+        ("vae", "latent_channels", "in_channels"),
+        ("text_encoder", "hidden_size", "cap_feat_dim"),
+    ):
+        spec = specs[name]
         directory = locate_weights(spec, f"weights.{name}").path
-        key, field = {"vae": ("latent_channels", "in_channels"), "text_encoder": ("hidden_size", "cap_feat_dim")}[name]
         file = directory / "config.json"
         if not file.is_file():
             raise PipelineError(f"weights.{name}: {directory} holds no config.json, so it is no pretrained network")
@@ -105,6 +110,24 @@ def check_weights(config: PipelineConfig) -> None:
                 f"model.{field} is {getattr(config.model, field)}, but weights.{name} ({spec}) has {key} {width}: "
                 f"set model.{field}={width}"
             )
+    _check_flow_network(config)
+
+
+def _check_flow_network(config: PipelineConfig) -> None:
+    if config.motion.estimator != "unimatch":
+        return
+    try:
+        network = load_flow_config(locate_weights(config.weights.resolve()["unimatch"], "weights.unimatch").path)
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"weights.unimatch: {error}") from error
+    for side in ("height", "width"):
+        length = getattr(config.motion, side)
+        if length % network.multiple:
+            nearest = max(1, round(length / network.multiple)) * network.multiple
+            raise PipelineError(
+                f"motion.{side} is {length}, but the flow network of weights.unimatch needs a multiple of "
+                f"{network.multiple}: set motion.{side}={nearest}"
+            )
 
 
 def _curation(config: PipelineConfig) -> list[Stage]:
@@ -114,7 +137,15 @@ def _curation(config: PipelineConfig) -> list[Stage]:
         *raw,
         _ingest(config),
         _on_media(config, "probe", config.probe, "decode:PROBE_OPERATOR", {"clips": "ingest"}),
-        _on_media(config, "motion", config.motion, "motion_scores:MOTION_OPERATOR", {"clips": "probe"}),
+        _on_media(
+            config,
+            "motion",
+            config.motion,
+            "motion_scores:MOTION_OPERATOR",
+            {"clips": "probe"},
+            weights={"unimatch": weights["unimatch"]} if config.motion.estimator == "unimatch" else {},
+            depends=("torch",),
+        ),
         Stage("tag", _CURATE, config.tag, "curation.sources:TAG_OPERATOR", inputs={"clips": "probe"}),
         Stage(
             "select",
@@ -209,7 +240,8 @@ def _train(name: str, config: TrainConfig, inputs: Mapping[str, str]) -> Stage:
 
 def _evaluation(config: PipelineConfig, sources: tuple[str, ...]) -> list[Stage]:
     trained = f"train@{list(config.train)[-1]}"
-    weights = config.weights.resolve()
+    specs = config.weights.resolve()
+    weights = {name: specs[name] for name in ("vae", "text_encoder")}
     settings = config.evaluate.model_dump()
     # Real clips have no known truth: prompts are then captions of the run's own clips.
     captions = {"select": "select"} if config.evaluate.suite.kind == "captions" else {}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from lumina.config import Config
 
@@ -189,7 +189,12 @@ def load_flow_config(source: Path) -> UniMatchConfig:
             f"no {path}: give a released UniMatch .pth file, or a directory with {FLOW_CONFIG_FILE} and safetensors"
         )
     if source.suffix != ".pth":
-        return UniMatchConfig.model_validate_json(path.read_text(encoding="utf-8"))
+        try:
+            return UniMatchConfig.model_validate_json(path.read_text(encoding="utf-8"))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the whole"
+            raise ValueError(f"{path} is no config of a UniMatch network: {where}: {first['msg']}") from error
     names = [name for name in RELEASED_FLOW_MODELS if source.name.startswith(f"{name}-") or source.stem == name]
     if not names:
         raise ValueError(

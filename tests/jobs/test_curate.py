@@ -27,8 +27,10 @@ from curation.tensors import unpack
 from jobs.context import InputRef, JobContext, JobResult
 from jobs.curate import cut_blocks, cut_units, run
 from jobs.runtime import RuntimeConfig
+from lumina import zoo
 from lumina.config import Config
 from lumina.video import write_h264
+from tests.lumina.tiny import save_parts
 
 STATUS = {"status": pa.string(), "reason": pa.string(), "reason_stage": pa.string(), "detail": pa.string()}
 SQUARES = pa.schema({"clip_id": pa.string(), "number": pa.int64(), "square": pa.int64()} | STATUS)
@@ -148,38 +150,9 @@ def test_workers_blocks_and_pools_give_one_digest(tmp_path: Path, ray_cluster: N
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A small random VAE and text encoder of the real classes."""
-    import torch
-    from diffusers import AutoencoderKLCogVideoX
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
-
-    root = tmp_path_factory.mktemp("networks")
-    torch.manual_seed(0)
-    AutoencoderKLCogVideoX(
-        down_block_types=("CogVideoXDownBlock3D",) * 4,
-        up_block_types=("CogVideoXUpBlock3D",) * 4,
-        block_out_channels=(8, 8, 8, 8),
-        layers_per_block=1,
-        norm_num_groups=2,
-        latent_channels=16,
-    ).save_pretrained(root / "vae")
-    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "<pad>": 1, "a": 2, "red": 3}, unk_token="<unk>"))  # noqa: S106
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = {"unk_token": "<unk>", "pad_token": "<pad>"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(root / "text")
-    Gemma2Model(
-        Gemma2Config(
-            vocab_size=8,
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
-        )
-    ).save_pretrained(root / "text")
-    return {"vae": str(root / "vae"), "text_encoder": str(root / "text")}
+    """A small random VAE and text encoder of the real classes, and the flow network that is shipped."""
+    vae, text_encoder = save_parts(tmp_path_factory.mktemp("networks"))
+    return {"vae": str(vae), "text_encoder": str(text_encoder), "unimatch": str(Path(zoo.__file__).parent / "unimatch")}
 
 
 LATENTS = ("curation.latents:ENCODE_LATENTS_OPERATOR", EncodeLatentsConfig(resolution=64, num_frames=9, batch_size=2))
@@ -232,6 +205,7 @@ def test_the_whole_of_curation(tmp_path: Path, ray_cluster: None, networks: dict
     motion = chain.by_uri("motion")
     assert motion["clip2.mp4"]["flow_abs_mean"] > motion["clip1.mp4"]["flow_abs_mean"] > 0.1
     assert motion["still.png"]["flow_abs_mean"] is None
+    assert motion["clip1.mp4"]["estimator"].startswith("unimatch/")
     assert motion["still.png"]["status"] == "ok"
     assert {row["keep"] for row in chain.rows("select") if row["status"] == "ok"} == {True}
     assert results["select"].metrics["kept"] == 7
@@ -247,7 +221,7 @@ def test_the_whole_of_curation(tmp_path: Path, ray_cluster: None, networks: dict
         assert text[row["text_id"]]["prompt"].endswith(f" <Prompt Start> {row['caption']}")
         assert text[row["text_id_dropped"]]["prompt"].endswith(" <Prompt Start> ")
         features = text[row["text_id"]]
-        assert unpack(features["text_feature_bytes"], features["text_feature_shape"], "float32").shape[1] == 16
+        assert unpack(features["text_feature_bytes"], features["text_feature_shape"], "float32").shape[1] == 24
     for file in sorted((chain.refs["latents"].path / "data").glob("*.parquet")):
         assert len(set(pq.read_table(file, columns=["bucket"])["bucket"].to_pylist())) == 1
 
@@ -274,7 +248,7 @@ def test_real_clips_are_all_accounted_for(tmp_path: Path, ray_cluster: None, rea
     assert (rotated["width"], rotated["height"], rotated["rotation"]) == (320, 568, 90)
     assert (probed["odd_size_vp9.mp4"]["width"], probed["odd_size_vp9.mp4"]["height"]) == (321, 241)
 
-    motion = MotionConfig(height=64, width=96)
+    motion = MotionConfig(estimator="dis", height=64, width=96)
     result = chain.run("motion", "curation.motion_scores:MOTION_OPERATOR", motion, clips="probe")
     assert result.counts["filtered/too_few_frames"] == 2  # 0.1 s and 0.4 s long
     tag = TagConfig(template="Videos of the kind {source}.")

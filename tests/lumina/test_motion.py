@@ -5,8 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from lumina.motion import RELEASED_TIMES_S, DISFlow, motion_score, pick_frames, prepare_frames
+from lumina.models.config import RELEASED_FLOW_MODELS
+from lumina.models.unimatch import UniMatch
+from lumina.motion import RELEASED_TIMES_S, DISFlow, UniMatchFlow, motion_score, pick_frames, prepare_frames
+from tests.lumina import golden as fixtures
 
 
 class ConstantFlow:
@@ -64,6 +68,24 @@ def test_frames_are_resized_as_released(golden: Path) -> None:
         np.testing.assert_allclose(resized[:, :, ::16, ::16], tensors[f"{name}.resized_every_16"], atol=1e-3)
         corner = tensors[f"{name}.resized_corner"]
         np.testing.assert_allclose(resized[:, :, -corner.shape[2] :, -corner.shape[3] :], corner, atol=1e-3)
+
+
+def test_a_clip_is_scored_as_released(golden: Path) -> None:
+    arrays, definitions = fixtures.read(golden, "G_motion")
+    manifest = fixtures.read(golden, "E_unimatch")[1]["manifest"]["scale2_refine6"]
+    model = UniMatch(RELEASED_FLOW_MODELS["gmflow-scale2-regrefine6"]).eval()
+    model.load_state_dict(fixtures.weights(golden, definitions["landscape"] | {"manifest": manifest}))
+    flows: list[np.ndarray] = []
+
+    class Seen(UniMatchFlow):
+        def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+            flows.append(super().__call__(a, b))
+            return flows[-1]
+
+    score = motion_score(arrays["landscape.frames_nhwc"].numpy(), Seen(model, "unimatch"), batch_pairs=2)
+    flow = torch.from_numpy(np.concatenate(flows))
+    fixtures.assert_close("landscape", flow[:, :, ::8, ::8], arrays["landscape.flow_every_8"], "flow")
+    assert score.flow_abs_mean == pytest.approx(definitions["landscape"]["score"], rel=1e-3)
 
 
 def test_slow_clips_repeat_frames() -> None:

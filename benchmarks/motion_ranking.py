@@ -16,6 +16,7 @@ import torch
 
 from lumina.evaluation.subsets import rank_correlation
 from lumina.motion import RELEASED_TIMES_S, DISFlow, UniMatchFlow, motion_score, pick_frames
+from lumina.video import read_frames
 
 ZOO = Path(__file__).parent.parent / "lumina" / "zoo" / "unimatch"
 
@@ -24,9 +25,8 @@ def sampled(path: Path) -> np.ndarray | None:
     """The frames [T, H, W, 3] that motion is scored on; None where the clip is too short or does not decode."""
     try:
         with av.open(path) as container:
-            stream = container.streams.video[0]
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-            rate = float(stream.average_rate or 0)
+            rate = float(container.streams.video[0].average_rate or 0)
+        frames = read_frames(path)
     except (OSError, IndexError, ValueError) as error:
         print(f"{path.name}: left out ({error})")
         return None
@@ -34,7 +34,7 @@ def sampled(path: Path) -> np.ndarray | None:
     if len(picked) < 2:
         print(f"{path.name}: left out (no two samples)")
         return None
-    return np.stack([frames[index] for index in picked])
+    return frames[picked]
 
 
 def main() -> None:

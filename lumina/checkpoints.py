@@ -17,12 +17,11 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from lumina.models.config import NextDiTConfig
 from lumina.models.next_dit import MultiScaleNextDiT
+from lumina.tensor_files import check_tensors, read_tensors
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -91,13 +90,11 @@ def load_weights(directory: Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for path in _weight_files(directory):
         try:
-            weights.update(load_file(path))
+            weights.update(read_tensors(path))
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"{directory} lacks {path.name}, which its index names: restore the file"
             ) from error
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged ({error}): restore the file") from error
     check_weights(config, weights, str(directory))
     return weights
 
@@ -127,15 +124,8 @@ def load_model(
 def check_weights(config: NextDiTConfig, weights: Mapping[str, Tensor], place: str) -> None:
     """Raise one ValueError that lists every missing, unexpected or wrongly shaped tensor."""
     with torch.device("meta"):
-        wanted = {name: list(value.shape) for name, value in MultiScaleNextDiT(config).state_dict().items()}
-    problems = [f"{name} {shape}: missing" for name, shape in wanted.items() if name not in weights]
-    for name, value in weights.items():
-        if name not in wanted:
-            problems.append(f"{name} {list(value.shape)}: unexpected")
-        elif list(value.shape) != wanted[name]:
-            problems.append(f"{name} {list(value.shape)}: should be {wanted[name]}")
-    if problems:
-        raise ValueError(f"{place} does not fit its model config, {len(problems)} tensors:\n  " + "\n  ".join(problems))
+        wanted = MultiScaleNextDiT(config).state_dict()
+    check_tensors(wanted, weights, place)
 
 
 def digest(state_dicts: Mapping[str, Mapping[str, Tensor]]) -> str:

@@ -85,7 +85,6 @@ class SamplingCost:
 
     evaluations: Mapping[PatchSize, int]
     """Evaluations at each scale; a guided step takes two."""
-    flops_by_scale: Mapping[PatchSize, int]
     flops: int
     """Operations in all, with the keys and values of the texts."""
 
@@ -95,8 +94,7 @@ def sampling_cost(
 ) -> SamplingCost:
     """Count the evaluations that `lumina.flow_matching.sampler.sample` makes for one clip, and their operations."""
     evaluations: Counter[PatchSize] = Counter()
-    flops: Counter[PatchSize] = Counter()
-    guided = False
+    flops, guided = 0, False
     for t in time_grid(sampler.steps, sampler.time_shift)[:-1].tolist():
         patch = value_at(sampler.patches, t)
         texts = [text_tokens]
@@ -104,9 +102,9 @@ def sampling_cost(
             guided = True
             texts.append(negative_text_tokens)
         evaluations[patch] += len(texts)
-        flops[patch] += sum(forward_cost(config, size, patch, length).flops for length in texts)
+        flops += sum(forward_cost(config, size, patch, length).flops for length in texts)
     texts_once = text_cost(config, text_tokens) + (text_cost(config, negative_text_tokens) if guided else 0)
-    return SamplingCost(dict(evaluations), dict(flops), sum(flops.values()) + texts_once)
+    return SamplingCost(dict(evaluations), flops + texts_once)
 
 
 def training_cost(config: NextDiTConfig, size: LatentSize, patch: PatchSize, text_tokens: int) -> int:

@@ -8,18 +8,16 @@ arguments come from a preset or a JSON file instead.
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lumina.checkpoints import CONFIG_FILE, check_weights, write_whole
 from lumina.models.config import RELEASED_MODELS, NextDiTConfig
+from lumina.tensor_files import read_tensors
 
 ARGUMENTS_FILE = "model_args.json"
 _COMPILE_PREFIX = "_orig_mod."
@@ -55,19 +53,7 @@ def read_released(source: Path, config: NextDiTConfig, *, ema: bool = False) -> 
             missing, unexpected or wrongly shaped one is listed.
     """
     path = weights_file(source, ema)
-    try:
-        content = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        )
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} holds more than tensors, and is not read for safety's sake: {error}") from error
-    except (SafetensorError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is damaged ({error}): restore the file") from error
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} holds no mapping of names to tensors")
-    weights = {str(name).replace(_COMPILE_PREFIX, ""): value for name, value in content.items()}
+    weights = {name.replace(_COMPILE_PREFIX, ""): value for name, value in read_tensors(path).items()}
     check_weights(config, weights, str(path))
     return weights
 

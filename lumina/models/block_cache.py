@@ -22,8 +22,6 @@ class BlockCache:
 
     threshold: float
     """Most drift of the time embedding, its relative L1 changes summed over the steps, before the blocks run again."""
-    runs: int = 0
-    """Evaluations in which the blocks ran."""
     _place: Any = None
     _embedding: Tensor | None = None
     _drift: float = 0.0
@@ -43,6 +41,6 @@ class BlockCache:
         self._embedding = embedding
         if self._change is None or self._place != place or self._drift >= self.threshold:
             result = blocks(tokens)
-            self.runs, self._place, self._drift, self._change = self.runs + 1, place, 0.0, result - tokens
+            self._place, self._drift, self._change = place, 0.0, result - tokens
             return result
         return tokens + self._change

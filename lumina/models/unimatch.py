@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,8 +15,7 @@ from typing import Self, cast
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lumina.models.config import FLOW_CONFIG_FILE, UniMatchConfig, load_flow_config
@@ -31,6 +29,7 @@ from lumina.models.correspondence import (
     upsample_flow,
     warp,
 )
+from lumina.tensor_files import check_tensors, read_tensors
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -364,13 +363,14 @@ class UniMatch(nn.Module):
 
     def _refined(self, plain0: Tensor, plain1: Tensor, match: _Match) -> list[Tensor]:
         config, flow = self.config, match.propagated
+        hidden, context = self.refine_proj(match.feature0).chunk(2, dim=1)
+        hidden, context = hidden.tanh(), context.relu()
         seen = []
         for iteration in range(config.num_reg_refine):
             flow = flow.detach()
             correlation = local_correlation(plain0, plain1, flow, _COST_RADIUS)
             # The released network starts every iteration from the same hidden state.
-            net, context = self.refine_proj(match.feature0).chunk(2, dim=1)
-            net, change = self.refine(net.tanh(), context.relu(), correlation, flow)
+            net, change = self.refine(hidden, context, correlation, flow)
             flow = flow + change
             if self.training or iteration == config.num_reg_refine - 1:
                 seen.append(upsample_convexly(flow, self.refine.mask(net), config.factor))
@@ -391,34 +391,18 @@ class UniMatch(nn.Module):
             ValueError: a file is damaged, its name says nothing about its config, or its tensors are not the config's.
         """
         config = load_flow_config(source)
-        weights = _released(source) if source.suffix == ".pth" else _saved(source)
+        weights = read_tensors(source, entry="model") if source.suffix == ".pth" else _saved(source)
         model = cls(config)
-        wanted = {name: value.shape for name, value in model.state_dict().items()}
-        problems = [f"{name} {list(shape)}: missing" for name, shape in wanted.items() if name not in weights]
-        for name, value in weights.items():
-            if name not in wanted:
-                problems.append(f"{name} {list(value.shape)}: unexpected")
-            elif value.shape != wanted[name]:
-                problems.append(f"{name} {list(value.shape)}: should be {list(wanted[name])}")
-        if problems:
-            raise ValueError(f"{source} does not fit its config, {len(problems)} tensors:\n  " + "\n  ".join(problems))
-        model.load_state_dict(dict(weights))
+        check_tensors(model.state_dict(), weights, str(source))
+        model.load_state_dict(weights)
         return model.eval().requires_grad_(False)
 
 
-def _saved(directory: Path) -> Mapping[str, Tensor]:
+def _saved(directory: Path) -> dict[str, Tensor]:
     path = directory / WEIGHTS_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{directory} holds no {WEIGHTS_FILE}: it is not a complete saved flow network")
-    try:
-        return cast(Mapping[str, Tensor], load_file(path))
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): restore the file") from error
-
-
-def _released(path: Path) -> Mapping[str, Tensor]:
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    return cast(Mapping[str, Tensor], content.get("model", content))
+    return read_tensors(path)
 
 
 def _normalise(images: Tensor) -> Tensor:

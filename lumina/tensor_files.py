@@ -1,0 +1,51 @@
+"""Read files of named tensors, and compare them with what a network wants. Nothing in a file is ever run."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+
+def read_tensors(path: Path, entry: str | None = None) -> dict[str, Tensor]:
+    """Read a `.safetensors` file, or a torch file that holds tensors alone, to the CPU.
+
+    Args:
+        path: the file.
+        entry: key under which a torch file may hold its tensors, instead of at its top.
+
+    Raises FileNotFoundError if there is no such file, ValueError if it is damaged or holds anything else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # Only files of the newer, zipped kind can be mapped.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} holds more than tensors, and is not read for safety's sake: {error}") from error
+    # The last one is what bytes that are no pickle at all may raise.
+    except (SafetensorError, RuntimeError, EOFError, LookupError) as error:
+        raise ValueError(f"{path} is damaged ({error}): restore the file") from error
+    if isinstance(content, Mapping) and entry in content:
+        content = content[entry]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{path} holds no mapping of names to tensors")
+    return {str(name): value for name, value in content.items()}
+
+
+def check_tensors(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], place: str) -> None:
+    """Raise one ValueError that lists every missing, unexpected or wrongly shaped tensor; `wanted` gives the shapes."""
+    problems = [f"{name} {list(value.shape)}: missing" for name, value in wanted.items() if name not in weights]
+    for name, value in weights.items():
+        if name not in wanted:
+            problems.append(f"{name} {list(value.shape)}: unexpected")
+        elif value.shape != wanted[name].shape:
+            problems.append(f"{name} {list(value.shape)}: should be {list(wanted[name].shape)}")
+    if problems:
+        raise ValueError(f"{place} does not fit its model config, {len(problems)} tensors:\n  " + "\n  ".join(problems))

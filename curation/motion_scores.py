@@ -7,19 +7,22 @@ samples fall is filtered. A clip that does not decode is quarantined: it is neve
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+from numpy.typing import NDArray
 from pydantic import Field
 
 from curation.decode import frames_at
 from curation.operator import Env, Input, Layout, Operator, Report, map_rows
-from curation.schema import MOTION, Reason, RowError, Status
+from curation.schema import MOTION, Reason, RowError, Status, to_table
 from lumina.config import Config
-from lumina.motion import DISFlow, OpticalFlowEstimator, UniMatchFlow, motion_score, pick_frames
+from lumina.motion import DISFlow, MotionScore, OpticalFlowEstimator, UniMatchFlow, motion_scores, pick_frames
 
 
 class MotionConfig(Config):
@@ -36,7 +39,7 @@ class MotionConfig(Config):
     samples: int = Field(default=9, ge=2)
     """Samples at most, from the first frame on: 9 at 0.5 s cover 4 seconds."""
     batch_pairs: int = Field(default=8, ge=1)
-    """Pairs of one clip estimated together."""
+    """Pairs, of one clip or several, estimated together."""
 
 
 def build_estimator(config: MotionConfig, env: Env) -> OpticalFlowEstimator:
@@ -55,7 +58,7 @@ def _make(config: MotionConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
     estimator = build_estimator(config, env)
     times = [step * config.interval_s for step in range(config.samples)]
 
-    def score(row: dict[str, Any]) -> dict[str, Any]:
+    def load(row: dict[str, Any], frames: dict[str, NDArray[np.uint8]]) -> dict[str, Any]:
         if row["media"] == "image":
             return {}
         start = row["span_start_s"] or 0.0
@@ -68,20 +71,32 @@ def _make(config: MotionConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
                 f"{row['frames_decodable']} frames at {row['fps']:.6g} fps: no two samples {config.interval_s} s apart"
             )
             raise RowError(Reason.TOO_FEW_FRAMES, detail, Status.FILTERED)
-        frames = frames_at(row["uri"], env.media_root, "video", row["decoder"], indices)
-        found = motion_score(frames, estimator, (config.height, config.width), config.batch_pairs)
-        return {
-            "flow_abs_mean": found.flow_abs_mean,
-            "flow_mag_mean": found.flow_mag_mean,
-            "flow_mag_p90": found.flow_mag_p90,
-            "pair_scores": found.pair_scores,
-            "sample_times_s": times[: len(indices)],
-            "input_hw": [config.height, config.width],
-            "transposed": found.transposed,
-            "estimator": estimator.name,
-        }
+        frames[row["clip_id"]] = frames_at(row["uri"], env.media_root, "video", row["decoder"], indices)
+        return {}
 
-    return lambda table: map_rows(table, MOTION, MOTION_OPERATOR.name, score)
+    def score(table: pa.Table) -> pa.Table:
+        frames: dict[str, NDArray[np.uint8]] = {}
+        loaded = map_rows(table, table.schema, MOTION_OPERATOR.name, partial(load, frames=frames))
+        size = (config.height, config.width)
+        found = motion_scores(list(frames.values()), estimator, size, config.batch_pairs)
+        columns = {name: _columns(one, config, estimator.name) for name, one in zip(frames, found, strict=True)}
+        return to_table((row | columns.get(row["clip_id"], {}) for row in loaded.to_pylist()), MOTION)
+
+    return score
+
+
+def _columns(found: MotionScore, config: MotionConfig, estimator: str) -> dict[str, Any]:
+    samples = len(found.pair_scores) + 1
+    return {
+        "flow_abs_mean": found.flow_abs_mean,
+        "flow_mag_mean": found.flow_mag_mean,
+        "flow_mag_p90": found.flow_mag_p90,
+        "pair_scores": found.pair_scores,
+        "sample_times_s": [step * config.interval_s for step in range(samples)],
+        "input_hw": [config.height, config.width],
+        "transposed": found.transposed,
+        "estimator": estimator,
+    }
 
 
 def _report(dataset: ds.Dataset, _config: MotionConfig, _out: Path) -> Report:

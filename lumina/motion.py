@@ -146,33 +146,54 @@ def prepare_frames(frames: NDArray[np.uint8], size: tuple[int, int] = RELEASED_S
     return resized
 
 
+def motion_scores(
+    clips: Sequence[NDArray[np.uint8]],
+    estimator: OpticalFlowEstimator,
+    size: tuple[int, int] = RELEASED_SIZE,
+    batch_pairs: int = 8,
+) -> list[MotionScore]:
+    """Score clips by their sampled frames [T, H, W, 3], T >= 2 (see `pick_frames`).
+
+    Pairs of all clips go to the estimator together, `batch_pairs` at a time; that changes no score beyond what the
+    estimator's own batching does. Raises ValueError for a clip of fewer than 2 frames.
+    """
+    for frames in clips:
+        if len(frames) < 2:
+            raise ValueError(f"a motion score needs at least 2 frames, got {len(frames)}")
+    images = [prepare_frames(frames, size) for frames in clips]
+    pairs = [(clip, at) for clip, prepared in enumerate(images) for at in range(len(prepared) - 1)]
+    flows: list[NDArray[np.float32]] = []
+    for start in range(0, len(pairs), batch_pairs):
+        batch = pairs[start : start + batch_pairs]
+        firsts, seconds = (np.stack([images[clip][at + offset] for clip, at in batch]) for offset in (0, 1))
+        flows.extend(estimator(firsts, seconds))
+    scores, start = [], 0
+    for frames in clips:
+        stop = start + len(frames) - 1
+        scores.append(_score(np.stack(flows[start:stop]), transposed=frames.shape[1] > frames.shape[2]))
+        start = stop
+    return scores
+
+
 def motion_score(
     frames: NDArray[np.uint8],
     estimator: OpticalFlowEstimator,
     size: tuple[int, int] = RELEASED_SIZE,
     batch_pairs: int = 8,
 ) -> MotionScore:
-    """Score the sampled frames [T, H, W, 3] of one clip, T >= 2 (see `pick_frames`).
+    """`motion_scores` of one clip."""
+    return motion_scores([frames], estimator, size, batch_pairs)[0]
 
-    Batching changes no score beyond what the estimator's own batching does. Raises ValueError for fewer than 2 frames.
-    """
-    if len(frames) < 2:
-        raise ValueError(f"a motion score needs at least 2 frames, got {len(frames)}")
-    images = prepare_frames(frames, size)
-    pairs: list[float] = []
-    magnitudes = []
-    for start in range(0, len(images) - 1, batch_pairs):
-        stop = min(start + batch_pairs, len(images) - 1)
-        flow = estimator(images[start:stop], images[start + 1 : stop + 1])
-        pairs += np.abs(flow).mean(axis=(1, 2, 3), dtype=np.float64).tolist()
-        magnitudes.append(np.hypot(flow[:, 0], flow[:, 1]))
-    magnitude = np.concatenate(magnitudes)
+
+def _score(flow: NDArray[np.float32], transposed: bool) -> MotionScore:
+    pairs = np.abs(flow).mean(axis=(1, 2, 3), dtype=np.float64).tolist()
+    magnitude = np.hypot(flow[:, 0], flow[:, 1])
     return MotionScore(
         flow_abs_mean=float(np.mean(pairs)),
         flow_mag_mean=float(magnitude.mean(dtype=np.float64)),
         flow_mag_p90=float(np.percentile(magnitude, 90)),
         pair_scores=tuple(pairs),
-        transposed=frames.shape[1] > frames.shape[2],
+        transposed=transposed,
     )
 
 

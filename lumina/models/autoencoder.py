@@ -7,10 +7,11 @@ trained and generated without that first latent, so F > 1 latents decode to 4F f
 from __future__ import annotations
 
 from pathlib import Path
+from types import MethodType
 from typing import TYPE_CHECKING, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lumina.pretrained import locate
 from lumina.sizes import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION, latent_frames
@@ -38,6 +39,10 @@ class VideoAutoencoder:
                 f"the VAE compresses {spatial}x in space and {temporal}x in time; "
                 f"needed are {SPATIAL_COMPRESSION}x and {TEMPORAL_COMPRESSION}x"
             )
+        if torch.backends.mkldnn.is_available():
+            for module in vae.modules():
+                if isinstance(module, nn.Conv3d):
+                    module._conv_forward = MethodType(_convolve, module)  # type: ignore[method-assign]
         self.vae = vae
         self.latent_channels: int = config.latent_channels
         self.scaling_factor: float = config.scaling_factor
@@ -117,3 +122,19 @@ class VideoAutoencoder:
             shades = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
             clips.append(shades[: 1 if frames == 1 else TEMPORAL_COMPRESSION * frames])
         return torch.stack(clips)
+
+
+def _convolve(module: nn.Conv3d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`nn.Conv3d._conv_forward`, by oneDNN on the CPU.
+
+    torch leaves small convolutions of a single item to a plain loop; the whole network is five times as fast so.
+    """
+    padding = module.padding
+    if (
+        not isinstance(padding, str)
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and module.padding_mode == "zeros"
+    ):
+        return torch.mkldnn_convolution(x, weight, bias, padding, module.stride, module.dilation, module.groups)
+    return nn.Conv3d._conv_forward(module, x, weight, bias)

@@ -1,6 +1,7 @@
 """Time the block stack against a plain one that works the way the released code does, at equal weights.
 
     python benchmarks/model.py                 # a small model on the CPU
+    python benchmarks/model.py --compile       # our blocks under torch.compile; needs a compiler
     python benchmarks/model.py --device cuda   # the 2B model in bf16, with model FLOP utilisation
 
 The reference is written for this comparison: a complex rotary table for every position, four gathers of adaLN factors
@@ -146,6 +147,7 @@ class Case:
     sampler: SamplerConfig
     dtype: torch.dtype
     device: str
+    compiled: bool = False
 
 
 def build(case: Case) -> MultiScaleNextDiT:
@@ -225,6 +227,8 @@ def compare(case: Case, rounds: int) -> None:
     """Print times of a forward pass, a training step and a guided sample, ours against the reference."""
     model = build(case)
     plain, batch, patch = PlainNextDiT(model), inputs(case), case.config.patch_sizes[0]
+    if case.compiled:
+        model.compile_blocks()
     x, _, text, _ = batch
     with torch.no_grad():
         a, b = model(*batch, patch).float(), plain(*batch, patch).float()
@@ -312,20 +316,23 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     multi_scale = PRESETS["f16F64R512-MultiScale"]
     if args.device == "cpu":
         small = NextDiTConfig(dim=192, n_layers=4, n_heads=4, n_kv_heads=2, multiple_of=64, cap_feat_dim=192)
         print(f"torch {torch.__version__}, CPU, {args.threads} thread(s)")
-        compare(Case(small, (4, 16, 16), 4, (40, 120, 64, 90), multi_scale, torch.float32, "cpu"), args.rounds)
+        batch = Case(small, (4, 16, 16), 4, (40, 120, 64, 90), multi_scale, torch.float32, "cpu", args.compile)
+        compare(batch, args.rounds)
         schedules(Case(small, (8, 24, 40), 1, (64,), multi_scale, torch.float32, "cpu"), args.rounds)
         return
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}")
     large = RELEASED_MODELS["2B_GQA"]
     for latent, name in (((8, 32, 32), "256 px, 32 frames"), ((16, 64, 64), "512 px, 64 frames")):
         print(f"2B_GQA, {name}")
-        compare(Case(large, latent, 2, (256, 200), multi_scale, torch.bfloat16, args.device), args.rounds)
+        case = Case(large, latent, 2, (256, 200), multi_scale, torch.bfloat16, args.device, args.compile)
+        compare(case, args.rounds)
 
 
 if __name__ == "__main__":

@@ -8,33 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from lumina.flow_matching.schedules import SamplerConfig
 from lumina.generate import TextToVideo, initial_noise
-from lumina.generation_config import GenerationConfig
-from lumina.models.config import NextDiTConfig
-from lumina.models.next_dit import MultiScaleNextDiT
-from lumina.system_prompts import SystemPrompt
 from tests.lumina import tiny
 
-SAMPLER = SamplerConfig(
-    steps=4,
-    patches=((0.0, (2, 4, 4)), (0.2, (1, 2, 2))),
-    guidance=((0.0, 2.0), (0.5, 0.0)),
-)
+SAMPLER = tiny.SAMPLER
 
 
 @pytest.fixture(scope="module")
 def pipeline() -> TextToVideo:
-    """Tiny random parts without zero branches."""
-    config = NextDiTConfig(dim=32, n_layers=1, n_heads=2, multiple_of=32, cap_feat_dim=24)
-    model = MultiScaleNextDiT(config)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
-    prompts = {name: SystemPrompt(name, f"{name} clips. <Prompt Start> ") for name in ("clean", "web")}
-    defaults = GenerationConfig(num_frames=8, width=64, height=32, sampler=SAMPLER, source="clean")
-    return TextToVideo(model.eval(), tiny.autoencoder(), tiny.text_encoder(), prompts, defaults)
+    return tiny.text_to_video()
 
 
 def test_round_trip_gives_the_same_frames(pipeline: TextToVideo, tmp_path: Path) -> None:

@@ -6,18 +6,27 @@ from pathlib import Path
 
 import torch
 
+from lumina.flow_matching.schedules import SamplerConfig
+from lumina.generate import TextToVideo
+from lumina.generation_config import GenerationConfig
 from lumina.models.autoencoder import VideoAutoencoder
 from lumina.models.config import NextDiTConfig
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.models.text_encoder import TextEncoder
+from lumina.system_prompts import SystemPrompt
 
 TEXTS = ["a red circle moves left. <Prompt Start> ", "two blue squares stay still on a dark ground"]
 TINY = NextDiTConfig(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, multiple_of=32, cap_feat_dim=24, in_channels=4)
+SAMPLER = SamplerConfig(
+    steps=4,
+    patches=((0.0, (2, 4, 4)), (0.2, (1, 2, 2))),
+    guidance=((0.0, 2.0), (0.5, 0.0)),
+)
 
 
-def dit_without_zeros(spread: float) -> MultiScaleNextDiT:
-    """A network of shape TINY in which normal noise of this standard deviation has opened every zero branch."""
-    model = MultiScaleNextDiT(TINY)
+def dit_without_zeros(spread: float, config: NextDiTConfig = TINY) -> MultiScaleNextDiT:
+    """A network in which normal noise of this standard deviation has opened every zero branch."""
+    model = MultiScaleNextDiT(config)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -76,3 +85,11 @@ def save_parts(directory: Path) -> tuple[Path, Path]:
     autoencoder().save_pretrained(directory / "vae")
     text_encoder().save_pretrained(directory / "text_encoder")
     return directory / "vae", directory / "text_encoder"
+
+
+def text_to_video() -> TextToVideo:
+    """All parts, with the system prompts of two sources."""
+    model = dit_without_zeros(0.1, NextDiTConfig(dim=32, n_layers=1, n_heads=2, multiple_of=32, cap_feat_dim=24))
+    prompts = {name: SystemPrompt(name, f"{name} clips. <Prompt Start> ") for name in ("clean", "web")}
+    defaults = GenerationConfig(num_frames=8, width=64, height=32, sampler=SAMPLER, source="clean")
+    return TextToVideo(model.eval(), autoencoder(), text_encoder(), prompts, defaults)

@@ -7,17 +7,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from jobs.runtime import RuntimeConfig
+from lumina.video import read_frames
 from pipelines import cli
 from pipelines.code import CodeIndex
 from pipelines.fingerprint import DigestCache, Identifier
 from pipelines.stage import Pipeline
 from pipelines.tracking import Links
-from tests.lumina.tiny import TINY, dit_without_zeros
+from tests.lumina.tiny import TINY, dit_without_zeros, text_to_video
 from tests.pipelines import toy
 
 HEAVY = {"ray", "mlflow", "torch", "deepspeed"}
@@ -163,6 +165,27 @@ def test_generate_names_what_is_wrong_before_loading_anything(tmp_path: Path) ->
         failed = CliRunner().invoke(cli.app, ["generate", "--prompt", "A red circle.", *arguments])
         assert failed.exit_code == 1
         assert text in failed.output
+
+
+def test_generate_takes_a_preset_and_several_prompts(tmp_path: Path) -> None:
+    text_to_video().save_pretrained(tmp_path / "model")
+    arguments = ["--checkpoint", str(tmp_path / "model"), "--prompt", "a red circle", "--prompt", "two blue squares"]
+    arguments += ["--preset", "f24F96R960-MultiScale", "--steps", "6", "--size", "32x64", "--frames", "16"]
+
+    def generate(name: str, *more: str) -> str:
+        done = CliRunner().invoke(cli.app, ["generate", *arguments, "--out", str(tmp_path / name), *more])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert "a-2.mp4: 16 frames, 32x64, 8 fps" in generate("a.mp4")
+    generate("b.mp4")
+    generate("tiled.mp4", "--tiling")
+    first, second = (read_frames(tmp_path / f"a-{number}.mp4", range(16)) for number in (1, 2))
+    assert first.shape == (16, 64, 32, 3)
+    assert not np.array_equal(first, second)
+    assert (tmp_path / "a-1.mp4").read_bytes() == (tmp_path / "b-1.mp4").read_bytes()
+    unknown = CliRunner().invoke(cli.app, ["generate", *arguments[:4], "--preset", "fast"])
+    assert "no sampler preset 'fast'; there are f16F64R512" in unknown.output
 
 
 def test_convert_there_and_back(tmp_path: Path) -> None:

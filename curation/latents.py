@@ -16,6 +16,7 @@ import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
 from curation.decode import frames_at
+from curation.decoder import Decoder
 from curation.operator import Env, Input, Layout, Operator, aside, map_rows
 from curation.prompts import system_prompts_of
 from curation.schema import LATENTS, Reason, RowError, Status, set_aside, status_not_ok, to_table
@@ -162,9 +163,10 @@ def _make(config: EncodeLatentsConfig, env: Env) -> Callable[[pa.Table], pa.Tabl
     # One thread: sums in a fixed order, so the latents do not depend on the machine's cores.
     torch.set_num_threads(1)
     vae = VideoAutoencoder.from_pretrained(env.weights["vae"], env.device, getattr(torch, config.compute_dtype))
+    decoder = Decoder(env.limits)
 
     def load(row: Row, frames: dict[str, Any]) -> Row:
-        raw = frames_at(row["uri"], env.media_root, row["media"], row["decoder"], row["frame_indices"])
+        raw = frames_at(decoder, row["uri"], env.media_root, row["media"], row["decoder"], row["frame_indices"])
         frames[row["clip_id"]] = resize_crop(raw, (row["size"][0], row["size"][1]))
         return {}
 
@@ -207,8 +209,7 @@ ENCODE_LATENTS_OPERATOR = Operator(
     make=_make,
     rows_per_unit=lambda config: config.batch_size,
     group="bucket",
-    pool="actors",
-    accelerator=True,
+    runs_network=lambda _config: True,
     layout=Layout("bucket", rows_per_file=64, row_group_size=16, compression="none", use_dictionary=False),
 )
 """Reads the inputs `select` and `tag`; weights `vae`. One bucket per file; rows without latents in their own."""

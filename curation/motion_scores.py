@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from curation.decode import frames_at
+from curation.decoder import Decoder
 from curation.operator import Env, Input, Layout, Operator, Report, map_rows
 from curation.schema import MOTION, Reason, RowError, Status, to_table
 from lumina.config import Config
@@ -55,7 +56,7 @@ def _plan(inputs: Mapping[str, Input], _config: MotionConfig, _env: Env) -> pa.T
 
 
 def _make(config: MotionConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
-    estimator = build_estimator(config, env)
+    estimator, decoder = build_estimator(config, env), Decoder(env.limits)
     times = [step * config.interval_s for step in range(config.samples)]
 
     def load(row: dict[str, Any], frames: dict[str, NDArray[np.uint8]]) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def _make(config: MotionConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
                 f"{row['frames_decodable']} frames at {row['fps']:.6g} fps: no two samples {config.interval_s} s apart"
             )
             raise RowError(Reason.TOO_FEW_FRAMES, detail, Status.FILTERED)
-        frames[row["clip_id"]] = frames_at(row["uri"], env.media_root, "video", row["decoder"], indices)
+        frames[row["clip_id"]] = frames_at(decoder, row["uri"], env.media_root, "video", row["decoder"], indices)
         return {}
 
     def score(table: pa.Table) -> pa.Table:
@@ -117,8 +118,7 @@ MOTION_OPERATOR = Operator(
     plan=_plan,
     make=_make,
     rows_per_unit=lambda _config: 8,
-    pool="actors",
-    accelerator=True,
+    runs_network=lambda config: config.estimator == "unimatch",
     report=_report,
     layout=Layout(rows_per_file=512),
 )

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from curation.decoder import DecodeLimits
 from curation.schema import Reason, RowError, Status, conform, status_not_ok, status_ok, to_table
 
 RowsFunction = Callable[[pa.Table], pa.Table]
@@ -28,6 +29,7 @@ class Env:
     """Directory against which relative URIs resolve."""
     weights: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,10 @@ def _no_report(_dataset: ds.Dataset, _config: Any, _out: Path) -> Report:
     return Report()
 
 
+def _no_network(_config: Any) -> bool:
+    return False
+
+
 def _rows_per_unit(_config: Any) -> int:
     return 16
 
@@ -91,12 +97,13 @@ class Operator:
     """Rows of one unit of work. Units are cut on the driver, so their composition depends on the rows alone."""
     group: str | None = None
     """Column of the plan in which the rows of a unit agree (the batch of an encoder)."""
-    pool: Literal["tasks", "actors"] = "tasks"
-    """`actors` where `make` is dear (it loads a network)."""
-    accelerator: bool = False
-    """Whether it uses a GPU where the runtime has them."""
+    runs_network: Callable[[Any], bool] = _no_network
+    """Whether it loads a network under this config: then its workers are actors, with a GPU each where the runtime has
+    them."""
     finish: Callable[[pa.Table, Any], pa.Table] | None = None
     """Turns all computed rows into the result, on the driver, for what only the whole table tells (duplicates)."""
+    expands: bool = False
+    """Whether `finish` may make several rows of one."""
     report: Callable[[ds.Dataset, Any, Path], Report] = _no_report
     """Looks at the written dataset; may write small files into the output directory it is given."""
     layout: Layout = Layout()

@@ -87,8 +87,7 @@ ENCODE_TEXT_OPERATOR = Operator(
     plan=_plan,
     make=_make,
     rows_per_unit=lambda config: config.batch_size,
-    pool="actors",
-    accelerator=True,
+    runs_network=lambda _config: True,
     layout=Layout(rows_per_file=4096, row_group_size=16, compression="none", use_dictionary=False),
 )
 """Reads the inputs `select` and `tag`; weights `text_encoder`."""

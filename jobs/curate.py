@@ -1,9 +1,14 @@
 """Run a curation operator on Ray Data: rows in, the same rows out, as Parquet with a digest.
 
+Workers write what they finish themselves, as parts that survive whatever is killed (`jobs.parts`), every few seconds;
+a stage that starts again computes only the units of work that no part holds. Only numbers travel back to the driver:
+neither frames nor latents are ever in the object store.
+
 The plan is fed from memory in blocks that hold whole units of work (`from_arrow`), for three reasons measured with
 Ray 2.60: a small table read from Parquet collapses into one block and so into one task; its listing, reading and
 repartitioning operators each start workers of their own (ten seconds on two cores); and tasks that need a CPU upstream
-of an actor pool wait for ever when the pool holds the last free one. Ray's row checkpoints are not used.
+of an actor pool wait for ever when the pool holds the last free one. Ray's row checkpoints are not used: they know
+rows by their id alone, and keep nothing of a task that did not end.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import logging
 import math
 import shutil
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,15 +29,20 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 
+from curation.decoder import DecodeLimits
 from curation.digest import RowsDigest
 from curation.operator import Env, Input, Operator, apply, dataset
 from curation.schema import Reason, Status, conform
 from jobs.context import JobContext, JobResult
-from jobs.parquet_sink import Part, PartsSink, rows_written, write_parts
+from jobs.parts import Part, link_parts, read_part, read_parts, record_path, rows_written, write_part
 
 _UNIT, _UNIT_ROWS = "__unit", "__unit_rows"
 _PROGRESS_EVERY_S = 0.5
+_FLUSH_S, _FLUSH_SHARE, _FLUSH_BYTES = 2.0, 0.02, 256 << 20
+"""A worker writes a part when it has computed for two seconds, or a fiftieth of its life, or holds so many bytes: what
+a kill costs stays a small share of what was done, and long stages do not end in countless small files."""
 
 
 def run(ctx: JobContext) -> JobResult:
@@ -41,44 +52,49 @@ def run(ctx: JobContext) -> JobResult:
     broken set-up, not bad clips.
     """
     operator = _load(ctx.operator)
-    env = Env(ctx.media_root, dict(ctx.weights), "cuda" if operator.accelerator and ctx.runtime.use_gpu else "cpu")
+    network = operator.runs_network(ctx.config)
+    env = Env(
+        ctx.media_root,
+        dict(ctx.weights),
+        "cuda" if network and ctx.runtime.use_gpu else "cpu",
+        DecodeLimits(ctx.runtime.decode_timeout_s, round(ctx.runtime.decode_memory_gb * (1 << 30))),
+    )
     inputs = {name: Input(path) for name, path in ctx.files.items()}
     inputs |= {name: Input(ref.path) for name, ref in ctx.inputs.items()}
     missing = [name for name in operator.inputs if name not in inputs]
     if missing:
         raise ValueError(f"stage {ctx.stage!r} needs inputs {missing}, got {sorted(inputs)}")
     rows = operator.plan(inputs, ctx.config, env)
-    data = ctx.out / "data"
+    data, scratch = ctx.out / "data", ctx.work / "parts"
     data.mkdir()
+    scratch.mkdir(parents=True, exist_ok=True)
     ctx.progress(0, len(rows), "rows")
     if operator.make is None:
-        parts = _write(rows.cast(operator.schema), data, operator)
-    elif operator.finish is None:
-        parts = _compute(ctx, operator, env, rows, data)
+        directory, parts = _write(rows.cast(operator.schema), ctx, operator)
     else:
-        scratch = ctx.work / "rows"
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        _compute(ctx, operator, env, rows, scratch)
-        parts = _write(operator.finish(dataset(scratch).to_table(), ctx.config).cast(operator.schema), data, operator)
+        directory, parts = scratch, _compute(ctx, operator, env, rows, scratch)
+        if operator.finish is not None:
+            files = [str(scratch / file.name) for part in parts for file in part.files]
+            computed = ds.dataset(files, operator.computed_schema, format="parquet").to_table()
+            directory, parts = _write(operator.finish(computed, ctx.config).cast(operator.schema), ctx, operator)
+    link_parts(parts, directory, data)
     return _result(ctx, operator, rows, parts)
 
 
 def _result(ctx: JobContext, operator: Operator, rows: pa.Table, parts: list[Part]) -> JobResult:
     counts = sum((part.counts for part in parts), Counter[str]())
-    digest = sum((part.digest for part in parts), RowsDigest())
+    digest = sum((file.digest for part in parts for file in part.files), RowsDigest())
     broken = counts[f"{Status.QUARANTINED}/{Reason.INTERNAL_ERROR}"]
-    if sum(counts.values()) != 2 * len(rows) or digest.rows != len(rows):  # `in` plus its parts
+    lost = digest.rows < len(rows) if operator.expands else digest.rows != len(rows)
+    if lost or sum(counts.values()) != 2 * digest.rows:  # `in` plus its parts
         raise RuntimeError(f"{ctx.stage}: {len(rows)} rows went in, {digest.rows} came out: {dict(counts)}")
     written = dataset(ctx.out / "data")
     if broken and not counts["ok"]:
         found = written.to_table(columns=["detail"], filter=pc.field("reason") == Reason.INTERNAL_ERROR)
         raise RuntimeError(f"{ctx.stage}: no row succeeded; the first error was: {found['detail'][0].as_py()}")
     report = operator.report(written, ctx.config, ctx.out)
-    listing = [{"name": p.name, "rows": p.rows, "digest": str(p.digest)} for p in parts]
-    (ctx.out / "parts.json").write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
     ctx.progress(len(rows), len(rows), "rows")
-    ordered = {"in": len(rows), "ok": counts["ok"], **{key: counts[key] for key in sorted(counts) if "/" in key}}
+    ordered = {"in": digest.rows, "ok": counts["ok"], **{key: counts[key] for key in sorted(counts) if "/" in key}}
     return JobResult("rows", str(digest), ordered, dict(report.metrics), artifacts=report.files)
 
 
@@ -119,84 +135,138 @@ def cut_blocks(units: pa.Table, rows_per_block: int) -> list[pa.Table]:
 
 
 def _compute(ctx: JobContext, operator: Operator, env: Env, rows: pa.Table, directory: Path) -> list[Part]:
+    """Bring the parts of all units into `directory`, and return them."""
+    if not len(rows):
+        return [write_part(conform(rows, operator.computed_schema), [0], directory, operator.layout)]
+    units = cut_units(rows, operator.rows_per_unit(ctx.config), operator.group)
+    total = len(pc.unique(units[_UNIT]))
+    parts, done = read_parts(directory), -1
+    with _progress(ctx, directory, len(rows)):
+        while (have := sum(len(part.units) for part in parts)) < total:
+            if have == done:
+                raise RuntimeError(f"{ctx.stage}: {total - have} of {total} units of work were not written")
+            done = have
+            finished = pa.array([unit for part in parts for unit in part.units], pa.int64())
+            todo = units.filter(pc.invert(pc.is_in(units[_UNIT], finished)))
+            _execute(ctx, operator, env, todo, directory)
+            parts = read_parts(directory)
+    return parts
+
+
+def _execute(ctx: JobContext, operator: Operator, env: Env, units: pa.Table, directory: Path) -> None:
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)  # its plans and bars would tear the driver's own apart
-    if not len(rows):
-        return _write(conform(rows, operator.computed_schema), directory, operator)
-    units = cut_units(rows, operator.rows_per_unit(ctx.config), operator.group)
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    # A local cluster declares more CPUs than the machine has cores; and other stages run beside this one.
-    workers = max(1, cpus // 2 if ctx.runtime.ray_address is None else cpus - 1)
-    blocks = cut_blocks(units, max(1, min(operator.layout.rows_per_file, math.ceil(len(rows) / (4 * workers)))))
+    workers = _workers(ctx, env)
+    blocks = cut_blocks(units, max(1, min(operator.layout.rows_per_file, math.ceil(len(units) / (4 * workers)))))
     workers = min(workers, len(blocks))
-    arguments = {"reference": ctx.operator, "config": ctx.config, "env": env}
+    arguments = {"reference": ctx.operator, "config": ctx.config, "env": env, "directory": str(directory)}
     source = ray.data.from_arrow(blocks)
-    sink = PartsSink(directory, operator.computed_schema, operator.layout)
-    with _progress(ctx, directory, len(rows)):
-        if operator.pool == "tasks":
-            source.map_batches(
-                _apply_blocks,
-                batch_size=None,
-                batch_format="pyarrow",
-                compute=ray.data.TaskPoolStrategy(size=workers),
-                fn_kwargs=arguments,
-                num_cpus=1,
-            ).write_datasink(sink, ray_remote_args={"num_cpus": 1}, concurrency=workers)
-        else:
-            # Writing takes no CPU of its own, so that an actor that holds the last free one can get rid of its rows.
-            source.map_batches(
-                _Worker,
-                batch_size=None,
-                batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
-                fn_constructor_kwargs=arguments,
-                num_cpus=1,
-                num_gpus=1 if env.device == "cuda" else None,
-            ).write_datasink(sink, ray_remote_args={"num_cpus": 0}, concurrency=max(1, workers // 4))
-    return sink.parts
+    if operator.runs_network(ctx.config):
+        written = source.map_batches(
+            _Worker,
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
+            fn_constructor_kwargs=arguments,
+            num_cpus=1,
+            num_gpus=1 if env.device == "cuda" else None,
+        )
+    else:
+        written = source.map_batches(
+            _apply_blocks,
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.TaskPoolStrategy(size=workers),
+            fn_kwargs=arguments,
+            num_cpus=1,
+        )
+    written.materialize()
 
 
-def _write(table: pa.Table, directory: Path, operator: Operator) -> list[Part]:
-    parts = []
-    for index, start in enumerate(range(0, max(len(table), 1), 65536)):
-        parts += write_parts(table.slice(start, 65536), directory, index, operator.layout)
-    return parts
+def _workers(ctx: JobContext, env: Env) -> int:
+    """Workers at most: as the runtime says, else a GPU each, else what leaves room for the stages beside this one."""
+    import ray
+
+    if ctx.runtime.curation_workers is not None:
+        return ctx.runtime.curation_workers
+    resources = ray.cluster_resources()
+    if env.device == "cuda":
+        return max(1, int(resources.get("GPU", 1)))
+    cpus = int(resources.get("CPU", 1))
+    # A local cluster declares more CPUs than the machine has cores.
+    return max(1, cpus // 2 if ctx.runtime.ray_address is None else cpus - 1)
+
+
+def _write(table: pa.Table, ctx: JobContext, operator: Operator) -> tuple[Path, list[Part]]:
+    """Write what the driver computed; the directory, and the parts in it."""
+    directory = ctx.work / "result"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    starts = range(0, max(len(table), 1), 65536)
+    return directory, [write_part(table.slice(start, 65536), [start], directory, operator.layout) for start in starts]
 
 
 class _Worker:
     """Applies an operator to blocks of whole units; what the operator prepares is kept for the worker's life."""
 
-    def __init__(self, reference: str, config: Any, env: Env) -> None:
+    def __init__(self, reference: str, config: Any, env: Env, directory: str) -> None:
         self.operator = _load(reference)
         if self.operator.make is None:
             raise TypeError(f"{reference} computes its rows in its plan: nothing is left for a worker")
         self.compute = self.operator.make(config, env)
+        self.directory = Path(directory)
+        self.born = self.flushed = time.monotonic()
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        tables = []
-        start = 0
+        """Write the rows of all units in `block` that are in no part yet; return their number."""
+        held: dict[int, pa.Table] = {}
+        rows = start = 0
+        done = set[int]()
         while start < len(block):
-            size = block[_UNIT_ROWS][start].as_py()
+            size, number = block[_UNIT_ROWS][start].as_py(), block[_UNIT][start].as_py()
             unit = block.slice(start, size)
             if len(unit) != size or len(pc.unique(unit[_UNIT])) != 1:
                 raise RuntimeError(f"{self.operator.name}: a unit of {size} rows was cut apart on its way to a worker")
-            tables.append(apply(self.operator, self.compute, unit.drop_columns([_UNIT, _UNIT_ROWS])))
             start += size
-        return pa.concat_tables(tables)
+            # Ray gives a block of a dead worker to another one, which finds here what was written before.
+            record = record_path(self.directory, number)
+            if record.exists():
+                done.update(read_part(record).units)
+            if number in done:
+                continue
+            held[number] = apply(self.operator, self.compute, unit.drop_columns([_UNIT, _UNIT_ROWS]))
+            rows += size
+            if self._is_due(held):
+                self._flush(held)
+        self._flush(held)
+        return pa.table({"rows": pa.array([rows], pa.int64())})
+
+    def _is_due(self, held: dict[int, pa.Table]) -> bool:
+        now = time.monotonic()
+        large = sum(table.nbytes for table in held.values()) > _FLUSH_BYTES
+        return large or now - self.flushed > max(_FLUSH_S, _FLUSH_SHARE * (now - self.born))
+
+    def _flush(self, held: dict[int, pa.Table]) -> None:
+        if held:
+            write_part(
+                pa.concat_tables(held.values()).combine_chunks(), list(held), self.directory, self.operator.layout
+            )
+            held.clear()
+        self.flushed = time.monotonic()
 
 
 _WORKERS: dict[str, _Worker] = {}
 """What the tasks of this process have prepared: Ray reuses processes, so a network or a decoder is loaded once."""
 
 
-def _apply_blocks(block: pa.Table, reference: str, config: Any, env: Env) -> pa.Table:
+def _apply_blocks(block: pa.Table, reference: str, config: Any, env: Env, directory: str) -> pa.Table:
     """The task form of `_Worker`."""
-    key = json.dumps([reference, config.model_dump(mode="json"), asdict(env)], sort_keys=True)
+    key = json.dumps([reference, config.model_dump(mode="json"), asdict(env), directory], sort_keys=True)
     if key not in _WORKERS:
         _WORKERS.clear()
-        _WORKERS[key] = _Worker(reference, config, env)
+        _WORKERS[key] = _Worker(reference, config, env, directory)
     return _WORKERS[key](block)
 
 

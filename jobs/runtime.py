@@ -14,6 +14,13 @@ class RuntimeConfig(Config):
     """Address of a running Ray cluster; None starts one on this machine."""
     num_cpus: int | None = Field(default=None, ge=2)
     """Logical CPUs of the local Ray cluster; None takes twice the cores, and at least four."""
+    curation_workers: int | None = Field(default=None, ge=1)
+    """Workers of a curation stage at most; None: one per GPU where a stage uses them, else half of the logical CPUs of
+    a local cluster and all but one of another."""
+    decode_timeout_s: float = Field(default=120.0, gt=0)
+    """Seconds after which the decoding of one clip is given up: its row is quarantined as `decode_timeout`."""
+    decode_memory_gb: float = Field(default=4.0, gt=0)
+    """GiB that the process which decodes one clip may grow to: beyond, its row is quarantined as `decode_memory`."""
     train_workers: int = Field(default=2, ge=1)
     """Ray Train workers (the world size)."""
     use_gpu: bool = False

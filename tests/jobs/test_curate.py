@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +31,7 @@ from curation.sources import TagConfig
 from curation.tensors import unpack
 from jobs.context import InputRef, JobContext, JobResult
 from jobs.curate import cut_blocks, cut_units, run
+from jobs.parts import read_parts
 from jobs.runtime import RuntimeConfig
 from lumina import zoo
 from lumina.config import Config
@@ -60,7 +66,43 @@ def _make(config: SquareConfig, _env: Env) -> Any:
 
 
 SQUARE = Operator("square", SquareConfig, SQUARES, (), _plan, _make, rows_per_unit=lambda _c: 3)
-SQUARE_ACTORS = replace(SQUARE, pool="actors")
+SQUARE_ACTORS = replace(SQUARE, runs_network=lambda _config: True)
+
+
+def _make_once_killed(config: SquareConfig, env: Env) -> Any:
+    """As `_make`, slowly; notes every row it computes, and kills its process at the first sight of row 45."""
+    square, root = _make(config, env), Path(env.media_root)
+
+    def compute(table: pa.Table) -> pa.Table:
+        for number in table["number"].to_pylist():
+            time.sleep(0.1)
+            with (root / "computed").open("a") as log:
+                log.write(f"{number}\n")
+            if number == 45 and not (root / "killed").exists():
+                (root / "killed").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return square(table)
+
+    return compute
+
+
+def _make_failing(config: SquareConfig, env: Env) -> Any:
+    """As `_make_once_killed`, but fails as a whole at row 45 until a file says otherwise."""
+    (Path(env.media_root) / "killed").touch()
+    compute = _make_once_killed(config, env)
+
+    def fail(table: pa.Table) -> pa.Table:
+        if 45 in table["number"].to_pylist() and not (Path(env.media_root) / "mended").exists():
+            time.sleep(2.5)  # let the other worker get on
+            raise OSError("the disk is gone")
+        return compute(table)
+
+    return fail
+
+
+ONCE_KILLED = replace(SQUARE, make=_make_once_killed)
+ONCE_KILLED_ACTORS = replace(ONCE_KILLED, runs_network=lambda _config: True)
+FAILING = replace(SQUARE, make=_make_failing)
 
 
 class Chain:
@@ -74,8 +116,9 @@ class Chain:
 
     def run(self, stage: str, operator: str, config: Config, **inputs: str) -> JobResult:
         out, work = self.root / stage / "out", self.root / stage / "work"
+        shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
-        work.mkdir()
+        work.mkdir(exist_ok=True)
         result = run(
             JobContext(
                 stage=stage,
@@ -146,6 +189,35 @@ def test_workers_blocks_and_pools_give_one_digest(tmp_path: Path, ray_cluster: N
     with pytest.raises(RuntimeError, match="no row succeeded; the first error was: ZeroDivisionError"):
         chain.run("broken", name, SquareConfig(rows=5, broken=True))
     assert chain.run("empty", name, SquareConfig(rows=0)).counts["in"] == 0
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("operator", ["ONCE_KILLED", "ONCE_KILLED_ACTORS"])
+def test_a_killed_worker_costs_little_and_changes_nothing(tmp_path: Path, ray_cluster: None, operator: str) -> None:
+    chain = Chain(tmp_path, tmp_path)
+    whole = chain.run("whole", f"{__name__}:SQUARE", SquareConfig(rows=80))
+    killed = chain.run("killed", f"{__name__}:{operator}", SquareConfig(rows=80))
+    assert (tmp_path / "killed").exists()
+    assert (killed.digest, killed.counts) == (whole.digest, whole.counts)
+    computed = Counter((tmp_path / "computed").read_text().split())
+    assert len(computed) == 72
+    assert sum(computed.values()) - 72 <= 24  # two seconds' work at most, and what was under way
+
+
+@pytest.mark.ray
+def test_a_stage_that_failed_goes_on_where_it_was(tmp_path: Path, ray_cluster: None) -> None:
+    chain = Chain(tmp_path, tmp_path)
+    with pytest.raises(Exception, match="the disk is gone"):
+        chain.run("failing", f"{__name__}:FAILING", SquareConfig(rows=80))
+    before = set((tmp_path / "computed").read_text().split())
+    kept = {number for part in read_parts(tmp_path / "failing" / "work" / "parts") for number in part.units}
+    assert kept
+    (tmp_path / "mended").touch()
+    (tmp_path / "computed").unlink()
+    mended = chain.run("failing", f"{__name__}:FAILING", SquareConfig(rows=80))
+    again = (tmp_path / "computed").read_text().split()
+    assert len(again) <= 72 - len(before) + 24
+    assert mended.digest == chain.run("whole", f"{__name__}:SQUARE", SquareConfig(rows=80)).digest
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,225 @@
+"""Decode in a child process that can be killed: native decoders hang, crash and grow on files that lie.
+
+decord spins for ever on some files while it holds Python's global lock, where neither a signal handler nor a thread
+gets a word in. A child that exceeds its deadline or its memory is killed and replaced, and so is one that died; its
+clip leaves with a reason, and the next clip finds a new child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import selectors
+import signal
+import struct
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from curation.backends import Probe
+from curation.schema import Reason, RowError, Status
+
+log = logging.getLogger(__name__)
+
+_LENGTH = struct.Struct(">I")
+IDLE_S = 60.0
+"""Seconds without a request after which the child ends by itself."""
+_POLL_S = 0.05
+_START_S = 120.0
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """What one clip may cost."""
+
+    timeout_s: float = 120.0
+    """Seconds until its decoder is killed."""
+    memory_bytes: int = 4 << 30
+    """Resident memory at which its decoder is killed."""
+
+
+class Decoder:
+    """A long-lived child that decodes for one worker; started at the first call.
+
+    Args:
+        limits: of each call.
+        command: starts the child; tests put others in its place.
+    """
+
+    def __init__(
+        self,
+        limits: DecodeLimits,
+        command: Sequence[str] = (sys.executable, "-m", "curation.decoding_child"),
+    ) -> None:
+        self.limits = limits
+        self._command = tuple(command)
+        self._child: subprocess.Popen[bytes] | None = None
+        self._used = 0.0
+
+    def probe(self, path: Path, media: str, decoder: str) -> Probe:
+        """`curation.backends.probe`, with `decoder` to try first; RowError says why the file cannot be used."""
+        answer, _ = self._call({"call": "probe", "path": str(path), "media": media, "decoder": decoder})
+        return Probe(**answer["probe"])
+
+    def frames(self, path: Path, media: str, decoder: str, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """`curation.backends.decode_frames`: uint8 [len(indices), H, W, 3]; RowError if they cannot be had."""
+        request = {"call": "frames", "path": str(path), "media": media, "decoder": decoder, "indices": list(indices)}
+        answer, pixels = self._call(request)
+        return np.frombuffer(pixels, np.uint8).reshape(answer["shape"])
+
+    def close(self) -> None:
+        """End the child."""
+        if self._child is not None:
+            _end(self._child)
+            self._child = None
+
+    def _call(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytearray]:
+        try:
+            answer, pixels = self._asked(request)
+        except RowError as error:
+            if error.reason != Reason.DECODE_CRASHED:
+                raise
+            # Something else may have ended the child, such as the system short of memory: a crash counts if it repeats.
+            answer, pixels = self._asked(request)
+        self._used = time.monotonic()
+        # Native libraries leak: a child that has become large makes room for a new one between two clips.
+        if self._child is not None and _resident(self._child.pid) > self.limits.memory_bytes // 2:
+            self.close()
+        if "reason" in answer:
+            raise RowError(Reason(answer["reason"]), answer["detail"], Status(answer["status"]))
+        return answer, pixels
+
+    def _asked(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytearray]:
+        child = self._started()
+        try:
+            _send(child, request | {"timeout_s": self.limits.timeout_s})
+            return _Answer(child, self.limits.timeout_s, self.limits.memory_bytes).read()
+        except RowError:
+            self.close()
+            raise
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        now = time.monotonic()
+        # Well before the child ends by itself, so that none ends while a request is on its way.
+        if self._child is not None and self._child.poll() is None and now - self._used < IDLE_S / 2:
+            self._used = now
+            return self._child
+        self.close()
+        root = str(Path(__file__).resolve().parents[1])
+        paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        child = subprocess.Popen(  # noqa: S603 - the project's own module
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": paths},
+            # Ctrl-C is the parent's business.
+            start_new_session=True,
+        )
+        weakref.finalize(self, _end, child)
+        try:
+            answer, _ = _Answer(child, _START_S, self.limits.memory_bytes).read()
+        except RowError as error:
+            _end(child)
+            raise RuntimeError(f"the decoding process did not start: {error}") from error
+        if answer != {"ready": True}:
+            raise RuntimeError(f"the decoding process greets with {answer}")
+        self._child, self._used = child, time.monotonic()
+        return child
+
+
+class _Answer:
+    """Reads one answer of a child while it looks at the clock and at the child's memory."""
+
+    def __init__(self, child: subprocess.Popen[bytes], timeout_s: float, memory_bytes: int) -> None:
+        self._child, self._timeout_s, self._memory_bytes = child, timeout_s, memory_bytes
+        self._deadline = time.monotonic() + timeout_s
+
+    def read(self) -> tuple[dict[str, Any], bytearray]:
+        """The answer and the pixels behind it; RowError if none comes."""
+        if self._child.stdout is None:
+            raise RuntimeError("the child has no pipe")
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._child.stdout, selectors.EVENT_READ)
+            length = _LENGTH.unpack(self._exactly(_LENGTH.size, selector))[0]
+            answer: dict[str, Any] = json.loads(self._exactly(length, selector))
+            count = int(np.prod(answer["shape"])) if "shape" in answer else 0
+            if count > self._memory_bytes:
+                raise self._too_large()
+            return answer, self._exactly(count, selector)
+
+    def _exactly(self, count: int, selector: selectors.BaseSelector) -> bytearray:
+        data = bytearray(count)
+        view, have = memoryview(data), 0
+        while have < count:
+            self._wait(selector)
+            got = os.readv(self._stdout(), [view[have : have + _CHUNK]])
+            if got == 0:
+                raise RowError(Reason.DECODE_CRASHED, f"the decoder died of {_cause(self._child)}")
+            have += got
+        return data
+
+    def _wait(self, selector: selectors.BaseSelector) -> None:
+        while not selector.select(_POLL_S):
+            if time.monotonic() > self._deadline:
+                detail = f"no answer within {self._timeout_s:g} s (runtime.decode_timeout_s)"
+                raise RowError(Reason.DECODE_TIMEOUT, detail)
+            if _resident(self._child.pid) > self._memory_bytes:
+                raise self._too_large()
+
+    def _too_large(self) -> RowError:
+        bound = self._memory_bytes / (1 << 30)
+        return RowError(Reason.DECODE_MEMORY, f"the decoder needs more than {bound:g} GiB (runtime.decode_memory_gb)")
+
+    def _stdout(self) -> int:
+        if self._child.stdout is None:
+            raise RuntimeError("the child has no pipe")
+        return self._child.stdout.fileno()
+
+
+def _send(child: subprocess.Popen[bytes], request: dict[str, Any]) -> None:
+    if child.stdin is None:
+        raise RuntimeError("the child has no pipe")
+    text = json.dumps(request).encode()
+    try:
+        child.stdin.write(_LENGTH.pack(len(text)) + text)
+        child.stdin.flush()
+    except BrokenPipeError:
+        raise RowError(Reason.DECODE_CRASHED, f"the decoder died of {_cause(child)}") from None
+
+
+def _resident(pid: int) -> int:
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def _cause(child: subprocess.Popen[bytes]) -> str:
+    code = child.wait(timeout=10)
+    return signal.Signals(-code).name if code < 0 else f"exit status {code}"
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.kill()
+    try:
+        child.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        log.warning("decoding process %d waits for a file system and cannot be ended", child.pid)
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            # What is buffered for a dead child is of no use any more.
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()

@@ -1,0 +1,95 @@
+"""The child process of `curation.decoder`: answers one request after another until its input ends.
+
+Requests and answers are JSON, each behind its length in 4 bytes; pixels follow an answer as raw bytes. Nothing is
+pickled: the parent must not trust a process whose native code has read a hostile file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import select
+import signal
+import struct
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from curation.backends import decode_frames, probe
+from curation.decoder import IDLE_S
+from curation.schema import Reason, RowError, Status
+
+_LENGTH = struct.Struct(">I")
+_GRACE_S = 5.0
+
+
+def main() -> None:
+    """Serve requests from standard input; answers go to what was standard output."""
+    # Native libraries print where they like: only this descriptor leads to the parent.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    requests = os.fdopen(0, "rb", buffering=0)
+    _send(answers, {"ready": True})
+    while select.select([requests], [], [], IDLE_S)[0] and (request := _receive(requests)) is not None:
+        # The kernel ends this process even where native code hangs for ever and the parent is no more.
+        signal.setitimer(signal.ITIMER_REAL, request["timeout_s"] + _GRACE_S)
+        answer, pixels = _answer(request)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _send(answers, answer, pixels)
+
+
+def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
+    path, media = Path(request["path"]), request["media"]
+    try:
+        if request["call"] == "probe":
+            return {"probe": asdict(probe(path, media, request["decoder"]))}, None
+        frames = decode_frames(path, media, request["decoder"], request["indices"])
+        return {"shape": frames.shape}, np.ascontiguousarray(frames)
+    except RowError as error:
+        return {"status": error.status, "reason": error.reason, "detail": str(error)}, None
+    except MemoryError:
+        detail = "the decoder could not get the memory it asked for"
+        return {"status": Status.QUARANTINED, "reason": Reason.DECODE_MEMORY, "detail": detail}, None
+    except Exception as error:  # noqa: BLE001 - told to the parent, which sets the row aside
+        detail = f"{type(error).__name__}: {error}"
+        return {"status": Status.QUARANTINED, "reason": Reason.INTERNAL_ERROR, "detail": detail}, None
+
+
+def _receive(stream: BinaryIO) -> dict[str, Any] | None:
+    head = _exactly(stream, _LENGTH.size)
+    body = _exactly(stream, _LENGTH.unpack(head)[0]) if head else b""
+    if not body:
+        return None
+    found: dict[str, Any] = json.loads(body)
+    return found
+
+
+def _exactly(stream: BinaryIO, count: int) -> bytes:
+    """Read so many bytes; nothing if the stream ends before."""
+    data = b""
+    while len(data) < count:
+        more = stream.read(count - len(data))
+        if not more:
+            return b""
+        data += more
+    return data
+
+
+def _send(stream: BinaryIO, answer: dict[str, Any], pixels: np.ndarray | None = None) -> None:
+    text = json.dumps(answer).encode()
+    try:
+        stream.write(_LENGTH.pack(len(text)) + text)
+        if pixels is not None:
+            stream.write(pixels.data)
+        stream.flush()
+    except BrokenPipeError:
+        os._exit(0)  # the parent is gone
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Finished work of a stage as it lies on the disk: Parquet files, and behind them one record per part.
+
+A part holds whole units of work. Its files come first and its record last, each put under its name when it is complete
+and on the disk; so whatever was killed, the parts with a record are what need not be computed again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curation.digest import RowsDigest, row_digest
+from curation.operator import Layout
+from curation.schema import counts
+
+_FILE = re.compile(r"part-\d+-\d+-n(\d+)\.parquet")
+
+
+@dataclass(frozen=True)
+class PartFile:
+    """One Parquet file."""
+
+    name: str
+    rows: int
+    digest: RowsDigest
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one worker put on the disk at once."""
+
+    units: tuple[int, ...]
+    files: tuple[PartFile, ...]
+    counts: Counter[str] = field(hash=False)
+    """See `curation.schema.counts`."""
+
+
+def write_part(table: pa.Table, units: Sequence[int], directory: Path, layout: Layout) -> Part:
+    """Write `table`, the rows of `units`, as one file, or as one per value of `layout.split_by`, and its record.
+
+    Names derive from the first unit alone, so that work that is done twice replaces itself.
+    """
+    tables = [table]
+    if layout.split_by is not None:
+        column = table[layout.split_by]
+        values = sorted(pc.unique(column).to_pylist(), key=lambda value: (value is None, value))
+        tables = [
+            table.filter(pc.is_null(column) if value is None else pc.equal(column, value).fill_null(False))
+            for value in values
+        ]
+    files = []
+    for number, rows in enumerate(tables):
+        name = f"part-{units[0]:08}-{number:03}-n{len(rows)}.parquet"
+        partial = directory / f".{name}.{uuid.uuid4().hex}"
+        pq.write_table(
+            rows,
+            partial,
+            row_group_size=layout.row_group_size,
+            compression=layout.compression,
+            use_dictionary=layout.use_dictionary,
+        )
+        _put(partial, directory / name)
+        files.append(PartFile(name, len(rows), row_digest(rows)))
+    part = Part(tuple(units), tuple(files), Counter(counts(table)))
+    record = {
+        "units": part.units,
+        "files": [{"name": file.name, "rows": file.rows, "digest": str(file.digest)} for file in files],
+        "counts": part.counts,
+    }
+    path = record_path(directory, units[0])
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    partial.write_text(json.dumps(record), encoding="utf-8")
+    _put(partial, path)
+    return part
+
+
+def record_path(directory: Path, first_unit: int) -> Path:
+    """Where the record of the part lies that begins with this unit."""
+    return directory / f"part-{first_unit:08}.json"
+
+
+def read_part(path: Path) -> Part:
+    """Read a record."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    files = (PartFile(file["name"], file["rows"], RowsDigest.parse(file["digest"])) for file in record["files"])
+    return Part(tuple(record["units"]), tuple(files), Counter(record["counts"]))
+
+
+def read_parts(directory: Path) -> list[Part]:
+    """The whole parts in `directory`, in order, such that no unit is in two of them.
+
+    Two workers may have done the same unit (one was taken for dead); the later part is then left out, whole.
+    """
+    parts, seen = [], set[int]()
+    for path in sorted(directory.glob("part-*.json")):
+        part = read_part(path)
+        if seen.isdisjoint(part.units) and all((directory / file.name).is_file() for file in part.files):
+            seen.update(part.units)
+            parts.append(part)
+    return parts
+
+
+def link_parts(parts: Iterable[Part], source: Path, target: Path) -> None:
+    """Put the files of finished parts where the stage's output belongs; they stay, in case it is never committed."""
+    for part in parts:
+        for file in part.files:
+            try:
+                os.link(source / file.name, target / file.name)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(source / file.name, target / file.name)
+
+
+def rows_written(directory: Path) -> int:
+    """Rows of the files in `directory`, from their names alone."""
+    matches = (_FILE.fullmatch(path.name) for path in directory.iterdir())
+    return sum(int(match[1]) for match in matches if match)
+
+
+def _put(partial: Path, path: Path) -> None:
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)

@@ -1,0 +1,33 @@
+"""The decoding child, with files whose names say how their decoder misbehaves."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from pathlib import Path
+
+from curation import decoding_child
+from curation.backends import Probe
+
+_probe = decoding_child.probe
+
+
+def probe(path: Path, media: str, first: str) -> Probe:
+    if path.stem.startswith("hang"):
+        ctypes.PyDLL(None).sleep(1000)  # holds Python's global lock, as decord does
+    if path.stem.startswith("crash"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if path.stem.startswith("grow"):
+        held = []
+        while True:
+            held.append(bytearray(os.urandom(1 << 20)) * 8)
+    if path.stem.startswith("print"):
+        os.write(1, b"what native libraries like to say")
+    return _probe(path, media, first)
+
+
+decoding_child.probe = probe
+
+if __name__ == "__main__":
+    decoding_child.main()

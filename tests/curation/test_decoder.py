@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from curation.backends import decode_frames, probe
+from curation.decoder import DecodeLimits, Decoder
+from curation.schema import Reason, RowError
+from lumina.video import write_h264
+
+HOSTILE = (sys.executable, "-m", "tests.curation.hostile_child")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips") / "clip.mp4"
+    write_h264(path, np.stack([np.full((32, 48, 3), 20 * t, np.uint8) for t in range(12)]), fps=8, crf=5)
+    return path
+
+
+@pytest.fixture
+def decoder() -> Iterator[Decoder]:
+    made = Decoder(DecodeLimits(timeout_s=1.0, memory_bytes=400 << 20), HOSTILE)
+    yield made
+    made.close()
+
+
+def children() -> set[int]:
+    return {child.pid for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE}
+
+
+def test_the_child_finds_what_the_backends_find(clip: Path, decoder: Decoder) -> None:
+    found = decoder.probe(clip, "video", "decord")
+    assert found == probe(clip, "video")
+    frames = decoder.frames(clip, "video", found.decoder, [7, 0, 7])
+    np.testing.assert_array_equal(frames, decode_frames(clip, "video", found.decoder, [7, 0, 7]))
+    with pytest.raises(RowError, match="asked for frame 99") as caught:
+        decoder.frames(clip, "video", found.decoder, [99])
+    assert caught.value.reason == Reason.DECODE_ERROR
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "detail"),
+    [
+        ("hang", Reason.DECODE_TIMEOUT, "no answer within 1 s"),
+        ("crash", Reason.DECODE_CRASHED, "died of SIGSEGV"),
+        ("grow", Reason.DECODE_MEMORY, "more than 0.390625 GiB"),
+    ],
+)
+def test_a_decoder_that_misbehaves_is_replaced(
+    clip: Path, decoder: Decoder, tmp_path: Path, name: str, reason: Reason, detail: str
+) -> None:
+    bad = tmp_path / f"{name}.mp4"
+    shutil.copy(clip, bad)
+    before = children()
+    assert decoder.probe(clip, "video", "decord").frames_decodable == 12
+    with pytest.raises(RowError, match=detail) as caught:
+        decoder.probe(bad, "video", "decord")
+    assert caught.value.reason == reason
+    assert children() == before
+    assert decoder.probe(clip, "video", "decord").frames_decodable == 12
+    decoder.close()
+    assert children() == before
+
+
+def test_what_native_code_prints_disturbs_nothing(clip: Path, decoder: Decoder, tmp_path: Path) -> None:
+    shutil.copy(clip, tmp_path / "print.mp4")
+    assert decoder.probe(tmp_path / "print.mp4", "video", "decord").frames_decodable == 12
+
+
+def test_a_child_that_died_between_two_clips_costs_none(clip: Path, decoder: Decoder) -> None:
+    before = children()
+    decoder.probe(clip, "video", "decord")
+    [pid] = children() - before
+    os.kill(pid, signal.SIGKILL)
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    assert decoder.probe(clip, "video", "decord").frames_decodable == 12
+
+
+def test_a_child_that_does_not_start_is_no_row_s_fault(clip: Path) -> None:
+    broken = Decoder(DecodeLimits(), (sys.executable, "-c", "raise SystemExit(3)"))
+    with pytest.raises(RuntimeError, match="did not start: the decoder died of exit status 3"):
+        broken.probe(clip, "video", "decord")
+
+
+def test_a_hanging_child_does_not_outlive_its_parent(clip: Path, tmp_path: Path) -> None:
+    shutil.copy(clip, tmp_path / "hang.mp4")
+    script = (
+        "import sys, threading, time, psutil; from pathlib import Path\n"
+        "from curation.decoder import Decoder, DecodeLimits\n"
+        f"d = Decoder(DecodeLimits(timeout_s=1), {HOSTILE!r}); d.probe(Path({str(clip)!r}), 'video', 'decord')\n"
+        "print(d._child.pid, flush=True)\n"
+        f"threading.Thread(target=d.probe, args=(Path({str(tmp_path / 'hang.mp4')!r}), 'video', 'decord')).start()\n"
+        "time.sleep(0.3); print('asked', flush=True); time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.stdout.readline()
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert child.wait(timeout=20) is None  # ended by the kernel's timer; not ours to reap

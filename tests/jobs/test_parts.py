@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curation.digest import RowsDigest, row_digest
+from curation.operator import Layout
+from jobs.parts import link_parts, read_parts, record_path, rows_written, write_part
+
+
+def table(*numbers: int) -> pa.Table:
+    return pa.table(
+        {
+            "number": pa.array(numbers, pa.int64()),
+            "bucket": pa.array([str(number % 2) if number else None for number in numbers], pa.string()),
+            "status": pa.array(["ok"] * len(numbers), pa.string()),
+            "reason": pa.nulls(len(numbers), pa.string()),
+        }
+    )
+
+
+def test_a_part_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    written = write_part(table(0, 1, 2, 3), [4, 7], tmp_path, Layout(split_by="bucket"))
+    assert read_parts(tmp_path) == [written]
+    assert [file.rows for file in written.files] == [1, 2, 1]
+    assert sum((file.digest for file in written.files), RowsDigest()) == row_digest(table(3, 2, 1, 0))
+    assert (written.units, written.counts["in"], rows_written(tmp_path)) == ((4, 7), 4, 4)
+    target = tmp_path / "target"
+    target.mkdir()
+    link_parts([written], tmp_path, target)
+    assert sorted(pq.read_table(target)["number"].to_pylist()) == [0, 1, 2, 3]
+    assert read_parts(tmp_path) == [written]
+
+
+def test_what_has_no_record_or_lost_a_file_is_no_part(tmp_path: Path) -> None:
+    for first in (0, 2, 4):
+        write_part(table(first, first + 1), [first, first + 1], tmp_path, Layout())
+    record_path(tmp_path, 2).unlink()
+    next(tmp_path.glob("part-00000004-*.parquet")).unlink()
+    assert [part.units for part in read_parts(tmp_path)] == [(0, 1)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(spans=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5)), max_size=8))
+def test_no_unit_is_taken_twice(tmp_path_factory, spans: list[tuple[int, int]]) -> None:  # type: ignore[no-untyped-def]
+    directory = tmp_path_factory.mktemp("parts")
+    for first, count in spans:
+        units = list(range(first, first + count))
+        write_part(table(*units), units, directory, Layout())
+    units = [unit for part in read_parts(directory) for unit in part.units]
+    assert len(units) == len(set(units))
+    assert set(units) <= {unit for first, count in spans for unit in range(first, first + count)}
+    if spans:
+        assert min(units) == min(first for first, _ in spans)

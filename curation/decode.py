@@ -59,6 +59,6 @@ PROBE_OPERATOR = Operator(
     inputs=("clips",),
     plan=_plan,
     make=_make,
-    layout=Layout(rows_per_file=1024),
+    layout=lambda _config: Layout(rows_per_file=1024),
 )
 """Reads the input `clips`: the output of `ingest`."""

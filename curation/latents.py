@@ -22,6 +22,7 @@ from curation.prompts import system_prompts_of
 from curation.schema import LATENTS, Reason, RowError, Status, set_aside, status_not_ok, to_table
 from curation.tensors import DType, pack
 from lumina.config import Config
+from lumina.models.config import EncodeRecipe
 from lumina.motion import pick_frames
 from lumina.randomness import generator
 from lumina.sizes import CELL, Size, best_crop_size, crop_sizes, largest_clip, num_cells, resize_crop
@@ -45,8 +46,12 @@ class EncodeLatentsConfig(Config):
     """Most frames of a clip, 4n + 1. A shorter clip gives the largest 4n + 1 it has, from its first frame on."""
     min_frames: int = Field(default=5, ge=5)
     """Fewest frames of a clip, 4n + 1; clips with less are filtered."""
+    recipe: EncodeRecipe = "whole-clip/1"
+    """How the VAE is applied: `whole-clip/1`, or `released-chunks/1` for latents like those of the released script."""
     dtype: DType = "bfloat16"
     """Type in which latents are stored."""
+    compression: Literal["none", "zstd"] = "none"
+    """Compression of the files; zstd makes them about a fifth smaller, for object storage."""
     compute_dtype: DType = "float32"
     """Type in which the VAE runs."""
     batch_size: int = Field(default=1, ge=1)
@@ -70,9 +75,9 @@ class EncodeLatentsConfig(Config):
     @property
     def recipe_id(self) -> str:
         """Name of the encode recipe, with a digest of the settings that decide what is encoded, and how."""
-        settings = self.model_dump(mode="json", exclude={"media", "seed"})
+        settings = self.model_dump(mode="json", exclude={"media", "seed", "recipe", "compression"})
         digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
-        return f"whole-clip/1:{digest}"
+        return f"{self.recipe}:{digest}"
 
     @property
     def sizes(self) -> list[Size]:
@@ -177,7 +182,7 @@ def _make(config: EncodeLatentsConfig, env: Env) -> Callable[[pa.Table], pa.Tabl
         encoded = {}
         if loaded:
             clips = torch.stack([torch.from_numpy(frames[row["clip_id"]]) for row in loaded])
-            latents = vae.encode(clips)
+            latents = vae.encode(clips, config.recipe)
             encoded = {row["clip_id"]: latent for row, latent in zip(loaded, latents, strict=True)}
         return to_table((_packed(row, encoded.get(row["clip_id"]), config) for row in rows), LATENTS)
 
@@ -210,6 +215,8 @@ ENCODE_LATENTS_OPERATOR = Operator(
     rows_per_unit=lambda config: config.batch_size,
     group="bucket",
     runs_network=lambda _config: True,
-    layout=Layout("bucket", rows_per_file=64, row_group_size=16, compression="none", use_dictionary=False),
+    layout=lambda config: Layout(
+        "bucket", rows_per_file=64, row_group_size=16, compression=config.compression, use_dictionary=False
+    ),
 )
 """Reads the inputs `select` and `tag`; weights `vae`. One bucket per file; rows without latents in their own."""

@@ -257,6 +257,6 @@ INGEST_OPERATOR = Operator(
     plan=_plan,
     make=_make,
     finish=_finish,
-    layout=Layout(rows_per_file=4096),
+    layout=lambda _config: Layout(rows_per_file=4096),
 )
 """Reads the input `manifest`: a CSV file or a folder."""

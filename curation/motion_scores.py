@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from curation.decode import frames_at
 from curation.decoder import Decoder
@@ -38,9 +38,24 @@ class MotionConfig(Config):
     interval_s: float = Field(default=0.5, gt=0)
     """Seconds between two samples."""
     samples: int = Field(default=9, ge=2)
-    """Samples at most, from the first frame on: 9 at 0.5 s cover 4 seconds."""
+    """Samples at most, from the first frame of the span on: 9 at 0.5 s cover 4 seconds."""
+    window_s: float | None = Field(default=None, gt=0)
+    """Seconds of a long clip that are looked at; None: as far as the samples go. Training sees `num_frames / fps` of
+    the latents; a score of what comes after would be of other content."""
     batch_pairs: int = Field(default=8, ge=1)
     """Pairs, of one clip or several, estimated together."""
+
+    @property
+    def times_s(self) -> list[float]:
+        """Seconds from the start of the span at which a clip is sampled."""
+        times = [step * self.interval_s for step in range(self.samples)]
+        return [time for time in times if self.window_s is None or time <= self.window_s]
+
+    @model_validator(mode="after")
+    def _holds_a_pair(self) -> MotionConfig:
+        if len(self.times_s) < 2:
+            raise ValueError(f"window_s {self.window_s} holds no two samples {self.interval_s} s apart")
+        return self
 
 
 def build_estimator(config: MotionConfig, env: Env) -> OpticalFlowEstimator:
@@ -57,7 +72,7 @@ def _plan(inputs: Mapping[str, Input], _config: MotionConfig, _env: Env) -> pa.T
 
 def _make(config: MotionConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
     estimator, decoder = build_estimator(config, env), Decoder(env.limits)
-    times = [step * config.interval_s for step in range(config.samples)]
+    times = config.times_s
 
     def load(row: dict[str, Any], frames: dict[str, NDArray[np.uint8]]) -> dict[str, Any]:
         if row["media"] == "image":
@@ -87,13 +102,12 @@ def _make(config: MotionConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
 
 
 def _columns(found: MotionScore, config: MotionConfig, estimator: str) -> dict[str, Any]:
-    samples = len(found.pair_scores) + 1
     return {
         "flow_abs_mean": found.flow_abs_mean,
         "flow_mag_mean": found.flow_mag_mean,
         "flow_mag_p90": found.flow_mag_p90,
         "pair_scores": found.pair_scores,
-        "sample_times_s": [step * config.interval_s for step in range(samples)],
+        "sample_times_s": config.times_s[: len(found.pair_scores) + 1],
         "input_hw": [config.height, config.width],
         "transposed": found.transposed,
         "estimator": estimator,
@@ -120,6 +134,6 @@ MOTION_OPERATOR = Operator(
     rows_per_unit=lambda _config: 8,
     runs_network=lambda config: config.estimator == "unimatch",
     report=_report,
-    layout=Layout(rows_per_file=512),
+    layout=lambda _config: Layout(rows_per_file=512),
 )
 """Reads the input `clips`, the output of `probe`; weights `unimatch` where the estimator is UniMatch."""

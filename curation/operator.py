@@ -60,12 +60,17 @@ class Layout:
     """Rows of one file agree in this column."""
     rows_per_file: int = 4096
     row_group_size: int = 65536
+    """Rows of a row group at most, and fewer where they would hold more than 16 MiB: a random read costs a group."""
     compression: str = "zstd"
     use_dictionary: bool = True
 
 
 def _no_report(_dataset: ds.Dataset, _config: Any, _out: Path) -> Report:
     return Report()
+
+
+def _layout(_config: Any) -> Layout:
+    return Layout()
 
 
 def _no_network(_config: Any) -> bool:
@@ -106,7 +111,7 @@ class Operator:
     """Whether `finish` may make several rows of one."""
     report: Callable[[ds.Dataset, Any, Path], Report] = _no_report
     """Looks at the written dataset; may write small files into the output directory it is given."""
-    layout: Layout = Layout()
+    layout: Callable[[Any], Layout] = _layout
 
     @property
     def computed_schema(self) -> pa.Schema:

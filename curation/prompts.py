@@ -88,6 +88,6 @@ ENCODE_TEXT_OPERATOR = Operator(
     make=_make,
     rows_per_unit=lambda config: config.batch_size,
     runs_network=lambda _config: True,
-    layout=Layout(rows_per_file=4096, row_group_size=16, compression="none", use_dictionary=False),
+    layout=lambda _config: Layout(rows_per_file=4096, row_group_size=16, compression="none", use_dictionary=False),
 )
 """Reads the inputs `select` and `tag`; weights `text_encoder`."""

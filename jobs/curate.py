@@ -137,7 +137,7 @@ def cut_blocks(units: pa.Table, rows_per_block: int) -> list[pa.Table]:
 def _compute(ctx: JobContext, operator: Operator, env: Env, rows: pa.Table, directory: Path) -> list[Part]:
     """Bring the parts of all units into `directory`, and return them."""
     if not len(rows):
-        return [write_part(conform(rows, operator.computed_schema), [0], directory, operator.layout)]
+        return [write_part(conform(rows, operator.computed_schema), [0], directory, operator.layout(ctx.config))]
     units = cut_units(rows, operator.rows_per_unit(ctx.config), operator.group)
     total = len(pc.unique(units[_UNIT]))
     parts, done = read_parts(directory), -1
@@ -159,7 +159,8 @@ def _execute(ctx: JobContext, operator: Operator, env: Env, units: pa.Table, dir
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)  # its plans and bars would tear the driver's own apart
     workers = _workers(ctx, env)
-    blocks = cut_blocks(units, max(1, min(operator.layout.rows_per_file, math.ceil(len(units) / (4 * workers)))))
+    most = operator.layout(ctx.config).rows_per_file
+    blocks = cut_blocks(units, max(1, min(most, math.ceil(len(units) / (4 * workers)))))
     workers = min(workers, len(blocks))
     arguments = {"reference": ctx.operator, "config": ctx.config, "env": env, "directory": str(directory)}
     source = ray.data.from_arrow(blocks)
@@ -204,8 +205,8 @@ def _write(table: pa.Table, ctx: JobContext, operator: Operator) -> tuple[Path, 
     directory = ctx.work / "result"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    starts = range(0, max(len(table), 1), 65536)
-    return directory, [write_part(table.slice(start, 65536), [start], directory, operator.layout) for start in starts]
+    layout, starts = operator.layout(ctx.config), range(0, max(len(table), 1), 65536)
+    return directory, [write_part(table.slice(start, 65536), [start], directory, layout) for start in starts]
 
 
 class _Worker:
@@ -216,7 +217,7 @@ class _Worker:
         if self.operator.make is None:
             raise TypeError(f"{reference} computes its rows in its plan: nothing is left for a worker")
         self.compute = self.operator.make(config, env)
-        self.directory = Path(directory)
+        self.directory, self.layout = Path(directory), self.operator.layout(config)
         self.born = self.flushed = time.monotonic()
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -250,9 +251,7 @@ class _Worker:
 
     def _flush(self, held: dict[int, pa.Table]) -> None:
         if held:
-            write_part(
-                pa.concat_tables(held.values()).combine_chunks(), list(held), self.directory, self.operator.layout
-            )
+            write_part(pa.concat_tables(held.values()).combine_chunks(), list(held), self.directory, self.layout)
             held.clear()
         self.flushed = time.monotonic()
 

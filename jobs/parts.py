@@ -25,6 +25,7 @@ from curation.operator import Layout
 from curation.schema import counts
 
 _FILE = re.compile(r"part-\d+-\d+-n(\d+)\.parquet")
+_ROW_GROUP_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def write_part(table: pa.Table, units: Sequence[int], directory: Path, layout: L
         pq.write_table(
             rows,
             partial,
-            row_group_size=layout.row_group_size,
+            row_group_size=_row_group_size(rows, layout),
             compression=layout.compression,
             use_dictionary=layout.use_dictionary,
         )
@@ -125,6 +126,11 @@ def rows_written(directory: Path) -> int:
     """Rows of the files in `directory`, from their names alone."""
     matches = (_FILE.fullmatch(path.name) for path in directory.iterdir())
     return sum(int(match[1]) for match in matches if match)
+
+
+def _row_group_size(table: pa.Table, layout: Layout) -> int:
+    most = _ROW_GROUP_BYTES * len(table) // max(1, table.nbytes)
+    return max(1, min(layout.row_group_size, most))
 
 
 def _put(partial: Path, path: Path) -> None:

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor, nn
 
+from lumina.models.config import EncodeRecipe
 from lumina.pretrained import locate
 from lumina.sizes import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION, latent_frames
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLCogVideoX
 
-RECIPE = "whole-clip/1"
-"""How latents are made: the whole clip in one causal pass (the odd frame first), the posterior's mode, times the
-config's scaling factor. Change the name whenever the numbers change."""
+RELEASED_CHUNK = 32
 
 
 class VideoAutoencoder:
@@ -78,11 +77,12 @@ class VideoAutoencoder:
         self.vae.enable_tiling()
 
     @torch.no_grad()
-    def encode(self, frames: Tensor) -> Tensor:
+    def encode(self, frames: Tensor, recipe: EncodeRecipe = "whole-clip/1") -> Tensor:
         """Encode clips to the posterior's mode times the scaling factor.
 
         Args:
             frames: uint8 [T, H, W, 3] or [B, T, H, W, 3]; T is 1 or 4n + 1, H and W are multiples of 8.
+            recipe: see `EncodeRecipe`.
 
         Returns:
             [B, 16, T', H/8, W/8] with T' = 1 or n + 1, in the network's dtype.
@@ -96,8 +96,20 @@ class VideoAutoencoder:
         latents = []
         for clip in clips:
             pixels = clip.to(self.vae.device).permute(3, 0, 1, 2)[None].to(self.vae.dtype) / 127.5 - 1
-            latents.append(self.vae.encode(pixels).latent_dist.mode() * self.scaling_factor)
+            if recipe == "whole-clip/1":
+                mean = self.vae.encode(pixels).latent_dist.mode()
+            else:
+                mean = self._encode_chunks(pixels)
+            latents.append(mean * self.scaling_factor)
         return torch.cat(latents)
+
+    def _encode_chunks(self, pixels: Tensor) -> Tensor:
+        """Means [1, 16, T', h, w] of pixels [1, 3, T, H, W], by the recipe `released-chunks`."""
+        parts, memory = [], None
+        for chunk in pixels.split(RELEASED_CHUNK, dim=2):
+            moments, memory = self.vae.encoder(chunk, conv_cache=memory)
+            parts.append(moments if self.vae.quant_conv is None else self.vae.quant_conv(moments))
+        return torch.cat(parts, dim=2).chunk(2, dim=1)[0]
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

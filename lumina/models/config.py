@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -13,6 +13,12 @@ from lumina.config import Config
 
 PatchSize = tuple[int, int, int]
 """Latent frames, rows and columns of one token: (pt, ph, pw)."""
+
+EncodeRecipe = Literal["whole-clip/1", "released-chunks/1"]
+"""How latents are made; a name changes whenever its numbers do. Both take the posterior's mode times the config's
+scaling factor. `whole-clip`: the clip as diffusers encodes it, the odd frame first. `released-chunks`: as the released
+script does, 32 frames at a time with the convolutions' memory carried on, so that the odd frame comes last: 33 frames
+give 8 + 1 latents, 49 give 8 + 5."""
 
 CONDITION_WIDTH = 1024
 """Widest conditioning vector: adaLN inputs have min(dim, 1024) channels."""

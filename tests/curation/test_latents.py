@@ -65,9 +65,9 @@ def test_the_recorded_crop_is_the_one_that_is_cut(width: int, height: int) -> No
 
 
 def test_the_recipe_has_a_name() -> None:
-    from lumina.models.autoencoder import RECIPE
-
-    assert EncodeLatentsConfig().recipe_id.rpartition(":")[0] == RECIPE
+    names = [EncodeLatentsConfig(recipe=name).recipe_id for name in ("whole-clip/1", "released-chunks/1")]
+    assert [name.rpartition(":")[0] for name in names] == ["whole-clip/1", "released-chunks/1"]
+    assert EncodeLatentsConfig(compression="zstd").recipe_id == EncodeLatentsConfig().recipe_id
     assert EncodeLatentsConfig(fps=8).recipe_id != EncodeLatentsConfig().recipe_id
     assert EncodeLatentsConfig(media=("image",), seed=1).recipe_id == EncodeLatentsConfig().recipe_id
     with pytest.raises(ValidationError, match="must be 4n \\+ 1"):

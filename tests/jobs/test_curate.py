@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -297,9 +299,20 @@ def test_the_whole_of_curation(tmp_path: Path, ray_cluster: None, networks: dict
     for file in sorted((chain.refs["latents"].path / "data").glob("*.parquet")):
         assert len(set(pq.read_table(file, columns=["bucket"])["bucket"].to_pylist())) == 1
 
-    chain.runtime = RuntimeConfig(ray_address="more workers, other blocks")
-    again = chain.run("again", *LATENTS, select="select", tag="tag")
-    assert again.digest == results["latents"].digest
+    files = sorted((chain.refs["latents"].path / "data").glob("*.parquet"))
+    for workers in (1, 4):
+        chain.runtime = RuntimeConfig(curation_workers=workers)
+        again = chain.run(f"again{workers}", *LATENTS, select="select", tag="tag")
+        assert again.digest == results["latents"].digest
+
+    # What has never heard of this project reads the files.
+    frame = pd.concat([pd.read_parquet(file) for file in files])
+    assert frame["vae_latent_bytes"].dropna().map(len).gt(0).sum() == len(latents)
+    read = load_dataset("parquet", data_files=[str(file) for file in files], split="train", cache_dir=str(tmp_path))
+    assert read.num_rows == 9
+    by_clip = {row["clip_id"]: row for row in read}
+    for row in latents:
+        assert by_clip[row["clip_id"]]["vae_latent_bytes"] == row["vae_latent_bytes"]
 
 
 @pytest.mark.ray

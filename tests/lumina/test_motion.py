@@ -7,10 +7,22 @@ import numpy as np
 import pytest
 import torch
 
+from lumina import zoo
 from lumina.models.config import RELEASED_FLOW_MODELS
 from lumina.models.unimatch import UniMatch
-from lumina.motion import RELEASED_TIMES_S, DISFlow, UniMatchFlow, motion_score, pick_frames, prepare_frames
+from lumina.motion import (
+    RELEASED_TIMES_S,
+    DISFlow,
+    OpticalFlowEstimator,
+    UniMatchFlow,
+    motion_score,
+    motion_scores,
+    pick_frames,
+    prepare_frames,
+)
 from tests.lumina import golden as fixtures
+
+ZOO = Path(zoo.__file__).parent
 
 
 class ConstantFlow:
@@ -92,3 +104,14 @@ def test_slow_clips_repeat_frames() -> None:
     assert pick_frames([0, 0.25, 0.5, 0.75, 1.0], fps=2, num_frames=4) == [0, 0, 1, 2, 2]
     with pytest.raises(ValueError, match="fps must be positive"):
         pick_frames([0], fps=0, num_frames=4)
+
+
+@pytest.mark.parametrize("estimator", [ConstantFlow(), UniMatchFlow.from_pretrained(ZOO / "unimatch")])
+def test_pairs_of_several_clips_are_estimated_together(estimator: OpticalFlowEstimator) -> None:
+    clips = [_moving(1, 4), _moving(2, 2), _moving(0, 3).transpose(0, 2, 1, 3)]
+    together = motion_scores(clips, estimator, (16, 24), batch_pairs=4)
+    for clip, score in zip(clips, together, strict=True):
+        alone = motion_score(clip, estimator, (16, 24), batch_pairs=1)
+        assert score.pair_scores == pytest.approx(alone.pair_scores, rel=1e-4, abs=1e-5)
+        assert (score.transposed, len(score.pair_scores)) == (alone.transposed, len(clip) - 1)
+    assert motion_scores([], estimator) == []

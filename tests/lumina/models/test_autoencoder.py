@@ -57,6 +57,19 @@ def test_latents_and_frames_are_those_of_the_plain_network(vae: VideoAutoencoder
     assert not latents.is_inference()
 
 
+def test_the_released_recipe_encodes_32_frames_at_a_time(vae: VideoAutoencoder) -> None:
+    frames = clips(1, 49)
+    chunked = vae.encode(frames, "released-chunks/1")
+    assert chunked.shape[2] == 8 + 5
+    assert vae.encode(frames[:, :33], "released-chunks/1").shape[2] == 8 + 1
+    torch.testing.assert_close(chunked[:, :, :8], vae.encode(frames[:, :33], "released-chunks/1")[:, :, :8])
+    assert not torch.allclose(chunked, vae.encode(frames), atol=0.01)
+    short = clips(1, 17)
+    with torch.no_grad():
+        [moments, _] = vae.vae.encoder(short.permute(0, 4, 1, 2, 3) / 127.5 - 1)
+    torch.testing.assert_close(vae.encode(short, "released-chunks/1"), moments[:, :16] * 0.7)
+
+
 def test_bad_inputs_are_named(vae: VideoAutoencoder) -> None:
     with pytest.raises(ValueError, match="4n \\+ 1 frames"):
         vae.encode(clips(1, 8))

@@ -115,7 +115,7 @@ def _read_stream(path: Path) -> _Stream:
     import av
 
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise RowError(Reason.NO_VIDEO_STREAM, "the file has no video stream")
             stream = container.streams.video[0]
@@ -136,7 +136,9 @@ def _read_stream(path: Path) -> _Stream:
                 pix_fmt=stream.codec_context.pix_fmt or "unknown",
                 streams=len(container.streams.video),
             )
-    except (av.FFmpegError, OSError) as error:
+    except RowError:
+        raise
+    except Exception as error:
         raise RowError(Reason.DECODE_ERROR, f"pyav: {_brief(error)}") from error
 
 
@@ -168,14 +170,14 @@ def _count_packets(path: Path) -> int:
     """Packets of the video stream that hold a frame to show."""
     import av
 
-    with av.open(str(path)) as container:
+    with av.open(str(path), metadata_errors="replace") as container:
         return sum(1 for packet in container.demux(container.streams.video[0]) if packet.size and not packet.is_discard)
 
 
 def _try_pyav(path: Path, _stream: _Stream) -> _Decoded:
     import av
 
-    with av.open(str(path)) as container:
+    with av.open(str(path), metadata_errors="replace") as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         frames = container.decode(stream)

@@ -54,7 +54,7 @@ def read_frames(path: str | Path, indices: Sequence[int] | None = None) -> NDArr
     last = None if wanted is None else max(wanted)
     picked: dict[int, NDArray[np.uint8]] = {}
     count = 0
-    with av.open(str(path)) as container:
+    with av.open(str(path), metadata_errors="replace") as container:
         if not container.streams.video:
             raise ValueError(f"{path}: has no video stream")
         stream = container.streams.video[0]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
 from collections import Counter
@@ -31,13 +30,14 @@ from curation.schema import Reason, RowError, status_not_ok, status_ok
 from curation.selection import SelectConfig
 from curation.sources import TagConfig
 from curation.tensors import unpack
-from jobs.context import InputRef, JobContext, JobResult
-from jobs.curate import cut_blocks, cut_units, run
+from jobs.context import InputRef, JobResult
+from jobs.curate import cut_blocks, cut_units
 from jobs.parts import read_parts
 from jobs.runtime import RuntimeConfig
 from lumina import zoo
 from lumina.config import Config
 from lumina.video import write_h264
+from tests.jobs.chain import Chain
 from tests.lumina.tiny import save_parts
 
 STATUS = {"status": pa.string(), "reason": pa.string(), "reason_stage": pa.string(), "detail": pa.string()}
@@ -105,48 +105,6 @@ def _make_failing(config: SquareConfig, env: Env) -> Any:
 ONCE_KILLED = replace(SQUARE, make=_make_once_killed)
 ONCE_KILLED_ACTORS = replace(ONCE_KILLED, runs_network=lambda _config: True)
 FAILING = replace(SQUARE, make=_make_failing)
-
-
-class Chain:
-    """Runs stages one after another, as the DAG does."""
-
-    def __init__(self, root: Path, media_root: Path, weights: Mapping[str, str] | None = None) -> None:
-        self.root, self.media_root, self.weights = root, str(media_root), dict(weights or {})
-        self.refs: dict[str, InputRef] = {}
-        self.progress: list[tuple[int, int]] = []
-        self.runtime = RuntimeConfig()
-
-    def run(self, stage: str, operator: str, config: Config, **inputs: str) -> JobResult:
-        out, work = self.root / stage / "out", self.root / stage / "work"
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        work.mkdir(exist_ok=True)
-        result = run(
-            JobContext(
-                stage=stage,
-                fingerprint="",
-                operator=operator,
-                config=config,
-                runtime=self.runtime,
-                inputs={key: self.refs[name] for key, name in inputs.items()},
-                weights=self.weights,
-                media_root=self.media_root,
-                out=out,
-                work=work,
-                progress=lambda done, total, unit: self.progress.append((done, total)),
-                log_metrics=lambda metrics, step: None,
-            )
-        )
-        self.refs[stage] = InputRef(stage, out, result.digest)
-        assert sum(count for name, count in result.counts.items() if name != "in") == result.counts["in"]
-        return result
-
-    def rows(self, stage: str) -> list[dict[str, Any]]:
-        return Input(self.refs[stage].path).rows().to_pylist()
-
-    def by_uri(self, stage: str) -> dict[str, dict[str, Any]]:
-        uris = {row["clip_id"]: row["uri"] for row in self.rows("ingest")}
-        return {uris[row["clip_id"]]: row for row in self.rows(stage)}
 
 
 @settings(max_examples=40, deadline=None)

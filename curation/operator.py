@@ -97,6 +97,8 @@ class Operator:
     """Whether it uses a GPU where the runtime has them."""
     finish: Callable[[pa.Table, Any], pa.Table] | None = None
     """Turns all computed rows into the result, on the driver, for what only the whole table tells (duplicates)."""
+    expands: bool = False
+    """Whether `finish` may return more rows than were planned: a clip becomes its shots."""
     report: Callable[[ds.Dataset, Any, Path], Report] = _no_report
     """Looks at the written dataset; may write small files into the output directory it is given."""
     layout: Layout = Layout()

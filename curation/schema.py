@@ -62,6 +62,7 @@ STATUS_COLUMNS = tuple(_STATUS)
 
 _CLIP = {
     "clip_id": pa.string(),
+    "parent_id": pa.string(),
     "uri": pa.string(),
     "media": pa.string(),
     "source": pa.string(),
@@ -74,7 +75,8 @@ _CLIP = {
 }
 
 INGEST = pa.schema(_CLIP | _STATUS)
-"""One row per manifest row. `extra` is a JSON object of the columns nobody asked for; null span: the whole file."""
+"""One row per clip. `extra` is a JSON object of the columns nobody asked for; null span: the whole file. `parent_id` is
+the clip_id of the clip that shots were cut from, null for a clip that was not cut."""
 
 PROBE = pa.schema(
     _CLIP

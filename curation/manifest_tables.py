@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 JSON_LINES = frozenset({".jsonl", ".ndjson"})
 PARQUET = frozenset({".parquet"})
 _BATCH_ROWS = 4096
+_FIELD_CHARS = 1 << 24
 
 
 class ManifestError(ValueError):
@@ -82,6 +83,7 @@ def _plain(value: Any, where: str) -> Any:
 
 @contextmanager
 def _csv(path: Path) -> Iterator[Table]:
+    limit = csv.field_size_limit(_FIELD_CHARS)  # the module's own would refuse the captions of a long video
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
@@ -91,6 +93,8 @@ def _csv(path: Path) -> Iterator[Table]:
             yield Table(tuple(names), _csv_records(path, reader))
     except (csv.Error, UnicodeDecodeError) as error:
         raise ManifestError(f"manifest {path} is not a UTF-8 CSV file: {error}") from error
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _csv_records(path: Path, reader: csv.DictReader[str]) -> Iterator[Record]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import tempfile
 import zipfile
@@ -32,6 +33,7 @@ _CHUNK = 1 << 23
 _STAMP_THREADS = 16
 _LOCAL_HEADER = 30
 _ENCRYPTED = 1
+_ENDING = re.compile(r"\.\w{1,16}", re.ASCII)
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -77,7 +79,8 @@ def localized(uri: str, media_root: str) -> Iterator[Path]:
         yield place.path
         return
     with tempfile.TemporaryDirectory(prefix="lumina-media-") as directory:
-        path = Path(directory) / f"media{suffix(uri)}"
+        ending = suffix(uri)
+        path = Path(directory) / ("media" + (ending if _ENDING.fullmatch(ending) else ""))
         with path.open("wb") as copy:
             for chunk in chunks(uri, media_root):
                 copy.write(chunk)

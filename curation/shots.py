@@ -60,6 +60,8 @@ def find_shots(path: Path, config: ShotsConfig) -> list[Span]:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise RowError(Reason.NO_VIDEO_STREAM, "the file has no video stream")
+            if container.streams.video[0].codec_context is None:
+                raise RowError(Reason.DECODE_ERROR, "pyav: no decoder for the video stream")
         video = VideoStreamAv(str(path), suppress_output=True)
         if not manager.detect_scenes(video):
             raise RowError(Reason.DECODE_ERROR, "pyav: the video stream has no frame")

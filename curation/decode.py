@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from curation.decoder import Decoder
-from curation.manifests import local_path
+from curation.media import localized
 from curation.operator import Env, Input, Layout, Operator, map_rows
 from curation.schema import PROBE, Reason, RowError
 from lumina.config import Config
@@ -33,7 +33,8 @@ def frames_at(
     decoder: Decoder, uri: str, media_root: str, media: str, backend: str, indices: Sequence[int]
 ) -> NDArray[np.uint8]:
     """`decode_frames` of a URI, in the child process of `decoder`."""
-    return decoder.frames(local_path(uri, media_root), media, backend, indices)
+    with localized(uri, media_root) as path:
+        return decoder.frames(path, media, backend, indices)
 
 
 def _plan(inputs: Mapping[str, Input], _config: ProbeConfig, _env: Env) -> pa.Table:
@@ -44,7 +45,8 @@ def _make(config: ProbeConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
     decoder = Decoder(env.limits)
 
     def look(row: dict[str, Any]) -> dict[str, Any]:
-        found = asdict(decoder.probe(local_path(row["uri"], env.media_root), row["media"], config.decoder))
+        with localized(row["uri"], env.media_root) as path:
+            found = asdict(decoder.probe(path, row["media"], config.decoder))
         if not all(math.isfinite(found[name] or 0) for name in ("fps", "duration_s")):
             raise RowError(Reason.DECODE_ERROR, f"impossible frame rate {found['fps']}")
         return found

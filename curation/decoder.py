@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 _LENGTH = struct.Struct(">I")
 IDLE_S = 60.0
 """Seconds without a request after which the child ends by itself."""
+_WHOLE_FILE = 10
+"""What every frame of a file is decoded for may take so many times as long."""
 _POLL_S = 0.05
 _START_S = 120.0
 _CHUNK = 1 << 20
@@ -79,13 +81,21 @@ class Decoder:
         answer, pixels = self._call(request)
         return np.frombuffer(pixels, np.uint8).reshape(answer["shape"])
 
+    def shots(self, path: Path, config: Mapping[str, Any]) -> list[list[float]]:
+        """`curation.shots.find_shots` under a ShotsConfig of these settings: [start, end] in seconds of each shot."""
+        request = {"call": "shots", "path": str(path), "media": "video", "config": dict(config)}
+        answer, _ = self._call(request, self.limits.timeout_s * _WHOLE_FILE)
+        shots: list[list[float]] = answer["shots"]
+        return shots
+
     def close(self) -> None:
         """End the child."""
         if self._child is not None:
             _end(self._child)
             self._child = None
 
-    def _call(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytearray]:
+    def _call(self, request: dict[str, Any], timeout_s: float | None = None) -> tuple[dict[str, Any], bytearray]:
+        request = request | {"timeout_s": timeout_s or self.limits.timeout_s}
         try:
             answer, pixels = self._asked(request)
         except RowError as error:
@@ -104,8 +114,8 @@ class Decoder:
     def _asked(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytearray]:
         child = self._started()
         try:
-            _send(child, request | {"timeout_s": self.limits.timeout_s})
-            return _Answer(child, self.limits.timeout_s, self.limits.memory_bytes).read()
+            _send(child, request)
+            return _Answer(child, request["timeout_s"], self.limits.memory_bytes).read()
         except RowError:
             self.close()
             raise

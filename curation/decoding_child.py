@@ -48,6 +48,10 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]
     try:
         if request["call"] == "probe":
             return {"probe": asdict(probe(path, media, request["decoder"]))}, None
+        if request["call"] == "shots":
+            from curation.shots import ShotsConfig, find_shots  # few runs cut shots, and it imports much
+
+            return {"shots": find_shots(path, ShotsConfig(**request["config"]))}, None
         frames = decode_frames(path, media, request["decoder"], request["indices"])
         return {"shape": frames.shape}, np.ascontiguousarray(frames)
     except RowError as error:

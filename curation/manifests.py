@@ -1,56 +1,38 @@
-"""Ingest: a CSV or a folder of media to one row per clip, identified by content.
+"""Ingest: a manifest or a folder of media to one row per clip, identified by content.
 
 Rows in: manifest rows. Rows out: the same, with `clip_id`, `sha256` and `num_bytes`; a file that is missing or cannot
-be read is quarantined, and all but the first of files with equal content are filtered.
+be read is quarantined, and all but the first of clips with equal content and span are filtered.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
-from pydantic import Field
 
+from curation.manifest_formats import (
+    VIDEO_SUFFIXES,
+    ArchiveIndex,
+    IngestConfig,
+    ManifestRow,
+    check_columns,
+    clip_rows,
+    detect,
+    openvid_rows,
+    panda_rows,
+)
+from curation.manifest_tables import ManifestError, opened
+from curation.media import chunks, neighbours, stamps
 from curation.operator import Env, Input, Layout, Operator, map_rows
 from curation.schema import INGEST, Reason, RowError, Status, status_not_ok, status_ok, to_table
-from lumina.config import Config
 
-COLUMNS = ("video", "caption", "source")
-VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".gif"})
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
-FOLDER_MANIFEST = "clips.csv"
-
-
-class ManifestError(ValueError):
-    """The manifest cannot be used; nothing has been done yet."""
-
-
-class IngestConfig(Config):
-    """How the manifest is read."""
-
-    default_source: str = Field(default="clips", min_length=1)
-    """Source of files in a bare folder, and of CSV rows whose source cell is empty."""
-
-
-@dataclass(frozen=True)
-class ManifestRow:
-    """One clip as its owner lists it."""
-
-    uri: str
-    """As given: relative to the media root, absolute, or a URL."""
-    media: str
-    """"video" or "image", by file extension."""
-    source: str
-    caption: str
-    extra: str
-    """JSON object of the columns beyond `COLUMNS`."""
+FOLDER_MANIFESTS = ("clips.csv", "clips.jsonl", "clips.parquet")
+_COLUMNS = tuple(field.name for field in fields(ManifestRow))
 
 
 @dataclass(frozen=True)
@@ -59,6 +41,8 @@ class Manifest:
 
     root: Path
     rows: tuple[ManifestRow, ...]
+    unreferenced: tuple[str, ...] = ()
+    """Members of the archives beside an OpenVid manifest to which no row refers."""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -72,106 +56,111 @@ class Manifest:
 
 
 def read_manifest(path: str | Path, config: IngestConfig | None = None) -> Manifest:
-    """Read a CSV with the columns video, caption, source, or a folder.
+    """Read a CSV, JSON lines or Parquet file, or a folder; see `IngestConfig.format`.
 
-    A folder that holds `clips.csv` is that CSV. In a bare folder every video below it is a row, in sorted order; its
-    caption is the text file of the same name, else the file name's words. Opens no media file. Raises ManifestError
-    for a path that does not exist, missing columns, malformed lines, and when there is no row at all.
+    A folder that holds one of `FOLDER_MANIFESTS` is that file. In a bare folder every video below it is a row, in
+    sorted order; its caption is the text file of the same name, else the file name's words. Opens no media file but
+    the directories of zip archives. Raises ManifestError for a path that does not exist, missing columns, malformed
+    rows, and when there is no row at all.
     """
     config = config or IngestConfig()
     path = Path(path)
+    if is_scanned(path, config):
+        return _scan(path, config)
     if path.is_dir():
-        return _read_csv(path / FOLDER_MANIFEST, config) if (path / FOLDER_MANIFEST).is_file() else _scan(path, config)
+        path = _folder_manifest(path, config)
     if not path.is_file():
-        raise ManifestError(f"manifest {path} does not exist; give a CSV file or a folder with videos")
-    return _read_csv(path, config)
+        raise ManifestError(
+            f"manifest {path} does not exist; give a CSV, JSON lines or Parquet file, or a folder with videos"
+        )
+    if config.format == "folder":
+        raise ManifestError(f"ingest.format is folder, but {path} is a file; set ingest.format=auto")
+    return _read_table(path, config)
 
 
-def media_root(path: Path) -> Path:
+def is_scanned(path: Path, config: IngestConfig) -> bool:
+    """Whether `path` is a folder whose files are the manifest: what is written there later would be taken for clips."""
+    if not path.is_dir():
+        return False
+    return config.format == "folder" or (config.format == "auto" and not _manifests_in(path))
+
+
+def media_root(path: Path, config: IngestConfig) -> Path:
     """Directory to which the relative URIs of a manifest refer, without reading it."""
-    return path if path.is_dir() else path.parent
+    folder = path if path.is_dir() else path.parent
+    return folder if config.media_dir is None else folder / config.media_dir
 
 
-def check_manifest(path: str | Path, config: IngestConfig | None = None) -> tuple[str, ...]:
-    """Raise ManifestError for a manifest that ingest would refuse; return the sources that occur in it."""
-    return read_manifest(path, config).sources
-
-
-def external_digest(path: str | Path, config: IngestConfig | None = None, media_root: str | None = None) -> str:
-    """What a plan can know of a manifest and its files without reading them: rows, and size and time of each file.
+def external_digest(path: str | Path, config: IngestConfig | None = None) -> str:
+    """What a plan can know of a manifest and its media without reading them: the rows, and the stamp of each file.
 
     Two equal digests mean the same data; a touched file changes it, and then ingest finds equal content and an equal
     dataset digest.
     """
     manifest = read_manifest(path, config)
+    found = stamps((row.uri for row in manifest.rows), str(manifest.root))
     sha = hashlib.sha256()
     for row in manifest.rows:
-        sha.update(json.dumps([row.uri, row.media, row.source, row.caption, row.extra]).encode())
-        try:
-            stat = local_path(row.uri, media_root or str(manifest.root)).stat()
-            sha.update(f"{stat.st_size}:{stat.st_mtime_ns}".encode())
-        except (OSError, RowError) as error:
-            sha.update(type(error).__name__.encode())
+        sha.update(json.dumps([getattr(row, name) for name in _COLUMNS]).encode())
+        sha.update(found[row.uri].encode())
+    sha.update(json.dumps(manifest.unreferenced).encode())
     return f"sha256:{sha.hexdigest()}"
 
 
-def local_path(uri: str, media_root: str) -> Path:
-    """The local file of a URI: a path relative to the media root, an absolute one, or a file:// URL.
-
-    RowError `unsupported_uri` for any other scheme.
-    """
-    if "://" in uri:
-        parts = urlsplit(uri)
-        if parts.scheme != "file":
-            raise RowError(Reason.UNSUPPORTED_URI, f"cannot open {uri!r}: only local files and file:// URLs so far")
-        return Path(unquote(parts.path))
-    return Path(media_root) / uri
+def _manifests_in(folder: Path) -> list[Path]:
+    return [folder / name for name in FOLDER_MANIFESTS if (folder / name).is_file()]
 
 
-def _read_csv(path: Path, config: IngestConfig) -> Manifest:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            names = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = names
-            missing = [name for name in COLUMNS if name not in names]
-            if missing:
-                raise ManifestError(
-                    f"manifest {path} lacks the columns {', '.join(missing)}; it has {', '.join(names) or 'none'}; "
-                    f"needed are {', '.join(COLUMNS)}"
-                )
-            rows = [_csv_row(path, reader.line_num, cells, config) for cells in reader]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ManifestError(f"manifest {path} is not a UTF-8 CSV file: {error}") from error
+def _folder_manifest(folder: Path, config: IngestConfig) -> Path:
+    found = _manifests_in(folder)
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(path.name for path in found) or f"none of {', '.join(FOLDER_MANIFESTS)}"
+    raise ManifestError(
+        f"folder {folder} holds {names}: give the path of the manifest for ingest.format={config.format}"
+    )
+
+
+def _read_table(path: Path, config: IngestConfig) -> Manifest:
+    root = media_root(path, config)
+    if not root.is_dir():
+        raise ManifestError(f"ingest.media_dir: {root} is no directory")
+    with opened(path) as table:
+        kind = detect(table.names) if config.format == "auto" else config.format
+        check_columns(kind, table.names, f"manifest {path}")
+        archives = ArchiveIndex(root) if kind == "openvid" else None
+        if archives is not None:
+            rows_of = openvid_rows(config, archives)
+        else:
+            rows_of = panda_rows(config) if kind == "panda" else clip_rows(config)
+        rows = tuple(row for record in table.records for row in rows_of(record))
     if not rows:
         raise ManifestError(f"manifest {path} has a header but no rows")
-    return Manifest(path.parent, tuple(rows))
-
-
-def _csv_row(path: Path, line: int, cells: dict[Any, Any], config: IngestConfig) -> ManifestRow:
-    if None in cells or None in cells.values():
-        raise ManifestError(f"manifest {path}, line {line}: the number of cells differs from the header's")
-    uri = cells["video"].strip()
-    if not uri:
-        raise ManifestError(f"manifest {path}, line {line}: the column video is empty")
-    extra = {name: value for name, value in cells.items() if name not in COLUMNS}
-    source = cells["source"].strip() or config.default_source
-    return ManifestRow(uri, _media(uri), source, cells["caption"].strip(), _json(extra))
+    return Manifest(root, rows, tuple(archives.unreferenced()) if archives else ())
 
 
 def _scan(folder: Path, config: IngestConfig) -> Manifest:
+    if config.media_dir is not None:
+        raise ManifestError(f"ingest.media_dir has no meaning for the bare folder {folder}: give that folder itself")
     # Not followed into symlinked directories, which may form loops.
     files = sorted(
         (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()),
         key=lambda path: path.relative_to(folder).as_posix(),
     )
     if not files:
-        raise ManifestError(f"folder {folder} holds no video ({', '.join(sorted(VIDEO_SUFFIXES))}) and no clips.csv")
-    rows = [
-        ManifestRow(file.relative_to(folder).as_posix(), "video", config.default_source, _caption(file), _json({}))
-        for file in files
-    ]
-    return Manifest(folder, tuple(rows))
+        raise ManifestError(
+            f"folder {folder} holds no video ({', '.join(sorted(VIDEO_SUFFIXES))}) and no {FOLDER_MANIFESTS[0]}"
+        )
+    return Manifest(folder, tuple(_scanned(folder, file, config) for file in files))
+
+
+def _scanned(folder: Path, file: Path, config: IngestConfig) -> ManifestRow:
+    name = file.relative_to(folder).as_posix()
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ManifestError(f"folder {folder}: the file name {name!r} is not UTF-8; rename it") from None
+    return ManifestRow(name, "video", config.default_source, _caption(file), "{}")
 
 
 def _caption(video: Path) -> str:
@@ -181,36 +170,45 @@ def _caption(video: Path) -> str:
     return " ".join(video.stem.replace("_", " ").replace("-", " ").split())
 
 
-def _media(uri: str) -> str:
-    return "image" if Path(urlsplit(uri).path if "://" in uri else uri).suffix.lower() in IMAGE_SUFFIXES else "video"
-
-
-def _json(value: Mapping[str, str]) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
-
-
 _HASHED = pa.schema([*INGEST, pa.field("row", pa.int64())])
 
 
 def _plan(inputs: Mapping[str, Input], config: IngestConfig, _env: Env) -> pa.Table:
     manifest = read_manifest(inputs["manifest"].path, config)
-    rows = ({"row": index, **vars(row), **status_ok()} for index, row in enumerate(manifest.rows))
-    return to_table(rows, _HASHED)
+    rows = [
+        {"row": index, **{name: getattr(row, name) for name in _COLUMNS}, **status_ok()}
+        for index, row in enumerate(manifest.rows)
+    ]
+    return to_table(sorted(rows, key=lambda row: neighbours(row["uri"])), _HASHED)
 
 
 def _make(_config: IngestConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
-    def hash_file(row: dict[str, Any]) -> dict[str, Any]:
-        path = local_path(row["uri"], env.media_root)
-        try:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256")
-                return {"sha256": digest.hexdigest(), "num_bytes": file.tell()}
-        except FileNotFoundError:
-            raise RowError(Reason.MISSING_FILE, f"{row['uri']}: no such file below the media root") from None
-        except OSError as error:
-            raise RowError(Reason.UNREADABLE_FILE, f"{row['uri']}: {error.strerror}") from error
+    def hash_unit(table: pa.Table) -> pa.Table:
+        known: dict[str, dict[str, Any] | RowError] = {}  # several spans of one file: it is read once
 
-    return lambda table: map_rows(table, _HASHED, INGEST_OPERATOR.name, hash_file)
+        def hash_row(row: dict[str, Any]) -> dict[str, Any]:
+            uri = row["uri"]
+            if uri not in known:
+                try:
+                    known[uri] = _hashed(uri, env.media_root)
+                except RowError as error:
+                    known[uri] = error
+            found = known[uri]
+            if isinstance(found, RowError):
+                raise found
+            return found
+
+        return map_rows(table, _HASHED, INGEST_OPERATOR.name, hash_row)
+
+    return hash_unit
+
+
+def _hashed(uri: str, media_root: str) -> dict[str, Any]:
+    sha, size = hashlib.sha256(), 0
+    for chunk in chunks(uri, media_root):
+        sha.update(chunk)
+        size += len(chunk)
+    return {"sha256": sha.hexdigest(), "num_bytes": size}
 
 
 def clip_id(sha256: str, span_start_s: float | None, span_end_s: float | None, occurrence: int = 0) -> str:
@@ -242,7 +240,7 @@ def _identified(rows: Iterable[dict[str, Any]], kept: dict[str, str], seen: dict
                 clip_id(row["sha256"], *span, occurrence) if has_content else _hash(f"{first}|{occurrence}")
             )
         if has_content and occurrence:
-            detail = f"same content as {kept[first]}, which is kept (clip_id {first})"
+            detail = f"same content and span as {kept[first]}, which is kept (clip_id {first})"
             row |= status_not_ok(INGEST_OPERATOR.name, Status.FILTERED, Reason.DUPLICATE_CONTENT, detail)
         kept.setdefault(first, row["uri"])
         yield row
@@ -259,4 +257,4 @@ INGEST_OPERATOR = Operator(
     finish=_finish,
     layout=lambda _config: Layout(rows_per_file=4096),
 )
-"""Reads the input `manifest`: a CSV file or a folder."""
+"""Reads the input `manifest`: a file or a folder, see `read_manifest`."""

@@ -108,7 +108,7 @@ class Operator:
     finish: Callable[[pa.Table, Any], pa.Table] | None = None
     """Turns all computed rows into the result, on the driver, for what only the whole table tells (duplicates)."""
     expands: bool = False
-    """Whether `finish` may make several rows of one."""
+    """Whether `finish` may return more rows than were planned: a clip becomes its shots."""
     report: Callable[[ds.Dataset, Any, Path], Report] = _no_report
     """Looks at the written dataset; may write small files into the output directory it is given."""
     layout: Callable[[Any], Layout] = _layout

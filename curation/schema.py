@@ -56,8 +56,11 @@ class RowError(Exception):
     """Raised by a row's computation: this row leaves the stage with a reason; its neighbours go on."""
 
     def __init__(self, reason: Reason, detail: str, status: Status = Status.QUARANTINED) -> None:
-        super().__init__(detail)
+        super().__init__(reason, detail, status)
         self.reason, self.detail, self.status = reason, detail, status
+
+    def __str__(self) -> str:
+        return self.detail
 
 
 _STATUS = {"status": pa.string(), "reason": pa.string(), "reason_stage": pa.string(), "detail": pa.string()}
@@ -65,6 +68,7 @@ STATUS_COLUMNS = tuple(_STATUS)
 
 _CLIP = {
     "clip_id": pa.string(),
+    "parent_id": pa.string(),
     "uri": pa.string(),
     "media": pa.string(),
     "source": pa.string(),
@@ -77,7 +81,8 @@ _CLIP = {
 }
 
 INGEST = pa.schema(_CLIP | _STATUS)
-"""One row per manifest row. `extra` is a JSON object of the columns nobody asked for; null span: the whole file."""
+"""One row per clip. `extra` is a JSON object of the columns nobody asked for; null span: the whole file. `parent_id` is
+the clip_id of the clip that shots were cut from, null for a clip that was not cut."""
 
 PROBE = pa.schema(
     _CLIP

@@ -10,10 +10,12 @@ from pydantic import Field, model_validator
 
 from curation.decode import ProbeConfig
 from curation.latents import EncodeLatentsConfig
-from curation.manifests import IngestConfig, read_manifest
+from curation.manifest_formats import IngestConfig
+from curation.manifests import read_manifest
 from curation.motion_scores import MotionConfig
 from curation.prompts import EncodeTextConfig
 from curation.selection import SelectConfig
+from curation.shots import ShotsConfig
 from curation.sources import TagConfig
 from jobs.choose import ChooseConfig
 from jobs.evaluate import EvaluationConfig
@@ -35,12 +37,14 @@ class DataConfig(Config):
     shapes: RenderShapesConfig | None = None
     """Render the Shapes world."""
     manifest: Path | None = None
-    """A CSV with the columns video, caption, source, or a folder of clips."""
+    """A CSV, JSON lines or Parquet file (see `ingest.format`), or a folder of clips."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.shapes is None and self.manifest is None:
-            raise ValueError("no clips are named; add e.g. -o data.manifest=clips.csv (a CSV or a folder of clips)")
+            raise ValueError(
+                "no clips are named; add e.g. -o data.manifest=clips.csv (a CSV, .jsonl or .parquet file, or a folder)"
+            )
         if self.shapes is not None and self.manifest is not None:
             raise ValueError(
                 "this config renders clips (data.shapes), so it takes no data.manifest; the config `folder` does"
@@ -81,6 +85,8 @@ class PipelineConfig(Config):
     """Pretrained networks."""
     ingest: IngestConfig = IngestConfig()
     """Read the manifest."""
+    split: ShotsConfig | None = None
+    """Cut clips into their shots; None leaves each clip whole."""
     probe: ProbeConfig = ProbeConfig()
     """Find out what each file holds."""
     motion: MotionConfig = MotionConfig()
@@ -129,6 +135,8 @@ class PipelineConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.data.shapes is not None and self.ingest != IngestConfig():
+            raise ValueError("ingest tells how a manifest is read, but this config renders its clips (data.shapes)")
         for name, stage in self.training().items():
             for latents in stage.latents:
                 if latents not in self.latents:

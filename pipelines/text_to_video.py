@@ -9,7 +9,9 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from curation.manifests import FOLDER_MANIFEST, ManifestError, external_digest, media_root, read_manifest
+from curation.manifest_tables import ManifestError
+from curation.manifests import external_digest, is_scanned, media_root, read_manifest
+from curation.shots import ShotsConfig
 from curation.sources import SourceError, check_sources
 from jobs.evaluate import EvaluateConfig, EvaluateFinalConfig
 from jobs.shapes import RenderShapesConfig
@@ -73,7 +75,7 @@ def _check_names(config: PipelineConfig, sources: tuple[str, ...]) -> None:
 
 def _check_store(config: PipelineConfig) -> None:
     folder = config.data.manifest
-    if folder is None or not folder.is_dir() or (folder / FOLDER_MANIFEST).is_file():
+    if folder is None or not is_scanned(folder, config.ingest):
         return
     store = Path(config.store.removeprefix("file://")).expanduser().resolve()
     if store.is_relative_to(folder.resolve()):
@@ -133,10 +135,13 @@ def _check_flow_network(config: PipelineConfig) -> None:
 def _curation(config: PipelineConfig) -> list[Stage]:
     weights = config.weights.resolve()
     raw = [_render(config.data.shapes)] if config.data.shapes else []
+    split = [] if config.split is None else [_split(config, config.split)]
+    clips = split[-1].name if split else "ingest"
     return [
         *raw,
         _ingest(config),
-        _on_media(config, "probe", config.probe, "decode:PROBE_OPERATOR", {"clips": "ingest"}),
+        *split,
+        _on_media(config, "probe", config.probe, "decode:PROBE_OPERATOR", {"clips": clips}),
         _on_media(
             config,
             "motion",
@@ -183,20 +188,25 @@ def _render(shapes: RenderShapesConfig) -> Stage:
 
 
 def _ingest(config: PipelineConfig) -> Stage:
-    operator = "curation.manifests:INGEST_OPERATOR"
+    entry, operator = "jobs.ingest:run", "curation.manifests:INGEST_OPERATOR"
     if config.data.manifest is None:
         inputs = {"manifest": "render_shapes"}
-        return Stage("ingest", _CURATE, config.ingest, operator, inputs=inputs, media_root_from="manifest")
+        return Stage("ingest", entry, config.ingest, operator, inputs=inputs, media_root_from="manifest")
     manifest = config.data.manifest.resolve()
     return Stage(
         "ingest",
-        _CURATE,
+        entry,
         config.ingest,
         operator,
         locations={"manifest": manifest},
         facts={"media": external_digest(manifest, config.ingest)},
-        media_root=str(media_root(manifest)),
+        media_root=str(media_root(manifest, config.ingest)),
     )
+
+
+def _split(config: PipelineConfig, shots: ShotsConfig) -> Stage:
+    depends = ("scenedetect-headless",)
+    return _on_media(config, "split", shots, "shots:SPLIT_OPERATOR", {"clips": "ingest"}, depends=depends)
 
 
 def _on_media(
@@ -220,7 +230,7 @@ def _on_media(
     )
     if config.data.manifest is None:
         return replace(stage, inputs={**inputs, "media": "render_shapes"}, media_root_from="media")
-    return replace(stage, media_root=str(media_root(config.data.manifest.resolve())))
+    return replace(stage, media_root=str(media_root(config.data.manifest.resolve(), config.ingest)))
 
 
 def _training(config: PipelineConfig) -> list[Stage]:

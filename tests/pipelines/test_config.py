@@ -20,7 +20,7 @@ def lumina(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
     for name, text in {
         "clips.csv": CSV,
-        "columns.csv": "file,text\na.mp4,x\n",
+        "columns.csv": "clip,words\na.mp4,x\n",
         "spaces.csv": "video,caption,source\na.mp4,x,my phone\n",
         "file": "",
         "notes/readme.txt": "no clips here",
@@ -46,7 +46,10 @@ IMAGE_TASK = "{name: i, media: image, patch: [1, 2, 2], time_shift: 1, batch_siz
     [
         ([], "folder: data: no clips are named; add e.g. -o data.manifest=clips.csv"),
         (["data.manifest=nowhere.csv"], "manifest nowhere.csv does not exist"),
-        (["data.manifest=columns.csv"], "lacks the columns video, caption, source; it has file, text"),
+        (["data.manifest=columns.csv"], "caption (or text, prompt); it has clip, words"),
+        (["ingest.media_dir=nowhere"], "ingest.media_dir: nowhere is no directory"),
+        (["ingest.format=panda"], "lacks the columns timestamp and videoID; it has video, caption, source"),
+        (["ingest.format=folder"], "ingest.format is folder, but clips.csv is a file"),
         (["data.manifest=notes"], "folder notes holds no video"),
         (["data.manifest=spaces.csv"], "source 'my phone' names a stage of its own"),
         (["tag.template="], "no system prompt for the source(s) 'phone', 'web': add them to tag.system_prompts"),
@@ -96,6 +99,8 @@ def test_bad_input_is_one_line_before_any_work(
 def test_the_demo_takes_no_manifest(lumina: Any) -> None:
     failed = lumina("demo", "-o", "data.manifest=clips.csv")
     assert "so it takes no data.manifest; the config `folder` does" in failed.output
+    failed = lumina("demo", "-o", "ingest.media_dir=clips")
+    assert "ingest tells how a manifest is read, but this config renders its clips" in failed.output
 
 
 @pytest.mark.parametrize(("name", "overrides"), [("demo", []), ("folder", ["data.manifest=clips.csv"])])

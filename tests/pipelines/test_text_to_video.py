@@ -108,3 +108,23 @@ def test_a_folder_is_identified_by_its_rows_and_files_and_not_by_its_place(
     assert {"evaluate@phone", "evaluate@web"} <= set(one)
     assert "render_shapes" not in one
     assert one["ingest"] != three["ingest"]
+
+
+def test_clips_are_cut_into_shots_where_that_is_asked_for(identifier: Identifier) -> None:
+    plain, cut = (build(load_config("demo", change)) for change in ((), ["split={}"]))
+    arrows = {stage.name: set(stage.inputs.values()) for stage in cut.stages}
+    assert arrows == ARROWS | {"split": {"ingest", "render_shapes"}, "probe": {"split", "render_shapes"}}
+    assert "split" not in {stage.name for stage in plain.stages}
+    one, two = (fingerprints(identifier, "demo", [f"split={{min_shot_s: {length}}}"]) for length in (1, 2))
+    assert one["ingest"] == two["ingest"]
+    assert one["probe"] != two["probe"]
+
+
+def test_the_media_may_lie_elsewhere_than_the_manifest(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "media").mkdir()
+    manifest = tmp_path / "lists" / "clips.csv"
+    manifest.write_text("video,caption,source\na.mp4,one,web\n")
+    pipeline = build(load_config("folder", [f"data.manifest={manifest}", "ingest.media_dir=../media"]))
+    roots = {stage.name: stage.media_root for stage in pipeline.stages if stage.media_root}
+    assert {Path(roots[name]).resolve() for name in ("ingest", "probe", "motion")} == {tmp_path / "media"}

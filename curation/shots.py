@@ -1,0 +1,143 @@
+"""Split: a clip of several shots becomes one row per shot, found by PySceneDetect.
+
+Rows in: ingested clips. Rows out: a clip of one shot as it is; of several, a row each, with its span and, as
+`parent_id`, the id of the whole. No file is written. An image, and a clip whose owner gave its span, pass as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+from pydantic import Field
+
+from curation.decoder import Decoder
+from curation.manifests import clip_id
+from curation.media import localized
+from curation.operator import Env, Input, Layout, Operator, map_rows
+from curation.schema import INGEST, Reason, RowError, Status, status_not_ok, to_table
+from lumina.config import Config
+
+Span = tuple[float, float]
+_THRESHOLDS = {"content": 27.0, "adaptive": 3.0}
+
+
+class ShotsConfig(Config):
+    """Where a clip is cut."""
+
+    detector: Literal["content", "adaptive"] = "adaptive"
+    """`content`: two frames differ by more than `threshold`; `adaptive`: they differ that many times as much as their
+    neighbours do, which a fast camera does not."""
+    threshold: float | None = Field(default=None, gt=0)
+    """None is PySceneDetect's own: 27 (of 255) for `content`, 3 (times) for `adaptive`."""
+    black_level: int | None = Field(default=6, ge=1, le=255)
+    """Mean brightness below which a frame counts as black: a cut through black is cut in its middle. None: no such."""
+    min_shot_s: float = Field(default=0.5, gt=0)
+    """No shot is shorter, in seconds: cuts that are too close to another or to an end are left out."""
+
+
+def find_shots(path: Path, config: ShotsConfig) -> list[Span]:
+    """The shots of a video file: (start, end) in seconds from its first frame, side by side from 0 to its end.
+
+    RowError `no_video_stream` or `decode_error`.
+    """
+    import av
+    from scenedetect import AdaptiveDetector, ContentDetector, SceneManager, ThresholdDetector, VideoOpenFailure
+    from scenedetect.backends.pyav import VideoStreamAv
+    from scenedetect.video_stream import FrameRateUnavailable
+
+    threshold = config.threshold or _THRESHOLDS[config.detector]
+    manager = SceneManager()
+    # Each detector sees every cut; which are too close is decided for all of them together.
+    if config.detector == "content":
+        manager.add_detector(ContentDetector(threshold, min_scene_len=0))
+    else:
+        manager.add_detector(AdaptiveDetector(threshold, min_scene_len=0))
+    if config.black_level is not None:
+        manager.add_detector(ThresholdDetector(config.black_level, min_scene_len=0))
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise RowError(Reason.NO_VIDEO_STREAM, "the file has no video stream")
+            if container.streams.video[0].codec_context is None:
+                raise RowError(Reason.DECODE_ERROR, "pyav: no decoder for the video stream")
+        video = VideoStreamAv(str(path), suppress_output=True)
+        if not manager.detect_scenes(video):
+            raise RowError(Reason.DECODE_ERROR, "pyav: the video stream has no frame")
+        scenes = manager.get_scene_list(start_in_scene=True)
+    except (av.FFmpegError, VideoOpenFailure, FrameRateUnavailable, OSError) as error:
+        raise RowError(Reason.DECODE_ERROR, f"pyscenedetect: {type(error).__name__}") from error
+    return spans([start.seconds for start, _ in scenes[1:]], scenes[-1][1].seconds, config.min_shot_s)
+
+
+def spans(cuts: Sequence[float], end: float, min_s: float) -> list[Span]:
+    """Cut 0 to `end` at the ascending `cuts` (seconds), but at none that leaves less than `min_s` on a side of it."""
+    kept = [0.0]
+    for cut in cuts:
+        if cut - kept[-1] >= min_s and end - cut >= min_s:
+            kept.append(cut)
+    return list(zip(kept, [*kept[1:], end], strict=True))
+
+
+_SHOTS = pa.schema([*INGEST, pa.field("shots", pa.list_(pa.list_(pa.float64())))])
+
+
+def _plan(inputs: Mapping[str, Input], _config: ShotsConfig, _env: Env) -> pa.Table:
+    return inputs["clips"].rows().sort_by("clip_id")
+
+
+def _make(config: ShotsConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
+    decoder = Decoder(env.limits)
+
+    def look(row: dict[str, Any]) -> dict[str, Any]:
+        if row["media"] != "video" or row["span_start_s"] is not None:
+            return {}
+        with localized(row["uri"], env.media_root) as path:
+            return {"shots": decoder.shots(path, config.model_dump(mode="json"))}
+
+    return lambda table: map_rows(table, _SHOTS, SPLIT_OPERATOR.name, look)
+
+
+def _finish(table: pa.Table, _config: ShotsConfig) -> pa.Table:
+    rows = table.sort_by("clip_id").to_pylist()
+    return to_table(_exploded(rows, {row["clip_id"] for row in rows}), INGEST)
+
+
+def _exploded(rows: Iterable[dict[str, Any]], taken: set[str]) -> Iterator[dict[str, Any]]:
+    """One row per shot. A shot that is a row of its own already, since the manifest lists its span, is set aside."""
+    for row in rows:
+        if len(row["shots"] or ()) < 2:
+            yield row
+            continue
+        for start, end in row["shots"]:
+            shot = row | {"parent_id": row["clip_id"], "span_start_s": start, "span_end_s": end}
+            first, occurrence = clip_id(row["sha256"], start, end), 0
+            while (name := clip_id(row["sha256"], start, end, occurrence)) in taken:
+                occurrence += 1
+            taken.add(name)
+            if occurrence:
+                detail = f"the manifest lists this span itself (clip_id {first})"
+                shot |= status_not_ok(SPLIT_OPERATOR.name, Status.FILTERED, Reason.DUPLICATE_CONTENT, detail)
+            yield shot | {"clip_id": name}
+
+
+def _rows_per_unit(_config: ShotsConfig) -> int:
+    return 4
+
+
+SPLIT_OPERATOR = Operator(
+    name="split",
+    config=ShotsConfig,
+    schema=INGEST,
+    computed=_SHOTS,
+    inputs=("clips",),
+    plan=_plan,
+    make=_make,
+    rows_per_unit=_rows_per_unit,
+    finish=_finish,
+    expands=True,
+    layout=lambda _config: Layout(rows_per_file=4096),
+)
+"""Reads the input `clips`: the output of `ingest`."""

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import zipfile
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from curation.media import chunks, localized, member_uri, stamp, stamps, suffix
+from curation.schema import Reason, RowError
+
+OBJECTS = {"/bucket/a b.mp4": b"0123456789" * 300_000, "/bucket/folder/empty.mp4": b""}
+
+
+def _read(uri: str, root: Path) -> bytes:
+    content = b"".join(chunks(uri, str(root)))
+    with localized(uri, str(root)) as path:
+        assert path.read_bytes() == content
+        assert path.suffix.lower() == suffix(uri)
+    return content
+
+
+def _reason(uri: str, root: Path) -> tuple[Reason, str]:
+    """Why a URI cannot be used: the same for all that open or look at it."""
+    said = []
+    for use in (_read, lambda uri, root: stamp(uri, str(root))):
+        with pytest.raises(RowError) as caught:
+            use(uri, root)
+        said.append((caught.value.reason, caught.value.detail))
+    assert said[0] == said[1]
+    return said[0]
+
+
+def test_paths(tmp_path: Path) -> None:
+    file = tmp_path / "a b.MP4"
+    file.write_bytes(b"content")
+    encoded = f"file://{tmp_path}/a%20b.MP4"
+    for uri in ("a b.MP4", str(file), encoded, encoded.replace("file://", "file://localhost")):
+        assert _read(uri, tmp_path) == b"content"
+        assert stamp(uri, str(tmp_path)) == f"7:{file.stat().st_mtime_ns}"
+        assert suffix(uri) == ".mp4"
+    with localized("a b.MP4", str(tmp_path)) as path:
+        assert path == file
+    with pytest.raises(OSError, match="the caller's own"), localized("a b.MP4", str(tmp_path)):
+        raise OSError("the caller's own")
+
+
+@pytest.mark.timeout(60)
+def test_what_is_no_file_is_named_and_never_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "dir.mp4").mkdir()
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    (tmp_path / "device.mp4").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket.mp4"))
+        found = {name: _reason(f"{name}.mp4", tmp_path) for name in ("pipe", "dir", "loop", "device", "socket")}
+    assert {reason for reason, _ in found.values()} == {Reason.UNREADABLE_FILE}
+    for name, said in {"pipe": "a named pipe", "dir": "a directory", "loop": "symbolic links", "device": "a device",
+                       "socket": "a socket"}.items():  # fmt: skip
+        assert said in found[name][1]
+    assert _reason("zip://a.mp4::pipe.mp4", tmp_path)[0] == Reason.UNREADABLE_FILE
+    assert _reason("x\0.mp4", tmp_path)[0] == Reason.UNREADABLE_FILE
+    assert _reason("x" * 300 + ".mp4", tmp_path)[0] == Reason.UNREADABLE_FILE
+    for gone in ("gone.mp4", "gone/a.mp4", f"file://{tmp_path}/gone.mp4"):
+        assert _reason(gone, tmp_path)[0] == Reason.MISSING_FILE
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("https://example.org/a.mp4", "expected a path, file://, zip://, s3://, gs://"),
+        ("file://other/a.mp4", "on another machine"),
+        ("zip://a.mp4", "expected zip://inside/clip.mp4::archive.zip"),
+        ("zip://a.mp4::s3://bucket/a.zip", "expected zip://inside/clip.mp4::archive.zip"),
+        ("s3://bucket", "expected s3://bucket/key"),
+        ("s3://key:secret@bucket/a.mp4", "credentials are the environment's"),
+    ],
+)
+def test_other_uris_are_refused(tmp_path: Path, uri: str, message: str) -> None:
+    reason, detail = _reason(uri, tmp_path)
+    assert reason == Reason.UNSUPPORTED_URI
+    assert message in detail
+    assert "secret" not in detail
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    path = tmp_path / "clips" / "part.zip"
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("video/stored.mp4", b"stored" * 999)
+        file.writestr("video/ünï::deflated.mp4", b"deflated" * 999, zipfile.ZIP_DEFLATED)
+        file.writestr("bzip2.mp4", b"bzip2" * 999, zipfile.ZIP_BZIP2)
+        file.mkdir("folder.mp4")
+    return path
+
+
+def test_members_are_read_in_place(archive: Path, tmp_path: Path) -> None:
+    for name, content in {
+        "video/stored.mp4": b"stored",
+        "video/ünï::deflated.mp4": b"deflated",
+        "bzip2.mp4": b"bzip2",
+    }.items():
+        uri = member_uri("clips/part.zip", name)
+        assert _read(uri, tmp_path) == content * 999
+        assert stamp(uri, str(tmp_path)) == f"{999 * len(content)}:{zipfile.crc32(content * 999):08x}"  # type: ignore[attr-defined]
+        assert _read(member_uri(f"file://{archive}", name), tmp_path) == content * 999
+    with localized("zip://bzip2.mp4::clips/part.zip", str(tmp_path)) as path:
+        assert not path.is_relative_to(tmp_path / "clips")
+    assert not path.exists()
+    assert {file.name for file in archive.parent.iterdir()} == {"part.zip"}
+    for gone in ("zip://folder.mp4/::clips/part.zip", "zip://stored.mp4::clips/part.zip", "zip://a.mp4::gone.zip"):
+        assert _reason(gone, tmp_path)[0] == Reason.MISSING_FILE
+
+
+def test_damaged_archives_are_unreadable(archive: Path, tmp_path: Path) -> None:
+    whole = archive.read_bytes()
+    at = whole.index(b"stored" * 9)
+    archive.write_bytes(whole[:at] + b"X" + whole[at + 1 :])
+    with pytest.raises(RowError, match="Bad CRC-32") as caught:
+        _read("zip://video/stored.mp4::clips/part.zip", tmp_path)
+    assert caught.value.reason == Reason.UNREADABLE_FILE
+    archive.write_bytes(whole[: len(whole) // 2])
+    assert _reason("zip://bzip2.mp4::clips/part.zip", tmp_path)[0] == Reason.UNREADABLE_FILE
+    encrypted = whole.replace(b"PK\3\4\x14\0\0\0", b"PK\3\4\x14\0\1\0", 1).replace(
+        b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0", 1
+    )
+    archive.write_bytes(encrypted)
+    with pytest.raises(RowError, match="encrypted"):
+        _read("zip://video/stored.mp4::clips/part.zip", tmp_path)
+
+
+def test_the_stamps_of_many_members_read_each_directory_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archives = [tmp_path / f"{number}.zip" for number in range(40)]
+    for path in archives:
+        with zipfile.ZipFile(path, "w") as file:
+            for name in range(20):
+                file.writestr(f"{name}.mp4", b"x")
+    uris = [f"zip://{name}.mp4::{path.name}" for name in range(20) for path in archives]
+    opened: list[Any] = []
+    real: Callable[..., Any] = zipfile.ZipFile
+    monkeypatch.setattr(zipfile, "ZipFile", lambda path: opened.append(path) or real(path))
+    found = stamps([*uris, "zip://no.mp4::0.zip", "gone.mp4", "ftp://x/a.mp4"], str(tmp_path))
+    assert sorted(opened) == sorted(archives)
+    assert len(found) == 803
+    assert found["zip://no.mp4::0.zip"] == found["gone.mp4"] == "missing_file"
+    assert found["ftp://x/a.mp4"] == "unsupported_uri"
+
+
+class _S3(BaseHTTPRequestHandler):
+    """As much of S3 as pyarrow's client asks for: HEAD, GET with a range, and an empty listing."""
+
+    def _answer(self, status: int, body: bytes = b"", length: int | None = None, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body) if length is None else length), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_HEAD(self) -> None:
+        assert "dummy-key" in self.headers["Authorization"]
+        content = OBJECTS.get(self._path())
+        modified = formatdate(1_700_000_000, usegmt=True)
+        if self._path() == "/bucket/secret.mp4":
+            self._answer(403)
+        elif content is None:
+            self._answer(404)
+        else:
+            self._answer(200, length=len(content), Last_Modified=modified, ETag='"x"')
+
+    def do_GET(self) -> None:
+        content = OBJECTS.get(self._path())
+        if content is None:
+            body = b'<?xml version="1.0"?><ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>'
+            self._answer(200, body, Content_Type="application/xml")
+            return
+        first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
+        part = content[int(first) : int(last) + 1]
+        self._answer(206, part, Content_Range=f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}")
+
+    def _path(self) -> str:
+        return self.path.partition("?")[0].replace("%20", " ")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Options of a URI that lead to a local server."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "dummy-key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "dummy-secret")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _S3)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"?region=us-east-1&scheme=http&endpoint_override=127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_objects_of_s3(s3: str, tmp_path: Path) -> None:
+    content = OBJECTS["/bucket/a b.mp4"]
+    uri = f"s3://bucket/a%20b.mp4{s3}"
+    assert hashlib.sha256(_read(uri, tmp_path)).digest() == hashlib.sha256(content).digest()
+    assert stamp(uri, "") == f"{len(content)}:1700000000000000000"
+    with localized(uri, "") as path:
+        assert path.name == "media.mp4"
+    assert not path.exists()
+    assert _read(f"s3://bucket/folder/empty.mp4{s3}", tmp_path) == b""
+    gone, secret = f"s3://bucket/gone.mp4{s3}", f"s3://bucket/secret.mp4{s3}"
+    assert _reason(gone, tmp_path)[0] == Reason.MISSING_FILE
+    with pytest.raises(RowError, match="ACCESS_DENIED") as caught:
+        _read(secret, tmp_path)
+    assert caught.value.reason == Reason.UNREADABLE_FILE
+    assert "dummy" not in caught.value.detail
+    assert stamps([uri, gone, secret], "") == {
+        uri: stamp(uri, ""), gone: "missing_file", secret: "unreadable_file"
+    }  # fmt: skip
+    with pytest.raises(RowError, match="Unexpected query parameter"):
+        _read("s3://bucket/a.mp4?colour=red", tmp_path)

@@ -257,7 +257,10 @@ def test_scores_come_from_the_tables_and_the_manifest(tmp_path: Path) -> None:
     [
         ({"scores": {"flow_mag_men": {}}}, "select.scores names 'flow_mag_men'.*did you mean 'flow_mag_mean'"),
         ({"sources": {"web": {"scores": {"aesthetic": {}}}}}, "select.sources.web.scores .*mean 'extra.aesthetic'"),
-        ({"stages": {"v": {"scores": {"xyz": {}}}}}, "select.stages.v.scores names 'xyz'.*there are duration_s, extra.aesthetic"),
+        (
+            {"stages": {"v": {"scores": {"xyz": {}}}}},
+            "select.stages.v.scores names 'xyz'.*there are duration_s, extra.aesthetic",
+        ),
         ({"scores": {"codec": {}}}, "is no score of any clip"),
     ],
 )

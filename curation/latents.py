@@ -33,6 +33,8 @@ Row = dict[str, Any]
 class EncodeLatentsConfig(Config):
     """Which clips become latents of which size."""
 
+    name: str = ""
+    """Name of this section: the pipeline fills it in, so that the select table can be asked who may come in."""
     media: tuple[Literal["image", "video"], ...] = Field(default=("image", "video"), min_length=1)
     """Media that this stage encodes; the others are filtered."""
     resolution: int = Field(default=256, ge=CELL)
@@ -75,7 +77,7 @@ class EncodeLatentsConfig(Config):
     @property
     def recipe_id(self) -> str:
         """Name of the encode recipe, with a digest of the settings that decide what is encoded, and how."""
-        settings = self.model_dump(mode="json", exclude={"media", "seed", "recipe", "compression"})
+        settings = self.model_dump(mode="json", exclude={"name", "media", "seed", "recipe", "compression"})
         digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
         return f"{self.recipe}:{digest}"
 
@@ -119,10 +121,15 @@ def crop_of(size: Size, crop: Size) -> list[int]:
 
 
 def plan_row(row: Row, config: EncodeLatentsConfig, sizes: list[Size]) -> Row:
-    """Decide bucket, frames and crop of a selected clip from its metadata alone."""
+    """Decide bucket, frames and crop of a selected clip from its metadata alone.
+
+    RowError, status filtered, for a clip that is not for this stage: `other_media`, the rule of `select.stages` that it
+    fails, or `too_few_frames`.
+    """
     if row["media"] not in config.media:
         detail = f"this stage encodes {' and '.join(config.media)}s"
         raise RowError(Reason.OTHER_MEDIA, detail, Status.FILTERED)
+    _check_selected(row, config.name)
     indices = frame_indices(row, config)
     crop = best_crop_size((row["width"], row["height"]), sizes)
     return {
@@ -133,6 +140,19 @@ def plan_row(row: Row, config: EncodeLatentsConfig, sizes: list[Size]) -> Row:
         "target_fps": None if row["media"] == "image" else config.fps or row["fps"],
         "recipe_id": config.recipe_id,
     }
+
+
+def _check_selected(row: Row, name: str) -> None:
+    """RowError with the rule that keeps a selected row out of the latents set `name`."""
+    if row["stages"] is None or name in row["stages"]:
+        return
+    failed = json.loads(row["stage_failed"] or "{}").get(name)
+    if failed is None:
+        raise ValueError(
+            f"the select table says nothing of the latents set {name!r} for clip {row['clip_id']}: it was made for "
+            "other sets"
+        )
+    raise RowError(Reason(failed["reason"]), failed["detail"], Status.FILTERED)
 
 
 def _plan(inputs: Mapping[str, Input], config: EncodeLatentsConfig, _env: Env) -> pa.Table:

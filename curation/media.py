@@ -153,6 +153,18 @@ def member_uri(archive: str, name: str) -> str:
     return f"zip://{name}::{archive}"
 
 
+def absolute(uri: str, media_root: str) -> str:
+    """The URI, such that it does not depend on the media root. RowError `unsupported_uri` for what is none."""
+    place = _place(uri, media_root)
+    match place:
+        case _File(path):
+            return str(path.absolute())
+        case _Member(archive, name):
+            return member_uri(str(archive.absolute()), name)
+        case _Object():
+            return uri
+
+
 def suffix(uri: str) -> str:
     """The file extension of what a URI names, in lower case, with its dot."""
     if uri.startswith("zip://"):

@@ -41,11 +41,16 @@ class Reason(StrEnum):
     NOT_FINITE = "not_finite"
     TOO_FEW_FRAMES = "too_few_frames"
     MIN_DURATION = "min_duration"
+    MAX_DURATION = "max_duration"
     MIN_FPS = "min_fps"
+    MAX_FPS = "max_fps"
     MIN_AREA = "min_area"
     MIN_MOTION = "min_motion"
     MAX_MOTION = "max_motion"
     MIN_CAPTION = "min_caption"
+    MAX_CAPTION = "max_caption"
+    SCORE = "score"
+    """A number that the policy names; `detail` says which."""
     SOURCE_QUOTA = "source_quota"
     OTHER_MEDIA = "other_media"
     INTERNAL_ERROR = "internal_error"
@@ -125,6 +130,8 @@ SELECT = pa.schema(
         "clip_id": pa.string(),
         "keep": pa.bool_(),
         "failed_rules": pa.list_(pa.string()),
+        "stages": pa.list_(pa.string()),
+        "stage_failed": pa.string(),
         "policy_id": pa.string(),
         "split": pa.string(),
         "uri": pa.string(),
@@ -145,6 +152,11 @@ SELECT = pa.schema(
     }
     | _STATUS
 )
+"""`failed_rules` names the rules that set the row aside, the first of them the reason: `min_fps`,
+`score:flow_mag_mean`; where no latents set takes the row, with the set: `min_area@videos`.
+
+`stages` lists the latents sets that a kept row may go to; null where no set has rules of its own, so that all may take
+it. `stage_failed` is a JSON object of the sets whose rules it fails: {"videos": {"reason", "rules", "detail"}}."""
 
 TEXT = pa.schema(
     {

@@ -1,45 +1,51 @@
 """Select: which clips to train on. Thresholds live here, scores do not: another policy recomputes nothing dear.
 
-Rows in: probed clips with their motion and tag. Rows out: the same ids, with `keep`, every rule that failed, and the
-columns that encoding needs. A row that an earlier stage set aside stays aside, for that stage's reason.
+Rows in: probed clips with their motion and tag. Rows out: the same ids, with `keep`, every rule that failed, the
+latents sets that the row may go to, and the columns that encoding needs. A row that an earlier stage set aside stays
+aside, for that stage's reason.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 from pydantic import Field, model_validator
 
 from curation.operator import Env, Input, Operator, Report
+from curation.rules import (
+    EXTRA,
+    Failure,
+    Row,
+    Rules,
+    SourceRules,
+    check_ranges,
+    extra_of,
+    failed_rules,
+    reason_of,
+    score_columns,
+)
 from curation.schema import SELECT, STATUS_COLUMNS, Reason, Status, short_detail, to_table
-from lumina.config import Config
 from lumina.randomness import generator
 
-Row = dict[str, Any]
 
+class SelectConfig(Rules):
+    """The policy: general rules, those of single sources, and further ones of single latents sets."""
 
-class SelectConfig(Config):
-    """The policy. Rules on time and motion do not concern images; a rule that is None is off."""
-
-    min_duration_s: float | None = Field(default=None, ge=0)
-    """Shortest clip in seconds."""
-    min_fps: float | None = Field(default=None, ge=0)
-    """Fewest frames per second."""
-    min_area: int | None = Field(default=None, ge=1)
-    """Smallest width x height in pixels, as shown."""
-    min_motion: float | None = Field(default=None, ge=0)
-    """Smallest `flow_abs_mean`, in the unit of the motion stage."""
-    max_motion: float | None = Field(default=None, ge=0)
-    """Largest `flow_abs_mean`."""
-    min_caption_chars: int | None = Field(default=None, ge=1)
-    """Shortest caption."""
+    sources: dict[str, SourceRules] = Field(default_factory=dict)
+    """Rules of a source, by its name: those given replace the general ones, null switches one off."""
+    stages: dict[str, Rules] = Field(default_factory=dict)
+    """Further rules for the clips that go to a latents set, by the set's name in `latents`, e.g. a larger `min_area`
+    for a later stage of training. A clip has to pass the general rules first; one that no set takes is filtered."""
+    sets: dict[str, tuple[Literal["image", "video"], ...]] = Field(default_factory=dict)
+    """Every latents set with the media it encodes. The pipeline fills it in where `stages` has rules."""
     max_clips_per_source: int | None = Field(default=None, ge=1)
     """Clips (images not counted) of one source at most, after all other rules; drawn by clip id and seed."""
     heldout_fraction: float = Field(default=0.0, ge=0, lt=1)
@@ -48,9 +54,15 @@ class SelectConfig(Config):
     """Seed of the split and of `max_clips_per_source`."""
 
     @model_validator(mode="after")
-    def _motion_range(self) -> SelectConfig:
-        if self.min_motion is not None and self.max_motion is not None and self.min_motion > self.max_motion:
-            raise ValueError(f"min_motion {self.min_motion} is larger than max_motion {self.max_motion}")
+    def _consistent(self) -> SelectConfig:
+        for name in self.sources:
+            try:
+                check_ranges(self.rules(name))
+            except ValueError as error:
+                raise ValueError(f"with the general rules, sources.{name}: {error}") from error
+        unknown = sorted(set(self.stages) - set(self.sets)) if self.sets else []
+        if unknown:
+            raise ValueError(f"stages names {', '.join(unknown)}; the latents sets are {', '.join(sorted(self.sets))}")
         return self
 
     @property
@@ -59,59 +71,105 @@ class SelectConfig(Config):
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
+    def rules(self, source: str) -> Rules:
+        """The rules that the clips of a source have to pass, whatever set they go to."""
+        return self.sources[source].over(self) if source in self.sources else self
 
-def failed_rules(row: Row, config: SelectConfig) -> list[tuple[Reason, str]]:
-    """Every rule that a sound row fails, with what was measured, in a fixed order."""
-    is_video = row["media"] == "video"
-    area, motion, caption = row["width"] * row["height"], row["motion_score"], len(row["caption"].strip())
-    checks: list[tuple[Reason, Any, bool, str]] = [
-        (Reason.MIN_DURATION, config.min_duration_s, is_video, "duration_s"),
-        (Reason.MIN_FPS, config.min_fps, is_video, "fps"),
-        (Reason.MIN_AREA, config.min_area, True, "area"),
-        (Reason.MIN_MOTION, config.min_motion, is_video, "motion"),
-        (Reason.MAX_MOTION, config.max_motion, is_video, "motion"),
-        (Reason.MIN_CAPTION, config.min_caption_chars, True, "caption characters"),
-    ]
-    values = {"duration_s": row["duration_s"], "fps": row["fps"], "area": area, "motion": motion}
-    values["caption characters"] = caption
-    failed = []
-    for reason, limit, applies, name in checks:
-        if limit is None or not applies:
+    def sets_of(self, media: str) -> dict[str, Rules]:
+        """The latents sets that encode `media`, with their further rules; empty if no set has any."""
+        if not self.stages:
+            return {}
+        sets = self.sets or dict.fromkeys(self.stages, ("image", "video"))
+        return {name: self.stages.get(name, Rules()) for name, encoded in sorted(sets.items()) if media in encoded}
+
+    def scores_named(self) -> dict[str, str]:
+        """Every score that a rule names, with the setting that does."""
+        named = {"scores": self.scores}
+        named |= {f"sources.{name}.scores": rules.scores for name, rules in self.sources.items()}
+        named |= {f"stages.{name}.scores": rules.scores for name, rules in self.stages.items()}
+        return {score: where for where, scores in reversed(named.items()) for score in scores}
+
+
+def check_scores(config: SelectConfig, known: Collection[str], extra: bool = True) -> None:
+    """ValueError for a score that a rule names and no row has, with the nearest one that there is.
+
+    Args:
+        config: the policy.
+        known: names of all scores, those of the manifest's columns with their `extra.`.
+        extra: whether `known` has the manifest's columns; without, names of that kind are let through.
+    """
+    for name, where in sorted(config.scores_named().items()):
+        if name in known or (name.startswith(EXTRA) and not extra):
             continue
-        value, is_upper = values[name], reason == Reason.MAX_MOTION
-        if value > limit if is_upper else value < limit:
-            failed.append((reason, f"{name} {value:.6g} {'above' if is_upper else 'below'} {limit:.6g}"))
-    return failed
+        near = difflib.get_close_matches(name, sorted(known), 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
+        if not extra and not near:
+            hint += f", and {EXTRA}<column> for the columns of the manifest"
+        raise ValueError(f"select.{where} names {name!r}, which is no score of any clip; {hint}")
 
 
 def select(rows: list[Row], config: SelectConfig) -> list[Row]:
     """Decide on joined rows (see `_join`); returns rows of the `SELECT` schema, in the order given."""
-    decided = [_decide(row, config) for row in rows]
+    rules = {source: config.rules(source) for source in {row["source"] for row in rows}}
+    sets = {media: config.sets_of(media) for media in {row["media"] for row in rows}}
+    policy_id = config.policy_id
+    decided = [
+        _decide(row | {"policy_id": policy_id}, config, rules[row["source"]], sets[row["media"]]) for row in rows
+    ]
     if config.max_clips_per_source is not None:
         _apply_quota(decided, config.max_clips_per_source, config.seed)
     return decided
 
 
-def _decide(row: Row, config: SelectConfig) -> Row:
+def _decide(row: Row, config: SelectConfig, rules: Rules, sets: Mapping[str, Rules]) -> Row:
     draw = generator(config.seed, "heldout", row["clip_id"]).random()
     split = "heldout" if draw < config.heldout_fraction else "train"
-    decided = row | {"policy_id": config.policy_id, "split": split, "failed_rules": [], "keep": False}
+    decided = row | {"split": split, "failed_rules": [], "keep": False, "stage_failed": None}
+    decided["stages"] = [] if config.stages else None
     if row["status"] != Status.OK:
         return decided
-    failed = failed_rules(row, config)
+    if failures := failed_rules(row, rules):
+        return decided | _aside(failures)
+    if not config.stages:
+        return decided | {"keep": True}
+    if not sets:
+        return decided | _aside([Failure(str(Reason.OTHER_MEDIA), f"no latents set encodes {row['media']}s")])
+    by_set = {name: failed_rules(row, further) for name, further in sets.items()}
+    failed = {name: failures for name, failures in by_set.items() if failures}
     if failed:
-        return decided | _aside([reason for reason, _ in failed], "; ".join(text for _, text in failed))
-    return decided | {"keep": True}
+        decided["stage_failed"] = _stage_failed(failed)
+    if len(failed) == len(sets):
+        return decided | _aside(
+            [
+                Failure(f"{failure.rule}@{name}", f"{name}: {failure.detail}")
+                for name, failures in failed.items()
+                for failure in failures
+            ]
+        )
+    return decided | {"keep": True, "stages": [name for name in sets if name not in failed]}
 
 
-def _aside(reasons: list[Reason], detail: str) -> Row:
+def _stage_failed(failed: Mapping[str, list[Failure]]) -> str:
+    """The column `stage_failed`: JSON, so that a reader needs nothing of this module."""
+    content = {
+        name: {
+            "reason": str(failures[0].reason),
+            "rules": [failure.rule for failure in failures],
+            "detail": "; ".join(failure.detail for failure in failures),
+        }
+        for name, failures in failed.items()
+    }
+    return json.dumps(content, sort_keys=True, ensure_ascii=False)
+
+
+def _aside(failures: list[Failure]) -> Row:
     return {
-        "failed_rules": [str(reason) for reason in reasons],
+        "failed_rules": [failure.rule for failure in failures],
         "keep": False,
         "status": Status.FILTERED,
-        "reason": reasons[0],
+        "reason": failures[0].reason,
         "reason_stage": SELECT_OPERATOR.name,
-        "detail": short_detail(detail),
+        "detail": short_detail("; ".join(failure.detail for failure in failures)),
     }
 
 
@@ -123,13 +181,20 @@ def _apply_quota(rows: list[Row], quota: int, seed: int) -> None:
     for source, clips in kept.items():
         clips.sort(key=lambda row: generator(seed, "source quota", row["clip_id"]).random())
         for row in clips[quota:]:
-            row |= _aside([Reason.SOURCE_QUOTA], f"source {source!r} keeps {quota} of {len(clips)} clips")
+            row |= _aside([Failure(str(Reason.SOURCE_QUOTA), f"source {source!r} keeps {quota} of {len(clips)} clips")])
+            row["stages"] = None if row["stages"] is None else []
 
 
-def _join(inputs: Mapping[str, Input]) -> list[Row]:
+def _join(inputs: Mapping[str, Input], config: SelectConfig) -> list[Row]:
     """One row per clip; a clip that several stages set aside has the status of the first of probe, motion, tag."""
-    clips = inputs["clips"].rows().sort_by("clip_id").to_pylist()
-    motion = _by_clip(inputs["motion"].rows(["clip_id", "flow_abs_mean", *STATUS_COLUMNS]))
+    clips_table, motion_table = inputs["clips"].rows(), inputs["motion"].rows()
+    scores = set(score_columns(motion_table.schema))
+    clips = clips_table.sort_by("clip_id").to_pylist()
+    named = config.scores_named()
+    extra = {f"{EXTRA}{name}" for clip in clips for name in extra_of(clip)} if named else set()
+    check_scores(config, {*score_columns(clips_table.schema), *scores, *extra})
+    wanted = sorted({"flow_abs_mean"} | (scores & set(named)))
+    motion = _by_clip(motion_table.select(["clip_id", *wanted, *STATUS_COLUMNS]))
     tags = _by_clip(inputs["tag"].rows(["clip_id", "system_prompt_id", *STATUS_COLUMNS]))
     rows = []
     for clip in clips:
@@ -139,7 +204,8 @@ def _join(inputs: Mapping[str, Input]) -> list[Row]:
         parts = (clip, motion[name], tags[name])
         status = next((part for part in parts if part["status"] != Status.OK), clip)
         rows.append(
-            clip
+            motion[name]
+            | clip
             | {"motion_score": motion[name]["flow_abs_mean"], "system_prompt_id": tags[name]["system_prompt_id"]}
             | {column: status[column] for column in STATUS_COLUMNS}
         )
@@ -153,20 +219,23 @@ def _by_clip(table: pa.Table) -> dict[str, Row]:
 
 
 def _plan(inputs: Mapping[str, Input], config: SelectConfig, _env: Env) -> pa.Table:
-    return to_table(select(_join(inputs), config), SELECT)
+    return to_table(select(_join(inputs, config), config), SELECT)
 
 
 def _report(dataset: ds.Dataset, _config: SelectConfig, _out: Path) -> Report:
-    """Rows removed by each rule: as the first to fail (`removed/`), and at all (`failed/`); kept rows by source."""
-    table = dataset.to_table(columns=["keep", "source", "media", "reason", "reason_stage", "failed_rules"])
+    """Rows removed by each rule: as the first to fail (`removed/`), and at all (`failed/`); kept rows (`kept/`), and
+    those that a latents set may take (`kept_for/`). All but the last by source too."""
+    table = dataset.to_table(columns=["keep", "source", "media", "reason", "reason_stage", "failed_rules", "stages"])
     metrics: Counter[str] = Counter()
     for row in table.to_pylist():
         if row["keep"]:
             metrics["kept"] += 1
             metrics[f"kept/{row['media']}/{row['source']}"] += 1
         elif row["reason_stage"] == SELECT_OPERATOR.name:
-            metrics[f"removed/{row['reason']}"] += 1
-        metrics.update(f"failed/{rule}" for rule in row["failed_rules"])
+            metrics.update((f"removed/{row['reason']}", f"removed/{row['reason']}/{row['source']}"))
+        for reason in {reason_of(rule) for rule in row["failed_rules"]}:
+            metrics.update((f"failed/{reason}", f"failed/{reason}/{row['source']}"))
+        metrics.update(f"kept_for/{name}" for name in row["stages"] or ())
     return Report({name: float(count) for name, count in sorted(metrics.items())})
 
 

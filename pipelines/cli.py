@@ -107,6 +107,83 @@ def compare(
 
 
 @app.command()
+def selection(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Name or id; the newest by default.")] = None,
+    other: Annotated[
+        str | None, typer.Argument(metavar="[OTHER]", help="Run to compare with; the one before by default.")
+    ] = None,
+    store: StoreOption = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what each rule of the selection removed of each source, and what another policy changed."""
+    with _one_line_errors(debug):
+        from pipelines import selection_report as report
+        from pipelines.selection_tables import difference_view, selection_view
+        from pipelines.store import Store
+
+        opened = Store(store or _default_store())
+        record = opened.get_run(run)
+        before = report.previous(opened, record) if other is None else opened.get_run(other)
+        found = report.read_selection(opened, record)
+        difference = report.read_difference(opened, before, record) if before else None
+        if as_json:
+            content = {"selection": report.as_dict(found), "difference": difference and report.as_dict(difference)}
+            typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
+            return
+        console = make_console()
+        console.print(selection_view(found, console.width))
+        if difference is None:
+            console.print(Text(f"No earlier selection of {record['name']} to compare with.", "dim"))
+        else:
+            console.print(difference_view(difference, console.width))
+
+
+@app.command()
+def quarantine(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Name or id; the newest by default.")] = None,
+    store: StoreOption = None,
+    filtered_too: Annotated[bool, typer.Option("--all", help="Count filtered clips too.")] = False,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one row per clip that was set aside.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show which clips a run set aside, at which stage and why, and how to look at one."""
+    with _one_line_errors(debug):
+        from pipelines.quarantine import quarantine_view, read_quarantine, write_csv
+        from pipelines.store import Store
+
+        opened = Store(store or _default_store())
+        found = read_quarantine(opened, opened.get_run(run), filtered_too)
+        if csv is not None:
+            write_csv(found.clips, csv)
+        if as_json:
+            written = {"csv": str(csv.resolve())} if csv else {}
+            typer.echo(json.dumps(found.as_dict() | written, indent=1, ensure_ascii=False))
+            return
+        console = make_console()
+        console.print(quarantine_view(found), crop=False)  # a command is whole, or of no use
+        if csv is not None:
+            console.print(f"{len(found.clips):,} rows in {csv.resolve()}", soft_wrap=True)
+        elif found.clips:
+            console.print(Text("--csv FILE writes them all.", "dim"))
+
+
+@app.command()
+def probe(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A video or an image: a path, or a URI as in a manifest.")
+    ],
+    debug: Debug = False,
+) -> None:
+    """Show what a run would find in one file, or why it would quarantine it."""
+    with _one_line_errors(debug):
+        from pipelines.probe_file import probe_view
+
+        make_console().print(probe_view(file))
+
+
+@app.command()
 def generate(
     checkpoint: Annotated[str, typer.Option(metavar="DIR", help="Exported checkpoint directory, or a hub id.")],
     prompt: Annotated[list[str], typer.Option(metavar="TEXT", help="What the clip shows; may be repeated.")],
@@ -353,6 +430,11 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
         commands.append(shlex.join(words))
     if path("choose"):
         commands.append(shlex.join(["lumina", "compare", summary.run_id, "--store", str(store.root)]))
+    selected = summary.outcomes.get("select")
+    counts = selected.manifest.counts if selected and selected.manifest else {}
+    for command, status in (("quarantine", "quarantined"), ("selection", "filtered")):
+        if any(key.startswith(f"{status}/") for key in counts):
+            commands.append(shlex.join(["lumina", command, summary.run_id, "--store", str(store.root)]))
     if links.ui_command:
         commands.append(links.ui_command)
     console.print(Text("\nLook closer:", "bold"))

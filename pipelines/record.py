@@ -66,7 +66,9 @@ def git_state() -> dict[str, Any]:
     return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
 
 
-def run_record(summary: RunSummary, store: Path, started: float, complete: bool) -> dict[str, Any]:
+def run_record(
+    summary: RunSummary, store: Path, started: float, complete: bool, media_root: str | Path = ""
+) -> dict[str, Any]:
     """Content of `runs/<run id>.json`.
 
     Args:
@@ -74,6 +76,7 @@ def run_record(summary: RunSummary, store: Path, started: float, complete: bool)
         store: root that output paths are relative to.
         started: seconds since the epoch.
         complete: whether every stage of the pipeline is done.
+        media_root: directory against which relative clip URIs resolve; empty if the run has none, or not yet.
     """
     stages = {
         outcome.name: {
@@ -94,5 +97,9 @@ def run_record(summary: RunSummary, store: Path, started: float, complete: bool)
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "seconds": round(summary.seconds, 3),
         "ok": complete,
+        # Relative where it lies in the store, which may be moved.
+        "media_root": str(
+            Path(media_root).relative_to(store) if Path(media_root).is_relative_to(store) else media_root
+        ),
         "stages": stages,
     }

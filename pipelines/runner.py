@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from jobs.context import InputRef, JobContext, JobResult
@@ -369,6 +370,16 @@ class _Run:
         outcomes = {name: self.outcomes[name] for name in order if name in self.outcomes}
         summary = RunSummary(self.run_id, self.name, self.pipeline.name, outcomes, time.time() - self.started)
         complete = summary.ok and len(outcomes) == len(order)
-        record = run_record(summary, self.store.root, self.started, complete)
+        record = run_record(summary, self.store.root, self.started, complete, self._media_root())
         self.store.put_run(self.run_id, self.name, record)
         return summary
+
+    def _media_root(self) -> str | Path:
+        """Where the clips of this run lie, for those who look at them later."""
+        for stage in self.pipeline.order:
+            if stage.media_root:
+                return stage.media_root
+            made = self.outcomes.get(stage.inputs[stage.media_root_from]) if stage.media_root_from else None
+            if made is not None and made.path is not None:
+                return made.path
+        return ""

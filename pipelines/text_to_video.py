@@ -11,6 +11,9 @@ from pathlib import Path
 
 from curation.manifest_tables import ManifestError
 from curation.manifests import external_digest, is_scanned, media_root, read_manifest
+from curation.rules import score_columns
+from curation.schema import MOTION, PROBE
+from curation.selection import SelectConfig, check_scores
 from curation.shots import ShotsConfig
 from curation.sources import SourceError, check_sources
 from jobs.evaluate import EvaluateConfig, EvaluateFinalConfig
@@ -50,6 +53,7 @@ def build(config: PipelineConfig) -> Pipeline:
     except (ManifestError, SourceError) as error:
         raise PipelineError(str(error)) from error
     _check_names(config, sources)
+    _check_select(config, sources)
     _check_store(config)
     check_weights(config)
     stages = [*_curation(config), *_training(config), *_evaluation(config, sources)]
@@ -71,6 +75,34 @@ def _check_names(config: PipelineConfig, sources: tuple[str, ...]) -> None:
                 f"source {source!r} names a stage of its own (evaluate@{source}), so it may hold only ASCII letters, "
                 "digits, `_`, `.` and `-`: rename it in the manifest"
             )
+
+
+def _check_select(config: PipelineConfig, sources: tuple[str, ...]) -> None:
+    for where, names, known, kind in (
+        ("sources", set(config.select.sources), sources, "sources"),
+        ("stages", set(config.select.stages), tuple(config.latents), "latents sets"),
+    ):
+        unknown = sorted(names - set(known))
+        if unknown:
+            raise PipelineError(f"select.{where} names {', '.join(unknown)}; the {kind} are {', '.join(known)}")
+    filled = {"select.sets": config.select.sets} | {
+        f"latents.{name}.name": one.name for name, one in config.latents.items()
+    }
+    given = [key for key, value in filled.items() if value]
+    if given:
+        raise PipelineError(f"{', '.join(given)}: leave it out, the pipeline fills it in")
+    try:
+        # The manifest's own columns are known once it is read: the stage checks those.
+        check_scores(config.select, score_columns(PROBE, MOTION), extra=False)
+    except ValueError as error:
+        raise PipelineError(str(error)) from error
+
+
+def _select(config: PipelineConfig) -> SelectConfig:
+    """The policy with the latents sets, where a set has rules: only then does another set change who is selected."""
+    if not config.select.stages:
+        return config.select
+    return config.select.model_copy(update={"sets": {name: one.media for name, one in config.latents.items()}})
 
 
 def _check_store(config: PipelineConfig) -> None:
@@ -155,7 +187,7 @@ def _curation(config: PipelineConfig) -> list[Stage]:
         Stage(
             "select",
             _CURATE,
-            config.select,
+            _select(config),
             "curation.selection:SELECT_OPERATOR",
             inputs={"clips": "probe", "motion": "motion", "tag": "tag"},
         ),
@@ -172,7 +204,7 @@ def _curation(config: PipelineConfig) -> list[Stage]:
             _on_media(
                 config,
                 f"encode_latents@{name}",
-                latents,
+                latents.model_copy(update={"name": name}),
                 "latents:ENCODE_LATENTS_OPERATOR",
                 {"select": "select", "tag": "tag"},
                 weights={"vae": weights["vae"]},

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from lumina.sizes import resize_crop
 
 CLIP: dict[str, Any] = {
     "media": "video", "width": 64, "height": 48, "fps": 8.0, "frames_decodable": 20, "span_start_s": None,
-    "span_end_s": None,
+    "span_end_s": None, "clip_id": "c", "stages": None, "stage_failed": None,
 }  # fmt: skip
 
 
@@ -52,6 +53,25 @@ def test_a_row_is_planned_from_its_metadata() -> None:
         plan_row(CLIP | {"media": "image"}, config, config.sizes)
 
 
+def test_a_row_goes_where_its_selection_lets_it() -> None:
+    failed = {"large": {"reason": "min_area", "rules": ["min_area"], "detail": "area 3072 below 4096"}}
+    row = CLIP | {"stages": ["small"], "stage_failed": json.dumps(failed)}
+
+    def plan(name: str, **changes: Any) -> dict[str, Any]:
+        config = EncodeLatentsConfig(name=name, resolution=64, **changes)
+        return plan_row(row, config, config.sizes)
+
+    assert plan("small")["bucket"]
+    with pytest.raises(RowError) as caught:
+        plan("large")
+    assert (caught.value.reason, caught.value.detail) == (Reason.MIN_AREA, "area 3072 below 4096")
+    assert caught.value.status == Status.FILTERED
+    with pytest.raises(RowError, match="this stage encodes images"):
+        plan("large", media=("image",))
+    with pytest.raises(ValueError, match="says nothing of the latents set 'other'"):
+        plan("other")
+
+
 @given(width=st.integers(20, 300), height=st.integers(20, 300))
 def test_the_recorded_crop_is_the_one_that_is_cut(width: int, height: int) -> None:
     rows, columns = np.mgrid[:height, :width]
@@ -69,7 +89,7 @@ def test_the_recipe_has_a_name() -> None:
     assert [name.rpartition(":")[0] for name in names] == ["whole-clip/1", "released-chunks/1"]
     assert EncodeLatentsConfig(compression="zstd").recipe_id == EncodeLatentsConfig().recipe_id
     assert EncodeLatentsConfig(fps=8).recipe_id != EncodeLatentsConfig().recipe_id
-    assert EncodeLatentsConfig(media=("image",), seed=1).recipe_id == EncodeLatentsConfig().recipe_id
+    assert EncodeLatentsConfig(name="images", media=("image",), seed=1).recipe_id == EncodeLatentsConfig().recipe_id
     with pytest.raises(ValidationError, match="must be 4n \\+ 1"):
         EncodeLatentsConfig(num_frames=32)
 

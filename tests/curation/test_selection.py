@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from curation.schema import status_not_ok, status_ok
-from curation.selection import SelectConfig, select
+from curation.operator import Env, Input, dataset
+from curation.schema import MOTION, PROBE, SELECT, TAG, Reason, status_not_ok, status_ok, to_table
+from curation.selection import SELECT_OPERATOR, SelectConfig, select
 
 CLIP: dict[str, Any] = {
     "media": "video", "source": "web", "caption": "a red circle", "width": 64, "height": 64, "fps": 8.0,
-    "duration_s": 2.0, "motion_score": 1.0, **status_ok(),
+    "duration_s": 2.0, "motion_score": 1.0, "extra": '{"aesthetic": "4.5"}', **status_ok(),
 }  # fmt: skip
 
 
@@ -27,6 +33,12 @@ def _rows(count: int, **changes: Any) -> list[dict[str, Any]]:
         ({"min_motion": 0.5}, {"motion_score": 0.4}, "min_motion"),
         ({"max_motion": 5}, {"motion_score": 5.1}, "max_motion"),
         ({"min_caption_chars": 12}, {"caption": " a circle "}, "min_caption"),
+        ({"max_duration_s": 2}, {"duration_s": 2.1}, "max_duration"),
+        ({"max_fps": 8}, {"fps": 60.0}, "max_fps"),
+        ({"max_caption_chars": 12}, {"caption": "a red circle moves"}, "max_caption"),
+        ({"min_motion": 0}, {"motion_score": None}, "min_motion"),
+        ({"scores": {"duration_s": {"max": 3}}}, {"duration_s": 4.0}, "score:duration_s"),
+        ({"scores": {"extra.aesthetic": {"min": 4.5}}}, {"extra": '{"aesthetic": "4.4"}'}, "score:extra.aesthetic"),
     ],
 )
 def test_each_rule_removes_what_it_names_and_nothing_else(policy: dict, change: dict, rule: str) -> None:
@@ -35,7 +47,8 @@ def test_each_rule_removes_what_it_names_and_nothing_else(policy: dict, change: 
     assert kept["keep"]
     assert kept["status"] == "ok"
     assert not removed["keep"]
-    assert (removed["status"], removed["reason"], removed["reason_stage"]) == ("filtered", rule, "select")
+    reason = rule.partition(":")[0]
+    assert (removed["status"], removed["reason"], removed["reason_stage"]) == ("filtered", reason, "select")
     assert removed["failed_rules"] == [rule]
 
 
@@ -71,3 +84,167 @@ def test_the_policy_has_a_name_and_a_range() -> None:
     assert SelectConfig().policy_id != SelectConfig(min_fps=1).policy_id
     with pytest.raises(ValidationError, match="is larger than max_motion"):
         SelectConfig(min_motion=2, max_motion=1)
+
+
+def test_a_source_has_its_own_rules_over_the_general_ones() -> None:
+    config = SelectConfig(
+        min_fps=10, min_area=4096, scores={"duration_s": {"max": 1}, "height": {"min": 64}},
+        sources={"web": {"min_fps": None, "scores": {"duration_s": None}}, "phone": {"min_area": 5000}},
+    )  # fmt: skip
+    web, phone, other = select([*_rows(1), *_rows(1, source="phone"), *_rows(1, source="other")], config)
+    assert web["keep"]
+    assert phone["failed_rules"] == ["min_fps", "min_area", "score:duration_s"]
+    assert other["failed_rules"] == ["min_fps", "score:duration_s"]
+    assert select(_rows(1, height=63), config)[0]["failed_rules"] == ["min_area", "score:height"]
+
+
+def test_null_and_not_given_are_two_policies_that_survive_a_dump() -> None:
+    silent = SelectConfig(min_fps=10, sources={"web": {}})
+    off = SelectConfig(min_fps=10, sources={"web": {"min_fps": None}})
+    assert silent.policy_id != off.policy_id
+    for config in (silent, off):
+        again = SelectConfig.model_validate(config.model_dump(mode="json"))
+        assert again.policy_id == config.policy_id
+        assert select(_rows(1), again)[0]["keep"] == select(_rows(1), config)[0]["keep"]
+    assert SelectConfig().policy_id == SelectConfig(min_fps=None).policy_id
+
+
+def test_a_latents_set_takes_the_rows_that_pass_its_rules() -> None:
+    sets = {"images": ("image",), "small": ("video",), "large": ("video",)}
+    config = SelectConfig(min_fps=8, stages={"large": {"min_area": 5000}, "small": {"min_caption_chars": 5}}, sets=sets)
+    both, small, none = select(
+        [*_rows(1, width=100), *_rows(1), *_rows(1, caption="red")], config
+    )  # fmt: skip
+    assert both["stages"] == ["large", "small"]
+    assert both["stage_failed"] is None
+    assert (small["keep"], small["status"], small["stages"]) == (True, "ok", ["small"])
+    assert json.loads(small["stage_failed"]) == {
+        "large": {"reason": "min_area", "rules": ["min_area"], "detail": "area 4096 below 5000"}
+    }
+    assert (none["keep"], none["stages"], none["reason"]) == (False, [], "min_area")
+    assert none["failed_rules"] == ["min_area@large", "min_caption@small"]
+    assert none["detail"] == "large: area 4096 below 5000; small: caption characters 3 below 5"
+    [slow] = select(_rows(1, fps=1.0), config)
+    assert (slow["failed_rules"], slow["stages"], slow["stage_failed"]) == (["min_fps"], [], None)
+    [image] = select(_rows(1, media="image", fps=None), config)
+    assert image["stages"] == ["images"]
+    [lost] = select(_rows(1, media="image"), SelectConfig(stages={"large": {}}, sets={"large": ("video",)}))
+    assert (lost["reason"], lost["detail"]) == ("other_media", "no latents set encodes images")
+    assert select(_rows(1), SelectConfig())[0]["stages"] is None
+
+
+def test_the_quota_takes_rows_from_all_sets() -> None:
+    rows = select(_rows(9), SelectConfig(max_clips_per_source=2, stages={"videos": {"min_fps": 1}}))
+    assert [row["stages"] for row in rows if row["keep"]] == [["videos"]] * 2
+    assert [row["stages"] for row in rows if not row["keep"]] == [[]] * 7
+
+
+limits = st.none() | st.integers(1, 8)
+clips = st.lists(
+    st.builds(
+        lambda fps, motion, chars, source, media: CLIP
+        | {"fps": float(fps), "motion_score": float(motion), "caption": "x" * chars, "source": source, "media": media},
+        st.integers(1, 9), st.integers(0, 9), st.integers(0, 9), st.sampled_from(["web", "phone"]),
+        st.sampled_from(["image", "video"]),
+    ),
+    max_size=12,
+).map(lambda rows: [row | {"clip_id": f"{n:032x}"} for n, row in enumerate(rows)])  # fmt: skip
+
+
+def _loosened(limit: int | None, by: int) -> int | None:
+    """A lower limit that lets through at least as much."""
+    return None if limit is None or limit <= by else limit - by
+
+
+@given(rows=clips, fps=limits, motion=limits, chars=limits, of_source=limits, by=st.integers(0, 8))
+def test_a_looser_policy_never_keeps_fewer(
+    rows: list, fps: int | None, motion: int | None, chars: int | None, of_source: int | None, by: int
+) -> None:
+    def policy(by: int) -> SelectConfig:
+        return SelectConfig(
+            min_fps=_loosened(fps, by), scores={"motion_score": {"min": _loosened(motion, by)}},
+            sources={"web": {"min_fps": _loosened(of_source, by)}},
+            stages={"long": {"min_caption_chars": _loosened(chars, by)}, "any": {"min_motion": _loosened(motion, by)}},
+        )  # fmt: skip
+
+    for strict, loose in zip(select(rows, policy(0)), select(rows, policy(by)), strict=True):
+        assert loose["keep"] >= strict["keep"]
+        assert set(loose["stages"]) >= set(strict["stages"])
+
+
+@given(rows=clips, fps=limits, chars=limits, quota=limits)
+def test_every_row_is_kept_or_has_a_rule_and_says_of_every_set_which(
+    rows: list, fps: int | None, chars: int | None, quota: int | None
+) -> None:
+    sets = {"images": ("image",), "videos": ("video",), "both": ("image", "video")}
+    stages = {"videos": {"min_motion": 4}, "both": {"min_caption_chars": 3}}
+    config = SelectConfig(
+        min_fps=fps, max_caption_chars=chars, max_clips_per_source=quota, stages=stages, sets=sets
+    )  # fmt: skip
+    for row in select(rows, config):
+        assert row["keep"] == (row["status"] == "ok") == (not row["failed_rules"]) == bool(row["stages"])
+        failed = json.loads(row["stage_failed"] or "{}")
+        if row["keep"]:
+            assert set(row["stages"]) | set(failed) == {name for name in sets if row["media"] in sets[name]}
+            assert not set(row["stages"]) & set(failed)
+        else:
+            assert row["reason"] in set(Reason)
+            assert row["detail"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ({"max_fps": 5, "sources": {"web": {"min_fps": 6}}}, "sources.web: min_fps 6 is larger than max_fps 5"),
+        ({"stages": {"videos": {}}, "sets": {"images": ("image",)}}, "the latents sets are images"),
+    ],
+)
+def test_limits_that_cannot_be_meant_are_refused(policy: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        SelectConfig(**policy)
+
+
+def _inputs(root: Path, extra: str = '{"aesthetic": "4.5"}') -> dict[str, Input]:
+    rows = _rows(2, extra=extra)
+    tables = {
+        "clips": to_table(rows, PROBE),
+        "motion": to_table((row | {"flow_abs_mean": 1.0, "flow_mag_mean": n} for n, row in enumerate(rows)), MOTION),
+        "tag": to_table(rows, TAG),
+    }
+    for name, table in tables.items():
+        (root / name / "data").mkdir(parents=True)
+        pq.write_table(table, root / name / "data" / "part.parquet")
+    return {name: Input(root / name) for name in tables}
+
+
+def test_scores_come_from_the_tables_and_the_manifest(tmp_path: Path) -> None:
+    config = SelectConfig(
+        scores={"flow_mag_mean": {"min": 1}}, sources={"web": {"scores": {"extra.aesthetic": {"min": 4}}}}
+    )
+    table = SELECT_OPERATOR.plan(_inputs(tmp_path), config, Env(""))
+    assert table.schema == SELECT
+    assert table["keep"].to_pylist() == [False, True]
+    assert table["detail"].to_pylist() == ["flow_mag_mean 0 below 1", None]
+    (tmp_path / "out").mkdir()
+    pq.write_table(table, tmp_path / "out" / "part.parquet")
+    assert SELECT_OPERATOR.report(dataset(tmp_path / "out"), config, tmp_path).metrics == {
+        "failed/score": 1, "failed/score/web": 1, "kept": 1, "kept/video/web": 1, "removed/score": 1,
+        "removed/score/web": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ({"scores": {"flow_mag_men": {}}}, "select.scores names 'flow_mag_men'.*did you mean 'flow_mag_mean'"),
+        ({"sources": {"web": {"scores": {"aesthetic": {}}}}}, "select.sources.web.scores .*mean 'extra.aesthetic'"),
+        (
+            {"stages": {"v": {"scores": {"xyz": {}}}}},
+            "select.stages.v.scores names 'xyz'.*there are duration_s, extra.aesthetic",
+        ),
+        ({"scores": {"codec": {}}}, "is no score of any clip"),
+    ],
+)
+def test_a_score_that_no_row_has_is_an_error_that_names_the_nearest(tmp_path: Path, policy: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SELECT_OPERATOR.plan(_inputs(tmp_path), SelectConfig(**policy), Env(""))

@@ -19,7 +19,7 @@ from pipelines.fingerprint import Identifier
 from pipelines.plan import plan
 from pipelines.record import check_result
 from pipelines.runner import run
-from pipelines.stage import Pipeline
+from pipelines.stage import Pipeline, Stage
 from pipelines.store import Store
 from tests.pipelines.toy import diamond, identifier, stage
 
@@ -52,6 +52,18 @@ def test_a_second_run_does_nothing_and_plan_says_so(tmp_path: Path) -> None:
     assert set(states(go(diamond(), tmp_path)).values()) == {"cached"}
     assert plan(diamond(), store, identifier()).exit_code == 0
     assert store.get_run(None)["ok"]
+
+
+def test_a_run_records_where_its_clips_lie(tmp_path: Path) -> None:
+    def recorded(*stages: Stage) -> str:
+        go(Pipeline("clips", stages), tmp_path)
+        return str(Store(tmp_path).get_run(None)["media_root"])
+
+    raw, after = stage("raw"), stage("after", inputs=("raw",))
+    assert recorded(raw, after) == ""
+    assert recorded(raw, replace(after, media_root="/data/clips")) == "/data/clips"
+    made = tmp_path / recorded(raw, replace(after, media_root_from="raw"))
+    assert (made / "text.txt").is_file()
 
 
 def test_a_change_reruns_what_depends_on_it_and_going_back_hits(tmp_path: Path) -> None:
@@ -168,7 +180,7 @@ from pathlib import Path
 from pipelines.events import Interrupted
 from tests.pipelines.test_runner import go
 from tests.pipelines.toy import stage
-from pipelines.stage import Pipeline
+from pipelines.stage import Pipeline, Stage
 try:
     go(Pipeline("p", (stage("quick"), stage("slow", inputs=("quick",), sleep=float(sys.argv[2])))), Path(sys.argv[1]))
 except Interrupted as stopped:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.config import load_config
+from pipelines.errors import PipelineError
 from pipelines.fingerprint import Identifier
 from pipelines.text_to_video import build
 
@@ -92,6 +93,34 @@ def test_a_change_reaches_what_comes_after_it(
     found = changed(identifier, override)
     assert different <= found
     assert not same & found
+
+
+def test_rules_of_one_latents_set_are_known_to_select_with_all_sets(identifier: Identifier) -> None:
+    stages = {stage.name: stage.config for stage in build(load_config("demo")).stages}
+    assert stages["select"].sets == {}
+    assert stages["encode_latents@videos"].name == "videos"
+    stages = {
+        stage.name: stage.config for stage in build(load_config("demo", ["select.stages.videos.min_area=9"])).stages
+    }
+    assert stages["select"].sets == {"images": ("image",), "videos": ("video",)}
+    found = changed(identifier, "select.sources.web.min_fps=null")
+    assert "select" in found
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("select.sources.wep.min_fps=9", "select.sources names wep; the sources are handheld, synthetic, web"),
+        ("select.stages.video.min_area=9", "select.stages names video; the latents sets are images, videos"),
+        ("select.scores.flow_mag_men.min=1", "select.scores names 'flow_mag_men'.*did you mean 'flow_mag_mean'"),
+        ("select.scores.beauty.min=1", "no score of any clip.*extra.<column> for the columns of the manifest"),
+        ("latents.videos.name=images", "latents.videos.name: leave it out"),
+        ("select.sets={videos: [video]}", "select.sets: leave it out"),
+    ],
+)
+def test_a_policy_that_names_nothing_is_refused_before_any_work(override: str, message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        build(load_config("demo", [override]))
 
 
 def test_a_folder_is_identified_by_its_rows_and_files_and_not_by_its_place(

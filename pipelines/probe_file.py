@@ -1,0 +1,33 @@
+"""What `lumina probe` tells: what the stage `probe` finds in one file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+
+from curation.decoder import DecodeLimits, Decoder
+from curation.manifest_formats import media_of
+from curation.media import localized
+from curation.schema import RowError
+from pipelines.errors import PipelineError
+
+
+def probe_view(uri: str) -> RenderableType:
+    """A table of what is known of a file after decoding it; PipelineError says why it would be quarantined."""
+    media, decoder = media_of(uri), Decoder(DecodeLimits())
+    try:
+        with localized(uri, ".") as path:
+            found = asdict(decoder.probe(path, media, "decord"))
+    except RowError as error:
+        raise PipelineError(f"{uri}: {error.reason}: {error.detail}") from error
+    finally:
+        decoder.close()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in {"media": media, **found}.items():
+        table.add_row(name, "unknown" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value))
+    return table

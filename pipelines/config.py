@@ -12,6 +12,7 @@ from curation.decode import ProbeConfig
 from curation.latents import EncodeLatentsConfig
 from curation.manifests import IngestConfig, read_manifest
 from curation.motion_scores import MotionConfig
+from curation.page import CurationPageConfig
 from curation.prompts import EncodeTextConfig
 from curation.selection import SelectConfig
 from curation.sources import TagConfig
@@ -89,6 +90,8 @@ class PipelineConfig(Config):
     """System prompts by source."""
     select: SelectConfig = SelectConfig()
     """Keep or filter clips."""
+    curation_page: CurationPageConfig = CurationPageConfig()
+    """The page that shows what was kept, what was set aside, and why."""
     encode_text: EncodeTextConfig = EncodeTextConfig()
     """Text features."""
     latents: dict[str, EncodeLatentsConfig] = Field(min_length=1)

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from curation.manifests import FOLDER_MANIFEST, ManifestError, external_digest, media_root, read_manifest
+from curation.page import TEMPLATE
 from curation.sources import SourceError, check_sources
 from jobs.evaluate import EvaluateConfig, EvaluateFinalConfig
 from jobs.shapes import RenderShapesConfig
@@ -154,6 +155,7 @@ def _curation(config: PipelineConfig) -> list[Stage]:
             "curation.selection:SELECT_OPERATOR",
             inputs={"clips": "probe", "motion": "motion", "tag": "tag"},
         ),
+        _page(config),
         Stage(
             "encode_text",
             _CURATE,
@@ -199,6 +201,19 @@ def _ingest(config: PipelineConfig) -> Stage:
     )
 
 
+def _page(config: PipelineConfig) -> Stage:
+    stage = Stage(
+        "curation_page",
+        "jobs.curation_page:run",
+        config.curation_page,
+        inputs={"clips": "probe", "motion": "motion", "tag": "tag", "select": "select"},
+        files={"template": TEMPLATE},
+        depends=(*_DECODERS, "pillow", "jinja2"),
+        uses_cluster=False,
+    )
+    return _reads_media(config, stage)
+
+
 def _on_media(
     config: PipelineConfig,
     name: str,
@@ -218,8 +233,12 @@ def _on_media(
         weights=weights or {},
         depends=_DECODERS + depends,
     )
+    return _reads_media(config, stage)
+
+
+def _reads_media(config: PipelineConfig, stage: Stage) -> Stage:
     if config.data.manifest is None:
-        return replace(stage, inputs={**inputs, "media": "render_shapes"}, media_root_from="media")
+        return replace(stage, inputs={**stage.inputs, "media": "render_shapes"}, media_root_from="media")
     return replace(stage, media_root=str(media_root(config.data.manifest.resolve())))
 
 

@@ -18,6 +18,7 @@ ARROWS = {
     "motion": {"probe", "render_shapes"},
     "tag": {"probe"},
     "select": {"probe", "motion", "tag"},
+    "curation_page": {"probe", "motion", "tag", "select", "render_shapes"},
     "encode_text": {"select", "tag"},
     "encode_latents@images": {"select", "tag", "render_shapes"},
     "encode_latents@videos": {"select", "tag", "render_shapes"},
@@ -55,7 +56,7 @@ def changed(identifier: Identifier, *overrides: str) -> set[str]:
 
 def test_the_demo_is_the_dag_of_the_design() -> None:
     pipeline = build(load_config("demo"))
-    assert len(pipeline.stages) == 19
+    assert len(pipeline.stages) == 20
     assert {stage.name: set(stage.inputs.values()) for stage in pipeline.stages} == ARROWS
 
 
@@ -92,6 +93,13 @@ def test_a_change_reaches_what_comes_after_it(
     found = changed(identifier, override)
     assert different <= found
     assert not same & found
+
+
+def test_nothing_but_the_page_depends_on_the_page(identifier: Identifier) -> None:
+    assert changed(identifier, "curation_page.seed=1") == {"curation_page"}
+    page = build(load_config("demo")).by_name["curation_page"]
+    # The template is no module, so the digest of code does not see it.
+    assert "template" in identifier.base(page)[0]["files"]
 
 
 def test_a_folder_is_identified_by_its_rows_and_files_and_not_by_its_place(

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -37,6 +37,9 @@ from curation.operator import Env, Input, Operator, apply, dataset
 from curation.schema import Reason, Status, conform
 from jobs.context import JobContext, JobResult
 from jobs.parts import Part, link_parts, read_part, read_parts, record_path, rows_written, write_part
+
+if TYPE_CHECKING:
+    from jobs.runtime import RuntimeConfig
 
 _UNIT, _UNIT_ROWS = "__unit", "__unit_rows"
 _PROGRESS_EVERY_S = 0.5
@@ -57,7 +60,7 @@ def run(ctx: JobContext) -> JobResult:
         ctx.media_root,
         dict(ctx.weights),
         "cuda" if network and ctx.runtime.use_gpu else "cpu",
-        DecodeLimits(ctx.runtime.decode_timeout_s, round(ctx.runtime.decode_memory_gb * (1 << 30))),
+        decode_limits(ctx.runtime),
     )
     inputs = {name: Input(path) for name, path in ctx.files.items()}
     inputs |= {name: Input(ref.path) for name, ref in ctx.inputs.items()}
@@ -79,6 +82,11 @@ def run(ctx: JobContext) -> JobResult:
             directory, parts = _write(operator.finish(computed, ctx.config).cast(operator.schema), ctx, operator)
     link_parts(parts, directory, data)
     return _result(ctx, operator, rows, parts)
+
+
+def decode_limits(runtime: RuntimeConfig) -> DecodeLimits:
+    """What the decoding of one clip may cost."""
+    return DecodeLimits(runtime.decode_timeout_s, round(runtime.decode_memory_gb * (1 << 30)))
 
 
 def _result(ctx: JobContext, operator: Operator, rows: pa.Table, parts: list[Part]) -> JobResult:

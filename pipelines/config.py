@@ -13,6 +13,7 @@ from curation.latents import EncodeLatentsConfig
 from curation.manifest_formats import IngestConfig
 from curation.manifests import read_manifest
 from curation.motion_scores import MotionConfig
+from curation.page import CurationPageConfig
 from curation.prompts import EncodeTextConfig
 from curation.selection import SelectConfig
 from curation.shots import ShotsConfig
@@ -95,6 +96,8 @@ class PipelineConfig(Config):
     """System prompts by source."""
     select: SelectConfig = SelectConfig()
     """Keep or filter clips."""
+    curation_page: CurationPageConfig = CurationPageConfig()
+    """The page that shows what was kept, what was set aside, and why."""
     encode_text: EncodeTextConfig = EncodeTextConfig()
     """Text features."""
     latents: dict[str, EncodeLatentsConfig] = Field(min_length=1)

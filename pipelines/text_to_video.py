@@ -11,6 +11,7 @@ from pathlib import Path
 
 from curation.manifest_tables import ManifestError
 from curation.manifests import external_digest, is_scanned, media_root, read_manifest
+from curation.page import TEMPLATE
 from curation.rules import score_columns
 from curation.schema import MOTION, PROBE
 from curation.selection import SelectConfig, check_scores
@@ -191,6 +192,7 @@ def _curation(config: PipelineConfig) -> list[Stage]:
             "curation.selection:SELECT_OPERATOR",
             inputs={"clips": "probe", "motion": "motion", "tag": "tag"},
         ),
+        _page(config),
         Stage(
             "encode_text",
             _CURATE,
@@ -241,6 +243,19 @@ def _split(config: PipelineConfig, shots: ShotsConfig) -> Stage:
     return _on_media(config, "split", shots, "shots:SPLIT_OPERATOR", {"clips": "ingest"}, depends=depends)
 
 
+def _page(config: PipelineConfig) -> Stage:
+    stage = Stage(
+        "curation_page",
+        "jobs.curation_page:run",
+        config.curation_page,
+        inputs={"clips": "probe", "motion": "motion", "tag": "tag", "select": "select"},
+        files={"template": TEMPLATE},
+        depends=(*_DECODERS, "pillow", "jinja2"),
+        uses_cluster=False,
+    )
+    return _reads_media(config, stage)
+
+
 def _on_media(
     config: PipelineConfig,
     name: str,
@@ -260,8 +275,12 @@ def _on_media(
         weights=weights or {},
         depends=_DECODERS + depends,
     )
+    return _reads_media(config, stage)
+
+
+def _reads_media(config: PipelineConfig, stage: Stage) -> Stage:
     if config.data.manifest is None:
-        return replace(stage, inputs={**inputs, "media": "render_shapes"}, media_root_from="media")
+        return replace(stage, inputs={**stage.inputs, "media": "render_shapes"}, media_root_from="media")
     return replace(stage, media_root=str(media_root(config.data.manifest.resolve(), config.ingest)))
 
 

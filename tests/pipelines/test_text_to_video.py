@@ -19,6 +19,7 @@ ARROWS = {
     "motion": {"probe", "render_shapes"},
     "tag": {"probe"},
     "select": {"probe", "motion", "tag"},
+    "curation_page": {"probe", "motion", "tag", "select", "render_shapes"},
     "encode_text": {"select", "tag"},
     "encode_latents@images": {"select", "tag", "render_shapes"},
     "encode_latents@videos": {"select", "tag", "render_shapes"},
@@ -56,7 +57,7 @@ def changed(identifier: Identifier, *overrides: str) -> set[str]:
 
 def test_the_demo_is_the_dag_of_the_design() -> None:
     pipeline = build(load_config("demo"))
-    assert len(pipeline.stages) == 19
+    assert len(pipeline.stages) == 20
     assert {stage.name: set(stage.inputs.values()) for stage in pipeline.stages} == ARROWS
 
 
@@ -121,6 +122,13 @@ def test_rules_of_one_latents_set_are_known_to_select_with_all_sets(identifier: 
 def test_a_policy_that_names_nothing_is_refused_before_any_work(override: str, message: str) -> None:
     with pytest.raises(PipelineError, match=message):
         build(load_config("demo", [override]))
+
+
+def test_nothing_but_the_page_depends_on_the_page(identifier: Identifier) -> None:
+    assert changed(identifier, "curation_page.seed=1") == {"curation_page"}
+    page = build(load_config("demo")).by_name["curation_page"]
+    # The template is no module, so the digest of code does not see it.
+    assert "template" in identifier.base(page)[0]["files"]
 
 
 def test_a_folder_is_identified_by_its_rows_and_files_and_not_by_its_place(

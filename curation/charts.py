@@ -1,0 +1,224 @@
+"""The numbers behind the charts of the curation page: positions in percent of the drawing, which a template draws.
+
+Nothing here knows SVG or HTML. Sources keep one colour and one order in all charts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+PALETTE = 8
+"""Colours that a colour-blind reader can tell apart, numbered from 0; sources beyond share number `PALETTE`, a grey."""
+_BINS = 24
+_TICKS = 5
+_TAIL = 2.0
+"""The last bin is open when the largest value is more than so many times the 99 % quantile."""
+
+
+@dataclass(frozen=True)
+class Values:
+    """What one source brings to a chart."""
+
+    source: str
+    color: int
+    values: NDArray[np.float64]
+    """[n], finite, >= 0."""
+    kept: NDArray[np.bool_]
+    """[n]: whether the clip was kept."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bin: `left` and `width` in percent of the axis, heights in percent of the panel."""
+
+    left: float
+    width: float
+    kept: float
+    aside: float
+    """Height of the part that was set aside; it stands on the kept part."""
+    title: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The histogram of one source."""
+
+    source: str
+    color: int
+    n: int
+    bars: tuple[Bar, ...]
+    marks: tuple[tuple[float, str], ...]
+    """Position in percent and name of the quantiles that are marked."""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """One panel a source, with common bins and a common height."""
+
+    label: str
+    """Quantity and unit of the horizontal axis, and what the last bin holds where it is open."""
+    n: int
+    top: int
+    """Share of a source's clips, in percent, at the full height of a panel."""
+    ticks: tuple[tuple[float, str], ...]
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The part of one source in a row of a ranking, in percent of the longest row."""
+
+    left: float
+    width: float
+    color: int
+    title: str
+
+
+@dataclass(frozen=True)
+class RankingRow:
+    """How often one value occurs."""
+
+    name: str
+    count: int
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The most frequent values of something that takes few."""
+
+    label: str
+    n: int
+    rows: tuple[RankingRow, ...]
+
+
+def quantile_index(n: int, q: float) -> int:
+    """Index in `n` sorted values of the one nearest to the quantile `q`; n >= 1."""
+    return math.floor(q * (n - 1) + 0.5)
+
+
+def histogram(label: str, unit: str, sources: Sequence[Values], quantiles: Sequence[float] = ()) -> Histogram | None:
+    """Bin the values of all sources alike; None where there is no value.
+
+    Args:
+        label: quantity and unit of the axis.
+        unit: what stands behind a number in a tooltip.
+        sources: in the order of the panels; those without a value get no panel.
+        quantiles: marked in each panel, in 0..1.
+    """
+    sources = [source for source in sources if len(source.values)]
+    if not sources:
+        return None
+    edges, is_open = bin_edges(np.concatenate([source.values for source in sources]))
+    counted = [[_count(s.values[mask], edges) for mask in (s.kept, ~s.kept)] for s in sources]
+    highest = max(
+        float((kept + aside).max()) / len(s.values) for s, (kept, aside) in zip(sources, counted, strict=True)
+    )
+    top = next(step for step in (5, 10, 20, 30, 40, 50, 60, 80, 100) if 100 * highest <= step + 1e-9)
+    low, high = float(edges[0]), float(edges[-1])
+    panels = []
+    for source, (kept, aside) in zip(sources, counted, strict=True):
+        n = len(source.values)
+        bars = []
+        for index in np.flatnonzero(kept + aside):
+            left, right = float(edges[index]), float(edges[index + 1])
+            span = f"{left:.6g} or more" if is_open and index == len(kept) - 1 else f"{left:.6g} to {right:.6g}"
+            both = int(kept[index] + aside[index])
+            title = f"{source.source}, {span} {unit}: {both} clips ({both / n:.1%}), {int(kept[index])} of them kept"
+            solid, pale = (100 * 100 * float(part[index]) / n / top for part in (kept, aside))
+            bars.append(Bar(_percent(left, low, high), 100 / len(kept), solid, pale, title))
+        ordered = np.sort(source.values)
+        at = [(q, float(ordered[quantile_index(n, q)])) for q in quantiles]
+        marks = tuple((_percent(min(v, high), low, high), f"{q:.0%} of the clips: {v:.3g} {unit}") for q, v in at)
+        panels.append(Panel(source.source, source.color, n, tuple(bars), marks))
+    ticks = tuple((_percent(tick, low, high), f"{tick:.6g}") for tick in _ticks(low, high))
+    if is_open:
+        label += f"; the last bin holds all from {edges[-2]:.6g} on"
+    return Histogram(label, sum(panel.n for panel in panels), top, ticks, tuple(panels))
+
+
+def bin_edges(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
+    """Edges [bins + 1] at round numbers that cover `values` [n] (n >= 1, >= 0), and whether the last bin is open.
+
+    A few huge values would press all others into one bin, so the last bin then takes all above it.
+    """
+    low, high = float(values.min()), float(values.max())
+    usual = float(np.quantile(values, 0.99))
+    is_open = usual > 0 and high > _TAIL * usual
+    high = usual * 1.1 if is_open else high
+    if 0 < low < high / 2:
+        low = 0.0
+    if high - low <= 1e-9 * max(abs(high), 1):
+        low, high = (low * 0.9, high * 1.1) if low > 1e-6 else (0.0, 1.0)
+    step = nice_step((high - low) / _BINS)
+    first = math.floor(low / step + 1e-9)
+    last = max(math.floor(high / step + 1e-9) + 1, first + 1)
+    return np.arange(first, last + 1, dtype=np.float64) * step, is_open
+
+
+def nice_step(least: float) -> float:
+    """The smallest of 1, 2, 5 times a power of ten that is not below `least` > 0."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9))
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    step = nice_step((high - low) / _TICKS)
+    return [n * step for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def _count(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Counts [bins] of values that lie at or above each edge; what lies beyond the last bin is in it."""
+    # A value that equals an edge but for rounding belongs above it: 0.3 is not below 3 * 0.1.
+    step = float(edges[1] - edges[0])
+    bins = np.floor((values - edges[0]) / step + 1e-9).astype(np.int64)
+    return np.bincount(np.clip(bins, 0, len(edges) - 2), minlength=len(edges) - 1)
+
+
+def _percent(value: float, low: float, high: float) -> float:
+    return 100 * (value - low) / (high - low)
+
+
+def ranking(label: str, names: Mapping[str, Sequence[str]], colors: Mapping[str, int], most: int = 8) -> Ranking | None:
+    """Count the values of each source, the most frequent first; None where there is no value.
+
+    Args:
+        label: what is counted; plural, since rarer values than the `most` first are summed up as `12 other <label>`.
+        names: source to the value of each of its clips.
+        colors: source to its colour.
+        most: rows.
+    """
+    by_value: dict[str, Counter[str]] = {}
+    for source, values in sorted(names.items()):
+        for value in values:
+            by_value.setdefault(value, Counter())[source] += 1
+    if not by_value:
+        return None
+    ordered = sorted(by_value.items(), key=lambda item: (-item[1].total(), item[0]))
+    rows, rest = ordered[:most], ordered[most:]
+    if len(rest) == 1:
+        rows += rest
+    elif rest:
+        rows.append((f"{len(rest)} other {label}", sum((counter for _, counter in rest), Counter())))
+    longest = max(counter.total() for _, counter in rows)
+    return Ranking(
+        label,
+        sum(counter.total() for _, counter in rows),
+        tuple(RankingRow(name, counter.total(), _segments(name, counter, colors, longest)) for name, counter in rows),
+    )
+
+
+def _segments(name: str, counter: Counter[str], colors: Mapping[str, int], longest: int) -> tuple[Segment, ...]:
+    segments = []
+    start = 0
+    for source, count in sorted(counter.items()):
+        title = f"{source}, {name}: {count} clips"
+        segments.append(Segment(100 * start / longest, 100 * count / longest, colors[source], title))
+        start += count
+    return tuple(segments)

@@ -1,0 +1,385 @@
+"""The curation page: one self-contained HTML file that shows a person whether the data are all right.
+
+Rows in: what `probe`, `motion`, `tag` and `select` found of every clip. Out: the text of the page. It holds no clock
+time and no path of this machine beyond the clips' own URIs, so the same rows give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pydantic import Field
+
+from curation.charts import PALETTE, Histogram, Ranking, Values, histogram, quantile_index, ranking
+from curation.operator import Input
+from curation.schema import RowError, Status
+from curation.thumbnails import Thumbnail, frame_indices, thumbnails
+from lumina.config import Config
+from lumina.randomness import generator
+
+TEMPLATE = Path(__file__).with_name("page.html.j2")
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+Row = dict[str, Any]
+Decode = Callable[[Mapping[str, Any], Sequence[int]], NDArray[np.uint8]]
+"""decode(row, indices): the frames `indices` of a probed clip, uint8 [T, H, W, 3]; RowError if they cannot be had."""
+
+_PROBED = ("codec", "pix_fmt", "num_bytes")
+_CAPTION_CHARS, _DETAIL_CHARS = 300, 400
+
+
+class CurationPageConfig(Config):
+    """How much the page shows. Every clip with pictures adds some 15 kB; the defaults stay below 5 MB."""
+
+    clips_per_source: int = Field(default=8, ge=0)
+    """Kept clips on the contact sheet of each source."""
+    clips_per_reason: int = Field(default=6, ge=0)
+    """Clips on the contact sheet of each reason for which clips were set aside."""
+    max_sources: int = Field(default=12, ge=1)
+    """Sources with charts and contact sheets of their own, the largest first; the others are only counted."""
+    thumbnail_width: int = Field(default=144, ge=16, le=640)
+    """Side in pixels of the square that each picture fits in."""
+    seed: int = 0
+    """Seed by which clips are drawn for the contact sheets."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What curation found."""
+
+    clips: pa.Table
+    """The output of `select` with codec, pix_fmt and num_bytes of `probe`, sorted by clip_id."""
+    motion_unit: str | None
+    """What the motion scores measure; None where no clip has one."""
+    system_prompts: Mapping[str, str]
+    """Source to the text before its captions."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page and what it shows."""
+
+    html: str
+    clips: int
+    """Rows that the page counts."""
+    pictured: int
+    """Clips with pictures."""
+    undecodable: int
+    """Clips whose pictures could not be made; the page says why."""
+
+
+@dataclass(frozen=True)
+class _Card:
+    title: str
+    """What it is an example of; may be empty."""
+    uri: str
+    caption: str
+    facts: str
+    detail: str
+    """Why it was set aside; empty for a kept clip."""
+    pictures: tuple[Thumbnail, ...]
+    no_picture: str
+    """Why there are no pictures; empty where there are."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Clips of one source or one reason that are shown together: indices into the clips, and a title for each."""
+
+    name: str
+    total: int
+    picks: tuple[tuple[int, str], ...]
+
+
+def read_tables(inputs: Mapping[str, Input], system_prompts: Mapping[str, str]) -> Tables:
+    """Read the inputs `clips` (`probe`), `motion` and `select`. ValueError if they are not of one run."""
+    clips = inputs["select"].rows().sort_by("clip_id")
+    probed = inputs["clips"].rows(["clip_id", *_PROBED]).sort_by("clip_id")
+    if not clips["clip_id"].equals(probed["clip_id"]):
+        raise ValueError(
+            f"select has {len(clips)} rows and probe {len(probed)}, or their clip ids differ: not one run's"
+        )
+    for name in _PROBED:
+        clips = clips.append_column(name, probed[name])
+    motion = inputs["motion"].rows(["clip_id", "sample_times_s", "input_hw", "estimator"])
+    scored = motion.filter(pc.is_valid(motion["estimator"])).sort_by("clip_id")
+    # One configuration scored them all.
+    unit = None if len(scored) == 0 else _unit(scored.slice(0, 1).to_pylist()[0])
+    return Tables(clips, unit, system_prompts)
+
+
+def _unit(row: Row) -> str:
+    height, width = row["input_hw"]
+    interval = row["sample_times_s"][1] - row["sample_times_s"][0]
+    return f"pixels per {interval:.3g} s in frames of {width}x{height}, by {row['estimator'].partition('/')[0]}"
+
+
+def make_page(
+    tables: Tables,
+    config: CurationPageConfig,
+    decode: Decode,
+    template: str,
+    made_from: Mapping[str, str],
+    progress: Callable[[int, int, str], None],
+) -> Page:
+    """Fill the template.
+
+    Args:
+        tables: what is shown.
+        config: how much of it.
+        decode: gives frames of clips; a clip for which it raises RowError shows the error instead.
+        template: text of `TEMPLATE`.
+        made_from: name to digest of the stages whose rows these are.
+        progress: progress(done, total, unit), called for each clip that is decoded.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    clips = tables.clips
+    columns = _Columns(clips)
+    shown, colors = _shown(columns.source, config.max_sources)
+    sheets = [_sheet(columns, source, config) for source in shown]
+    moving = [_motion_examples(columns, source) for source in shown]
+    reasons = [(_reason_facts(key), _reason(columns, key, config)) for key in columns.reasons()]
+    picked = sorted({i for group in (*sheets, *moving, *(group for _, group in reasons)) for i, _ in group.picks})
+    rows = dict(zip(picked, clips.take(pa.array(picked, pa.int64())).to_pylist(), strict=True))
+    pictures = _pictures(rows, config, decode, progress)
+
+    def cards(group: _Group) -> list[_Card]:
+        return [_card(rows[index], title, pictures[index]) for index, title in group.picks]
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    html = environment.from_string(template).render(
+        colors=colors,
+        grey=PALETTE,
+        facts=_facts(clips, columns),
+        counts=_counts(columns, shown),
+        hidden=len(set(columns.source)) - len(shown),
+        seed=config.seed,
+        sheets=[(group, tables.system_prompts.get(group.name, ""), cards(group)) for group in sheets],
+        motion=_motion_chart(columns, colors, tables.motion_unit),
+        moving=[(group, cards(group)) for group in moving if group.picks],
+        histograms=_histograms(columns, colors),
+        rankings=_rankings(clips, columns, colors),
+        reasons=[(facts, group, cards(group)) for facts, group in reasons],
+        made_from=made_from,
+    )
+    undecodable = sum(isinstance(found, RowError) for found in pictures.values())
+    pictured = sum(isinstance(found, tuple) for found in pictures.values())
+    return Page(html, len(clips), pictured, undecodable)
+
+
+class _Columns:
+    """The columns that are counted, as arrays with one entry a clip."""
+
+    def __init__(self, clips: pa.Table) -> None:
+        self.source, self.media, self.status, self.reason, self.stage = (
+            clips[name].to_numpy() for name in ("source", "media", "status", "reason", "reason_stage")
+        )
+        self.kept: NDArray[np.bool_] = self.status == Status.OK
+        self.video: NDArray[np.bool_] = self.media == "video"
+        self.motion, self.fps, self.duration = (
+            clips[name].to_numpy().astype(np.float64) for name in ("motion_score", "fps", "duration_s")
+        )
+        self.caption_chars = pc.utf8_length(clips["caption"]).to_numpy().astype(np.float64)
+        self.uri = clips["uri"]
+
+    def reasons(self) -> list[tuple[str, str, str]]:
+        """(status, reason, stage) of what was set aside: filtered before quarantined, the most frequent first."""
+        aside = np.flatnonzero(~self.kept)
+        counts = Counter(zip(self.status[aside], self.reason[aside], self.stage[aside], strict=True))
+        return sorted(counts, key=lambda key: (key[0], -counts[key], key))
+
+    def has(self, key: tuple[str, str, str]) -> NDArray[np.bool_]:
+        """Where the clips lie that were set aside for this."""
+        found: NDArray[np.bool_] = (self.status == key[0]) & (self.reason == key[1]) & (self.stage == key[2])
+        return found
+
+
+def _shown(sources: NDArray[Any], most: int) -> tuple[list[str], dict[str, int]]:
+    """The `most` largest sources, sorted by name, and the colour of each."""
+    names, counts = np.unique(sources.astype(str), return_counts=True)
+    largest = sorted(zip(names.tolist(), counts.tolist(), strict=True), key=lambda item: (-item[1], item[0]))
+    shown = sorted(name for name, _ in largest[:most])
+    return shown, {name: min(place, PALETTE) for place, name in enumerate(shown)}
+
+
+def _draw(indices: NDArray[np.int64], most: int, config: CurationPageConfig, *address: str) -> tuple[int, ...]:
+    if len(indices) <= most:
+        return tuple(indices.tolist())
+    chosen = generator(config.seed, "curation page", *address).choice(len(indices), most, replace=False)
+    return tuple(indices[np.sort(chosen)].tolist())
+
+
+def _sheet(columns: _Columns, source: str, config: CurationPageConfig) -> _Group:
+    kept = np.flatnonzero(columns.kept & (columns.source == source))
+    picks = _draw(kept, config.clips_per_source, config, "source", source)
+    return _Group(source, len(kept), tuple((index, "") for index in picks))
+
+
+def _reason(columns: _Columns, key: tuple[str, str, str], config: CurationPageConfig) -> _Group:
+    found = np.flatnonzero(columns.has(key))
+    picks = _draw(found, config.clips_per_reason, config, "reason", *key)
+    return _Group(key[1], len(found), tuple((index, str(columns.source[index])) for index in picks))
+
+
+def _reason_facts(key: tuple[str, str, str]) -> Mapping[str, str]:
+    return dict(zip(("status", "reason", "stage"), key, strict=True))
+
+
+def _motion_examples(columns: _Columns, source: str) -> _Group:
+    """The clips whose motion is nearest to each quantile of the source's."""
+    scored = np.flatnonzero(np.isfinite(columns.motion) & (columns.source == source))
+    if not len(scored):
+        return _Group(source, 0, ())
+    ordered = scored[np.argsort(columns.motion[scored], kind="stable")]
+    at: dict[int, list[str]] = {}
+    for q in QUANTILES:
+        at.setdefault(int(ordered[quantile_index(len(ordered), q)]), []).append(f"{q:.0%}")
+    picks = ((index, f"{', '.join(names)}: {columns.motion[index]:.3g} px") for index, names in at.items())
+    return _Group(source, len(scored), tuple(picks))
+
+
+def _pictures(
+    rows: Mapping[int, Row], config: CurationPageConfig, decode: Decode, progress: Callable[[int, int, str], None]
+) -> dict[int, tuple[Thumbnail, ...] | RowError | str]:
+    """Thumbnails of each row, what went wrong, or why it was not tried."""
+    pictures: dict[int, tuple[Thumbnail, ...] | RowError | str] = {}
+    for done, (index, row) in enumerate(rows.items(), start=1):
+        if row["status"] == Status.QUARANTINED:
+            pictures[index] = "Not decoded: something is wrong with it."
+        elif row["decoder"] is None:
+            pictures[index] = "Not decoded: it was set aside before it was probed."
+        else:
+            try:
+                pictures[index] = thumbnails(decode(row, frame_indices(row)), config.thumbnail_width)
+            except RowError as error:
+                pictures[index] = error
+        progress(done, len(rows), "clips")
+    return pictures
+
+
+def _card(row: Row, title: str, pictures: tuple[Thumbnail, ...] | RowError | str) -> _Card:
+    facts = []
+    if row["width"] is not None:
+        facts.append(f"{row['width']}×{row['height']}")
+    if row["media"] == "image":
+        facts.append("image")
+    elif row["fps"] is not None:
+        facts += [f"{row['fps']:.4g} fps", f"{row['duration_s']:.3g} s"]
+        facts.append("no motion score" if row["motion_score"] is None else f"motion {row['motion_score']:.3g} px")
+    if row["codec"] is not None:
+        facts.append(row["codec"])
+    problem = f"{pictures.reason}: {pictures.detail}" if isinstance(pictures, RowError) else pictures
+    return _Card(
+        title,
+        row["uri"],
+        _short(row["caption"] or "", _CAPTION_CHARS),
+        # Lines break between facts, not inside them.
+        " · ".join(fact.replace(" ", "\N{NO-BREAK SPACE}") for fact in facts),
+        "" if row["status"] == Status.OK else _short(row["detail"] or "", _DETAIL_CHARS),
+        pictures if isinstance(pictures, tuple) else (),
+        _short(problem, _DETAIL_CHARS) if isinstance(problem, str) else "",
+    )
+
+
+def _short(text: str, chars: int) -> str:
+    return text if len(text) <= chars else f"{text[:chars]}… ({len(text)} characters)"
+
+
+def _facts(clips: pa.Table, columns: _Columns) -> dict[str, Any]:
+    kept_videos = columns.kept & columns.video
+    return {
+        "in": len(clips),
+        "kept": int(columns.kept.sum()),
+        "filtered": int((columns.status == Status.FILTERED).sum()),
+        "quarantined": int((columns.status == Status.QUARANTINED).sum()),
+        "sources": len(set(columns.source)),
+        "videos": int(columns.video.sum()),
+        "images": int((~columns.video).sum()),
+        "heldout": int((columns.kept & (clips["split"].to_numpy() == "heldout")).sum()),
+        "kept_time": _time(float(np.nansum(columns.duration[kept_videos]))),
+        "bytes": _bytes(pc.sum(clips["num_bytes"]).as_py() or 0),
+    }
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} seconds"
+
+
+def _bytes(number: int) -> str:
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number / 1e3:.1f} kB"
+
+
+def _counts(columns: _Columns, shown: Sequence[str]) -> dict[str, Any]:
+    """Clips by what became of them (rows) and by source (columns, the sources not shown summed up): parts add up."""
+    groups = [columns.source == source for source in shown]
+    if (others := ~np.any(groups, axis=0) if groups else np.zeros(0, bool)).any():
+        groups.append(others)
+
+    def row(status: str, reason: str, stage: str, mask: NDArray[np.bool_]) -> dict[str, Any]:
+        parts = [int((mask & group).sum()) for group in groups]
+        return {"status": status, "reason": reason, "stage": stage, "total": int(mask.sum()), "parts": parts}
+
+    rows = [
+        row("kept", f"{media}s", "", columns.kept & mask)
+        for media, mask in (("video", columns.video), ("image", ~columns.video))
+        if (columns.kept & mask).any()
+    ] or [row("kept", "", "", columns.kept)]
+    rows += [row(*key, columns.has(key)) for key in columns.reasons()]
+    total = row("all", "", "", np.ones(len(columns.kept), bool))
+    kept = row("kept", "", "", columns.kept)
+    shares = [f"{k / n:.0%}" if n else "" for k, n in zip(kept["parts"], total["parts"], strict=True)]
+    share = f"{kept['total'] / total['total']:.0%}" if total["total"] else ""
+    return {"rows": rows, "total": total, "share": share, "shares": shares, "sources": shown}
+
+
+def _values(
+    columns: _Columns, values: NDArray[np.float64], mask: NDArray[np.bool_], colors: Mapping[str, int]
+) -> list[Values]:
+    found = []
+    for source, color in colors.items():
+        of_source = mask & np.isfinite(values) & (columns.source == source)
+        found.append(Values(source, color, values[of_source], columns.kept[of_source]))
+    return found
+
+
+def _motion_chart(columns: _Columns, colors: Mapping[str, int], unit: str | None) -> Histogram | None:
+    label = f"mean |flow component|, {unit}"
+    every = np.ones(len(columns.kept), bool)
+    return histogram(label, "px", _values(columns, columns.motion, every, colors), QUANTILES)
+
+
+def _histograms(columns: _Columns, colors: Mapping[str, int]) -> list[tuple[str, Histogram]]:
+    every = np.ones(len(columns.kept), bool)
+    charts = {
+        "Duration": histogram("seconds", "s", _values(columns, columns.duration, columns.video, colors)),
+        "Frame rate": histogram("frames per second", "fps", _values(columns, columns.fps, columns.video, colors)),
+        "Caption length": histogram("characters", "characters", _values(columns, columns.caption_chars, every, colors)),
+    }
+    return [(title, chart) for title, chart in charts.items() if chart is not None]
+
+
+def _rankings(clips: pa.Table, columns: _Columns, colors: Mapping[str, int]) -> list[tuple[str, Ranking]]:
+    width, height = (clips[name].to_numpy() for name in ("width", "height"))
+    codec, pix_fmt = (clips[name].to_numpy() for name in ("codec", "pix_fmt"))
+    sizes: dict[str, list[str]] = {}
+    formats: dict[str, list[str]] = {}
+    for source in colors:
+        found = np.flatnonzero((columns.source == source) & (clips["width"].is_valid().to_numpy()))
+        sizes[source] = [f"{int(width[i])}×{int(height[i])}" for i in found]
+        formats[source] = [f"{codec[i]} {pix_fmt[i]}" for i in found]
+    charts = {"Size": ranking("sizes", sizes, colors), "Codec": ranking("codecs", formats, colors)}
+    return [(title, chart) for title, chart in charts.items() if chart is not None]

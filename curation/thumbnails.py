@@ -1,0 +1,59 @@
+"""Thumbnails: which frames of a clip to look at, and small JPEG pictures of them as data URIs."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_QUALITY = 75
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """One frame."""
+
+    uri: str
+    """`data:image/jpeg;base64,...`."""
+    width: int
+    height: int
+
+
+def frame_indices(row: Mapping[str, Any]) -> list[int]:
+    """The first, middle and last frame of a probed clip's span, in order; fewer where it is short, one of an image."""
+    if row["media"] == "image":
+        return [0]
+    end: int = row["frames_decodable"]
+    first = 0
+    if row["span_end_s"] is not None:
+        end = min(end, round(row["span_end_s"] * row["fps"]))
+    if row["span_start_s"] is not None:
+        first = min(round(row["span_start_s"] * row["fps"]), end - 1)
+    return sorted({max(first, 0), max((first + end - 1) // 2, 0), max(end - 1, 0)})
+
+
+def thumbnails(frames: NDArray[np.uint8], side: int) -> tuple[Thumbnail, ...]:
+    """Shrink frames [T, H, W, 3] (RGB) to at most `side` pixels in width and height; small ones stay as they are.
+
+    The same frames give the same bytes with one build of the libraries.
+    """
+    return tuple(_thumbnail(frame, side) for frame in frames)
+
+
+def _thumbnail(frame: NDArray[np.uint8], side: int) -> Thumbnail:
+    from PIL import Image
+
+    image = Image.fromarray(np.ascontiguousarray(frame))
+    scale = min(1.0, side / max(image.size))
+    if scale < 1:
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Thumbnail(f"data:image/jpeg;base64,{encoded}", image.width, image.height)

@@ -1,0 +1,66 @@
+"""Stage `curation_page`: one HTML page that shows what curation kept, what it set aside, and why.
+
+Nothing reads its output but people; it is an artifact of the stage's MLflow run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from curation.page import CurationPageConfig, make_page, read_tables
+from jobs.context import JobContext, JobResult
+from jobs.curate import decode_limits
+from jobs.files import files_digest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FILE = "curation.html"
+
+
+def run(ctx: JobContext) -> JobResult:
+    """Write `curation.html` (config: CurationPageConfig) from the inputs `clips`, `motion`, `tag` and `select`.
+
+    The file `template` is the page's Jinja template. A clip that does not decode is shown with the reason.
+
+    Raises:
+        ValueError: the inputs are not of one run.
+    """
+    from curation.decode import frames_at
+    from curation.decoder import Decoder
+    from curation.operator import Input
+    from curation.sources import SYSTEM_PROMPTS_FILE
+    from lumina.system_prompts import read_system_prompts
+
+    config: CurationPageConfig = ctx.config
+    decoder = Decoder(decode_limits(ctx.runtime))
+
+    def decode(row: Mapping[str, Any], indices: Sequence[int]) -> NDArray[np.uint8]:
+        return frames_at(decoder, row["uri"], ctx.media_root, row["media"], row["decoder"], indices)
+
+    prompts = read_system_prompts(ctx.inputs["tag"].path / SYSTEM_PROMPTS_FILE)
+    tables = read_tables(
+        {key: Input(ref.path) for key, ref in ctx.inputs.items()},
+        {source: prompt.text for source, prompt in prompts.items()},
+    )
+    page = make_page(
+        tables,
+        config,
+        decode,
+        ctx.files["template"].read_text(encoding="utf-8"),
+        {ref.stage: ref.digest for _, ref in sorted(ctx.inputs.items())},
+        ctx.progress,
+    )
+    decoder.close()
+    # The same bytes on every platform, since they are the output's identity.
+    content = page.html.encode()
+    (ctx.out / FILE).write_bytes(content)
+    return JobResult(
+        kind="files",
+        digest=files_digest(ctx.out),
+        counts={"clips": page.clips, "pictured": page.pictured},
+        metrics={"undecodable": float(page.undecodable), "bytes": float(len(content))},
+        artifacts=(FILE,),
+    )

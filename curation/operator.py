@@ -100,6 +100,8 @@ class Operator:
     """Columns of what `make`'s function returns, where `finish` makes others of them."""
     rows_per_unit: Callable[[Any], int] = _rows_per_unit
     """Rows of one unit of work. Units are cut on the driver, so their composition depends on the rows alone."""
+    key: str = "clip_id"
+    """Column that tells its rows apart."""
     group: str | None = None
     """Column of the plan in which the rows of a unit agree (the batch of an encoder)."""
     runs_network: Callable[[Any], bool] = _no_network

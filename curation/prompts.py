@@ -87,6 +87,7 @@ ENCODE_TEXT_OPERATOR = Operator(
     plan=_plan,
     make=_make,
     rows_per_unit=lambda config: config.batch_size,
+    key="text_id",
     runs_network=lambda _config: True,
     layout=lambda _config: Layout(rows_per_file=4096, row_group_size=16, compression="none", use_dictionary=False),
 )

@@ -36,6 +36,7 @@ from curation.digest import RowsDigest
 from curation.operator import Env, Input, Operator, apply, dataset
 from curation.schema import Reason, Status, conform
 from jobs.context import JobContext, JobResult
+from jobs.kept import adopt
 from jobs.parts import Part, link_parts, read_part, read_parts, record_path, rows_written, write_part
 
 if TYPE_CHECKING:
@@ -148,6 +149,10 @@ def _compute(ctx: JobContext, operator: Operator, env: Env, rows: pa.Table, dire
         return [write_part(conform(rows, operator.computed_schema), [0], directory, operator.layout(ctx.config))]
     units = cut_units(rows, operator.rows_per_unit(ctx.config), operator.group)
     total = len(pc.unique(units[_UNIT]))
+    if operator.finish is None:
+        sizes = zip(units[_UNIT].to_pylist(), units[_UNIT_ROWS].to_pylist(), strict=True)
+        by_id = dict(zip(units[operator.key].to_pylist(), sizes, strict=True))
+        adopt(ctx.work, by_id, operator.key, directory, operator.layout(ctx.config))
     parts, done = read_parts(directory), -1
     with _progress(ctx, directory, len(rows)):
         while (have := sum(len(part.units) for part in parts)) < total:

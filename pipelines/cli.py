@@ -145,15 +145,22 @@ def quarantine(
     store: StoreOption = None,
     filtered_too: Annotated[bool, typer.Option("--all", help="Count filtered clips too.")] = False,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one row per clip that was set aside.")] = None,
+    retry: Annotated[
+        str | None, typer.Option(metavar="REASON", help="Put clips back: the next run tries them once more.")
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Show which clips a run set aside, at which stage and why, and how to look at one."""
     with _one_line_errors(debug):
-        from pipelines.quarantine import quarantine_view, read_quarantine, write_csv
+        from pipelines.quarantine import put_back, quarantine_view, read_quarantine, write_csv
         from pipelines.store import Store
 
         opened = Store(store or _default_store())
+        if retry is not None:
+            for stage, count in put_back(opened, opened.get_run(run), retry).items():
+                make_console().print(f"{stage}: {count:,} clips are put back; the next `lumina run` tries them again")
+            return
         found = read_quarantine(opened, opened.get_run(run), filtered_too)
         if csv is not None:
             write_csv(found.clips, csv)

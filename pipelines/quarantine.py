@@ -7,6 +7,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,32 @@ def read_quarantine(store: Store, record: Mapping[str, Any], filtered_too: bool 
         clips=tuple(sorted(clips, key=lambda clip: (order.get(clip.reason_stage, len(order)), clip.uri, clip.clip_id))),
         media_root=store.root / record["media_root"] if record.get("media_root") else None,
     )
+
+
+def put_back(store: Store, record: Mapping[str, Any], reason: str) -> dict[str, int]:
+    """Open the stages that quarantined clips for `reason`, so that the next run computes these clips once more.
+
+    Returns the number of clips by stage.
+
+    Raises:
+        PipelineError: there is no such reason, or no clip was quarantined for it.
+        StoreError: an output is gone, or somebody works on a stage.
+    """
+    from curation.schema import Reason
+
+    if reason not in set(Reason):
+        near = get_close_matches(reason, list(Reason), n=1)
+        raise PipelineError(f"no reason {reason!r}" + (f"; did you mean {str(near[0])!r}?" if near else ""))
+    found = clip_ids(read_quarantine(store, record).clips)
+    wanted = {stage: ids for (stage, name), ids in found.items() if name == reason}
+    if not wanted:
+        reasons = sorted({name for _, name in found})
+        raise PipelineError(
+            f"run {record['run']} quarantined no clip for {reason}; its reasons are {', '.join(reasons) or 'none'}"
+        )
+    for stage, ids in wanted.items():
+        store.reopen(stage, record["stages"][stage]["fingerprint"].removeprefix("sha256:"), ids)
+    return {stage: len(ids) for stage, ids in wanted.items()}
 
 
 def write_csv(clips: Iterable[SetAside], path: Path) -> None:

@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,6 +172,28 @@ class Store:
         except OSError as error:
             raise StoreError(f"stage {stage}: {directory} cannot be written: {error.strerror or error}") from error
         return attempt
+
+    def reopen(self, stage: str, fingerprint: str, without: Iterable[str]) -> None:
+        """Take back the finished rows of a stage but those with the ids `without`: the next run computes these anew.
+
+        Raises:
+            StoreError: the stage is not finished, or somebody works on it.
+        """
+        from jobs.kept import keep
+
+        attempt = self.acquire(stage, fingerprint)
+        if isinstance(attempt, Holder):
+            raise StoreError(
+                f"stage {stage}: process {attempt.pid} on {attempt.host} works on it; wait until it is done"
+            )
+        manifest = self.lookup(stage, fingerprint)
+        try:
+            if manifest is None:
+                raise StoreError(f"stage {stage}: there is no finished output of {fingerprint[:20]}")
+            keep(self.output(manifest) / "data", attempt.work, without)
+            (attempt.directory / "MANIFEST.json").unlink()
+        finally:
+            self.abandon(attempt)
 
     def sweep(self, stage: str, fingerprint: str) -> None:
         """Remove what a runner that died right after its commit left beside a finished output."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
@@ -26,12 +28,13 @@ from curation.manifests import IngestConfig
 from curation.motion_scores import MotionConfig
 from curation.operator import Env, Input, Operator, map_rows
 from curation.prompts import EncodeTextConfig
-from curation.schema import Reason, RowError, status_not_ok, status_ok
+from curation.schema import Reason, RowError, status_not_ok, status_ok, to_table
 from curation.selection import SelectConfig
 from curation.sources import TagConfig
 from curation.tensors import unpack
 from jobs.context import InputRef, JobResult
 from jobs.curate import cut_blocks, cut_units
+from jobs.kept import keep
 from jobs.parts import read_parts
 from jobs.runtime import RuntimeConfig
 from lumina import zoo
@@ -88,6 +91,27 @@ def _make_once_killed(config: SquareConfig, env: Env) -> Any:
     return compute
 
 
+def _make_noted(config: SquareConfig, env: Env) -> Any:
+    """As `_make`; notes every row, and cannot compute row 31 before a file says so."""
+    square, root = _make(config, env), Path(env.media_root)
+
+    def compute(table: pa.Table) -> pa.Table:
+        numbers = table["number"].to_pylist()
+        with (root / "computed").open("a") as log:
+            log.write("".join(f"{number}\n" for number in numbers))
+        if 31 in numbers and not (root / "mended").exists():
+            broken = [{"square": None, **status_not_ok("square", "quarantined", Reason.DECODE_TIMEOUT, "slow")}]  # type: ignore[arg-type]
+            return pa.concat_tables(
+                [
+                    square(table.filter(pc.not_equal(table["number"], 31))),
+                    to_table([row | broken[0] for row in table.to_pylist() if row["number"] == 31], SQUARES),
+                ]
+            )
+        return square(table)
+
+    return compute
+
+
 def _make_failing(config: SquareConfig, env: Env) -> Any:
     """As `_make_once_killed`, but fails as a whole at row 45 until a file says otherwise."""
     (Path(env.media_root) / "killed").touch()
@@ -104,6 +128,7 @@ def _make_failing(config: SquareConfig, env: Env) -> Any:
 
 ONCE_KILLED = replace(SQUARE, make=_make_once_killed)
 ONCE_KILLED_ACTORS = replace(ONCE_KILLED, runs_network=lambda _config: True)
+NOTED = replace(SQUARE, make=_make_noted)
 FAILING = replace(SQUARE, make=_make_failing)
 
 
@@ -178,6 +203,22 @@ def test_a_stage_that_failed_goes_on_where_it_was(tmp_path: Path, ray_cluster: N
     again = (tmp_path / "computed").read_text().split()
     assert len(again) <= 72 - len(before) + 24
     assert mended.digest == chain.run("whole", f"{__name__}:SQUARE", SquareConfig(rows=80)).digest
+
+
+@pytest.mark.ray
+def test_rows_that_are_put_back_are_computed_again_and_no_others(tmp_path: Path, ray_cluster: None) -> None:
+    chain = Chain(tmp_path, tmp_path)
+    first = chain.run("noted", f"{__name__}:NOTED", SquareConfig())
+    assert first.counts["quarantined/decode_timeout"] == 1
+    shutil.rmtree(tmp_path / "noted" / "work")  # as a commit does
+    keep(tmp_path / "noted" / "out" / "data", tmp_path / "noted" / "work", ["031"])
+    (tmp_path / "computed").unlink()
+    (tmp_path / "mended").touch()
+    again = chain.run("noted", f"{__name__}:NOTED", SquareConfig())
+    computed = (tmp_path / "computed").read_text().split()
+    assert "31" in computed
+    assert len(computed) == 3  # its unit
+    assert again.digest == chain.run("whole", f"{__name__}:SQUARE", SquareConfig()).digest
 
 
 @pytest.fixture(scope="module")

@@ -154,3 +154,21 @@ def test_nothing_to_show_and_nothing_to_read(curated: Curated) -> None:
         read_quarantine(curated.store, {"run": "r0", "stages": {"train@1": probe}})
     with pytest.raises(StoreError, match="r1: its clips cannot be read"):
         _read(curated, motion={"path": "stages/motion/gone/a-1"})
+
+
+def test_clips_are_put_back_for_a_reason(tmp_path: Path) -> None:
+    curated = Curated(tmp_path / "store", make_clips(tmp_path / "media"))
+    curated.run("r1", SelectConfig())
+
+    def call(reason: str) -> tuple[int, str]:
+        done = CliRunner().invoke(cli.app, ["quarantine", "--retry", reason, "--store", str(curated.store.root)])
+        return done.exit_code, " ".join(done.output.split())
+
+    assert call("decode_eror") == (1, "error: no reason 'decode_eror'; did you mean 'decode_error'?")
+    assert "its reasons are decode_error, missing_file, unsupported_uri" in call("decode_timeout")[1]
+    probe = curated.store.get_run("r1")["stages"]["probe"]["fingerprint"].removeprefix("sha256:")
+    assert curated.store.lookup("probe", probe) is not None
+    assert call("decode_error") == (0, "probe: 1 clips are put back; the next `lumina run` tries them again")
+    assert curated.store.lookup("probe", probe) is None
+    assert curated.store.has_work("probe", probe)
+    assert curated.store.holder("probe", probe) is None

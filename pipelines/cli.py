@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import re
 import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 from rich.text import Text
 
 from pipelines.errors import PipelineError
@@ -23,9 +18,7 @@ from pipelines.progress import make_console
 
 if TYPE_CHECKING:
     from pipelines.config import PipelineConfig
-    from pipelines.events import RunSummary
     from pipelines.store import Store
-    from pipelines.tracking import Links
 
 app = typer.Typer(
     help="Raw clips to a fine-tuned text-to-video checkpoint in one DAG.",
@@ -56,8 +49,10 @@ def run(
 ) -> None:
     """Run the pipeline; a second run does only what changed."""
     with _one_line_errors(debug):
+        from pipelines.run_command import run_pipeline
+
         settings, opened = _open(config, override, store, name)
-        _run(settings, opened, until, _command(config, override, until, store, name))
+        run_pipeline(settings, opened, until, _command(config, override, until, store, name))
 
 
 @app.command()
@@ -233,7 +228,9 @@ def generate(
             "height": height,
             "fps": fps,
         }
-        _generate(checkpoint, prompt, settings, preset, steps, tiling, out)
+        from pipelines.generate_command import generate_clips
+
+        generate_clips(checkpoint, prompt, settings, preset, steps, tiling, out)
 
 
 @app.command()
@@ -329,177 +326,6 @@ def _command(config: str, override: list[str] | None, until: str | None, store: 
     for flag, value in (("--until", until), ("--store", store), ("--name", name)):
         options += [flag, value] if value else []
     return shlex.join(["lumina", "run", config, *options])
-
-
-def _run(settings: PipelineConfig, store: Store, until: str | None, command: str) -> None:
-    from jobs import cluster
-    from pipelines import runner
-    from pipelines.events import Interrupted
-    from pipelines.progress import RunDisplay
-    from pipelines.text_to_video import build
-    from pipelines.tracking import MlflowTracking
-
-    pipeline = build(settings).until(until)
-    store.prepare(settings.min_free_gb)
-    console = make_console()
-    display = RunDisplay(console, [stage.name for stage in pipeline.order])
-    # A handler that writes around the live table would tear it.
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    run_id = runner.new_run_id()
-    console.print(Text(f"Run {run_id} ({settings.name}), store {store.root}", "dim"))
-    with display:
-        tracking = MlflowTracking(
-            store,
-            run_id,
-            settings.name,
-            config=settings.model_dump(mode="json"),
-            uri=settings.tracking_uri,
-            note=display.note,
-        )
-        try:
-            summary = runner.run(
-                pipeline,
-                store,
-                settings.runtime,
-                name=settings.name,
-                run_id=run_id,
-                tracking=tracking,
-                display=display,
-                start_cluster=cluster.ensure,
-                min_free_gb=settings.min_free_gb,
-            )
-        except Interrupted as stopped:
-            tracking.close("KILLED", timeout_s=5)
-            display.__exit__(None, None, None)
-            _leave(console, stopped.summary, command)
-        links = tracking.close("FINISHED" if summary.ok else "FAILED")
-    _finish(console, store, summary, links, command, settings.example_prompt())
-    if "ray" in sys.modules:
-        cluster.shutdown()
-    if not summary.ok:
-        raise typer.Exit(1)
-
-
-def _leave(console: Console, summary: RunSummary, command: str) -> None:
-    """End at once: stage threads may still be waiting for Ray, which dies with this process."""
-    from pipelines.tables import summary_view
-
-    console.print(summary_view(summary))
-    console.print(Text("Stopped. Nothing is lost: the same command continues where it was:", "bold yellow"))
-    console.print(f"  {command}", soft_wrap=True)
-    sys.stdout.flush()
-    os._exit(130)
-
-
-def _finish(console: Console, store: Store, summary: RunSummary, links: Links, command: str, prompt: str) -> None:
-    from pipelines.tables import comparison_view, read_comparison, summary_view
-
-    console.print(summary_view(summary))
-    for outcome in summary.outcomes.values():
-        if outcome.state == "failed":
-            trace = store.root / "logs" / summary.run_id / f"{outcome.name}.log"
-            trace.parent.mkdir(parents=True, exist_ok=True)
-            trace.write_text(outcome.trace)
-            console.print(Text(f"{outcome.name} failed: {outcome.error}", "bold red"), soft_wrap=True)
-            console.print(f"  traceback: {trace}", soft_wrap=True)
-            if "ray" in sys.modules:
-                console.print("  Ray's logs: /tmp/ray/session_latest/logs", soft_wrap=True)
-    comparison = read_comparison(store, store.get_run(summary.run_id))
-    if comparison.sources or comparison.final:
-        console.print(comparison_view(comparison))
-    _where(console, store, summary, links, prompt)
-    if not summary.ok:
-        console.print(Text("What is done is kept. Once the cause is mended, the same command continues:", "bold"))
-        console.print(f"  {command}", soft_wrap=True)
-
-
-def _where(console: Console, store: Store, summary: RunSummary, links: Links, prompt: str) -> None:
-    def path(stage: str, below: str = "") -> Path | None:
-        outcome = summary.outcomes.get(stage)
-        found = outcome.path / below if outcome and outcome.path else None
-        return found if found and found.exists() else None
-
-    rows: list[tuple[str, Any]] = [
-        ("set aside", _set_aside(summary)),
-        ("curation", path("curation_page", "curation.html")),
-        ("checkpoint", path("export") or path("finetune")),
-        ("clips", path("evaluate_final", "videos")),
-        ("choice", path("choose", "selection.json")),
-        ("MLflow", links.uri),
-        ("run", store.root / "runs" / f"{summary.run_id}.json"),
-        ("unwritten records", links.buffer),
-    ]
-    for label, value in rows:
-        if value:
-            console.print(Text(f"{label:<11}", "bold").append(str(value), "default"), soft_wrap=True)
-    commands = []
-    if exported := path("export"):
-        words = ["lumina", "generate", "--checkpoint", str(exported), "--prompt", prompt, "--out", "clip.mp4"]
-        commands.append(shlex.join(words))
-    if path("choose"):
-        commands.append(shlex.join(["lumina", "compare", summary.run_id, "--store", str(store.root)]))
-    selected = summary.outcomes.get("select")
-    counts = selected.manifest.counts if selected and selected.manifest else {}
-    for command, status in (("quarantine", "quarantined"), ("selection", "filtered")):
-        if any(key.startswith(f"{status}/") for key in counts):
-            commands.append(shlex.join(["lumina", command, summary.run_id, "--store", str(store.root)]))
-    if links.ui_command:
-        commands.append(links.ui_command)
-    console.print(Text("\nLook closer:", "bold"))
-    for command in commands:
-        console.print(f"  {command}", soft_wrap=True)
-    if links.pipeline_url:
-        console.print(Text(f"    this run:        {links.pipeline_url}", "dim"), soft_wrap=True)
-    if links.compare_url:
-        console.print(Text(f"    system prompts:  {links.compare_url}", "dim"), soft_wrap=True)
-
-
-def _set_aside(summary: RunSummary) -> str:
-    """How many clips each rule took out, and where the rows with their reasons are; empty when none were."""
-    selected = summary.outcomes.get("select")
-    counts = selected.manifest.counts if selected and selected.manifest else {}
-    rules = [f"{number} {key.partition('/')[2]}" for key, number in sorted(counts.items()) if "/" in key]
-    return f"{', '.join(rules)}; reasons in {selected.path}/data" if selected and rules else ""
-
-
-def _generate(
-    checkpoint: str,
-    prompts: list[str],
-    settings: dict[str, Any],
-    preset: str | None,
-    steps: int | None,
-    tiling: bool,
-    out: Path,
-) -> None:
-    console = make_console()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("loading", total=None)
-        # Read when transformers is imported: its bars would tear ours.
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        import torch
-
-        from lumina.flow_matching.schedules import sampler_config
-        from lumina.generate import TextToVideo
-        from lumina.video import write_h264
-
-        model = TextToVideo.from_pretrained(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
-        if tiling:
-            model.vae.enable_tiling()
-        sampler = sampler_config(preset or model.defaults.sampler)
-        if steps is not None:
-            sampler = sampler.model_copy(update={"steps": steps})
-        made = model(
-            prompts,
-            **settings,
-            sampler=sampler,
-            progress=lambda done, total: bar.update(task, description="generating", completed=done, total=total),
-        )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for number, frames in enumerate(made.frames, start=1):
-        path = out if len(prompts) == 1 else out.with_stem(f"{out.stem}-{number}")
-        write_h264(path, frames, made.fps)
-        count, height, width = frames.shape[:3]
-        console.print(f"{path}: {count} frames, {width}x{height}, {made.fps:g} fps", soft_wrap=True)
 
 
 @contextmanager

@@ -105,8 +105,7 @@ class Operator:
     group: str | None = None
     """Column of the plan in which the rows of a unit agree (the batch of an encoder)."""
     runs_network: Callable[[Any], bool] = _no_network
-    """Whether it loads a network under this config: then its workers are actors, with a GPU each where the runtime has
-    them."""
+    """Whether it loads a network under this config, which uses a GPU where the runtime has them."""
     finish: Callable[[pa.Table, Any], pa.Table] | None = None
     """Turns all computed rows into the result, on the driver, for what only the whole table tells (duplicates)."""
     expands: bool = False

@@ -176,27 +176,40 @@ def _execute(ctx: JobContext, operator: Operator, env: Env, units: pa.Table, dir
     blocks = cut_blocks(units, max(1, min(most, math.ceil(len(units) / (4 * workers)))))
     workers = min(workers, len(blocks))
     arguments = {"reference": ctx.operator, "config": ctx.config, "env": env, "directory": str(directory)}
-    source = ray.data.from_arrow(blocks)
-    if operator.runs_network(ctx.config):
+    # A block is one row, its table inside: no batching can cut it apart or join it to another.
+    source = ray.data.from_arrow([pa.table({"block": [_to_bytes(block)]}) for block in blocks])
+    if env.device == "cuda":
         written = source.map_batches(
             _Worker,
-            batch_size=None,
+            batch_size=1,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
             fn_constructor_kwargs=arguments,
             num_cpus=1,
-            num_gpus=1 if env.device == "cuda" else None,
+            num_gpus=1,
         )
     else:
+        # Ray keeps the processes of tasks: the next stage finds torch imported, which takes seconds in a new actor.
         written = source.map_batches(
             _apply_blocks,
-            batch_size=None,
+            batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.TaskPoolStrategy(size=workers),
             fn_kwargs=arguments,
             num_cpus=1,
         )
     written.materialize()
+
+
+def _to_bytes(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def _from_bytes(data: pa.Buffer) -> pa.Table:
+    return pa.ipc.open_stream(data).read_all()
 
 
 def _workers(ctx: JobContext, env: Env) -> int:
@@ -233,16 +246,15 @@ class _Worker:
         self.directory, self.layout = Path(directory), self.operator.layout(config)
         self.born = self.flushed = time.monotonic()
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """Write the rows of all units in `block` that are in no part yet; return their number."""
+    def __call__(self, packed: pa.Table) -> pa.Table:
+        """Write the rows of all units in one packed block that are in no part yet; return their number."""
+        block = _from_bytes(packed["block"][0].as_buffer())
         held: dict[int, pa.Table] = {}
         rows = start = 0
         done = set[int]()
         while start < len(block):
             size, number = block[_UNIT_ROWS][start].as_py(), block[_UNIT][start].as_py()
             unit = block.slice(start, size)
-            if len(unit) != size or len(pc.unique(unit[_UNIT])) != 1:
-                raise RuntimeError(f"{self.operator.name}: a unit of {size} rows was cut apart on its way to a worker")
             start += size
             # Ray gives a block of a dead worker to another one, which finds here what was written before.
             record = record_path(self.directory, number)
@@ -270,16 +282,19 @@ class _Worker:
 
 
 _WORKERS: dict[str, _Worker] = {}
-"""What the tasks of this process have prepared: Ray reuses processes, so a network or a decoder is loaded once."""
+"""What the tasks of this process have prepared, the latest last: a network or a decoder is loaded once."""
+_MOST_WORKERS = 2
+"""Stages run side by side, two by default."""
 
 
-def _apply_blocks(block: pa.Table, reference: str, config: Any, env: Env, directory: str) -> pa.Table:
+def _apply_blocks(packed: pa.Table, reference: str, config: Any, env: Env, directory: str) -> pa.Table:
     """The task form of `_Worker`."""
     key = json.dumps([reference, config.model_dump(mode="json"), asdict(env), directory], sort_keys=True)
-    if key not in _WORKERS:
-        _WORKERS.clear()
-        _WORKERS[key] = _Worker(reference, config, env, directory)
-    return _WORKERS[key](block)
+    worker = _WORKERS.pop(key, None) or _Worker(reference, config, env, directory)
+    _WORKERS[key] = worker
+    while len(_WORKERS) > _MOST_WORKERS:
+        del _WORKERS[next(iter(_WORKERS))]
+    return worker(packed)
 
 
 def _load(reference: str) -> Operator:

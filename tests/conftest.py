@@ -21,7 +21,8 @@ def ray_cluster() -> Iterator[None]:
     """The one local Ray cluster that every test marked `ray` shares."""
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=True)
+    # GPUs by name only: what is given one here uses none.
+    ray.init(num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=True)
     yield
     ray.shutdown()
 

@@ -163,6 +163,7 @@ def test_workers_blocks_and_pools_give_one_digest(tmp_path: Path, ray_cluster: N
     chain = Chain(tmp_path, tmp_path)
     name = f"{__name__}:SQUARE"
     tasks = chain.run("tasks", name, SquareConfig())
+    chain.runtime = RuntimeConfig(use_gpu=True)
     actors = chain.run("actors", f"{name}_ACTORS", SquareConfig())
     assert tasks.digest == actors.digest == str(row_digest(Input(chain.refs["tasks"].path).rows()))
     assert tasks.counts == actors.counts == {
@@ -181,6 +182,7 @@ def test_workers_blocks_and_pools_give_one_digest(tmp_path: Path, ray_cluster: N
 def test_a_killed_worker_costs_little_and_changes_nothing(tmp_path: Path, ray_cluster: None, operator: str) -> None:
     chain = Chain(tmp_path, tmp_path)
     whole = chain.run("whole", f"{__name__}:SQUARE", SquareConfig(rows=80))
+    chain.runtime = RuntimeConfig(use_gpu=True)
     killed = chain.run("killed", f"{__name__}:{operator}", SquareConfig(rows=80))
     assert (tmp_path / "killed").exists()
     assert (killed.digest, killed.counts) == (whole.digest, whole.counts)

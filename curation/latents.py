@@ -19,7 +19,7 @@ from curation.decode import frames_at
 from curation.decoder import Decoder
 from curation.operator import Env, Input, Layout, Operator, aside, map_rows
 from curation.prompts import system_prompts_of
-from curation.schema import LATENTS, Reason, RowError, Status, set_aside, status_not_ok, to_table
+from curation.schema import LATENTS, Reason, RowError, Status, iterate, set_aside, status_not_ok, to_table
 from curation.tensors import DType, pack
 from lumina.config import Config
 from lumina.models.config import EncodeRecipe
@@ -158,17 +158,22 @@ def _check_selected(row: Row, name: str) -> None:
 def _plan(inputs: Mapping[str, Input], config: EncodeLatentsConfig, _env: Env) -> pa.Table:
     from lumina.system_prompts import compose, text_id
 
-    by_source = system_prompts_of(inputs)
-    rows = inputs["select"].rows().to_pylist()
-    for row in rows:
+    by_source, sizes = system_prompts_of(inputs), config.sizes
+    selected = inputs["select"].rows()
+    names = selected["clip_id"].to_pylist()
+    order = sorted(
+        range(len(names)), key=lambda at: (generator(config.seed, "write order", names[at]).random(), names[at])
+    )
+
+    def with_texts(row: Row) -> Row:
         text = by_source[row["source"]].text
-        row["text_id"], row["text_id_dropped"] = text_id(compose(text, row["caption"])), text_id(compose(text, ""))
-    rows.sort(key=lambda row: (generator(config.seed, "write order", row["clip_id"]).random(), row["clip_id"]))
-    sizes = config.sizes
-    planned = [_planned(row, config, sizes) for row in rows]
-    if not any(row["status"] == Status.OK for row in planned):
-        raise ValueError(f"no clip is left to encode. {set_aside(planned)}")
-    return to_table(planned, _PLANNED)
+        texts = {"text_id": text_id(compose(text, row["caption"])), "text_id_dropped": text_id(compose(text, ""))}
+        return _planned(row | texts, config, sizes)
+
+    planned = to_table(map(with_texts, iterate(selected.take(pa.array(order, pa.int64())))), _PLANNED)
+    if Status.OK not in planned["status"].unique().to_pylist():
+        raise ValueError(f"no clip is left to encode. {set_aside(iterate(planned))}")
+    return planned
 
 
 def _planned(row: Row, config: EncodeLatentsConfig, sizes: list[Size]) -> Row:

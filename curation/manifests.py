@@ -29,7 +29,7 @@ from curation.manifest_formats import (
 from curation.manifest_tables import ManifestError, opened
 from curation.media import chunks, neighbours, stamps
 from curation.operator import Env, Input, Layout, Operator, map_rows
-from curation.schema import INGEST, Reason, RowError, Status, status_not_ok, status_ok, to_table
+from curation.schema import INGEST, Reason, RowError, Status, iterate, status_not_ok, status_ok, to_table
 
 FOLDER_MANIFESTS = ("clips.csv", "clips.jsonl", "clips.parquet")
 _COLUMNS = tuple(field.name for field in fields(ManifestRow))
@@ -175,11 +175,12 @@ _HASHED = pa.schema([*INGEST, pa.field("row", pa.int64())])
 
 def _plan(inputs: Mapping[str, Input], config: IngestConfig, _env: Env) -> pa.Table:
     manifest = read_manifest(inputs["manifest"].path, config)
-    rows = [
-        {"row": index, **{name: getattr(row, name) for name in _COLUMNS}, **status_ok()}
-        for index, row in enumerate(manifest.rows)
-    ]
-    return to_table(sorted(rows, key=lambda row: neighbours(row["uri"])), _HASHED)
+    order = sorted(range(len(manifest.rows)), key=lambda index: neighbours(manifest.rows[index].uri))
+    rows = (
+        {"row": index, **{name: getattr(manifest.rows[index], name) for name in _COLUMNS}, **status_ok()}
+        for index in order
+    )
+    return to_table(rows, _HASHED)
 
 
 def _make(_config: IngestConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
@@ -225,7 +226,7 @@ def _finish(table: pa.Table, _config: IngestConfig) -> pa.Table:
     """Give every row its id, and set aside repeated content; the first in the manifest is kept."""
     kept: dict[str, str] = {}
     seen: dict[str, int] = {}
-    return to_table(_identified(table.sort_by("row").to_pylist(), kept, seen), INGEST)
+    return to_table(_identified(iterate(table.sort_by("row")), kept, seen), INGEST)
 
 
 def _identified(rows: Iterable[dict[str, Any]], kept: dict[str, str], seen: dict[str, int]) -> Iterable[dict[str, Any]]:

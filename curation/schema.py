@@ -7,13 +7,15 @@ so (`reason_stage`) and what happened (`detail`). Columns of results a row does 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 
 DETAIL_BYTES = 2048
+_BATCH_ROWS = 4096
 
 
 class Status(StrEnum):
@@ -214,8 +216,24 @@ def status_not_ok(stage: str, status: Status, reason: Reason, detail: str) -> di
 
 
 def to_table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Build a table of `schema`; absent columns are null, surplus ones are left out."""
-    return pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
+    """Build a table of `schema`; absent columns are null, surplus ones are left out. Rows are taken as they come."""
+    batches = []
+    for chunk in _chunks(rows):
+        wanted = [{name: row.get(name) for name in schema.names} for row in chunk]
+        batches.append(pa.RecordBatch.from_pylist(wanted, schema=schema))
+    return pa.Table.from_batches(batches, schema=schema)
+
+
+def iterate(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """The rows of a table as dicts, a few thousand in memory at a time: they take ten times what the table does."""
+    for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
+        yield from batch.to_pylist()
+
+
+def _chunks(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    iterator = iter(rows)
+    while chunk := list(islice(iterator, _BATCH_ROWS)):
+        yield chunk
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -229,10 +247,12 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def set_aside(rows: Iterable[Mapping[str, Any]]) -> str:
     """A sentence on why rows were set aside: `Of 11 clips, 4 were set aside by min_fps (select), 1 by ...`."""
-    rows = list(rows)
-    rules = Counter(f"{row['reason']} ({row['reason_stage']})" for row in rows if row["status"] != Status.OK)
+    rules, total = Counter[str](), 0
+    for total, row in enumerate(rows, start=1):  # noqa: B007
+        if row["status"] != Status.OK:
+            rules[f"{row['reason']} ({row['reason_stage']})"] += 1
     listed = ", ".join(f"{count} {rule}" for rule, count in sorted(rules.items(), key=lambda item: (-item[1], item[0])))
-    return f"Of {len(rows)} clips these were set aside: {listed or 'none'}"
+    return f"Of {total} clips these were set aside: {listed or 'none'}"
 
 
 def counts(table: pa.Table) -> dict[str, int]:

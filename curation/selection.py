@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +32,7 @@ from curation.rules import (
     reason_of,
     score_columns,
 )
-from curation.schema import SELECT, STATUS_COLUMNS, Reason, Status, short_detail, to_table
+from curation.schema import SELECT, STATUS_COLUMNS, Reason, Status, iterate, short_detail, to_table
 from lumina.randomness import generator
 
 
@@ -108,17 +108,23 @@ def check_scores(config: SelectConfig, known: Collection[str], extra: bool = Tru
         raise ValueError(f"select.{where} names {name!r}, which is no score of any clip; {hint}")
 
 
-def select(rows: list[Row], config: SelectConfig) -> list[Row]:
-    """Decide on joined rows (see `_join`); returns rows of the `SELECT` schema, in the order given."""
-    rules = {source: config.rules(source) for source in {row["source"] for row in rows}}
-    sets = {media: config.sets_of(media) for media in {row["media"] for row in rows}}
+def select(rows: Iterable[Row], config: SelectConfig) -> pa.Table:
+    """Decide on joined rows (see `_join`); returns a table of the `SELECT` schema, in the order given."""
+    decided = to_table(_decided(rows, config), SELECT)
+    return decided if config.max_clips_per_source is None else _apply_quota(decided, config)
+
+
+def _decided(rows: Iterable[Row], config: SelectConfig) -> Iterator[Row]:
+    rules: dict[str, Rules] = {}
+    sets: dict[str, Mapping[str, Rules]] = {}
     policy_id = config.policy_id
-    decided = [
-        _decide(row | {"policy_id": policy_id}, config, rules[row["source"]], sets[row["media"]]) for row in rows
-    ]
-    if config.max_clips_per_source is not None:
-        _apply_quota(decided, config.max_clips_per_source, config.seed)
-    return decided
+    for row in rows:
+        source, media = row["source"], row["media"]
+        if source not in rules:
+            rules[source] = config.rules(source)
+        if media not in sets:
+            sets[media] = config.sets_of(media)
+        yield _decide(row | {"policy_id": policy_id}, config, rules[source], sets[media])
 
 
 def _decide(row: Row, config: SelectConfig, rules: Rules, sets: Mapping[str, Rules]) -> Row:
@@ -173,53 +179,56 @@ def _aside(failures: list[Failure]) -> Row:
     }
 
 
-def _apply_quota(rows: list[Row], quota: int, seed: int) -> None:
-    kept: dict[str, list[Row]] = {}
-    for row in rows:
-        if row["keep"] and row["media"] == "video":
-            kept.setdefault(row["source"], []).append(row)
-    for source, clips in kept.items():
-        clips.sort(key=lambda row: generator(seed, "source quota", row["clip_id"]).random())
-        for row in clips[quota:]:
-            row |= _aside([Failure(str(Reason.SOURCE_QUOTA), f"source {source!r} keeps {quota} of {len(clips)} clips")])
-            row["stages"] = None if row["stages"] is None else []
+def _apply_quota(decided: pa.Table, config: SelectConfig) -> pa.Table:
+    quota = config.max_clips_per_source
+    kept: dict[str, list[str]] = {}
+    columns = (decided[name].to_pylist() for name in ("keep", "media", "source", "clip_id"))
+    for keep, media, source, clip in zip(*columns, strict=True):
+        if keep and media == "video":
+            kept.setdefault(source, []).append(clip)
+    over = set[str]()
+    for clips in kept.values():
+        clips.sort(key=lambda clip: generator(config.seed, "source quota", clip).random())
+        over.update(clips[quota:])
+
+    def limited(row: Row) -> Row:
+        if row["clip_id"] not in over:
+            return row
+        source = row["source"]
+        detail = f"source {source!r} keeps {quota} of {len(kept[source])} clips"
+        stages: list[str] | None = None if row["stages"] is None else []
+        return row | _aside([Failure(str(Reason.SOURCE_QUOTA), detail)]) | {"stages": stages}
+
+    return to_table(map(limited, iterate(decided)), SELECT)
 
 
-def _join(inputs: Mapping[str, Input], config: SelectConfig) -> list[Row]:
+def _join(inputs: Mapping[str, Input], config: SelectConfig) -> Iterator[Row]:
     """One row per clip; a clip that several stages set aside has the status of the first of probe, motion, tag."""
-    clips_table, motion_table = inputs["clips"].rows(), inputs["motion"].rows()
+    clips, motion_table = inputs["clips"].rows().sort_by("clip_id"), inputs["motion"].rows()
     scores = set(score_columns(motion_table.schema))
-    clips = clips_table.sort_by("clip_id").to_pylist()
     named = config.scores_named()
-    extra = {f"{EXTRA}{name}" for clip in clips for name in extra_of(clip)} if named else set()
-    check_scores(config, {*score_columns(clips_table.schema), *scores, *extra})
+    extra = {f"{EXTRA}{name}" for clip in iterate(clips) for name in extra_of(clip)} if named else set()
+    check_scores(config, {*score_columns(clips.schema), *scores, *extra})
     wanted = sorted({"flow_abs_mean"} | (scores & set(named)))
-    motion = _by_clip(motion_table.select(["clip_id", *wanted, *STATUS_COLUMNS]))
-    tags = _by_clip(inputs["tag"].rows(["clip_id", "system_prompt_id", *STATUS_COLUMNS]))
-    rows = []
-    for clip in clips:
+    motion = motion_table.select(["clip_id", *wanted, *STATUS_COLUMNS]).sort_by("clip_id")
+    tags = inputs["tag"].rows(["clip_id", "system_prompt_id", *STATUS_COLUMNS]).sort_by("clip_id")
+    if not len(clips) == len(motion) == len(tags):
+        raise ValueError(f"the tables differ: {len(clips)} clips, {len(motion)} motion rows, {len(tags)} tags")
+    for clip, moving, tag in zip(iterate(clips), iterate(motion), iterate(tags), strict=True):
         name = clip["clip_id"]
-        if name not in motion or name not in tags:
+        if not name == moving["clip_id"] == tag["clip_id"]:
             raise ValueError(f"clip {name} ({clip['uri']}) is missing from the motion or the tag table: not one run's")
-        parts = (clip, motion[name], tags[name])
-        status = next((part for part in parts if part["status"] != Status.OK), clip)
-        rows.append(
-            motion[name]
+        status = next((part for part in (clip, moving, tag) if part["status"] != Status.OK), clip)
+        yield (
+            moving
             | clip
-            | {"motion_score": motion[name]["flow_abs_mean"], "system_prompt_id": tags[name]["system_prompt_id"]}
+            | {"motion_score": moving["flow_abs_mean"], "system_prompt_id": tag["system_prompt_id"]}
             | {column: status[column] for column in STATUS_COLUMNS}
         )
-    if not len(rows) == len(motion) == len(tags):
-        raise ValueError(f"the tables differ: {len(rows)} clips, {len(motion)} motion rows, {len(tags)} tags")
-    return rows
-
-
-def _by_clip(table: pa.Table) -> dict[str, Row]:
-    return {row["clip_id"]: row for row in table.to_pylist()}
 
 
 def _plan(inputs: Mapping[str, Input], config: SelectConfig, _env: Env) -> pa.Table:
-    return to_table(select(_join(inputs, config), config), SELECT)
+    return select(_join(inputs, config), config)
 
 
 def _report(dataset: ds.Dataset, _config: SelectConfig, _out: Path) -> Report:
@@ -227,7 +236,7 @@ def _report(dataset: ds.Dataset, _config: SelectConfig, _out: Path) -> Report:
     those that a latents set may take (`kept_for/`). All but the last by source too."""
     table = dataset.to_table(columns=["keep", "source", "media", "reason", "reason_stage", "failed_rules", "stages"])
     metrics: Counter[str] = Counter()
-    for row in table.to_pylist():
+    for row in iterate(table):
         if row["keep"]:
             metrics["kept"] += 1
             metrics[f"kept/{row['media']}/{row['source']}"] += 1

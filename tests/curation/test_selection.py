@@ -12,12 +12,17 @@ from pydantic import ValidationError
 
 from curation.operator import Env, Input, dataset
 from curation.schema import MOTION, PROBE, SELECT, TAG, Reason, status_not_ok, status_ok, to_table
-from curation.selection import SELECT_OPERATOR, SelectConfig, select
+from curation.selection import SELECT_OPERATOR, SelectConfig
+from curation.selection import select as select_table
 
 CLIP: dict[str, Any] = {
     "media": "video", "source": "web", "caption": "a red circle", "width": 64, "height": 64, "fps": 8.0,
     "duration_s": 2.0, "motion_score": 1.0, "extra": '{"aesthetic": "4.5"}', **status_ok(),
 }  # fmt: skip
+
+
+def select(rows: list[dict[str, Any]], config: SelectConfig) -> list[dict[str, Any]]:
+    return select_table(rows, config).to_pylist()
 
 
 def _rows(count: int, **changes: Any) -> list[dict[str, Any]]:

@@ -128,7 +128,7 @@ class RunDisplay(AbstractContextManager["RunDisplay"]):
         self.lock = threading.RLock()
         self.started = time.monotonic()
         self.width = max((len(name) for name in stages), default=8)
-        self.live = Live(console=console, get_renderable=self._table, refresh_per_second=4, transient=True)
+        self.live = Live(console=console, get_renderable=self._table, refresh_per_second=2, transient=True)
         self._closed = threading.Event()
 
     def __enter__(self) -> Self:

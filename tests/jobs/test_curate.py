@@ -30,6 +30,7 @@ from curation.operator import Env, Input, Operator, map_rows
 from curation.prompts import EncodeTextConfig
 from curation.schema import Reason, RowError, status_not_ok, status_ok, to_table
 from curation.selection import SelectConfig
+from curation.shots import ShotsConfig
 from curation.sources import TagConfig
 from curation.tensors import unpack
 from jobs.context import InputRef, JobResult
@@ -314,6 +315,36 @@ def test_the_whole_of_curation(tmp_path: Path, ray_cluster: None, networks: dict
     by_clip = {row["clip_id"]: row for row in read}
     for row in latents:
         assert by_clip[row["clip_id"]]["vae_latent_bytes"] == row["vae_latent_bytes"]
+
+
+@pytest.mark.ray
+def test_a_clip_of_two_shots_becomes_two_rows(tmp_path: Path, ray_cluster: None) -> None:
+    media = tmp_path / "media"
+    media.mkdir()
+    rng = np.random.Generator(np.random.Philox(3))
+    dark, light = (np.repeat(rng.integers(low, low + 60, (1, 64, 64, 3), dtype=np.uint8), 16, 0) for low in (20, 180))
+    write_h264(media / "two.mp4", np.concatenate([dark, light]), fps=8)
+    write_h264(media / "one.mp4", light, fps=8)
+    chain = Chain(tmp_path / "run", media)
+    chain.refs["manifest"] = InputRef("manifest", media, "")
+    chain.run("ingest", "curation.manifests:INGEST_OPERATOR", IngestConfig(), manifest="manifest")
+    split = chain.run("split", "curation.shots:SPLIT_OPERATOR", ShotsConfig(), clips="ingest")
+    assert split.counts == {"in": 3, "ok": 3}
+    whole = {row["uri"]: row["clip_id"] for row in chain.rows("ingest")}
+    shots = sorted(
+        (row["uri"], row["span_start_s"], row["span_end_s"], row["parent_id"]) for row in chain.rows("split")
+    )
+    assert shots == [
+        ("one.mp4", None, None, None),
+        ("two.mp4", 0.0, 2.0, whole["two.mp4"]),
+        ("two.mp4", 2.0, 4.0, whole["two.mp4"]),
+    ]
+    chain.run("probe", "curation.decode:PROBE_OPERATOR", ProbeConfig(), clips="split")
+    motion = MotionConfig(estimator="dis", height=64, width=64, window_s=1.0)
+    chain.run("motion", "curation.motion_scores:MOTION_OPERATOR", motion, clips="probe")
+    scores = [row["flow_abs_mean"] for row in chain.rows("motion")]
+    assert max(scores) < 0.1  # no pair lies across the cut
+    assert all(row["sample_times_s"] == [0.0, 0.5, 1.0] for row in chain.rows("motion"))
 
 
 @pytest.mark.ray

@@ -25,7 +25,7 @@ def show(console: Console) -> str:
         display.progress("train@1", 10, 40, "steps")
         time.sleep(0.6)
         display.progress("train@1", 20, 40, "steps")
-        time.sleep(0.4)
+        time.sleep(0.8)
         display.note("a note")
         display.stage("train@1", "failed", "RuntimeError: no luck\nsecond line")
         display.stage("last", "blocked", "needs train@1")

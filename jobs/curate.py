@@ -2,7 +2,8 @@
 
 Workers write what they finish themselves, as parts that survive whatever is killed (`jobs.parts`), every few seconds;
 a stage that starts again computes only the units of work that no part holds. Only numbers travel back to the driver:
-neither frames nor latents are ever in the object store.
+neither frames nor latents are ever in the object store, which holds the plan's rows alone. A worker's memory is bounded
+by its network, the frames of one unit, 256 MiB of finished rows, and `runtime.decode_memory_gb` for its decoder.
 
 The plan is fed from memory in blocks that hold whole units of work (`from_arrow`), for three reasons measured with
 Ray 2.60: a small table read from Parquet collapses into one block and so into one task; its listing, reading and
@@ -100,6 +101,8 @@ def _result(ctx: JobContext, operator: Operator, rows: pa.Table, parts: list[Par
     written = dataset(ctx.out / "data")
     if broken and not counts["ok"]:
         found = written.to_table(columns=["detail"], filter=pc.field("reason") == Reason.INTERNAL_ERROR)
+        # Nothing of it is worth keeping: once the cause is mended, all rows are computed anew.
+        shutil.rmtree(ctx.work / "parts", ignore_errors=True)
         raise RuntimeError(f"{ctx.stage}: no row succeeded; the first error was: {found['detail'][0].as_py()}")
     report = operator.report(written, ctx.config, ctx.out)
     ctx.progress(len(rows), len(rows), "rows")

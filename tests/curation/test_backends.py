@@ -64,6 +64,19 @@ def test_the_rotated_clip_is_upright_in_both(real_clips: Path, decoder: str) -> 
     assert np.abs(frames.astype(int) - other).mean() < 2
 
 
+@pytest.mark.parametrize(
+    ("name", "frames"),
+    [("non_zero_start.mp4", 12), ("hiker_tiny.mp4", 49), ("odd_size_vp9.mp4", 25), ("fps2_7frames.mp4", 7)],
+)
+def test_both_backends_pick_the_same_frames(real_clips: Path, name: str, frames: int) -> None:
+    found = probe(real_clips / name, "video")
+    assert (found.decoder.partition("/")[0], found.frames_decodable) == ("decord", frames)
+    picked = [frames - 1, 0, frames // 2]
+    ours, other = (decode_frames(real_clips / name, "video", one, picked) for one in (found.decoder, "pyav/x"))
+    assert np.abs(ours.astype(int) - other).mean() < 3
+    assert np.abs(ours[0].astype(int) - ours[1]).mean() > 3 * np.abs(ours.astype(int) - other).mean()
+
+
 def test_pyav_takes_over_where_decord_sees_another_video(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "_count_packets", lambda _path: 11)
     assert probe(clip, "video").decoder.startswith("pyav/")

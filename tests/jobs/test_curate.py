@@ -175,6 +175,7 @@ def test_workers_blocks_and_pools_give_one_digest(tmp_path: Path, ray_cluster: N
     assert chain.progress[-1] == (40, 40)
     with pytest.raises(RuntimeError, match="no row succeeded; the first error was: ZeroDivisionError"):
         chain.run("broken", name, SquareConfig(rows=5, broken=True))
+    assert chain.run("broken", name, SquareConfig(rows=5)).counts["ok"] == 4
     assert chain.run("empty", name, SquareConfig(rows=0)).counts["in"] == 0
 
 

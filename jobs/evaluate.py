@@ -21,7 +21,7 @@ from lumina.evaluation.metrics import METRICS, Estimate
 from lumina.evaluation.prompts import Prompt, PromptSet, ShapesSuite, Split, Suite, build
 from lumina.evaluation.subsets import Interval, interval
 from lumina.evaluation.summary import columns_of, estimates, interval_json, pivot
-from lumina.flow_matching.schedules import SamplerConfig
+from lumina.flow_matching.schedules import Sampler, SamplerConfig
 
 METRICS_FILE = "metrics.json"
 SHEET_FILE = "contact_sheet.png"
@@ -34,7 +34,7 @@ class EvaluationConfig(Config):
 
     suite: Suite = Field(default=ShapesSuite())
     """The prompts: `kind` shapes, captions or list."""
-    sampler: SamplerConfig = Field(default=SamplerConfig())
+    sampler: Sampler = Field(default=SamplerConfig())
     """How clips are sampled."""
     num_frames: int = Field(default=16, ge=8, multiple_of=4)
     """Frames of a clip; a latent frame is four frames."""

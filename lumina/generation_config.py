@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from lumina.config import Config
-from lumina.flow_matching.schedules import SamplerConfig
+from lumina.flow_matching.schedules import Sampler, SamplerConfig
 
 
 class GenerationConfig(Config):
@@ -19,7 +19,7 @@ class GenerationConfig(Config):
     """Pixels; a multiple of 8 times the largest patch."""
     height: int = Field(default=64, ge=16)
     """Pixels; a multiple of 8 times the largest patch."""
-    sampler: SamplerConfig = SamplerConfig()
+    sampler: Sampler = SamplerConfig()
     """Steps, scales, guidance and motion."""
     source: str | None = None
     """Source whose system prompt is used when none is named; None asks for one unless there is only one."""

@@ -199,7 +199,8 @@ class PipelineConfig(Config):
         trained = {task.patch for stage in self.train.values() for task in stage.tasks}
         rates = {
             name: self.latents[name].fps
-            for stage in self.training().values()
+            # What is generated from: earlier stages may have learnt other speeds.
+            for stage in (list(self.train.values())[-1], self.finetune)
             for name in stage.latents
             if "video" in self.latents[name].media
         }

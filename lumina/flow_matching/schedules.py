@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from lumina.config import Config
 from lumina.models.config import PatchSize
@@ -83,3 +83,9 @@ def sampler_config(sampler: SamplerConfig | str) -> SamplerConfig:
     if sampler not in PRESETS:
         raise ValueError(f"no sampler preset {sampler!r}; there are {', '.join(PRESETS)}")
     return PRESETS[sampler]
+
+
+Sampler = Annotated[
+    SamplerConfig, BeforeValidator(lambda value: sampler_config(value) if isinstance(value, str) else value)
+]
+"""A SamplerConfig as a setting, which may be the name of a preset."""

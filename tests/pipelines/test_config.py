@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from lumina.flow_matching.schedules import PRESETS
+from lumina.models.config import RELEASED_MODELS
 from pipelines import cli
 from pipelines.config import PipelineConfig, load_config
+from pipelines.errors import PipelineError
+from pipelines.text_to_video import build
 
 CSV = "video,caption,source\na.mp4,a red circle,web\nb.mp4,a blue square,phone\n"
 
@@ -116,3 +120,23 @@ def test_a_prompt_to_try_is_one_that_was_seen(tmp_path: Path) -> None:
     (tmp_path / "clips.csv").write_text(CSV)
     assert load_config("folder", [f"data.manifest={tmp_path}"]).example_prompt() == "a red circle"
     assert load_config("demo").example_prompt().startswith("A red circle")
+
+
+def test_the_paper_s_run_is_the_released_model_in_four_stages(tmp_path: Path) -> None:
+    (tmp_path / "clips.csv").write_text("video,caption,source\na.mp4,a red circle,web\n")
+    config = load_config("paper", [f"data.manifest={tmp_path / 'clips.csv'}"])
+    assert config.model == RELEASED_MODELS["2B_GQA"]
+    assert config.export.sampler == config.evaluate.sampler == PRESETS["f24F96R960-MultiScale"]
+    videos = [config.latents[f"videos-{side}"] for side in (256, 512, 960)]
+    assert [(one.resolution, one.fps) for one in videos] == [(256, 8), (512, 16), (960, 24)]
+    assert all((one.num_frames - 1) / one.fps == 4 for one in videos if one.fps)
+    assert [stage.latents for stage in config.train.values()] == [
+        ("images-256",), ("images-256", "videos-256"), ("images-512", "videos-512"), ("images-960", "videos-960")
+    ]  # fmt: skip
+    shifts = {task.name: (task.patch, task.time_shift) for task in config.train["2"].tasks}
+    assert shifts == {
+        "image": ((1, 2, 2), 1), "video-1x2": ((1, 2, 2), 2), "video-2x2": ((2, 2, 2), 4), "video-2x4": ((2, 4, 4), 8)
+    }  # fmt: skip
+    assert PipelineConfig.model_validate(config.model_dump(mode="json")) == config
+    with pytest.raises(PipelineError, match=r"weights\.vae: 'THUDM/CogVideoX-2b/vae' is neither a local path nor"):
+        build(config)

@@ -7,6 +7,7 @@ harm.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,15 @@ def decode_frames(path: Path, media: str, decoder: str, indices: Sequence[int]) 
     except Exception as error:
         raise RowError(Reason.DECODE_ERROR, f"{decoder}: {_brief(error)}") from error
     raise RowError(Reason.DECODE_ERROR, f"unknown decoder {decoder!r}: probe the clip again")
+
+
+def load_backends() -> None:
+    """Import what decoding needs, which takes a second that no clip should be charged for."""
+    import av  # noqa: F401
+    import PIL.Image  # noqa: F401
+
+    with suppress(ImportError):  # decord has no wheel for some platforms
+        _decord()
 
 
 def _read_stream(path: Path) -> _Stream:

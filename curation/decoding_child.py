@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from curation.backends import decode_frames, probe
+from curation.backends import decode_frames, load_backends, probe
 from curation.decoder import IDLE_S
 from curation.schema import Reason, RowError, Status
 
@@ -34,6 +34,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     requests = os.fdopen(0, "rb", buffering=0)
+    load_backends()
     _send(answers, {"ready": True})
     while select.select([requests], [], [], IDLE_S)[0] and (request := _receive(requests)) is not None:
         # The kernel ends this process even where native code hangs for ever and the parent is no more.

@@ -30,7 +30,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def decoder() -> Iterator[Decoder]:
-    made = Decoder(DecodeLimits(timeout_s=4.0, memory_bytes=400 << 20), HOSTILE)
+    made = Decoder(DecodeLimits(timeout_s=8.0, memory_bytes=400 << 20), HOSTILE)
     yield made
     made.close()
 
@@ -52,7 +52,7 @@ def test_the_child_finds_what_the_backends_find(clip: Path, decoder: Decoder) ->
 @pytest.mark.parametrize(
     ("name", "reason", "detail"),
     [
-        ("hang", Reason.DECODE_TIMEOUT, "no answer within 4 s"),
+        ("hang", Reason.DECODE_TIMEOUT, "no answer within 8 s"),
         ("crash", Reason.DECODE_CRASHED, "died of SIGSEGV"),
         ("grow", Reason.DECODE_MEMORY, "more than 0.390625 GiB"),
     ],

@@ -58,7 +58,7 @@ def test_every_file_is_accounted_for(tmp_path: Path, ray_cluster: None) -> None:
     kinds = make_files(media, bases(tmp_path / "bases"), 60, rare=30)
     autoencoder().save_pretrained(tmp_path / "vae")
     chain = Chain(tmp_path / "run", media, {"vae": str(tmp_path / "vae")})
-    chain.runtime = RuntimeConfig(decode_timeout_s=2)
+    chain.runtime = RuntimeConfig(decode_timeout_s=5)
     curate(chain, media)
     rows = chain.by_uri("latents")
     assert set(rows) == set(kinds)

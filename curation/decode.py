@@ -7,7 +7,7 @@ recorded per row, and later stages use that one: two backends may round colours 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from curation.media import localized
 from curation.operator import Env, Input, Layout, Operator, map_rows
 from curation.schema import PROBE, Reason, RowError
 from lumina.config import Config
+from lumina.motion import pick_frames
 
 
 class ProbeConfig(Config):
@@ -35,6 +36,18 @@ def frames_at(
     """`decode_frames` of a URI, in the child process of `decoder`."""
     with localized(uri, media_root) as path:
         return decoder.frames(path, media, backend, indices)
+
+
+def span_end(row: Mapping[str, Any]) -> int:
+    """Index behind the last frame of a probed clip's span."""
+    end: int = row["frames_decodable"]
+    return end if row["span_end_s"] is None else min(end, round(row["span_end_s"] * row["fps"]))
+
+
+def pick_in_span(row: Mapping[str, Any], times_s: Iterable[float]) -> list[int]:
+    """`lumina.motion.pick_frames` of a probed clip at seconds from the start of its span."""
+    start = row["span_start_s"] or 0.0
+    return pick_frames([start + time for time in times_s], row["fps"], span_end(row))
 
 
 def _plan(inputs: Mapping[str, Input], _config: ProbeConfig, _env: Env) -> pa.Table:

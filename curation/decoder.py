@@ -32,7 +32,8 @@ from curation.schema import Reason, RowError, Status
 
 log = logging.getLogger(__name__)
 
-_LENGTH = struct.Struct(">I")
+LENGTH = struct.Struct(">I")
+"""Bytes of a message, before it."""
 IDLE_S = 60.0
 """Seconds without a request after which the child ends by itself."""
 _WHOLE_FILE = 10
@@ -121,10 +122,9 @@ class Decoder:
             raise
 
     def _started(self) -> subprocess.Popen[bytes]:
-        now = time.monotonic()
+        idle_s = time.monotonic() - self._used
         # Well before the child ends by itself, so that none ends while a request is on its way.
-        if self._child is not None and self._child.poll() is None and now - self._used < IDLE_S / 2:
-            self._used = now
+        if self._child is not None and self._child.poll() is None and idle_s < IDLE_S / 2:
             return self._child
         self.close()
         root = str(Path(__file__).resolve().parents[1])
@@ -159,11 +159,9 @@ class _Answer:
 
     def read(self) -> tuple[dict[str, Any], bytearray]:
         """The answer and the pixels behind it; RowError if none comes."""
-        if self._child.stdout is None:
-            raise RuntimeError("the child has no pipe")
         with selectors.DefaultSelector() as selector:
-            selector.register(self._child.stdout, selectors.EVENT_READ)
-            length = _LENGTH.unpack(self._exactly(_LENGTH.size, selector))[0]
+            selector.register(self._stdout(), selectors.EVENT_READ)
+            length = LENGTH.unpack(self._exactly(LENGTH.size, selector))[0]
             answer: dict[str, Any] = json.loads(self._exactly(length, selector))
             count = int(np.prod(answer["shape"])) if "shape" in answer else 0
             if count > self._memory_bytes:
@@ -199,12 +197,17 @@ class _Answer:
         return self._child.stdout.fileno()
 
 
+def message(content: Mapping[str, Any]) -> bytes:
+    """What goes through the pipe, in either direction: JSON behind its length."""
+    text = json.dumps(content).encode()
+    return LENGTH.pack(len(text)) + text
+
+
 def _send(child: subprocess.Popen[bytes], request: dict[str, Any]) -> None:
     if child.stdin is None:
         raise RuntimeError("the child has no pipe")
-    text = json.dumps(request).encode()
     try:
-        child.stdin.write(_LENGTH.pack(len(text)) + text)
+        child.stdin.write(message(request))
         child.stdin.flush()
     except BrokenPipeError:
         raise RowError(Reason.DECODE_CRASHED, f"the decoder died of {_cause(child)}") from None

@@ -11,7 +11,6 @@ import os
 import resource
 import select
 import signal
-import struct
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,10 +18,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from curation.backends import decode_frames, load_backends, probe
-from curation.decoder import IDLE_S
+from curation.decoder import IDLE_S, LENGTH, message
 from curation.schema import Reason, RowError, Status
 
-_LENGTH = struct.Struct(">I")
 _GRACE_S = 5.0
 
 
@@ -66,8 +64,8 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]
 
 
 def _receive(stream: BinaryIO) -> dict[str, Any] | None:
-    head = _exactly(stream, _LENGTH.size)
-    body = _exactly(stream, _LENGTH.unpack(head)[0]) if head else b""
+    head = _exactly(stream, LENGTH.size)
+    body = _exactly(stream, LENGTH.unpack(head)[0]) if head else b""
     if not body:
         return None
     found: dict[str, Any] = json.loads(body)
@@ -86,9 +84,8 @@ def _exactly(stream: BinaryIO, count: int) -> bytes:
 
 
 def _send(stream: BinaryIO, answer: dict[str, Any], pixels: np.ndarray | None = None) -> None:
-    text = json.dumps(answer).encode()
     try:
-        stream.write(_LENGTH.pack(len(text)) + text)
+        stream.write(message(answer))
         if pixels is not None:
             stream.write(pixels.data)
         stream.flush()

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
-from curation.decode import frames_at
+from curation.decode import frames_at, pick_in_span
 from curation.decoder import Decoder
 from curation.operator import Env, Input, Layout, Operator, aside, map_rows
 from curation.prompts import system_prompts_of
@@ -23,7 +23,6 @@ from curation.schema import LATENTS, Reason, RowError, Status, iterate, set_asid
 from curation.tensors import DType, pack
 from lumina.config import Config
 from lumina.models.config import EncodeRecipe
-from lumina.motion import pick_frames
 from lumina.randomness import generator
 from lumina.sizes import CELL, Size, best_crop_size, crop_sizes, largest_clip, num_cells, resize_crop
 
@@ -100,10 +99,7 @@ def frame_indices(row: Row, config: EncodeLatentsConfig) -> list[int]:
     if row["media"] == "image":
         return [0]
     rate = config.fps or row["fps"]
-    start, end = row["span_start_s"] or 0.0, row["frames_decodable"]
-    if row["span_end_s"] is not None:
-        end = min(end, round(row["span_end_s"] * row["fps"]))
-    picked = pick_frames([start + step / rate for step in range(config.num_frames)], row["fps"], end)
+    picked = pick_in_span(row, (step / rate for step in range(config.num_frames)))
     if len(picked) < config.min_frames:
         detail = f"{len(picked)} frames at {rate:.6g} fps, fewer than {config.min_frames}"
         raise RowError(Reason.TOO_FEW_FRAMES, detail, Status.FILTERED)

@@ -91,13 +91,12 @@ def media_root(path: Path, config: IngestConfig) -> Path:
     return folder if config.media_dir is None else folder / config.media_dir
 
 
-def external_digest(path: str | Path, config: IngestConfig | None = None) -> str:
+def external_digest(manifest: Manifest) -> str:
     """What a plan can know of a manifest and its media without reading them: the rows, and the stamp of each file.
 
     Two equal digests mean the same data; a touched file changes it, and then ingest finds equal content and an equal
     dataset digest.
     """
-    manifest = read_manifest(path, config)
     found = stamps((row.uri for row in manifest.rows), str(manifest.root))
     sha = hashlib.sha256()
     for row in manifest.rows:

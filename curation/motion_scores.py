@@ -18,12 +18,12 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from curation.decode import frames_at
+from curation.decode import frames_at, pick_in_span
 from curation.decoder import Decoder
 from curation.operator import Env, Input, Layout, Operator, Report, map_rows
 from curation.schema import MOTION, Reason, RowError, Status, to_table
 from lumina.config import Config
-from lumina.motion import DISFlow, MotionScore, OpticalFlowEstimator, UniMatchFlow, motion_scores, pick_frames
+from lumina.motion import DISFlow, MotionScore, OpticalFlowEstimator, UniMatchFlow, motion_scores
 
 
 class MotionConfig(Config):
@@ -72,16 +72,11 @@ def _plan(inputs: Mapping[str, Input], _config: MotionConfig, _env: Env) -> pa.T
 
 def _make(config: MotionConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
     estimator, decoder = build_estimator(config, env), Decoder(env.limits)
-    times = config.times_s
 
     def load(row: dict[str, Any], frames: dict[str, NDArray[np.uint8]]) -> dict[str, Any]:
         if row["media"] == "image":
             return {}
-        start = row["span_start_s"] or 0.0
-        end = row["frames_decodable"]
-        if row["span_end_s"] is not None:
-            end = min(end, round(row["span_end_s"] * row["fps"]))
-        indices = pick_frames([start + time for time in times], row["fps"], end)
+        indices = pick_in_span(row, config.times_s)
         if len(indices) < 2:
             detail = (
                 f"{row['frames_decodable']} frames at {row['fps']:.6g} fps: no two samples {config.interval_s} s apart"

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from curation.decode import span_end
+
 _QUALITY = 75
 
 
@@ -28,10 +30,7 @@ def frame_indices(row: Mapping[str, Any]) -> list[int]:
     """The first, middle and last frame of a probed clip's span, in order; fewer where it is short, one of an image."""
     if row["media"] == "image":
         return [0]
-    end: int = row["frames_decodable"]
-    first = 0
-    if row["span_end_s"] is not None:
-        end = min(end, round(row["span_end_s"] * row["fps"]))
+    first, end = 0, span_end(row)
     if row["span_start_s"] is not None:
         first = min(round(row["span_start_s"] * row["fps"]), end - 1)
     return sorted({max(first, 0), max((first + end - 1) // 2, 0), max(end - 1, 0)})

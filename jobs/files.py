@@ -1,9 +1,19 @@
-"""Identity of a folder of files, whatever their order, times or owner."""
+"""Files: a second place for one, and the identity of a folder of them, whatever their order, times or owner."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 from pathlib import Path
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second place, as a hard link where the file system has them."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def sha256_file(path: Path) -> str:

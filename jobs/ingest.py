@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 from curation.manifests import read_manifest
 from jobs import curate
@@ -19,6 +20,8 @@ def run(ctx: JobContext) -> JobResult:
     Where members are left over, their number is the metric `unreferenced`, and `unreferenced.json` names the first.
     """
     result = curate.run(ctx)
+    if next(Path(ctx.media_root).glob("*.zip"), None) is None:
+        return result  # no archives: nothing to read the manifest once more for
     path = ctx.files["manifest"] if "manifest" in ctx.files else ctx.inputs["manifest"].path
     rest = read_manifest(path, ctx.config).unreferenced
     if not rest:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from curation.operator import Layout
+from jobs.files import link_or_copy
 from jobs.parts import read_parts, write_part
 
 _WITHOUT = "without.json"
@@ -27,10 +27,7 @@ def keep(data: Path, work: Path, without: Iterable[str]) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     for file in sorted(data.glob("*.parquet")):
-        try:
-            os.link(file, directory / file.name)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(file, directory / file.name)
+        link_or_copy(file, directory / file.name)
     partial = directory / f".{_WITHOUT}"
     partial.write_text(json.dumps(sorted(without)), encoding="utf-8")
     partial.replace(directory / _WITHOUT)

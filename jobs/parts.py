@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 from curation.digest import RowsDigest, row_digest
 from curation.operator import Layout
 from curation.schema import counts
+from jobs.files import link_or_copy
 
 _FILE = re.compile(r"part-\d+-\d+-n(\d+)\.parquet")
 _ROW_GROUP_BYTES = 16 << 20
@@ -116,10 +116,7 @@ def link_parts(parts: Iterable[Part], source: Path, target: Path) -> None:
     """Put the files of finished parts where the stage's output belongs; they stay, in case it is never committed."""
     for part in parts:
         for file in part.files:
-            try:
-                os.link(source / file.name, target / file.name)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(source / file.name, target / file.name)
+            link_or_copy(source / file.name, target / file.name)
 
 
 def rows_written(directory: Path) -> int:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from curation.manifest_tables import ManifestError
-from curation.manifests import external_digest, is_scanned, media_root, read_manifest
+from curation.manifests import Manifest, external_digest, is_scanned, media_root, read_manifest
 from curation.page import TEMPLATE
 from curation.rules import score_columns
 from curation.schema import MOTION, PROBE
@@ -31,15 +31,20 @@ _CURATE = "jobs.curate:run"
 _DECODERS = (*(name for name in ("decord",) if find_spec(name)), "av", "opencv-python-headless")
 
 
-def sources_of(config: PipelineConfig) -> tuple[str, ...]:
+def sources_of(data: RenderShapesConfig | Manifest) -> tuple[str, ...]:
     """The sources in the raw data, sorted: known before anything runs, since each is evaluated on its own."""
+    if isinstance(data, Manifest):
+        return data.sources
+    return tuple(sorted({name for counts in (data.clips, data.images) for name, count in counts.items() if count}))
+
+
+def _raw(config: PipelineConfig) -> RenderShapesConfig | Manifest:
+    """What is rendered, or the manifest: read once, for it may be long."""
     if config.data.shapes is not None:
-        shapes = config.data.shapes
-        named = {name for counts in (shapes.clips, shapes.images) for name, count in counts.items() if count}
-        return tuple(sorted(named))
+        return config.data.shapes
     if config.data.manifest is None:
         raise AssertionError("PipelineConfig lets data through that is neither Shapes nor a manifest")
-    return read_manifest(config.data.manifest, config.ingest).sources
+    return read_manifest(config.data.manifest, config.ingest)
 
 
 def build(config: PipelineConfig) -> Pipeline:
@@ -49,7 +54,8 @@ def build(config: PipelineConfig) -> Pipeline:
         PipelineError: the manifest or the weights cannot be used, or a source cannot be tagged or evaluated.
     """
     try:
-        sources = sources_of(config)
+        data = _raw(config)
+        sources = sources_of(data)
         check_sources(sources, config.tag)
     except (ManifestError, SourceError) as error:
         raise PipelineError(str(error)) from error
@@ -57,7 +63,7 @@ def build(config: PipelineConfig) -> Pipeline:
     _check_select(config, sources)
     _check_store(config)
     check_weights(config)
-    stages = [*_curation(config), *_training(config), *_evaluation(config, sources)]
+    stages = [*_curation(config, data), *_training(config), *_evaluation(config, sources)]
     return Pipeline("text_to_video", tuple(stages))
 
 
@@ -165,14 +171,14 @@ def _check_flow_network(config: PipelineConfig) -> None:
             )
 
 
-def _curation(config: PipelineConfig) -> list[Stage]:
+def _curation(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> list[Stage]:
     weights = config.weights.resolve()
     raw = [_render(config.data.shapes)] if config.data.shapes else []
     split = [] if config.split is None else [_split(config, config.split)]
     clips = split[-1].name if split else "ingest"
     return [
         *raw,
-        _ingest(config),
+        _ingest(config, data),
         *split,
         _on_media(config, "probe", config.probe, "decode:PROBE_OPERATOR", {"clips": clips}),
         _on_media(
@@ -221,9 +227,9 @@ def _render(shapes: RenderShapesConfig) -> Stage:
     return Stage("render_shapes", "jobs.shapes:run", shapes, depends=("av", "opencv-python-headless", "numpy"))
 
 
-def _ingest(config: PipelineConfig) -> Stage:
+def _ingest(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> Stage:
     entry, operator = "jobs.ingest:run", "curation.manifests:INGEST_OPERATOR"
-    if config.data.manifest is None:
+    if config.data.manifest is None or not isinstance(data, Manifest):
         inputs = {"manifest": "render_shapes"}
         return Stage("ingest", entry, config.ingest, operator, inputs=inputs, media_root_from="manifest")
     manifest = config.data.manifest.resolve()
@@ -233,7 +239,7 @@ def _ingest(config: PipelineConfig) -> Stage:
         config.ingest,
         operator,
         locations={"manifest": manifest},
-        facts={"media": external_digest(manifest, config.ingest)},
+        facts={"media": external_digest(data)},
         media_root=str(media_root(manifest, config.ingest)),
     )
 

@@ -100,13 +100,13 @@ def test_a_folder_is_scanned(tmp_path: Path) -> None:
 
 def test_what_a_plan_can_know_changes_with_rows_and_files(tmp_path: Path) -> None:
     path = _csv(tmp_path, "video,caption,source\na.mp4,x,y\ngone.mp4,x,y\nhttp://b/c.mp4,x,y\n")
-    missing = external_digest(path)
+    missing = external_digest(read_manifest(path))
     (tmp_path / "a.mp4").write_bytes(b"1")
-    present = external_digest(path)
+    present = external_digest(read_manifest(path))
     (tmp_path / "a.mp4").write_bytes(b"12")
-    digests = {missing, present, external_digest(path)}
+    digests = {missing, present, external_digest(read_manifest(path))}
     assert len(digests) == 3
-    assert external_digest(path) in digests
+    assert external_digest(read_manifest(path)) in digests
 
 
 def test_identity_is_content_and_span() -> None:
@@ -164,13 +164,13 @@ def test_openvid_is_read_from_its_zip_parts(tmp_path: Path) -> None:
     rows = _ingest(path, config)
     assert [row["reason"] for row in rows] == [None, None, None, "missing_file"]
     assert rows[0]["sha256"] == hashlib.sha256(b"one.mp4 2" * 99).hexdigest()
-    before = external_digest(path, config)
+    before = external_digest(read_manifest(path, config))
     (parts / "OpenVid_part11.zip").write_bytes(b"half a download")
     with pytest.raises(ManifestError, match=r"OpenVid_part11.zip cannot be read .*fetch it again"):
         read_manifest(path, config)
     with zipfile.ZipFile(parts / "OpenVid_part11.zip", "w") as archive:
         archive.writestr("gone.mp4", b"found")
-    assert external_digest(path, config) != before
+    assert external_digest(read_manifest(path, config)) != before
     assert [row["reason"] for row in _ingest(path, config)] == [None] * 4
 
 

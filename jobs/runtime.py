@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
 
 from lumina.config import Config
+
+Checkpointing = Literal["none", "per-op", "full"]
 
 
 class RuntimeConfig(Config):
@@ -23,13 +28,48 @@ class RuntimeConfig(Config):
     """GiB that the process which decodes one clip may grow to: beyond, its row is quarantined as `decode_memory`."""
     train_workers: int = Field(default=2, ge=1)
     """Ray Train workers (the world size)."""
+    min_train_workers: int | None = Field(default=None, ge=1)
+    """Workers with which training goes on when nodes are lost; it takes more again, up to `train_workers`, when they
+    come back. None waits for all of them. Another number of workers changes last bits."""
     use_gpu: bool = False
     """Give every training and evaluation worker one GPU."""
     threads_per_worker: int = Field(default=1, ge=1)
     """Torch threads of each worker."""
     checkpoint_every: int = Field(default=100, ge=1)
-    """Training steps between two engine checkpoints."""
+    """Training steps between two engine checkpoints, which a stage continues from after a failure."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Newest engine checkpoints that stay while a stage trains."""
+    milestone_every: int | None = Field(default=None, ge=1)
+    """Training steps between two milestones: their engine checkpoints stay while the stage trains, and their weights
+    are part of its output. None keeps the last weights only."""
+    activation_checkpointing: Checkpointing | Mapping[str, Checkpointing] = "none"
+    """What the backward pass computes again instead of keeping it: nothing, all but the results of matrix products and
+    attention (per-op), or everything inside a block (full). For all training stages, or by stage
+    (`{train@3: per-op, train@4: full}`). Changes memory and time, and no number."""
+    prefetch: int = Field(default=4, ge=0)
+    """Micro-batches that each training worker prepares ahead."""
+    validate_every: int = Field(default=500, ge=1)
+    """Training steps between two looks at held-out clips; there is one at the end in any case."""
+    validation_clips: int = Field(default=16, ge=0)
+    """Held-out clips per source and media that a look takes; 0 takes none."""
+    peak_tflops: float | None = Field(default=None, gt=0)
+    """Peak of one training worker's device, in 10^12 floating-point operations a second, by which FLOP utilisation is
+    told; None looks up known GPUs."""
     max_failures: int = Field(default=2, ge=0)
     """Worker-group failures after which a training stage gives up."""
     log_every: int = Field(default=10, ge=1)
     """Training steps between two logged points."""
+
+    def checkpointing(self, stage: str) -> Checkpointing:
+        """What the backward pass of a training stage computes again."""
+        if isinstance(self.activation_checkpointing, str):
+            return self.activation_checkpointing
+        return self.activation_checkpointing.get(stage, "none")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.min_train_workers is not None and self.min_train_workers > self.train_workers:
+            raise ValueError(
+                f"min_train_workers {self.min_train_workers} must be at most train_workers {self.train_workers}"
+            )
+        return self

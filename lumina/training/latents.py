@@ -38,6 +38,7 @@ LATENT_COLUMNS = (
     "text_id_dropped",
     "motion_score",
 )
+SPLITS = ("train", "heldout")
 TEXT_COLUMNS = ("text_id", "status", "text_feature_shape", "text_feature_dtype")
 
 
@@ -49,6 +50,7 @@ class Clip:
     source: str
     media: Literal["image", "video"]
     bucket: str
+    split: str
     shape: tuple[int, int, int, int]
     """Latent (channels, frames, rows, columns) that training sees: without the first latent of a video."""
     text_id: str
@@ -176,7 +178,10 @@ class BlobReader:
 
 
 class LatentDataset:
-    """The clips that may be trained on (status ok, split train), sorted by clip_id, with their text features."""
+    """The clips that may be trained on (status ok, split train), sorted by clip_id, with their text features.
+
+    `heldout` has those of the split heldout, which validation alone may look at.
+    """
 
     def __init__(
         self,
@@ -204,11 +209,15 @@ class LatentDataset:
                 )
             self._left_out["of sources that were not selected"] = sum(clip.source not in sources for clip in clips)
             clips = [clip for clip in clips if clip.source in sources]
-        self.clips = sorted(clips, key=lambda clip: (clip.clip_id, clip.bucket))
-        for one, two in pairwise(self.clips):
+        clips.sort(key=lambda clip: (clip.clip_id, clip.bucket))
+        for one, two in pairwise(clips):
             if (one.clip_id, one.bucket) == (two.clip_id, two.bucket):
                 raise ValueError(f"clip {one.clip_id} comes twice in bucket {one.bucket}: give each latents input once")
-        for clip in self.clips:
+        self.clips = [clip for clip in clips if clip.split == "train"]
+        self.heldout = [clip for clip in clips if clip.split == "heldout"]
+        if self.heldout:
+            self._left_out["heldout"] = len(self.heldout)
+        for clip in clips:
             for text in (clip.text_id, clip.text_id_dropped):
                 if text not in self._text_rows:
                     raise ValueError(f"clip {clip.clip_id}: {text_dir} has no features for text {text}: encode again")
@@ -256,7 +265,7 @@ class LatentDataset:
         for path in _files(directory):
             table = self._latents.add_file(path, LATENT_COLUMNS, "vae_latent_shape", "vae_latent_dtype")
             for row in table.to_pylist():
-                if row["status"] != "ok" or row["split"] != "train":
+                if row["status"] != "ok" or row["split"] not in SPLITS:
                     self._left_out[row["status"] if row["status"] != "ok" else row["split"]] += 1
                     continue
                 channels, frames, height, width = row["vae_latent_shape"]
@@ -267,6 +276,7 @@ class LatentDataset:
                         source=row["source"],
                         media=row["media"],
                         bucket=row["bucket"],
+                        split=row["split"],
                         shape=(channels, kept, height, width),
                         text_id=row["text_id"],
                         text_id_dropped=row["text_id_dropped"],

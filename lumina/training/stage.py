@@ -30,6 +30,11 @@ class TaskConfig(Config):
     """Samples per optimizer step, over all workers."""
     micro_batch_size: int | None = Field(default=None, ge=1)
     """Samples per forward pass of one worker (one more where the batch does not divide evenly); None takes all."""
+    micro_batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens per forward pass of one worker at most, which bounds its memory; a clip that has more is a pass of its
+    own. None sets no bound."""
+    ratio: float = Field(default=1.0, gt=0, le=1)
+    """Share of the optimizer steps that the task takes part in, evenly spread; one task of a stage must have 1."""
     latent_frames: int | None = Field(default=None, ge=1)
     """Latent frames per clip, from a random window of longer clips, after the first latent is dropped; None takes
     every whole multiple of the temporal patch."""
@@ -52,10 +57,27 @@ class TaskConfig(Config):
                 raise ValueError(f"task {self.name}: weight of source {source!r} must be at least 0, got {weight}")
         return self
 
+    def takes_part(self, step: int) -> bool:
+        """Whether optimizer step `step`, counted from 0, trains on the task: the same on all workers."""
+        return math.floor((step + 1) * self.ratio) > math.floor(step * self.ratio)
+
     @property
     def scale(self) -> str:
         """The patch size as the released code writes it, "<temporal>x<spatial>"."""
         return f"{self.patch[0]}x{self.patch[1]}"
+
+
+class LoraConfig(Config):
+    """Low-rank adapters: the stage trains two thin matrices beside each target, and nothing else."""
+
+    rank: int = Field(default=16, ge=1)
+    """Inner width of the adapters."""
+    alpha: float = Field(default=16.0, gt=0)
+    """The product of the two matrices is scaled by alpha / rank."""
+    targets: tuple[Literal["wq", "wk", "wv", "wo", "w1", "w2", "w3"], ...] = Field(
+        default=("wq", "wk", "wv", "wo"), min_length=1
+    )
+    """Linear layers of every block that get one: w? of the attention, w1 to w3 of the feed-forward layer."""
 
 
 class TrainStageConfig(Config):
@@ -102,6 +124,13 @@ class TrainStageConfig(Config):
     """Probability that an image is given motion score 0; else it has none."""
     t_distribution: Literal["uniform", "lognormal"] = "uniform"
     """Distribution of u before the time shift; lognormal is the sigmoid of a normal number."""
+    cluster_batches: int = Field(default=100, ge=1)
+    """Batches within which clips are grouped by bucket and length, so that a batch holds clips of like cost; the
+    batches themselves come in random order. 1 groups nothing. Released: 100."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters; None trains all weights."""
+    compile: bool = False
+    """Compile every block of the network (torch.compile): faster on GPUs, other last bits; needs a C++ compiler."""
     seed: int = Field(default=20, ge=0)
     """Key of every random number of the stage."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -138,6 +167,8 @@ class TrainStageConfig(Config):
                 self.model.check_patch(task.patch)
             except ValueError as error:
                 raise ValueError(f"task {task.name}: {error}") from error
+        if max(task.ratio for task in self.tasks) < 1:
+            raise ValueError("no task has ratio 1: there would be steps without any; raise the largest to 1")
         if self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be at most steps {self.steps}")
         return self

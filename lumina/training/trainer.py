@@ -13,7 +13,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -51,8 +51,22 @@ class LoopSettings:
     """Checkpoints and `metrics.jsonl` are kept here, on storage that all workers share."""
     checkpoint_every: int = 100
     """Optimizer steps between two engine checkpoints."""
+    keep_checkpoints: int = 2
+    """Newest engine checkpoints that stay."""
+    milestone_every: int | None = None
+    """Optimizer steps between two engine checkpoints that stay for good."""
     log_every: int = 10
     """Optimizer steps between two lines of `metrics.jsonl`."""
+    validate_every: int = 500
+    """Optimizer steps between two looks at held-out clips."""
+    validation_clips: int = 16
+    """Held-out clips per source and media that a look takes; 0 takes none."""
+    prefetch: int = 4
+    """Micro-batches prepared ahead."""
+    activation_checkpointing: Literal["none", "per-op", "full"] = "none"
+    """What the backward pass computes again; see `MultiScaleNextDiT.checkpoint_blocks`."""
+    peak_tflops: float | None = None
+    """Peak of this worker's device in 10^12 operations a second; None looks up known GPUs."""
     device: str = "cpu"
     """Torch name of the device that the network runs on."""
 

@@ -46,7 +46,7 @@ def test_errors_name_the_place(tmp_path: Path) -> None:
     latents, text = toy.write(tmp_path)
     with pytest.raises(ValueError, match="holds no Parquet file"):
         LatentDataset([tmp_path / "absent"], text)
-    with pytest.raises(ValueError, match="clip clip000 comes twice"):
+    with pytest.raises(ValueError, match="clip apart comes twice"):
         LatentDataset([latents, latents], text)
     with pytest.raises(ValueError, match=r"column clip_id, split, .* is missing"):
         LatentDataset([text], text)

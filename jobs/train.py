@@ -22,6 +22,8 @@ from typing import Any
 from jobs.context import JobContext, JobResult
 from lumina.training.stage import TrainStageConfig
 
+logger = logging.getLogger(__name__)
+
 METRICS = "metrics.jsonl"
 PLOT = "plots/loss_by_t.png"
 
@@ -31,8 +33,9 @@ _POLL_SECONDS = 0.5
 def run(ctx: JobContext) -> JobResult:
     """Train one stage (config: TrainStageConfig) and write its weights, their average and its metrics.
 
-    Inputs: every key that starts with `latents`, `text`, optionally `init` (a checkpoint to start from) and
-    `selection` (train on its sources only). May be called on any thread; continues from `ctx.work` after a kill.
+    Inputs: every key that starts with `latents`, `text`, optionally `init` (a stage to start from; a transformer's
+    directory in `ctx.weights` does it, too) and `selection` (train on its sources only). May be called on any thread;
+    continues from `ctx.work` after a kill, also with another number of workers.
 
     Raises:
         ValueError: the data do not fit the tasks, or the initial weights the model; nothing has been started then.
@@ -71,6 +74,17 @@ def run(ctx: JobContext) -> JobResult:
 
 
 _FOLDERS = {"raw": "transformer", "ema": "transformer_ema"}
+_SETTINGS = (
+    "checkpoint_every",
+    "keep_checkpoints",
+    "milestone_every",
+    "log_every",
+    "validate_every",
+    "validation_clips",
+    "prefetch",
+    "peak_tflops",
+)
+"""What a loop takes from the runtime config as it is."""
 
 
 def _spec(ctx: JobContext) -> dict[str, Any]:
@@ -87,13 +101,15 @@ def _spec(ctx: JobContext) -> dict[str, Any]:
         "latents": latents,
         "text": str(ctx.inputs["text"].path),
         "sources": sources,
-        "init": str(ctx.inputs["init"].path) if "init" in ctx.inputs else None,
-        "work": str(ctx.work),
+        "init": str(ctx.inputs["init"].path / "transformer") if "init" in ctx.inputs else ctx.weights.get("init"),
         "out": str(ctx.out),
         "threads": ctx.runtime.threads_per_worker,
         "use_gpu": ctx.runtime.use_gpu,
-        "checkpoint_every": ctx.runtime.checkpoint_every,
-        "log_every": ctx.runtime.log_every,
+        "settings": {
+            "work": str(ctx.work),
+            "activation_checkpointing": ctx.runtime.checkpointing(ctx.stage),
+            **{name: getattr(ctx.runtime, name) for name in _SETTINGS},
+        },
     }
 
 
@@ -105,7 +121,7 @@ def _check(config: TrainStageConfig, spec: Mapping[str, Any], workers: int) -> i
     if spec["init"] is not None:
         from lumina import checkpoints
 
-        found = checkpoints.load_config(Path(spec["init"]) / "transformer")
+        found = checkpoints.load_config(Path(spec["init"]))
         if found != config.model:
             raise ValueError(
                 f"init {spec['init']} holds {found}, but the stage's model is {config.model}: use one model"
@@ -131,7 +147,9 @@ def _fit(ctx: JobContext, spec: Mapping[str, Any]) -> None:
         _worker,
         train_loop_config=dict(spec),
         scaling_config=ScalingConfig(
-            num_workers=runtime.train_workers,
+            num_workers=(runtime.min_train_workers, runtime.train_workers)
+            if runtime.min_train_workers
+            else runtime.train_workers,
             use_gpu=runtime.use_gpu,
             resources_per_worker={"CPU": 1, **({"GPU": 1} if runtime.use_gpu else {})},
         ),
@@ -155,12 +173,8 @@ def _worker(spec: dict[str, Any]) -> None:
     from lumina.training.trainer import LoopSettings, Trainer, TrainingStoppedError
 
     torch.set_num_threads(spec["threads"])
-    settings = LoopSettings(
-        work=Path(spec["work"]),
-        checkpoint_every=spec["checkpoint_every"],
-        log_every=spec["log_every"],
-        device=_device() if spec["use_gpu"] else "cpu",
-    )
+    plain = {**spec["settings"], "work": Path(spec["settings"]["work"])}
+    settings = LoopSettings(**plain, device=_device() if spec["use_gpu"] else "cpu")
     init = Path(spec["init"]) if spec["init"] else None
     try:
         trainer = Trainer(TrainStageConfig.model_validate_json(spec["config"]), _dataset(spec), settings, init)
@@ -190,8 +204,12 @@ def _follow(ctx: JobContext, finished: Event) -> None:
     """Pass on each line of the metrics file once, in order of step, until the run has finished."""
     path, steps = ctx.work / METRICS, ctx.config.steps
     last, offset, inode = 0, 0, 0
+    refused = _refused(ctx.work)
     while True:
         ending = finished.wait(_POLL_SECONDS)
+        for message in _refused(ctx.work)[len(refused) :]:
+            refused.append(message)
+            logger.warning(message)
         if path.exists():
             with path.open("rb") as file:
                 if os.fstat(file.fileno()).st_ino != inode:
@@ -208,6 +226,14 @@ def _follow(ctx: JobContext, finished: Event) -> None:
                     ctx.progress(step, steps, "steps")
         if ending:
             return
+
+
+def _refused(work: Path) -> list[str]:
+    """What workers said of checkpoints that they passed over."""
+    from lumina.training.trainer import REFUSED
+
+    path = work / REFUSED
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def _summary(rows: Sequence[Mapping[str, float]], config: TrainStageConfig) -> dict[str, float]:

@@ -93,8 +93,8 @@ class Trainer:
     ) -> None:
         """Set up the engine and continue from the newest whole checkpoint in `settings.work`, if there is one.
 
-        `init` is a checkpoint directory whose weights the stage starts from; None draws them by the stage's seed. The
-        checkpoint may be of another number of workers.
+        `init` is the directory of a saved transformer that the stage starts from; None draws weights by the stage's
+        seed. The checkpoint may be of another number of workers.
         Raises ValueError if the data or `init` do not fit the config.
         """
         _ensure_process_group()
@@ -344,10 +344,10 @@ def initial_model(config: TrainStageConfig, init: Path | None) -> MultiScaleNext
         if config.initialisation == "conditioned":
             condition_from_the_start(model, rng)
         return model
-    model = checkpoints.load_model(init / "transformer", torch.device("cpu"), torch.float32)
+    model = checkpoints.load_model(init, torch.device("cpu"), torch.float32)
     if model.config != config.model:
         raise ValueError(
-            f"{init}/transformer holds {model.config}, but this stage's model is {config.model}: stages that build on "
+            f"{init} holds {model.config}, but this stage's model is {config.model}: stages that build on "
             "one another need the same model"
         )
     return model

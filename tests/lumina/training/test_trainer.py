@@ -96,12 +96,16 @@ def test_a_stage_starts_from_another_and_refuses_other_networks(data: LatentData
     first = Trainer(toy.stage(steps=2), data, _settings(tmp_path / "first"))
     first.run()
     first.export(tmp_path / "checkpoint")
-    second = Trainer(toy.stage(steps=1), data, _settings(tmp_path / "second"), init=tmp_path / "checkpoint")
+    second = Trainer(
+        toy.stage(steps=1), data, _settings(tmp_path / "second"), init=tmp_path / "checkpoint" / "transformer"
+    )
     weights = checkpoints.load_weights(tmp_path / "checkpoint" / "transformer")
     assert checkpoints.digest({"": second.engine.module.state_dict()}) == checkpoints.digest({"": weights})
     wider = toy.MODEL.model_copy(update={"n_layers": 2})
     with pytest.raises(ValueError, match="need the same model"):
-        Trainer(toy.stage(model=wider), data, _settings(tmp_path / "third"), init=tmp_path / "checkpoint")
+        Trainer(
+            toy.stage(model=wider), data, _settings(tmp_path / "third"), init=tmp_path / "checkpoint" / "transformer"
+        )
 
 
 def _cut_short(file: Path) -> None:

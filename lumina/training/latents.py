@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lumina.training.batches import BatchPlan, Entry, Slot
-from lumina.training.stage import TaskConfig
+from lumina.training.stage import TaskConfig, TrainStageConfig
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,10 +60,13 @@ class Clip:
     row: int
     """Where the reader finds it."""
 
-    @property
-    def entry(self) -> Entry:
-        """What the batch plan needs."""
-        return Entry(self.clip_id, self.source, self.bucket)
+    def entry(self, task: TaskConfig, per_token: float, per_pair: float) -> Entry:
+        """Return what the batch plan needs, where N tokens cost `per_token` N + `per_pair` N^2 operations."""
+        _, have, *sides = self.shape
+        frames = task.latent_frames or have
+        # A single frame is an image, which every scale takes.
+        tokens = max(frames // task.patch[0], 1) * (sides[0] // task.patch[1]) * (sides[1] // task.patch[2])
+        return Entry(self.clip_id, self.source, self.bucket, tokens, per_token * tokens + per_pair * tokens * tokens)
 
 
 @dataclass(frozen=True)
@@ -222,11 +225,13 @@ class LatentDataset:
                 if text not in self._text_rows:
                     raise ValueError(f"clip {clip.clip_id}: {text_dir} has no features for text {text}: encode again")
 
-    def of_task(self, task: TaskConfig, seed: int) -> TaskData:
-        """Return the task's clips and batches.
+    def of_task(self, task: TaskConfig, config: TrainStageConfig) -> TaskData:
+        """Return the clips and batches of `task`, one of those of the stage `config`.
 
         Raises ValueError if there are none, or naming a clip that the task's patch size cannot cut.
         """
+        from lumina.cost import token_cost
+
         chosen = [clip for clip in self.clips if clip.media == task.media]
         if not chosen:
             left_out = self._left_out + Counter({"of other media": len(self.clips)})
@@ -241,7 +246,9 @@ class LatentDataset:
                     f"of {clip.shape[2]}x{clip.shape[3]} after the first is dropped, but patch {task.patch} needs "
                     f"{needed} frames, and rows and columns that {rows} and {columns} divide: choose another bucket"
                 )
-        return TaskData(task, chosen, BatchPlan(task, [clip.entry for clip in chosen], seed))
+        per_token, per_pair = token_cost(config.model, task.patch)
+        entries = [clip.entry(task, per_token, per_pair) for clip in chosen]
+        return TaskData(task, chosen, BatchPlan(task, entries, config.seed, config.cluster_batches))
 
     def latent(self, clip: Clip) -> torch.Tensor:
         """Return the clip's latents [C, F, H, W], without the first frame of a video, as the paper trains."""

@@ -8,7 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from lumina.cost import forward_cost
+from lumina.training.batches import Slot
 from lumina.training.latents import LatentDataset
+from lumina.training.objective import Objective
 from tests.lumina.training import toy
 
 
@@ -25,6 +28,20 @@ def test_rows_frames_and_texts(tmp_path: Path) -> None:
     assert torch.equal(data.latent(video), whole.view(stored["vae_latent_shape"])[:, 1:])
     assert data.text(video.text_id).shape == (3, toy.TEXT_WIDTH)
     assert not data.text(video.text_id_dropped).any()
+
+
+@pytest.mark.parametrize("frames", [None, 2])
+def test_the_plan_knows_what_the_network_will_see(tmp_path: Path, frames: int | None) -> None:
+    latents, text = toy.write(tmp_path)
+    data, config = LatentDataset([latents], text), toy.stage()
+    for task in (toy.IMAGE, toy.FINE, toy.COARSE.model_copy(update={"latent_frames": frames})):
+        of_task = data.of_task(task, config)
+        for index, entry in enumerate(of_task.plan.entries):
+            batch = Objective(config, data).micro_batch(0, task, of_task.items([Slot(0, index)]))
+            assert entry.tokens == batch.tokens
+            size = batch.x_1[0].shape[1:]
+            cost = forward_cost(config.model, (size[0], size[1], size[2]), task.patch, 0)
+            assert entry.cost == cost.linear + cost.attention
 
 
 def test_a_small_cache_reads_the_same(tmp_path: Path) -> None:
@@ -52,7 +69,7 @@ def test_errors_name_the_place(tmp_path: Path) -> None:
         LatentDataset([text], text)
     long = toy.COARSE.model_copy(update={"latent_frames": 8})
     with pytest.raises(ValueError, match=r"task coarse: clip clip000 of bucket .* needs 8 frames"):
-        LatentDataset([latents], text).of_task(long, 0)
+        LatentDataset([latents], text).of_task(long, toy.stage())
     path = latents / "data" / "part-0.parquet"
     table = pq.read_table(path)
     shapes = [[9, 9, 9, 9]] * len(table)

@@ -124,7 +124,7 @@ def test_a_step_equals_plain_adamw(data: LatentDataset, tmp_path: Path, zero_sta
     for step in range(config.steps):
         total = torch.zeros(())
         for task in config.tasks:
-            of_task = data.of_task(task, config.seed)
+            of_task = data.of_task(task, config)
             batch = objective.micro_batch(step, task, of_task.items(of_task.plan.batch(step)))
             total = total + objective.losses(model, batch, torch.float32, torch.device("cpu")).total.mean()
         optimizer.zero_grad()

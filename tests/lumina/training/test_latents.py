@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -50,6 +51,26 @@ def test_a_small_cache_reads_the_same(tmp_path: Path) -> None:
     for one, two in zip(large.clips * 2, small.clips * 2, strict=True):
         assert torch.equal(large.latent(one), small.latent(two))
     assert len(small._latents._groups) == 1
+
+
+def test_few_files_are_open_and_threads_may_share_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    latents, text = toy.write(tmp_path)
+    whole = pq.read_table(latents / "data" / "part-0.parquet")
+    (latents / "data" / "part-0.parquet").unlink()
+    for row in range(len(whole)):
+        pq.write_table(whole.slice(row, 1), latents / "data" / f"part-{row}.parquet")
+    monkeypatch.setattr("lumina.training.latents.OPEN_FILES", 3)
+    data = LatentDataset([latents], text, cache_bytes=1)
+    expected = {row["clip_id"]: row["vae_latent_bytes"] for row in whole.to_pylist()}
+
+    def read(number: int) -> None:
+        clip = data.clips[number % len(data.clips)]
+        whole_clip = data._latents.read(clip.row)
+        assert whole_clip.numpy().tobytes() == expected[clip.clip_id]
+
+    with ThreadPoolExecutor(4) as executor:
+        list(executor.map(read, range(400)))
+    assert len(data._latents._open) == 3
 
 
 def test_a_selection_restricts_the_sources(tmp_path: Path) -> None:

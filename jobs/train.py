@@ -117,7 +117,7 @@ def _check(config: TrainStageConfig, spec: Mapping[str, Any], workers: int) -> i
     """Find out before any worker starts whether the stage can run; return the number of clips."""
     dataset = _dataset(spec)
     for task in config.tasks:
-        dataset.of_task(task, config.seed).plan.micro_batches(0, 0, workers)
+        dataset.of_task(task, config).plan.micro_batches(0, 0, workers)
     if spec["init"] is not None:
         from lumina import checkpoints
 

@@ -105,7 +105,7 @@ class Trainer:
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         self.objective = Objective(config, dataset)
-        self.tasks = [dataset.of_task(task, config.seed) for task in config.tasks]
+        self.tasks = [dataset.of_task(task, config) for task in config.tasks]
         self.engine = Engine(config, _trained_model(config, init, settings), fused=self.device.type == "cuda")
         self.ema = Ema([self.engine.weights], config.ema_decay, config.ema_warmup)
         self.meter = LossMeter([task.name for task in config.tasks], self.device)

@@ -101,7 +101,7 @@ def plain_adamw(config: TrainStageConfig, data: LatentDataset) -> dict[str, torc
         for task in config.tasks:
             if not task.takes_part(step):
                 continue
-            of_task = data.of_task(task, config.seed)
+            of_task = data.of_task(task, config)
             batch = objective.micro_batch(step, task, of_task.items(of_task.plan.batch(step)))
             total = total + objective.losses(model, batch, torch.float32, torch.device("cpu")).total.mean()
         optimizer.zero_grad()

@@ -12,20 +12,19 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import fmean
 from threading import Event
 from typing import Any
 
 from jobs.context import JobContext, JobResult
+from jobs.train_plots import draw, summary
 from lumina.training.stage import TrainStageConfig
 
 logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
-PLOT = "plots/loss_by_t.png"
 
 _POLL_SECONDS = 0.5
 
@@ -63,13 +62,13 @@ def run(ctx: JobContext) -> JobResult:
 
     shutil.copyfile(ctx.work / METRICS, ctx.out / METRICS)
     rows = read_metrics(ctx.out / METRICS)
-    _plot(rows, config, ctx.out / PLOT)
+    plots = draw(rows, config, ctx.out)
     weights = {name: checkpoints.load_weights(ctx.out / folder) for name, folder in _FOLDERS.items()}
     return JobResult(
         kind="checkpoint",
         digest=checkpoints.digest(weights),
-        metrics={"train/clips": clips, **_summary(rows, config)},
-        artifacts=(METRICS, PLOT),
+        metrics={"train/clips": clips, **summary(rows, config)},
+        artifacts=(METRICS, *plots),
     )
 
 
@@ -234,46 +233,3 @@ def _refused(work: Path) -> list[str]:
 
     path = work / REFUSED
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-
-
-def _summary(rows: Sequence[Mapping[str, float]], config: TrainStageConfig) -> dict[str, float]:
-    """Return the mean losses of the first and the last tenth of the steps, and the pace."""
-    tenth = config.steps / 10
-    first = [row for row in rows if row["step"] <= tenth] or rows[:1]
-    last = [row for row in rows if row["step"] > config.steps - tenth] or rows[-1:]
-    summary: dict[str, float] = {"train/steps": config.steps}
-    for task in config.tasks:
-        summary[f"train/first_loss/{task.name}"] = fmean(row[f"loss/{task.name}"] for row in first)
-        summary[f"train/last_loss/{task.name}"] = fmean(row[f"loss/{task.name}"] for row in last)
-    for name in ("seconds_per_step", "tokens_per_second", "data_share"):
-        summary[f"train/{name}"] = fmean(row[name] for row in rows)
-    return summary
-
-
-def _plot(rows: Sequence[Mapping[str, float]], config: TrainStageConfig, path: Path) -> None:
-    """Draw the last reported loss of every task over t (paper Figure 3)."""
-    from matplotlib.figure import Figure
-
-    from lumina.training.metrics import T_BINS
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    values = next((row for row in reversed(rows) if any(key.startswith("t_bin/") for key in row)), {})
-    figure = Figure(figsize=(6.4, 4.0), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    for task in config.tasks:
-        prefix = f"t_bin/{task.name}/"
-        bins = sorted(key for key in values if key.startswith(prefix))
-        axes.plot(
-            [(int(key.removeprefix(prefix)) + 0.5) / T_BINS for key in bins],
-            [values[key] for key in bins],
-            marker="o",
-            markersize=3,
-            label=f"{task.name} ({task.media}, patch {task.scale})",
-        )
-    axes.set_xlabel("t (0 noise, 1 data)")
-    axes.set_ylabel("mean squared error of the velocity")
-    axes.set_title("Loss by time and scale")
-    axes.set_xlim(0, 1)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path)

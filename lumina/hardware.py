@@ -10,6 +10,9 @@ import difflib
 import re
 from dataclasses import dataclass
 
+USABLE = 0.92
+"""Share of a GPU's memory that a training worker can fill; the rest is for CUDA, NCCL and gaps between allocations."""
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -64,6 +67,11 @@ class Cluster:
     def name(self) -> str:
         """As it is typed: `32xH100`."""
         return f"{self.count}x{self.gpu.name}"
+
+    @property
+    def usable_bytes(self) -> int:
+        """Of each GPU."""
+        return int(USABLE * self.gpu.memory_bytes)
 
 
 def gpu_named(name: str) -> Gpu:

@@ -2,7 +2,8 @@
 
 One multiply-add counts as two operations. Matrix products and attention are counted exactly, with the shared key heads
 of grouped-query attention; element-wise work is left out. Letters: L tokens of a clip, T tokens of its text, D width,
-K width of keys, M feed-forward width, A conditioning width, Y text width, P numbers in a patch.
+K width of keys, M feed-forward width, A conditioning width, Y text width, P numbers in a patch, H heads, N blocks,
+b bytes of a number.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
 
 import torch
 
@@ -18,9 +21,16 @@ from lumina.flow_matching.sampler import time_grid
 from lumina.flow_matching.schedules import SamplerConfig, value_at
 from lumina.models.config import NextDiTConfig, PatchSize
 from lumina.models.next_dit import SINUSOID_WIDTH, MultiScaleNextDiT
+from lumina.training.stage import LoraConfig
 
 LatentSize = tuple[int, int, int]
 """Frames, rows and columns of a latent."""
+
+Checkpointing = Literal["none", "per-op", "full"]
+"""What the backward pass computes again: nothing, all of a block but the results of its matrix products and attention,
+or all of a block."""
+CHECKPOINTING: tuple[Checkpointing, ...] = ("none", "per-op", "full")
+"""From the most memory to the least."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,8 @@ class ForwardCost:
     """Scores and sums of attention to the text."""
     conditioning: int
     """Time, motion and caption vectors, and the scales and gates that every layer makes of them."""
+    blocks: int
+    """Of all these, what the blocks do: activation checkpointing does it again."""
 
     @property
     def flops(self) -> int:
@@ -43,6 +55,7 @@ class ForwardCost:
         return self.linear + self.attention + self.caption + self.conditioning
 
 
+@lru_cache(maxsize=8)
 def parameters(config: NextDiTConfig) -> int:
     """Number of weights."""
     with torch.device("meta"):
@@ -67,12 +80,17 @@ def forward_cost(config: NextDiTConfig, size: LatentSize, patch: PatchSize, text
     tokens = max(size[0] // patch[0], 1) * (size[1] // patch[1]) * (size[2] // patch[2])
     per_token, per_pair = token_cost(config, patch)
     embedders = 2 * (SINUSOID_WIDTH * a + a * a) + config.cap_feat_dim * a
+    ends, vectors = 2 * tokens * 2 * math.prod(patch) * config.in_channels * d, 2 * (a * d + embedders)
+    linear, attention = per_token * tokens, per_pair * tokens * tokens
+    caption = 2 * config.n_layers * 2 * tokens * text_tokens * d
+    conditioning = 2 * config.n_layers * a * 4 * d
     return ForwardCost(
         tokens=tokens,
-        linear=per_token * tokens,
-        attention=per_pair * tokens * tokens,
-        caption=2 * config.n_layers * 2 * tokens * text_tokens * d,
-        conditioning=2 * (config.n_layers * a * 4 * d + a * d + embedders),
+        linear=linear,
+        attention=attention,
+        caption=caption,
+        conditioning=conditioning + vectors,
+        blocks=linear - ends + attention + caption + conditioning,
     )
 
 
@@ -114,19 +132,94 @@ def sampling_cost(
     return SamplingCost(dict(evaluations), flops + texts_once)
 
 
-def training_cost(config: NextDiTConfig, size: LatentSize, patch: PatchSize, text_tokens: int) -> int:
-    """Operations for one sample: forward, and twice as many backward."""
-    return 3 * (forward_cost(config, size, patch, text_tokens).flops + text_cost(config, text_tokens))
+def adapter_parameters(config: NextDiTConfig, lora: LoraConfig) -> int:
+    """Numbers in the low-rank adapters of all blocks: rank * (inputs + outputs) for each target."""
+    d, k, m = config.dim, config.kv_heads * config.head_dim, config.ffn_dim
+    widths = {"wq": d + d, "wk": d + k, "wv": d + k, "wo": d + d, "w1": d + m, "w2": m + d, "w3": d + m}
+    return config.n_layers * lora.rank * sum(widths[target] for target in set(lora.targets))
 
 
-def activation_bytes(config: NextDiTConfig, tokens: int, bytes_per_number: int, *, training: bool) -> int:
-    """Bytes of one clip's activations: those kept for the backward pass, or those live at once in an evaluation.
+def training_cost(
+    config: NextDiTConfig,
+    size: LatentSize,
+    patch: PatchSize,
+    text_tokens: int,
+    checkpointing: Checkpointing = "none",
+    lora: LoraConfig | None = None,
+) -> int:
+    """Operations for one sample, forward and backward, with what checkpointing computes again.
 
-    Kernels that keep no attention scores; no recomputation; the text's own activations are left out.
+    The backward pass takes twice the forward: a product's gradient goes to its input and to its weight. With adapters
+    the frozen weights get none, and neither does what lies before the first adapter: text and conditioning. Per-op
+    checkpointing repeats element-wise work alone, which is not counted; full checkpointing repeats the blocks.
+    """
+    cost = forward_cost(config, size, patch, text_tokens)
+    again = cost.blocks if checkpointing == "full" else 0
+    if lora is None:
+        return 3 * (cost.flops + text_cost(config, text_tokens)) + again
+    adapters = 2 * cost.tokens * adapter_parameters(config, lora)
+    forward = cost.flops + text_cost(config, text_tokens) + adapters
+    backward = cost.linear + 2 * (cost.attention + cost.caption + adapters)
+    return forward + backward + again + (adapters if checkpointing == "full" else 0)
+
+
+def evaluation_bytes(config: NextDiTConfig, tokens: int, bytes_per_number: int) -> int:
+    """Bytes that are live at once in an evaluation without gradients: the wider half of one block.
+
+    Attention holds input, its norm, queries, keys and values and both results; the feed-forward layer its two widths.
     """
     d, k, m = config.dim, config.kv_heads * config.head_dim, config.ffn_dim
-    if not training:
-        # The wider of attention (input, its norm, queries, keys and values, both results) and feed-forward layer.
-        return tokens * bytes_per_number * max(6 * d + 3 * k, 2 * d + 3 * m)
-    block = 15 * d + 3 * k + 4 * m + 2 * config.n_heads
-    return tokens * bytes_per_number * (config.n_layers * block + 3 * d)
+    return tokens * bytes_per_number * max(6 * d + 3 * k, 2 * d + 3 * m)
+
+
+def kept_bytes(
+    config: NextDiTConfig,
+    tokens: int,
+    text_tokens: int,
+    bytes_per_number: int,
+    checkpointing: Checkpointing = "none",
+    *,
+    unlike: bool = False,
+) -> int:
+    """Bytes that one forward pass keeps for its backward pass; `tokens` and `text_tokens` are those of all its items.
+
+    b * (L * (N * block + 3 D) + T * (3 N K + Y)), where a block keeps per token
+    15 D + 3 K + 4 M + 2 H with nothing computed again, and 10 D more where its items are `unlike`: of several lengths,
+    so that the condition's scales and gates are spread over the tokens;
+    6 D + 2 K + 2 M + 2 H per-op: its input and the results of its matrix products and attention;
+    D in full checkpointing: its input.
+    Kernels that keep no attention scores. The text's keys and values are made outside the blocks.
+    """
+    k = config.kv_heads * config.head_dim
+    block = _kept_by_block(config, checkpointing, unlike)
+    text = text_tokens * (3 * config.n_layers * k + config.cap_feat_dim)
+    return bytes_per_number * (tokens * (config.n_layers * block + 3 * config.dim) + text)
+
+
+def activation_bytes(
+    config: NextDiTConfig,
+    tokens: int,
+    text_tokens: int,
+    bytes_per_number: int,
+    checkpointing: Checkpointing = "none",
+    *,
+    unlike: bool = False,
+) -> int:
+    """Most bytes of activations that a training pass has at once: in the backward pass, at its last block.
+
+    `kept_bytes`, and what one block computes again, and three tensors of L D float32 numbers: gradients on their way,
+    and the rotation of queries and keys, which computes in float32.
+    """
+    again = _kept_by_block(config, "none", unlike) - _kept_by_block(config, checkpointing, unlike)
+    kept = kept_bytes(config, tokens, text_tokens, bytes_per_number, checkpointing, unlike=unlike)
+    return kept + tokens * (bytes_per_number * again + 3 * 4 * config.dim)
+
+
+def _kept_by_block(config: NextDiTConfig, checkpointing: Checkpointing, unlike: bool) -> int:
+    """Numbers per token."""
+    d, k, m, heads = config.dim, config.kv_heads * config.head_dim, config.ffn_dim, config.n_heads
+    if checkpointing == "full":
+        return d
+    if checkpointing == "per-op":
+        return 6 * d + 2 * k + 2 * m + 2 * heads
+    return 15 * d + 3 * k + 4 * m + 2 * heads + (10 * d if unlike else 0)

@@ -268,30 +268,57 @@ def cost(
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels of the clip that is counted.")] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="Its frames.")] = None,
     text_tokens: Annotated[int, typer.Option(min=1, help="Tokens of its text, system prompt included.")] = 256,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="NxGPU", help="Plan the training on these GPUs, e.g. 32xH100.")
+    ] = None,
+    utilisation: Annotated[
+        float | None, typer.Option(help="Share of their peak that training reaches.", show_default="0.4 with --cluster")
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show tokens, operations and bytes per scale, sampling schedule and training task."""
+    """Show tokens, operations and bytes per scale, sampling schedule and training task.
+
+    With --cluster it plans the training: GPU-hours, bytes read and written and memory per GPU, by stage.
+    """
     with _one_line_errors(debug):
+        from lumina.hardware import parse_cluster
         from lumina.models.config import RELEASED_MODELS
-        from pipelines import cost_report
+
+        gpus = parse_cluster(cluster) if cluster else None
+        if utilisation is not None and (gpus is None or not 0 < utilisation <= 1):
+            raise PipelineError(
+                f"--utilisation {utilisation:g}: expected a share of the peak of --cluster, such as 0.4"
+            )
+        from pipelines import cluster_report, cost_report
         from pipelines.config import load_config
 
         width, height = _size(size) if size else (None, None)
         if config in RELEASED_MODELS:
             if override:
                 raise PipelineError(f"{config} is a released model, which has no settings to override")
+            if gpus:
+                raise PipelineError(
+                    f"{config} is a model, which names no training: try lumina cost paper --cluster ..."
+                )
             clip = cost_report.Clip(width or 672, height or 384, frames or 64)
             made = cost_report.of_released(RELEASED_MODELS[config], clip, text_tokens)
+            planned = None
         else:
-            settings = load_config(config, override or [])
+            workers = [f"runtime.train_workers={gpus.count}"] if gpus else []
+            settings = load_config(config, [*(override or []), *workers], needs_clips=False)
             export = settings.export
             clip = cost_report.Clip(width or export.width, height or export.height, frames or export.num_frames)
             made = cost_report.of_pipeline(settings, clip, text_tokens)
+            planned = cluster_report.on_cluster(settings, gpus, utilisation or 0.4, text_tokens) if gpus else None
         if as_json:
-            typer.echo(json.dumps(cost_report.as_dict(made), indent=1))
-        else:
-            make_console().print(cost_report.cost_view(made))
+            content = cost_report.as_dict(made) | ({"cluster": cluster_report.as_dict(planned)} if planned else {})
+            typer.echo(json.dumps(content, indent=1))
+            return
+        console = make_console()
+        console.print(cost_report.cost_view(made, sampling=planned is None))
+        if planned:
+            console.print(cluster_report.cluster_view(planned), crop=False)
 
 
 def _size(text: str) -> tuple[int, int]:

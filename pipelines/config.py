@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -157,6 +158,7 @@ class PipelineConfig(Config):
             raise ValueError(
                 f"train.{first}.lora adapts weights, but the stage starts from none: name some with weights.transformer"
             )
+        self._check_checkpointing()
         self._check_generation()
         absent = sorted(set(self.choose.score) - set(self.evaluate.measured()))
         if absent:
@@ -174,6 +176,16 @@ class PipelineConfig(Config):
         """A prompt that the trained model may know something about."""
         captions = [] if self.data.manifest is None else read_manifest(self.data.manifest, self.ingest).captions
         return next(iter(captions), "A red circle moves to the right.")
+
+    def _check_checkpointing(self) -> None:
+        """A stage that is misspelt would train without."""
+        named = self.runtime.activation_checkpointing
+        known = [stage_name(key) for key in self.training()]
+        for name in named if not isinstance(named, str) else ():
+            if name not in known:
+                near = difflib.get_close_matches(name.replace(".", "@"), known, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+                raise ValueError(f"runtime.activation_checkpointing names {name!r}, which is no training stage; {hint}")
 
     def _check_task(self, name: str, stage: TrainConfig, task: TaskConfig) -> None:
         """The latents that a stage reads must hold what its task trains on, in pieces that its patch size divides."""
@@ -228,9 +240,17 @@ class PipelineConfig(Config):
                     )
 
 
-def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> PipelineConfig:
-    """Read a shipped config by name, or a YAML file, with dotted overrides; see `pipelines.load.load`."""
-    return load(PipelineConfig, name_or_path, overrides)
+def stage_name(key: str) -> str:
+    """Name of the training stage that a key of `PipelineConfig.training` configures: train.1 is train@1."""
+    return key.replace(".", "@", 1)
+
+
+def load_config(name_or_path: str, overrides: Sequence[str] = (), *, needs_clips: bool = True) -> PipelineConfig:
+    """Read a shipped config by name, or a YAML file, with dotted overrides; see `pipelines.load.load`.
+
+    With `needs_clips` False, a config that leaves the clips to its user is good without them: to reckon with.
+    """
+    return load(PipelineConfig, name_or_path, overrides, {} if needs_clips else {"data": {"manifest": "clips.csv"}})
 
 
 def _with_model(stage: Any, model: Any) -> Any:

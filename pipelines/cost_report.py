@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,9 +12,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from curation.latents import EncodeLatentsConfig
+from lumina.cluster_cost import NUMBER_BYTES, TaskLoad
 from lumina.cost import (
     LatentSize,
     activation_bytes,
+    evaluation_bytes,
     forward_cost,
     key_bytes,
     parameters,
@@ -23,10 +27,12 @@ from lumina.cost import (
 )
 from lumina.flow_matching.schedules import PRESETS, SamplerConfig
 from lumina.models.config import NextDiTConfig, PatchSize
-from lumina.sizes import CELL, SPATIAL_COMPRESSION, check_size, crop_sizes, generated_latents, largest_clip, num_cells
-from pipelines.config import PipelineConfig, TrainConfig
+from lumina.sizes import SPATIAL_COMPRESSION, check_size, generated_latents, largest_clip, latent_frames
+from lumina.training.stage import TaskConfig
+from pipelines.config import PipelineConfig, TrainConfig, stage_name
 
-BYTES = {"bf16": 2, "fp32": 4}
+STORED_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+"""Bytes of a number of latents and text features, by the type in which they are stored."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class ScheduleRow:
 
 @dataclass(frozen=True)
 class TaskRow:
-    """One task of one training stage, clips of the largest square bucket."""
+    """One task of one training stage, clips of the largest bucket."""
 
     stage: str
     task: str
@@ -82,10 +88,12 @@ class TaskRow:
     """Of one sample."""
     samples: int
     """Of one optimizer step, over all workers."""
+    ratio: float
+    """Share of the steps that the task takes part in."""
     step_flops: int
-    """Forward and backward of one optimizer step."""
+    """Of such a step: forward, backward and what activation checkpointing computes again."""
     activation_bytes: int
-    """Kept for the backward pass of one sample, in the stage's precision."""
+    """Of one sample at the fullest moment of its backward pass, in the stage's precision."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,7 @@ def report(
     return CostReport(
         model=model.model_dump(mode="json"),
         parameters=count,
-        weight_bytes={name: size * count for name, size in BYTES.items()},
+        weight_bytes={name: size * count for name, size in NUMBER_BYTES.items()},
         training_state_bytes=5 * 4 * count,
         clip=clip,
         text_tokens=text_tokens,
@@ -132,8 +140,8 @@ def report(
                 forward_flops=cost.flops,
                 relative=cost.flops / costs[0].flops,
                 attention_share=cost.attention / cost.flops,
-                key_bytes=key_bytes(model, cost.tokens, text_tokens, BYTES["bf16"]),
-                activation_bytes=activation_bytes(model, cost.tokens, BYTES["bf16"], training=False),
+                key_bytes=key_bytes(model, cost.tokens, text_tokens, NUMBER_BYTES["bf16"]),
+                activation_bytes=evaluation_bytes(model, cost.tokens, NUMBER_BYTES["bf16"]),
             )
             for patch, cost in zip(model.patch_sizes, costs, strict=True)
         ),
@@ -150,7 +158,9 @@ def of_released(model: NextDiTConfig, clip: Clip, text_tokens: int) -> CostRepor
 def of_pipeline(config: PipelineConfig, clip: Clip, text_tokens: int) -> CostReport:
     """The costs of a config: of a clip by its exported sampler, and of its training tasks."""
     tasks = tuple(
-        row for stage, training in config.training().items() for row in _tasks(config, stage, training, text_tokens)
+        row
+        for key, training in config.training().items()
+        for row in _tasks(config, stage_name(key), training, text_tokens)
     )
     return report(config.model, clip, {"export": config.export.sampler}, text_tokens, tasks)
 
@@ -163,28 +173,56 @@ def _schedule(model: NextDiTConfig, clip: Clip, name: str, sampler: SamplerConfi
 
 
 def _tasks(config: PipelineConfig, stage: str, training: TrainConfig, text_tokens: int) -> list[TaskRow]:
+    model, mode = config.model, config.runtime.checkpointing(stage)
     rows = []
-    for task in training.tasks:
-        encodings = [config.latents[name] for name in training.latents if task.media in config.latents[name].media]
-        if not encodings:
-            continue
-        encoding = max(encodings, key=lambda one: one.resolution)
-        side = min(crop_sizes(num_cells(encoding.resolution), CELL, 1.0))
-        frames = 1 if task.media == "image" else (task.latent_frames or (largest_clip(encoding.num_frames) - 1) // 4)
-        frames = frames if frames == 1 else frames - frames % task.patch[0]
-        size = (frames, side[1] // SPATIAL_COMPRESSION, side[0] // SPATIAL_COMPRESSION)
-        tokens = forward_cost(config.model, size, task.patch, text_tokens).tokens
+    for load in task_loads(config, training, text_tokens):
+        tokens = forward_cost(model, load.size, load.task.patch, text_tokens).tokens
+        one = training_cost(model, load.size, load.task.patch, text_tokens, mode, training.lora)
         rows.append(
             TaskRow(
                 stage=stage,
-                task=task.name,
+                task=load.task.name,
                 tokens=tokens,
-                samples=task.batch_size,
-                step_flops=task.batch_size * training_cost(config.model, size, task.patch, text_tokens),
-                activation_bytes=activation_bytes(config.model, tokens, BYTES[training.precision], training=True),
+                samples=load.task.batch_size,
+                ratio=load.task.ratio,
+                step_flops=load.task.batch_size * one,
+                activation_bytes=activation_bytes(model, tokens, text_tokens, NUMBER_BYTES[training.precision], mode),
             )
         )
     return rows
+
+
+def task_loads(config: PipelineConfig, training: TrainConfig, text_tokens: int) -> list[TaskLoad]:
+    """What the tasks of a stage load a worker with: the largest clips that their latents may hold."""
+    loads = []
+    for task in training.tasks:
+        encodings = [config.latents[name] for name in training.latents if task.media in config.latents[name].media]
+        encoding = max(encodings, key=lambda one: math.prod(_largest(one, task)))
+        _, rows, columns = size = _largest(encoding, task)
+        stored = 1 if task.media == "image" else latent_frames(largest_clip(encoding.num_frames))
+        numbers = stored * rows * columns * config.model.in_channels
+        text = text_tokens * config.model.cap_feat_dim * STORED_BYTES[config.encode_text.dtype]
+        fixed = task.media == "image" or task.latent_frames is not None or encoding.min_frames == encoding.num_frames
+        loads.append(
+            TaskLoad(
+                task=task,
+                size=size,
+                text_tokens=text_tokens,
+                read_bytes=numbers * STORED_BYTES[encoding.dtype] + text,
+                unlike=len(encodings) > 1 or len(encoding.sizes) > 1 or not fixed,
+            )
+        )
+    return loads
+
+
+def _largest(encoding: EncodeLatentsConfig, task: TaskConfig) -> LatentSize:
+    """The largest latent of an encoding, as a task trains on it: without a video's first frame, in whole patches."""
+    width, height = max(encoding.sizes, key=lambda one: (one[0] * one[1], -abs(one[0] - one[1])))
+    frames = 1
+    if task.media == "video":
+        frames = task.latent_frames or latent_frames(largest_clip(encoding.num_frames)) - 1
+        frames -= frames % task.patch[0]
+    return (frames, height // SPATIAL_COMPRESSION, width // SPATIAL_COMPRESSION)
 
 
 def _name(patch: PatchSize) -> str:
@@ -196,58 +234,60 @@ def as_dict(cost: CostReport) -> dict[str, Any]:
     return asdict(cost)
 
 
-def cost_view(cost: CostReport) -> RenderableType:
-    """The report as tables."""
+def cost_view(cost: CostReport, *, sampling: bool = True) -> RenderableType:
+    """The report as tables, those of evaluations and schedules only if `sampling` is asked for."""
     clip, state = cost.clip, cost.training_state_bytes
     head = Text(
-        f"{cost.parameters:,} parameters: {_unit(cost.weight_bytes['bf16'], 'B')} in bf16; "
-        f"{_unit(state, 'B')} to train (float32 weights, gradients, moments, average)\n"
+        f"{cost.parameters:,} parameters: {unit(cost.weight_bytes['bf16'], 'B')} in bf16; "
+        f"{unit(state, 'B')} to train (weights, gradients, moments, average)\n"
         f"{clip.num_frames} frames of {clip.width}x{clip.height}: latent {clip.latent[0]}x{clip.latent[1]}x"
         f"{clip.latent[2]}; {cost.text_tokens} text tokens"
     )
-    scales = _table("One evaluation", "scale", "tokens", "operations", "relative", "attention", "keys", "activations")
+    scales = table("One evaluation", "scale", "tokens", "operations", "relative", "attention", "keys", "activations")
     for scale in cost.scales:
         scales.add_row(
             scale.scale,
             f"{scale.tokens:,}",
-            _unit(scale.forward_flops, "FLOP"),
+            unit(scale.forward_flops, "FLOP"),
             f"{scale.relative:.2f}",
             f"{scale.attention_share:.0%}",
-            _unit(scale.key_bytes, "B"),
-            _unit(scale.activation_bytes, "B"),
+            unit(scale.key_bytes, "B"),
+            unit(scale.activation_bytes, "B"),
         )
-    schedules = _table("One clip", "schedule", "evaluations", "operations", "relative")
+    schedules = table("One clip", "schedule", "evaluations", "operations", "relative")
     for schedule in cost.schedules:
         counts = ", ".join(f"{count} at {name}" for name, count in schedule.evaluations.items())
-        schedules.add_row(schedule.name, counts, _unit(schedule.flops, "FLOP"), f"{schedule.relative:.2f}")
-    parts: list[RenderableType] = [head, scales, schedules]
+        schedules.add_row(schedule.name, counts, unit(schedule.flops, "FLOP"), f"{schedule.relative:.2f}")
+    parts: list[RenderableType] = [head, scales, schedules] if sampling else [head]
     if cost.tasks:
-        tasks = _table("Training", "stage", "task", "tokens", "samples", "operations/step", "activations/sample")
+        tasks = table("Training", "stage", "task", "tokens", "samples", "operations/step", "activations/sample")
         for task in cost.tasks:
             tasks.add_row(
                 task.stage,
                 task.task,
                 f"{task.tokens:,}",
-                str(task.samples),
-                _unit(task.step_flops, "FLOP"),
-                _unit(task.activation_bytes, "B"),
+                f"{task.samples:,}" if task.ratio == 1 else f"{task.samples:,} in {task.ratio:.0%} of steps",
+                unit(task.step_flops, "FLOP"),
+                unit(task.activation_bytes, "B"),
             )
         parts.append(tasks)
     return Group(*parts)
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+def table(title: str, *columns: str) -> Table:
+    """An empty table; words stand left, numbers right."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 or column in ("task", "evaluations") else "right")
-    return table
+        left = number == 0 or column in ("task", "evaluations", "repeats", "largest pass (tokens)")
+        made.add_column(column, justify="left" if left else "right")
+    return made
 
 
-def _unit(count: int, unit: str) -> str:
+def unit(count: float, name: str) -> str:
     """Three digits and a decimal prefix."""
     value, prefix = float(count), ""
     for larger in ("K", "M", "G", "T", "P", "E"):
         if value < 999.5:
             break
         value, prefix = value / 1000, larger
-    return f"{value:.3g} {prefix}{unit}"
+    return f"{value:.3g} {prefix}{name}".strip()

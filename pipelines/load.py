@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,8 +28,12 @@ def shipped() -> list[str]:
     return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
-def load(model: type[M], name_or_path: str, overrides: Sequence[str] = ()) -> M:
+def load(
+    model: type[M], name_or_path: str, overrides: Sequence[str] = (), defaults: Mapping[str, Any] | None = None
+) -> M:
     """Read `name_or_path`, apply `key.path=value` overrides in order, and check everything.
+
+    `defaults` are sections that take the place of those that are missing or empty.
 
     Raises:
         ConfigError: no such config, broken YAML, an override that is none, or values that the model refuses.
@@ -44,6 +48,7 @@ def load(model: type[M], name_or_path: str, overrides: Sequence[str] = ()) -> M:
     data = _own(data)
     for override in overrides:
         _override(data, override)
+    data |= {key: section for key, section in (defaults or {}).items() if not data.get(key)}
     try:
         return model.model_validate(data)
     except ValidationError as error:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import weakref
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from torch.utils.flop_counter import FlopCounterMode
 
 from lumina import cost
 from lumina.flow_matching.schedules import PRESETS
 from lumina.models.config import RELEASED_MODELS
+from lumina.models.next_dit import MultiScaleNextDiT
+from lumina.training.stage import LoraConfig
 from tests.lumina.tiny import TINY, dit_without_zeros
 
 RELEASED = RELEASED_MODELS["2B_GQA"]
@@ -52,9 +61,21 @@ def test_operations_are_those_that_torch_counts(patch: tuple[int, int, int]) -> 
     assert evaluation.get_total_flops() == counted.flops - pooled
 
 
-@pytest.mark.parametrize("size", [(4, 8, 12), (8, 16, 16)])
-def test_activations_are_about_those_that_training_keeps(size: tuple[int, int, int]) -> None:
-    model, patch = dit_without_zeros(0.1), TINY.patch_sizes[0]
+def _latents(frames: int, items: int, unlike: bool) -> list[torch.Tensor]:
+    sizes = [(8, 8), (4, 12)] if unlike else [(8, 8)]
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(TINY.in_channels, frames, *sizes[n % len(sizes)], generator=generator) for n in range(items)]
+
+
+def _run(model: MultiScaleNextDiT, x: list[torch.Tensor], text_tokens: int) -> torch.Tensor:
+    items, text = len(x), [torch.ones(text_tokens, TINY.cap_feat_dim)] * len(x)
+    out = model(x, torch.full((items,), 0.5), text, torch.full((items,), 2.0), TINY.patch_sizes[0])
+    return torch.stack([velocity.square().sum() for velocity in out]).sum()
+
+
+@pytest.mark.parametrize(("frames", "items", "text_tokens"), [(6, 1, 2), (32, 1, 2), (1, 8, 40), (16, 4, 9)])
+def test_what_is_kept_is_about_what_training_keeps(frames: int, items: int, text_tokens: int) -> None:
+    model, x = dit_without_zeros(0.1), _latents(frames, items, unlike=False)
     kept: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -64,14 +85,89 @@ def test_activations_are_about_those_that_training_keeps(size: tuple[int, int, i
         return tensor
 
     alive: list[torch.Tensor] = []
-    x = torch.randn(1, TINY.in_channels, *size, generator=torch.Generator().manual_seed(0))
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = model(x, torch.tensor([0.5]), [torch.ones(2, TINY.cap_feat_dim)], torch.tensor([2.0]), patch)
+        _run(model, x, text_tokens)
     measured = sum(size for place, size in kept.items() if place not in weights)
-    tokens = cost.forward_cost(TINY, size, patch, 2).tokens
-    assert out.shape == x.shape
-    assert cost.activation_bytes(TINY, tokens, 4, training=True) == pytest.approx(measured, rel=0.03)
+    tokens = sum(latent[0].numel() // 4 for latent in x)
+    # Vectors per item, which are left out, weigh most in small items.
+    assert cost.kept_bytes(TINY, tokens, items * text_tokens, 4) == pytest.approx(measured, rel=0.06)
+
+
+class Fullest(TorchDispatchMode):
+    """Counts the bytes of all tensors that operations make, while any of them lives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, int] = {}
+        self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage())._cdata not in self.alive:
+                self.alive[storage._cdata] = storage.nbytes()
+                weakref.finalize(storage, self.alive.pop, storage._cdata)
+        self.most = max(self.most, sum(self.alive.values()))
+        return out
+
+
+def _keep_products(_context: Any, operation: Any, *_arguments: Any, **_options: Any) -> CheckpointPolicy:
+    kept = any(part in str(operation) for part in ("aten.mm", "aten.addmm", "aten.bmm", "attention"))
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _fullest(mode: cost.Checkpointing, frames: int, unlike: bool) -> tuple[int, int]:
+    """Tokens, and the most bytes at once in a forward and backward pass over them."""
+    model, x = dit_without_zeros(0.1), _latents(frames, 4, unlike)
+    options = {"context_fn": partial(create_selective_checkpoint_contexts, _keep_products)} if mode == "per-op" else {}
+    if mode != "none":
+        for block in model.layers:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False, **options)  # type: ignore[method-assign]
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    _run(model, x, 2)  # what is made once, such as rotations
+    with Fullest() as fullest:
+        _run(model, x, 2).backward()
+    return sum(latent[0].numel() // 4 for latent in x), fullest.most
+
+
+@pytest.mark.parametrize("mode", cost.CHECKPOINTING)
+@pytest.mark.parametrize("unlike", [False, True])
+def test_activations_are_about_what_training_has_at_once(mode: cost.Checkpointing, unlike: bool) -> None:
+    (few, less), (many, more) = (_fullest(mode, frames, unlike) for frames in (8, 24))
+    # Per token: gradients of weights are there as well, whatever the number of tokens.
+    counted = cost.activation_bytes(TINY, many - few, 0, 4, mode, unlike=unlike)
+    assert counted == pytest.approx(more - less, rel=0.15)
+
+
+def test_recomputation_costs_operations_and_saves_bytes() -> None:
+    size, patch, lora = (24, 60, 60), (1, 2, 2), LoraConfig()
+    tokens = cost.forward_cost(RELEASED, size, patch, TEXT).tokens
+    none, per_op, full = (cost.activation_bytes(RELEASED, tokens, TEXT, 2, mode) for mode in cost.CHECKPOINTING)
+    assert none > 2 * per_op > 8 * full
+    flops = [cost.training_cost(RELEASED, size, patch, TEXT, mode) for mode in cost.CHECKPOINTING]
+    assert flops[0] == flops[1]
+    assert flops[2] / flops[0] == pytest.approx(4 / 3, rel=0.001)
+    # No weight but the adapters' has a gradient; attention, most of this clip's work, is as dear as ever.
+    adapters = [cost.training_cost(RELEASED, size, patch, TEXT, mode, lora) for mode in cost.CHECKPOINTING]
+    assert 0.8 < adapters[0] / flops[0] < 1
+    assert flops[0] < adapters[2] < flops[2]
+
+
+def test_training_operations_are_those_that_torch_counts() -> None:
+    model, x = dit_without_zeros(0.1), _latents(4, 1, unlike=False)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        _run(model, x, 7).backward()
+    # Nothing asks for the gradient of latents, texts and sinusoids, which is most of what differs.
+    counted = cost.training_cost(TINY, (4, 8, 8), TINY.patch_sizes[0], 7)
+    assert counter.get_total_flops() == pytest.approx(counted, rel=0.04)
+
+
+def test_adapters_are_two_thin_matrices_beside_each_target() -> None:
+    lora = LoraConfig(rank=3, targets=("wq", "wk", "w2"))
+    d, k, m = TINY.dim, 2 * TINY.head_dim, TINY.ffn_dim
+    assert cost.adapter_parameters(TINY, lora) == TINY.n_layers * 3 * ((d + d) + (d + k) + (m + d))
 
 
 def test_sizes_that_do_not_fit() -> None:

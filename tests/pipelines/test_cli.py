@@ -228,7 +228,7 @@ def test_cost_of_configs_and_released_models() -> None:
     demo = json.loads(cost("demo", "--json", "-o", "finetune.tasks.0.batch_size=4").output)
     tasks = {(row["stage"], row["task"]): row for row in demo["tasks"]}
     assert tasks["finetune", "video-1x2"]["samples"] == 4
-    assert tasks["train.3", "video-2x4"]["tokens"] * 8 == tasks["train.3", "video-1x2"]["tokens"]
+    assert tasks["train@3", "video-2x4"]["tokens"] * 8 == tasks["train@3", "video-1x2"]["tokens"]
     assert "1,467,344 parameters" in cost("demo").output
     for arguments, text in (
         (["2B_GQA", "--size", "670x384"], "near it: 640x384, 672x384"),

@@ -1,0 +1,293 @@
+"""What a training stage takes of a cluster: memory of each GPU, operations, bytes read and written, GPU-hours.
+
+Arithmetic alone, for clips that are all as large as the largest: memory must do for those, and the rest is an upper
+bound. Letters: P parameters, Q of them trained (all, or the adapters), W workers, b bytes of a number in the network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lumina.cost import (
+    CHECKPOINTING,
+    Checkpointing,
+    LatentSize,
+    activation_bytes,
+    adapter_parameters,
+    forward_cost,
+    parameters,
+    training_cost,
+)
+from lumina.hardware import Cluster
+from lumina.training.stage import TaskConfig, TrainStageConfig
+
+NUMBER_BYTES = {"bf16": 2, "fp32": 4}
+"""Bytes of a number in the network, by precision."""
+STATE_BYTES = 16
+"""Of one trained parameter, over all workers, and in a checkpoint to continue from: float32 weight, two moments and the
+average."""
+STEP_BYTES = 12
+"""Of one trained parameter, over all workers, in the optimizer's step alone: its float32 gradient, and two more."""
+BUFFER_NUMBERS = 500_000_000
+"""Most gradients that the engine gathers before it reduces them."""
+
+
+@dataclass(frozen=True)
+class TaskLoad:
+    """A task, and what its cost depends on besides."""
+
+    task: TaskConfig
+    size: LatentSize
+    """Of its largest clip, as the network sees it."""
+    text_tokens: int
+    """Of one text, system prompt included."""
+    read_bytes: int
+    """One sample, as it is stored: latents and text features."""
+    unlike: bool
+    """Whether its clips have several shapes."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The largest forward pass of one worker."""
+
+    samples: int
+    tokens: int
+    """Of all its samples."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one GPU at its fullest."""
+
+    weights: int
+    """b P."""
+    gradients: int
+    """b Q; of ZeRO-2 a W-th."""
+    state: int
+    """16 Q / W: this worker's share of weights, moments and average in float32."""
+    buffer: int
+    """b * 500 million, or b Q where that is less: gradients that are being reduced."""
+    activations: int
+    """Of the task whose pass takes most."""
+    step: int
+    """12 Q / W in the optimizer's step, when there are no activations."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.state + max(self.buffer + self.activations, self.step)
+
+
+@dataclass(frozen=True)
+class Mend:
+    """What would make a stage fit that does not."""
+
+    fits: bool
+    """Whether it does; otherwise this is all that can be done: full recomputation, one clip at a time."""
+    checkpointing: Checkpointing
+    micro_batch_sizes: Mapping[str, int]
+    """New ones, by the task's name."""
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """One stage on one cluster. All numbers of a step are means over steps, and sums over workers."""
+
+    stage: str
+    steps: int
+    checkpointing: Checkpointing
+    trained: int
+    """Parameters that are trained."""
+    tokens: int
+    """Of a step."""
+    flops: int
+    """Of a step, with what is computed again."""
+    repeated: float
+    """Share of them that is computed again."""
+    read_bytes: int
+    """Of a step: every task reads its samples anew."""
+    step_seconds: float
+    gpu_hours: float
+    largest_task: str
+    """Whose pass takes the most memory."""
+    largest_pass: Pass
+    memory: Memory
+    mend: Mend | None
+    """Where it does not fit; None where it does."""
+    checkpoint_bytes: int
+    """One checkpoint to continue from: 16 Q."""
+    weights_bytes: int
+    """The weights that a stage leaves: 8 P, the last ones and their average in float32."""
+    disk_bytes: int
+    """Most that the stage holds on the disk at once: checkpoints that are kept and one that is being written,
+    milestones, and its weights."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether a GPU's memory holds it."""
+        return self.mend is None
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which checkpoints stay while a stage trains."""
+
+    keep: int
+    milestone_every: int | None
+
+
+def largest_pass(load: TaskLoad, stage: TrainStageConfig, workers: int, micro_batch_size: int | None = None) -> Pass:
+    """The largest share of a step's batch that one worker puts through the network at once.
+
+    `micro_batch_size` takes the place of the task's. Raises ValueError if there are fewer samples than workers.
+    """
+    task = load.task
+    if task.batch_size < workers:
+        raise ValueError(
+            f"task {task.name}: batch_size {task.batch_size} is smaller than the number of workers, {workers}: raise "
+            "batch_size, or take fewer GPUs"
+        )
+    most = math.ceil(task.batch_size / workers)
+    size = min(most, micro_batch_size or task.micro_batch_size or most)
+    # As the batch plan cuts them: as many passes on every worker, at least one sample in each.
+    samples = math.ceil(most / min(math.ceil(most / size), task.batch_size // workers))
+    of_one = forward_cost(stage.model, load.size, task.patch, load.text_tokens).tokens
+    tokens = samples * of_one
+    if task.micro_batch_tokens is not None:
+        tokens = min(tokens, max(task.micro_batch_tokens, of_one))
+    return Pass(samples, tokens)
+
+
+def pass_bytes(load: TaskLoad, stage: TrainStageConfig, one: Pass, checkpointing: Checkpointing) -> int:
+    """Bytes of activations of a pass; see `lumina.cost.activation_bytes`."""
+    return activation_bytes(
+        stage.model,
+        one.tokens,
+        one.samples * load.text_tokens,
+        NUMBER_BYTES[stage.precision],
+        checkpointing,
+        unlike=load.unlike and one.samples > 1,
+    )
+
+
+def trained_parameters(stage: TrainStageConfig, count: int) -> int:
+    """Q: the parameters that have gradients and an optimizer's state, of a network that has `count`."""
+    return count if stage.lora is None else adapter_parameters(stage.model, stage.lora)
+
+
+def memory(stage: TrainStageConfig, workers: int, activations: int) -> Memory:
+    """Bytes of each of `workers` GPUs, given those of the activations."""
+    count, number = parameters(stage.model), NUMBER_BYTES[stage.precision]
+    trained = trained_parameters(stage, count)
+    return Memory(
+        weights=number * (count + (0 if stage.lora is None else trained)),
+        gradients=number * trained if stage.zero_stage == 1 else math.ceil(number * trained / workers),
+        state=math.ceil(STATE_BYTES * trained / workers),
+        buffer=number * min(trained, BUFFER_NUMBERS),
+        activations=activations,
+        step=math.ceil(STEP_BYTES * trained / workers),
+    )
+
+
+def find_mend(
+    stage: TrainStageConfig, loads: Sequence[TaskLoad], cluster: Cluster, checkpointing: Checkpointing
+) -> Mend:
+    """Find what makes the stage fit: the least recomputation from `checkpointing` on, then the largest micro-batches.
+
+    Recomputation is what costs time: where a micro-batch can be cut at all, one clip has thousands of tokens.
+    """
+    for mode in CHECKPOINTING[CHECKPOINTING.index(checkpointing) :]:
+        mend = _with_mode(stage, loads, cluster, mode)
+        if mend.fits:
+            break
+    return mend
+
+
+def _with_mode(
+    stage: TrainStageConfig, loads: Sequence[TaskLoad], cluster: Cluster, checkpointing: Checkpointing
+) -> Mend:
+    """Take the largest micro-batches that fit, or single clips."""
+    workers = cluster.count
+    fixed = memory(stage, workers, 0)
+    room = cluster.usable_bytes - (fixed.weights + fixed.gradients + fixed.state + fixed.buffer)
+    sizes: dict[str, int] = {}
+    most = 0
+    for load in loads:
+        now = largest_pass(load, stage, workers)
+        smaller = (largest_pass(load, stage, workers, size) for size in range(now.samples - 1, 0, -1))
+        for one in (now, *smaller):
+            taken = pass_bytes(load, stage, one, checkpointing)
+            if taken <= room:
+                break
+        if one != now:
+            sizes[load.task.name] = one.samples
+        most = max(most, taken)
+    found = memory(stage, workers, most)
+    return Mend(found.total <= cluster.usable_bytes, checkpointing, sizes, found)
+
+
+def stage_cost(
+    name: str,
+    stage: TrainStageConfig,
+    loads: Sequence[TaskLoad],
+    cluster: Cluster,
+    utilisation: float,
+    checkpointing: Checkpointing = "none",
+    retention: Retention = Retention(2, None),
+) -> StageCost:
+    """Count one stage, with one worker a GPU.
+
+    Args:
+        name: of the stage.
+        stage: its settings.
+        loads: its tasks.
+        cluster: which GPUs.
+        utilisation: share of the GPUs' peak, 0 to 1, that all operations run at, with those that are computed again,
+            and with all waiting.
+        checkpointing: what the backward pass computes again.
+        retention: which checkpoints stay.
+
+    Raises ValueError if a task has fewer samples than there are workers.
+    """
+    workers, model = cluster.count, stage.model
+    passes = [largest_pass(load, stage, workers) for load in loads]
+    activations = [pass_bytes(load, stage, one, checkpointing) for load, one in zip(loads, passes, strict=True)]
+    largest = max(range(len(loads)), key=lambda index: activations[index])
+    taken = memory(stage, workers, activations[largest])
+    fits = taken.total <= cluster.usable_bytes
+    tokens = flops = once = read = 0.0
+    for load in loads:
+        samples = load.task.ratio * load.task.batch_size
+        sized = (model, load.size, load.task.patch, load.text_tokens)
+        tokens += samples * forward_cost(*sized).tokens
+        flops += samples * training_cost(*sized, checkpointing, stage.lora)
+        once += samples * training_cost(*sized, "none", stage.lora)
+        read += samples * load.read_bytes
+    seconds = flops / (workers * cluster.gpu.peak_flops * utilisation)
+    count = parameters(model)
+    trained = trained_parameters(stage, count)
+    checkpoint, weights = STATE_BYTES * trained, 2 * 4 * count
+    milestones = stage.steps // retention.milestone_every if retention.milestone_every else 0
+    return StageCost(
+        stage=name,
+        steps=stage.steps,
+        checkpointing=checkpointing,
+        trained=trained,
+        tokens=round(tokens),
+        flops=round(flops),
+        repeated=1 - once / flops,
+        read_bytes=round(read),
+        step_seconds=seconds,
+        gpu_hours=workers * seconds * stage.steps / 3600,
+        largest_task=loads[largest].task.name,
+        largest_pass=passes[largest],
+        memory=taken,
+        mend=None if fits else find_mend(stage, loads, cluster, checkpointing),
+        checkpoint_bytes=checkpoint,
+        weights_bytes=weights,
+        disk_bytes=(retention.keep + 1 + milestones) * checkpoint + (milestones + 1) * weights,
+    )

@@ -14,7 +14,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,25 @@ class EngineCheckpoint:
         """Where every tensor lies in the line of all numbers."""
         tensors = self.record(0)["layout"]
         return Layout(tuple(name for name, _ in tensors), tuple(tuple(shape) for _, shape in tensors))
+
+
+class Writer:
+    """Runs one job at a time beside the loop. What goes wrong in it is raised by the next call."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._job: Future[None] | None = None
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Start a job, once the one before has ended."""
+        self.finish()
+        self._job = self._executor.submit(job)
+
+    def finish(self) -> None:
+        """Wait for the job."""
+        job, self._job = self._job, None
+        if job is not None:
+            job.result()
 
 
 def step_directory(root: Path, step: int) -> Path:

@@ -7,29 +7,29 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
-import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lumina import checkpoints
-from lumina.models.next_dit import MultiScaleNextDiT
-from lumina.randomness import generator
+from lumina.hardware import gpu_of_device
+from lumina.models.activation_checkpointing import Recompute
 from lumina.training import resume
+from lumina.training.batches import Slot
+from lumina.training.clock import StepClock
 from lumina.training.ema import Ema
 from lumina.training.engine import STATE, Engine
-from lumina.training.initialisation import condition_from_the_start
 from lumina.training.latents import LatentDataset
 from lumina.training.metrics import LossMeter, MetricsFile
-from lumina.training.objective import Objective
+from lumina.training.objective import MicroBatch, Objective
+from lumina.training.prefetch import prefetched
+from lumina.training.publish import publish
 from lumina.training.stage import TrainStageConfig
+from lumina.training.start import trained_model
+from lumina.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +38,6 @@ BIN_EVERY = 10
 
 REFUSED = "refused.txt"
 """File in the work directory with a line for every checkpoint that was passed over."""
-
-PUBLISHED = {"transformer": "weights", "transformer_ema": "ema"}
-"""Directory of published weights, and the line of the engine checkpoint that they are cut from."""
 
 
 class TrainingStoppedError(RuntimeError):
@@ -67,7 +64,7 @@ class LoopSettings:
     """Held-out clips per source and media that a look takes; 0 takes none."""
     prefetch: int = 4
     """Micro-batches prepared ahead."""
-    activation_checkpointing: Literal["none", "per-op", "full"] = "none"
+    activation_checkpointing: Recompute = "none"
     """What the backward pass computes again; see `MultiScaleNextDiT.checkpoint_blocks`."""
     peak_tflops: float | None = None
     """Peak of this worker's device in 10^12 operations a second; None looks up known GPUs."""
@@ -75,14 +72,15 @@ class LoopSettings:
     """Torch name of the device that the network runs on."""
 
 
-@dataclass
-class _Clock:
-    """What this worker did since the last report, in seconds and numbers."""
+@dataclass(frozen=True)
+class _Pass:
+    """One forward and backward pass of one optimizer step."""
 
-    started: float = 0.0
-    data: float = 0.0
-    steps: int = 0
-    tokens: int = 0
+    step: int
+    task: int
+    slots: Sequence[Slot]
+    last: bool
+    """Whether the step ends with it."""
 
 
 class Trainer:
@@ -106,32 +104,35 @@ class Trainer:
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         self.objective = Objective(config, dataset)
         self.tasks = [dataset.of_task(task, config) for task in config.tasks]
-        self.engine = Engine(config, _trained_model(config, init, settings), fused=self.device.type == "cuda")
+        model = trained_model(config, init, settings.activation_checkpointing)
+        self.engine = Engine(config, model, fused=self.device.type == "cuda")
         self.ema = Ema([self.engine.weights], config.ema_decay, config.ema_warmup)
         self.meter = LossMeter([task.name for task in config.tasks], self.device)
-        self.clock = _Clock()
-        self.writer = _Writer()
+        self.validation = Validation(config, dataset, settings.validation_clips, self.rank, self.world)
+        self.clock = StepClock(config.model, self.device, _peak(config, settings, self.device))
+        self.writer = resume.Writer()
         self.step = self._resume()
         self.metrics = MetricsFile(settings.work / "metrics.jsonl", self.step) if self.rank == 0 else None
 
     def run(self) -> None:
         """Train until `config.steps`. Raises TrainingStoppedError when a loss or the gradient is not finite."""
-        config, settings = self.config, self.settings
-        self.clock = _Clock(started=time.perf_counter())
+        config = self.config
+        passes = self._passes(self.step)
         try:
-            while self.step < config.steps:
-                # 1. One optimizer step over the micro-batches of every task.
-                self._optimizer_step(self.step)
-                self.step += 1
-                # 2. The averaged weights follow.
-                if self.step % config.ema_every == 0:
-                    self.ema.update([self.engine.weights], self.step // config.ema_every - 1)
-                # 3. Tell what happened since the last report.
-                if self.step % settings.log_every == 0 or self.step == config.steps:
+            with prefetched(self._micro_batch, passes, self.settings.prefetch) as batches:
+                self.clock.restart()
+                while self.step < config.steps:
+                    # 1. One optimizer step over the micro-batches of every task.
+                    self._optimizer_step(self.step, batches)
+                    self.step += 1
+                    # 2. The averaged weights follow.
+                    if self.step % config.ema_every == 0:
+                        self.ema.update([self.engine.weights], self.step // config.ema_every - 1)
+                    # 3. Tell what happened since the last report, and what held-out clips say.
                     self._report()
-                # 4. Leave a point to continue from.
-                if self._saves():
-                    self._save()
+                    # 4. Leave a point to continue from.
+                    if self._due(self.settings.checkpoint_every, self.settings.milestone_every):
+                        self._save()
         finally:
             if self.metrics:
                 self.metrics.close()
@@ -150,28 +151,40 @@ class Trainer:
                     publish(self.config, checkpoint, self.init, out / "milestones" / checkpoint.path.name)
         dist.barrier()
 
-    def _optimizer_step(self, step: int) -> None:
+    def _passes(self, start: int) -> Iterator[_Pass]:
+        """This worker's passes of all steps from `start`. Every worker has as many, of the same tasks in the same
+        order: they reduce gradients together."""
+        for step in range(start, self.config.steps):
+            of_step = [
+                (task, slots)
+                for task, data in enumerate(self.tasks)
+                if data.task.takes_part(step)
+                for slots in data.plan.micro_batches(step, self.rank, self.world)
+            ]
+            for number, (task, slots) in enumerate(of_step):
+                yield _Pass(step, task, slots, last=number == len(of_step) - 1)
+
+    def _micro_batch(self, one: _Pass) -> tuple[_Pass, MicroBatch]:
+        data = self.tasks[one.task]
+        batch = self.objective.micro_batch(one.step, data.task, data.items(one.slots))
+        return one, batch.pinned() if self.device.type == "cuda" else batch
+
+    def _optimizer_step(self, step: int, batches: Iterator[tuple[_Pass, MicroBatch]]) -> None:
         engine = self.engine
         engine.set_learning_rate(self.config.learning_rate(step))
-        # The order of tasks and the number of passes are equal on all workers: they reduce gradients together.
-        passes = [
-            (index, data, slots)
-            for index, data in enumerate(self.tasks)
-            if data.task.takes_part(step)
-            for slots in data.plan.micro_batches(step, self.rank, self.world)
-        ]
         seen: list[tuple[str, tuple[str, ...], Tensor]] = []
-        for number, (index, data, slots) in enumerate(passes):
-            begun = time.perf_counter()
-            batch = self.objective.micro_batch(step, data.task, data.items(slots))
-            self.clock.data += time.perf_counter() - begun
+        last = False
+        while not last:
+            with self.clock.waiting():
+                one, batch = next(batches)
+            task, last = self.tasks[one.task].task, one.last
             items = self.objective.losses(engine, batch, self.dtype, self.device)
             # The engine averages gradients over workers; so the sum below is the mean over the task's global batch.
-            engine.backward(items.total.sum() * (self.world / data.task.batch_size), last=number == len(passes) - 1)
-            self.meter.add(index, items, batch.t)
-            self.clock.tokens += batch.tokens
-            seen.append((data.task.name, batch.clip_ids, items.total.detach()))
-        self.clock.steps += 1
+            engine.backward(items.total.sum() * (self.world / task.batch_size), last=last)
+            self.meter.add(one.task, items, batch.t)
+            self.clock.add(batch)
+            seen.append((task.name, batch.clip_ids, items.total.detach()))
+        self.clock.add_step()
         self._check(step, seen)
 
     def _check(self, step: int, seen: list[tuple[str, tuple[str, ...], Tensor]]) -> None:
@@ -195,27 +208,23 @@ class Trainer:
         )
 
     def _report(self) -> None:
-        now = time.perf_counter()
-        values = self.meter.report()
-        # Counted from the end, so that the last bins are as full as any.
-        if (self.config.steps - self.step) // self.settings.log_every % BIN_EVERY == 0:
-            values.update(self.meter.report_bins())
-        seconds = max(now - self.clock.started, 1e-9)
-        values["lr"] = self.config.learning_rate(self.step - 1)
-        values["tokens_per_second"] = self.clock.tokens * self.world / seconds
-        values["seconds_per_step"] = seconds / self.clock.steps
-        values["data_share"] = self.clock.data / seconds
-        if self.metrics:
+        values: dict[str, float] = {}
+        if self._due(self.settings.log_every):
+            values.update(self.meter.report())
+            # Counted from the end, so that the last bins are as full as any.
+            if (self.config.steps - self.step) // self.settings.log_every % BIN_EVERY == 0:
+                values.update(self.meter.report_bins())
+            values["lr"] = self.config.learning_rate(self.step - 1)
+            values.update(self.clock.report())
+        if self._due(self.settings.validate_every):
+            with self.clock.paused():
+                values.update(self.validation.run(self.engine.module, self.dtype, self.device))
+        if values and self.metrics:
             self.metrics.write(self.step, values)
-        self.clock = _Clock(started=now)
 
-    def _saves(self) -> bool:
-        settings = self.settings
-        return (
-            self.step == self.config.steps
-            or self.step % settings.checkpoint_every == 0
-            or bool(settings.milestone_every and self.step % settings.milestone_every == 0)
-        )
+    def _due(self, *periods: int | None) -> bool:
+        """Whether one of the periods ends with this step, or the training does."""
+        return self.step == self.config.steps or any(period and self.step % period == 0 for period in periods)
 
     @property
     def _checkpoints(self) -> Path:
@@ -297,35 +306,6 @@ class Trainer:
                 value += saved[f"meter.{name}"].to(value.device)
 
 
-class _Writer:
-    """Runs one job at a time beside the loop. What goes wrong in it is raised by the next call."""
-
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._job: Future[None] | None = None
-
-    def submit(self, job: Callable[[], None]) -> None:
-        """Start a job, once the one before has ended."""
-        self.finish()
-        self._job = self._executor.submit(job)
-
-    def finish(self) -> None:
-        """Wait for the job."""
-        job, self._job = self._job, None
-        if job is not None:
-            job.result()
-
-
-def publish(config: TrainStageConfig, checkpoint: resume.EngineCheckpoint, init: Path | None, out: Path) -> None:
-    """Write a checkpoint's weights to `out/transformer` and their average to `out/transformer_ema`."""
-    for folder, line in PUBLISHED.items():
-        weights = resume.read_tensors(checkpoint, line)
-        if (out / folder).exists():
-            # A worker group that failed after its export has been here.
-            shutil.rmtree(out / folder)
-        checkpoints.save_weights(config.model, weights, out / folder)
-
-
 def refuse(work: Path, message: str) -> None:
     """Say that a checkpoint was passed over, also to whoever follows `work`."""
     logger.warning(message)
@@ -333,31 +313,14 @@ def refuse(work: Path, message: str) -> None:
         file.write(message + "\n")
 
 
-def initial_model(config: TrainStageConfig, init: Path | None) -> MultiScaleNextDiT:
-    """Return the float32 network that a stage starts from.
-
-    Raises ValueError if the weights in `init` are of another network than the config's.
-    """
-    if init is None:
-        rng = torch.Generator().manual_seed(int(generator(config.seed, "init").integers(2**63)))
-        model = MultiScaleNextDiT(config.model, rng)
-        if config.initialisation == "conditioned":
-            condition_from_the_start(model, rng)
-        return model
-    model = checkpoints.load_model(init, torch.device("cpu"), torch.float32)
-    if model.config != config.model:
-        raise ValueError(
-            f"{init} holds {model.config}, but this stage's model is {config.model}: stages that build on "
-            "one another need the same model"
-        )
-    return model
-
-
-def _trained_model(config: TrainStageConfig, init: Path | None, settings: LoopSettings) -> MultiScaleNextDiT:
-    model = initial_model(config, init)
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-    return model
+def _peak(config: TrainStageConfig, settings: LoopSettings, device: torch.device) -> float | None:
+    """Operations a second that the worker's device can do, where that is known."""
+    if settings.peak_tflops is not None:
+        return settings.peak_tflops * 1e12
+    if device.type != "cuda" or config.precision != "bf16":
+        return None
+    gpu = gpu_of_device(torch.cuda.get_device_name(device))
+    return None if gpu is None else gpu.peak_flops
 
 
 def _ensure_process_group() -> None:

@@ -15,7 +15,7 @@ from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.training.latents import Clip, LatentDataset
 from lumina.training.objective import DROPPED, Objective
 from lumina.training.stage import TrainStageConfig
-from lumina.training.trainer import initial_model
+from lumina.training.start import initial_model
 from lumina.training.validation import QUANTILES, Validation
 from tests.lumina.training import toy
 

@@ -14,7 +14,8 @@ from lumina.training.latents import LatentDataset
 from lumina.training.metrics import read_metrics
 from lumina.training.objective import MicroBatch, Objective
 from lumina.training.stage import TaskConfig, TrainStageConfig
-from lumina.training.trainer import LoopSettings, Trainer, initial_model
+from lumina.training.start import initial_model
+from lumina.training.trainer import LoopSettings, Trainer
 from tests.lumina.training import toy
 from tests.lumina.training.group import run_group, train
 

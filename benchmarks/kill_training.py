@@ -29,6 +29,7 @@ sys.path.insert(0, str(REPOSITORY))
 os.environ["PYTHONPATH"] = str(REPOSITORY)
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "10"
+os.environ["RAY_raylet_start_wait_time_s"] = "180"  # noqa: SIM112  (Ray reads it in this case)
 
 import psutil
 
@@ -76,31 +77,41 @@ class Cluster:
     """A head and nodes on this machine, each a process tree of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.started = folder, 0
         self.address = f"127.0.0.1:{_free_port()}"
         port = self.address.rpartition(":")[2]
         self.head = self._start("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
-        time.sleep(12)
-        self.nodes = [self.join() for _ in range(2)]
+        self.nodes: list[subprocess.Popen[bytes]] = []
+        for _ in range(2):
+            self.join()
 
-    def join(self) -> subprocess.Popen[bytes]:
+    def join(self) -> None:
         """Add a node that has room for one worker."""
-        return self._start(f"--address={self.address}", "--num-cpus=1")
+        self.nodes.append(self._start(f"--address={self.address}", "--num-cpus=1"))
 
     def lose_one(self) -> None:
         """Kill a node with everything on it."""
         _kill_tree(self.nodes.pop(0).pid)
 
     def close(self) -> None:
-        """End all processes."""
+        """End all processes, and let no later `ray.init` look for them."""
         for process in (*self.nodes, self.head):
             _kill_tree(process.pid)
+        Path("/tmp/ray/ray_current_cluster").unlink(missing_ok=True)  # noqa: S108  (where Ray writes it)
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a node, and wait until it is up."""
         command = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--disable-usage-stats", *arguments]
         command += ["--object-store-memory=150000000"]
-        with (self.folder / "ray.log").open("ab") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        self.started += 1
+        path = self.folder / f"node-{self.started}.log"
+        with path.open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        while "Ray runtime started" not in path.read_text(errors="replace"):
+            if process.poll() is not None:
+                raise SystemExit(f"a Ray node did not start; see {path}")
+            time.sleep(0.2)
+        return process
 
 
 @contextmanager
@@ -134,7 +145,7 @@ def run(root: Path, running: Cluster, args: argparse.Namespace, victim: str = ""
                 driver = start(root, running, args)
             if victim == "node":
                 time.sleep(5)
-                running.nodes.append(running.join())
+                running.join()
         time.sleep(0.05)
     if driver.returncode != 0 or bool(victim) != bool(told):
         raise SystemExit(f"{victim or 'undisturbed'}: the driver ended with {driver.returncode}; see {root}/driver.log")
@@ -189,6 +200,7 @@ def main() -> None:
     if args.drive:
         drive(args.drive, args.address, args.steps, args.half)
         return
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     with tempfile.TemporaryDirectory() as name:
         folder = args.work or Path(name)
         folder.mkdir(exist_ok=True)

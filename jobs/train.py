@@ -201,6 +201,8 @@ def _raise_if_stopped(work: Path) -> None:
 
 def _follow(ctx: JobContext, finished: Event) -> None:
     """Pass on each line of the metrics file once, in order of step, until the run has finished."""
+    from lumina.training.metrics import curve_points
+
     path, steps = ctx.work / METRICS, ctx.config.steps
     last, offset, inode = 0, 0, 0
     refused = _refused(ctx.work)
@@ -221,7 +223,7 @@ def _follow(ctx: JobContext, finished: Event) -> None:
                 step = int(row.pop("step"))
                 if step > last:
                     last = step
-                    ctx.log_metrics(row, step)
+                    ctx.log_metrics(curve_points(row), step)
                     ctx.progress(step, steps, "steps")
         if ending:
             return

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -58,7 +58,7 @@ def merged_weights(model: MultiScaleNextDiT) -> dict[str, Tensor]:
     """
     if not hasattr(model, "peft_config"):
         raise ValueError("the model has no adapters: its state_dict holds all its weights")
-    own: Any = model.peft_config["default"]
+    own = cast(Mapping[str, Any], model.peft_config)["default"]
     state = model.state_dict()
     adapters = {name: value for name, value in state.items() if name.endswith((_DOWN, _UP))}
     base = {name.replace(_BASE, ".weight"): value for name, value in state.items() if name not in adapters}
@@ -81,7 +81,7 @@ def merge(base: Mapping[str, Tensor], adapters: Mapping[str, Tensor], config: Lo
     Raises ValueError that lists every tensor of `adapters` that is missing, unexpected or of another shape.
     """
     targets = _targets(base, config)
-    _check(adapters, {name: tuple(base[f"{name}.weight"].shape) for name in targets}, config)
+    _check(adapters, {name: (*base[f"{name}.weight"].shape,) for name in targets}, config)
     merged = {name: value.detach().to(torch.float32, copy=True) for name, value in base.items()}
     for name in targets:
         down, up = adapters[name + _DOWN].detach().float(), adapters[name + _UP].detach().float()
@@ -123,13 +123,11 @@ def _targets(names: Iterable[str], config: LoraConfig) -> list[str]:
     return [
         f"layers.{block}.{parts.get(target[1], 'feed_forward')}.{target}"
         for block in blocks
-        for target in config.targets
+        for target in sorted(set(config.targets))
     ]
 
 
-def _check(
-    adapters: Mapping[str, Tensor], targets: Mapping[str, tuple[int | None, int | None]], config: LoraConfig
-) -> None:
+def _check(adapters: Mapping[str, Tensor], targets: Mapping[str, Sequence[int | None]], config: LoraConfig) -> None:
     """Raise one ValueError about all tensors that do not fit; `targets` gives the layers' (out, in), None is any."""
     wanted: dict[str, tuple[int | None, int | None]] = {}
     for name, (outputs, inputs) in targets.items():

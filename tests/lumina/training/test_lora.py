@@ -139,7 +139,8 @@ def test_merging_from_tensors_is_merging_the_model() -> None:
 @settings(max_examples=10, deadline=None)
 @given(rank=st.integers(1, 9), alpha=st.floats(0.5, 64), targets=st.permutations(ALL.targets), count=st.integers(1, 7))
 def test_any_config_merges_to_what_it_computes(rank: int, alpha: float, targets: list[Any], count: int) -> None:
-    model = adapted(LoraConfig(rank=rank, alpha=alpha, targets=tuple(targets[:count])))
+    # A target named twice has one adapter.
+    model = adapted(LoraConfig(rank=rank, alpha=alpha, targets=(*targets[:count], targets[0])))
     with torch.no_grad():
         torch.testing.assert_close(evaluate(load(merged_weights(model))), evaluate(model), rtol=1e-3, atol=1e-4)
 
@@ -209,8 +210,9 @@ def test_recomputing_changes_no_bit(dtype: torch.dtype) -> None:
 
 def test_compiled_blocks_with_adapters_recompute() -> None:
     torch._dynamo.reset()
-    want = gradients(adapted(ALL))
-    model = adapted(ALL)
+    config = LoraConfig(rank=4, targets=("wq", "wv", "w2"))
+    want = gradients(adapted(config))
+    model = adapted(config)
     model.checkpoint_blocks("per-op")
     model.compile_blocks("aot_eager")
     got = gradients(model)

@@ -154,11 +154,12 @@ def largest_pass(load: TaskLoad, stage: TrainStageConfig, workers: int, micro_ba
     most = math.ceil(task.batch_size / workers)
     size = min(most, micro_batch_size or task.micro_batch_size or most)
     # As the batch plan cuts them: as many passes on every worker, at least one sample in each.
-    samples = math.ceil(most / min(math.ceil(most / size), task.batch_size // workers))
+    passes = task.batch_size // workers
+    samples = math.ceil(most / min(math.ceil(most / size), passes))
     of_one = forward_cost(stage.model, load.size, task.patch, load.text_tokens).tokens
     tokens = samples * of_one
     if task.micro_batch_tokens is not None:
-        tokens = min(tokens, max(task.micro_batch_tokens, of_one))
+        tokens = min(tokens, max(task.micro_batch_tokens, math.ceil(most / passes) * of_one))
     return Pass(samples, tokens)
 
 

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from curation.decode import frames_at, pick_in_span
 from curation.decoder import Decoder
-from curation.operator import Env, Input, Layout, Operator, aside, map_rows
+from curation.operator import RANDOM_READ_BYTES, Env, Input, Layout, Operator, aside, map_rows
 from curation.prompts import system_prompts_of
 from curation.schema import LATENTS, Reason, RowError, Status, iterate, set_aside, status_not_ok, to_table
 from curation.tensors import DType, pack
@@ -237,7 +237,12 @@ ENCODE_LATENTS_OPERATOR = Operator(
     group="bucket",
     runs_network=lambda _config: True,
     layout=lambda config: Layout(
-        "bucket", rows_per_file=64, row_group_size=16, compression=config.compression, use_dictionary=False
+        "bucket",
+        rows_per_file=64,
+        row_group_size=16,
+        row_group_bytes=RANDOM_READ_BYTES,
+        compression=config.compression,
+        use_dictionary=False,
     ),
 )
 """Reads the inputs `select` and `tag`; weights `vae`. One bucket per file; rows without latents in their own."""

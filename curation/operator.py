@@ -52,6 +52,10 @@ class Report:
     """Names of the files it wrote into the stage's output directory."""
 
 
+RANDOM_READ_BYTES = 512 << 10
+"""Bytes of a row group at most where training reads rows in random order: a larger row is a group of its own."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """How rows lie in Parquet files. No part of a dataset's digest."""
@@ -60,7 +64,9 @@ class Layout:
     """Rows of one file agree in this column."""
     rows_per_file: int = 4096
     row_group_size: int = 65536
-    """Rows of a row group at most, and fewer where they would hold more than 16 MiB: a random read costs a group."""
+    """Rows of a row group at most."""
+    row_group_bytes: int = 16 << 20
+    """Fewer rows where they would hold more than this: a random read costs a row group."""
     compression: str = "zstd"
     use_dictionary: bool = True
 

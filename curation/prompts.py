@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pydantic import Field
 
-from curation.operator import Env, Input, Layout, Operator
+from curation.operator import RANDOM_READ_BYTES, Env, Input, Layout, Operator
 from curation.schema import TEXT, status_ok, to_table
 from curation.sources import SYSTEM_PROMPTS_FILE
 from curation.tensors import DType, pack
@@ -89,6 +89,12 @@ ENCODE_TEXT_OPERATOR = Operator(
     rows_per_unit=lambda config: config.batch_size,
     key="text_id",
     runs_network=lambda _config: True,
-    layout=lambda _config: Layout(rows_per_file=4096, row_group_size=16, compression="none", use_dictionary=False),
+    layout=lambda _config: Layout(
+        rows_per_file=256,
+        row_group_size=16,
+        row_group_bytes=RANDOM_READ_BYTES,
+        compression="none",
+        use_dictionary=False,
+    ),
 )
 """Reads the inputs `select` and `tag`; weights `text_encoder`."""

@@ -25,7 +25,6 @@ from curation.schema import counts
 from jobs.files import link_or_copy
 
 _FILE = re.compile(r"part-\d+-\d+-n(\d+)\.parquet")
-_ROW_GROUP_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def rows_written(directory: Path) -> int:
 
 
 def _row_group_size(table: pa.Table, layout: Layout) -> int:
-    most = _ROW_GROUP_BYTES * len(table) // max(1, table.nbytes)
+    most = layout.row_group_bytes * len(table) // max(1, table.nbytes)
     return max(1, min(layout.row_group_size, most))
 
 

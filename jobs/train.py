@@ -12,18 +12,19 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import fmean
 from threading import Event
 from typing import Any
 
 from jobs.context import JobContext, JobResult
+from jobs.train_plots import draw, summary
 from lumina.training.stage import TrainStageConfig
 
+logger = logging.getLogger(__name__)
+
 METRICS = "metrics.jsonl"
-PLOT = "plots/loss_by_t.png"
 
 _POLL_SECONDS = 0.5
 
@@ -31,8 +32,9 @@ _POLL_SECONDS = 0.5
 def run(ctx: JobContext) -> JobResult:
     """Train one stage (config: TrainStageConfig) and write its weights, their average and its metrics.
 
-    Inputs: every key that starts with `latents`, `text`, optionally `init` (a checkpoint to start from) and
-    `selection` (train on its sources only). May be called on any thread; continues from `ctx.work` after a kill.
+    Inputs: every key that starts with `latents`, `text`, optionally `init` (a stage to start from; a transformer's
+    directory in `ctx.weights` does it, too) and `selection` (train on its sources only). May be called on any thread;
+    continues from `ctx.work` after a kill, also with another number of workers.
 
     Raises:
         ValueError: the data do not fit the tasks, or the initial weights the model; nothing has been started then.
@@ -60,17 +62,28 @@ def run(ctx: JobContext) -> JobResult:
 
     shutil.copyfile(ctx.work / METRICS, ctx.out / METRICS)
     rows = read_metrics(ctx.out / METRICS)
-    _plot(rows, config, ctx.out / PLOT)
+    plots = draw(rows, config, ctx.out)
     weights = {name: checkpoints.load_weights(ctx.out / folder) for name, folder in _FOLDERS.items()}
     return JobResult(
         kind="checkpoint",
         digest=checkpoints.digest(weights),
-        metrics={"train/clips": clips, **_summary(rows, config)},
-        artifacts=(METRICS, PLOT),
+        metrics={"train/clips": clips, **summary(rows, config)},
+        artifacts=(METRICS, *plots),
     )
 
 
 _FOLDERS = {"raw": "transformer", "ema": "transformer_ema"}
+_SETTINGS = (
+    "checkpoint_every",
+    "keep_checkpoints",
+    "milestone_every",
+    "log_every",
+    "validate_every",
+    "validation_clips",
+    "prefetch",
+    "peak_tflops",
+)
+"""What a loop takes from the runtime config as it is."""
 
 
 def _spec(ctx: JobContext) -> dict[str, Any]:
@@ -87,13 +100,15 @@ def _spec(ctx: JobContext) -> dict[str, Any]:
         "latents": latents,
         "text": str(ctx.inputs["text"].path),
         "sources": sources,
-        "init": str(ctx.inputs["init"].path) if "init" in ctx.inputs else None,
-        "work": str(ctx.work),
+        "init": str(ctx.inputs["init"].path / "transformer") if "init" in ctx.inputs else ctx.weights.get("init"),
         "out": str(ctx.out),
         "threads": ctx.runtime.threads_per_worker,
         "use_gpu": ctx.runtime.use_gpu,
-        "checkpoint_every": ctx.runtime.checkpoint_every,
-        "log_every": ctx.runtime.log_every,
+        "settings": {
+            "work": str(ctx.work),
+            "activation_checkpointing": ctx.runtime.checkpointing(ctx.stage),
+            **{name: getattr(ctx.runtime, name) for name in _SETTINGS},
+        },
     }
 
 
@@ -101,11 +116,11 @@ def _check(config: TrainStageConfig, spec: Mapping[str, Any], workers: int) -> i
     """Find out before any worker starts whether the stage can run; return the number of clips."""
     dataset = _dataset(spec)
     for task in config.tasks:
-        dataset.of_task(task, config.seed).plan.micro_batches(0, 0, workers)
+        dataset.of_task(task, config).plan.micro_batches(0, 0, workers)
     if spec["init"] is not None:
         from lumina import checkpoints
 
-        found = checkpoints.load_config(Path(spec["init"]) / "transformer")
+        found = checkpoints.load_config(Path(spec["init"]))
         if found != config.model:
             raise ValueError(
                 f"init {spec['init']} holds {found}, but the stage's model is {config.model}: use one model"
@@ -131,7 +146,9 @@ def _fit(ctx: JobContext, spec: Mapping[str, Any]) -> None:
         _worker,
         train_loop_config=dict(spec),
         scaling_config=ScalingConfig(
-            num_workers=runtime.train_workers,
+            num_workers=(runtime.min_train_workers, runtime.train_workers)
+            if runtime.min_train_workers
+            else runtime.train_workers,
             use_gpu=runtime.use_gpu,
             resources_per_worker={"CPU": 1, **({"GPU": 1} if runtime.use_gpu else {})},
         ),
@@ -155,12 +172,8 @@ def _worker(spec: dict[str, Any]) -> None:
     from lumina.training.trainer import LoopSettings, Trainer, TrainingStoppedError
 
     torch.set_num_threads(spec["threads"])
-    settings = LoopSettings(
-        work=Path(spec["work"]),
-        checkpoint_every=spec["checkpoint_every"],
-        log_every=spec["log_every"],
-        device=_device() if spec["use_gpu"] else "cpu",
-    )
+    plain = {**spec["settings"], "work": Path(spec["settings"]["work"])}
+    settings = LoopSettings(**plain, device=_device() if spec["use_gpu"] else "cpu")
     init = Path(spec["init"]) if spec["init"] else None
     try:
         trainer = Trainer(TrainStageConfig.model_validate_json(spec["config"]), _dataset(spec), settings, init)
@@ -190,8 +203,12 @@ def _follow(ctx: JobContext, finished: Event) -> None:
     """Pass on each line of the metrics file once, in order of step, until the run has finished."""
     path, steps = ctx.work / METRICS, ctx.config.steps
     last, offset, inode = 0, 0, 0
+    refused = _refused(ctx.work)
     while True:
         ending = finished.wait(_POLL_SECONDS)
+        for message in _refused(ctx.work)[len(refused) :]:
+            refused.append(message)
+            logger.warning(message)
         if path.exists():
             with path.open("rb") as file:
                 if os.fstat(file.fileno()).st_ino != inode:
@@ -210,44 +227,9 @@ def _follow(ctx: JobContext, finished: Event) -> None:
             return
 
 
-def _summary(rows: Sequence[Mapping[str, float]], config: TrainStageConfig) -> dict[str, float]:
-    """Return the mean losses of the first and the last tenth of the steps, and the pace."""
-    tenth = config.steps / 10
-    first = [row for row in rows if row["step"] <= tenth] or rows[:1]
-    last = [row for row in rows if row["step"] > config.steps - tenth] or rows[-1:]
-    summary: dict[str, float] = {"train/steps": config.steps}
-    for task in config.tasks:
-        summary[f"train/first_loss/{task.name}"] = fmean(row[f"loss/{task.name}"] for row in first)
-        summary[f"train/last_loss/{task.name}"] = fmean(row[f"loss/{task.name}"] for row in last)
-    for name in ("seconds_per_step", "tokens_per_second", "data_share"):
-        summary[f"train/{name}"] = fmean(row[name] for row in rows)
-    return summary
+def _refused(work: Path) -> list[str]:
+    """What workers said of checkpoints that they passed over."""
+    from lumina.training.trainer import REFUSED
 
-
-def _plot(rows: Sequence[Mapping[str, float]], config: TrainStageConfig, path: Path) -> None:
-    """Draw the last reported loss of every task over t (paper Figure 3)."""
-    from matplotlib.figure import Figure
-
-    from lumina.training.metrics import T_BINS
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    values = next((row for row in reversed(rows) if any(key.startswith("t_bin/") for key in row)), {})
-    figure = Figure(figsize=(6.4, 4.0), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    for task in config.tasks:
-        prefix = f"t_bin/{task.name}/"
-        bins = sorted(key for key in values if key.startswith(prefix))
-        axes.plot(
-            [(int(key.removeprefix(prefix)) + 0.5) / T_BINS for key in bins],
-            [values[key] for key in bins],
-            marker="o",
-            markersize=3,
-            label=f"{task.name} ({task.media}, patch {task.scale})",
-        )
-    axes.set_xlabel("t (0 noise, 1 data)")
-    axes.set_ylabel("mean squared error of the velocity")
-    axes.set_title("Loss by time and scale")
-    axes.set_xlim(0, 1)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path)
+    path = work / REFUSED
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []

@@ -62,29 +62,35 @@ def parameters(config: NextDiTConfig) -> int:
         return sum(parameter.numel() for parameter in MultiScaleNextDiT(config).parameters())
 
 
+def token_cost(config: NextDiTConfig, patch: PatchSize) -> tuple[int, int]:
+    """Return (a, b): one evaluation of N tokens of one clip takes a N + b N^2 operations, its text left out."""
+    d, k = config.dim, config.kv_heads * config.head_dim
+    block = 2 * d * d + 2 * d * k + 3 * d * config.ffn_dim
+    numbers = math.prod(patch) * config.in_channels
+    return 2 * (config.n_layers * block + 2 * numbers * d), 2 * config.n_layers * 2 * d
+
+
 def forward_cost(config: NextDiTConfig, size: LatentSize, patch: PatchSize, text_tokens: int) -> ForwardCost:
     """Count one evaluation; the text's keys and values are `text_cost`. Raises ValueError if the patch does not fit."""
     config.check_patch(patch)
     # A single frame is an image, which every scale takes.
     if any(length % step for length, step in zip(size, patch, strict=True)) and (size[0] != 1 or size[1] % patch[1]):
         raise ValueError(f"latent size {size} (frames, rows, columns) is not a multiple of the patch {patch}")
-    d, k, a = config.dim, config.kv_heads * config.head_dim, config.condition_dim
-    numbers = math.prod(patch) * config.in_channels
+    d, a = config.dim, config.condition_dim
     tokens = max(size[0] // patch[0], 1) * (size[1] // patch[1]) * (size[2] // patch[2])
-    block = 2 * d * d + 2 * d * k + 3 * d * config.ffn_dim
+    per_token, per_pair = token_cost(config, patch)
     embedders = 2 * (SINUSOID_WIDTH * a + a * a) + config.cap_feat_dim * a
-    ends, vectors = 2 * tokens * 2 * numbers * d, 2 * (a * d + embedders)
-    linear = 2 * tokens * config.n_layers * block
-    attention = 2 * config.n_layers * 2 * tokens * tokens * d
+    ends, vectors = 2 * tokens * 2 * math.prod(patch) * config.in_channels * d, 2 * (a * d + embedders)
+    linear, attention = per_token * tokens, per_pair * tokens * tokens
     caption = 2 * config.n_layers * 2 * tokens * text_tokens * d
     conditioning = 2 * config.n_layers * a * 4 * d
     return ForwardCost(
         tokens=tokens,
-        linear=linear + ends,
+        linear=linear,
         attention=attention,
         caption=caption,
         conditioning=conditioning + vectors,
-        blocks=linear + attention + caption + conditioning,
+        blocks=linear - ends + attention + caption + conditioning,
     )
 
 

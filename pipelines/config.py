@@ -64,9 +64,13 @@ class WeightsConfig(Config):
     unimatch: str = "zoo:unimatch"
     """A UniMatch flow network: a directory, or a released `.pth` file under its released name."""
 
+    transformer: str | None = None
+    """What the first training stage starts from: a transformer of ours (`transformer` and `transformer_ema` of a
+    training stage, the output of `lumina convert`), or an exported checkpoint; None starts from nothing."""
+
     def resolve(self) -> dict[str, str]:
-        """Return name to local directory or hub id, with `zoo:` names resolved."""
-        return {name: _zoo(value) for name, value in self}
+        """Return name to local directory or hub id, with `zoo:` names resolved; what is not given is left out."""
+        return {name: _zoo(value) for name, value in self if value is not None}
 
 
 class TrainConfig(TrainStageConfig):
@@ -149,6 +153,11 @@ class PipelineConfig(Config):
                 raise ValueError(f"{name}.model differs from model: one network goes through all stages")
             for task in stage.tasks:
                 self._check_task(name, stage, task)
+        first = next(iter(self.train))
+        if self.train[first].lora is not None and self.weights.transformer is None:
+            raise ValueError(
+                f"train.{first}.lora adapts weights, but the stage starts from none: name some with weights.transformer"
+            )
         self._check_checkpointing()
         self._check_generation()
         absent = sorted(set(self.choose.score) - set(self.evaluate.measured()))

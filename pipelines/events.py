@@ -70,7 +70,8 @@ class Tracking(Protocol):
     """What a run tells the experiment tracker. No call may raise or block for long."""
 
     def begin_stage(self, stage: Stage, fingerprint: str, inputs: Mapping[str, str], curve: Path | None) -> None:
-        """A stage was looked up or starts; `curve` is the file that keeps its points for a resumed attempt."""
+        """A stage was found, or an attempt at it starts: then `curve`, in its directory, keeps the points for the next
+        attempt."""
 
     def point(self, stage: str, metrics: Mapping[str, float], step: int) -> None:
         """A point of a curve."""

@@ -118,9 +118,32 @@ class MlflowWriter:
             tags = run.data.tags
             if process_start(int(tags["lumina.pid"])) == tags["lumina.process_start"]:
                 continue
-            child = f"{running} and tags.`mlflow.parentRunId` = '{run.info.run_id}'"
-            for orphan in (*self.client.search_runs([self.pipelines], child), run):
-                self.client.set_terminated(orphan.info.run_id, "KILLED")
+            self._kill_all(run.info.run_id)
+
+    def _close_earlier(self, attempts: Sequence[str]) -> None:
+        """Mark earlier attempts that still seem to run as killed: whoever begins one holds the lease of the stage.
+
+        A driver that lost its lease on another host is most likely dead, and its runs are marked, too. Should it live,
+        they take their true state when they end.
+        """
+        names = ", ".join(f"'{run}'" for run in attempts)
+        running = f"attributes.run_id IN ({names}) and attributes.status = 'RUNNING'"
+        for run in self.client.search_runs([self.pipelines], running) if attempts else ():
+            parent = self.client.get_run(run.data.tags["mlflow.parentRunId"])
+            if parent.data.tags["lumina.host"] == socket.gethostname():
+                self._kill(run.info.run_id)
+            else:
+                self._kill_all(parent.info.run_id)
+
+    def _kill_all(self, parent: str) -> None:
+        child = f"attributes.status = 'RUNNING' and tags.`mlflow.parentRunId` = '{parent}'"
+        for orphan in self.client.search_runs([self.pipelines], child):
+            self._kill(orphan.info.run_id)
+        self._kill(parent)
+
+    def _kill(self, run: str) -> None:
+        self.client.set_tag(run, "lumina.state", "killed")
+        self.client.set_terminated(run, "KILLED")
 
     def _begin_stage(self, event: dict[str, Any]) -> None:
         stage = event["stage"]
@@ -131,7 +154,14 @@ class MlflowWriter:
             "lumina.fingerprint": event["fingerprint"],
             "lumina.run": self.run,
         }
-        run = self.client.create_run(self.pipelines, start_time=event["at_ms"], tags=tags, run_name=stage)
+        name, attempt = stage, event["attempt"]
+        if attempt is not None:
+            tags["lumina.attempt"] = str(attempt)
+            name = stage if attempt == 1 else f"{stage} | attempt {attempt}"
+        if event["earlier"]:
+            tags["lumina.previous_attempt"] = event["earlier"][-1]
+            self._close_earlier(event["earlier"])
+        run = self.client.create_run(self.pipelines, start_time=event["at_ms"], tags=tags, run_name=name)
         self.stages[stage] = run.info.run_id
         self.begun[stage] = event
         self._batch(run.info.run_id, params=event["params"])
@@ -143,8 +173,8 @@ class MlflowWriter:
             if event["state"] == "blocked":
                 return
             # It failed before its fingerprint was known: it still deserves a run.
-            blank = {"kind": stage.partition("@")[0], "fingerprint": "", "params": {}, "inputs": {}}
-            self._begin_stage({"stage": stage, "at_ms": event["at_ms"], **blank})
+            blank = {"kind": stage.partition("@")[0], "fingerprint": "", "params": {}, "inputs": {}, "attempt": None}
+            self._begin_stage({"stage": stage, "at_ms": event["at_ms"], "earlier": [], **blank})
         run = self.stages[stage]
         tags = {"lumina.cache": "hit" if event["state"] == "cached" else "miss", "lumina.state": event["state"]}
         metrics: list[Metric] = []

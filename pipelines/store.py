@@ -1,6 +1,6 @@
 """The store: content-addressed outputs of stages, on a local path.
 
-    <store>/stages/<stage>/<fingerprint[:20]>/{LEASE.json, a-<id>/..., work/, curve.jsonl, MANIFEST.json}
+    <store>/stages/<stage>/<fingerprint[:20]>/{LEASE.json, a-<id>/..., work/, *.jsonl, MANIFEST.json}
     <store>/runs/<run id>.json      which fingerprints a run used
     <store>/latest/<run name>       the id of the newest run of that name
 

@@ -20,7 +20,7 @@ from curation.sources import SourceError, check_sources
 from jobs.evaluate import EvaluateConfig, EvaluateFinalConfig
 from jobs.shapes import RenderShapesConfig
 from lumina.config import Config
-from lumina.models.config import load_flow_config
+from lumina.models.config import NextDiTConfig, load_flow_config
 from pipelines.config import PipelineConfig, TrainConfig
 from pipelines.errors import PipelineError
 from pipelines.fingerprint import locate_weights
@@ -63,7 +63,8 @@ def build(config: PipelineConfig) -> Pipeline:
     _check_select(config, sources)
     _check_store(config)
     check_weights(config)
-    stages = [*_curation(config, data), *_training(config), *_evaluation(config, sources)]
+    start = _start(config)
+    stages = [*_curation(config, data), *_training(config, start), *_evaluation(config, sources)]
     return Pipeline("text_to_video", tuple(stages))
 
 
@@ -152,6 +153,31 @@ def check_weights(config: PipelineConfig) -> None:
                 f"set model.{field}={width}"
             )
     _check_flow_network(config)
+
+
+def _start(config: PipelineConfig) -> Path | None:
+    """Directory of the transformer that training starts from, if one is given."""
+    spec = config.weights.resolve().get("transformer")
+    if spec is None:
+        return None
+    found = locate_weights(spec, "weights.transformer").path
+    directory = found / "transformer" if (found / "transformer").is_dir() else found
+    file = directory / "config.json"
+    try:
+        model = NextDiTConfig.model_validate_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PipelineError(
+            f"weights.transformer: {found} holds no transformer of ours; a released one is made one by "
+            "`lumina convert SOURCE OUT`"
+        ) from error
+    different = [
+        f"model.{name}={json.dumps(value)}"
+        for name, value in model.model_dump(mode="json").items()
+        if value != config.model.model_dump(mode="json")[name]
+    ]
+    if different:
+        raise PipelineError(f"weights.transformer: {directory} is another network: set {' '.join(different)}")
+    return directory
 
 
 def _check_flow_network(config: PipelineConfig) -> None:
@@ -290,11 +316,12 @@ def _reads_media(config: PipelineConfig, stage: Stage) -> Stage:
     return replace(stage, media_root=str(media_root(config.data.manifest.resolve(), config.ingest)))
 
 
-def _training(config: PipelineConfig) -> list[Stage]:
+def _training(config: PipelineConfig, start: Path | None) -> list[Stage]:
     stages: list[Stage] = []
     for name, train in config.train.items():
         before = {"init": stages[-1].name} if stages else {}
-        stages.append(_train(f"train@{name}", train, before))
+        stage = _train(f"train@{name}", train, before)
+        stages.append(stage if stages or start is None else replace(stage, weights={"init": str(start)}))
     last = stages[-1].name
     return [*stages, _train("finetune", config.finetune, {"init": last, "selection": "choose"})]
 

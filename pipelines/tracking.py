@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from pipelines.attempts import Attempts
 from pipelines.events import StageOutcome
 from pipelines.lease import process_start
 from pipelines.record import git_state
@@ -71,6 +72,13 @@ def safe_name(name: str) -> str:
 class MlflowTracking:
     """Tracks one pipeline run: a parent run, a nested run per stage, and a flat run per evaluation.
 
+    A stage that was stopped and is continued by another pipeline run has a nested run there too: one per attempt, with
+    its number in the tag `lumina.attempt` and the run before it in `lumina.previous_attempt`. The newest has the whole
+    curve, each step once: the points that earlier attempts logged are written to it again, and the steps that it
+    repeats since the last checkpoint are not. So one run shows how a stage went, and can be compared with others
+    without knowing where it was interrupted; the runs of earlier attempts show how far each got, and end as FAILED or
+    KILLED, those of a driver that was killed as well.
+
     Args:
         store: holds the default database, the artifacts and the buffer of unwritten events.
         run_id: id of the pipeline run.
@@ -97,7 +105,7 @@ class MlflowTracking:
         self._known = threading.Condition()
         self._failed = threading.Event()
         self._last: dict[str, dict[str, int]] = {}
-        self._curves: dict[str, Path] = {}
+        self._attempts: dict[str, Attempts] = {}
         self._points_lock = threading.Lock()
         self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="tracking", daemon=True)
@@ -121,13 +129,14 @@ class MlflowTracking:
 
     def begin_stage(self, stage: Stage, fingerprint: str, inputs: Mapping[str, str], curve: Path | None) -> None:
         """Open the stage's run and, for a resumed stage, write again the points it had logged before."""
-        earlier = _read_curve(curve) if curve is not None else []
+        attempts = None if curve is None else Attempts(curve, self.run_id)
+        earlier = [] if attempts is None else attempts.points
         with self._points_lock:
             last = self._last[stage.name] = {}
             for point in earlier:
                 last.update(dict.fromkeys(point["metrics"], point["step"]))
-            if curve is not None:
-                self._curves[stage.name] = curve
+            if attempts is not None:
+                self._attempts[stage.name] = attempts
         self._put(
             "begin_stage",
             stage=stage.name,
@@ -135,6 +144,8 @@ class MlflowTracking:
             fingerprint=fingerprint,
             params={**flatten(stage.config.model_dump(mode="json")), **flatten(dict(stage.weights), "weights.")},
             inputs={key: {"stage": stage.inputs[key], "digest": digest} for key, digest in inputs.items()},
+            attempt=None if attempts is None else attempts.number,
+            earlier=[] if attempts is None else attempts.tracked_by(self.uri),
         )
         for point in earlier:
             self._events.put({"event": "point", "stage": stage.name, **point})
@@ -148,11 +159,8 @@ class MlflowTracking:
                 return
             last.update(dict.fromkeys(new, step))
             entry = {"metrics": new, "step": step, "time_ms": int(time.time() * 1000)}
-            curve = self._curves.get(stage)
-            if curve is not None:
-                # Losing a point of a curve must not stop a training.
-                with contextlib.suppress(OSError), curve.open("a") as file:
-                    file.write(json.dumps(entry) + "\n")
+            if stage in self._attempts:
+                self._attempts[stage].add_point(entry)
         self._put("point", stage=stage, **entry)
 
     def stage_run(self, stage: str) -> Mapping[str, Any]:
@@ -239,7 +247,10 @@ class MlflowTracking:
     def _learn(self, key: str, value: Any) -> None:
         with self._known:
             if key.startswith("stage:"):
-                self.stage_ids[key.removeprefix("stage:")] = value
+                stage = key.removeprefix("stage:")
+                self.stage_ids[stage] = value
+                if stage in self._attempts:
+                    self._attempts[stage].add_run(self.uri, value)
             else:
                 self.found[key] = value
             self._known.notify_all()
@@ -258,13 +269,3 @@ class MlflowTracking:
             self.buffer.parent.mkdir(parents=True, exist_ok=True)
             with self.buffer.open("a") as file:
                 file.writelines(json.dumps(event) + "\n" for event in events)
-
-
-def _read_curve(path: Path) -> list[dict[str, Any]]:
-    """Points of an earlier attempt; a last line cut short by a kill is left out."""
-    points = []
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            with contextlib.suppress(ValueError):
-                points.append(json.loads(line))
-    return points

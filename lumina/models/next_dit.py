@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lumina.models.activation_checkpointing import Recompute, recomputed
 from lumina.models.attention import Segments, packed_attention, segments
 from lumina.models.block_cache import BlockCache
 from lumina.models.config import NextDiTConfig, PatchSize, patch_key
@@ -169,6 +170,7 @@ class Block(nn.Module):
     def __init__(self, config: NextDiTConfig) -> None:
         super().__init__()
         self.eps = config.norm_eps
+        self.recompute: Recompute = "none"
         self.attention = Attention(config)
         self.feed_forward = FeedForward(config.dim, config.ffn_dim)
         self.attention_norm1 = RMSNorm(config.dim)
@@ -182,6 +184,16 @@ class Block(nn.Module):
         self, x: Tensor, condition: Tensor, tokens: Tokens, text_k: Tensor, text_v: Tensor, text_segments: Segments
     ) -> Tensor:
         """x [n, l, D] to [n, l, D]; condition [N, A]."""
+
+        # Inside of what is compiled, which can then tell what is kept.
+        def branches(x: Tensor, condition: Tensor, text_k: Tensor, text_v: Tensor) -> Tensor:
+            return self._branches(x, condition, tokens, text_k, text_v, text_segments)
+
+        return recomputed(self.recompute, branches, x, condition, text_k, text_v)
+
+    def _branches(
+        self, x: Tensor, condition: Tensor, tokens: Tokens, text_k: Tensor, text_v: Tensor, text_segments: Segments
+    ) -> Tensor:
         scale1, gate1, scale2, gate2 = tokens.expand(self.adaLN_modulation(condition)).chunk(4, dim=-1)
         # One factor per item and channel holds the norm's weight and the condition's scale or gate.
         inner = normalise(x, self.eps) * torch.addcmul(self.attention_norm1.weight, self.attention_norm1.weight, scale1)
@@ -266,6 +278,15 @@ class MultiScaleNextDiT(nn.Module):
         """
         for block in self.layers:
             block.compile(backend=backend, dynamic=True)
+
+    def checkpoint_blocks(self, mode: Recompute) -> None:
+        """Choose what the backward pass computes again in every block: time for memory, at equal bits.
+
+        "none" keeps everything; "per-op" keeps the results of matrix products and of attention; "full" keeps the
+        blocks' inputs alone. Without gradients nothing is kept, and nothing changes.
+        """
+        for block in cast(Sequence[Block], self.layers):
+            block.recompute = mode
 
     def encode_text(self, text: Sequence[Tensor]) -> TextCondition:
         """Pool the text features [L_i, Y] of N prompts and project them to every block's keys and values."""

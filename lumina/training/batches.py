@@ -5,18 +5,19 @@ Workers do not enter the plan: they only share out its batches, so one worker an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 
 from lumina.randomness import generator
+from lumina.training.balance import Samples, Shares, imbalance, share_out
 from lumina.training.stage import TaskConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """What the plan must know about one clip."""
 
@@ -24,9 +25,13 @@ class Entry:
     source: str
     bucket: str
     """Clips of one bucket have one shape."""
+    tokens: int
+    """Tokens that the network sees of it, at least 1."""
+    cost: float
+    """Operations that it takes, more than 0."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Slot:
     """One sample of one global batch."""
 
@@ -41,13 +46,15 @@ class BatchPlan:
     """The batches of one task, epoch after epoch, each epoch in an order of its own.
 
     A source with weight 1.5 appears in every epoch once with all its clips, and once more with half of them, drawn
-    anew per epoch.
+    anew per epoch. Within windows of `cluster_batches` batches, clips of like cost and shape come together; the batch
+    in which two epochs meet is left mixed.
     """
 
-    def __init__(self, task: TaskConfig, entries: Sequence[Entry], seed: int) -> None:
+    def __init__(self, task: TaskConfig, entries: Sequence[Entry], seed: int, cluster_batches: int) -> None:
         """Plan over `entries`, in any order; raises ValueError if none is left to train on."""
         self.task = task
         self.seed = seed
+        self.cluster_batches = cluster_batches
         self.entries = sorted(entries, key=lambda entry: (entry.clip_id, entry.bucket))
         weights = task.source_weights or {}
         unknown = sorted(set(weights) - {entry.source for entry in self.entries})
@@ -59,22 +66,26 @@ class BatchPlan:
         self.epoch_size = sum(whole * len(members) + extra for members, whole, extra in self._groups)
         if self.epoch_size == 0:
             raise ValueError(f"task {task.name}: no {task.media} to train on; check the selection and source_weights")
+        buckets = {bucket: code for code, bucket in enumerate(sorted({entry.bucket for entry in self.entries}))}
+        self._bucket = np.array([buckets[entry.bucket] for entry in self.entries])
+        self._cost = np.array([entry.cost for entry in self.entries], np.float64)
+        self._tokens = np.array([entry.tokens for entry in self.entries], np.int64)
+        self._likeness = _ranks(self._cost) * len(buckets) + self._bucket
         self._order = lru_cache(maxsize=4)(self._draw_order)
+        self._shares = lru_cache(maxsize=4)(self._share_out)
 
     def batch(self, step: int) -> list[Slot]:
-        """Return the global batch of optimizer step `step`, `task.batch_size` slots in order of position."""
-        size = self.task.batch_size
-        slots = []
-        for position in range(size):
-            epoch, offset = divmod(step * size + position, self.epoch_size)
-            slots.append(Slot(position, int(self._order(epoch)[offset])))
-        return slots
+        """Return the global batch of optimizer step `step`, `task.batch_size` slots in order of position.
+
+        Steps in which the task takes no part use up no batch; do not ask for theirs.
+        """
+        return [Slot(position, index) for position, index in enumerate(self._indices(step).tolist())]
 
     def micro_batches(self, step: int, rank: int, world: int) -> list[list[Slot]]:
         """Return worker `rank`'s share of `batch(step)`, cut into its forward passes.
 
-        Every worker gets as many passes, at least one sample in each. Samples are dealt out bucket by bucket, so that
-        workers have like loads and a pass has like shapes.
+        Every worker gets as many passes, at least one sample in each, and about the same cost: see
+        `lumina.training.balance.share_out`. Samples of a pass are in order of (bucket, position).
         Raises ValueError if the batch has fewer samples than there are workers.
         """
         size = self.task.batch_size
@@ -83,12 +94,30 @@ class BatchPlan:
                 f"task {self.task.name}: batch_size {size} is smaller than the number of workers, {world}: "
                 "raise batch_size or lower runtime.train_workers"
             )
-        slots = sorted(self.batch(step), key=lambda slot: (self.entries[slot.index].bucket, slot.position))
-        most = -(-size // world)
-        passes = min(-(-most // (self.task.micro_batch_size or most)), size // world)
-        mine = slots[rank::world]
-        bounds = [len(mine) * i // passes for i in range(passes + 1)]
-        return [mine[start:end] for start, end in pairwise(bounds)]
+        slots = self.batch(step)
+        return [[slots[position] for position in passes] for passes in self._shares(step, world)[rank]]
+
+    def imbalance(self, step: int, world: int) -> float:
+        """Return by which share of the mean cost the costliest of `world` workers lies above it at step `step`."""
+        return imbalance(self._samples(step), self._shares(step, world))
+
+    def _indices(self, step: int) -> np.ndarray:
+        size = self.task.batch_size
+        # The steps before this one in which the task took part.
+        start = math.floor(step * self.task.ratio) * size
+        pieces, have = [], 0
+        while have < size:
+            epoch, offset = divmod(start + have, self.epoch_size)
+            pieces.append(self._order(epoch)[offset : offset + size - have])
+            have += len(pieces[-1])
+        return np.concatenate(pieces)
+
+    def _samples(self, step: int) -> Samples:
+        indices = self._indices(step)
+        return Samples(self._cost[indices], self._tokens[indices], self._bucket[indices])
+
+    def _share_out(self, step: int, world: int) -> Shares:
+        return share_out(self._samples(step), world, self.task.micro_batch_size, self.task.micro_batch_tokens)
 
     def _by_source(self, weights: Mapping[str, float]) -> list[tuple[np.ndarray, int, int]]:
         """Return per source: its entries, how often all of them appear, and how many appear once more."""
@@ -108,4 +137,27 @@ class BatchPlan:
             parts.append(np.tile(members, whole))
             if extra:
                 parts.append(rng.permutation(members)[:extra])
-        return rng.permutation(np.concatenate(parts))
+        return self._cluster(epoch, rng.permutation(np.concatenate(parts)))
+
+    def _cluster(self, epoch: int, order: np.ndarray) -> np.ndarray:
+        """Group the clips of each window of one epoch into batches of like ones, in random order."""
+        if self.cluster_batches == 1:
+            return order
+        size = self.task.batch_size
+        # The stream of epochs is cut into batches without regard to where an epoch begins.
+        first = -epoch * self.epoch_size % size
+        for window, start in enumerate(range(first, self.epoch_size, size * self.cluster_batches)):
+            batches = min(self.cluster_batches, (self.epoch_size - start) // size)
+            entries = order[start : start + batches * size]
+            likeness = self._likeness[entries]
+            if batches < 2 or (likeness == likeness[0]).all():
+                continue
+            grouped = entries[np.argsort(likeness, kind="stable")].reshape(batches, size)
+            rng = generator(self.seed, "cluster", self.task.name, epoch, window)
+            order[start : start + batches * size] = rng.permutation(grouped).reshape(-1)
+        return order
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Return how many different values are smaller than each."""
+    return np.unique(values, return_inverse=True)[1]

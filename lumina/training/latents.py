@@ -13,17 +13,22 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 from lumina.training.batches import BatchPlan, Entry, Slot
-from lumina.training.stage import TaskConfig
+from lumina.training.stage import TaskConfig, TrainStageConfig
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
     import torch
 
 CACHE_BYTES = 1 << 30
 """Bytes of decoded row groups that one reader keeps."""
+
+OPEN_FILES = 64
+"""Files that one reader keeps open: opening one costs more than reading a clip from it."""
 
 LATENT_COLUMNS = (
     "clip_id",
@@ -60,10 +65,13 @@ class Clip:
     row: int
     """Where the reader finds it."""
 
-    @property
-    def entry(self) -> Entry:
-        """What the batch plan needs."""
-        return Entry(self.clip_id, self.source, self.bucket)
+    def entry(self, task: TaskConfig, per_token: float, per_pair: float) -> Entry:
+        """Return what the batch plan needs, where N tokens cost `per_token` N + `per_pair` N^2 operations."""
+        _, have, *sides = self.shape
+        frames = task.latent_frames or have
+        # A single frame is an image, which every scale takes.
+        tokens = max(frames // task.patch[0], 1) * (sides[0] // task.patch[1]) * (sides[1] // task.patch[2])
+        return Entry(self.clip_id, self.source, self.bucket, tokens, per_token * tokens + per_pair * tokens * tokens)
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ class _Group:
 
 
 class BlobReader:
-    """Tensors stored as bytes in a column of Parquet files, by row number."""
+    """Tensors stored as bytes in a column of Parquet files, by row number. Threads may share a reader."""
 
     def __init__(self, column: str, cache_bytes: int = CACHE_BYTES) -> None:
         """Read blobs from `column`; keep at most `cache_bytes` of row groups, and at least one."""
@@ -106,8 +114,11 @@ class BlobReader:
         self._cache_bytes = cache_bytes
         self._files: list[Path] = []
         self._places: list[_Place] = []
+        self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
         self._groups: OrderedDict[tuple[int, int], _Group] = OrderedDict()
         self._held = 0
+        # An open Parquet file serves one thread at a time; and neither cache may change under another's hands.
+        self._lock = Lock()
 
     def add_file(self, path: Path, columns: Sequence[str], shape_column: str, dtype_column: str) -> Any:
         """Index one file; return the table of `columns`, with the number of each row in a new column `row`.
@@ -121,7 +132,8 @@ class BlobReader:
             missing = [name for name in (*columns, self._column) if name not in file.schema_arrow.names]
             if missing:
                 raise ValueError(f"{path}: column {', '.join(missing)} is missing: was it written by an encode stage?")
-            table = file.read(columns=list(columns))
+            # Small columns of many row groups: threads would cost more than they bring.
+            table = file.read(columns=list(columns), use_threads=False)
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         number, first = len(self._files), len(self._places)
         self._files.append(path)
@@ -137,10 +149,11 @@ class BlobReader:
         Raises ValueError if the bytes do not fit the row's shape and dtype.
         """
         place = self._places[row]
-        group = self._group(place.file, place.group)
-        if place.offset not in group.tensors:
-            group.tensors[place.offset] = self._decode(group.blobs[place.offset], place)
-        return group.tensors[place.offset]
+        with self._lock:
+            group = self._group(place.file, place.group)
+            if place.offset not in group.tensors:
+                group.tensors[place.offset] = self._decode(group.blobs[place.offset], place)
+            return group.tensors[place.offset]
 
     def _decode(self, value: pa.LargeBinaryScalar, place: _Place) -> torch.Tensor:
         import torch
@@ -162,19 +175,28 @@ class BlobReader:
             return torch.frombuffer(memoryview(buffer), dtype=dtype).view(place.shape)
 
     def _group(self, file: int, group: int) -> _Group:
-        import pyarrow.parquet as pq
-
         key = (file, group)
         if key in self._groups:
             self._groups.move_to_end(key)
             return self._groups[key]
-        with pq.ParquetFile(self._files[file], memory_map=True) as parquet:
-            blobs = parquet.read_row_group(group, columns=[self._column]).column(0).combine_chunks()
+        column = self._file(file).read_row_group(group, columns=[self._column], use_threads=False).column(0)
+        # Combining would copy even a single chunk.
+        blobs = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
         self._groups[key] = _Group(blobs, {})
         self._held += blobs.nbytes
         while self._held > self._cache_bytes and len(self._groups) > 1:
             self._held -= self._groups.popitem(last=False)[1].blobs.nbytes
         return self._groups[key]
+
+    def _file(self, number: int) -> pq.ParquetFile:
+        import pyarrow.parquet as pq
+
+        if number not in self._open:
+            if len(self._open) == OPEN_FILES:
+                self._open.popitem(last=False)[1].close()
+            self._open[number] = pq.ParquetFile(self._files[number], memory_map=True)
+        self._open.move_to_end(number)
+        return self._open[number]
 
 
 class LatentDataset:
@@ -222,11 +244,13 @@ class LatentDataset:
                 if text not in self._text_rows:
                     raise ValueError(f"clip {clip.clip_id}: {text_dir} has no features for text {text}: encode again")
 
-    def of_task(self, task: TaskConfig, seed: int) -> TaskData:
-        """Return the task's clips and batches.
+    def of_task(self, task: TaskConfig, config: TrainStageConfig) -> TaskData:
+        """Return the clips and batches of `task`, one of those of the stage `config`.
 
         Raises ValueError if there are none, or naming a clip that the task's patch size cannot cut.
         """
+        from lumina.cost import token_cost
+
         chosen = [clip for clip in self.clips if clip.media == task.media]
         if not chosen:
             left_out = self._left_out + Counter({"of other media": len(self.clips)})
@@ -241,7 +265,9 @@ class LatentDataset:
                     f"of {clip.shape[2]}x{clip.shape[3]} after the first is dropped, but patch {task.patch} needs "
                     f"{needed} frames, and rows and columns that {rows} and {columns} divide: choose another bucket"
                 )
-        return TaskData(task, chosen, BatchPlan(task, [clip.entry for clip in chosen], seed))
+        per_token, per_pair = token_cost(config.model, task.patch)
+        entries = [clip.entry(task, per_token, per_pair) for clip in chosen]
+        return TaskData(task, chosen, BatchPlan(task, entries, config.seed, config.cluster_batches))
 
     def latent(self, clip: Clip) -> torch.Tensor:
         """Return the clip's latents [C, F, H, W], without the first frame of a video, as the paper trains."""

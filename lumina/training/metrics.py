@@ -16,7 +16,11 @@ from lumina.flow_matching.path import Losses
 T_BINS = 20
 """Equal bins of t in [0, 1) in which the loss of each task is counted (paper Figure 3)."""
 
+BIN_REPORTS = 20
+"""Reports of the bins in a stage, however long it is: they are many numbers."""
+
 _COLUMNS = ("loss", "mse", "vd", "samples")
+_BIN, _COUNT = "t_bin", "t_count"
 
 
 class LossMeter:
@@ -56,10 +60,15 @@ class LossMeter:
             own.copy_(state[name])
 
     def report(self) -> dict[str, float]:
-        """Return the means since the last report over all workers, and start anew. Every worker must call it."""
-        totals, norms = _over_workers(self.totals), _over_workers(self.grad_norm)
+        """Return the means since the last report over all workers, and start anew. Every worker must call it.
+
+        A task that took part in none of these steps is left out, also of `loss`, the sum of the tasks' means.
+        """
+        totals, norms = over_workers(self.totals), over_workers(self.grad_norm)
         result = {"loss": 0.0}
         for name, row in zip(self.tasks, totals.tolist(), strict=True):
+            if not row[3]:
+                continue
             means = dict(zip(_COLUMNS, (value / row[3] for value in row), strict=True))
             result["loss"] += means["loss"]
             result.update({f"{column}/{name}": means[column] for column in ("loss", "mse", "vd")})
@@ -69,13 +78,44 @@ class LossMeter:
         return result
 
     def report_bins(self) -> dict[str, float]:
-        """Return the mean squared error per task and t-bin since the last call, bins without a sample left out."""
+        """Return the mean squared error per task and t-bin since the last call, and the samples that it is a mean of.
+
+        Bins without a sample are left out. Every worker must call it, at the steps of `bins_due`.
+        """
         result = {}
-        for name, (sums, counts) in zip(self.tasks, _over_workers(self.bins).tolist(), strict=True):
-            pairs = enumerate(zip(sums, counts, strict=True))
-            result.update({f"t_bin/{name}/{index:02d}": total / count for index, (total, count) in pairs if count})
+        for name, (sums, counts) in zip(self.tasks, over_workers(self.bins).tolist(), strict=True):
+            for index, (total, count) in enumerate(zip(sums, counts, strict=True)):
+                if count:
+                    result[f"{_BIN}/{name}/{index:02d}"] = total / count
+                    result[f"{_COUNT}/{name}/{index:02d}"] = count
         self.bins.zero_()
         return result
+
+
+def bins_due(step: int, steps: int, log_every: int) -> bool:
+    """Whether the logged point `step` of a stage of `steps` is one of the `BIN_REPORTS` that report the bins.
+
+    It is the last logged point of its part of the stage, so the late reports hold late steps alone.
+    """
+    following = min(step + log_every, steps)
+    return step == steps or (following - 1) * BIN_REPORTS // steps > (step - 1) * BIN_REPORTS // steps
+
+
+def mean_bins(rows: Iterable[Mapping[str, float]], task: str) -> dict[int, float]:
+    """Return the mean squared error of a task per t-bin over all reports in `rows`, every sample counted once."""
+    sums, counts = [0.0] * T_BINS, [0.0] * T_BINS
+    for row in rows:
+        for index in range(T_BINS):
+            count = row.get(f"{_COUNT}/{task}/{index:02d}", 0.0)
+            if count:
+                sums[index] += row[f"{_BIN}/{task}/{index:02d}"] * count
+                counts[index] += count
+    return {index: sums[index] / counts[index] for index in range(T_BINS) if counts[index]}
+
+
+def curve_points(row: Mapping[str, float]) -> dict[str, float]:
+    """Return the numbers of a line that are worth a curve of their own: all but the step and the bins' counts."""
+    return {key: value for key, value in row.items() if key != "step" and not key.startswith(f"{_COUNT}/")}
 
 
 class MetricsFile:
@@ -117,8 +157,9 @@ def _line(row: Mapping[str, float]) -> str:
     return json.dumps(row) + "\n"
 
 
-def _over_workers(values: Tensor) -> Tensor:
+def over_workers(values: Tensor) -> Tensor:
+    """Return the sum of a tensor over all workers, on each of them. Every worker must call it."""
     total = values.clone()
-    if dist.get_world_size() > 1:
+    if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(total)
     return total

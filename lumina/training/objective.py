@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,11 @@ class MicroBatch:
     def tokens(self) -> int:
         """Tokens that the network sees."""
         return sum(math.prod(x.shape[1:]) for x in self.x_1) // math.prod(self.patch)
+
+    def pinned(self) -> MicroBatch:
+        """The same in page-locked memory, from which a GPU takes it while it computes."""
+        parts = {name: tuple(x.pin_memory() for x in getattr(self, name)) for name in ("x_1", "x_0", "text")}
+        return replace(self, **parts, t=self.t.pin_memory(), motion=self.motion.pin_memory())
 
 
 class Objective:
@@ -82,20 +87,21 @@ class Objective:
 
     def losses(self, model: Any, batch: MicroBatch, dtype: torch.dtype, device: torch.device) -> Losses:
         """Run `model`, called as MultiScaleNextDiT, in `dtype`; noise, times and losses stay float32."""
-        t, motion = batch.t.to(device), batch.motion.to(device)
-        text = [features.to(device, dtype) for features in batch.text]
-        if len({x.shape for x in batch.x_1}) == 1:
-            x_0, x_1 = torch.stack(batch.x_0).to(device), torch.stack(batch.x_1).to(device)
+        t, motion = batch.t.to(device, non_blocking=True), batch.motion.to(device, non_blocking=True)
+        text = [features.to(device, dtype, non_blocking=True) for features in batch.text]
+        noise = [x_0.to(device, non_blocking=True) for x_0 in batch.x_0]
+        data = [x_1.to(device, non_blocking=True) for x_1 in batch.x_1]
+        if len({x_1.shape for x_1 in data}) == 1:
+            x_0, x_1 = torch.stack(noise), torch.stack(data)
             x_t = interpolate(x_0, x_1, t)
             predicted = model(x_t.to(dtype), t, text, motion, batch.patch)
             return losses(predicted, velocity(x_0, x_1), self.config.vd_weight)
-        pairs = [(x_0.to(device), x_1.to(device)) for x_0, x_1 in zip(batch.x_0, batch.x_1, strict=True)]
         points = [
             interpolate(x_0[None], x_1[None], time)[0].to(dtype)
-            for (x_0, x_1), time in zip(pairs, t.split(1), strict=True)
+            for x_0, x_1, time in zip(noise, data, t.split(1), strict=True)
         ]
         predicted = model(points, t, text, motion, batch.patch)
-        return losses(predicted, [velocity(x_0, x_1) for x_0, x_1 in pairs], self.config.vd_weight)
+        return losses(predicted, list(map(velocity, noise, data)), self.config.vd_weight)
 
     def _generator(self, purpose: str, address: tuple[int | str, ...]) -> np.random.Generator:
         return generator(self.config.seed, purpose, *address)

@@ -1,25 +1,45 @@
-"""Where a run continues: engine checkpoints in the work directory, each complete or not there at all."""
+"""Engine checkpoints: what a stage continues from, each whole or refused by name.
+
+`step-00000400/` holds, per worker that wrote it, `worker-00001-of-00002.safetensors` (its share of the state) and
+beside it a record with the same name in JSON (step, bytes, sha256), put last. A checkpoint is complete when all
+workers' records are there: nobody has to wait for anybody to write one. Shares are pieces of one line of numbers
+(`engine.Layout`), so that another number of workers reads just the pieces of its own.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
+import re
 import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lumina.training.engine import Layout
 
 logger = logging.getLogger(__name__)
 
-KEPT = 2
-"""Newest complete checkpoints that stay."""
+_RECORD = re.compile(r"worker-(\d{5})-of-(\d{5})\.json")
+_STEP = re.compile(r"step-(\d{8})")
 
-_MARKER = "COMPLETE"
+
+class DamagedCheckpointError(ValueError):
+    """A checkpoint that is marked complete is not what was written."""
 
 
 @dataclass(frozen=True)
 class EngineCheckpoint:
-    """A complete engine checkpoint. It is private to the run: engine files are pickles, weights are published apart."""
+    """An engine checkpoint whose records are all there. It is private to its stage: weights are published apart."""
 
     path: Path
     step: int
@@ -27,52 +47,181 @@ class EngineCheckpoint:
     world: int
     """Workers that wrote it."""
 
+    def share(self, rank: int) -> Path:
+        """File of what worker `rank` wrote."""
+        return self.path / f"{_name(rank, self.world)}.safetensors"
+
+    def record(self, rank: int) -> dict[str, Any]:
+        """What worker `rank` said of its file. Raises DamagedCheckpointError if that cannot be read."""
+        path = self.path / f"{_name(rank, self.world)}.json"
+        try:
+            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if not {"bytes", "sha256", *(["layout"] if rank == 0 else [])} <= set(record):
+                raise ValueError("it lacks a part")
+        except (OSError, ValueError, TypeError) as error:
+            raise DamagedCheckpointError(f"{path} is no record of a checkpoint ({error})") from error
+        return record
+
+    def layout(self) -> Layout:
+        """Where every tensor lies in the line of all numbers."""
+        tensors = self.record(0)["layout"]
+        return Layout(tuple(name for name, _ in tensors), tuple(tuple(shape) for _, shape in tensors))
+
+
+class Writer:
+    """Runs one job at a time beside the loop. What goes wrong in it is raised by the next call."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._job: Future[None] | None = None
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Start a job, once the one before has ended."""
+        self.finish()
+        self._job = self._executor.submit(job)
+
+    def finish(self) -> None:
+        """Wait for the job."""
+        job, self._job = self._job, None
+        if job is not None:
+            job.result()
+
 
 def step_directory(root: Path, step: int) -> Path:
     """Directory of the checkpoint after `step` optimizer steps."""
     return root / f"step-{step:08d}"
 
 
-def mark_complete(path: Path, step: int, world: int) -> EngineCheckpoint:
-    """Declare the checkpoint in `path` complete: the last thing written to it, by one worker, once all have finished.
+def write_share(root: Path, step: int, rank: int, world: int, tensors: Mapping[str, Tensor], layout: Layout) -> None:
+    """Write worker `rank`'s share, CPU tensors, and then its record. Only then does the share count."""
+    path = step_directory(root, step)
+    path.mkdir(parents=True, exist_ok=True)
+    name = _name(rank, world)
+    file, partial = path / f"{name}.safetensors", path / f"{name}.partial"
+    save_file(dict(tensors), partial)
+    record = {
+        "step": step,
+        "bytes": partial.stat().st_size,
+        "sha256": _sha256(partial),
+        **({"layout": list(zip(layout.names, layout.shapes, strict=True))} if rank == 0 else {}),
+    }
+    _sync(partial)
+    os.replace(partial, file)
+    note = path / f"{name}.json.partial"
+    note.write_text(json.dumps(record), encoding="utf-8")
+    _sync(note)
+    os.replace(note, path / f"{name}.json")
 
-    The marker lists every file's size, so that one cut short is noticed.
-    """
-    files = {str(file.relative_to(path)): file.stat().st_size for file in sorted(path.rglob("*")) if file.is_file()}
-    partial = path / f"{_MARKER}.partial"
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump({"step": step, "world": world, "files": files}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path / _MARKER)
-    return EngineCheckpoint(path, step, world)
 
-
-def newest(root: Path) -> EngineCheckpoint | None:
-    """Return the newest checkpoint that is complete and whole; warn about marked ones that are not."""
+def complete(root: Path) -> list[EngineCheckpoint]:
+    """All complete checkpoints, newest first. What a group of workers left unfinished is none."""
+    found = []
     for path in sorted(root.glob("step-*"), reverse=True):
-        if not (path / _MARKER).exists():
+        step = _STEP.fullmatch(path.name)
+        if not step:
             continue
-        marker = json.loads((path / _MARKER).read_text(encoding="utf-8"))
-        damaged = [
-            name
-            for name, size in marker["files"].items()
-            if not (path / name).exists() or (path / name).stat().st_size != size
-        ]
-        if damaged:
-            logger.warning("%s is damaged (%s): using the checkpoint before it", path, ", ".join(damaged))
-            continue
-        return EngineCheckpoint(path, marker["step"], marker["world"])
-    return None
+        names = [match for entry in path.iterdir() if (match := _RECORD.fullmatch(entry.name))]
+        worlds = [int(match[2]) for match in names]
+        found += [EngineCheckpoint(path, int(step[1]), world) for world in set(worlds) if worlds.count(world) == world]
+    return found
 
 
-def prune(root: Path, kept: EngineCheckpoint | None) -> None:
-    """Remove all but the newest `KEPT` complete checkpoints up to `kept`, and whatever is incomplete or behind it."""
-    complete = [path for path in sorted(root.glob("step-*"), reverse=True) if (path / _MARKER).exists()]
-    limit = -1 if kept is None else kept.step
-    stay = [path for path in complete if int(path.name.removeprefix("step-")) <= limit][:KEPT]
+def verify_share(checkpoint: EngineCheckpoint, rank: int) -> None:
+    """Compare worker `rank`'s file with its record. Raises DamagedCheckpointError, naming the file and the fault."""
+    path, record = checkpoint.share(rank), checkpoint.record(rank)
+    if not path.is_file():
+        raise DamagedCheckpointError(f"{path} is missing")
+    size = path.stat().st_size
+    if size != record["bytes"]:
+        raise DamagedCheckpointError(f"{path} has {size} bytes, but {record['bytes']} were written{_kind(path)}")
+    if _sha256(path) != record["sha256"]:
+        raise DamagedCheckpointError(f"{path} has another digest than was written{_kind(path)}")
+
+
+def read_piece(checkpoint: EngineCheckpoint, name: str, start: int, length: int) -> Tensor:
+    """Numbers start..start + length of the line `name` ("weights", ...), with zeros behind its end."""
+    piece = torch.zeros(length)
+    offset = 0
+    for rank in range(checkpoint.world):
+        with _open(checkpoint.share(rank)) as file:
+            share = file.get_slice(name)
+            [size] = share.get_shape()
+            low, high = max(start, offset), min(start + length, offset + size)
+            if low < high:
+                piece[low - start : high - start] = share[low - offset : high - offset]
+            offset += size
+            if offset >= start + length:
+                break
+    return piece
+
+
+def read_small(checkpoint: EngineCheckpoint, rank: int, names: Sequence[str]) -> dict[str, Tensor]:
+    """Whole tensors of worker `rank`'s share."""
+    with _open(checkpoint.share(rank)) as file:
+        return {name: file.get_tensor(name) for name in names}
+
+
+def read_tensors(checkpoint: EngineCheckpoint, name: str) -> dict[str, Tensor]:
+    """The line `name` ("weights" or "ema"), cut into the tensors that were trained, float32."""
+    return {
+        tensor: read_piece(checkpoint, name, offset, _numel(shape)).view(shape)
+        for tensor, shape, offset in checkpoint.layout().places()
+    }
+
+
+def prune(root: Path, keep: int, milestone_every: int | None) -> None:
+    """Remove all but the newest `keep` complete checkpoints and the milestones; what is newer may be in the making."""
+    found = complete(root)
+    if not found:
+        return
+    stay = {checkpoint.path for checkpoint in found[:keep]}
+    stay |= {one.path for one in found if milestone_every and one.step % milestone_every == 0}
     for path in root.glob("step-*"):
-        if path not in stay:
-            # The marker goes first, so that a half-removed checkpoint never looks complete.
-            (path / _MARKER).unlink(missing_ok=True)
-            shutil.rmtree(path)
+        if path not in stay and path.name < found[0].path.name:
+            _remove(path)
+
+
+def remove_after(root: Path, step: int) -> None:
+    """Remove everything behind `step`: damaged, incomplete, or of a run that is being taken back."""
+    for path in root.glob("step-*"):
+        if path.name > step_directory(root, step).name:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    # The records go first, so that a half-removed checkpoint never looks complete.
+    for record in path.glob("*.json"):
+        record.unlink()
+    shutil.rmtree(path)
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, "pt")
+    except (SafetensorError, OSError) as error:
+        raise DamagedCheckpointError(f"{path} cannot be read ({error}){_kind(path)}") from error
+
+
+def _kind(path: Path) -> str:
+    """Say so where the file is a pickle, which is never opened."""
+    with path.open("rb") as file:
+        head = file.read(2)
+    return ": it is a pickle or a zip file, not safetensors" if head in (b"PK", b"\x80\x02", b"\x80\x04") else ""
+
+
+def _name(rank: int, world: int) -> str:
+    return f"worker-{rank:05d}-of-{world:05d}"
+
+
+def _numel(shape: Sequence[int]) -> int:
+    return int(torch.Size(shape).numel())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -136,7 +136,8 @@ class TrainStageConfig(Config):
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the network; weights, moments and losses are float32 either way."""
     zero_stage: int = 1
-    """DeepSpeed ZeRO stage: 1 shards the optimizer's state, 2 the gradients as well."""
+    """DeepSpeed ZeRO stage: 1 shards the optimizer's state, 2 the gradients as well, for which workers exchange them in
+    every pass. With bf16, stage 1 adds up the gradients of a step's passes in bfloat16, stage 2 in float32."""
 
     @field_validator("zero_stage")
     @classmethod
@@ -144,7 +145,7 @@ class TrainStageConfig(Config):
         if value == 3:
             raise ValueError(
                 "zero_stage 3 is refused: with layers of their own per scale it silently adds the last step's "
-                "gradients (DeepSpeed 0.19.8, partition_grads). Use 1 or 2"
+                "gradients (DeepSpeed 0.19.8, partition_grads; tests/lumina/training/test_zero3.py). Use 1 or 2"
             )
         if value not in (1, 2):
             raise ValueError(f"zero_stage must be 1 or 2, got {value}")

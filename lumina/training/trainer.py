@@ -7,36 +7,37 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import shutil
-import time
-import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lumina import checkpoints
-from lumina.models.next_dit import MultiScaleNextDiT
-from lumina.randomness import generator
+from lumina.hardware import gpu_of_device
+from lumina.models.activation_checkpointing import Recompute
 from lumina.training import resume
+from lumina.training.batches import Slot
+from lumina.training.clock import StepClock
 from lumina.training.ema import Ema
-from lumina.training.initialisation import condition_from_the_start
+from lumina.training.engine import STATE, Engine
 from lumina.training.latents import LatentDataset
 from lumina.training.metrics import LossMeter, MetricsFile
-from lumina.training.objective import Objective
+from lumina.training.objective import MicroBatch, Objective
+from lumina.training.prefetch import prefetched
+from lumina.training.publish import publish
 from lumina.training.stage import TrainStageConfig
+from lumina.training.start import trained_model
+from lumina.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
 BIN_EVERY = 10
 """Logged points between two reports of the loss per t-bin."""
 
-_ENGINE_TAG = "engine"
+REFUSED = "refused.txt"
+"""File in the work directory with a line for every checkpoint that was passed over."""
 
 
 class TrainingStoppedError(RuntimeError):
@@ -63,7 +64,7 @@ class LoopSettings:
     """Held-out clips per source and media that a look takes; 0 takes none."""
     prefetch: int = 4
     """Micro-batches prepared ahead."""
-    activation_checkpointing: Literal["none", "per-op", "full"] = "none"
+    activation_checkpointing: Recompute = "none"
     """What the backward pass computes again; see `MultiScaleNextDiT.checkpoint_blocks`."""
     peak_tflops: float | None = None
     """Peak of this worker's device in 10^12 operations a second; None looks up known GPUs."""
@@ -71,14 +72,15 @@ class LoopSettings:
     """Torch name of the device that the network runs on."""
 
 
-@dataclass
-class _Clock:
-    """What this worker did since the last report, in seconds and numbers."""
+@dataclass(frozen=True)
+class _Pass:
+    """One forward and backward pass of one optimizer step."""
 
-    started: float = 0.0
-    data: float = 0.0
-    steps: int = 0
-    tokens: int = 0
+    step: int
+    task: int
+    slots: Sequence[Slot]
+    last: bool
+    """Whether the step ends with it."""
 
 
 class Trainer:
@@ -87,89 +89,107 @@ class Trainer:
     def __init__(
         self, config: TrainStageConfig, dataset: LatentDataset, settings: LoopSettings, init: Path | None = None
     ) -> None:
-        """Set up the engine and continue from the newest complete checkpoint in `settings.work`, if there is one.
+        """Set up the engine and continue from the newest whole checkpoint in `settings.work`, if there is one.
 
-        `init` is a checkpoint directory whose weights the stage starts from; None draws them by the stage's seed.
-        Raises ValueError if the data or `init` do not fit the config, or the checkpoint is of another world size.
+        `init` is the directory of a saved transformer that the stage starts from; None draws weights by the stage's
+        seed. The checkpoint may be of another number of workers.
+        Raises ValueError if the data or `init` do not fit the config.
         """
         _ensure_process_group()
         self.config = config
         self.settings = settings
+        self.init = init
         self.device = torch.device(settings.device)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         self.objective = Objective(config, dataset)
-        self.tasks = [dataset.of_task(task, config.seed) for task in config.tasks]
-        self.engine = _engine(config, initial_model(config, init))
-        self.ema = Ema(self._masters, config.ema_decay, config.ema_warmup)
+        self.tasks = [dataset.of_task(task, config) for task in config.tasks]
+        model = trained_model(config, init, settings.activation_checkpointing)
+        self.engine = Engine(config, model, fused=self.device.type == "cuda")
+        self.ema = Ema([self.engine.weights], config.ema_decay, config.ema_warmup)
         self.meter = LossMeter([task.name for task in config.tasks], self.device)
-        self.clock = _Clock()
+        self.validation = Validation(config, dataset, settings.validation_clips, self.rank, self.world)
+        self.clock = StepClock(config.model, self.device, _peak(config, settings, self.device))
+        self.writer = resume.Writer()
         self.step = self._resume()
         self.metrics = MetricsFile(settings.work / "metrics.jsonl", self.step) if self.rank == 0 else None
 
     def run(self) -> None:
         """Train until `config.steps`. Raises TrainingStoppedError when a loss or the gradient is not finite."""
-        config, settings = self.config, self.settings
-        self.clock = _Clock(started=time.perf_counter())
-        while self.step < config.steps:
-            # 1. One optimizer step over the micro-batches of every task.
-            self._optimizer_step(self.step)
-            self.step += 1
-            # 2. The averaged weights follow.
-            if self.step % config.ema_every == 0:
-                self.ema.update(self._masters, self.step // config.ema_every - 1)
-            # 3. Tell what happened since the last report.
-            if self.step % settings.log_every == 0 or self.step == config.steps:
-                self._report()
-            # 4. Leave a point to continue from.
-            if self.step % settings.checkpoint_every == 0 or self.step == config.steps:
-                self._save()
-        if self.metrics:
-            self.metrics.close()
+        config = self.config
+        passes = self._passes(self.step)
+        try:
+            with prefetched(self._micro_batch, passes, self.settings.prefetch) as batches:
+                self.clock.restart()
+                while self.step < config.steps:
+                    # 1. One optimizer step over the micro-batches of every task.
+                    self._optimizer_step(self.step, batches)
+                    self.step += 1
+                    # 2. The averaged weights follow.
+                    if self.step % config.ema_every == 0:
+                        self.ema.update([self.engine.weights], self.step // config.ema_every - 1)
+                    # 3. Tell what happened since the last report, and what held-out clips say.
+                    self._report()
+                    # 4. Leave a point to continue from.
+                    if self._due(self.settings.checkpoint_every, self.settings.milestone_every):
+                        self._save()
+        finally:
+            if self.metrics:
+                self.metrics.close()
+            self.writer.finish()
 
     def export(self, out: Path) -> None:
-        """Write the weights to `out/transformer` and their average to `out/transformer_ema`. Every worker calls it."""
-        raw = self._gather()
-        with self.ema.swapped_into(self._masters):
-            average = self._gather()
+        """Write the last weights to `out/transformer` and their average to `out/transformer_ema`, milestones to
+        `out/milestones/step-.../`. Every worker calls it, after `run`."""
+        self.writer.finish()
+        dist.barrier()
         if self.rank == 0:
-            for name, weights in (("transformer", raw), ("transformer_ema", average)):
-                if (out / name).exists():
-                    # A worker group that failed after its export has been here.
-                    shutil.rmtree(out / name)
-                checkpoints.save_weights(self.config.model, weights, out / name)
+            for checkpoint in resume.complete(self._checkpoints):
+                if checkpoint.step == self.config.steps:
+                    publish(self.config, checkpoint, self.init, out)
+                elif self.settings.milestone_every and checkpoint.step % self.settings.milestone_every == 0:
+                    publish(self.config, checkpoint, self.init, out / "milestones" / checkpoint.path.name)
         dist.barrier()
 
-    def _optimizer_step(self, step: int) -> None:
+    def _passes(self, start: int) -> Iterator[_Pass]:
+        """This worker's passes of all steps from `start`. Every worker has as many, of the same tasks in the same
+        order: they reduce gradients together."""
+        for step in range(start, self.config.steps):
+            of_step = [
+                (task, slots)
+                for task, data in enumerate(self.tasks)
+                if data.task.takes_part(step)
+                for slots in data.plan.micro_batches(step, self.rank, self.world)
+            ]
+            for number, (task, slots) in enumerate(of_step):
+                yield _Pass(step, task, slots, last=number == len(of_step) - 1)
+
+    def _micro_batch(self, one: _Pass) -> tuple[_Pass, MicroBatch]:
+        data = self.tasks[one.task]
+        batch = self.objective.micro_batch(one.step, data.task, data.items(one.slots))
+        return one, batch.pinned() if self.device.type == "cuda" else batch
+
+    def _optimizer_step(self, step: int, batches: Iterator[tuple[_Pass, MicroBatch]]) -> None:
         engine = self.engine
-        rate = self.config.learning_rate(step)
-        for group in engine.optimizer.param_groups:
-            group["lr"] = rate
-        # The order of tasks and the number of passes are equal on all workers: they reduce gradients together.
-        passes = [
-            (index, data, slots)
-            for index, data in enumerate(self.tasks)
-            for slots in data.plan.micro_batches(step, self.rank, self.world)
-        ]
+        engine.set_learning_rate(self.config.learning_rate(step))
         seen: list[tuple[str, tuple[str, ...], Tensor]] = []
-        for number, (index, data, slots) in enumerate(passes):
-            begun = time.perf_counter()
-            batch = self.objective.micro_batch(step, data.task, data.items(slots))
-            self.clock.data += time.perf_counter() - begun
+        last = False
+        while not last:
+            with self.clock.waiting():
+                one, batch = next(batches)
+            task, last = self.tasks[one.task].task, one.last
             items = self.objective.losses(engine, batch, self.dtype, self.device)
-            engine.set_gradient_accumulation_boundary(number == len(passes) - 1)
             # The engine averages gradients over workers; so the sum below is the mean over the task's global batch.
-            engine.backward(items.total.sum() * (self.world / data.task.batch_size))
-            engine.step()
-            self.meter.add(index, items, batch.t)
-            self.clock.tokens += batch.tokens
-            seen.append((data.task.name, batch.clip_ids, items.total.detach()))
-        self.clock.steps += 1
+            engine.backward(items.total.sum() * (self.world / task.batch_size), last=last)
+            self.meter.add(one.task, items, batch.t)
+            self.clock.add(batch)
+            seen.append((task.name, batch.clip_ids, items.total.detach()))
+        self.clock.add_step()
         self._check(step, seen)
 
     def _check(self, step: int, seen: list[tuple[str, tuple[str, ...], Tensor]]) -> None:
         """Stop on what is not finite, with one wait for the device per step."""
-        norm = torch.as_tensor(self.engine.get_global_grad_norm())
+        norm = self.engine.grad_norm()
         self.meter.add_step(norm)
         total = torch.stack([loss.sum() for _, _, loss in seen]).sum()
         if bool(torch.isfinite(total)) and bool(torch.isfinite(norm)) and self.engine.skipped_steps == 0:
@@ -188,138 +208,119 @@ class Trainer:
         )
 
     def _report(self) -> None:
-        now = time.perf_counter()
-        values = self.meter.report()
-        # Counted from the end, so that the last bins are as full as any.
-        if (self.config.steps - self.step) // self.settings.log_every % BIN_EVERY == 0:
-            values.update(self.meter.report_bins())
-        seconds = max(now - self.clock.started, 1e-9)
-        values["lr"] = self.config.learning_rate(self.step - 1)
-        values["tokens_per_second"] = self.clock.tokens * self.world / seconds
-        values["seconds_per_step"] = seconds / self.clock.steps
-        values["data_share"] = self.clock.data / seconds
-        if self.metrics:
+        values: dict[str, float] = {}
+        if self._due(self.settings.log_every):
+            values.update(self.meter.report())
+            # Counted from the end, so that the last bins are as full as any.
+            if (self.config.steps - self.step) // self.settings.log_every % BIN_EVERY == 0:
+                values.update(self.meter.report_bins())
+            values["lr"] = self.config.learning_rate(self.step - 1)
+            values.update(self.clock.report())
+        if self._due(self.settings.validate_every):
+            with self.clock.paused():
+                values.update(self.validation.run(self.engine.module, self.dtype, self.device))
+        if values and self.metrics:
             self.metrics.write(self.step, values)
-        self.clock = _Clock(started=now)
 
-    @property
-    def _masters(self) -> list[Tensor]:
-        """This worker's shards of the float32 weights."""
-        return list(self.engine.optimizer.single_partition_of_fp32_groups)
-
-    def _gather(self) -> dict[str, Tensor]:
-        """Return all float32 weights by name, on the CPU. Every worker must call it."""
-        from deepspeed.utils import safe_get_full_fp32_param
-
-        named = self.engine.module.named_parameters()
-        return {name: safe_get_full_fp32_param(parameter).to("cpu", copy=True) for name, parameter in named}
+    def _due(self, *periods: int | None) -> bool:
+        """Whether one of the periods ends with this step, or the training does."""
+        return self.step == self.config.steps or any(period and self.step % period == 0 for period in periods)
 
     @property
     def _checkpoints(self) -> Path:
         return self.settings.work / "engine"
 
     def _save(self) -> None:
-        path = resume.step_directory(self._checkpoints, self.step)
-        self.engine.save_checkpoint(
-            str(path), tag=_ENGINE_TAG, client_state={"stage_step": self.step}, save_latest=False
-        )
-        own = {f"ema.{index}": shard for index, shard in enumerate(self.ema.shards)}
-        own.update({f"meter.{name}": value for name, value in self.meter.state().items()})
-        save_file(
-            {name: value.contiguous().cpu() for name, value in own.items()}, path / f"worker{self.rank}.safetensors"
-        )
-        dist.barrier()
-        if self.rank == 0:
-            resume.prune(self._checkpoints, resume.mark_complete(path, self.step, self.world))
+        """Copy this worker's share, and let it be written while training goes on."""
+        [ema] = self.ema.shards
+        live = {**self.engine.state(), "ema": ema}
+        live.update({f"meter.{name}": value for name, value in self.meter.state().items()})
+        share = {name: value.detach().to("cpu", copy=True) for name, value in live.items()}
+        step, layout = self.step, self.engine.layout
+
+        def write() -> None:
+            resume.write_share(self._checkpoints, step, self.rank, self.world, share, layout)
+            if self.rank == 0:
+                resume.prune(self._checkpoints, self.settings.keep_checkpoints, self.settings.milestone_every)
+
+        self.writer.submit(write)
 
     def _resume(self) -> int:
-        """Load the newest complete checkpoint; return the optimizer steps it has behind it."""
-        found = resume.newest(self._checkpoints) if self.rank == 0 else None
-        choice = torch.tensor([found.step, found.world] if found else [0, 0], device=self.device)
-        dist.broadcast(choice, src=0)
-        step, world = choice.tolist()
+        """Load the newest whole checkpoint; return the optimizer steps it has behind it."""
+        self._checkpoints.mkdir(parents=True, exist_ok=True)
+        found = self._newest()
+        step = found.step if found else 0
         if self.rank == 0:
-            self.settings.work.mkdir(parents=True, exist_ok=True)
-            resume.prune(self._checkpoints, found)
-        if not step:
+            resume.remove_after(self._checkpoints, step)
+        dist.barrier()
+        if found is None:
             return 0
-        path = resume.step_directory(self._checkpoints, step)
-        if world != self.world:
+        if found.layout() != self.engine.layout:
             raise TrainingStoppedError(
-                f"{path} was written by {world} workers and this run has {self.world}: set runtime.train_workers to "
-                f"{world}, or remove {self._checkpoints} to start the stage over"
+                f"{found.path} holds other tensors than this stage trains: remove {self._checkpoints} to start it over"
             )
-        loaded, _ = self.engine.load_checkpoint(str(path), tag=_ENGINE_TAG)
-        if loaded is None:
-            raise TrainingStoppedError(f"{path}: the engine could not load it; remove it to use the one before")
-        own = load_file(path / f"worker{self.rank}.safetensors")
-        self.ema.restore([own[f"ema.{index}"] for index in range(len(self.ema.shards))])
-        self.meter.restore({name: own[f"meter.{name}"] for name in self.meter.state()})
-        logger.info("resuming from %s", path)
+        start, length = self.engine.offset, len(self.engine.weights)
+        self.engine.restore({name: resume.read_piece(found, name, start, length) for name in STATE}, step)
+        self.ema.restore([resume.read_piece(found, "ema", start, length)])
+        self._restore_meter(found)
+        logger.info("resuming from %s", found.path)
         return step
 
+    def _newest(self) -> resume.EngineCheckpoint | None:
+        """The newest checkpoint that every worker finds whole; the workers share the work of reading it all."""
+        for found in self._same_everywhere(resume.complete(self._checkpoints)):
+            faults = torch.zeros(1, device=self.device)
+            try:
+                for rank in range(self.rank, found.world, self.world):
+                    resume.verify_share(found, rank)
+                found.layout()
+            except resume.DamagedCheckpointError as error:
+                faults += 1
+                refuse(self.settings.work, f"{error}: using the checkpoint before it")
+            dist.all_reduce(faults)
+            if not faults:
+                return found
+        return None
 
-def initial_model(config: TrainStageConfig, init: Path | None) -> MultiScaleNextDiT:
-    """Return the float32 network that a stage starts from.
+    def _same_everywhere(self, found: list[resume.EngineCheckpoint]) -> list[resume.EngineCheckpoint]:
+        """What the first worker found: a file system may show the others something older."""
+        count = torch.tensor([len(found)], device=self.device)
+        dist.broadcast(count, src=0)
+        told = torch.tensor([(one.step, one.world) for one in found] or [(0, 0)], device=self.device)
+        told = told if self.rank == 0 else torch.zeros(max(1, int(count)), 2, dtype=told.dtype, device=self.device)
+        dist.broadcast(told, src=0)
+        root = self._checkpoints
+        return [
+            resume.EngineCheckpoint(resume.step_directory(root, step), step, world)
+            for step, world in told[: int(count)].tolist()
+        ]
 
-    Raises ValueError if the weights in `init` are of another network than the config's.
-    """
-    if init is None:
-        rng = torch.Generator().manual_seed(int(generator(config.seed, "init").integers(2**63)))
-        model = MultiScaleNextDiT(config.model, rng)
-        if config.initialisation == "conditioned":
-            condition_from_the_start(model, rng)
-        return model
-    model = checkpoints.load_model(init / "transformer", torch.device("cpu"), torch.float32)
-    if model.config != config.model:
-        raise ValueError(
-            f"{init}/transformer holds {model.config}, but this stage's model is {config.model}: stages that build on "
-            "one another need the same model"
-        )
-    return model
+    def _restore_meter(self, found: resume.EngineCheckpoint) -> None:
+        """Take over the sums of the workers whose place this one has: with fewer workers than before, of several."""
+        own = self.meter.state()
+        for value in own.values():
+            value.zero_()
+        for rank in range(self.rank, found.world, self.world):
+            saved = resume.read_small(found, rank, [f"meter.{name}" for name in own])
+            for name, value in own.items():
+                value += saved[f"meter.{name}"].to(value.device)
 
 
-def _engine(config: TrainStageConfig, model: MultiScaleNextDiT) -> Any:
-    """Wrap the model in a DeepSpeed engine with AdamW; no compiler is needed."""
-    # Read when deepspeed is imported: which device of the node is this worker's.
-    os.environ.setdefault("LOCAL_RANK", "0")
-    import deepspeed
-    import deepspeed.ops
+def refuse(work: Path, message: str) -> None:
+    """Say that a checkpoint was passed over, also to whoever follows `work`."""
+    logger.warning(message)
+    with (work / REFUSED).open("a", encoding="utf-8") as file:
+        file.write(message + "\n")
 
-    if not torch.cuda.is_available():
-        # On the CPU it would be compiled at the first start, and gloo does without it.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    # Said by torch about a call of DeepSpeed's, at every step.
-    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*deprecated", category=FutureWarning)
-    bucket = sum(parameter.numel() for parameter in model.parameters())
-    engine, *_ = deepspeed.initialize(
-        model=model,
-        model_parameters=list(model.parameters()),
-        config={
-            # One accumulation step, whose end the loop marks itself: else the engine would divide the losses.
-            "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": 1,
-            "gradient_clipping": config.grad_clip,
-            "steps_per_print": 10**9,
-            "bf16": {"enabled": config.precision == "bf16"},
-            "zero_optimization": {
-                "stage": config.zero_stage,
-                "reduce_bucket_size": min(bucket, 500_000_000),
-                "allgather_bucket_size": min(bucket, 500_000_000),
-            },
-            "optimizer": {
-                "type": "AdamW",
-                "params": {
-                    "lr": config.lr,
-                    "betas": list(config.betas),
-                    "eps": config.eps,
-                    "weight_decay": config.weight_decay,
-                    "torch_adam": True,
-                },
-            },
-        },
-    )
-    return engine
+
+def _peak(config: TrainStageConfig, settings: LoopSettings, device: torch.device) -> float | None:
+    """Operations a second that the worker's device can do, where that is known."""
+    if settings.peak_tflops is not None:
+        return settings.peak_tflops * 1e12
+    if device.type != "cuda" or config.precision != "bf16":
+        return None
+    gpu = gpu_of_device(torch.cuda.get_device_name(device))
+    return None if gpu is None else gpu.peak_flops
 
 
 def _ensure_process_group() -> None:

@@ -36,6 +36,14 @@ def test_a_part_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     assert read_parts(tmp_path) == [written]
 
 
+def test_row_groups_are_bounded_in_rows_and_bytes(tmp_path: Path) -> None:
+    rows = table(*range(12)).append_column("blob", pa.array([bytes(1000)] * 12, pa.large_binary()))
+    for (most_rows, most_bytes), groups in {(5, 10**6): 3, (5, 2500): 6, (5, 10): 12}.items():
+        layout = Layout(row_group_size=most_rows, row_group_bytes=most_bytes)
+        [file] = write_part(rows, [most_bytes], tmp_path, layout).files
+        assert pq.read_metadata(tmp_path / file.name).num_row_groups == groups
+
+
 def test_what_has_no_record_or_lost_a_file_is_no_part(tmp_path: Path) -> None:
     for first in (0, 2, 4):
         write_part(table(first, first + 1), [first, first + 1], tmp_path, Layout())

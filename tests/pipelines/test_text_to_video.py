@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from lumina.checkpoints import save_model
+from lumina.models.next_dit import MultiScaleNextDiT
 from pipelines.config import load_config
 from pipelines.errors import PipelineError
 from pipelines.fingerprint import Identifier
@@ -165,3 +167,23 @@ def test_the_media_may_lie_elsewhere_than_the_manifest(tmp_path: Path) -> None:
     pipeline = build(load_config("folder", [f"data.manifest={manifest}", "ingest.media_dir=../media"]))
     roots = {stage.name: stage.media_root for stage in pipeline.stages if stage.media_root}
     assert {Path(roots[name]).resolve() for name in ("ingest", "probe", "motion")} == {tmp_path / "media"}
+
+
+def test_training_starts_from_given_weights(identifier: Identifier, tmp_path: Path) -> None:
+    config = load_config("demo")
+    save_model(MultiScaleNextDiT(config.model), tmp_path / "export" / "transformer")
+    for given in (tmp_path / "export", tmp_path / "export" / "transformer"):
+        stages = build(load_config("demo", [f"weights.transformer={given}"])).by_name
+        assert stages["train@1"].weights == {"init": str(tmp_path / "export" / "transformer")}
+        assert not stages["train@2"].weights
+    moved = changed(identifier, f"weights.transformer={tmp_path / 'export'}")
+    assert {"train@1", "train@3", "export"} <= moved
+    assert not {"select", "encode_text"} & moved
+
+    with pytest.raises(PipelineError, match=r"holds no transformer of ours; .* `lumina convert SOURCE OUT`"):
+        build(load_config("demo", [f"weights.transformer={tmp_path}"]))
+    with pytest.raises(PipelineError, match=r"is another network: set model.n_layers=4$"):
+        build(load_config("demo", [f"weights.transformer={tmp_path / 'export'}", "model.n_layers=2"]))
+    with pytest.raises(PipelineError, match=r"train.1.lora adapts weights, but the stage starts from none"):
+        load_config("demo", ["train.1.lora.rank=4"])
+    build(load_config("demo", ["train.1.lora.rank=4", f"weights.transformer={tmp_path / 'export'}"]))

@@ -5,6 +5,7 @@ import multiprocessing
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -146,24 +147,123 @@ def counting(ctx: JobContext) -> JobResult:
     return toy.constant(ctx)
 
 
+def halting(ctx: JobContext) -> JobResult:
+    """Log ten steps, with the state saved after every second; attempts 1 and 2 hang at steps 3 and 6."""
+    saved = ctx.work / "step"
+    first = int(saved.read_text()) if saved.exists() else 0
+    for step in range(first, 10):
+        ctx.log_metrics({"loss": 1.0 / (step + 1), "rate": float(step)}, step)
+        if step % 2:
+            saved.write_text(str(step - 1))
+        if step == {0: 3, 2: 6}.get(first):
+            time.sleep(600)
+    return toy.constant(ctx)
+
+
+COUNTING, HALTING = (
+    Pipeline("p", (Stage("s", f"tests.pipelines.test_tracking:{job}", toy.ToyConfig(), uses_cluster=False),))
+    for job in ("counting", "halting")
+)
+
+
+def attempt(root: Path, pipeline: Pipeline) -> None:
+    """Run a pipeline once, tracked."""
+    store = Store(root)
+    store.prepare()
+    tracking = MlflowTracking(store, new_run_id(), "name")
+    summary = run(pipeline, store, RuntimeConfig(), tracking=tracking, identifier=identifier())
+    tracking.close("FINISHED" if summary.ok else "FAILED")
+
+
+def stage_runs(root: Path) -> tuple[MlflowClient, list[Run]]:
+    """The runs of the stage `s`, by attempt."""
+    client = MlflowClient(default_uri(Store(root)))
+    found = [r for r in runs(client, PIPELINES) if r.data.tags["lumina.kind"] == "s"]
+    return client, sorted(found, key=lambda r: int(r.data.tags["lumina.attempt"]))
+
+
+def steps_of(client: MlflowClient, found: Run, metric: str) -> list[int]:
+    return [point.step for point in client.get_metric_history(found.info.run_id, metric)]
+
+
 def test_a_resumed_stage_has_every_step_once(tmp_path: Path, database: Path) -> None:
     shutil.copy(database, tmp_path)
-    pipeline = Pipeline(
-        "p", (Stage("s", "tests.pipelines.test_tracking:counting", toy.ToyConfig(), uses_cluster=False),)
-    )
-    store = Store(tmp_path)
     for _ in range(2):
-        tracking = MlflowTracking(store, new_run_id(), "name")
-        store.prepare()
-        summary = run(pipeline, store, RuntimeConfig(), tracking=tracking, identifier=identifier())
-        tracking.close("FINISHED" if summary.ok else "FAILED")
+        attempt(tmp_path, COUNTING)
+    client, [failed, finished] = stage_runs(tmp_path)
+    assert [failed.info.status, finished.info.status] == ["FAILED", "FINISHED"]
+    assert steps_of(client, failed, "loss") == [0, 1, 2, 3]
+    assert steps_of(client, finished, "loss") == [0, 1, 2, 3, 4, 5]
+    assert failed.data.tags["lumina.error"] == "RuntimeError: killed"
+    assert finished.data.tags["lumina.previous_attempt"] == failed.info.run_id
+    assert [failed.info.run_name, finished.info.run_name] == ["s", "s | attempt 2"]
+
+
+def _kill_when(root: Path, step: int) -> None:
+    """Start the pipeline in a process of its own and end it by SIGKILL once it hangs at `step`, all of it tracked."""
+    code = "import sys; from pathlib import Path; from tests.pipelines import test_tracking as t\n"
+    code += "t.attempt(Path(sys.argv[1]), t.HALTING)"
+    process = subprocess.Popen([sys.executable, "-c", code, str(root)])
+    deadline = time.monotonic() + 240
+    while True:
+        assert process.poll() is None
+        assert time.monotonic() < deadline, f"step {step} was not tracked"
+        time.sleep(0.2)
+        client = MlflowClient(default_uri(Store(root)))
+        if any(r.info.status == "RUNNING" and steps_of(client, r, "rate")[-1:] == [step] for r in stage_runs(root)[1]):
+            break
+    process.kill()
+    process.wait()
+
+
+def test_a_killed_driver_leaves_one_ended_run_per_attempt_and_no_step_twice(tmp_path: Path, database: Path) -> None:
+    shutil.copy(database, tmp_path)
+    _kill_when(tmp_path, 3)
+    [directory] = (tmp_path / "stages" / "s").iterdir()
+    # The kill may cut a line short.
+    with (directory / "curve.jsonl").open("a") as file:
+        file.write('{"metrics": {"loss": 0.2')
+    # As if the first driver had run on another host, whose processes cannot be looked at.
+    client, [first] = stage_runs(tmp_path)
+    client.set_tag(first.data.tags["mlflow.parentRunId"], "lumina.host", "another")
+    _kill_when(tmp_path, 6)
+    attempt(tmp_path, HALTING)
+
+    client, found = stage_runs(tmp_path)
+    assert [r.data.tags["lumina.attempt"] for r in found] == ["1", "2", "3"]
+    assert [r.info.status for r in found] == ["KILLED", "KILLED", "FINISHED"]
+    assert [r.data.tags["lumina.state"] for r in found] == ["killed", "killed", "done"]
+    for metric in ("loss", "rate"):
+        assert [steps_of(client, r, metric) for r in found] == [list(range(count)) for count in (4, 7, 10)]
+    parents = [client.get_run(r.data.tags["mlflow.parentRunId"]).info for r in found]
+    assert [parent.status for parent in parents] == ["KILLED", "KILLED", "FINISHED"]
+    assert len({parent.run_id for parent in parents}) == 3
+    # What was found finished is no attempt.
+    attempt(tmp_path, HALTING)
+    cached = [r for r in runs(client, PIPELINES) if r.data.tags.get("lumina.cache") == "hit"]
+    assert ["lumina.attempt" in r.data.tags for r in cached] == [False]
+
+
+def test_an_attempt_at_a_stage_of_a_living_driver_ends_that_stage_alone(tmp_path: Path, database: Path) -> None:
+    shutil.copy(database, tmp_path)
+    store = Store(tmp_path)
+    tracking = MlflowTracking(store, "living", "living")
+    curve = tmp_path / "curve.jsonl"
+    tracking.begin_stage(stage("s"), "ab" * 32, {}, curve)
+    tracking.begin_stage(stage("other"), "cd" * 32, {}, None)
+    deadline = time.monotonic() + 60
+    while not tracking.stage_run("other"):
+        assert time.monotonic() < deadline
+    second = MlflowTracking(store, "second", "second")
+    second.begin_stage(stage("s"), "ab" * 32, {}, curve)
+    second.close("FINISHED")
     client = MlflowClient(default_uri(store))
-    by_status = {r.info.status: r for r in runs(client, PIPELINES) if r.data.tags["lumina.kind"] == "s"}
-    steps = {
-        status: [p.step for p in client.get_metric_history(r.info.run_id, "loss")] for status, r in by_status.items()
+    status = {
+        (r.data.tags["lumina.run"], r.data.tags.get("lumina.stage")): r.info.status for r in runs(client, PIPELINES)
     }
-    assert steps == {"FAILED": [0, 1, 2, 3], "FINISHED": [0, 1, 2, 3, 4, 5]}
-    assert by_status["FAILED"].data.tags["lumina.error"] == "RuntimeError: killed"
+    assert status["living", "s"] == "KILLED"
+    assert status["living", "other"] == status["living", None] == "RUNNING"
+    tracking.close("FAILED")
 
 
 def _touch(root: str, barrier: object) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from lumina.cost import forward_cost
+from lumina.training.batches import Slot
 from lumina.training.latents import LatentDataset
+from lumina.training.objective import Objective
 from tests.lumina.training import toy
 
 
@@ -27,12 +31,46 @@ def test_rows_frames_and_texts(tmp_path: Path) -> None:
     assert not data.text(video.text_id_dropped).any()
 
 
+@pytest.mark.parametrize("frames", [None, 2])
+def test_the_plan_knows_what_the_network_will_see(tmp_path: Path, frames: int | None) -> None:
+    latents, text = toy.write(tmp_path)
+    data, config = LatentDataset([latents], text), toy.stage()
+    for task in (toy.IMAGE, toy.FINE, toy.COARSE.model_copy(update={"latent_frames": frames})):
+        of_task = data.of_task(task, config)
+        for index, entry in enumerate(of_task.plan.entries):
+            batch = Objective(config, data).micro_batch(0, task, of_task.items([Slot(0, index)]))
+            assert entry.tokens == batch.tokens
+            size = batch.x_1[0].shape[1:]
+            cost = forward_cost(config.model, (size[0], size[1], size[2]), task.patch, 0)
+            assert entry.cost == cost.linear + cost.attention
+
+
 def test_a_small_cache_reads_the_same(tmp_path: Path) -> None:
     latents, text = toy.write(tmp_path)
     large, small = LatentDataset([latents], text), LatentDataset([latents], text, cache_bytes=1)
     for one, two in zip(large.clips * 2, small.clips * 2, strict=True):
         assert torch.equal(large.latent(one), small.latent(two))
     assert len(small._latents._groups) == 1
+
+
+def test_few_files_are_open_and_threads_may_share_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    latents, text = toy.write(tmp_path)
+    whole = pq.read_table(latents / "data" / "part-0.parquet")
+    (latents / "data" / "part-0.parquet").unlink()
+    for row in range(len(whole)):
+        pq.write_table(whole.slice(row, 1), latents / "data" / f"part-{row}.parquet")
+    monkeypatch.setattr("lumina.training.latents.OPEN_FILES", 3)
+    data = LatentDataset([latents], text, cache_bytes=1)
+    expected = {row["clip_id"]: row["vae_latent_bytes"] for row in whole.to_pylist()}
+
+    def read(number: int) -> None:
+        clip = data.clips[number % len(data.clips)]
+        whole_clip = data._latents.read(clip.row)
+        assert whole_clip.numpy().tobytes() == expected[clip.clip_id]
+
+    with ThreadPoolExecutor(4) as executor:
+        list(executor.map(read, range(400)))
+    assert len(data._latents._open) == 3
 
 
 def test_a_selection_restricts_the_sources(tmp_path: Path) -> None:
@@ -52,7 +90,7 @@ def test_errors_name_the_place(tmp_path: Path) -> None:
         LatentDataset([text], text)
     long = toy.COARSE.model_copy(update={"latent_frames": 8})
     with pytest.raises(ValueError, match=r"task coarse: clip clip000 of bucket .* needs 8 frames"):
-        LatentDataset([latents], text).of_task(long, 0)
+        LatentDataset([latents], text).of_task(long, toy.stage())
     path = latents / "data" / "part-0.parquet"
     table = pq.read_table(path)
     shapes = [[9, 9, 9, 9]] * len(table)

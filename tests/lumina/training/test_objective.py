@@ -19,7 +19,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> LatentDataset:
 
 def test_draws_depend_on_their_address_alone(data: LatentDataset) -> None:
     objective = Objective(toy.stage(), data)
-    clips = data.of_task(toy.FINE, 0).clips
+    clips = data.of_task(toy.FINE, toy.stage()).clips
     items = [(0, clips[0]), (1, clips[1]), (2, clips[0])]
     whole = objective.micro_batch(3, toy.FINE, items)
     for row, item in reversed(list(enumerate(items))):
@@ -35,7 +35,7 @@ def test_draws_depend_on_their_address_alone(data: LatentDataset) -> None:
 def test_drops_and_times_follow_the_config(data: LatentDataset) -> None:
     objective = Objective(toy.stage(), data)
     for task, kept, unknown in ((toy.FINE, 3.5, 0.3), (toy.IMAGE, 0.0, 0.6)):
-        clips = data.of_task(task, 0).clips
+        clips = data.of_task(task, toy.stage()).clips
         batch = objective.micro_batch(0, task, [(place, clips[place % len(clips)]) for place in range(2000)])
         assert set(batch.motion.tolist()) == {kept, DROPPED}
         assert (batch.motion == DROPPED).float().mean().item() == pytest.approx(unknown, abs=0.04)
@@ -47,7 +47,7 @@ def test_drops_and_times_follow_the_config(data: LatentDataset) -> None:
 
 def test_longer_clips_give_a_random_window(data: LatentDataset) -> None:
     task = toy.COARSE.model_copy(update={"latent_frames": 2})
-    clips = data.of_task(task, 0).clips
+    clips = data.of_task(task, toy.stage()).clips
     batch = Objective(toy.stage(), data).micro_batch(0, task, [(place, clips[0]) for place in range(50)])
     assert {x.shape[1] for x in batch.x_1} == {2}
     assert batch.tokens == 50 * (clips[0].shape[2] // 4) * (clips[0].shape[3] // 4)
@@ -56,7 +56,7 @@ def test_longer_clips_give_a_random_window(data: LatentDataset) -> None:
 def test_a_pass_of_mixed_shapes_has_the_losses_of_its_items(data: LatentDataset) -> None:
     config = toy.stage()
     objective, model = Objective(config, data), MultiScaleNextDiT(config.model)
-    items = list(enumerate(data.of_task(toy.FINE, 0).clips))
+    items = list(enumerate(data.of_task(toy.FINE, toy.stage()).clips))
     assert len({clip.shape for _, clip in items}) == 2
     cpu = torch.device("cpu")
     mixed = objective.losses(model, objective.micro_batch(0, toy.FINE, items), torch.float32, cpu)

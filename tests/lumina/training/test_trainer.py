@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,8 @@ import torch
 from lumina import checkpoints
 from lumina.training.latents import LatentDataset
 from lumina.training.metrics import read_metrics
-from lumina.training.objective import Objective
-from lumina.training.trainer import LoopSettings, Trainer, TrainingStoppedError, initial_model
+from lumina.training.start import initial_model
+from lumina.training.trainer import LoopSettings, Trainer, TrainingStoppedError
 from tests.lumina.training import toy
 
 
@@ -37,8 +40,8 @@ def _digest(trainer: Trainer, out: Path) -> str:
 
 
 def _losses(work: Path) -> list[dict[str, float]]:
-    timed = ("tokens_per_second", "seconds_per_step", "data_share")
-    return [{key: row[key] for key in row if key not in timed} for row in read_metrics(work / "metrics.jsonl")]
+    timed = ("tokens_per", "samples_per", "seconds_per", "data_share", "flop")
+    return [{key: row[key] for key in row if not key.startswith(timed)} for row in read_metrics(work / "metrics.jsonl")]
 
 
 @pytest.mark.parametrize("changes", [{}, {"precision": "bf16", "zero_stage": 2}])
@@ -53,10 +56,10 @@ def test_a_killed_run_ends_with_the_same_bits(
     step = Trainer._optimizer_step
     for fatal in (7, 9):
 
-        def die(trainer: Trainer, number: int, fatal: int = fatal) -> None:
+        def die(trainer: Trainer, number: int, batches: Any, fatal: int = fatal) -> None:
             if number == fatal:
                 raise Killed
-            step(trainer, number)
+            step(trainer, number, batches)
 
         monkeypatch.setattr(Trainer, "_optimizer_step", die)
         with pytest.raises(Killed):
@@ -95,42 +98,128 @@ def test_a_stage_starts_from_another_and_refuses_other_networks(data: LatentData
     first = Trainer(toy.stage(steps=2), data, _settings(tmp_path / "first"))
     first.run()
     first.export(tmp_path / "checkpoint")
-    second = Trainer(toy.stage(steps=1), data, _settings(tmp_path / "second"), init=tmp_path / "checkpoint")
-    second.export(tmp_path / "again")
-    weights = [checkpoints.load_weights(tmp_path / name / "transformer") for name in ("checkpoint", "again")]
-    assert checkpoints.digest({"": weights[0]}) == checkpoints.digest({"": weights[1]})
+    second = Trainer(
+        toy.stage(steps=1), data, _settings(tmp_path / "second"), init=tmp_path / "checkpoint" / "transformer"
+    )
+    weights = checkpoints.load_weights(tmp_path / "checkpoint" / "transformer")
+    assert checkpoints.digest({"": second.engine.module.state_dict()}) == checkpoints.digest({"": weights})
     wider = toy.MODEL.model_copy(update={"n_layers": 2})
     with pytest.raises(ValueError, match="need the same model"):
-        Trainer(toy.stage(model=wider), data, _settings(tmp_path / "third"), init=tmp_path / "checkpoint")
+        Trainer(
+            toy.stage(model=wider), data, _settings(tmp_path / "third"), init=tmp_path / "checkpoint" / "transformer"
+        )
 
 
-def test_a_damaged_checkpoint_is_passed_over(data: LatentDataset, tmp_path: Path) -> None:
+def _cut_short(file: Path) -> None:
+    with file.open("r+b") as handle:
+        handle.truncate(100)
+
+
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def _pickle(file: Path) -> None:
+    torch.save({"weights": torch.zeros(4)}, file)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (Path.unlink, "is missing"),
+        (_cut_short, r"has 100 bytes, but \d+ were written"),
+        (_flip, "has another digest than was written"),
+        (_pickle, r"has \d+ bytes, but \d+ were written: it is a pickle or a zip file, not safetensors"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_it_used(
+    data: LatentDataset, tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
     Trainer(toy.stage(steps=6), data, _settings(tmp_path, checkpoint_every=2)).run()
     engine = tmp_path / "engine"
     assert sorted(path.name for path in engine.iterdir()) == ["step-00000004", "step-00000006"]
-    with (engine / "step-00000006" / "worker0.safetensors").open("r+b") as file:
-        file.truncate(100)
+    file = engine / "step-00000006" / "worker-00000-of-00001.safetensors"
+    damage(file)
     assert Trainer(toy.stage(steps=6), data, _settings(tmp_path)).step == 4
+    [line] = (tmp_path / "refused.txt").read_text().splitlines()
+    assert re.search(rf"{file} {message}.*: using the checkpoint before it", line)
 
 
-@pytest.mark.parametrize("zero_stage", [1, 2])
-def test_a_step_equals_plain_adamw(data: LatentDataset, tmp_path: Path, zero_stage: int) -> None:
-    # The released epsilon, 1e-15, would make the rounding noise of gradients that are almost 0 into full steps.
-    config = toy.stage(steps=5, zero_stage=zero_stage, grad_clip=0.5, lr=1e-3, eps=1e-6)
-    trainer = Trainer(config, data, _settings(tmp_path))
-    model = initial_model(config, None)
-    optimizer = torch.optim.AdamW(model.parameters(), config.lr, config.betas, config.eps, weight_decay=0.0)
-    objective = Objective(config, data)
-    for step in range(config.steps):
-        total = torch.zeros(())
-        for task in config.tasks:
-            of_task = data.of_task(task, config.seed)
-            batch = objective.micro_batch(step, task, of_task.items(of_task.plan.batch(step)))
-            total = total + objective.losses(model, batch, torch.float32, torch.device("cpu")).total.mean()
-        optimizer.zero_grad()
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-        optimizer.step()
+def test_recomputing_and_preparing_ahead_change_no_bit(data: LatentDataset, tmp_path: Path) -> None:
+    digests = set()
+    for number, changes in enumerate(
+        ({}, {"prefetch": 0}, {"activation_checkpointing": "per-op"}, {"activation_checkpointing": "full"})
+    ):
+        trainer = Trainer(toy.stage(), data, _settings(tmp_path / str(number), **changes))
+        trainer.run()
+        digests.add(_digest(trainer, tmp_path / f"out{number}"))
+    assert len(digests) == 1
+
+
+def test_held_out_clips_are_looked_at_between_and_at_the_end(data: LatentDataset, tmp_path: Path) -> None:
+    Trainer(toy.stage(steps=8), data, _settings(tmp_path, validate_every=5)).run()
+    rows = {row["step"]: row for row in read_metrics(tmp_path / "metrics.jsonl")}
+    assert list(rows) == [3, 5, 6, 8]
+    for step in (5, 8):
+        assert rows[step]["val/fine/web"] == rows[step]["val/fine"] > 0
+    assert "loss" not in rows[5]
+    assert not [key for key in rows[6] if key.startswith("val")]
+
+
+def test_milestones_stay_and_are_published(data: LatentDataset, tmp_path: Path) -> None:
+    trainer = Trainer(toy.stage(steps=10), data, _settings(tmp_path, checkpoint_every=2, milestone_every=3))
     trainer.run()
-    for name, parameter in trainer.engine.module.named_parameters():
-        torch.testing.assert_close(parameter, model.get_parameter(name), rtol=0, atol=1e-5, msg=name)
+    kept = sorted(path.name for path in (tmp_path / "engine").iterdir())
+    assert kept == [f"step-{step:08d}" for step in (3, 6, 9, 10)]
+    trainer.export(tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out" / "milestones").iterdir()) == kept[:-1]
+    short = Trainer(toy.stage(steps=6), data, _settings(tmp_path / "short"))
+    short.run()
+    short.export(tmp_path / "short" / "out")
+    pair = (tmp_path / "out" / "milestones" / "step-00000006", tmp_path / "short" / "out")
+    for name in ("transformer", "transformer_ema"):
+        first, second = (checkpoints.digest({"": checkpoints.load_weights(path / name)}) for path in pair)
+        assert first == second
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_adapters_alone_are_trained_resumed_and_merged(data: LatentDataset, tmp_path: Path, precision: str) -> None:
+    first = Trainer(toy.stage(steps=2), data, _settings(tmp_path / "first"))
+    first.run()
+    first.export(tmp_path / "start")
+    init = tmp_path / "start" / "transformer"
+    config = toy.stage(steps=8, lora={"rank": 2, "targets": ["wq", "w2"]}, precision=precision)
+    whole = Trainer(config, data, _settings(tmp_path / "whole", keep_checkpoints=9), init)
+    assert sum(map(math.prod, whole.engine.layout.shapes)) < 1000
+    whole.run()
+    expected = _digest(whole, tmp_path / "out")
+    base, tuned = checkpoints.load_weights(init), checkpoints.load_weights(tmp_path / "out" / "transformer")
+    moved = {name for name, value in base.items() if not torch.equal(value, tuned[name])}
+    assert moved == {"layers.0.attention.wq.weight", "layers.0.feed_forward.w2.weight"}
+    assert {path.name for path in (tmp_path / "out" / "adapter").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    for record in (tmp_path / "whole" / "engine" / "step-00000008").glob("*.json"):
+        record.unlink()
+    resumed = Trainer(config, data, _settings(tmp_path / "whole"), init)
+    assert resumed.step == 4
+    resumed.run()
+    assert _digest(resumed, tmp_path / "again") == expected
+
+
+def test_bfloat16_training_starts_from_the_float32_weights(data: LatentDataset, tmp_path: Path) -> None:
+    config = toy.stage(precision="bf16")
+    trainer = Trainer(config, data, _settings(tmp_path))
+    wanted = torch.cat([value.flatten() for value in initial_model(config, None).parameters()])
+    assert torch.equal(trainer.engine.weights[: len(wanted)], wanted)
+    assert trainer.engine.module.dtype == torch.bfloat16
+
+
+def test_other_tensors_in_a_checkpoint_are_refused(data: LatentDataset, tmp_path: Path) -> None:
+    Trainer(toy.stage(steps=2), data, _settings(tmp_path)).run()
+    wider = toy.MODEL.model_copy(update={"n_layers": 2})
+    with pytest.raises(TrainingStoppedError, match=r"step-00000002 holds other tensors than this stage trains: remove"):
+        Trainer(toy.stage(steps=2, model=wider), data, _settings(tmp_path))

@@ -17,6 +17,7 @@ MODEL = NextDiTConfig(
 )
 IMAGE = TaskConfig(name="image", media="image", patch=(1, 2, 2), time_shift=1.0, batch_size=4)
 FINE = TaskConfig(name="fine", media="video", patch=(1, 2, 2), time_shift=2.0, batch_size=4, micro_batch_size=1)
+MIDDLE = TaskConfig(name="middle", media="video", patch=(2, 2, 2), time_shift=4.0, batch_size=4)
 COARSE = TaskConfig(name="coarse", media="video", patch=(2, 4, 4), time_shift=8.0, batch_size=4)
 
 

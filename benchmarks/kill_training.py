@@ -1,0 +1,214 @@
+"""Kill ranks, drivers and Ray nodes of a training stage at random steps, and compare with an undisturbed run.
+
+    python benchmarks/kill_training.py --kills 10
+
+A head node that runs no worker and two nodes with one CPU each, all processes of their own on this machine; two workers
+train three scales (float32, or bfloat16 with ZeRO-2). Every run gets one kill: of one rank, of both ranks, of the
+driver (started again, as a user would), or of a node (another joins five seconds later), at a step drawn from the seed.
+Prints whether final weights, averaged weights and logged losses are bit-identical to the undisturbed run's, and what a
+kill cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+os.environ["PYTHONPATH"] = str(REPOSITORY)
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "10"
+
+import psutil
+
+from jobs import cluster, train
+from jobs.context import InputRef, JobContext
+from jobs.runtime import RuntimeConfig
+from lumina.randomness import generator
+from lumina.training.metrics import read_metrics
+from tests.lumina.training import toy
+
+VICTIMS = ("rank", "both ranks", "driver", "node")
+TIMED = ("tokens_per_second", "samples_per_second", "seconds_per_step", "data_share", "flop")
+
+
+def drive(root: Path, address: str, steps: int, half: bool) -> None:
+    """Train the stage in `root`, on from where it was left."""
+    out = root / f"out-{time.time_ns()}"
+    out.mkdir()
+    precision = {"precision": "bf16", "zero_stage": 2} if half else {}
+    ctx = JobContext(
+        stage="train@1",
+        fingerprint="f" * 64,
+        operator="",
+        config=toy.stage(steps=steps, **precision),
+        runtime=RuntimeConfig(ray_address=address, train_workers=2, checkpoint_every=10, log_every=5, max_failures=9),
+        inputs={
+            "latents": InputRef("encode_latents@1", root.parent / "toy" / "latents", ""),
+            "text": InputRef("encode_text", root.parent / "toy" / "text", ""),
+        },
+        weights={},
+        media_root="",
+        out=out,
+        work=root / "work",
+        progress=lambda done, total, unit: None,
+        log_metrics=lambda metrics, step: None,
+    )
+    cluster.ensure(ctx.runtime)
+    result = train.run(ctx)
+    losses = [{k: v for k, v in row.items() if not k.startswith(TIMED)} for row in read_metrics(out / train.METRICS)]
+    (root / "result.json").write_text(json.dumps({"digest": result.digest, "losses": losses}))
+    cluster.shutdown()
+
+
+class Cluster:
+    """A head and nodes on this machine, each a process tree of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.address = f"127.0.0.1:{_free_port()}"
+        port = self.address.rpartition(":")[2]
+        self.head = self._start("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
+        time.sleep(12)
+        self.nodes = [self.join() for _ in range(2)]
+
+    def join(self) -> subprocess.Popen[bytes]:
+        """Add a node that has room for one worker."""
+        return self._start(f"--address={self.address}", "--num-cpus=1")
+
+    def lose_one(self) -> None:
+        """Kill a node with everything on it."""
+        _kill_tree(self.nodes.pop(0).pid)
+
+    def close(self) -> None:
+        """End all processes."""
+        for process in (*self.nodes, self.head):
+            _kill_tree(process.pid)
+
+    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        command = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--disable-usage-stats", *arguments]
+        command += ["--object-store-memory=150000000"]
+        with (self.folder / "ray.log").open("ab") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+
+@contextmanager
+def started_cluster(folder: Path) -> Iterator[Cluster]:
+    """A cluster for the length of the block."""
+    running = Cluster(folder)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+def start(root: Path, running: Cluster, args: argparse.Namespace) -> subprocess.Popen[bytes]:
+    """A driver of its own."""
+    root.mkdir(exist_ok=True)
+    command = [sys.executable, __file__, "--drive", str(root), "--address", running.address, "--steps", str(args.steps)]
+    with (root / "driver.log").open("ab") as log:
+        return subprocess.Popen(command + ["--half"] * args.half, stdout=log, stderr=log)
+
+
+def run(root: Path, running: Cluster, args: argparse.Namespace, victim: str = "", step: int = 0) -> tuple[float, str]:
+    """Train to the end, with one kill after `step`; returns seconds, and what was killed at which step."""
+    began, told = time.monotonic(), ""
+    driver = start(root, running, args)
+    while driver.poll() is None:
+        if victim and not told and (reached := _last_step(root)) >= step:
+            kill(victim, running, driver)
+            told = f"{victim} after step {reached}"
+            if victim == "driver":
+                driver.wait()
+                driver = start(root, running, args)
+            if victim == "node":
+                time.sleep(5)
+                running.nodes.append(running.join())
+        time.sleep(0.05)
+    if driver.returncode != 0 or bool(victim) != bool(told):
+        raise SystemExit(f"{victim or 'undisturbed'}: the driver ended with {driver.returncode}; see {root}/driver.log")
+    return time.monotonic() - began, told
+
+
+def kill(victim: str, running: Cluster, driver: subprocess.Popen[bytes]) -> None:
+    """kill -9, without a warning."""
+    if victim == "driver":
+        driver.send_signal(signal.SIGKILL)
+    elif victim == "node":
+        running.lose_one()
+    else:
+        ranks = [
+            one for one in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(one.info["cmdline"] or ())
+        ]
+        for process in sorted(ranks, key=lambda one: one.pid)[: 1 if victim == "rank" else None]:
+            process.kill()
+
+
+def _last_step(root: Path) -> int:
+    path = root / "work" / train.METRICS
+    rows = read_metrics(path) if path.exists() else []
+    return int(rows[-1]["step"]) if rows else 0
+
+
+def _kill_tree(pid: int) -> None:
+    for process in (*psutil.Process(pid).children(recursive=True), psutil.Process(pid)):
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--half", action="store_true", help="bfloat16 and ZeRO-2")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, help="an empty folder, kept; else a temporary one")
+    parser.add_argument("--drive", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--address", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.drive:
+        drive(args.drive, args.address, args.steps, args.half)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = args.work or Path(name)
+        folder.mkdir(exist_ok=True)
+        toy.write(folder / "toy")
+        rng, failed = generator(args.seed, "kills"), 0
+        with started_cluster(folder) as running:
+            calm, _ = run(folder / "calm", running, args)
+            wanted = json.loads((folder / "calm" / "result.json").read_text())
+            print(f"undisturbed: {calm:.0f} s, {len(wanted['losses'])} logged points, {wanted['digest'][:23]}")
+            for number in range(args.kills):
+                step, root = int(rng.integers(5, args.steps - 50)), folder / f"kill-{number}"
+                seconds, told = run(root, running, args, VICTIMS[number % len(VICTIMS)], step)
+                got = json.loads((root / "result.json").read_text())
+                same = {key: got[key] == wanted[key] for key in wanted}
+                failed += not all(same.values())
+                verdict = ", ".join(f"{key} {'equal' if value else 'DIFFERENT'}" for key, value in same.items())
+                print(f"{told:28} {seconds:4.0f} s  {verdict}", flush=True)
+    if failed:
+        raise SystemExit(f"{failed} of {args.kills} differ")
+
+
+if __name__ == "__main__":
+    main()

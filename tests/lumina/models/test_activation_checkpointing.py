@@ -1,0 +1,185 @@
+"""Activation checkpointing: the same bits for less memory, compiled or not."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lumina.models.activation_checkpointing import Recompute
+from lumina.models.config import PatchSize
+from lumina.models.next_dit import MultiScaleNextDiT
+from tests.lumina.tiny import TINY, dit_without_zeros
+
+EQUAL = ([(4, 2, 8, 8)] * 3, [3, 7, 5])
+MIXED = ([(4, 2, 8, 8), (4, 1, 8, 4), (4, 4, 8, 8)], [3, 3, 5])
+Inputs = tuple[list[Tensor], Tensor, list[Tensor], Tensor, PatchSize]
+
+
+def inputs(
+    kind: tuple[list[tuple[int, ...]], list[int]], patch: PatchSize, dtype: torch.dtype = torch.float32
+) -> Inputs:
+    """Latents, times, text features, motion scores and the scale."""
+    rng = torch.Generator().manual_seed(2)
+    x = [torch.randn(shape, generator=rng).to(dtype) for shape in kind[0]]
+    text = [torch.randn(length, TINY.cap_feat_dim, generator=rng).to(dtype) for length in kind[1]]
+    return x, torch.rand(len(x), generator=rng), text, torch.tensor([-1.0, 0.0, 4.0]), patch
+
+
+def train(model: MultiScaleNextDiT, batches: list[Inputs]) -> dict[str, Tensor]:
+    """Losses of the batches, and the sum of their gradients by parameter."""
+    found = {}
+    for number, batch in enumerate(batches):
+        loss = torch.stack([out.float().square().mean() for out in model(*batch)]).sum()
+        loss.backward()
+        found[f"loss {number}"] = loss.detach()
+    found.update({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def assert_same_bits(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
+    assert got.keys() == want.keys()
+    assert [name for name in want if not torch.equal(got[name], want[name])] == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", [EQUAL, MIXED], ids=["equal", "mixed"])
+def test_losses_and_gradients_have_the_same_bits(
+    kind: tuple[list[tuple[int, ...]], list[int]], dtype: torch.dtype
+) -> None:
+    model = dit_without_zeros(0.1).to(dtype)
+    # Several backward passes add up, as the tasks of a step do.
+    batches = [inputs(kind, patch, dtype) for patch in TINY.patch_sizes]
+    want = train(model, batches)
+    assert sum(value.abs().sum() > 0 for value in want.values()) > 50
+    for mode in get_args(Recompute):
+        model.checkpoint_blocks(mode)
+        assert_same_bits(train(model, batches), want)
+
+
+def test_gradients_reach_blocks_whose_inputs_need_none() -> None:
+    # As with adapters: the embedding, the condition and the caption's keys are constants.
+    model = dit_without_zeros(0.1).requires_grad_(False)
+    model.layers.requires_grad_(True)
+    for block in model.layers:
+        for name in ("wk_y", "wv_y", "ky_norm"):
+            block.attention.get_submodule(name).requires_grad_(False)
+        block.attention_y_norm.requires_grad_(False)
+    batch = inputs(EQUAL, (1, 2, 2))
+    want = train(model, [batch])
+    assert "layers.0.attention.wq.weight" in want
+    for mode in ("per-op", "full"):
+        model.checkpoint_blocks(mode)
+        assert_same_bits(train(model, [batch]), want)
+
+
+class Storages(TorchDispatchMode):
+    """Remembers the memory of all results, without keeping it alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, tuple) else (out,):
+            if isinstance(value, Tensor):
+                storage = value.untyped_storage()
+                self.sizes[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        return out
+
+    def alive(self) -> int:
+        """Bytes of the results that something still holds."""
+        return sum(size for reference, size in self.sizes.values() if not reference.expired())
+
+
+def kept_bytes(model: MultiScaleNextDiT, mode: Recompute, batch: Inputs) -> int:
+    """Bytes that a forward pass leaves for its backward pass."""
+    model.checkpoint_blocks(mode)
+    with Storages() as storages:
+        loss = torch.stack([out.float().square().mean() for out in model(*batch)]).sum()
+    kept = storages.alive()
+    loss.backward()
+    model.zero_grad(set_to_none=True)
+    return kept
+
+
+def test_less_memory_is_kept_for_the_backward_pass() -> None:
+    model = dit_without_zeros(0.1, TINY.model_copy(update={"n_layers": 4}))
+    for kind in (EQUAL, MIXED):
+        batch = inputs(kind, (1, 2, 2))
+        none, per_op, full = (kept_bytes(model, mode, batch) for mode in get_args(Recompute))
+        assert per_op < 0.75 * none
+        assert full < 0.6 * per_op
+
+
+def test_nothing_is_kept_or_changed_without_gradients() -> None:
+    model = dit_without_zeros(0.1)
+    batch = inputs(EQUAL, (2, 2, 2))
+    with torch.no_grad():
+        want = model(*batch)
+        for mode in get_args(Recompute):
+            model.checkpoint_blocks(mode)
+            assert all(map(torch.equal, model(*batch), want))
+
+
+def assert_close(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
+    assert got.keys() == want.keys()
+    for name, value in want.items():
+        assert (got[name] - value).norm() <= 1e-4 * value.norm() + 1e-6, name
+
+
+def compiled(mode: Recompute, backend: str | Callable[..., Any]) -> MultiScaleNextDiT:
+    torch._dynamo.reset()
+    model = dit_without_zeros(0.1)
+    model.checkpoint_blocks(mode)
+    model.compile_blocks(backend)
+    return model
+
+
+@pytest.mark.parametrize("mode", ["per-op", "full"])
+def test_compiled_blocks_share_one_recomputing_graph(mode: Recompute) -> None:
+    counter = CompileCounterWithBackend("aot_eager")
+    model, plain = compiled(mode, counter), dit_without_zeros(0.1)
+    few, more = (inputs(([(4, 2, 4, 8 * width)] * 3, [3 * width, 7, 5 + width]), (1, 2, 2)) for width in (1, 3))
+    assert_close(train(model, [few]), train(plain, [few]))
+    warm = counter.frame_count
+    assert warm == 1
+    assert_close(train(model, [more]), train(plain, [more]))
+    assert counter.frame_count == warm
+    # What a compiled graph keeps comes by the saved tensors alone, and these can be counted.
+    assert saved_bytes(model, more) < {"per-op": 0.75, "full": 0.3}[mode] * saved_bytes(plain, more)
+
+
+def saved_bytes(model: MultiScaleNextDiT, batch: Inputs) -> int:
+    """Bytes of the tensors that autograd saves, without the weights."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = model(*batch)
+    assert len(outputs) == len(batch[0])
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in saved.items() if place not in weights)
+
+
+def test_compiled_blocks_serve_items_of_unlike_lengths() -> None:
+    batch = inputs(MIXED, (1, 2, 2))
+    assert_close(train(compiled("per-op", "aot_eager"), [batch]), train(dit_without_zeros(0.1), [batch]))
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs g++")
+def test_inductor_recomputes_too() -> None:
+    batch = inputs(EQUAL, (1, 2, 2))
+    assert_close(train(compiled("per-op", "inductor"), [batch]), train(dit_without_zeros(0.1), [batch]))

@@ -1,0 +1,116 @@
+"""One worker and several: the same samples, the same numbers within rounding, and checkpoints for one another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from lumina import checkpoints
+from lumina.training.latents import LatentDataset
+from lumina.training.metrics import read_metrics
+from lumina.training.objective import MicroBatch, Objective
+from lumina.training.stage import TaskConfig, TrainStageConfig
+from lumina.training.start import initial_model
+from lumina.training.trainer import LoopSettings, Trainer
+from tests.lumina.training import toy
+from tests.lumina.training.group import run_group, train
+
+# The released epsilon, 1e-15, would make the rounding noise of gradients that are almost 0 into full steps.
+STEADY = {"lr": 1e-3, "eps": 1e-6}
+
+
+def _watch(config: TrainStageConfig, latents: Path, text: Path, work: Path) -> None:
+    """Train, and write down what every forward pass of this process was given."""
+    seen = []
+    draw = Objective.micro_batch
+
+    def watching(self: Objective, step: int, task: TaskConfig, items: list) -> MicroBatch:  # type: ignore[type-arg]
+        batch = draw(self, step, task, items)
+        for (position, clip), x_0, t in zip(items, batch.x_0, batch.t.tolist(), strict=True):
+            seen.append([step, task.name, position, clip.clip_id, t, checkpoints.digest({"": {"x_0": x_0}})])
+        return batch
+
+    Objective.micro_batch = watching  # type: ignore[method-assign]
+    Trainer(config, LatentDataset([latents], text), LoopSettings(work, log_every=1)).run()
+    (work / f"seen-{dist.get_rank()}.json").write_text(json.dumps(seen))
+
+
+def _seen(work: Path) -> list[list[object]]:
+    return sorted(row for path in work.glob("seen-*.json") for row in json.loads(path.read_text()))
+
+
+def _losses(work: Path) -> dict[float, float]:
+    return {row["step"]: row["loss"] for row in read_metrics(work / "metrics.jsonl")}
+
+
+def test_one_worker_and_two_see_the_same_and_lose_the_same(tmp_path: Path) -> None:
+    latents, text = toy.write(tmp_path / "toy")
+    config = toy.stage(steps=50, **STEADY)
+    for world in (1, 2):
+        run_group(world, _watch, config, latents, text, tmp_path / str(world), store=tmp_path / f"store{world}")
+    one, two = _seen(tmp_path / "1"), _seen(tmp_path / "2")
+    assert len(one) == 50 * sum(task.batch_size for task in config.tasks)
+    assert one == two
+    first, second = _losses(tmp_path / "1"), _losses(tmp_path / "2")
+    assert list(first) == list(range(1, 51))
+    assert second == pytest.approx(first, rel=1e-5)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_workers_takes_over_a_checkpoint(tmp_path: Path, before: int, after: int) -> None:
+    latents, text = toy.write(tmp_path / "toy")
+    config = toy.stage(steps=30, zero_stage=before, **STEADY)
+    whole = LoopSettings(tmp_path / "whole", checkpoint_every=10, keep_checkpoints=9, log_every=1)
+    run_group(before, train, config, latents, text, whole, None, store=tmp_path / "store")
+    # As if it had been killed after step 10.
+    for step in (20, 30):
+        for record in (tmp_path / "whole" / "engine" / f"step-{step:08d}").glob("*.json"):
+            record.unlink()
+    expected = _losses(tmp_path / "whole")
+    run_group(after, train, config, latents, text, whole, tmp_path / "out", store=tmp_path / "store2")
+    continued = _losses(tmp_path / "whole")
+    assert list(continued) == list(range(1, 31))
+    assert [continued[step] for step in range(1, 11)] == [expected[step] for step in range(1, 11)]
+    assert continued == pytest.approx(expected, rel=1e-5)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["transformer", "transformer_ema"]
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2])
+def test_two_workers_step_as_plain_adamw(tmp_path: Path, zero_stage: int) -> None:
+    latents, text = toy.write(tmp_path / "toy")
+    # The middle scale is left out of every other step: its layers get zero gradients then.
+    tasks = (toy.IMAGE, toy.FINE, toy.MIDDLE.model_copy(update={"ratio": 0.5}), toy.COARSE)
+    config = toy.stage(steps=5, zero_stage=zero_stage, grad_clip=0.5, tasks=tasks, **STEADY)
+    run_group(2, train, config, latents, text, LoopSettings(tmp_path / "w"), tmp_path / "out", store=tmp_path / "s")
+    expected = plain_adamw(config, LatentDataset([latents], text))
+    found = checkpoints.load_weights(tmp_path / "out" / "transformer")
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5, msg=name)
+
+
+def plain_adamw(config: TrainStageConfig, data: LatentDataset) -> dict[str, torch.Tensor]:
+    """Algorithm 1 of the paper in one process: the losses of all tasks summed, one AdamW step for all of them."""
+    model, objective = initial_model(config, None), Objective(config, data)
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, config.lr, config.betas, config.eps, weight_decay=config.weight_decay)
+    for step in range(config.steps):
+        total = torch.zeros(())
+        for task in config.tasks:
+            if not task.takes_part(step):
+                continue
+            of_task = data.of_task(task, config)
+            batch = objective.micro_batch(step, task, of_task.items(of_task.plan.batch(step)))
+            total = total + objective.losses(model, batch, torch.float32, torch.device("cpu")).total.mean()
+        optimizer.zero_grad()
+        total.backward()
+        for parameter in parameters:
+            # What no task used has gradient 0, not none: its moments still decay.
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip)
+        optimizer.step()
+    return {name: value.detach() for name, value in model.named_parameters()}

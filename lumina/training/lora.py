@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -24,7 +24,6 @@ ADAPTER_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 
 _DOWN, _UP = ".lora_A.default.weight", ".lora_B.default.weight"
-_BASE = ".base_layer.weight"
 _PEFT_PREFIX = "base_model.model."
 
 
@@ -49,22 +48,6 @@ def add_adapters(model: MultiScaleNextDiT, config: LoraConfig, rng: torch.Genera
             if name.endswith(_DOWN):
                 nn.init.kaiming_uniform_(value, a=math.sqrt(5), generator=rng)
             parameter.data = value.to(parameter.device)
-
-
-def merged_weights(model: MultiScaleNextDiT) -> dict[str, Tensor]:
-    """All weights of a model with adapters as `merge` makes them; the model stays as it is.
-
-    Raises ValueError if the model has no adapters.
-    """
-    if not hasattr(model, "peft_config"):
-        raise ValueError("the model has no adapters: its state_dict holds all its weights")
-    own = cast(Mapping[str, Any], model.peft_config)["default"]
-    state = model.state_dict()
-    adapters = {name: value for name, value in state.items() if name.endswith((_DOWN, _UP))}
-    base = {name.replace(_BASE, ".weight"): value for name, value in state.items() if name not in adapters}
-    return merge(
-        base, adapters, LoraConfig(rank=own.r, alpha=own.lora_alpha, targets=tuple(sorted(own.target_modules)))
-    )
 
 
 def merge(base: Mapping[str, Tensor], adapters: Mapping[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:

@@ -11,21 +11,25 @@ before it times them.
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from plain_model import PlainNextDiT
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lumina.cost import forward_cost, sampling_cost, training_cost
 from lumina.flow_matching.sampler import sample, time_grid
 from lumina.flow_matching.schedules import PRESETS, SamplerConfig, value_at
+from lumina.models.activation_checkpointing import Recompute
 from lumina.models.config import RELEASED_MODELS, NextDiTConfig, PatchSize, patch_key
 from lumina.models.next_dit import MultiScaleNextDiT
 
@@ -158,6 +162,50 @@ def compare(case: Case, rounds: int) -> None:
     _print_rate("guided sample", counted.flops, guided.ours, case.device)
 
 
+class _Results(TorchDispatchMode):
+    """Remembers the memory of all results, without keeping it alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, tuple) else (out,):
+            if isinstance(value, Tensor):
+                storage = value.untyped_storage()
+                self.sizes[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        return out
+
+    def alive(self) -> int:
+        return sum(size for reference, size in self.sizes.values() if not reference.expired())
+
+
+def checkpointing(case: Case, rounds: int) -> None:
+    """Print time and kept memory of a training step for each mode of activation checkpointing, against none."""
+    model, batch, patch = build(case), inputs(case), case.config.patch_sizes[0]
+    plain = copy.deepcopy(model)
+    parameters = [*model.parameters(), *plain.parameters()]
+    kept = {}
+    for mode in get_args(Recompute):
+        model.checkpoint_blocks(mode)
+        with _Results() as results:
+            loss = model(*batch, patch).float().square().mean()
+        kept[mode] = results.alive()
+        loss.backward()
+        taken = paired(
+            partial(_step, model, parameters, batch, patch),
+            partial(_step, plain, parameters, batch, patch),
+            rounds,
+            case.device,
+        )
+        print(
+            f"checkpointing {mode}: {taken.ours / taken.reference:.2f} of the time of a training step without, "
+            f"{kept[mode] / kept['none']:.2f} of its {kept['none'] / 2**20:.0f} MiB kept for the backward pass",
+            flush=True,
+        )
+
+
 def schedules(case: Case, rounds: int) -> None:
     """Print wall-time ratios of the scales and of the multi-scale schedule, beside the ratios of operations."""
     model = build(case)
@@ -221,6 +269,7 @@ def main() -> None:
         print(f"torch {torch.__version__}, CPU, {args.threads} thread(s)")
         batch = Case(small, (4, 16, 16), 4, (40, 120, 64, 90), multi_scale, torch.float32, "cpu", args.compile)
         compare(batch, args.rounds)
+        checkpointing(batch, args.rounds)
         schedules(Case(small, (8, 24, 40), 1, (64,), multi_scale, torch.float32, "cpu"), args.rounds)
         return
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}")
@@ -229,6 +278,7 @@ def main() -> None:
         print(f"2B_GQA, {name}")
         case = Case(large, latent, 2, (256, 200), multi_scale, torch.bfloat16, args.device, args.compile)
         compare(case, args.rounds)
+        checkpointing(case, args.rounds)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,9 @@ def ensure(runtime: RuntimeConfig) -> None:
         if runtime.ray_address is not None:
             ray.init(address=runtime.ray_address, **quiet)
         else:
+            # Else it would join, or stumble over, a cluster that happens to run on this machine.
             ray.init(
+                address="local",
                 num_cpus=logical_cpus(runtime),
                 object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=True,

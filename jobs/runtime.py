@@ -56,7 +56,7 @@ class RuntimeConfig(Config):
     """Peak of one training worker's device, in 10^12 floating-point operations a second, by which FLOP utilisation is
     told; None looks up known GPUs."""
     max_failures: int = Field(default=2, ge=0)
-    """Worker-group failures after which a training stage gives up."""
+    """Failures of the worker group with no new checkpoint between them, after which a training stage gives up."""
     log_every: int = Field(default=10, ge=1)
     """Training steps between two logged points."""
 

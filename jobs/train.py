@@ -39,7 +39,7 @@ def run(ctx: JobContext) -> JobResult:
     Raises:
         ValueError: the data do not fit the tasks, or the initial weights the model; nothing has been started then.
         TrainingStoppedError: a loss was not finite; the message names step, task and clips.
-        ray.train.TrainingFailedError: workers failed more than `max_failures` times.
+        ray.train.TrainingFailedError: workers failed more than `max_failures` times with no new checkpoint.
     """
     config: TrainStageConfig = ctx.config
     spec = _spec(ctx)
@@ -51,7 +51,7 @@ def run(ctx: JobContext) -> JobResult:
     with ThreadPoolExecutor(1, thread_name_prefix="metrics") as executor:
         follower = executor.submit(_follow, ctx, finished)
         try:
-            _fit(ctx, spec)
+            _fit_to_the_end(ctx, spec)
         finally:
             finished.set()
         follower.result()
@@ -134,6 +134,29 @@ def _dataset(spec: Mapping[str, Any]) -> Any:
     return LatentDataset([Path(path) for path in spec["latents"]], Path(spec["text"]), spec["sources"])
 
 
+def _fit_to_the_end(ctx: JobContext, spec: Mapping[str, Any]) -> None:
+    """Train. Ray counts failures over the whole of a training; here they count for as long as nothing is gained."""
+    from ray.train import TrainingFailedError
+
+    while True:
+        before = _last_checkpoint(ctx.work)
+        try:
+            return _fit(ctx, spec)
+        except TrainingFailedError as error:
+            reached = _last_checkpoint(ctx.work)
+            if reached <= before:
+                raise
+            first = str(error).strip().splitlines()[0]
+            logger.warning(f"{ctx.stage}: workers failed, and go on from step {reached}: {first}")
+
+
+def _last_checkpoint(work: Path) -> int:
+    """Step of the newest engine checkpoint, or 0."""
+    from lumina.training import resume
+
+    return max((checkpoint.step for checkpoint in resume.complete(work / "engine")), default=0)
+
+
 def _fit(ctx: JobContext, spec: Mapping[str, Any]) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -201,6 +224,8 @@ def _raise_if_stopped(work: Path) -> None:
 
 def _follow(ctx: JobContext, finished: Event) -> None:
     """Pass on each line of the metrics file once, in order of step, until the run has finished."""
+    from lumina.training.metrics import curve_points
+
     path, steps = ctx.work / METRICS, ctx.config.steps
     last, offset, inode = 0, 0, 0
     refused = _refused(ctx.work)
@@ -221,7 +246,7 @@ def _follow(ctx: JobContext, finished: Event) -> None:
                 step = int(row.pop("step"))
                 if step > last:
                     last = step
-                    ctx.log_metrics(row, step)
+                    ctx.log_metrics(curve_points(row), step)
                     ctx.progress(step, steps, "steps")
         if ending:
             return

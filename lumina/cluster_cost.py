@@ -28,8 +28,9 @@ NUMBER_BYTES = {"bf16": 2, "fp32": 4}
 STATE_BYTES = 16
 """Of one trained parameter, over all workers, and in a checkpoint to continue from: float32 weight, two moments and the
 average."""
-STEP_BYTES = 12
-"""Of one trained parameter, over all workers, in the optimizer's step alone: its float32 gradient, and two more."""
+STEP_BYTES = 8
+"""Of one trained parameter, over all workers, in the optimizer's step alone: its gradient as it was summed, and in
+float32."""
 BUFFER_NUMBERS = 500_000_000
 """Most gradients that the engine gathers before it reduces them."""
 
@@ -65,15 +66,16 @@ class Memory:
     weights: int
     """b P."""
     gradients: int
-    """b Q; of ZeRO-2 a W-th."""
+    """b Q; of ZeRO-2 4 Q / W, summed in float32."""
     state: int
     """16 Q / W: this worker's share of weights, moments and average in float32."""
     buffer: int
-    """b * 500 million, or b Q where that is less: gradients that are being reduced."""
+    """b * 500 million, or b Q where that is less: gradients that are being reduced; of ZeRO-2 twice that, since those
+    that were just computed wait there too."""
     activations: int
     """Of the task whose pass takes most."""
     step: int
-    """12 Q / W in the optimizer's step, when there are no activations."""
+    """8 Q / W in the optimizer's step, when there are no activations."""
 
     @property
     def total(self) -> int:
@@ -154,11 +156,12 @@ def largest_pass(load: TaskLoad, stage: TrainStageConfig, workers: int, micro_ba
     most = math.ceil(task.batch_size / workers)
     size = min(most, micro_batch_size or task.micro_batch_size or most)
     # As the batch plan cuts them: as many passes on every worker, at least one sample in each.
-    samples = math.ceil(most / min(math.ceil(most / size), task.batch_size // workers))
+    passes = task.batch_size // workers
+    samples = math.ceil(most / min(math.ceil(most / size), passes))
     of_one = forward_cost(stage.model, load.size, task.patch, load.text_tokens).tokens
     tokens = samples * of_one
     if task.micro_batch_tokens is not None:
-        tokens = min(tokens, max(task.micro_batch_tokens, of_one))
+        tokens = min(tokens, max(task.micro_batch_tokens, math.ceil(most / passes) * of_one))
     return Pass(samples, tokens)
 
 
@@ -183,11 +186,12 @@ def memory(stage: TrainStageConfig, workers: int, activations: int) -> Memory:
     """Bytes of each of `workers` GPUs, given those of the activations."""
     count, number = parameters(stage.model), NUMBER_BYTES[stage.precision]
     trained = trained_parameters(stage, count)
+    sharded = stage.zero_stage == 2
     return Memory(
         weights=number * (count + (0 if stage.lora is None else trained)),
-        gradients=number * trained if stage.zero_stage == 1 else math.ceil(number * trained / workers),
+        gradients=math.ceil(4 * trained / workers) if sharded else number * trained,
         state=math.ceil(STATE_BYTES * trained / workers),
-        buffer=number * min(trained, BUFFER_NUMBERS),
+        buffer=(2 if sharded else 1) * number * min(trained, BUFFER_NUMBERS),
         activations=activations,
         step=math.ceil(STEP_BYTES * trained / workers),
     )

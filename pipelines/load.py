@@ -18,6 +18,9 @@ CONFIGS = Path(__file__).parent / "configs"
 
 M = TypeVar("M", bound=BaseModel)
 
+_FORMS = ("literal[", "dict[")
+"""How pydantic names the forms of a setting that takes words or a mapping."""
+
 
 class ConfigError(PipelineError):
     """A config that cannot be used; the message lists every mistake, one a line."""
@@ -52,7 +55,7 @@ def load(
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        found = error.errors()
+        found = [item for item in error.errors() if not _other_form(item)] or error.errors()
         lines = [_explain(model, item) for item in found if not any(_repeats(item, other) for other in found)]
         if len(lines) == 1:
             raise ConfigError(f"{name_or_path}: {lines[0]}") from error
@@ -114,6 +117,12 @@ def _index(node: list[Any], part: str, override: str) -> int:
     return int(part)
 
 
+def _other_form(item: Any) -> bool:
+    """Whether the item is about words, or about a mapping, where a setting takes either and the other was given."""
+    form = str(item["loc"][-1]) if item["loc"] else ""
+    return form.startswith(_FORMS) and form.startswith("dict[") != isinstance(item["input"], dict)
+
+
 def _repeats(item: Any, other: Any) -> bool:
     """Whether `item` is `other` again: a section that several others share is checked with each of them."""
     short, long = other["loc"], item["loc"]
@@ -146,6 +155,8 @@ def _walk(model: type[BaseModel], location: Sequence[Any]) -> tuple[list[str], s
     here: list[Any] = [model]
     path = []
     for part in location:
+        if str(part).startswith(_FORMS):
+            continue
         below: list[Any] = []
         for annotation in here:
             if isinstance(annotation, type) and issubclass(annotation, BaseModel):

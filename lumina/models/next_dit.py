@@ -277,7 +277,9 @@ class MultiScaleNextDiT(nn.Module):
         with items of unlike lengths, or with gradients, does once.
         """
         for block in self.layers:
-            block.compile(backend=backend, dynamic=True)
+            # Beyond the limit torch says so in its log, and goes on without compiling: scales, single items and items
+            # of unlike lengths make more than the usual 8 kinds of call.
+            block.compile(backend=backend, dynamic=True, recompile_limit=64)
 
     def checkpoint_blocks(self, mode: Recompute) -> None:
         """Choose what the backward pass computes again in every block: time for memory, at equal bits.
@@ -379,7 +381,8 @@ class MultiScaleNextDiT(nn.Module):
                 hidden = block(hidden, condition, tokens, text_k, text_v, condition_text.segments)
             return hidden
 
-        hidden = self.all_x_embedder[key](tokens.values.to(self.dtype))
+        # Copied, since torch.compile would take a view, which later blocks do not get, for another kind of call.
+        hidden = self.all_x_embedder[key](tokens.values.to(self.dtype)).clone()
         if cache is None:
             hidden = blocks(hidden)
         else:

@@ -7,7 +7,7 @@ stay in memory up to a bound, which for a small dataset means all of them.
 from __future__ import annotations
 
 import math
-import warnings
+import struct
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -123,7 +123,7 @@ class BlobReader:
     def add_file(self, path: Path, columns: Sequence[str], shape_column: str, dtype_column: str) -> Any:
         """Index one file; return the table of `columns`, with the number of each row in a new column `row`.
 
-        Raises ValueError if a column is missing.
+        Raises ValueError if a column is missing, or the blobs are not large_binary.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -132,6 +132,9 @@ class BlobReader:
             missing = [name for name in (*columns, self._column) if name not in file.schema_arrow.names]
             if missing:
                 raise ValueError(f"{path}: column {', '.join(missing)} is missing: was it written by an encode stage?")
+            kind = file.schema_arrow.field(self._column).type
+            if kind != pa.large_binary():
+                raise ValueError(f"{path}: column {self._column} is {kind}, not large_binary: encode again")
             # Small columns of many row groups: threads would cost more than they bring.
             table = file.read(columns=list(columns), use_threads=False)
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
@@ -144,7 +147,7 @@ class BlobReader:
         return table.append_column("row", pa.array(range(first, len(self._places)), pa.int64()))
 
     def read(self, row: int) -> torch.Tensor:
-        """Return one row's tensor: read-only, sharing memory with the cache.
+        """Return one row's tensor, which shares memory with the cache: do not write to it.
 
         Raises ValueError if the bytes do not fit the row's shape and dtype.
         """
@@ -152,10 +155,10 @@ class BlobReader:
         with self._lock:
             group = self._group(place.file, place.group)
             if place.offset not in group.tensors:
-                group.tensors[place.offset] = self._decode(group.blobs[place.offset], place)
+                group.tensors[place.offset] = self._decode(group.blobs, place)
             return group.tensors[place.offset]
 
-    def _decode(self, value: pa.LargeBinaryScalar, place: _Place) -> torch.Tensor:
+    def _decode(self, blobs: pa.LargeBinaryArray, place: _Place) -> torch.Tensor:
         import torch
 
         where = f"{self._files[place.file]}, row group {place.group}, row {place.offset}"
@@ -163,16 +166,18 @@ class BlobReader:
         if dtype is None:
             raise ValueError(f"{where}: dtype {place.dtype!r} is not bfloat16, float16 or float32: encode again")
         expected = math.prod(place.shape) * dtype.itemsize
-        buffer = value.as_buffer()
-        if buffer is None or buffer.size != expected:
+        # A value taken from the array would be a copy, and read-only, of which torch warns.
+        _, offsets, data = blobs.buffers()
+        at = 8 * (blobs.offset + place.offset)
+        start, end = struct.unpack("<qq", offsets[at : at + 16].to_pybytes())
+        if end - start != expected:
             raise ValueError(
-                f"{where}: {self._column} holds {0 if buffer is None else buffer.size} bytes, but shape "
-                f"{place.shape} of {place.dtype} takes {expected}: encode again"
+                f"{where}: {self._column} holds {end - start} bytes, but shape {place.shape} of {place.dtype} takes "
+                f"{expected}: encode again"
             )
-        with warnings.catch_warnings():
-            # The memory belongs to Arrow and is read-only; nobody here writes to it.
-            warnings.filterwarnings("ignore", message="The given buffer is not writable")
-            return torch.frombuffer(memoryview(buffer), dtype=dtype).view(place.shape)
+        if expected == 0:
+            return torch.empty(place.shape, dtype=dtype)
+        return torch.frombuffer(data, dtype=dtype, count=math.prod(place.shape), offset=start).view(place.shape)
 
     def _group(self, file: int, group: int) -> _Group:
         key = (file, group)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ ADAPTER_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 
 _DOWN, _UP = ".lora_A.default.weight", ".lora_B.default.weight"
-_BASE = ".base_layer.weight"
 _PEFT_PREFIX = "base_model.model."
 
 
@@ -51,22 +50,6 @@ def add_adapters(model: MultiScaleNextDiT, config: LoraConfig, rng: torch.Genera
             parameter.data = value.to(parameter.device)
 
 
-def merged_weights(model: MultiScaleNextDiT) -> dict[str, Tensor]:
-    """All weights of a model with adapters as `merge` makes them; the model stays as it is.
-
-    Raises ValueError if the model has no adapters.
-    """
-    if not hasattr(model, "peft_config"):
-        raise ValueError("the model has no adapters: its state_dict holds all its weights")
-    own: Any = model.peft_config["default"]
-    state = model.state_dict()
-    adapters = {name: value for name, value in state.items() if name.endswith((_DOWN, _UP))}
-    base = {name.replace(_BASE, ".weight"): value for name, value in state.items() if name not in adapters}
-    return merge(
-        base, adapters, LoraConfig(rank=own.r, alpha=own.lora_alpha, targets=tuple(sorted(own.target_modules)))
-    )
-
-
 def merge(base: Mapping[str, Tensor], adapters: Mapping[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:
     """Add adapters to the weights that they were trained beside.
 
@@ -81,7 +64,7 @@ def merge(base: Mapping[str, Tensor], adapters: Mapping[str, Tensor], config: Lo
     Raises ValueError that lists every tensor of `adapters` that is missing, unexpected or of another shape.
     """
     targets = _targets(base, config)
-    _check(adapters, {name: tuple(base[f"{name}.weight"].shape) for name in targets}, config)
+    _check(adapters, {name: (*base[f"{name}.weight"].shape,) for name in targets}, config)
     merged = {name: value.detach().to(torch.float32, copy=True) for name, value in base.items()}
     for name in targets:
         down, up = adapters[name + _DOWN].detach().float(), adapters[name + _UP].detach().float()
@@ -123,13 +106,11 @@ def _targets(names: Iterable[str], config: LoraConfig) -> list[str]:
     return [
         f"layers.{block}.{parts.get(target[1], 'feed_forward')}.{target}"
         for block in blocks
-        for target in config.targets
+        for target in sorted(set(config.targets))
     ]
 
 
-def _check(
-    adapters: Mapping[str, Tensor], targets: Mapping[str, tuple[int | None, int | None]], config: LoraConfig
-) -> None:
+def _check(adapters: Mapping[str, Tensor], targets: Mapping[str, Sequence[int | None]], config: LoraConfig) -> None:
     """Raise one ValueError about all tensors that do not fit; `targets` gives the layers' (out, in), None is any."""
     wanted: dict[str, tuple[int | None, int | None]] = {}
     for name, (outputs, inputs) in targets.items():

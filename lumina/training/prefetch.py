@@ -17,9 +17,10 @@ Made = TypeVar("Made")
 def prefetched(make: Callable[[Request], Made], requests: Iterable[Request], depth: int) -> Iterator[Iterator[Made]]:
     """Give `make(request)` for each request in order, made on one thread up to `depth` ahead of the one in hand.
 
-    0 makes each when it is asked for, on the caller's thread. Requests are drawn on the caller's thread either way.
-    What `make` raises, the loop gets at its place; nothing comes after it. Leaving the context waits for the call that
-    is running and drops the rest.
+    Requests are drawn on that thread too, so that planning them takes none of the loop's time either; depth 0 draws and
+    makes each when it is asked for, on the caller's thread.
+    What `make` or `requests` raises, the loop gets at its place; nothing comes after it. Leaving the context waits for
+    the call that is running and drops the rest.
 
         with prefetched(make, requests, 4) as batches:
             batch = next(batches)
@@ -33,18 +34,17 @@ def prefetched(make: Callable[[Request], Made], requests: Iterable[Request], dep
         return
     executor = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
     try:
-        yield _ahead(executor, make, iter(requests), depth)
+        yield _ahead(executor, map(make, requests), depth)
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _ahead(
-    executor: ThreadPoolExecutor, make: Callable[[Request], Made], requests: Iterator[Request], depth: int
-) -> Iterator[Made]:
-    pending = deque(executor.submit(make, request) for request in islice(requests, depth))
-    while pending:
-        made = pending.popleft().result()
-        pending.extend(executor.submit(make, request) for request in islice(requests, 1))
-        yield made
-        # What the loop is done with must not stay in memory while it waits for the next.
-        del made
+def _ahead(executor: ThreadPoolExecutor, results: Iterator[Made], depth: int) -> Iterator[Made]:
+    def one() -> list[Made]:
+        return list(islice(results, 1))
+
+    pending = deque(executor.submit(one) for _ in range(depth))
+    while made := pending.popleft().result():
+        pending.append(executor.submit(one))
+        # Popped: what the loop is done with must not stay in memory while it waits for the next.
+        yield made.pop()

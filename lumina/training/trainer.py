@@ -23,7 +23,7 @@ from lumina.training.clock import StepClock
 from lumina.training.ema import Ema
 from lumina.training.engine import STATE, Engine
 from lumina.training.latents import LatentDataset
-from lumina.training.metrics import LossMeter, MetricsFile
+from lumina.training.metrics import LossMeter, MetricsFile, bins_due
 from lumina.training.objective import MicroBatch, Objective
 from lumina.training.prefetch import prefetched
 from lumina.training.publish import publish
@@ -32,9 +32,6 @@ from lumina.training.start import trained_model
 from lumina.training.validation import Validation
 
 logger = logging.getLogger(__name__)
-
-BIN_EVERY = 10
-"""Logged points between two reports of the loss per t-bin."""
 
 REFUSED = "refused.txt"
 """File in the work directory with a line for every checkpoint that was passed over."""
@@ -211,8 +208,7 @@ class Trainer:
         values: dict[str, float] = {}
         if self._due(self.settings.log_every):
             values.update(self.meter.report())
-            # Counted from the end, so that the last bins are as full as any.
-            if (self.config.steps - self.step) // self.settings.log_every % BIN_EVERY == 0:
+            if bins_due(self.step, self.config.steps, self.settings.log_every):
                 values.update(self.meter.report_bins())
             values["lr"] = self.config.learning_rate(self.step - 1)
             values.update(self.clock.report())

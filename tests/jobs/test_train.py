@@ -20,6 +20,8 @@ from jobs import train
 from jobs.context import InputRef, JobContext, JobResult
 from jobs.runtime import RuntimeConfig
 from lumina import checkpoints
+from lumina.training import resume
+from lumina.training.engine import Layout
 from lumina.training.latents import LatentDataset
 from lumina.training.metrics import read_metrics
 from lumina.training.stage import TrainStageConfig
@@ -133,3 +135,22 @@ def test_data_that_do_not_fit_start_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"needs inputs latents\.\.\. and text"):
         train.run(replace(ctx, inputs={"text": ctx.inputs["text"]}))
     assert not ctx.work.exists()
+
+
+def test_failures_count_while_nothing_is_gained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.train import TrainingFailedError
+
+    ctx = _context(tmp_path, toy.stage(), Recorder())
+    # What each call of fit gains before it fails, in steps; the last but one gains nothing.
+    gains, calls = [10, 10, 0, 10], []
+
+    def fit(_ctx: JobContext, _spec: Mapping[str, Any]) -> None:
+        calls.append(gains[len(calls)])
+        step = sum(calls)
+        resume.write_share(ctx.work / "engine", step, 0, 1, {"weights": torch.zeros(1)}, Layout(("a",), ((1,),)))
+        raise TrainingFailedError("lost")
+
+    monkeypatch.setattr(train, "_fit", fit)
+    with pytest.raises(TrainingFailedError, match="lost"):
+        train._fit_to_the_end(ctx, {})
+    assert calls == [10, 10, 0]

@@ -71,6 +71,11 @@ IMAGE_TASK = "{name: i, media: image, patch: [1, 2, 2], time_shift: 1, batch_siz
         (["evaluate.fps=12"], "evaluate.fps is 12, but the model learns from latents.videos at 8 fps"),
         (["export.fps=12"], "export.fps is 12, but"),
         (["finetune.tasks.0.batch_size=1"], "task video-1x2 has batch_size 1, but runtime.train_workers is 2"),
+        (["runtime.activation_checkpointing={trian@1: full}"], "names 'trian@1', which is no training stage; did you"),
+        (["runtime.activation_checkpointing={train.2: full}"], "no training stage; did you mean 'train@2'?"),
+        (["runtime.activation_checkpointing={stage4: full}"], "training stage; there are train@1, train@2, finetune"),
+        (["runtime.activation_checkpointing={train@1: all}"], "activation_checkpointing.train@1: Input should be"),
+        (["runtime.activation_checkpointing=all"], "runtime.activation_checkpointing: Input should be 'none'"),
         (["export.source=wbe"], "export.source names wbe; the sources are phone, web"),
         (["train.1.tasks.0.source_weights={wbe: 2}"], "source_weights of task video-2x2 names wbe; the sources are"),
         (["data.manifest=bare", "store=bare/runs"], "lies in the folder of clips bare"),
@@ -137,6 +142,10 @@ def test_the_paper_s_run_is_the_released_model_in_four_stages(tmp_path: Path) ->
     assert shifts == {
         "image": ((1, 2, 2), 1), "video-1x2": ((1, 2, 2), 2), "video-2x2": ((2, 2, 2), 4), "video-2x4": ((2, 4, 4), 8)
     }  # fmt: skip
+    assert {name: config.runtime.checkpointing(name) for name in ("train@3", "train@4", "finetune")} == {
+        "train@3": "none", "train@4": "full", "finetune": "full"
+    }  # fmt: skip
+    assert all(stage.compile and stage.precision == "bf16" for stage in config.training().values())
     assert PipelineConfig.model_validate(config.model_dump(mode="json")) == config
     with pytest.raises(PipelineError, match=r"weights\.vae: 'THUDM/CogVideoX-2b/vae' is neither a local path nor"):
         build(config)

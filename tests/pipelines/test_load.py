@@ -75,6 +75,14 @@ def test_overrides_reach_every_place(tmp_path: Path) -> None:
     assert found.stages["b"].sizes == ((1, 2), (7, 4))
 
 
+def test_defaults_stand_in_for_sections_that_are_empty(tmp_path: Path) -> None:
+    (tmp_path / "whole.yaml").write_text("part: {}\n")
+    defaults = {"part": {"width": 5}, "limit": 2.0}
+    found = load(Whole, str(tmp_path / "whole.yaml"), ["limit=7"], defaults)
+    assert (found.part.width, found.limit) == (5, 7)
+    assert load(Whole, str(tmp_path / "whole.yaml"), ["part.width=3"], defaults).part.width == 3
+
+
 def test_an_alias_is_a_copy(tmp_path: Path) -> None:
     found = read(tmp_path, "stages.b.sizes.0.0=9")
     assert found.stages["1"].sizes[0] == (1, 2)

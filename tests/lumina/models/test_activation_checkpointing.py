@@ -16,10 +16,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lumina.models.activation_checkpointing import Recompute
 from lumina.models.config import PatchSize
 from lumina.models.next_dit import MultiScaleNextDiT
+from lumina.training.lora import add_adapters
+from lumina.training.stage import LoraConfig
 from tests.lumina.tiny import TINY, dit_without_zeros
 
 EQUAL = ([(4, 2, 8, 8)] * 3, [3, 7, 5])
 MIXED = ([(4, 2, 8, 8), (4, 1, 8, 4), (4, 4, 8, 8)], [3, 3, 5])
+DEEPER = TINY.model_copy(update={"n_layers": 4})
 Inputs = tuple[list[Tensor], Tensor, list[Tensor], Tensor, PatchSize]
 
 
@@ -113,12 +116,24 @@ def kept_bytes(model: MultiScaleNextDiT, mode: Recompute, batch: Inputs) -> int:
 
 
 def test_less_memory_is_kept_for_the_backward_pass() -> None:
-    model = dit_without_zeros(0.1, TINY.model_copy(update={"n_layers": 4}))
+    model = dit_without_zeros(0.1, DEEPER)
     for kind in (EQUAL, MIXED):
         batch = inputs(kind, (1, 2, 2))
         none, per_op, full = (kept_bytes(model, mode, batch) for mode in get_args(Recompute))
         assert per_op < 0.75 * none
         assert full < 0.6 * per_op
+
+
+def test_the_wide_results_of_adapters_are_not_kept() -> None:
+    batch, targets, kept = inputs(EQUAL, (1, 2, 2)), ("wq", "wo", "w2"), []
+    # Results 64 wide: 16 times as many as rank 4 sums up for each.
+    for rank in (4, 5):
+        model = dit_without_zeros(0.1)
+        config = LoraConfig(rank=rank, targets=targets)
+        add_adapters(model, config, torch.Generator().manual_seed(0))
+        kept.append(kept_bytes(model, "per-op", batch))
+    tokens = sum(latent[0].numel() // 4 for latent in batch[0])
+    assert kept[1] - kept[0] > tokens * TINY.dim * 4 * len(targets) * TINY.n_layers
 
 
 def test_nothing_is_kept_or_changed_without_gradients() -> None:
@@ -139,7 +154,7 @@ def assert_close(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
 
 def compiled(mode: Recompute, backend: str | Callable[..., Any]) -> MultiScaleNextDiT:
     torch._dynamo.reset()
-    model = dit_without_zeros(0.1)
+    model = dit_without_zeros(0.1, DEEPER)
     model.checkpoint_blocks(mode)
     model.compile_blocks(backend)
     return model
@@ -148,11 +163,11 @@ def compiled(mode: Recompute, backend: str | Callable[..., Any]) -> MultiScaleNe
 @pytest.mark.parametrize("mode", ["per-op", "full"])
 def test_compiled_blocks_share_one_recomputing_graph(mode: Recompute) -> None:
     counter = CompileCounterWithBackend("aot_eager")
-    model, plain = compiled(mode, counter), dit_without_zeros(0.1)
-    few, more = (inputs(([(4, 2, 4, 8 * width)] * 3, [3 * width, 7, 5 + width]), (1, 2, 2)) for width in (1, 3))
+    model, plain = compiled(mode, counter), dit_without_zeros(0.1, DEEPER)
+    few, more = (inputs(([(4, 2, 4, 8 * width)] * 3, [3 * width, 7, 9 + width]), (1, 2, 2)) for width in (3, 5))
     assert_close(train(model, [few]), train(plain, [few]))
     warm = counter.frame_count
-    assert warm == 1
+    assert 1 <= warm < DEEPER.n_layers
     assert_close(train(model, [more]), train(plain, [more]))
     assert counter.frame_count == warm
     # What a compiled graph keeps comes by the saved tensors alone, and these can be counted.
@@ -176,10 +191,10 @@ def saved_bytes(model: MultiScaleNextDiT, batch: Inputs) -> int:
 
 def test_compiled_blocks_serve_items_of_unlike_lengths() -> None:
     batch = inputs(MIXED, (1, 2, 2))
-    assert_close(train(compiled("per-op", "aot_eager"), [batch]), train(dit_without_zeros(0.1), [batch]))
+    assert_close(train(compiled("per-op", "aot_eager"), [batch]), train(dit_without_zeros(0.1, DEEPER), [batch]))
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs g++")
 def test_inductor_recomputes_too() -> None:
     batch = inputs(EQUAL, (1, 2, 2))
-    assert_close(train(compiled("per-op", "inductor"), [batch]), train(dit_without_zeros(0.1), [batch]))
+    assert_close(train(compiled("per-op", "inductor"), [batch]), train(dit_without_zeros(0.1, DEEPER), [batch]))

@@ -96,6 +96,12 @@ def test_errors_name_the_place(tmp_path: Path) -> None:
     shapes = [[9, 9, 9, 9]] * len(table)
     table = table.set_column(table.column_names.index("vae_latent_shape"), "vae_latent_shape", [shapes])
     pq.write_table(table, path)
+    names = table.column_names
+    small = table.set_column(names.index("vae_latent_bytes"), "vae_latent_bytes", [[b""] * len(table)])
+    pq.write_table(small, tmp_path / "latents" / "data" / "part-1.parquet")
+    with pytest.raises(ValueError, match=r"part-1.parquet: column vae_latent_bytes is binary, not large_binary"):
+        LatentDataset([latents], text)
+    (tmp_path / "latents" / "data" / "part-1.parquet").unlink()
     broken = LatentDataset([latents], text)
     with pytest.raises(ValueError, match=r"part-0.parquet, row group 0, row 0: vae_latent_bytes holds"):
         broken.latent(broken.clips[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -32,11 +33,11 @@ def test_every_result_in_order(depth: int) -> None:
 
 @pytest.mark.parametrize("depth", [1, 3])
 def test_no_further_ahead_than_asked_and_on_another_thread(depth: int) -> None:
-    made, threads, drawn = [], set(), []
+    made, threads = [], set()
 
     def requests() -> Iterator[int]:
         for number in range(50):
-            drawn.append(threading.current_thread())
+            threads.add(threading.current_thread())
             yield number
 
     def make(number: int) -> int:
@@ -52,7 +53,6 @@ def test_no_further_ahead_than_asked_and_on_another_thread(depth: int) -> None:
             assert len(made) == number + 1 + depth
     assert len(threads) == 1
     assert threads != {threading.current_thread()}
-    assert set(drawn) == {threading.current_thread()}
 
 
 def test_the_next_is_made_while_the_loop_works() -> None:
@@ -68,6 +68,12 @@ def test_the_next_is_made_while_the_loop_works() -> None:
         assert begun.wait(10)
 
 
+def test_what_the_loop_is_done_with_is_freed() -> None:
+    with prefetched(lambda _number: threading.Event(), range(10), 2) as batches:
+        first = weakref.ref(next(batches))
+        assert first() is None
+
+
 @pytest.mark.parametrize("depth", [0, 2])
 def test_an_error_comes_at_its_place_with_its_own_traceback(depth: int) -> None:
     def cannot_read(number: int) -> int:
@@ -81,6 +87,17 @@ def test_an_error_comes_at_its_place_with_its_own_traceback(depth: int) -> None:
             next(batches)
     assert "cannot_read" in {frame.name for frame in traceback.extract_tb(caught.value.__traceback__)}
     assert not _threads()
+
+
+def test_an_error_of_the_requests_comes_at_its_place() -> None:
+    def requests() -> Iterator[int]:
+        yield 1
+        raise ValueError("no plan for step 2")
+
+    with prefetched(str, requests(), 2) as batches:
+        assert next(batches) == "1"
+        with pytest.raises(ValueError, match="no plan for step 2"):
+            next(batches)
 
 
 def test_leaving_early_drops_what_waits() -> None:

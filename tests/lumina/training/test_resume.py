@@ -1,34 +1,88 @@
-"""Engine checkpoints: complete or not there."""
+"""Engine checkpoints: whole, refused by name, or not there; and pieces for any number of workers."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
 from lumina.training import resume
+from lumina.training.engine import Layout
+
+LAYOUT = Layout(("a", "b"), ((2, 3), (5,)))
+LINE = torch.arange(1.0, LAYOUT.numel + 1)
 
 
-def _write(root: Path, step: int, complete: bool = True) -> None:
-    path = resume.step_directory(root, step)
-    (path / "engine").mkdir(parents=True)
-    (path / "engine" / "state.pt").write_bytes(b"state")
-    if complete:
-        resume.mark_complete(path, step, world=2)
+def _write(root: Path, step: int, world: int = 1, ranks: int | None = None) -> None:
+    """A checkpoint of `world` workers, of which the first `ranks` have finished."""
+    length = -(-LAYOUT.numel // world)
+    padded = torch.cat([LINE, torch.zeros(world * length - LAYOUT.numel)])
+    for rank in range(world if ranks is None else ranks):
+        share = padded[rank * length : (rank + 1) * length].clone()
+        resume.write_share(root, step, rank, world, {"weights": share, "seen": torch.tensor([rank])}, LAYOUT)
 
 
-def test_the_newest_whole_checkpoint_counts(tmp_path: Path) -> None:
-    assert resume.newest(tmp_path) is None
-    for step, complete in ((100, True), (200, True), (300, True), (1000, False)):
-        _write(tmp_path, step, complete)
-    found = resume.newest(tmp_path)
-    assert found == resume.EngineCheckpoint(resume.step_directory(tmp_path, 300), 300, 2)
-    (found.path / "engine" / "state.pt").write_bytes(b"sta")
-    assert resume.newest(tmp_path) == resume.EngineCheckpoint(resume.step_directory(tmp_path, 200), 200, 2)
+def test_a_checkpoint_counts_once_all_workers_have_written_it(tmp_path: Path) -> None:
+    assert resume.complete(tmp_path) == []
+    _write(tmp_path, 100)
+    _write(tmp_path, 200, world=3)
+    _write(tmp_path, 300, world=3, ranks=2)
+    assert [(found.step, found.world) for found in resume.complete(tmp_path)] == [(200, 3), (100, 1)]
+    assert resume.complete(tmp_path)[0].layout() == LAYOUT
+    with pytest.raises(resume.DamagedCheckpointError, match=r"worker-00000-of-00009\.json is no record"):
+        resume.EngineCheckpoint(resume.step_directory(tmp_path, 100), 100, 9).record(0)
 
 
-def test_pruning_keeps_two_and_removes_what_is_behind_the_resumed_one(tmp_path: Path) -> None:
-    for step, complete in ((1, True), (2, True), (3, True), (4, True), (5, False)):
-        _write(tmp_path, step, complete)
-    resume.prune(tmp_path, resume.EngineCheckpoint(resume.step_directory(tmp_path, 3), 3, 2))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
-    resume.prune(tmp_path, None)
+@given(world=st.integers(1, 4), start=st.integers(0, 14), length=st.integers(1, 9))
+def test_any_piece_of_the_line_comes_out_of_any_shares(
+    tmp_path_factory: pytest.TempPathFactory, world: int, start: int, length: int
+) -> None:
+    root = tmp_path_factory.mktemp("line")
+    _write(root, 7, world)
+    [found] = resume.complete(root)
+    wanted = torch.cat([LINE, torch.zeros(30)])[start : start + length]
+    assert torch.equal(resume.read_piece(found, "weights", start, length), wanted)
+    tensors = resume.read_tensors(found, "weights")
+    assert torch.equal(torch.cat([tensors["a"].flatten(), tensors["b"]]), LINE)
+    assert resume.read_small(found, world - 1, ["seen"])["seen"].tolist() == [world - 1]
+
+
+def test_a_pickle_under_the_name_of_a_share_is_never_opened(tmp_path: Path) -> None:
+    _write(tmp_path, 1)
+    [found] = resume.complete(tmp_path)
+    resume.verify_share(found, 0)
+    torch.save({"weights": LINE}, found.share(0))
+    for refuse in (lambda: resume.verify_share(found, 0), lambda: resume.read_piece(found, "weights", 0, 1)):
+        with pytest.raises(resume.DamagedCheckpointError, match="it is a pickle or a zip file, not safetensors"):
+            refuse()
+    save_file({"weights": LINE + 1, "seen": torch.tensor([0])}, found.share(0))
+    with pytest.raises(resume.DamagedCheckpointError, match=r"worker-00000-of-00001\.safetensors has another digest"):
+        resume.verify_share(found, 0)
+
+
+def test_pruning_keeps_the_newest_the_milestones_and_what_is_in_the_making(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4, 5):
+        _write(tmp_path, step)
+    _write(tmp_path, 6, world=2, ranks=1)
+    resume.prune(tmp_path, keep=2, milestone_every=2)
+    assert sorted(int(path.name[-1]) for path in tmp_path.iterdir()) == [2, 4, 5, 6]
+    resume.prune(tmp_path, keep=1, milestone_every=None)
+    assert sorted(int(path.name[-1]) for path in tmp_path.iterdir()) == [5, 6]
+    resume.remove_after(tmp_path, 4)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_fails_beside_the_loop_is_raised_by_the_next_call() -> None:
+    writer = resume.Writer()
+
+    def fail() -> None:
+        raise OSError("disk full")
+
+    writer.submit(fail)
+    with pytest.raises(OSError, match="disk full"):
+        writer.finish()
+    writer.finish()

@@ -110,6 +110,41 @@ def megabytes_per_second(read: Callable[[], Iterator[np.ndarray]], copied: bool)
     return size / 1e6 / (time.process_time() - begun)
 
 
+def compare(directory: Path, clips: int, cache: int, rounds: int, row_group_bytes: int | None = None) -> None:
+    """Write clips to `directory` and print how fast they are read; `cache` is what the reader may keep, in bytes."""
+    write(directory, clips, row_group_bytes)
+    paths = sorted(directory.glob("*.parquet"))
+    found = places(paths)
+    held = max(offset for _, _, offset in found) + 1
+    print(f"{clips} clips of {SIZE / 1e3:.0f} kB in {len(paths)} files, row groups of {held}")
+    for name, order in (
+        ("in the order of the files", np.arange(clips)),
+        ("in a random order", np.random.default_rng(1).permutation(clips)),
+    ):
+        rows = order.tolist()
+        at = [found[row] for row in rows]
+        ways: dict[str, Callable[[], Iterator[np.ndarray]]] = {
+            "reader": partial(by_reader, paths, cache, rows),
+            "pyarrow, files open": partial(by_pyarrow, paths, at, True),
+        }
+        if name == "in a random order":
+            ways["pyarrow, opened per row"] = partial(by_pyarrow, paths, at, False)
+            groups = sum(1 for _ in groupby(at, key=lambda place: place[:2]))
+            print(f"a random order without a cache reads {groups * held / clips:.1f} bytes for one")
+        for copied in (False, True):
+            # Round by round, so that what else the machine does slows all of them.
+            speeds = {way: list[float]() for way in ways}
+            for _ in range(rounds):
+                for way, read in ways.items():
+                    speeds[way].append(megabytes_per_second(read, copied))
+            ratio = statistics.median(
+                own / alone for own, alone in zip(speeds["reader"], speeds["pyarrow, files open"], strict=True)
+            )
+            each = ", ".join(f"{way} {statistics.median(values):,.0f}" for way, values in speeds.items())
+            what = "copied out" if copied else "handed over"
+            print(f"{name}, {what}: {each} MB/s; reader over pyarrow {ratio:.2f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="where the files are written and removed again; default: a new folder")
@@ -120,37 +155,7 @@ def main() -> None:
     args = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="reading-", dir=args.out))
     try:
-        write(directory, args.clips, args.row_group_bytes)
-        paths = sorted(directory.glob("*.parquet"))
-        found = places(paths)
-        held = max(offset for _, _, offset in found) + 1
-        print(f"{args.clips} clips of {SIZE / 1e3:.0f} kB in {len(paths)} files, row groups of {held}")
-        for name, order in (
-            ("in the order of the files", np.arange(args.clips)),
-            ("in a random order", np.random.default_rng(1).permutation(args.clips)),
-        ):
-            rows = order.tolist()
-            at = [found[row] for row in rows]
-            ways: dict[str, Callable[[], Iterator[np.ndarray]]] = {
-                "reader": partial(by_reader, paths, args.cache, rows),
-                "pyarrow, files open": partial(by_pyarrow, paths, at, True),
-            }
-            if name == "in a random order":
-                ways["pyarrow, opened per row"] = partial(by_pyarrow, paths, at, False)
-                groups = sum(1 for _ in groupby(at, key=lambda place: place[:2]))
-                print(f"a random order without a cache reads {groups * held / args.clips:.1f} bytes for one")
-            for copied in (False, True):
-                # Round by round, so that what else the machine does slows all of them.
-                speeds = {way: list[float]() for way in ways}
-                for _ in range(args.rounds):
-                    for way, read in ways.items():
-                        speeds[way].append(megabytes_per_second(read, copied))
-                ratio = statistics.median(
-                    own / alone for own, alone in zip(speeds["reader"], speeds["pyarrow, files open"], strict=True)
-                )
-                each = ", ".join(f"{way} {statistics.median(values):,.0f}" for way, values in speeds.items())
-                what = "copied out" if copied else "handed over"
-                print(f"{name}, {what}: {each} MB/s; reader over pyarrow {ratio:.2f}", flush=True)
+        compare(directory, args.clips, args.cache, args.rounds, args.row_group_bytes)
     finally:
         shutil.rmtree(directory)
 

@@ -34,6 +34,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import numpy as np
 import pyarrow.dataset as ds
+import reading
 import torch
 from plain_training import Item, PlainTrainer, order
 from torch import Tensor
@@ -55,6 +56,8 @@ ZOO = Path(zoo.__file__).parent
 STAGE = "train@3"
 TOLERANCE = 1e-4
 """Relative difference of two losses of one batch that is rounding."""
+READER_BYTES = 64 << 20
+"""What the reader may keep of the clips that it reads: a part of them, as in a large data set."""
 
 
 @dataclass(frozen=True)
@@ -391,6 +394,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=5, help="steps of each loop before the clock starts")
     parser.add_argument("--length", type=int, default=10, help="steps of a turn")
     parser.add_argument("--pairs", type=int, default=7, help="turns of each loop")
+    parser.add_argument("--clips", type=int, default=600, help="clips of 688 kB that are read (`reading.py`)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     # The last turn ends where a next would start.
@@ -399,6 +403,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         compare(demo, Path(folder), args.warm_up, args.length, args.pairs)
     print_imbalance(demo)
+    print("\nreading latents (aim 0.8 of pyarrow)")
+    with tempfile.TemporaryDirectory() as folder:
+        reading.compare(Path(folder), args.clips, READER_BYTES, 5)
 
 
 if __name__ == "__main__":

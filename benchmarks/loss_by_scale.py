@@ -22,7 +22,7 @@ import torch
 
 from jobs.train_plots import draw, late_bins, summary
 from lumina.models.config import NextDiTConfig
-from lumina.training.latents import LatentDataset
+from lumina.training.data.latents import LatentDataset
 from lumina.training.metrics import read_metrics
 from lumina.training.stage import TrainStageConfig
 from lumina.training.trainer import LoopSettings, Trainer

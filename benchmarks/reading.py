@@ -34,7 +34,7 @@ import torch
 from curation.latents import ENCODE_LATENTS_OPERATOR, EncodeLatentsConfig
 from curation.schema import LATENTS
 from jobs.parts import write_part
-from lumina.training.latents import LATENT_COLUMNS, BlobReader
+from lumina.training.data.latents import LATENT_COLUMNS, BlobReader
 
 COLUMN = "vae_latent_bytes"
 SHAPE = (16, 21, 32, 32)

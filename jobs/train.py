@@ -129,7 +129,7 @@ def _check(config: TrainStageConfig, spec: Mapping[str, Any], workers: int) -> i
 
 
 def _dataset(spec: Mapping[str, Any]) -> Any:
-    from lumina.training.latents import LatentDataset
+    from lumina.training.data.latents import LatentDataset
 
     return LatentDataset([Path(path) for path in spec["latents"]], Path(spec["text"]), spec["sources"])
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from lumina.flow_matching.path import Losses, interpolate, losses, shift_time, velocity
 from lumina.models.config import PatchSize
 from lumina.randomness import generator
-from lumina.training.latents import Clip, LatentDataset
+from lumina.training.data.latents import Clip, LatentDataset
 from lumina.training.stage import TaskConfig, TrainStageConfig
 
 DROPPED = -1.0

@@ -18,18 +18,18 @@ from torch import Tensor
 from lumina.hardware import gpu_of_device
 from lumina.models.activation_checkpointing import Recompute
 from lumina.training import resume
-from lumina.training.batches import Slot
 from lumina.training.clock import StepClock
+from lumina.training.data.batches import Slot
+from lumina.training.data.latents import LatentDataset
+from lumina.training.data.prefetch import prefetched
 from lumina.training.ema import Ema
 from lumina.training.engine import STATE, Engine
-from lumina.training.latents import LatentDataset
 from lumina.training.metrics import LossMeter, MetricsFile, bins_due
 from lumina.training.objective import MicroBatch, Objective
-from lumina.training.prefetch import prefetched
-from lumina.training.publish import publish
 from lumina.training.stage import TrainStageConfig
-from lumina.training.start import trained_model
 from lumina.training.validation import Validation
+from lumina.training.weights.publish import publish
+from lumina.training.weights.start import trained_model
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import torch
 
 from lumina.flow_matching.path import shift_time
 from lumina.randomness import generator
-from lumina.training.latents import Clip, LatentDataset
+from lumina.training.data.latents import Clip, LatentDataset
 from lumina.training.metrics import over_workers
 from lumina.training.objective import DROPPED, MicroBatch, Objective
 from lumina.training.stage import TaskConfig, TrainStageConfig

@@ -21,8 +21,8 @@ from jobs.context import InputRef, JobContext, JobResult
 from jobs.runtime import RuntimeConfig
 from lumina import checkpoints
 from lumina.training import resume
+from lumina.training.data.latents import LatentDataset
 from lumina.training.engine import Layout
-from lumina.training.latents import LatentDataset
 from lumina.training.metrics import read_metrics
 from lumina.training.stage import TrainStageConfig
 from lumina.training.trainer import LoopSettings, Trainer, TrainingStoppedError

@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lumina.models.activation_checkpointing import Recompute
 from lumina.models.config import PatchSize
 from lumina.models.next_dit import MultiScaleNextDiT
-from lumina.training.lora import add_adapters
 from lumina.training.stage import LoraConfig
+from lumina.training.weights.lora import add_adapters
 from tests.lumina.tiny import TINY, dit_without_zeros
 
 EQUAL = ([(4, 2, 8, 8)] * 3, [3, 7, 5])

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from lumina.training.latents import LatentDataset
+from lumina.training.data.latents import LatentDataset
 from lumina.training.stage import TrainStageConfig
 from lumina.training.trainer import LoopSettings, Trainer
 

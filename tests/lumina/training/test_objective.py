@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lumina.models.next_dit import MultiScaleNextDiT
-from lumina.training.latents import LatentDataset
+from lumina.training.data.latents import LatentDataset
 from lumina.training.objective import DROPPED, Objective
 from tests.lumina.training import toy
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from lumina import checkpoints
-from lumina.training.latents import LatentDataset
+from lumina.training.data.latents import LatentDataset
 from lumina.training.metrics import read_metrics
-from lumina.training.start import initial_model
 from lumina.training.trainer import LoopSettings, Trainer, TrainingStoppedError
+from lumina.training.weights.start import initial_model
 from tests.lumina.training import toy
 
 

@@ -12,11 +12,11 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from lumina.models.next_dit import MultiScaleNextDiT
-from lumina.training.latents import Clip, LatentDataset
+from lumina.training.data.latents import Clip, LatentDataset
 from lumina.training.objective import DROPPED, Objective
 from lumina.training.stage import TrainStageConfig
-from lumina.training.start import initial_model
 from lumina.training.validation import QUANTILES, Validation
+from lumina.training.weights.start import initial_model
 from tests.lumina.training import toy
 
 CPU = torch.device("cpu")

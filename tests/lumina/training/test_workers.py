@@ -10,12 +10,12 @@ import torch
 import torch.distributed as dist
 
 from lumina import checkpoints
-from lumina.training.latents import LatentDataset
+from lumina.training.data.latents import LatentDataset
 from lumina.training.metrics import read_metrics
 from lumina.training.objective import MicroBatch, Objective
 from lumina.training.stage import TaskConfig, TrainStageConfig
-from lumina.training.start import initial_model
 from lumina.training.trainer import LoopSettings, Trainer
+from lumina.training.weights.start import initial_model
 from tests.lumina.training import toy
 from tests.lumina.training.group import run_group, train
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lumina.training.balance import Samples, Shares, imbalance, share_out
+from lumina.training.data.balance import Samples, Shares, imbalance, share_out
 
 
 def _samples(tokens: list[int], shape: list[int] | None = None) -> Samples:

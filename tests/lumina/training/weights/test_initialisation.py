@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lumina.models.next_dit import MultiScaleNextDiT
-from lumina.training.initialisation import condition_from_the_start
+from lumina.training.weights.initialisation import condition_from_the_start
 from tests.lumina.tiny import TINY
 
 

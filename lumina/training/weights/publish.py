@@ -7,9 +7,9 @@ from pathlib import Path
 
 from lumina import checkpoints
 from lumina.training import resume
-from lumina.training.lora import merge, save_adapter
 from lumina.training.stage import TrainStageConfig
-from lumina.training.start import initial_model
+from lumina.training.weights.lora import merge, save_adapter
+from lumina.training.weights.start import initial_model
 
 PUBLISHED = {"transformer": "weights", "transformer_ema": "ema"}
 """Directory of published weights, and the line of the engine checkpoint that they are cut from."""

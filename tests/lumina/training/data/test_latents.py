@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lumina.cost import forward_cost
-from lumina.training.batches import Slot
-from lumina.training.latents import LatentDataset
+from lumina.training.data.batches import Slot
+from lumina.training.data.latents import LatentDataset
 from lumina.training.objective import Objective
 from tests.lumina.training import toy
 
@@ -59,7 +59,7 @@ def test_few_files_are_open_and_threads_may_share_a_reader(tmp_path: Path, monke
     (latents / "data" / "part-0.parquet").unlink()
     for row in range(len(whole)):
         pq.write_table(whole.slice(row, 1), latents / "data" / f"part-{row}.parquet")
-    monkeypatch.setattr("lumina.training.latents.OPEN_FILES", 3)
+    monkeypatch.setattr("lumina.training.data.latents.OPEN_FILES", 3)
     data = LatentDataset([latents], text, cache_bytes=1)
     expected = {row["clip_id"]: row["vae_latent_bytes"] for row in whole.to_pylist()}
 

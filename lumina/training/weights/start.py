@@ -10,9 +10,9 @@ from lumina import checkpoints
 from lumina.models.activation_checkpointing import Recompute
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.randomness import generator
-from lumina.training.initialisation import condition_from_the_start
-from lumina.training.lora import add_adapters
 from lumina.training.stage import TrainStageConfig
+from lumina.training.weights.initialisation import condition_from_the_start
+from lumina.training.weights.lora import add_adapters
 
 
 def initial_model(config: TrainStageConfig, init: Path | None) -> MultiScaleNextDiT:

@@ -18,8 +18,8 @@ from torch import Tensor
 from lumina.checkpoints import check_weights
 from lumina.models.activation_checkpointing import Recompute
 from lumina.models.next_dit import MultiScaleNextDiT
-from lumina.training.lora import add_adapters, merge, save_adapter
 from lumina.training.stage import LoraConfig
+from lumina.training.weights.lora import add_adapters, merge, save_adapter
 from tests.lumina.tiny import TINY, dit_without_zeros
 
 ALL = LoraConfig(rank=4, alpha=6.0, targets=("wq", "wk", "wv", "wo", "w1", "w2", "w3"))
@@ -228,5 +228,5 @@ def test_compiled_blocks_with_adapters_recompute() -> None:
 
 
 def test_peft_is_imported_only_when_it_is_needed() -> None:
-    code = "import sys, lumina.training.lora; sys.exit('peft' in sys.modules)"
+    code = "import sys, lumina.training.weights.lora; sys.exit('peft' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

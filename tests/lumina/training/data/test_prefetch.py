@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from lumina.training.prefetch import prefetched
+from lumina.training.data.prefetch import prefetched
 
 
 def _threads() -> list[threading.Thread]:

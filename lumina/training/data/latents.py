@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
-from lumina.training.batches import BatchPlan, Entry, Slot
+from lumina.training.data.batches import BatchPlan, Entry, Slot
 from lumina.training.stage import TaskConfig, TrainStageConfig
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from lumina.randomness import generator
-from lumina.training.balance import Samples, Shares, imbalance, share_out
+from lumina.training.data.balance import Samples, Shares, imbalance, share_out
 from lumina.training.stage import TaskConfig
 
 
@@ -85,7 +85,7 @@ class BatchPlan:
         """Return worker `rank`'s share of `batch(step)`, cut into its forward passes.
 
         Every worker gets as many passes, at least one sample in each, and about the same cost: see
-        `lumina.training.balance.share_out`. Samples of a pass are in order of (bucket, position).
+        `lumina.training.data.balance.share_out`. Samples of a pass are in order of (bucket, position).
         Raises ValueError if the batch has fewer samples than there are workers.
         """
         size = self.task.batch_size

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lumina.training.batches import BatchPlan, Entry
+from lumina.training.data.batches import BatchPlan, Entry
 from lumina.training.stage import TaskConfig
 
 

@@ -12,11 +12,12 @@ import copy
 import pickle
 import random
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from plain_model import PlainNextDiT
@@ -83,7 +84,7 @@ class PlainTrainer:
         model: MultiScaleNextDiT,
         items: Sequence[Sequence[Item]],
         encoder: TextEncoder,
-        vae: torch.nn.Module | None,
+        vae: Any,
     ) -> None:
         self.config, self.items, self.encoder, self.vae = config, items, encoder, vae
         self.model = model.train().requires_grad_(True)
@@ -99,7 +100,7 @@ class PlainTrainer:
         self.noise = torch.Generator().manual_seed(config.seed)
         self.rng = random.Random(config.seed)
         self.steps = 0
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         """Seconds of each part of a step so far."""
         self.prompt_tokens, self.padded_tokens = 0, 0
 
@@ -131,9 +132,9 @@ class PlainTrainer:
         with self._timed("data"):
             chosen = [next(self.orders[number]) for _ in range(task.micro_batch_size or task.batch_size)]
             samples = [self._load(self.items[number][index], task) for index in chosen]
-            x_1, prompts, motion = zip(*samples, strict=True)
+            loaded, prompts, motion = zip(*samples, strict=True)
         with self._timed("VAE"):
-            x_1 = [self._latent(x) for x in x_1]
+            x_1 = [self._latent(x) for x in loaded]
         with self._timed("text"):
             features = self.encode(prompts)
         with self._timed("forward"):

@@ -23,7 +23,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,20 +36,17 @@ import numpy as np
 import pyarrow.dataset as ds
 import reading
 import torch
-from plain_training import Item, PlainTrainer, order
+from imbalance import print_imbalance
+from plain_training import Item, PlainTrainer
 from torch import Tensor
 
 from lumina import checkpoints, zoo
-from lumina.cost import token_cost
-from lumina.models.config import RELEASED_MODELS
 from lumina.models.text_encoder import TextEncoder
-from lumina.randomness import generator
-from lumina.sizes import SPATIAL_COMPRESSION, crop_sizes, num_cells, resize_crop
-from lumina.training.batches import BatchPlan, Entry
-from lumina.training.latents import Clip, LatentDataset
+from lumina.sizes import SPATIAL_COMPRESSION, resize_crop
+from lumina.training.data.latents import Clip, LatentDataset
 from lumina.training.metrics import read_metrics
 from lumina.training.objective import MicroBatch
-from lumina.training.stage import TaskConfig, TrainStageConfig
+from lumina.training.stage import TrainStageConfig
 from lumina.training.trainer import LoopSettings, Trainer
 
 ZOO = Path(zoo.__file__).parent
@@ -199,8 +196,8 @@ class InTurns(Trainer):
         """Set up the turns; call it once, before `run`."""
         self.others, self.warm_up, self.length = others, warm_up, length
         self.turns: list[Turn] = []
-        self.seconds: Counter[str] = Counter()
-        self.spent: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.spent: defaultdict[str, float] = defaultdict(float)
         """Seconds of each part in all turns so far."""
         self.padding = Padding()
         self._made, self._taken, self._begun = 0, 0, (0.0, 0.0)
@@ -254,7 +251,7 @@ class InTurns(Trainer):
         if step > self.warm_up:
             wall, cpu = self._begun
             self.turns.append(Turn(time.perf_counter() - wall, time.process_time() - cpu))
-            self.spent = Counter(self.seconds)
+            self.spent = self.seconds.copy()
         else:
             self.seconds.clear()
             self.clock.restart()
@@ -308,9 +305,9 @@ def compare(demo: Demo, folder: Path, warm_up: int, length: int, pairs: int) -> 
         print(f"{name:15} {samples / wall:6.1f} samples/s, {1e3 * wall:6.1f} ms and {1e3 * cpu:6.1f} CPU ms a step")
     for name, turns in others.turns.items():
         both = list(zip(turns, trainer.turns, strict=True))
-        wall = spread([other.wall_s / own.wall_s for other, own in both])
-        cpu = spread([other.cpu_s / own.cpu_s for other, own in both])
-        print(f"ours over {name}: {wall} x the samples/s (aim 2), {cpu} x per CPU second")
+        times = spread([other.wall_s / own.wall_s for other, own in both])
+        cpu_times = spread([other.cpu_s / own.cpu_s for other, own in both])
+        print(f"ours over {name}: {times} x the samples/s (aim 2), {cpu_times} x per CPU second")
 
     steps = length * pairs
     seconds = {"ours": trainer.spent, **{name: loop.seconds for name, loop in loops.items()}}
@@ -337,57 +334,6 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
 
 
-def print_imbalance(demo: Demo, steps: int = 200) -> None:
-    """Print by how much the costliest worker of a step lies above the mean."""
-    print(f"\ncost of the costliest worker above the mean over {steps} steps (aim 5 %)")
-    for task in demo.config.tasks:
-        plan = demo.dataset.of_task(task, demo.config).plan
-        for world in (2, 8):
-            found = [plan.imbalance(step, world) for step in range(steps)]
-            print(f"{task.name} on {world} workers: mean {statistics.mean(found):.1%}, most {max(found):.1%}")
-    entries, world, batch = mixed_clips(), 32, 256
-    task = TaskConfig(name="mixed", media="video", patch=(1, 2, 2), time_shift=2, batch_size=batch)
-    plan = BatchPlan(task, entries, seed=20, cluster_batches=100)
-    found = [plan.imbalance(step, world) for step in range(steps)]
-    print(
-        f"{len(entries):,} clips of 9 to 97 frames in 5 shapes, batches of {batch} on {world} workers: "
-        f"mean {statistics.mean(found):.1%}, most {max(found):.1%}"
-    )
-    found = by_duration(entries, batch, world, steps)
-    print(
-        f"the same, clustered by duration and dealt out by count: mean {statistics.mean(found):.1%}, "
-        f"most {max(found):.1%}"
-    )
-
-
-def mixed_clips(count: int = 20_000) -> list[Entry]:
-    """Clips as a real data set has them, at 256 pixels in the released network's cost."""
-    rng = generator(0, "mixed clips")
-    sizes = crop_sizes(num_cells(256), max_ratio=3)
-    sizes = [sizes[index] for index in np.linspace(0, len(sizes) - 1, 5).round().astype(int)]
-    per_token, per_pair = token_cost(RELEASED_MODELS["2B_GQA"], (1, 2, 2))
-    entries = []
-    for number in range(count):
-        width, height = sizes[rng.integers(len(sizes))]
-        # Of 4n + 1 frames, n latents are trained on.
-        latents = int(rng.integers(2, 25))
-        tokens = latents * (width // 16) * (height // 16)
-        bucket = f"{width}x{height}x{4 * latents + 1}"
-        entries.append(Entry(f"{number:08}", "web", bucket, tokens, per_token * tokens + per_pair * tokens**2))
-    return entries
-
-
-def by_duration(entries: Sequence[Entry], batch: int, world: int, steps: int) -> list[float]:
-    """The same of batches whose clips have about one duration, as many for each worker."""
-    frames = [int(entry.bucket.split("x")[2]) for entry in entries]
-    indices, found = order(frames, batch, seed=20), []
-    for _ in range(steps):
-        costs = np.array([entries[next(indices)].cost for _ in range(batch)])
-        sums = [float(costs[worker::world].sum()) for worker in range(world)]
-        found.append(max(sums) * world / sum(sums) - 1)
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, default=Path("runs"), help="a store with a finished run of the demo")
@@ -402,7 +348,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread, load {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory() as folder:
         compare(demo, Path(folder), args.warm_up, args.length, args.pairs)
-    print_imbalance(demo)
+    print_imbalance([demo.dataset.of_task(task, demo.config) for task in demo.config.tasks])
     print("\nreading latents (aim 0.8 of pyarrow)")
     with tempfile.TemporaryDirectory() as folder:
         reading.compare(Path(folder), args.clips, READER_BYTES, 5)

@@ -74,10 +74,16 @@ class LoraConfig(Config):
     """Inner width of the adapters."""
     alpha: float = Field(default=16.0, gt=0)
     """The product of the two matrices is scaled by alpha / rank."""
-    targets: tuple[Literal["wq", "wk", "wv", "wo", "w1", "w2", "w3"], ...] = Field(
-        default=("wq", "wk", "wv", "wo"), min_length=1
-    )
-    """Linear layers of every block that get one: w? of the attention, w1 to w3 of the feed-forward layer."""
+    targets: tuple[Literal["wq", "wk", "wv", "wo", "w1", "w2", "w3"], ...] = ("wq", "wk", "wv", "wo")
+    """Linear layers of every block that get one: wq, wk, wv and wo of the attention, w1 to w3 of the feed-forward
+    layer."""
+
+    @field_validator("targets")
+    @classmethod
+    def _some_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) < len(value):
+            raise ValueError(f"targets must name at least one layer, and each once, got {', '.join(value) or 'none'}")
+        return value
 
 
 class TrainStageConfig(Config):

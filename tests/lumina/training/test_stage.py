@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from lumina.training.stage import TaskConfig
@@ -34,6 +37,9 @@ def test_a_task_refuses(changes: dict[str, Any], message: str) -> None:
         ({"zero_stage": 0}, "zero_stage must be 1 or 2"),
         ({"tasks": (toy.IMAGE, toy.IMAGE)}, "task names must differ"),
         ({"model": toy.MODEL.model_copy(update={"patch_sizes": ((1, 2, 2),)})}, "task coarse: the model has no patch"),
+        ({"lora": {"targets": ()}}, "targets must name at least one layer, and each once, got none"),
+        ({"lora": {"targets": ("wq", "wq")}}, "targets must name at least one layer, and each once, got wq, wq"),
+        ({"tasks": (toy.FINE.model_copy(update={"ratio": 0.5}),)}, "no task has ratio 1"),
         ({"warmup_steps": 7}, "warmup_steps 7 must be at most steps 6"),
     ],
 )
@@ -50,3 +56,11 @@ def test_learning_rates() -> None:
         assert [stage.learning_rate(step) for step in (0, 2, 3)] == pytest.approx([1 / 3, 1.0, 1.0])
         assert stage.learning_rate(8) == pytest.approx(middle)
         assert stage.learning_rate(13) == pytest.approx(0.1)
+
+
+@given(ratio=st.floats(0.01, 1), steps=st.integers(1, 500))
+def test_a_task_takes_part_in_its_share_of_the_steps(ratio: float, steps: int) -> None:
+    task = toy.FINE.model_copy(update={"ratio": ratio})
+    taken = [task.takes_part(step) for step in range(steps)]
+    assert sum(taken) == math.floor(steps * ratio)
+    assert all(taken) == (ratio == 1.0) or steps * (1 - ratio) < 1

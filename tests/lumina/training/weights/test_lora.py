@@ -146,8 +146,7 @@ def test_merging_from_tensors_is_merging_the_model() -> None:
 @settings(max_examples=10, deadline=None)
 @given(rank=st.integers(1, 9), alpha=st.floats(0.5, 64), targets=st.permutations(ALL.targets), count=st.integers(1, 7))
 def test_any_config_merges_to_what_it_computes(rank: int, alpha: float, targets: list[Any], count: int) -> None:
-    # A target named twice has one adapter.
-    config = LoraConfig(rank=rank, alpha=alpha, targets=(*targets[:count], targets[0]))
+    config = LoraConfig(rank=rank, alpha=alpha, targets=tuple(targets[:count]))
     model = adapted(config)
     with torch.no_grad():
         torch.testing.assert_close(evaluate(load(merged_by(model, config))), evaluate(model), rtol=1e-3, atol=1e-4)

@@ -56,8 +56,8 @@ class Engine:
         """
         named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
         self.layout = Layout(tuple(name for name, _ in named), tuple(tuple(value.shape) for _, value in named))
-        # DeepSpeed would take the float32 weights from their bfloat16 copies.
-        first = [value.detach().clone() for _, value in named] if config.precision == "bf16" else []
+        # DeepSpeed puts bfloat16 copies in their place, and would take the float32 weights from those.
+        first = [value.detach() for _, value in named] if config.precision == "bf16" else []
         self._engine = _deepspeed(config, model, [value for _, value in named], fused)
         self._zero = self._engine.optimizer
         [self.weights] = self._zero.single_partition_of_fp32_groups

@@ -136,15 +136,21 @@ class Trainer:
             self.writer.finish()
 
     def export(self, out: Path) -> None:
-        """Write the last weights to `out/transformer` and their average to `out/transformer_ema`, milestones to
-        `out/milestones/step-.../`. Every worker calls it, after `run`."""
+        """Write the last weights to `out/transformer` and their average to `out/transformer_ema`.
+
+        Milestones go to `out/milestones/step-.../`. Every worker calls it, after `run`.
+        Raises ValueError if the training has not come to its end.
+        """
         self.writer.finish()
         dist.barrier()
         if self.rank == 0:
-            for checkpoint in resume.complete(self._checkpoints):
-                if checkpoint.step == self.config.steps:
-                    publish(self.config, checkpoint, self.init, out)
-                elif self.settings.milestone_every and checkpoint.step % self.settings.milestone_every == 0:
+            every = self.settings.milestone_every
+            found = {checkpoint.step: checkpoint for checkpoint in resume.complete(self._checkpoints)}
+            if self.config.steps not in found:
+                raise ValueError(f"{self._checkpoints} has no checkpoint of step {self.config.steps}: train to the end")
+            publish(self.config, found.pop(self.config.steps), self.init, out)
+            for step, checkpoint in sorted(found.items()):
+                if every and step % every == 0:
                     publish(self.config, checkpoint, self.init, out / "milestones" / checkpoint.path.name)
         dist.barrier()
 

@@ -170,6 +170,8 @@ def test_held_out_clips_are_looked_at_between_and_at_the_end(data: LatentDataset
 
 def test_milestones_stay_and_are_published(data: LatentDataset, tmp_path: Path) -> None:
     trainer = Trainer(toy.stage(steps=10), data, _settings(tmp_path, checkpoint_every=2, milestone_every=3))
+    with pytest.raises(ValueError, match="engine has no checkpoint of step 10: train to the end"):
+        trainer.export(tmp_path / "out")
     trainer.run()
     kept = sorted(path.name for path in (tmp_path / "engine").iterdir())
     assert kept == [f"step-{step:08d}" for step in (3, 6, 9, 10)]

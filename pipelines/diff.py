@@ -138,7 +138,7 @@ def _uris(pairs: Sequence[tuple[StageDiff, Held, Held]]) -> dict[str, str]:
     """Where each clip lies, from the first stage that tells."""
     from curation.operator import dataset
 
-    for stage, *sides in pairs:
+    for _, *sides in pairs:
         paths = [held.path for held in sides if held.path and held.manifest and held.manifest.kind == "rows"]
         found: dict[str, str] = {}
         for path in paths:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,8 +95,13 @@ def short_pair(old: Any, new: Any) -> tuple[str, str]:
         return before, after
     if {ABSENT} & {before, after}:
         return _cut(before, 0), _cut(after, 0)
-    start = max(0, len(os.path.commonprefix([before, after])) - _AROUND)
+    start = max(0, _agree(before, after) - _AROUND)
     return _cut(before, start), _cut(after, start)
+
+
+def _agree(a: str, b: str) -> int:
+    """Characters at the start that two texts share."""
+    return next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _cut(text: str, start: int) -> str:

@@ -67,7 +67,7 @@ def compare_rows(stage: str, a: Path, b: Path, uris: Mapping[str, str] | None = 
     import pyarrow.compute as pc
 
     left, right = read_rows(stage, a), read_rows(stage, b)
-    keys = _keys(stage, (left, right), (a, b))
+    keys = row_keys(stage, (left, right), (a, b))
     at = pc.index_in(keys[0], value_set=keys[1])
     both = np.flatnonzero(at.is_valid().to_numpy(zero_copy_only=False))
     left_only = keys[0].filter(pc.is_null(at)).to_pylist()
@@ -137,8 +137,12 @@ def _kind(table: pa.Table, name: str) -> str:
     return str(table.schema.field(name).type) if name in table.column_names else ""
 
 
-def _keys(stage: str, tables: Sequence[pa.Table], paths: Sequence[Path]) -> list[pa.Array]:
-    """The first of the known keys that tells the rows of each table apart."""
+def row_keys(stage: str, tables: Sequence[pa.Table], paths: Sequence[Path]) -> list[pa.Array]:
+    """The first of the known keys that tells the rows of each table apart, one text a row.
+
+    Raises:
+        StoreError: none of them does.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -198,8 +198,11 @@ def number(value: object) -> str:
 
 def shown_curves(curves: Sequence[CurveDiff]) -> list[CurveDiff]:
     """The losses: of all tasks, of each task, and of validation."""
-    return [one for one in curves if one.metric == "loss" or one.metric.split("/")[0] in ("loss", "val")
-            and one.metric.count("/") == 1]  # fmt: skip
+    return [
+        one
+        for one in curves
+        if one.metric == "loss" or (one.metric.startswith(("loss/", "val/")) and one.metric.count("/") == 1)
+    ]
 
 
 def _curves(curves: Sequence[CurveDiff]) -> Iterator[RenderableType]:
@@ -238,26 +241,26 @@ def evaluations(figures: Sequence[Figure]) -> dict[str, list[Figure]]:
 def _figures(figures: Sequence[Figure]) -> Iterator[RenderableType]:
     if not figures:
         return
+    groups = evaluations(figures)
+    moved = {title: [figure for figure in group if figure.moved] for title, group in groups.items()}
     yield _title("Evaluations: what moved")
-    table = _table()
-    table.add_column("figure", overflow="fold")
-    for column in ("A", "B", "change"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("intervals", no_wrap=True, min_width=9)
-    still: Mapping[str, list[Figure]] = evaluations(figures)
-    for title, group in still.items():
-        moved = [figure for figure in group if figure.moved]
-        if not moved:
-            continue
-        table.add_section()
-        table.add_row(Text(title, "bold", no_wrap=False))
-        for figure in moved:
-            table.add_row(f"  {figure.metric}", *figure_cells(figure), Text(*outside(figure)))
-    if table.row_count:
+    if any(moved.values()):
+        yield Text("apart: each value lies outside the other's interval; with one seed each that is no test", "dim")
+        table = _table()
+        table.add_column("figure", overflow="fold")
+        for column in ("A", "B", "change"):
+            table.add_column(column, justify="right", no_wrap=True)
+        table.add_column("apart", no_wrap=True)
+        for title, group in moved.items():
+            if group:
+                table.add_section()
+                table.add_row(Text(title, "bold"))
+            for figure in group:
+                table.add_row(figure.metric, *figure_cells(figure), Text("yes" if figure.outside else "", "yellow"))
         yield table
-    rest = [title for title, group in still.items() if not any(figure.moved for figure in group)]
-    if rest:
-        yield Text("Nothing moved in " + ", ".join(rest), "dim")
+    still = [title for title, group in moved.items() if not group]
+    if still:
+        yield Text("Nothing moved in " + ", ".join(still), "dim")
 
 
 def figure_cells(figure: Figure) -> tuple[str, str, str]:
@@ -265,11 +268,4 @@ def figure_cells(figure: Figure) -> tuple[str, str, str]:
     cells = []
     for value, interval in zip(figure.values, figure.intervals, strict=True):
         cells.append(number(value) + (f" [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else ""))
-    return cells[0], cells[1], f"{figure.values[1] - figure.values[0]:+.3g}"
-
-
-def outside(figure: Figure) -> tuple[str, str]:
-    """Whether the move is larger than the intervals, and a style. With one seed each this is no test."""
-    if figure.outside is None:
-        return "", ""
-    return ("outside", "yellow") if figure.outside else ("within", "dim")
+    return cells[0], cells[1], f"{figure.values[1] - figure.values[0]:+.2g}"

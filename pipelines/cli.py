@@ -102,6 +102,31 @@ def compare(
 
 
 @app.command()
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="Name or id of a run.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Name or id of the run to compare it with.")],
+    store: StoreOption = None,
+    other_store: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Where the outputs of B are kept, if elsewhere.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with curves and clips too.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what differs between two runs; the first line is the answer.
+
+    Exit code: 0 equal, 3 the same digests but another recipe or figure, 4 different, 1 error.
+    """
+    with _one_line_errors(debug):
+        from pipelines.diff_command import compare_runs
+        from pipelines.store import Store
+
+        first = Store(store or _default_store())
+        exit_code = compare_runs((first, a), (Store(other_store) if other_store else first, b), html, as_json)
+    raise typer.Exit(exit_code)
+
+
+@app.command()
 def selection(
     run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Name or id; the newest by default.")] = None,
     other: Annotated[

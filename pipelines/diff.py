@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from pipelines.diff_figures import (
     unmatched,
 )
 from pipelines.diff_recipe import Change, by_inputs_alone, flat_changes, summary
-from pipelines.diff_rows import RowsDiff, compare_rows
+from pipelines.diff_rows import RowsDiff, compare_rows, read_uris
 from pipelines.diff_runs import Held, Side, StageDiff, compare_stages, first_divergence, read_side
 from pipelines.store import Store
 
@@ -72,7 +73,7 @@ class Difference:
                      "store": str(side.store)}
             for letter, side in (("a", self.a), ("b", self.b))
         }  # fmt: skip
-        return {
+        content = {
             "answer": self.answer,
             "exit": self.exit_code,
             **sides,
@@ -85,6 +86,17 @@ class Difference:
             "metrics": [_figure(figure) for figure in self.metrics],
             "notes": list(self.notes),
         }
+        plain: dict[str, Any] = _finite(content)
+        return plain
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN and no infinity: they become text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _finite(child) for key, child in value.items()}
+    return [_finite(child) for child in value] if isinstance(value, list | tuple) else value
 
 
 def _figure(figure: Figure) -> dict[str, Any]:
@@ -136,16 +148,11 @@ def _rows(pairs: Sequence[tuple[StageDiff, Held, Held]]) -> Iterator[RowsDiff]:
 
 def _uris(pairs: Sequence[tuple[StageDiff, Held, Held]]) -> dict[str, str]:
     """Where each clip lies, from the first stage that tells."""
-    from curation.operator import dataset
-
-    for _, *sides in pairs:
+    for stage, *sides in pairs:
         paths = [held.path for held in sides if held.path and held.manifest and held.manifest.kind == "rows"]
         found: dict[str, str] = {}
         for path in paths:
-            rows = dataset(path / "data")
-            if {"clip_id", "uri"} <= set(rows.schema.names):
-                table = rows.to_table(columns=["clip_id", "uri"])
-                found |= dict(zip(table["clip_id"].to_pylist(), table["uri"].to_pylist(), strict=True))
+            found |= read_uris(stage.name, path)
         if found:
             return found
     return {}
@@ -246,7 +253,7 @@ def final_figures(found: Difference) -> tuple[Figure, ...]:
 def _effect(found: Difference) -> str:
     final = final_figures(found)
     if not final:
-        return "no figure after it in both runs"
+        return "no figure moved" if found.figures or found.metrics else "no figure is in both runs"
     where = f"{final[0].stage} ({final[0].evaluation})" if final[0].evaluation else final[0].stage
     moves = largest_moves(final, _MOVES)
     if not moves:

@@ -93,7 +93,8 @@ def read_curve(stage: str, output: Path) -> Curve:
     for number, line in enumerate(path.read_text().splitlines(), 1):
         try:
             point = json.loads(line)
-            curve[int(point.pop("step"))] = {key: float(value) for key, value in point.items() if not by_clock(key)}
+            step = int(point.pop("step"))
+            curve[step] = {key: float(value) for key, value in point.items() if not by_clock(key)}
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StoreError(
                 f"stage {stage}: {path}, line {number}: expected a step and its metrics: {error}"

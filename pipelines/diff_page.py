@@ -102,7 +102,12 @@ def _own(stage: StageDiff) -> tuple[list[str], list[str]]:
 
 def _named(rows: RowsDiff) -> list[str]:
     chosen = rows.changes[:_NAMED] if rows.transitions else most_moved(rows, _NAMED)
-    return [change_text(change, _FIGURES) for change in chosen]
+    return [_arrows(change_text(change, _FIGURES)) for change in chosen]
+
+
+def _arrows(text: str) -> str:
+    # A browser breaks a line inside `->`.
+    return text.replace(" -> ", " → ")
 
 
 def _charts(found: Difference) -> Iterator[_Chart]:
@@ -173,7 +178,7 @@ def _clips_of(stage: str, a: Held, b: Held, moved: Sequence[RowChange]) -> _Clip
     )
     common = sorted(first.keys() & second.keys())
     same = {key for key in common if first[key]["frames_sha256"] == second[key]["frames_sha256"]}
-    figures = {change.key: change_text(change, _FIGURES).partition(": ")[2] for change in moved}
+    figures = {change.key: _arrows(change_text(change, _FIGURES).partition(": ")[2]) for change in moved}
     order = [key for key in dict.fromkeys([*figures, *common]) if key in first and key in second]
     shown, spent = [], 0
     # Where nothing differs a few clips are enough to see that.

@@ -120,6 +120,20 @@ def read_rows(stage: str, path: Path) -> pa.Table:
         raise StoreError(f"stage {stage}: rows in {path / 'data'} cannot be read: {error}") from error
 
 
+def read_uris(stage: str, path: Path) -> dict[str, str]:
+    """clip_id to URI; empty if the output does not tell. StoreError if it cannot be read."""
+    from curation.operator import dataset
+
+    try:
+        rows = dataset(path / "data")
+        if not {"clip_id", "uri"} <= set(rows.schema.names):
+            return {}
+        table = rows.to_table(columns=["clip_id", "uri"])
+    except (OSError, ValueError) as error:
+        raise StoreError(f"stage {stage}: rows in {path / 'data'} cannot be read: {error}") from error
+    return dict(zip(table["clip_id"].to_pylist(), table["uri"].to_pylist(), strict=True))
+
+
 def _hashed(batch: pa.RecordBatch, binary: Sequence[str]) -> pa.RecordBatch:
     import pyarrow as pa
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rich import box
@@ -24,13 +25,17 @@ _PROMPTS = 3
 _MOVES = 2
 """Figures of each that are."""
 _STYLES = {"equal": "green", "same content": "green", "follows": "", "not reproduced": "bold red"}
-ANSWER_STYLES = {EQUAL: "bold green", SAME_CONTENT: "bold yellow"}
+_ANSWER_STYLES = {EQUAL: "bold green", SAME_CONTENT: "bold yellow"}
+
+
+def answer_text(found: Difference) -> Text:
+    """The answer, in its colour."""
+    return Text(found.answer, _ANSWER_STYLES.get(found.exit_code, "bold red"))
 
 
 def difference_view(found: Difference) -> RenderableType:
-    """The answer, then what it rests on."""
-    parts: list[RenderableType] = [Text(found.answer, ANSWER_STYLES.get(found.exit_code, "bold red")), Text("")]
-    parts += [_side("A", found.a), _side("B", found.b)]
+    """What the answer rests on."""
+    parts: list[RenderableType] = [Text(""), _side("A", found.a), _side("B", found.b)]
     parts += _stages(found)
     parts += _recipes(found.stages)
     if found.environment:
@@ -135,8 +140,8 @@ def _rows(found: Sequence[RowsDiff]) -> Iterator[RenderableType]:
             yield _line(Text(f"by column: {columns}", "dim"), 2)
         if rows.schema:
             yield _line(Text(f"columns that came, went or have another type: {', '.join(rows.schema)}"), 2)
-        for transition, count in rows.transitions.items():
-            yield _line(Text(f"{transition}: {count:,}"), 2)
+        for transition, times in rows.transitions.items():
+            yield _line(Text(f"{transition}: {times:,}"), 2)
         if rows.transitions:
             yield from _clips(rows, seen)
         elif rows.changes:
@@ -147,9 +152,9 @@ def _rows(found: Sequence[RowsDiff]) -> Iterator[RenderableType]:
                 yield _line(Text(f"and {more:,} more, which moved less; --json has all", "dim"), 2)
         for side, only in (("A", rows.only_a), ("B", rows.only_b)):
             if only:
-                more = f" and {len(only) - _NAMED:,} more" if len(only) > _NAMED else ""
+                rest = f" and {len(only) - _NAMED:,} more" if len(only) > _NAMED else ""
                 named = ", ".join(key[:12] if len(key) == 64 else key for key in only[:_NAMED])
-                yield _line(Text(f"only in {side}: {named}{more}", "dim"), 2)
+                yield _line(Text(f"only in {side}: {named}{rest}", "dim"), 2)
 
 
 def rows_text(rows: RowsDiff) -> str:
@@ -197,12 +202,13 @@ def number(value: object) -> str:
 
 
 def shown_curves(curves: Sequence[CurveDiff]) -> list[CurveDiff]:
-    """The losses: of all tasks, of each task, and of validation."""
-    return [
-        one
-        for one in curves
-        if one.metric == "loss" or (one.metric.startswith(("loss/", "val/")) and one.metric.count("/") == 1)
-    ]
+    """The losses: of each task, of several tasks together, and of validation."""
+    losses = [one for one in curves if one.metric.startswith(("loss/", "val/")) and one.metric.count("/") == 1]
+    # The loss of a stage with one task is that of the task.
+    single = {
+        stage for stage, count in Counter(one.stage for one in losses if "loss" in one.metric).items() if count == 1
+    }
+    return [one for one in curves if one in losses or (one.metric == "loss" and one.stage not in single)]
 
 
 def _curves(curves: Sequence[CurveDiff]) -> Iterator[RenderableType]:

@@ -13,7 +13,16 @@ from pipelines.diff_figures import CurveDiff, read_curve
 from pipelines.diff_recipe import by_inputs_alone
 from pipelines.diff_rows import RowChange, RowsDiff, most_moved, read_rows, row_keys
 from pipelines.diff_runs import Held, StageDiff
-from pipelines.diff_view import change_text, curve_cells, evaluations, figure_cells, grouped, rows_text, shown_curves
+from pipelines.diff_view import (
+    change_text,
+    curve_cells,
+    evaluations,
+    figure_cells,
+    grouped,
+    only_text,
+    rows_text,
+    shown_curves,
+)
 from pipelines.progress import duration
 
 TEMPLATE = Path(__file__).with_name("diff.html.j2")
@@ -87,6 +96,7 @@ def make_page(found: Difference) -> str:
         still=[title for title, group in moved.items() if not group],
         clips=_clips(found),
         duration=duration,
+        only_text=only_text,
         box=(_WIDTH, _HEIGHT),
     )
 

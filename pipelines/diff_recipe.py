@@ -61,7 +61,8 @@ def _walk(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for index, (before, after) in enumerate(zip(old, new, strict=True)):
             yield from _walk(before, after, f"{path}[{index}]")
-    elif old != new:
+    # Python holds 1, 1.0 and true for equal, a fingerprint does not.
+    elif old != new or type(old) is not type(new):
         yield path, old, new
 
 
@@ -111,6 +112,4 @@ def _cut(text: str, start: int) -> str:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.15g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _KEYS = (("clip_id",), ("text_id",), ("model", "prompt_id", "sample"), ("model", "source", "prompt_id", "sample"))
-_STATUS = ("status", "reason", "reason_stage", "detail")
+_FATE = ("status", "reason", "reason_stage")
+_STATUS = (*_FATE, "detail")
 _STANDS_FOR = {"vae_latent_bytes": "latent_sha256"}
 """Large columns that need not be read where another column holds their hash."""
 
@@ -28,7 +29,7 @@ class RowChange:
     uri: str
     """Where the clip lies; empty where the run does not tell."""
     columns: Mapping[str, tuple[Any, Any]]
-    """Status columns, or figures of a generated clip, with the old and the new value."""
+    """All status columns, or those figures of a generated clip that differ, with the old and the new value."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ class RowsDiff:
 
     stage: str
     rows: tuple[int, int]
-    only_a: tuple[str, ...]
-    """Keys of rows that the other does not have, sorted."""
-    only_b: tuple[str, ...]
+    only_a: Mapping[str, str]
+    """Rows that the other does not have: key, sorted, to URI; empty where nothing tells it."""
+    only_b: Mapping[str, str]
     changed: Mapping[str, int]
     """Column -> rows of both in which it differs; the most frequent first."""
     schema: tuple[str, ...]
@@ -82,19 +83,27 @@ def compare_rows(stage: str, a: Path, b: Path, uris: Mapping[str, str] | None = 
     differs = {name: _differs(first[name], second[name]) for name in common}
     counts = {name: int(found.sum()) for name, found in differs.items() if found.any()}
     any_column = np.logical_or.reduce(list(differs.values())) if differs else np.zeros(len(both), bool)
-    shown = [name for name in counts if name in _STATUS] if "status" in differs else _figures(first, counts)
-    changes = _changes(first, second, keys[0].take(pa.array(both)).to_pylist(), differs, shown, uris or {})
+    fates = [name for name in _FATE if name in counts]
+    shown = fates if "status" in differs else _figures(first, counts)
+    matched = keys[0].take(pa.array(both)).to_pylist()
+    changes = _changes(first, second, matched, differs, shown, uris or {})
     return RowsDiff(
         stage,
         (len(left), len(right)),
-        tuple(sorted(left_only)),
-        tuple(sorted(right_only)),
+        _named(left_only, left, uris or {}),
+        _named(right_only, right, uris or {}),
         dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
         tuple(sorted(name for name, (x, y) in types.items() if x != y)),
         int(any_column.sum()),
         changes,
         _transitions(first, second, differs),
     )
+
+
+def _named(keys: Sequence[str], table: pa.Table, uris: Mapping[str, str]) -> dict[str, str]:
+    if "uri" in table.column_names and "clip_id" in table.column_names:
+        uris = dict(zip(table["clip_id"].to_pylist(), table["uri"].to_pylist(), strict=True))
+    return {key: uris.get(key, "") for key in sorted(keys)}
 
 
 def read_rows(stage: str, path: Path) -> pa.Table:
@@ -184,6 +193,8 @@ def _differs(a: pa.ChunkedArray, b: pa.ChunkedArray) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if pa.types.is_null(a.type):
+        return np.zeros(len(a), bool)
     if pa.types.is_nested(a.type):
         # Arrow compares no lists. The text of one has all digits, and NaN in it is like NaN.
         pairs = zip(map(repr, a.to_pylist()), map(repr, b.to_pylist()), strict=True)
@@ -214,13 +225,15 @@ def _changes(
     if not shown:
         return ()
     where = np.flatnonzero(np.logical_or.reduce([differs[name] for name in shown]))
-    wanted = [*shown, *(name for name in ("uri",) if name in first.column_names)]
+    # A fate is read as a whole; of figures those that moved.
+    told = [name for name in _STATUS if name in first.column_names] if shown[0] in _FATE else shown
+    wanted = [*told, *(name for name in ("uri",) if name in first.column_names)]
     old, new = (table.select(wanted).take(pa.array(where)).to_pylist() for table in (first, second))
     return tuple(
         RowChange(
             keys[index],
             str(before.get("uri") or uris.get(keys[index], "")),
-            {name: (before[name], after[name]) for name in shown if differs[name][index]},
+            {name: (before[name], after[name]) for name in told if told is not shown or differs[name][index]},
         )
         for index, before, after in zip(where.tolist(), old, new, strict=True)
     )

@@ -182,6 +182,7 @@ def first_divergence(a: Side, b: Side, stages: Sequence[StageDiff]) -> StageDiff
     }
     alone = [stage for stage in stages if stage.verdict in ("only in A", "only in B")]
     for stage in stages:
-        if stage.verdict in DIVERGED or (stage in alone and stage.name in read):
+        only = stage.verdict in ("only in A", "only in B")
+        if stage.verdict in DIVERGED or (only and stage.name in read):
             return stage
     return alone[0] if alone else next((stage for stage in stages if stage.verdict == "follows"), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -22,6 +22,8 @@ _NAMED = 10
 """Rows that are named for each stage."""
 _PROMPTS = 3
 """Clips of an evaluation that are named."""
+_CLIP_ID = 64
+"""Characters of a clip_id, of which the first are enough to find it."""
 _MOVES = 2
 """Figures of each that are."""
 _STYLES = {"equal": "green", "same content": "green", "follows": "", "not reproduced": "bold red"}
@@ -64,7 +66,7 @@ def _side(letter: str, side: Side) -> Text:
 
 def _stages(found: Difference) -> Iterator[RenderableType]:
     shared = [stage for stage in found.stages if stage.shared and stage.verdict == "equal"]
-    others = [stage for stage in found.stages if stage not in shared]
+    others = [stage for stage in found.stages if not stage.shared or stage.verdict != "equal"]
     if others:
         table = _table("stage", "verdict", "digest A", "digest B")
         for letter in "AB":
@@ -141,7 +143,7 @@ def _rows(found: Sequence[RowsDiff]) -> Iterator[RenderableType]:
         if rows.schema:
             yield _line(Text(f"columns that came, went or have another type: {', '.join(rows.schema)}"), 2)
         for transition, times in rows.transitions.items():
-            yield _line(Text(f"{transition}: {times:,}"), 2)
+            yield _line(Text(f"{times:,} {transition}"), 2)
         if rows.transitions:
             yield from _clips(rows, seen)
         elif rows.changes:
@@ -152,9 +154,7 @@ def _rows(found: Sequence[RowsDiff]) -> Iterator[RenderableType]:
                 yield _line(Text(f"and {more:,} more, which moved less; --json has all", "dim"), 2)
         for side, only in (("A", rows.only_a), ("B", rows.only_b)):
             if only:
-                rest = f" and {len(only) - _NAMED:,} more" if len(only) > _NAMED else ""
-                named = ", ".join(key[:12] if len(key) == 64 else key for key in only[:_NAMED])
-                yield _line(Text(f"only in {side}: {named}{rest}", "dim"), 2)
+                yield _line(Text(f"only in {side}: {only_text(only)}", "dim"), 2)
 
 
 def rows_text(rows: RowsDiff) -> str:
@@ -183,12 +183,31 @@ def _clips(rows: RowsDiff, seen: dict[tuple[str, object], str]) -> Iterator[Rend
 
 
 def change_text(change: RowChange, most: int | None = None) -> str:
-    """`clip4.mp4 (3f2a…): status ok -> filtered`, or the first `most` figures of a generated clip."""
-    key = change.key[:12] if len(change.key) == 64 else change.key
-    name = f"{change.uri} ({key})" if change.uri else key
+    """`clip4.mp4 (3f2a…): ok -> filtered/too_short by select`, or the first `most` figures of a generated clip."""
+    name = _name(change.key, change.uri)
+    if "status" in change.columns:
+        old, new = (_fate(change, index) for index in (0, 1))
+        details = [pair for pair in change.columns.get("detail", ()) if pair]
+        return f"{name}: {old} -> {new}" + (f" ({details[-1]})" if details else "")
     pairs = [_pair(column, pair) for column, pair in change.columns.items()]
     rest = f" and {len(pairs) - most} more" if most is not None and len(pairs) > most else ""
     return f"{name}: {', '.join(pairs[:most])}{rest}"
+
+
+def only_text(only: Mapping[str, str]) -> str:
+    """The first rows that one side alone has, and how many more there are."""
+    named = ", ".join(_name(key, uri) for key, uri in list(only.items())[:_NAMED])
+    return named + (f" and {len(only) - _NAMED:,} more" if len(only) > _NAMED else "")
+
+
+def _name(key: str, uri: str) -> str:
+    short = key[:12] if len(key) == _CLIP_ID else key
+    return f"{uri} ({short})" if uri else short
+
+
+def _fate(change: RowChange, index: int) -> str:
+    status, reason, stage = (change.columns.get(name, ("", ""))[index] for name in ("status", "reason", "reason_stage"))
+    return f"{status}/{reason} by {stage}" if reason else str(status)
 
 
 def _pair(column: str, pair: tuple[object, object]) -> str:

@@ -49,11 +49,11 @@ class NoConfig(Config):
 
 
 def make_rows(ctx: JobContext) -> JobResult:
-    """One row a clip, with a score; the stage `select` filters the rows that it reads."""
+    """One row a clip, with a score; a stage with an input filters the rows that it reads."""
     config: RowsConfig = ctx.config
     if ctx.inputs:
         rows = pq.read_table(ctx.inputs["clips"].path / "data").to_pylist()
-        rows = [row | _fate(ctx.stage, row["score"], config.least) for row in rows]
+        rows = [row | (_fate(ctx.stage, row["score"], config.least) if row["status"] == "ok" else {}) for row in rows]
     else:
         rows = [
             {"clip_id": f"{index:064x}", "uri": f"clip{index}.mp4", "score": index / 10, **_fate("", 0.0, 0.0)}

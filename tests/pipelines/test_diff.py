@@ -97,20 +97,32 @@ def test_rows_are_matched_by_clip(base: Held, tmp_path: Path) -> None:
         "first divergence: ingest: config.clips 12 -> 14 (1 more stage differs by itself); no figure moved"
     )
     ingest, select = found.rows
-    assert (ingest.rows, ingest.only_a, len(ingest.only_b), ingest.changed) == ((12, 14), (), 2, {})
+    assert (ingest.rows, ingest.only_a, list(ingest.only_b.values()), ingest.changed) == (
+        (12, 14), {}, ["clip12.mp4", "clip13.mp4"], {}
+    )  # fmt: skip
     assert select.transitions == {"ok -> filtered/low_motion": 4}
     assert [change.uri for change in select.changes] == [f"clip{index}.mp4" for index in range(4)]
     assert select.changes[1].columns["detail"] == (None, "0.1 below 0.35")
     assert select.changed["status"] == select.changed_rows == 4
     text = shown(found)
     assert "4 of 12 rows changed, 2 only in B" in text
-    assert "clip3.mp4 (000000000000): status ok -> filtered" in text
+    assert "clip3.mp4 (000000000000): ok -> filtered/low_motion by select (0.3 below 0.35)" in text
+    assert "only in B: clip12.mp4 (000000000000), clip13.mp4 (000000000000)" in text
+
+
+def test_what_an_earlier_stage_did_to_a_clip_is_told_once(base: Held, tmp_path: Path) -> None:
+    after = stage("encode", "make_rows", RowsConfig(), clips="select")
+    runs = [go(chain(after, least=least), tmp_path / str(least)) for least in (0.0, 0.35)]
+    text = shown(read_diff(*runs))
+    assert text.count("clip1.mp4") == 1
+    assert text.count("4 ok -> filtered/low_motion") == 2
+    assert "4 as told at an earlier stage" in text
 
 
 def test_at_most_ten_clips_are_named_and_json_has_all(base: Held, tmp_path: Path) -> None:
     found = read_diff(base, go(chain(least=9.0), tmp_path))
     text = shown(found)
-    assert text.count("status ok -> filtered") == 10
+    assert text.count(": ok -> filtered/low_motion by select") == 10
     assert "and 2 more; --json has all" in text
     assert len(json.loads(json.dumps(found.as_dict()))["rows"][0]["changes"]) == 12
 
@@ -200,7 +212,7 @@ def test_the_page_holds_everything_and_loads_nothing(base: Held, tmp_path: Path)
     page = make_page(read_diff(base, go(chain(lr=0.2, least=0.3), tmp_path)))
     assert page.count('<video src="data:video/mp4;base64,') == 4
     assert page.count("<polyline") == 2
-    for text in ("first divergence: select: config.least 0 -&gt; 0.3", "the same frames", "&lt;b&gt;a-circle"):
+    for text in ("first divergence: select: config.least 0.0 -&gt; 0.3", "the same frames", "&lt;b&gt;a-circle"):
         assert text in page
     assert "http" not in page.replace("http-equiv", "")
     # Clips that moved come first.

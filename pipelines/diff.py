@@ -238,15 +238,18 @@ def _what(found: Difference, stage: StageDiff) -> str:
 
 
 def final_figures(found: Difference) -> tuple[Figure, ...]:
-    """What the runs came to: the last evaluation of a stage whose content differs; without one the figures of the
-    last such stage that has any."""
+    """What the runs came to: the last evaluation of a stage whose content differs, with its siblings for the other
+    system prompts; without one the figures of the last such stage that has any."""
     changed = {stage.name for stage in found.stages if stage.digests[0] != stage.digests[1]}
     for figures in (found.figures, found.metrics):
         known = [one for one in figures if one.stage in changed]
         # A count of steps says what was asked for, a loss what came of it.
         known = [one for one in known if one.evaluation or "loss" in one.metric or "/val/" in one.metric] or known
         if known:
-            return tuple(one for one in known if (one.stage, one.evaluation) == (known[-1].stage, known[-1].evaluation))
+            last = known[-1]
+            if "@" in last.stage and last.evaluation:
+                return tuple(one for one in known if one.stage.partition("@")[0] == last.stage.partition("@")[0])
+            return tuple(one for one in known if (one.stage, one.evaluation) == (last.stage, last.evaluation))
     return ()
 
 
@@ -254,15 +257,18 @@ def _effect(found: Difference) -> str:
     final = final_figures(found)
     if not final:
         return "no figure moved" if found.figures or found.metrics else "no figure is in both runs"
-    where = f"{final[0].stage} ({final[0].evaluation})" if final[0].evaluation else final[0].stage
+    siblings = len({one.stage for one in final}) > 1
+    last = final[-1]
+    where = f"{last.stage} ({last.evaluation})" if last.evaluation else last.stage
+    where = last.stage.partition("@")[0] if siblings else where
     moves = largest_moves(final, _MOVES)
     if not moves:
         return f"no figure of {where} moved"
-    return f"{where}: " + ", ".join(_move(figure) for figure in moves)
+    return f"{where}: " + ", ".join(_move(one, one.stage.partition("@")[2] if siblings else "") for one in moves)
 
 
-def _move(figure: Figure) -> str:
+def _move(figure: Figure, variant: str = "") -> str:
     old, new = (f"{value:.4g}" for value in figure.values)
     if old == new:
         old, new = (f"{value:.10g}" for value in figure.values)
-    return f"{figure.metric} {old} -> {new}"
+    return f"{figure.metric}{f' ({variant})' if variant else ''} {old} -> {new}"

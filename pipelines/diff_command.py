@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import typer
+from rich.text import Text
 
 from pipelines.diff import read_diff
 from pipelines.diff_view import answer_text, difference_view
@@ -46,5 +47,5 @@ def compare_runs(a: tuple[Store, str], b: tuple[Store, str], html: Path | None, 
     console.print(answer_text(found), soft_wrap=True)
     console.print(difference_view(found))
     if html is not None:
-        console.print(f"\nThe page: {html.resolve()}", soft_wrap=True)
+        console.print(Text(f"\nThe page: {html.resolve()}"), soft_wrap=True)
     return found.exit_code

@@ -188,7 +188,7 @@ def compare_metrics(a: Manifest, b: Manifest) -> tuple[Figure, ...]:
 def largest_moves(figures: Sequence[Figure], most: int) -> list[Figure]:
     """Those that moved most, the largest first."""
     moved = [figure for figure in figures if figure.moved]
-    return sorted(moved, key=lambda figure: (-figure.size, figure.metric, figure.evaluation))[:most]
+    return sorted(moved, key=lambda figure: (-figure.size, figure.metric, figure.stage, figure.evaluation))[:most]
 
 
 def _same(a: float, b: float) -> bool:

@@ -42,6 +42,7 @@ def difference_view(found: Difference) -> RenderableType:
     parts += _recipes(found.stages)
     if found.environment:
         parts += [_title("Machine, commit and runtime options"), *_lines(found.environment)]
+        parts += [_line(Text(f"git diff {one.old} {one.new}", "dim")) for one in found.environment if _commits(one)]
     parts += _rows(found.rows)
     parts += _curves(found.curves)
     parts += _figures(found.figures)
@@ -49,6 +50,11 @@ def difference_view(found: Difference) -> RenderableType:
         parts.append(_title("Not compared, or in one run alone"))
         parts += [_line(Text(note)) for note in found.notes]
     return Group(*parts)
+
+
+def _commits(change: Change) -> bool:
+    """Whether each run was computed by one commit, without changes."""
+    return change.part == "git" and not any(" " in str(commit) for commit in (change.old, change.new))
 
 
 def _title(text: str) -> Text:
@@ -75,7 +81,7 @@ def _stages(found: Difference) -> Iterator[RenderableType]:
             mark = "▶ " if stage == found.first else "  "
             style = _STYLES.get(stage.verdict, "red")
             digests = (Text(_digest(digest), "dim") for digest in stage.digests)
-            table.add_row(mark + stage.name, Text(stage.verdict, style), *digests, *map(_took, stage.seconds))
+            table.add_row(Text(mark + stage.name), Text(stage.verdict, style), *digests, *map(_took, stage.seconds))
         yield table
     if shared:
         names = ", ".join(stage.name for stage in shared)
@@ -238,7 +244,7 @@ def _curves(curves: Sequence[CurveDiff]) -> Iterator[RenderableType]:
     for column in ("steps", "first differs at", "largest difference", "last A", "last B"):
         table.add_column(column, justify="right")
     for curve in shown_curves(curves):
-        table.add_row(curve.stage, curve.metric, *curve_cells(curve))
+        table.add_row(*map(Text, (curve.stage, curve.metric, *curve_cells(curve))))
     yield table
     hidden = len(curves) - len(shown_curves(curves))
     if hidden:
@@ -281,7 +287,9 @@ def _figures(figures: Sequence[Figure]) -> Iterator[RenderableType]:
                 table.add_section()
                 table.add_row(Text(title, "bold"))
             for figure in group:
-                table.add_row(figure.metric, *figure_cells(figure), Text("yes" if figure.outside else "", "yellow"))
+                table.add_row(
+                    *map(Text, (figure.metric, *figure_cells(figure))), Text("yes" if figure.outside else "", "yellow")
+                )
         yield table
     still = [title for title, group in moved.items() if not group]
     if still:

@@ -115,7 +115,8 @@ def evaluate(ctx: JobContext) -> JobResult:
     value = float(np.mean([row["shapes/shape_acc"] for row in rows]))
     metrics = {"eval/shapes/shape_acc": value, "interval/shapes/shape_acc_low": value - 0.01,
                "interval/shapes/shape_acc_high": value + 0.01, "eval/steady": 1.0}  # fmt: skip
-    evaluation = Evaluation("web | after | train@1", {"system_prompt": "web"}, metrics)
+    source = ctx.stage.partition("@")[2] or "web"
+    evaluation = Evaluation(f"{source} | after | train@1", {"system_prompt": source}, metrics)
     return _written(ctx, pa.Table.from_pylist(rows), evaluations=(evaluation,))
 
 

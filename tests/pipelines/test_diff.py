@@ -17,6 +17,7 @@ from pipelines.diff import Difference, read_diff
 from pipelines.diff_page import make_page
 from pipelines.diff_view import answer_text, difference_view
 from pipelines.errors import StoreError
+from pipelines.stage import Pipeline
 from pipelines.store import Store
 from tests.pipelines.compared import NoConfig, RowsConfig, chain, go, stage
 
@@ -82,6 +83,21 @@ def test_one_setting_names_stage_key_and_what_it_did(base: Held, tmp_path: Path)
         "evaluate_final", 1, {"frames_sha256": 1, "shapes/shape_acc": 1}
     )  # fmt: skip
     assert rows.changes[0].key == "after a-circle 0"
+
+
+def test_without_a_final_evaluation_every_system_prompt_counts(tmp_path: Path) -> None:
+    each = [stage(f"evaluate@{name}", "evaluate", NoConfig(), checkpoint="train@1") for name in ("web", "phone")]
+    runs = []
+    for lr in (0.1, 0.2):
+        stages = [one for one in chain(lr=lr).stages if one.name != "evaluate_final"]
+        runs.append(go(Pipeline("prompts", (*stages, *each)), tmp_path / str(lr)))
+    answer = read_diff(*runs).answer
+    assert "; evaluate: shapes/shape_acc (phone) 0.7251 -> 0.7488, shapes/shape_acc (web) 0.7251 -> 0.7488" in answer
+
+
+def test_without_any_evaluation_the_losses_count(tmp_path: Path) -> None:
+    runs = [go(chain(lr=lr), tmp_path / str(lr), until="train@1") for lr in (0.1, 0.2)]
+    assert read_diff(*runs).answer.endswith("-> 0.2; train@1: train/last_loss 0.04979 -> 0.002479")
 
 
 def test_curves_are_compared_at_equal_steps_only(base: Held, tmp_path: Path) -> None:
@@ -176,7 +192,7 @@ def test_a_stage_that_others_read_diverges_in_its_place_and_a_leaf_comes_last(ba
     between = chain(cut)
     stages = [one if one.name != "select" else stage("select", "make_rows", RowsConfig(), clips="split")
               for one in between.stages]  # fmt: skip
-    found = read_diff(base, go(type(between)("chain", tuple(stages)), tmp_path / "split"))
+    found = read_diff(base, go(Pipeline("chain", tuple(stages)), tmp_path / "split"))
     assert found.answer.startswith("first divergence: split: only in B (")
     assert [one.name for one in found.stages].index("split") < [one.name for one in found.stages].index("select")
 

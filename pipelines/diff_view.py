@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -22,8 +23,8 @@ _NAMED = 10
 """Rows that are named for each stage."""
 _PROMPTS = 3
 """Clips of an evaluation that are named."""
-_CLIP_ID = 64
-"""Characters of a clip_id, of which the first are enough to find it."""
+_HEX_ID = re.compile(r"[0-9a-f]{16,}")
+"""A clip_id or text_id, of which the first characters are enough to find it."""
 _MOVES = 2
 """Figures of each that are."""
 _STYLES = {"equal": "green", "same content": "green", "follows": "", "not reproduced": "bold red"}
@@ -207,7 +208,7 @@ def only_text(only: Mapping[str, str]) -> str:
 
 
 def _name(key: str, uri: str) -> str:
-    short = key[:12] if len(key) == _CLIP_ID else key
+    short = key[:12] if _HEX_ID.fullmatch(key) else key
     return f"{uri} ({short})" if uri else short
 
 

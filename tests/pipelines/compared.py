@@ -56,7 +56,7 @@ def make_rows(ctx: JobContext) -> JobResult:
         rows = [row | (_fate(ctx.stage, row["score"], config.least) if row["status"] == "ok" else {}) for row in rows]
     else:
         rows = [
-            {"clip_id": f"{index:064x}", "uri": f"clip{index}.mp4", "score": index / 10, **_fate("", 0.0, 0.0)}
+            {"clip_id": f"{index:032x}", "uri": f"clip{index}.mp4", "score": index / 10, **_fate("", 0.0, 0.0)}
             for index in range(config.clips)
         ]
     return _written(ctx, pa.Table.from_pylist(rows, schema=_CLIPS))

@@ -172,6 +172,29 @@ def quarantine(
 
 
 @app.command()
+def verify(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Name or id; the newest by default.")] = None,
+    store: StoreOption = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Hash every file; compute content digests again.")] = False,
+    rows: Annotated[bool, typer.Option("--rows", help="Read all rows, and name those that are wrong.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check that a run's outputs are what it left; nothing is executed. Exit code: 0 intact, 4 not, 1 error."""
+    with _one_line_errors(debug):
+        from pipelines.store import Store
+        from pipelines.verify import verify as check
+        from pipelines.verify_view import verification_view
+
+        found = check(Store(store or _default_store()), run, deep, rows)
+        if as_json:
+            typer.echo(json.dumps(found.as_dict(), indent=1, ensure_ascii=False))
+        else:
+            make_console().print(verification_view(found))
+    raise typer.Exit(found.exit_code)
+
+
+@app.command()
 def probe(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="A video or an image: a path, or a URI as in a manifest.")

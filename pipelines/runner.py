@@ -301,6 +301,7 @@ class _Run:
             digest=result.digest,
             recipe=found.recipe,
             files=list_files(attempt.out),
+            weights=dict(result.weights),
             counts=dict(result.counts),
             metrics={key: float(value) for key, value in result.metrics.items()},
             evaluations=tuple(asdict(evaluation) for evaluation in result.evaluations),
@@ -370,7 +371,8 @@ class _Run:
         outcomes = {name: self.outcomes[name] for name in order if name in self.outcomes}
         summary = RunSummary(self.run_id, self.name, self.pipeline.name, outcomes, time.time() - self.started)
         complete = summary.ok and len(outcomes) == len(order)
-        record = run_record(summary, self.store.root, self.started, complete, self._media_root())
+        inputs = {stage.name: stage.inputs for stage in self.pipeline.order}
+        record = run_record(summary, self.store.root, self.started, complete, inputs, self._media_root())
         self.store.put_run(self.run_id, self.name, record)
         return summary
 

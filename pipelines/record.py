@@ -79,6 +79,7 @@ def run_record(
     started: float,
     complete: bool,
     inputs: Mapping[str, Mapping[str, str]],
+    until: str | None,
     media_root: str | Path = "",
 ) -> dict[str, Any]:
     """Content of `runs/<run id>.json`.
@@ -89,6 +90,7 @@ def run_record(
         started: seconds since the epoch.
         complete: whether every stage of the pipeline is done.
         inputs: stage -> input key -> upstream stage.
+        until: last stage that was wanted; None if the pipeline was not cut.
         media_root: directory against which relative clip URIs resolve; empty if the run has none, or not yet.
     """
     stages = {
@@ -111,6 +113,7 @@ def run_record(
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "seconds": round(summary.seconds, 3),
         "ok": complete,
+        "until": until,
         # Relative where it lies in the store, which may be moved.
         "media_root": str(
             Path(media_root).relative_to(store) if Path(media_root).is_relative_to(store) else media_root

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from jobs.files import listing_digest, sha256_file
 from pipelines.manifest import Manifest, OutputFile
-from pipelines.verify import Problem, Row
+from pipelines.verification import Problem, Row
 
 if TYPE_CHECKING:
     from curation.digest import RowsDigest
@@ -216,8 +216,9 @@ def _read_rows(path: Path) -> _Read:
                 try:
                     part, found = row_digest_and_marks(file.read_row_group(group))
                 except unreadable as error:
-                    failed = f"rows from {len(marks)} on cannot be read: {_line(error)}"
-                    marks += [None] * file.metadata.row_group(group).num_rows
+                    size = file.metadata.row_group(group).num_rows
+                    failed = failed or f"rows {len(marks)} to {len(marks) + size - 1} cannot be read: {_line(error)}"
+                    marks += [None] * size
                     continue
                 digest = digest + part
                 marks += [found[at : at + MARK_BYTES] for at in range(0, len(found), MARK_BYTES)]

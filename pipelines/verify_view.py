@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.progress import duration
-from pipelines.verify import Problem, Row, Unchecked, Verification
+from pipelines.verification import Problem, Row, Unchecked, Verification
 
 _ROWS_SHOWN = 4
 _STAGES_SHOWN = 3

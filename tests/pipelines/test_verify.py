@@ -30,7 +30,8 @@ from pipelines.seal import seal
 from pipelines.stage import Pipeline
 from pipelines.store import Store
 from pipelines.tracking import MlflowTracking, default_uri
-from pipelines.verify import Problem, verify
+from pipelines.verification import Problem
+from pipelines.verify import verify
 from tests.pipelines.toy import identifier
 from tests.pipelines.toy_outputs import line
 

@@ -6,6 +6,7 @@ is kept until it is old, since the same command goes on from there. Whatever is 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -79,8 +80,7 @@ class _Sizes:
 
     def of(self, path: Path) -> int:
         total = 0
-        for file in _files(path):
-            stat = file.stat(follow_symlinks=False)
+        for stat in _stats(path):
             if (stat.st_dev, stat.st_ino) not in self.seen:
                 self.seen.add((stat.st_dev, stat.st_ino))
                 total += stat.st_size
@@ -267,7 +267,7 @@ class _Directory:
         work = self.path / "work"
         if not work.is_dir():
             return
-        newest = max((file.stat(follow_symlinks=False).st_mtime for file in _files(work)), default=0.0)
+        newest = max((stat.st_mtime for stat in _stats(work)), default=0.0)
         if not needed and cutoff is not None and newest < cutoff:
             self._drop("unfinished", work, "nobody went on with it")
         elif not needed:
@@ -285,9 +285,12 @@ def _list(runs: Iterable[str]) -> str:
     return names[-1] if len(names) == 1 else f"{names[-1]} and {len(names) - 1} more"
 
 
-def _files(path: Path) -> Iterator[Path]:
+def _stats(path: Path) -> Iterator[os.stat_result]:
+    """Of all files below a directory; those that somebody removes in the meantime are left out."""
     for directory, _, names in os.walk(path):
-        yield from (Path(directory) / name for name in names)
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                yield os.stat(os.path.join(directory, name), follow_symlinks=False)
 
 
 def _remove(path: Path, what: What) -> bool:

@@ -55,29 +55,32 @@ def read_tags(uri: str, run: str, others: Iterable[str]) -> Mapping[str, Mapping
     # Read by MLflow at each request; its own defaults would wait for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_S))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    try:
+        return _read(uri, run, others)
+    except Exception as error:  # a database that is none fails in ways of its own
+        text = str(error).strip().splitlines()
+        raise TrackerAwayError(f"{uri}: {type(error).__name__}: {text[0] if text else ''}") from error
+
+
+def _read(uri: str, run: str, others: Iterable[str]) -> dict[str, Mapping[str, str]]:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     from pipelines.mlflow_writer import PIPELINES
 
-    try:
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        experiment = client.get_experiment_by_name(PIPELINES)
-        found: dict[str, Mapping[str, str]] = {}
-        token: str | None = ""
-        while experiment is not None and token is not None:
-            wanted = f"tags.`lumina.run` = '{run}' and tags.`lumina.kind` != 'pipeline'"
-            page = client.search_runs([experiment.experiment_id], wanted, page_token=token or None)
-            found |= {one.info.run_id: one.data.tags for one in page}
-            token = page.token or None
-    except MlflowException as error:
-        raise TrackerAwayError(f"{uri}: {str(error).strip().splitlines()[0]}") from error
-    for other in others:
-        if other in found:
-            continue
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    experiment = client.get_experiment_by_name(PIPELINES)
+    found: dict[str, Mapping[str, str]] = {}
+    token: str | None = ""
+    while experiment is not None and token is not None:
+        wanted = f"tags.`lumina.run` = '{run}' and tags.`lumina.kind` != 'pipeline'"
+        page = client.search_runs([experiment.experiment_id], wanted, page_token=token or None)
+        found |= {one.info.run_id: one.data.tags for one in page}
+        token = page.token or None
+    for other in sorted(set(others) - set(found)):
         try:
             found[other] = client.get_run(other).data.tags
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise TrackerAwayError(f"{uri}: {str(error).strip().splitlines()[0]}") from error
+                raise
     return found

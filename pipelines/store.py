@@ -1,8 +1,9 @@
 """The store: content-addressed outputs of stages, on a local path.
 
     <store>/stages/<stage>/<fingerprint[:20]>/{LEASE.json, a-<id>/..., work/, *.jsonl, MANIFEST.json}
-    <store>/runs/<run id>.json      which fingerprints a run used
+    <store>/runs/<run id>.json      which fingerprints a run used, and what they were made from
     <store>/latest/<run name>       the id of the newest run of that name
+    <store>/STORE.lock              held in common by runs, and alone by `lumina gc`
 
 An attempt writes into a directory of its own that is never renamed. Its manifest is put last, create-if-absent; the
 loser of a race takes the winner's output.

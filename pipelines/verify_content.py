@@ -92,7 +92,7 @@ def _hash_all(out: Path, files: Sequence[OutputFile], threads: int) -> list[tupl
                 wrong.append((file, f"cannot be read: {error.strerror or error}"))
                 continue
             if value != file.sha256:
-                wrong.append((file, f"has the SHA-256 {value[:12]}..., {file.sha256[:12]}... expected"))
+                wrong.append((file, f"has the SHA-256 {value}, {file.sha256} expected"))
         return wrong
 
     chunks = [files[at : at + _CHUNK] for at in range(0, len(files), _CHUNK)]

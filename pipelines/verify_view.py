@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from rich import box
@@ -15,6 +16,7 @@ from pipelines.verification import Problem, Row, Unchecked, Verification
 
 _ROWS_SHOWN = 4
 _STAGES_SHOWN = 3
+_HEX = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
 
 def verification_view(found: Verification) -> RenderableType:
@@ -24,6 +26,9 @@ def verification_view(found: Verification) -> RenderableType:
         if problems:
             parts += [Text(name or "the run itself", "bold red"), *_problems(problems), Text("")]
     parts.append(_line(found))
+    if any(stage.problems for stage in found.stages):
+        hint = "A stage is computed again by the next `lumina run` once its MANIFEST.json is removed."
+        parts.append(Text(hint))
     parts.append(Text("Not checked:", "dim"))
     parts += [Padding(Text(note, "dim"), (0, 0, 0, 2), expand=False) for note in _notes(found.not_checked)]
     return Group(*parts)
@@ -46,7 +51,11 @@ def _stages(found: Verification) -> Table:
 def _problems(problems: Iterable[Problem]) -> Iterable[RenderableType]:
     for problem in problems:
         yield Padding(Text(problem.path, overflow="fold"), (0, 0, 0, 2), expand=False)
-        yield Padding(Text(f"{problem.what}: ", "red").append(problem.detail, "default"), (0, 0, 0, 4), expand=False)
+        yield Padding(
+            Text(f"{problem.what}: ", "red").append(_HEX.sub(r"\1…", problem.detail), "default"),
+            (0, 0, 0, 4),
+            expand=False,
+        )
         if problem.rows:
             yield Padding(Text(_rows(problem.rows)), (0, 0, 0, 4), expand=False)
 

@@ -284,6 +284,10 @@ def test_mlflow_is_held_against_the_records(tracked: Path, tmp_path: Path) -> No
         [problem] = verify(store, "r2").found
         assert problem.what == "mlflow"
         assert "sha256:other" in problem.detail
+        (root / "mlflow.db").write_bytes(b"no database" * 1000)
+        found = verify(store, "r2")
+        assert found.found == ()
+        assert any("not a database" in note.what for note in found.not_checked)
         (root / "mlflow.db").unlink()
         found = verify(store, "r2")
         assert found.found == ()

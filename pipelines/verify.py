@@ -37,9 +37,12 @@ class _Stage:
     def record(self) -> Path:
         return self.directory / "MANIFEST.json"
 
-    def out(self, manifest: Manifest) -> Path:
-        """Where the output lies: by the fingerprint of the run, whatever an edited record says."""
-        return self.directory / manifest.attempt
+    def out(self, store: Store, manifest: Manifest) -> Path:
+        """Where the output lies; if the record is of another fingerprint, where it should lie."""
+        return store.output(manifest) if self._is_of_run(manifest) else self.directory / manifest.attempt
+
+    def _is_of_run(self, manifest: Manifest) -> bool:
+        return (manifest.stage, manifest.fingerprint) == (self.name, self.entry["fingerprint"])
 
 
 class _Findings:
@@ -86,7 +89,7 @@ def verify(
     for stage in stages:
         _check_record(stage, found)
         if stage.manifest is not None:
-            _check_files(stage, stage.manifest, found)
+            _check_files(store, stage, stage.manifest, found)
     _check_lineage(stages, path, found)
     if deep or rows:
         # Reading data takes libraries that a look at the records does without.
@@ -94,7 +97,7 @@ def verify(
 
         for stage in stages:
             if stage.manifest is not None:
-                output = Output(store.root, stage.out(stage.manifest), stage.manifest)
+                output = Output(store.root, stage.out(store, stage.manifest), stage.manifest)
                 content = check_content(output, stage.problems, deep, rows, threads or os.cpu_count() or 1)
                 stage.problems = content.problems
                 found.not_checked += [Unchecked(stage.name, note) for note in content.not_checked]
@@ -152,7 +155,7 @@ def _check_record(stage: _Stage, found: _Findings) -> None:
     """The manifest: readable, whole, of this stage and fingerprint, and in agreement with itself and with the run."""
     try:
         text = stage.record.read_text()
-        manifest = Manifest.from_json(text)
+        manifest = _well_formed(Manifest.from_json(text))
         sealed = check_seal(text)
     except FileNotFoundError:
         found.add(stage, "missing", stage.record, "the record of the stage is not there")
@@ -180,6 +183,20 @@ def _check_record(stage: _Stage, found: _Findings) -> None:
     _check_counts(stage, manifest, found)
 
 
+def _well_formed(manifest: Manifest) -> Manifest:
+    """The manifest; ValueError if what is looked at here is not of the type that was written."""
+    inputs = manifest.recipe.get("inputs", {}) if isinstance(manifest.recipe, dict) else None
+    mappings = (inputs, manifest.counts, manifest.mlflow, manifest.weights)
+    if not all(isinstance(value, dict) for value in mappings):
+        raise ValueError("recipe, its inputs, counts, mlflow or weights is no mapping")
+    if not all(type(value) is int for value in manifest.counts.values()):
+        raise ValueError(f"counts are no whole numbers: {manifest.counts}")
+    texts = (manifest.stage, manifest.fingerprint, manifest.attempt, manifest.kind, manifest.digest)
+    if not all(type(value) is str for value in texts) or Path(manifest.attempt).name != manifest.attempt:
+        raise ValueError("stage, fingerprint, attempt, kind or digest is no text, or attempt no name of a directory")
+    return manifest
+
+
 def _check_counts(stage: _Stage, manifest: Manifest, found: _Findings) -> None:
     if manifest.kind not in ("rows", "checkpoint", "files"):
         found.add(stage, "edited", stage.record, f"is of the unknown kind {manifest.kind!r}")
@@ -197,9 +214,9 @@ def _check_counts(stage: _Stage, manifest: Manifest, found: _Findings) -> None:
         found.add(stage, "edited", stage.record, f"names the artifact {name}, which is none of its files")
 
 
-def _check_files(stage: _Stage, manifest: Manifest, found: _Findings) -> None:
+def _check_files(store: Store, stage: _Stage, manifest: Manifest, found: _Findings) -> None:
     """Every recorded file is there with its size, and no other."""
-    out = stage.out(manifest)
+    out = stage.out(store, manifest)
     there = _scan(out)
     for file in manifest.files:
         size = there.pop(file.path, None)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +25,7 @@ from pipelines.manifest import Manifest
 from pipelines.runner import run
 from pipelines.stage import Pipeline
 from pipelines.store import Attempt, Store, list_files
-from pipelines.store_lock import alone, in_use
+from pipelines.store_lock import in_use
 from pipelines.verify import verify
 from tests.pipelines.toy import diamond, identifier
 
@@ -167,25 +167,29 @@ def test_a_half_removed_output_is_never_read_and_goes_next_time(
 
 def test_nothing_is_removed_while_a_run_is_at_work(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    go(store, diamond(), "r0")
+    go(store, diamond(b="x"), "r0")
+    go(store, diamond(b="y"), "r1")
     with in_use(tmp_path, lambda note: None):
-        with in_use(tmp_path, lambda note: None), pytest.raises(StoreError, match="a run is at work on it"):
+        with pytest.raises(StoreError, match="a run is at work on it"):
             collect(store, Policy())
-        find_garbage(store, Policy())
-    notes: list[str] = []
-    entered = threading.Event()
+        assert find_garbage(store, Policy()).remove
+    assert collect(store, Policy()).remove
 
-    def wait() -> None:
-        with in_use(tmp_path, notes.append):
-            entered.set()
 
-    with alone(tmp_path):
-        thread = threading.Thread(target=wait)
-        thread.start()
-        assert not entered.wait(0.3)
-    assert entered.wait(10)
-    thread.join()
-    assert len(notes) == 1
+def test_what_an_adopted_output_stands_for_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    old, new = FINGERPRINTS[:2]
+    for fingerprint, run_id in ((old, "r0"), (new, "r1")):
+        finish(store, begin(store, "a", fingerprint), "a", fingerprint, run_id)
+        entry = {"fingerprint": f"sha256:{fingerprint}"}
+        started = {"r0": "2026-01-01T00:00:00+00:00", "r1": "2026-01-02T00:00:00+00:00"}[run_id]
+        record = {"run": run_id, "name": "x", "started": started, "ok": True, "stages": {"a": entry}}
+        store.put_run(run_id, "x", record)
+    path = store.directory("a", new) / "MANIFEST.json"
+    whole = path.read_text()
+    assert [item.path for item in find_garbage(store, Policy()).remove] == [f"stages/a/{old[:20]}"]
+    path.write_text(replace(Manifest.from_json(whole), aliased_from=f"sha256:{old}").to_json())
+    assert not find_garbage(store, Policy()).remove
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"run": "r0"}', '{"stages": 1, "started": "x"}'])

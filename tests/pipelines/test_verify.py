@@ -116,6 +116,27 @@ def test_missing_short_and_added_files_are_found_without_reading_any(store: Stor
     assert {problem.what for problem in verify(store, None, deep=True).stages[0].problems} == {"missing"}
 
 
+def test_every_byte_of_a_record_counts(store: Store) -> None:
+    path = record(store, "rows")
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 5):
+        broken = bytearray(whole)
+        broken[at] ^= 1 << at % 8
+        path.write_bytes(broken)
+        assert path.relative_to(store.root).as_posix() in {problem.path for problem in verify(store, "r1").found}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("recipe", []), ("counts", {"in": "12"}), ("attempt", "../x"), ("digest", 1), ("files", [{}]), ("mlflow", "x")],
+)
+def test_a_record_of_other_types_is_damaged(store: Store, key: str, value: Any) -> None:
+    path = record(store, "checkpoint")
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    [problem] = verify(store, "r1", deep=True).found
+    assert (problem.what, problem.path) == ("damaged", path.relative_to(store.root).as_posix())
+
+
 def edit(store: Store, stage: str, change: Callable[[Manifest], Manifest]) -> list[Problem]:
     """Change a record as somebody would who also makes its checksum anew."""
     path = record(store, stage)

@@ -52,7 +52,7 @@ def _problems(problems: Iterable[Problem]) -> Iterable[RenderableType]:
     for problem in problems:
         yield Padding(Text(problem.path, overflow="fold"), (0, 0, 0, 2), expand=False)
         yield Padding(
-            Text(f"{problem.what}: ", "red").append(_HEX.sub(r"\1…", problem.detail), "default"),
+            Text(f"{problem.what}: ", "red").append(_short(problem.detail), "default"),
             (0, 0, 0, 4),
             expand=False,
         )
@@ -61,9 +61,14 @@ def _problems(problems: Iterable[Problem]) -> Iterable[RenderableType]:
 
 
 def _rows(rows: tuple[Row, ...]) -> str:
-    shown = ", ".join(f"{row.row} ({row.id})" for row in rows[:_ROWS_SHOWN])
+    shown = ", ".join(f"{row.row} ({_short(row.id)})" for row in rows[:_ROWS_SHOWN])
     more = f" and {len(rows) - _ROWS_SHOWN:,} more" if len(rows) > _ROWS_SHOWN else ""
     return f"row{'s' if len(rows) > 1 else ''} {shown}{more}"
+
+
+def _short(text: str) -> str:
+    """With the first digits of each SHA-256 alone; --json has them all."""
+    return _HEX.sub(r"\1…", text)
 
 
 def _line(found: Verification) -> Text:

@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 SCHEME = "rows256-add/1"
-_MODULUS = 1 << 256
+MARK_BYTES = 8
+_MODULUS, _MARK = 1 << 256, (1 << 64) - 1
 _NULL = b"\0"
 
 
@@ -49,13 +50,25 @@ class RowsDigest:
 
 def row_digest(table: pa.Table) -> RowsDigest:
     """Digest of all rows over all columns of `table`. TypeError for a column type the scheme does not define."""
-    digest = RowsDigest()
+    return RowsDigest(len(table), sum(_row_hashes(table)) % _MODULUS)
+
+
+def row_digest_and_marks(table: pa.Table) -> tuple[RowsDigest, bytes]:
+    """The digest of all rows, and a mark of each row in its order: the last `MARK_BYTES` bytes of its hash.
+
+    Read as big-endian numbers, the marks add up to the digest's sum modulo 2^64. TypeError as `row_digest`.
+    """
+    hashes = list(_row_hashes(table))
+    digest = RowsDigest(len(hashes), sum(hashes) % _MODULUS)
+    return digest, b"".join((value & _MARK).to_bytes(MARK_BYTES, "big") for value in hashes)
+
+
+def _row_hashes(table: pa.Table) -> Iterator[int]:
     for batch in table.to_batches(max_chunksize=4096):
-        digest = digest + _batch_digest(batch)
-    return digest
+        yield from _batch_hashes(batch)
 
 
-def _batch_digest(batch: pa.RecordBatch) -> RowsDigest:
+def _batch_hashes(batch: pa.RecordBatch) -> Iterator[int]:
     names = sorted(batch.schema.names)
     if len(set(names)) != len(names):
         raise ValueError(f"duplicate column names: {names}")
@@ -71,14 +84,12 @@ def _batch_digest(batch: pa.RecordBatch) -> RowsDigest:
         heads.append(_length(len(label)) + label + _length(len(kind)) + kind)
         columns.append(values)
     start = hashlib.sha256(b"lumina-row/1")
-    total = 0
     for row in zip(*columns, strict=True):
         sha = start.copy()
         for head, value in zip(heads, row, strict=True):
             sha.update(head)
             sha.update(value)
-        total += int.from_bytes(sha.digest(), "big")
-    return RowsDigest(batch.num_rows, total % _MODULUS)
+        yield int.from_bytes(sha.digest(), "big")
 
 
 def _length(size: int) -> bytes:

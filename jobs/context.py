@@ -75,3 +75,5 @@ class JobResult:
     evaluations: tuple[Evaluation, ...] = ()
     artifacts: tuple[str, ...] = ()
     """Files under `out`, relative, worth showing in MLflow."""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """For a checkpoint: name -> directory under `out` of each set of weights, so that anyone can compute its digest."""

@@ -39,6 +39,7 @@ from curation.schema import Reason, Status, conform
 from jobs.context import JobContext, JobResult
 from jobs.kept import adopt
 from jobs.parts import Part, link_parts, read_part, read_parts, record_path, rows_written, write_part
+from jobs.row_index import write_row_index
 
 if TYPE_CHECKING:
     from jobs.runtime import RuntimeConfig
@@ -105,6 +106,7 @@ def _result(ctx: JobContext, operator: Operator, rows: pa.Table, parts: list[Par
         shutil.rmtree(ctx.work / "parts", ignore_errors=True)
         raise RuntimeError(f"{ctx.stage}: no row succeeded; the first error was: {found['detail'][0].as_py()}")
     report = operator.report(written, ctx.config, ctx.out)
+    write_row_index(ctx.out, {file.name: file.marks for part in parts for file in part.files}, operator.key)
     ctx.progress(len(rows), len(rows), "rows")
     ordered = {"in": digest.rows, "ok": counts["ok"], **{key: counts[key] for key in sorted(counts) if "/" in key}}
     return JobResult("rows", str(digest), ordered, dict(report.metrics), artifacts=report.files)

@@ -303,7 +303,8 @@ def _result(
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    from curation.digest import row_digest
+    from curation.digest import row_digest_and_marks
+    from jobs.row_index import write_row_index
 
     config: EvaluationConfig = ctx.config
     text = ("model", "source", "system_prompt_id", "prompt_id", "prompt", "video", "frames_sha256")
@@ -315,9 +316,11 @@ def _result(
     table = pa.Table.from_pylist(rows, schema=schema)
     (ctx.out / "data").mkdir()
     parquet.write_table(table, ctx.out / "data" / "clips.parquet")
+    digest, marks = row_digest_and_marks(table)
+    write_row_index(ctx.out, {"clips.parquet": marks}, key="video")
     return JobResult(
         kind="rows",
-        digest=str(row_digest(table)),
+        digest=str(digest),
         counts={"in": len(rows), "ok": len(rows)},
         metrics={f"eval/{name}": value for name, value in figures.items()},
         evaluations=evaluations,

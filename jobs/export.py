@@ -66,6 +66,7 @@ def run(ctx: JobContext) -> JobResult:
         digest=digest({TRANSFORMER: weights}),
         metrics={"parameters": float(sum(value.numel() for value in weights.values()))},
         artifacts=(LINEAGE_FILE,),
+        weights={TRANSFORMER: TRANSFORMER},
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -24,9 +25,13 @@ def sha256_file(path: Path) -> str:
 
 def files_digest(root: Path) -> str:
     """Return `sha256:<hex>` over the sorted (relative path, content digest) pairs of all files below `root`."""
+    paths = (path for path in root.rglob("*") if path.is_file())
+    return listing_digest((path.relative_to(root).as_posix(), sha256_file(path)) for path in paths)
+
+
+def listing_digest(files: Iterable[tuple[str, str]]) -> str:
+    """The `files_digest` of files given as (relative path, hex SHA-256), in any order."""
     digest = hashlib.sha256(b"lumina-files/1\n")
-    for path in sorted(
-        (path for path in root.rglob("*") if path.is_file()), key=lambda p: p.relative_to(root).as_posix()
-    ):
-        digest.update(f"{path.relative_to(root).as_posix()}\0{sha256_file(path)}\n".encode())
+    for name, value in sorted(files):
+        digest.update(f"{name}\0{value}\n".encode())
     return f"sha256:{digest.hexdigest()}"

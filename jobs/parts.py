@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.digest import RowsDigest, row_digest
+from curation.digest import RowsDigest, row_digest_and_marks
 from curation.operator import Layout
 from curation.schema import counts
 from jobs.files import link_or_copy
@@ -34,6 +34,8 @@ class PartFile:
     name: str
     rows: int
     digest: RowsDigest
+    marks: bytes
+    """Of its rows; see `curation.digest.row_digest_and_marks`."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,14 @@ def write_part(table: pa.Table, units: Sequence[int], directory: Path, layout: L
             use_dictionary=layout.use_dictionary,
         )
         _put(partial, directory / name)
-        files.append(PartFile(name, len(rows), row_digest(rows)))
+        files.append(PartFile(name, len(rows), *row_digest_and_marks(rows)))
     part = Part(tuple(units), tuple(files), Counter(counts(table)))
     record = {
         "units": part.units,
-        "files": [{"name": file.name, "rows": file.rows, "digest": str(file.digest)} for file in files],
+        "files": [
+            {"name": file.name, "rows": file.rows, "digest": str(file.digest), "marks": file.marks.hex()}
+            for file in files
+        ],
         "counts": part.counts,
     }
     path = record_path(directory, units[0])
@@ -93,8 +98,11 @@ def record_path(directory: Path, first_unit: int) -> Path:
 def read_part(path: Path) -> Part:
     """Read a record."""
     record = json.loads(path.read_text(encoding="utf-8"))
-    files = (PartFile(file["name"], file["rows"], RowsDigest.parse(file["digest"])) for file in record["files"])
-    return Part(tuple(record["units"]), tuple(files), Counter(record["counts"]))
+    files = tuple(
+        PartFile(file["name"], file["rows"], RowsDigest.parse(file["digest"]), bytes.fromhex(file["marks"]))
+        for file in record["files"]
+    )
+    return Part(tuple(record["units"]), files, Counter(record["counts"]))
 
 
 def read_parts(directory: Path) -> list[Part]:

@@ -69,6 +69,7 @@ def run(ctx: JobContext) -> JobResult:
         digest=checkpoints.digest(weights),
         metrics={"train/clips": clips, **summary(rows, config)},
         artifacts=(METRICS, *plots),
+        weights=_FOLDERS,
     )
 
 

@@ -197,6 +197,65 @@ def quarantine(
 
 
 @app.command()
+def verify(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Name or id; the newest by default.")] = None,
+    store: StoreOption = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Hash every file; compute content digests again.")] = False,
+    rows: Annotated[bool, typer.Option("--rows", help="Read all rows, and name those that are wrong.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check that a run's outputs are what it left; nothing is executed. Exit code: 0 intact, 4 not, 1 error."""
+    with _one_line_errors(debug):
+        from pipelines.store import Store
+        from pipelines.verify import verify as check
+        from pipelines.verify_view import verification_view
+
+        found = check(Store(store or _default_store()), run, deep, rows)
+        if as_json:
+            typer.echo(json.dumps(found.as_dict(), indent=1, ensure_ascii=False))
+        else:
+            make_console().print(verification_view(found))
+    raise typer.Exit(found.exit_code)
+
+
+@app.command()
+def gc(
+    store: StoreOption = None,
+    keep_runs: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Keep the newest N runs of every name.", show_default="1")
+    ] = None,
+    older_than: Annotated[
+        float | None, typer.Option(metavar="DAYS", min=0, help="Instead: keep all runs that are younger.")
+    ] = None,
+    keep: Annotated[list[str] | None, typer.Option(metavar="RUN", help="Keep this one too; may be repeated.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without this nothing is removed.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Remove the outputs that no kept run needs, and abandoned attempts; shows what would go unless --yes is given.
+
+    The newest run of every name is always kept, and the newest whole one: complete, and without --until.
+    """
+    with _one_line_errors(debug):
+        from pipelines.gc import Policy, collect, find_garbage
+        from pipelines.gc_view import collection_view
+        from pipelines.store import Store
+
+        if keep_runs is not None and older_than is not None:
+            raise PipelineError("--keep-runs and --older-than are two rules for the same thing: give one of them")
+        opened = Store(store or _default_store())
+        policy = Policy(keep_runs or 1, older_than, tuple(keep or ()))
+        if not (opened.root / "stages").is_dir():
+            raise PipelineError(f"store {opened.root} holds no outputs; give another with --store")
+        found = collect(opened, policy) if yes else find_garbage(opened, policy)
+        if as_json:
+            typer.echo(json.dumps({"removed": yes, **found.as_dict()}, indent=1, ensure_ascii=False))
+        else:
+            make_console().print(collection_view(found, removed=yes))
+
+
+@app.command()
 def probe(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="A video or an image: a path, or a URI as in a manifest.")

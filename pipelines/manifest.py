@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipelines.seal import seal
+
 MANIFEST_SCHEMA = "lumina.manifest/1"
 
 
@@ -33,6 +35,8 @@ class Manifest:
     digest: str
     recipe: Mapping[str, Any]
     files: tuple[OutputFile, ...]
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """For a checkpoint: name -> directory of each set of weights that the digest is over."""
     counts: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     evaluations: tuple[Mapping[str, Any], ...] = ()
@@ -51,8 +55,8 @@ class Manifest:
     schema: str = MANIFEST_SCHEMA
 
     def to_json(self) -> str:
-        """Indented JSON text."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        """Indented JSON text with a checksum of itself; see `pipelines.seal`."""
+        return seal(json.dumps(asdict(self), indent=1, ensure_ascii=False))
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -30,14 +31,20 @@ def check_result(stage: str, result: JobResult) -> None:
         raise StageError(
             f"stage {stage}: digest {result.digest!r} is neither `rows256-add/1:<n>:<hex>` nor `sha256:<hex>`"
         )
-    if "in" in result.counts:
-        parts = {
-            key: count
-            for key, count in result.counts.items()
-            if key == "ok" or key.startswith(("quarantined/", "filtered/"))
-        }
-        if sum(parts.values()) != result.counts["in"]:
-            raise StageError(f"stage {stage}: {result.counts['in']} rows came in, {parts} do not add up to that")
+    if problem := count_problem(result.counts):
+        raise StageError(f"stage {stage}: {problem}")
+
+
+def count_problem(counts: Mapping[str, int]) -> str | None:
+    """What is wrong with the counts of a row stage; None where they add up, or where there are none."""
+    if "in" not in counts:
+        return None
+    parts = {
+        key: count for key, count in counts.items() if key == "ok" or key.startswith(("quarantined/", "filtered/"))
+    }
+    if sum(parts.values()) == counts["in"]:
+        return None
+    return f"{counts['in']} rows came in, {parts} do not add up to that"
 
 
 def environment() -> dict[str, Any]:
@@ -67,7 +74,13 @@ def git_state() -> dict[str, Any]:
 
 
 def run_record(
-    summary: RunSummary, store: Path, started: float, complete: bool, media_root: str | Path = ""
+    summary: RunSummary,
+    store: Path,
+    started: float,
+    complete: bool,
+    inputs: Mapping[str, Mapping[str, str]],
+    until: str | None,
+    media_root: str | Path = "",
 ) -> dict[str, Any]:
     """Content of `runs/<run id>.json`.
 
@@ -76,6 +89,8 @@ def run_record(
         store: root that output paths are relative to.
         started: seconds since the epoch.
         complete: whether every stage of the pipeline is done.
+        inputs: stage -> input key -> upstream stage.
+        until: last stage that was wanted; None if the pipeline was not cut.
         media_root: directory against which relative clip URIs resolve; empty if the run has none, or not yet.
     """
     stages = {
@@ -84,6 +99,7 @@ def run_record(
             "fingerprint": outcome.manifest.fingerprint if outcome.manifest else None,
             "digest": outcome.manifest.digest if outcome.manifest else None,
             "path": str(outcome.path.relative_to(store)) if outcome.path else None,
+            "inputs": dict(inputs[outcome.name]),
             "seconds": round(outcome.seconds, 3),
             "error": outcome.error,
         }
@@ -97,6 +113,7 @@ def run_record(
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "seconds": round(summary.seconds, 3),
         "ok": complete,
+        "until": until,
         # Relative where it lies in the store, which may be moved.
         "media_root": str(
             Path(media_root).relative_to(store) if Path(media_root).is_relative_to(store) else media_root

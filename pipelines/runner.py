@@ -29,6 +29,7 @@ from pipelines.record import check_result, environment, git_state, run_record
 from pipelines.signals import StopSignal
 from pipelines.stage import Pipeline, Stage
 from pipelines.store import Attempt, Store, list_files
+from pipelines.store_lock import in_use
 
 __all__ = ["Interrupted", "RunSummary", "StageOutcome", "plan", "run"]
 
@@ -89,7 +90,7 @@ def run(
     # CPython 3.11 cannot build syntax trees in two threads at a time: all code is read before the first stage starts.
     for stage in pipeline.stages:
         identifier.base(stage)
-    return _Run(
+    prepared = _Run(
         pipeline=pipeline,
         store=store,
         runtime=runtime,
@@ -100,7 +101,10 @@ def run(
         start_cluster=start_cluster,
         max_parallel=max_parallel,
         identifier=identifier,
-    ).execute()
+        until=until,
+    )
+    with in_use(store.root, prepared.display.note):
+        return prepared.execute()
 
 
 class _Stopped(Exception):
@@ -121,9 +125,10 @@ class _Run:
         start_cluster: Callable[[RuntimeConfig], None] | None,
         max_parallel: int,
         identifier: Identifier,
+        until: str | None,
     ) -> None:
         self.pipeline, self.store, self.runtime = pipeline, store, runtime
-        self.name, self.run_id = name, run_id
+        self.name, self.run_id, self.until = name, run_id, until
         self.tracking, self.display = tracking, display
         self.start_cluster, self.identifier = start_cluster, identifier
         self.slots = threading.Semaphore(max_parallel)
@@ -301,6 +306,7 @@ class _Run:
             digest=result.digest,
             recipe=found.recipe,
             files=list_files(attempt.out),
+            weights=dict(result.weights),
             counts=dict(result.counts),
             metrics={key: float(value) for key, value in result.metrics.items()},
             evaluations=tuple(asdict(evaluation) for evaluation in result.evaluations),
@@ -370,7 +376,8 @@ class _Run:
         outcomes = {name: self.outcomes[name] for name in order if name in self.outcomes}
         summary = RunSummary(self.run_id, self.name, self.pipeline.name, outcomes, time.time() - self.started)
         complete = summary.ok and len(outcomes) == len(order)
-        record = run_record(summary, self.store.root, self.started, complete, self._media_root())
+        inputs = {stage.name: stage.inputs for stage in self.pipeline.order}
+        record = run_record(summary, self.store.root, self.started, complete, inputs, self.until, self._media_root())
         self.store.put_run(self.run_id, self.name, record)
         return summary
 

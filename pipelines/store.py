@@ -1,8 +1,9 @@
 """The store: content-addressed outputs of stages, on a local path.
 
     <store>/stages/<stage>/<fingerprint[:20]>/{LEASE.json, a-<id>/..., work/, *.jsonl, MANIFEST.json}
-    <store>/runs/<run id>.json      which fingerprints a run used
+    <store>/runs/<run id>.json      which fingerprints a run used, and what they were made from
     <store>/latest/<run name>       the id of the newest run of that name
+    <store>/STORE.lock              held in common by runs, and alone by `lumina gc`
 
 An attempt writes into a directory of its own that is never renamed. Its manifest is put last, create-if-absent; the
 loser of a race takes the winner's output.
@@ -26,6 +27,7 @@ from jobs.files import sha256_file
 from pipelines.errors import LeaseLostError, StoreError
 from pipelines.lease import Holder, Lease, read_holder, try_acquire
 from pipelines.manifest import Manifest, OutputFile
+from pipelines.seal import seal
 
 log = logging.getLogger(__name__)
 
@@ -252,7 +254,7 @@ class Store:
     def put_run(self, run_id: str, name: str, record: Mapping[str, Any]) -> None:
         """Write `runs/<run id>.json` and point `latest/<name>` to it."""
         for path, text in (
-            (self.root / "runs" / f"{run_id}.json", json.dumps(record, indent=1)),
+            (self.root / "runs" / f"{run_id}.json", seal(json.dumps(record, indent=1))),
             (self.root / "latest" / name, run_id),
         ):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -264,6 +266,22 @@ class Store:
         """The record of a run, by id or by name; None means the newest.
 
         Raises:
+            StoreError: no such run, or its record is damaged.
+        """
+        path = self.run_path(run)
+        try:
+            record = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path} is damaged ({error}): restore it, or run the pipeline again") from error
+        if not isinstance(record, dict):
+            raise StoreError(f"{path} is no record of a run: restore it, or run the pipeline again")
+        record.pop("checksum", None)
+        return record
+
+    def run_path(self, run: str | None) -> Path:
+        """Where the record of a run lies, by id or by name; None means the newest.
+
+        Raises:
             StoreError: no such run.
         """
         if run is None:
@@ -271,15 +289,18 @@ class Store:
             pointers = [path for path in pointers if not path.name.startswith(".")]
             if not pointers:
                 raise StoreError(f"store {self.root} holds no run yet; start one with `lumina run CONFIG`")
-            run = pointers[-1].read_text()
+            run = pointers[-1].name
         pointer = self.root / "latest" / run
-        run_id = pointer.read_text() if pointer.is_file() else run
+        run_id = pointer.read_text(errors="replace") if pointer.is_file() else run
         path = self.root / "runs" / f"{run_id}.json"
+        if not path.is_file() and run_id != run:
+            raise StoreError(
+                f"{pointer} names the run {run_id!r}, whose record {path} is not there; give a run by its id"
+            )
         if not path.is_file():
             known = sorted(pointer.name for pointer in (self.root / "latest").glob("[!.]*"))
             raise StoreError(f"store {self.root} holds no run {run!r}; names: {', '.join(known) or 'none'}")
-        record: dict[str, Any] = json.loads(path.read_text())
-        return record
+        return path
 
 
 def list_files(out: Path) -> tuple[OutputFile, ...]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.digest import RowsDigest, row_digest
+from curation.digest import MARK_BYTES, RowsDigest, row_digest, row_digest_and_marks
 
 SCHEMA = pa.schema(
     {
@@ -35,6 +35,17 @@ ROW = st.fixed_dictionaries(
         "rules": st.none() | st.lists(st.text(max_size=3), max_size=3),
     }
 )
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(ROW, max_size=8))
+def test_marks_belong_to_rows_and_add_up_to_the_digest(rows: list[dict]) -> None:
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    digest, marks = row_digest_and_marks(table)
+    assert digest == row_digest(table)
+    each = [marks[at : at + MARK_BYTES] for at in range(0, len(marks), MARK_BYTES)]
+    assert each == [row_digest_and_marks(table.slice(at, 1))[1] for at in range(len(rows))]
+    assert sum(int.from_bytes(mark, "big") for mark in each) % 2**64 == digest.total % 2**64
 
 
 @settings(max_examples=60, deadline=None)

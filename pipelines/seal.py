@@ -1,0 +1,44 @@
+"""A checksum in the last line of a JSON record, so that a changed byte anywhere in it is noticed.
+
+{
+ "schema": ...,
+ "checksum": "sha256:<hex of the text without this line>"
+}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Literal
+
+_LINE = re.compile(r',\n "checksum": "(sha256:[0-9a-f]{64})"\n\}\n\Z')
+_DIGEST_LENGTH = len("sha256:") + 64
+
+
+def seal(text: str) -> str:
+    """Add the checksum to the JSON text of an object, as `json.dumps(..., indent=1)` gives it."""
+    text = text.rstrip("\n")
+    return f'{text[:-2]},\n "checksum": "{_digest(text)}"\n}}\n'
+
+
+def check_seal(text: str) -> Literal["whole", "broken", "none"]:
+    """Whether a JSON record is as it was sealed; `none` for one that was written without a checksum.
+
+    Raises:
+        ValueError: the text is not a JSON object.
+    """
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError("not a JSON object")
+    match = _LINE.search(text)
+    if match is not None:
+        return "whole" if _digest(f"{text[: match.start()]}\n}}") == match[1] else "broken"
+    # What is damaged may be the line itself.
+    last = list(content.values())[-1:]
+    return "broken" if last and isinstance(last[0], str) and len(last[0]) == _DIGEST_LENGTH else "none"
+
+
+def _digest(text: str) -> str:
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"

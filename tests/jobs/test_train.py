@@ -81,8 +81,8 @@ def _kill_a_worker(recorder: Recorder, step: int) -> None:
     while not recorder.rows or recorder.rows[-1][0] < step:
         assert time.monotonic() < deadline, "training did not get going"
         time.sleep(0.02)
-    children = psutil.Process().children(recursive=True)
-    workers = [process for process in children if "RayTrainWorker" in " ".join(process.cmdline())]
+    running = (child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE)
+    workers = [process for process in running if "RayTrainWorker" in " ".join(process.cmdline())]
     os.kill(workers[-1].pid, signal.SIGKILL)
 
 

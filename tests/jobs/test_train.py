@@ -76,13 +76,20 @@ def _context(root: Path, config: TrainStageConfig, recorder: Recorder, **toy_cha
     )
 
 
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        # Ended in the meantime; it may still be a zombie.
+        return ""
+
+
 def _kill_a_worker(recorder: Recorder, step: int) -> None:
     deadline = time.monotonic() + 300
     while not recorder.rows or recorder.rows[-1][0] < step:
         assert time.monotonic() < deadline, "training did not get going"
         time.sleep(0.02)
-    running = (child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE)
-    workers = [process for process in running if "RayTrainWorker" in " ".join(process.cmdline())]
+    workers = [child for child in psutil.Process().children(recursive=True) if "RayTrainWorker" in _command(child)]
     os.kill(workers[-1].pid, signal.SIGKILL)
 
 

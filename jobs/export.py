@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.context import JobContext, JobResult
-from jobs.files import sha256_file
+from lumina.files import sha256_file
 from lumina.generation_config import GenerationConfig
 
 if TYPE_CHECKING:

@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from lumina.files import sha256_file
+
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Give a file a second place, as a hard link where the file system has them."""
@@ -15,12 +17,6 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files_digest(root: Path) -> str:

@@ -15,8 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from jobs.files import sha256_file
 from lumina.config import Config
+from lumina.files import sha256_file
 from pipelines.code import CodeIndex
 from pipelines.errors import PipelineError
 from pipelines.stage import Stage

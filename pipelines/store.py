@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.files import sha256_file
+from lumina.files import sha256_file
 from pipelines.errors import LeaseLostError, StoreError
 from pipelines.lease import Holder, Lease, read_holder, try_acquire
 from pipelines.manifest import Manifest, OutputFile

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.files import listing_digest, sha256_file
+from jobs.files import listing_digest
+from lumina.files import sha256_file
 from pipelines.manifest import Manifest, OutputFile
 from pipelines.verification import Problem, Row
 

@@ -8,9 +8,9 @@ workers' records are there: nobody has to wait for anybody to write one. Shares 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lumina.files import sha256_file
 from lumina.training.engine import Layout
 
 logger = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ def write_share(root: Path, step: int, rank: int, world: int, tensors: Mapping[s
     record = {
         "step": step,
         "bytes": partial.stat().st_size,
-        "sha256": _sha256(partial),
+        "sha256": sha256_file(partial),
         **({"layout": list(zip(layout.names, layout.shapes, strict=True))} if rank == 0 else {}),
     }
     _sync(partial)
@@ -134,7 +135,7 @@ def verify_share(checkpoint: EngineCheckpoint, rank: int) -> None:
     size = path.stat().st_size
     if size != record["bytes"]:
         raise DamagedCheckpointError(f"{path} has {size} bytes, but {record['bytes']} were written{_kind(path)}")
-    if _sha256(path) != record["sha256"]:
+    if sha256_file(path) != record["sha256"]:
         raise DamagedCheckpointError(f"{path} has another digest than was written{_kind(path)}")
 
 
@@ -164,7 +165,7 @@ def read_small(checkpoint: EngineCheckpoint, rank: int, names: Sequence[str]) ->
 def read_tensors(checkpoint: EngineCheckpoint, name: str) -> dict[str, Tensor]:
     """The line `name` ("weights" or "ema"), cut into the tensors that were trained, float32."""
     return {
-        tensor: read_piece(checkpoint, name, offset, _numel(shape)).view(shape)
+        tensor: read_piece(checkpoint, name, offset, math.prod(shape)).view(shape)
         for tensor, shape, offset in checkpoint.layout().places()
     }
 
@@ -211,15 +212,6 @@ def _kind(path: Path) -> str:
 
 def _name(rank: int, world: int) -> str:
     return f"worker-{rank:05d}-of-{world:05d}"
-
-
-def _numel(shape: Sequence[int]) -> int:
-    return int(torch.Size(shape).numel())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
 from lumina.config import Config
-
-Checkpointing = Literal["none", "per-op", "full"]
+from lumina.models.config import Recompute
 
 
 class RuntimeConfig(Config):
@@ -42,7 +41,7 @@ class RuntimeConfig(Config):
     milestone_every: int | None = Field(default=None, ge=1)
     """Training steps between two milestones: their engine checkpoints stay while the stage trains, and their weights
     are part of its output. None keeps the last weights only."""
-    activation_checkpointing: Checkpointing | Mapping[str, Checkpointing] = "none"
+    activation_checkpointing: Recompute | Mapping[str, Recompute] = "none"
     """What the backward pass computes again instead of keeping it: nothing, all but the results of matrix products and
     attention (per-op), or everything inside a block (full). For all training stages, or by stage
     (`{train@3: per-op, train@4: full}`). Changes memory and time, and no number."""
@@ -60,7 +59,7 @@ class RuntimeConfig(Config):
     log_every: int = Field(default=10, ge=1)
     """Training steps between two logged points."""
 
-    def checkpointing(self, stage: str) -> Checkpointing:
+    def checkpointing(self, stage: str) -> Recompute:
         """What the backward pass of a training stage computes again."""
         if isinstance(self.activation_checkpointing, str):
             return self.activation_checkpointing

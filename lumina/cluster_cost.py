@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from lumina.cost import (
     CHECKPOINTING,
-    Checkpointing,
     LatentSize,
     activation_bytes,
     adapter_parameters,
@@ -21,6 +20,7 @@ from lumina.cost import (
     training_cost,
 )
 from lumina.hardware import Cluster
+from lumina.models.config import Recompute
 from lumina.training.stage import TaskConfig, TrainStageConfig
 
 NUMBER_BYTES = {"bf16": 2, "fp32": 4}
@@ -89,7 +89,7 @@ class Mend:
 
     fits: bool
     """Whether it does; otherwise this is all that can be done: full recomputation, one clip at a time."""
-    checkpointing: Checkpointing
+    checkpointing: Recompute
     micro_batch_sizes: Mapping[str, int]
     """New ones, by the task's name."""
     memory: Memory
@@ -101,7 +101,7 @@ class StageCost:
 
     stage: str
     steps: int
-    checkpointing: Checkpointing
+    checkpointing: Recompute
     trained: int
     """Parameters that are trained."""
     tokens: int
@@ -165,7 +165,7 @@ def largest_pass(load: TaskLoad, stage: TrainStageConfig, workers: int, micro_ba
     return Pass(samples, tokens)
 
 
-def pass_bytes(load: TaskLoad, stage: TrainStageConfig, one: Pass, checkpointing: Checkpointing) -> int:
+def pass_bytes(load: TaskLoad, stage: TrainStageConfig, one: Pass, checkpointing: Recompute) -> int:
     """Bytes of activations of a pass; see `lumina.cost.activation_bytes`."""
     return activation_bytes(
         stage.model,
@@ -197,9 +197,7 @@ def memory(stage: TrainStageConfig, workers: int, activations: int) -> Memory:
     )
 
 
-def find_mend(
-    stage: TrainStageConfig, loads: Sequence[TaskLoad], cluster: Cluster, checkpointing: Checkpointing
-) -> Mend:
+def find_mend(stage: TrainStageConfig, loads: Sequence[TaskLoad], cluster: Cluster, checkpointing: Recompute) -> Mend:
     """Find what makes the stage fit: the least recomputation from `checkpointing` on, then the largest micro-batches.
 
     Recomputation is what costs time: where a micro-batch can be cut at all, one clip has thousands of tokens.
@@ -211,9 +209,7 @@ def find_mend(
     return mend
 
 
-def _with_mode(
-    stage: TrainStageConfig, loads: Sequence[TaskLoad], cluster: Cluster, checkpointing: Checkpointing
-) -> Mend:
+def _with_mode(stage: TrainStageConfig, loads: Sequence[TaskLoad], cluster: Cluster, checkpointing: Recompute) -> Mend:
     """Take the largest micro-batches that fit, or single clips."""
     workers = cluster.count
     fixed = memory(stage, workers, 0)
@@ -240,7 +236,7 @@ def stage_cost(
     loads: Sequence[TaskLoad],
     cluster: Cluster,
     utilisation: float,
-    checkpointing: Checkpointing = "none",
+    checkpointing: Recompute = "none",
     retention: Retention = Retention(2, None),
 ) -> StageCost:
     """Count one stage, with one worker a GPU.

@@ -13,23 +13,19 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import torch
 
 from lumina.flow_matching.sampler import time_grid
 from lumina.flow_matching.schedules import SamplerConfig, value_at
-from lumina.models.config import NextDiTConfig, PatchSize
+from lumina.models.config import NextDiTConfig, PatchSize, Recompute
 from lumina.models.next_dit import SINUSOID_WIDTH, MultiScaleNextDiT
 from lumina.training.stage import LoraConfig
 
 LatentSize = tuple[int, int, int]
 """Frames, rows and columns of a latent."""
 
-Checkpointing = Literal["none", "per-op", "full"]
-"""What the backward pass computes again: nothing, all of a block but the results of its matrix products and attention,
-or all of a block."""
-CHECKPOINTING: tuple[Checkpointing, ...] = ("none", "per-op", "full")
+CHECKPOINTING: tuple[Recompute, ...] = ("none", "per-op", "full")
 """From the most memory to the least."""
 
 
@@ -144,7 +140,7 @@ def training_cost(
     size: LatentSize,
     patch: PatchSize,
     text_tokens: int,
-    checkpointing: Checkpointing = "none",
+    checkpointing: Recompute = "none",
     lora: LoraConfig | None = None,
 ) -> int:
     """Operations for one sample, forward and backward, with what checkpointing computes again.
@@ -177,7 +173,7 @@ def kept_bytes(
     tokens: int,
     text_tokens: int,
     bytes_per_number: int,
-    checkpointing: Checkpointing = "none",
+    checkpointing: Recompute = "none",
     *,
     unlike: bool = False,
 ) -> int:
@@ -202,7 +198,7 @@ def activation_bytes(
     tokens: int,
     text_tokens: int,
     bytes_per_number: int,
-    checkpointing: Checkpointing = "none",
+    checkpointing: Recompute = "none",
     *,
     unlike: bool = False,
 ) -> int:
@@ -216,7 +212,7 @@ def activation_bytes(
     return kept + tokens * (bytes_per_number * again + 3 * 4 * config.dim)
 
 
-def _kept_by_block(config: NextDiTConfig, checkpointing: Checkpointing, unlike: bool) -> int:
+def _kept_by_block(config: NextDiTConfig, checkpointing: Recompute, unlike: bool) -> int:
     """Numbers per token."""
     d, k, m, heads = config.dim, config.kv_heads * config.head_dim, config.ffn_dim, config.n_heads
     if checkpointing == "full":

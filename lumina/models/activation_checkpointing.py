@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-Recompute = Literal["none", "per-op", "full"]
-"""What the backward pass computes again: nothing, all but matrix products and attention, or everything."""
+from lumina.models.config import Recompute
 
 _PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm"})
 _ATTENTION = ("aten::_scaled_dot_product_", "torch_attn::_varlen_attn")

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lumina.hardware import gpu_of_device
-from lumina.models.activation_checkpointing import Recompute
+from lumina.models.config import Recompute
 from lumina.training import resume
 from lumina.training.clock import StepClock
 from lumina.training.data.batches import Slot

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lumina import cost
 from lumina.flow_matching.schedules import PRESETS
-from lumina.models.config import RELEASED_MODELS
+from lumina.models.config import RELEASED_MODELS, Recompute
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.training.stage import LoraConfig
 from tests.lumina.tiny import TINY, dit_without_zeros
@@ -117,7 +117,7 @@ def _keep_products(_context: Any, operation: Any, *_arguments: Any, **_options: 
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def _fullest(mode: cost.Checkpointing, frames: int, unlike: bool) -> tuple[int, int]:
+def _fullest(mode: Recompute, frames: int, unlike: bool) -> tuple[int, int]:
     """Tokens, and the most bytes at once in a forward and backward pass over them."""
     model, x = dit_without_zeros(0.1), _latents(frames, 4, unlike)
     options = {"context_fn": partial(create_selective_checkpoint_contexts, _keep_products)} if mode == "per-op" else {}
@@ -134,7 +134,7 @@ def _fullest(mode: cost.Checkpointing, frames: int, unlike: bool) -> tuple[int, 
 
 @pytest.mark.parametrize("mode", cost.CHECKPOINTING)
 @pytest.mark.parametrize("unlike", [False, True])
-def test_activations_are_about_what_training_has_at_once(mode: cost.Checkpointing, unlike: bool) -> None:
+def test_activations_are_about_what_training_has_at_once(mode: Recompute, unlike: bool) -> None:
     (few, less), (many, more) = (_fullest(mode, frames, unlike) for frames in (8, 24))
     # Per token: gradients of weights are there as well, whatever the number of tokens.
     counted = cost.activation_bytes(TINY, many - few, 0, 4, mode, unlike=unlike)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from lumina import checkpoints
-from lumina.models.activation_checkpointing import Recompute
+from lumina.models.config import Recompute
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.randomness import generator
 from lumina.training.stage import TrainStageConfig

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lumina.checkpoints import check_weights
-from lumina.models.activation_checkpointing import Recompute
+from lumina.models.config import Recompute
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.training.stage import LoraConfig
 from lumina.training.weights.lora import add_adapters, merge, save_adapter

@@ -13,25 +13,27 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, get_args
+
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from plain_model import PlainNextDiT
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lumina.cost import forward_cost, sampling_cost, training_cost
 from lumina.flow_matching.sampler import sample, time_grid
 from lumina.flow_matching.schedules import PRESETS, SamplerConfig, value_at
-from lumina.models.activation_checkpointing import Recompute
-from lumina.models.config import RELEASED_MODELS, NextDiTConfig, PatchSize, patch_key
+from lumina.models.config import RELEASED_MODELS, NextDiTConfig, PatchSize, Recompute, patch_key
 from lumina.models.next_dit import MultiScaleNextDiT
+from tests.lumina.models.storages import Storages
 
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 
@@ -162,25 +164,6 @@ def compare(case: Case, rounds: int) -> None:
     _print_rate("guided sample", counted.flops, guided.ours, case.device)
 
 
-class _Results(TorchDispatchMode):
-    """Remembers the memory of all results, without keeping it alive."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for value in out if isinstance(out, tuple) else (out,):
-            if isinstance(value, Tensor):
-                storage = value.untyped_storage()
-                self.sizes[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        return out
-
-    def alive(self) -> int:
-        return sum(size for reference, size in self.sizes.values() if not reference.expired())
-
-
 def checkpointing(case: Case, rounds: int) -> None:
     """Print time and kept memory of a training step for each mode of activation checkpointing, against none."""
     model, batch, patch = build(case), inputs(case), case.config.patch_sizes[0]
@@ -189,7 +172,7 @@ def checkpointing(case: Case, rounds: int) -> None:
     kept = {}
     for mode in get_args(Recompute):
         model.checkpoint_blocks(mode)
-        with _Results() as results:
+        with Storages() as results:
             loss = model(*batch, patch).float().square().mean()
         kept[mode] = results.alive()
         loss.backward()

@@ -10,14 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from lumina.models.activation_checkpointing import Recompute
-from lumina.models.config import PatchSize
+from lumina.models.config import PatchSize, Recompute
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.training.stage import LoraConfig
 from lumina.training.weights.lora import add_adapters
+from tests.lumina.models.storages import Storages
 from tests.lumina.tiny import TINY, dit_without_zeros
 
 EQUAL = ([(4, 2, 8, 8)] * 3, [3, 7, 5])
@@ -82,26 +80,6 @@ def test_gradients_reach_blocks_whose_inputs_need_none() -> None:
     for mode in ("per-op", "full"):
         model.checkpoint_blocks(mode)
         assert_same_bits(train(model, [batch]), want)
-
-
-class Storages(TorchDispatchMode):
-    """Remembers the memory of all results, without keeping it alive."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for value in out if isinstance(out, tuple) else (out,):
-            if isinstance(value, Tensor):
-                storage = value.untyped_storage()
-                self.sizes[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        return out
-
-    def alive(self) -> int:
-        """Bytes of the results that something still holds."""
-        return sum(size for reference, size in self.sizes.values() if not reference.expired())
 
 
 def kept_bytes(model: MultiScaleNextDiT, mode: Recompute, batch: Inputs) -> int:

@@ -1,6 +1,7 @@
 """Rows of a finished output that is opened again: all but those that are to be computed once more.
 
-`pipelines.store.Store.reopen` puts them into the scratch directory of the stage; the next run turns them into parts.
+`pipelines.storage.store.Store.reopen` puts them into the scratch directory of the stage; the next run makes parts of
+them.
 """
 
 from __future__ import annotations

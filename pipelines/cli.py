@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from pipelines.cli_options import (
+from pipelines.commands.models import convert, cost, generate, probe
+from pipelines.commands.options import (
     ConfigArgument,
     Debug,
     Json,
@@ -21,12 +22,11 @@ from pipelines.cli_options import (
     one_line_errors,
 )
 from pipelines.errors import PipelineError
-from pipelines.model_commands import convert, cost, generate, probe
-from pipelines.progress import make_console
+from pipelines.reports.progress import make_console
 
 if TYPE_CHECKING:
     from pipelines.config import PipelineConfig
-    from pipelines.store import Store
+    from pipelines.storage.store import Store
 
 app = typer.Typer(
     help="Raw clips to a fine-tuned text-to-video checkpoint in one DAG.",
@@ -48,7 +48,7 @@ def run(
 ) -> None:
     """Run the pipeline; a second run does only what changed."""
     with one_line_errors(debug):
-        from pipelines.run_command import run_pipeline
+        from pipelines.commands.run import run_pipeline
 
         settings, opened = _open(config, override, store, name)
         run_pipeline(settings, opened, until, _command(config, override, until, store, name))
@@ -64,8 +64,8 @@ def plan(
 ) -> None:
     """Show what would run, and why. Exit code: 0 nothing to do, 2 work to do, 1 error."""
     with one_line_errors(debug):
-        from pipelines.plan import plan as make_plan
-        from pipelines.tables import plan_view
+        from pipelines.dag.plan import plan as make_plan
+        from pipelines.reports.tables import plan_view
         from pipelines.text_to_video import build
 
         settings, opened = _open(config, override, store, None)
@@ -86,8 +86,8 @@ def compare(
 ) -> None:
     """Show the system prompts of a run side by side, the choice, and the fine-tuned model."""
     with one_line_errors(debug):
-        from pipelines.store import Store
-        from pipelines.tables import comparison_view, read_comparison
+        from pipelines.reports.tables import comparison_view, read_comparison
+        from pipelines.storage.store import Store
 
         opened = Store(store or default_store())
         record = opened.get_run(run)
@@ -117,8 +117,8 @@ def diff(
     Exit code: 0 equal, 3 the same digests but another recipe or figure, 4 different, 1 error.
     """
     with one_line_errors(debug):
-        from pipelines.diff_command import compare_runs
-        from pipelines.store import Store
+        from pipelines.commands.diff import compare_runs
+        from pipelines.storage.store import Store
 
         first = Store(store or default_store())
         exit_code = compare_runs((first, a), (Store(other_store) if other_store else first, b), html, as_json)
@@ -137,9 +137,9 @@ def selection(
 ) -> None:
     """Show what each rule of the selection removed of each source, and what another policy changed."""
     with one_line_errors(debug):
-        from pipelines import selection_report as report
-        from pipelines.selection_tables import difference_view, selection_view
-        from pipelines.store import Store
+        from pipelines.reports import selection as report
+        from pipelines.reports.selection_tables import difference_view, selection_view
+        from pipelines.storage.store import Store
 
         opened = Store(store or default_store())
         record = opened.get_run(run)
@@ -172,8 +172,8 @@ def quarantine(
 ) -> None:
     """Show which clips a run set aside, at which stage and why, and how to look at one."""
     with one_line_errors(debug):
-        from pipelines.quarantine import put_back, quarantine_view, read_quarantine, write_csv
-        from pipelines.store import Store
+        from pipelines.reports.quarantine import put_back, quarantine_view, read_quarantine, write_csv
+        from pipelines.storage.store import Store
 
         opened = Store(store or default_store())
         if retry is not None:
@@ -206,9 +206,9 @@ def verify(
 ) -> None:
     """Check that a run's outputs are what it left; nothing is executed. Exit code: 0 intact, 4 not, 1 error."""
     with one_line_errors(debug):
-        from pipelines.store import Store
-        from pipelines.verify import verify as check
-        from pipelines.verify_view import verification_view
+        from pipelines.storage.store import Store
+        from pipelines.verify.check import verify as check
+        from pipelines.verify.view import verification_view
 
         found = check(Store(store or default_store()), run, deep, rows)
         if as_json:
@@ -237,9 +237,9 @@ def gc(
     The newest run of every name is always kept, and the newest whole one: complete, and without --until.
     """
     with one_line_errors(debug):
-        from pipelines.gc import Policy, collect, find_garbage
-        from pipelines.gc_view import collection_view
-        from pipelines.store import Store
+        from pipelines.reports.gc import collection_view
+        from pipelines.storage.gc import Policy, collect, find_garbage
+        from pipelines.storage.store import Store
 
         if keep_runs is not None and older_than is not None:
             raise PipelineError("--keep-runs and --older-than are two rules for the same thing: give one of them")
@@ -265,7 +265,7 @@ def main() -> None:
 
 def _open(config: str, override: list[str] | None, store: str | None, name: str | None) -> tuple[PipelineConfig, Store]:
     from pipelines.config import load_config
-    from pipelines.store import Store
+    from pipelines.storage.store import Store
 
     overrides = [*(override or []), *([f"name={name}"] if name else []), *([f"store={store}"] if store else [])]
     settings = load_config(config, overrides)

@@ -22,9 +22,9 @@ from jobs.shapes import RenderShapesConfig
 from lumina.config import Config
 from lumina.models.config import NextDiTConfig, load_flow_config
 from pipelines.config import PipelineConfig, TrainConfig
+from pipelines.dag.fingerprint import locate_weights
+from pipelines.dag.stage import VARIANT, Pipeline, Stage
 from pipelines.errors import PipelineError
-from pipelines.fingerprint import locate_weights
-from pipelines.stage import VARIANT, Pipeline, Stage
 
 _CURATE = "jobs.curate:run"
 # Platforms without a wheel of decord read everything with PyAV.

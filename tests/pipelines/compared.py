@@ -19,9 +19,9 @@ from jobs.files import files_digest
 from jobs.runtime import RuntimeConfig
 from lumina.config import Config
 from lumina.video import write_h264
-from pipelines.runner import run
-from pipelines.stage import Pipeline, Stage
-from pipelines.store import Store
+from pipelines.dag.runner import run
+from pipelines.dag.stage import Pipeline, Stage
+from pipelines.storage.store import Store
 from tests.pipelines.toy import identifier
 
 CLIPS = 12

@@ -20,8 +20,8 @@ from curation.selection import SELECT_OPERATOR, SelectConfig
 from curation.sources import TAG_OPERATOR, TagConfig
 from lumina.config import Config
 from lumina.video import write_h264
-from pipelines.manifest import Manifest
-from pipelines.store import Store
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 
 SETS = {"small": EncodeLatentsConfig(name="small", num_frames=5), "large": EncodeLatentsConfig(name="large")}
 

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from jobs.runtime import RuntimeConfig
 from lumina.video import read_frames
 from pipelines import cli
-from pipelines.code import CodeIndex
-from pipelines.fingerprint import DigestCache, Identifier
-from pipelines.stage import Pipeline
-from pipelines.tracking import Links
+from pipelines.dag.code import CodeIndex
+from pipelines.dag.fingerprint import DigestCache, Identifier
+from pipelines.dag.stage import Pipeline
+from pipelines.tracking.tracker import Links
 from tests.lumina.tiny import TINY, dit_without_zeros, text_to_video
 from tests.pipelines import toy
 
@@ -65,14 +65,14 @@ def lumina(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     module.build = build  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pipelines.text_to_video", module)
     monkeypatch.setattr("pipelines.config.load_config", lambda name, overrides: Settings(overrides))
-    monkeypatch.setattr("pipelines.tracking.MlflowTracking", Untracked)
+    monkeypatch.setattr("pipelines.tracking.tracker.MlflowTracking", Untracked)
     monkeypatch.setenv("COLUMNS", "140")
 
     def identify(cache: DigestCache) -> Identifier:
         return Identifier(code=CodeIndex({"tests": toy.TESTS}), cache=cache)
 
-    monkeypatch.setattr("pipelines.plan.Identifier", identify)
-    monkeypatch.setattr("pipelines.runner.Identifier", identify)
+    monkeypatch.setattr("pipelines.dag.plan.Identifier", identify)
+    monkeypatch.setattr("pipelines.dag.runner.Identifier", identify)
 
     def call(*arguments: str) -> Any:
         return CliRunner().invoke(cli.app, [*arguments, "--store", str(tmp_path / "store")])
@@ -144,7 +144,7 @@ def test_compare_shows_figures_choice_and_final(lumina: Any, tmp_path: Path) -> 
         (store / name).mkdir(parents=True)
         (store / name / file).write_text(json.dumps(content))
         stages[name] = {"path": name}
-    from pipelines.store import Store
+    from pipelines.storage.store import Store
 
     Store(store).put_run("r1", "toy", {"run": "r1", "name": "toy", "started": "now", "stages": stages})
     shown = lumina("compare").output

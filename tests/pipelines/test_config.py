@@ -37,7 +37,7 @@ def lumina(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("work has started")
 
-    monkeypatch.setattr("pipelines.tracking.MlflowTracking", refuse)
+    monkeypatch.setattr("pipelines.tracking.tracker.MlflowTracking", refuse)
     monkeypatch.setattr("jobs.cluster.ensure", refuse)
     return lambda *arguments: CliRunner().invoke(cli.app, ["run", *arguments])
 

@@ -10,8 +10,8 @@ import pytest
 from lumina.checkpoints import save_model
 from lumina.models.next_dit import MultiScaleNextDiT
 from pipelines.config import load_config
+from pipelines.dag.fingerprint import Identifier
 from pipelines.errors import PipelineError
-from pipelines.fingerprint import Identifier
 from pipelines.text_to_video import build
 
 ARROWS = {

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from jobs.context import Evaluation, JobContext, JobResult
 from lumina.config import Config
-from pipelines.code import CodeIndex
-from pipelines.fingerprint import DigestCache, Identifier
-from pipelines.stage import Pipeline, Stage
+from pipelines.dag.code import CodeIndex
+from pipelines.dag.fingerprint import DigestCache, Identifier
+from pipelines.dag.stage import Pipeline, Stage
 
 TESTS = Path(__file__).resolve().parents[1]
 

@@ -1,0 +1,51 @@
+"""What `lumina diff` does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+from rich.text import Text
+
+from pipelines.diff.difference import read_diff
+from pipelines.diff.view import answer_text, difference_view
+from pipelines.errors import PipelineError
+from pipelines.reports.progress import make_console
+from pipelines.storage.store import Store
+
+
+def compare_runs(a: tuple[Store, str], b: tuple[Store, str], html: Path | None, as_json: bool) -> int:
+    """Print what differs between two runs, and write the page if `html` names one.
+
+    Args:
+        a, b: a store, and the name or id of one of its runs.
+        html: file to write; an older one is replaced.
+        as_json: print JSON, with every row that changed.
+
+    Returns:
+        The exit code, see `Difference.exit_code`.
+
+    Raises:
+        StoreError: no such run, or an output cannot be read.
+        PipelineError: the page cannot be written.
+    """
+    found = read_diff((a[0], a[0].get_run(a[1])), (b[0], b[0].get_run(b[1])))
+    if html is not None:
+        from pipelines.diff.page import make_page
+
+        page = make_page(found)
+        try:
+            html.write_text(page, encoding="utf-8")
+        except OSError as error:
+            raise PipelineError(f"--html {html} cannot be written: {error.strerror or error}") from error
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=1, ensure_ascii=False, allow_nan=False))
+        return found.exit_code
+    console = make_console()
+    # One line, however wide the terminal: scripts read it.
+    console.print(answer_text(found), soft_wrap=True)
+    console.print(difference_view(found))
+    if html is not None:
+        console.print(Text(f"\nThe page: {html.resolve()}"), soft_wrap=True)
+    return found.exit_code

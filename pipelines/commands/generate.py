@@ -1,0 +1,52 @@
+"""What `lumina generate` does."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from pipelines.reports.progress import make_console
+
+
+def generate_clips(
+    checkpoint: str,
+    prompts: list[str],
+    settings: dict[str, Any],
+    preset: str | None,
+    steps: int | None,
+    tiling: bool,
+    out: Path,
+) -> None:
+    """Generate a clip of every prompt and write each to a file, with a progress bar."""
+    console = make_console()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("loading", total=None)
+        # Read when transformers is imported: its bars would tear ours.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        import torch
+
+        from lumina.flow_matching.schedules import sampler_config
+        from lumina.generate import TextToVideo
+        from lumina.video import write_h264
+
+        model = TextToVideo.from_pretrained(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
+        if tiling:
+            model.vae.enable_tiling()
+        sampler = sampler_config(preset or model.defaults.sampler)
+        if steps is not None:
+            sampler = sampler.model_copy(update={"steps": steps})
+        made = model(
+            prompts,
+            **settings,
+            sampler=sampler,
+            progress=lambda done, total: bar.update(task, description="generating", completed=done, total=total),
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for number, frames in enumerate(made.frames, start=1):
+        path = out if len(prompts) == 1 else out.with_stem(f"{out.stem}-{number}")
+        write_h264(path, frames, made.fps)
+        count, height, width = frames.shape[:3]
+        console.print(f"{path}: {count} frames, {width}x{height}, {made.fps:g} fps", soft_wrap=True)

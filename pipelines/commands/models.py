@@ -1,0 +1,171 @@
+"""The commands that need no run: look at a file, generate, convert weights, count costs.
+
+Heavy imports stand inside the commands, as in `pipelines.cli`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.options import Debug, Json, Overrides, one_line_errors
+from pipelines.errors import PipelineError
+from pipelines.reports.progress import make_console
+
+
+def probe(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A video or an image: a path, or a URI as in a manifest.")
+    ],
+    debug: Debug = False,
+) -> None:
+    """Show what a run would find in one file, or why it would quarantine it."""
+    with one_line_errors(debug):
+        from pipelines.commands.probe_file import probe_view
+
+        make_console().print(probe_view(file))
+
+
+def generate(
+    checkpoint: Annotated[str, typer.Option(metavar="DIR", help="Exported checkpoint directory, or a hub id.")],
+    prompt: Annotated[list[str], typer.Option(metavar="TEXT", help="What the clip shows; may be repeated.")],
+    source: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Whose system prompt; the exported default otherwise.")
+    ] = None,
+    negative_prompt: Annotated[str, typer.Option(metavar="TEXT", help="What to stay away from.")] = "",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same frames.")] = 0,
+    motion: Annotated[float | None, typer.Option(min=0, help="Motion score to ask for.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Released sampling settings, e.g. f16F64R512-MultiScale.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels, e.g. 672x384.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="1, or a multiple of 4 from 8 on.")] = None,
+    fps: Annotated[float | None, typer.Option(min=1, help="Frame rate of the file.")] = None,
+    tiling: Annotated[bool, typer.Option("--tiling", help="Decode in tiles: less memory for large frames.")] = False,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE.mp4", help="H.264 file to write; several prompts give FILE-1.mp4, ...")
+    ] = Path("out.mp4"),
+    debug: Debug = False,
+) -> None:
+    """Generate clips from texts."""
+    with one_line_errors(debug):
+        if out.suffix.lower() != ".mp4":
+            raise PipelineError(f"--out {out}: expected a file name that ends in .mp4")
+        if not Path(checkpoint).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", checkpoint):
+            raise PipelineError(
+                f"--checkpoint {checkpoint}: no such directory, and no hub id (owner/name); `lumina run` prints where "
+                "it exported one"
+            )
+        width, height = _size(size) if size else (None, None)
+        settings = {
+            "source": source,
+            "seed": seed,
+            "motion": motion,
+            "negative_prompt": negative_prompt,
+            "num_frames": frames,
+            "width": width,
+            "height": height,
+            "fps": fps,
+        }
+        from pipelines.commands.generate import generate_clips
+
+        generate_clips(checkpoint, prompt, settings, preset, steps, tiling, out)
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="Released directory or `consolidated` file; with --back one of ours.")],
+    out: Annotated[Path, typer.Argument(help="Directory to write; it must not exist.")],
+    preset: Annotated[str | None, typer.Option(metavar="NAME", help="Shape of the model: 2B_GQA or 2B.")] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Shape of the model, from JSON.")] = None,
+    ema: Annotated[bool, typer.Option("--ema", help="The averaged weights.")] = False,
+    back: Annotated[bool, typer.Option("--back", help="From our layout to the released one.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Convert transformer weights between the released layout and ours; numbers and types stay as they are."""
+    with one_line_errors(debug):
+        from lumina import checkpoints, released
+
+        if back:
+            shape, weights = checkpoints.load_config(source), checkpoints.load_weights(source)
+            released.write_released(shape, weights, out, ema=ema)
+            digest = checkpoints.digest({"weights": weights})
+        else:
+            shape = released.find_config(source, preset, config)
+            weights = released.read_released(source, shape, ema=ema)
+            digest = checkpoints.save_weights(shape, weights, out)
+        count = sum(value.numel() for value in weights.values())
+        make_console().print(f"{out}: {count:,} parameters in {len(weights)} tensors, {digest}", soft_wrap=True)
+
+
+def cost(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="Path of a YAML file, `demo`, `folder`, or a model: 2B_GQA, 2B.")
+    ],
+    override: Overrides = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels of the clip that is counted.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Its frames.")] = None,
+    text_tokens: Annotated[int, typer.Option(min=1, help="Tokens of its text, system prompt included.")] = 256,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="NxGPU", help="Plan the training on these GPUs, e.g. 32xH100.")
+    ] = None,
+    utilisation: Annotated[
+        float | None, typer.Option(help="Share of their peak that training reaches.", show_default="0.4 with --cluster")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show tokens, operations and bytes per scale, sampling schedule and training task.
+
+    With --cluster it plans the training: GPU-hours, bytes read and written and memory per GPU, by stage.
+    """
+    with one_line_errors(debug):
+        from lumina.hardware import parse_cluster
+        from lumina.models.config import RELEASED_MODELS
+
+        gpus = parse_cluster(cluster) if cluster else None
+        if utilisation is not None and (gpus is None or not 0 < utilisation <= 1):
+            raise PipelineError(
+                f"--utilisation {utilisation:g}: expected a share of the peak of --cluster, such as 0.4"
+            )
+        from pipelines.config import load_config
+        from pipelines.reports import cluster as cluster_report
+        from pipelines.reports import cost as cost_report
+
+        width, height = _size(size) if size else (None, None)
+        if config in RELEASED_MODELS:
+            if override:
+                raise PipelineError(f"{config} is a released model, which has no settings to override")
+            if gpus:
+                raise PipelineError(
+                    f"{config} is a model, which names no training: try lumina cost paper --cluster ..."
+                )
+            clip = cost_report.Clip(width or 672, height or 384, frames or 64)
+            made = cost_report.of_released(RELEASED_MODELS[config], clip, text_tokens)
+            planned = None
+        else:
+            workers = [f"runtime.train_workers={gpus.count}"] if gpus else []
+            settings = load_config(config, [*(override or []), *workers], needs_clips=False)
+            export = settings.export
+            clip = cost_report.Clip(width or export.width, height or export.height, frames or export.num_frames)
+            made = cost_report.of_pipeline(settings, clip, text_tokens)
+            planned = cluster_report.on_cluster(settings, gpus, utilisation or 0.4, text_tokens) if gpus else None
+        if as_json:
+            content = cost_report.as_dict(made) | ({"cluster": cluster_report.as_dict(planned)} if planned else {})
+            typer.echo(json.dumps(content, indent=1))
+            return
+        console = make_console()
+        console.print(cost_report.cost_view(made, sampling=planned is None))
+        if planned:
+            console.print(cluster_report.cluster_view(planned), crop=False)
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, cross, height = text.partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal()):
+        raise PipelineError(f"size {text!r}: expected WIDTHxHEIGHT in pixels, such as 672x384")
+    return int(width), int(height)

@@ -1,0 +1,46 @@
+"""What the commands share: their options, and one line for whatever goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from pipelines.errors import PipelineError
+from pipelines.reports.progress import make_console
+
+ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Path of a YAML file, or `demo`, `folder`, ...")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("-o", "--override", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
+]
+StoreOption = Annotated[str | None, typer.Option("--store", metavar="PATH", help="Where outputs are kept.")]
+UntilOption = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage and what it needs.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def default_store() -> str:
+    """Where outputs are kept unless a config says otherwise."""
+    from pipelines.config import PipelineConfig
+
+    return str(PipelineConfig.model_fields["store"].default)
+
+
+@contextmanager
+def one_line_errors(debug: bool) -> Iterator[None]:
+    """Show what goes wrong inside as one line, and exit with 1; with `debug` as a traceback."""
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        # Ours say what to do; of what nobody foresaw the class may be all there is.
+        ours = isinstance(error, PipelineError | FileNotFoundError) or type(error) is ValueError
+        message = str(error) if ours else f"{type(error).__name__}: {error}"
+        make_console(stderr=True).print(Text(f"error: {message}", "bold red"), soft_wrap=True)
+        raise typer.Exit(1) from error

@@ -1,0 +1,165 @@
+"""Code identity: a digest per first-party module that a stage can reach, found without importing anything.
+
+The digest is of the syntax tree, walked field by field with absent values left out, which gives the same text on
+Python 3.9 to 3.13 (`ast.dump` and `ast.unparse` do not). Comments, layout and docstrings do not count. What static
+reading cannot see, such as modules imported by computed names, needs `Stage.operator` or `Stage.version`.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipelines.errors import PipelineError
+
+_IGNORED_FIELDS = {"type_comment", "kind", "type_ignores"}
+
+
+def first_party() -> dict[str, Path]:
+    """Package name -> directory of the packages whose code identifies a stage.
+
+    `pipelines` is none of them: how stages are wired, stored and shown does not change what they compute.
+    """
+    home = Path(__file__).resolve().parents[2]
+    return {name: home / name for name in ("lumina", "curation", "jobs")}
+
+
+@dataclass(frozen=True)
+class _Module:
+    digest: str
+    imports: frozenset[str]
+
+
+@dataclass
+class CodeIndex:
+    """Digests and imports of first-party modules, each file parsed once.
+
+    Args:
+        roots: package name -> directory of the package.
+    """
+
+    roots: Mapping[str, Path] = field(default_factory=first_party)
+    _modules: dict[str, _Module | None] = field(default_factory=dict)
+
+    def closure(self, modules: Iterable[str]) -> dict[str, str]:
+        """Module name -> syntax digest of `modules` and every first-party module they import, sorted by name.
+
+        Raises:
+            PipelineError: one of `modules` is no first-party module, or a file does not parse.
+        """
+        found: dict[str, str] = {}
+        queue: list[str] = []
+        for name in modules:
+            if self._module(name) is None:
+                raise PipelineError(
+                    f"module {name!r} is not among the first-party packages ({', '.join(self.roots)}): its code cannot "
+                    "be identified; check the stage's entry and operator"
+                )
+            queue += _with_parents(name)
+        while queue:
+            name = queue.pop()
+            if name in found:
+                continue
+            module = self._module(name)
+            if module is not None:
+                found[name] = module.digest
+                queue += module.imports
+        return dict(sorted(found.items()))
+
+    def _module(self, name: str) -> _Module | None:
+        if name not in self._modules:
+            path = self._path(name)
+            self._modules[name] = None if path is None else self._read(name, path)
+        return self._modules[name]
+
+    def _path(self, name: str) -> Path | None:
+        package, _, rest = name.partition(".")
+        if package not in self.roots:
+            return None
+        base = self.roots[package].joinpath(*rest.split(".")) if rest else self.roots[package]
+        for candidate in (base / "__init__.py", base.with_suffix(".py")):
+            if candidate.is_file():
+                return candidate
+        return None
+
+    def _read(self, name: str, path: Path) -> _Module:
+        try:
+            tree = ast.parse(path.read_bytes(), filename=str(path))
+        except (SyntaxError, ValueError) as error:
+            raise PipelineError(f"{path}: does not parse: {error}") from error
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        wanted = {parent for target in _imports(tree, package) for parent in _with_parents(target)}
+        return _Module(syntax_digest(tree), frozenset(wanted))
+
+
+def syntax_digest(tree: ast.AST) -> str:
+    """First 32 hex digits of the SHA-256 of the normalised tree."""
+    text = "".join(_canonical(tree))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _canonical(value: object) -> Iterator[str]:
+    if isinstance(value, ast.AST):
+        yield f"({type(value).__name__}"
+        for name, child in sorted(ast.iter_fields(value)):
+            if name in _IGNORED_FIELDS:
+                continue
+            if isinstance(child, list):
+                child = [item for item in child if not _is_docstring(item)]
+            # Fields that a newer Python added are empty in older code, so empty ones are left out.
+            if child is None and not (name == "value" and isinstance(value, ast.Constant)):
+                continue
+            if child == []:
+                continue
+            yield f" {name}="
+            yield from _canonical(child)
+        yield ")"
+    elif isinstance(value, list):
+        yield "["
+        for item in value:
+            yield from _canonical(item)
+            yield ","
+        yield "]"
+    else:
+        yield f"{type(value).__name__}:{value!r}"
+
+
+def _is_docstring(node: object) -> bool:
+    """Whether the statement is a bare string: a docstring of a module, class, function or field."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _imports(node: ast.AST, package: str) -> Iterator[str]:
+    """Dotted names that the code may import, wherever the statement stands, but not for type checkers only."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            base = child.module or ""
+            if child.level:
+                parts = package.split(".")
+                parts = parts[: len(parts) - child.level + 1]
+                base = ".".join([*parts, base] if base else parts)
+            yield base
+            # `from package import module` looks the same as `from module import name`: offer both.
+            yield from (f"{base}.{alias.name}" for alias in child.names if alias.name != "*")
+        elif isinstance(child, ast.If) and _is_type_checking(child.test):
+            for statement in child.orelse:
+                yield from _imports(ast.Module([statement], []), package)
+        else:
+            yield from _imports(child, package)
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    return (isinstance(test, ast.Name) and test.id == "TYPE_CHECKING") or (
+        isinstance(test, ast.Attribute) and test.attr == "TYPE_CHECKING"
+    )
+
+
+def _with_parents(name: str) -> list[str]:
+    """`a.b.c` -> `a`, `a.b`, `a.b.c`: importing a module runs every package above it."""
+    parts = name.split(".")
+    return [".".join(parts[: index + 1]) for index in range(len(parts))]

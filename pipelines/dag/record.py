@@ -1,0 +1,122 @@
+"""Checks of what a job hands back, what a manifest notes about machine and code, and the record of a run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jobs.context import JobResult
+from pipelines.dag.events import RunSummary
+from pipelines.errors import StageError
+
+_DIGEST = re.compile(r"rows256-add/1:\d+:[0-9a-f]{1,64}|sha256:[0-9a-f]{64}")
+
+
+def check_result(stage: str, result: JobResult) -> None:
+    """Hold a job to its contract.
+
+    Raises:
+        StageError: the digest is malformed, or the counts of a row stage do not add up.
+    """
+    if not isinstance(result, JobResult):
+        raise StageError(f"stage {stage}: the job returned a {type(result).__name__} instead of a JobResult")
+    if not _DIGEST.fullmatch(result.digest):
+        raise StageError(
+            f"stage {stage}: digest {result.digest!r} is neither `rows256-add/1:<n>:<hex>` nor `sha256:<hex>`"
+        )
+    if problem := count_problem(result.counts):
+        raise StageError(f"stage {stage}: {problem}")
+
+
+def count_problem(counts: Mapping[str, int]) -> str | None:
+    """What is wrong with the counts of a row stage; None where they add up, or where there are none."""
+    if "in" not in counts:
+        return None
+    parts = {
+        key: count for key, count in counts.items() if key == "ok" or key.startswith(("quarantined/", "filtered/"))
+    }
+    if sum(parts.values()) == counts["in"]:
+        return None
+    return f"{counts['in']} rows came in, {parts} do not add up to that"
+
+
+def environment() -> dict[str, Any]:
+    """What informs about the machine, but identifies nothing."""
+    return {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count()}
+
+
+@cache
+def git_state() -> dict[str, Any]:
+    """Commit of the code, and whether the working tree differs from it; empty outside a repository."""
+    home = Path(__file__).resolve().parents[2]
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(  # noqa: S603
+                ["git", "-C", str(home), *arguments],  # noqa: S607
+                capture_output=True, text=True, check=False, timeout=10,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return {}
+    return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+
+
+def run_record(
+    summary: RunSummary,
+    store: Path,
+    started: float,
+    complete: bool,
+    inputs: Mapping[str, Mapping[str, str]],
+    until: str | None,
+    media_root: str | Path = "",
+) -> dict[str, Any]:
+    """Content of `runs/<run id>.json`.
+
+    Args:
+        summary: how the run ended, or where it stands.
+        store: root that output paths are relative to.
+        started: seconds since the epoch.
+        complete: whether every stage of the pipeline is done.
+        inputs: stage -> input key -> upstream stage.
+        until: last stage that was wanted; None if the pipeline was not cut.
+        media_root: directory against which relative clip URIs resolve; empty if the run has none, or not yet.
+    """
+    stages = {
+        outcome.name: {
+            "state": outcome.state,
+            "fingerprint": outcome.manifest.fingerprint if outcome.manifest else None,
+            "digest": outcome.manifest.digest if outcome.manifest else None,
+            "path": str(outcome.path.relative_to(store)) if outcome.path else None,
+            "inputs": dict(inputs[outcome.name]),
+            "seconds": round(outcome.seconds, 3),
+            "error": outcome.error,
+        }
+        for outcome in summary.outcomes.values()
+    }
+    return {
+        "schema": "lumina.run/1",
+        "run": summary.run_id,
+        "name": summary.name,
+        "pipeline": summary.pipeline,
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "seconds": round(summary.seconds, 3),
+        "ok": complete,
+        "until": until,
+        # Relative where it lies in the store, which may be moved.
+        "media_root": str(
+            Path(media_root).relative_to(store) if Path(media_root).is_relative_to(store) else media_root
+        ),
+        "stages": stages,
+    }

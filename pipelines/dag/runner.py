@@ -1,0 +1,392 @@
+"""Runs a pipeline: ready stages side by side, each computed once, and nothing that is already in the store."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import queue
+import socket
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jobs.context import InputRef, JobContext, JobResult
+from jobs.runtime import RuntimeConfig
+from pipelines.dag.events import Display, Interrupted, NoDisplay, NoTracking, RunSummary, StageOutcome, Tracking
+from pipelines.dag.fingerprint import Identified, Identifier
+from pipelines.dag.plan import digest_cache, explain, plan
+from pipelines.dag.record import check_result, environment, git_state, run_record
+from pipelines.dag.signals import StopSignal
+from pipelines.dag.stage import Pipeline, Stage
+from pipelines.errors import LeaseLostError, PipelineError, StageError
+from pipelines.storage.lease import HeldLeases, Holder
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Attempt, Store, list_files
+from pipelines.storage.store_lock import in_use
+
+__all__ = ["Interrupted", "RunSummary", "StageOutcome", "plan", "run"]
+
+log = logging.getLogger(__name__)
+
+_WAIT_POLL_S = 0.5
+
+
+def new_run_id() -> str:
+    """Sortable by time and unique: `20261121-101500-3fa2`."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
+
+
+def run(
+    pipeline: Pipeline,
+    store: Store,
+    runtime: RuntimeConfig,
+    *,
+    name: str | None = None,
+    run_id: str | None = None,
+    tracking: Tracking | None = None,
+    display: Display | None = None,
+    start_cluster: Callable[[RuntimeConfig], None] | None = None,
+    max_parallel: int = 2,
+    min_free_gb: float = 0.0,
+    identifier: Identifier | None = None,
+    until: str | None = None,
+) -> RunSummary:
+    """Bring every stage of the pipeline into the store.
+
+    Args:
+        pipeline: what depends on what.
+        store: where outputs are found and put.
+        runtime: how stages execute; no part of their identity.
+        name: what `latest/<name>` will point from; the pipeline's name by default.
+        run_id: see `new_run_id`.
+        tracking: told of every stage.
+        display: shown every stage.
+        start_cluster: called once, on the calling thread, before the first stage that uses the cluster executes.
+            The calling thread outlives all stages, and the system ends local Ray processes with the thread that
+            started them.
+        max_parallel: stages that execute at the same time.
+        min_free_gb: free space that the store must have, in GB.
+        identifier: computes fingerprints; tests give their own first-party packages.
+        until: stop after this stage and what it needs.
+
+    Raises:
+        StoreError: the store cannot be used; nothing was started.
+        PipelineError: `until` names no stage.
+        Interrupted: SIGINT or SIGTERM arrived.
+
+    A failing stage blocks those that need it; the others go on, and the summary tells.
+    """
+    pipeline = pipeline.until(until)
+    store.prepare(min_free_gb)
+    (store.root / "cache").mkdir(exist_ok=True)
+    identifier = identifier or Identifier(cache=digest_cache(store))
+    # CPython 3.11 cannot build syntax trees in two threads at a time: all code is read before the first stage starts.
+    for stage in pipeline.stages:
+        identifier.base(stage)
+    prepared = _Run(
+        pipeline=pipeline,
+        store=store,
+        runtime=runtime,
+        name=name or pipeline.name,
+        run_id=run_id or new_run_id(),
+        tracking=tracking or NoTracking(),
+        display=display or NoDisplay(),
+        start_cluster=start_cluster,
+        max_parallel=max_parallel,
+        identifier=identifier,
+        until=until,
+    )
+    with in_use(store.root, prepared.display.note):
+        return prepared.execute()
+
+
+class _Stopped(Exception):
+    """The run is being stopped; the stage's thread ends without an outcome."""
+
+
+class _Run:
+    def __init__(
+        self,
+        *,
+        pipeline: Pipeline,
+        store: Store,
+        runtime: RuntimeConfig,
+        name: str,
+        run_id: str,
+        tracking: Tracking,
+        display: Display,
+        start_cluster: Callable[[RuntimeConfig], None] | None,
+        max_parallel: int,
+        identifier: Identifier,
+        until: str | None,
+    ) -> None:
+        self.pipeline, self.store, self.runtime = pipeline, store, runtime
+        self.name, self.run_id, self.until = name, run_id, until
+        self.tracking, self.display = tracking, display
+        self.start_cluster, self.identifier = start_cluster, identifier
+        self.slots = threading.Semaphore(max_parallel)
+        self.started = time.time()
+        self.outcomes: dict[str, StageOutcome] = {}
+        self.held = HeldLeases()
+        self.import_lock = threading.Lock()
+        self.stop = StopSignal()
+        # What stage threads tell the calling thread: ("ended", outcome), or ask: ("cluster", reply queue).
+        self.requests: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self.cluster_wanted = any(stage.uses_cluster for stage in pipeline.stages)
+        self.cluster_error: BaseException | None = None
+        self.cluster_up = start_cluster is None
+
+    def execute(self) -> RunSummary:
+        finished = threading.Event()
+        threading.Thread(target=self.held.beat, args=(finished,), name="lease-heartbeat", daemon=True).start()
+        launched: set[str] = set()
+        with self.stop.listening():
+            try:
+                while len(self.outcomes) < len(self.pipeline.stages):
+                    self._launch_ready(launched)
+                    self._serve()
+                    if self.stop.requested:
+                        self._interrupt(launched)
+            finally:
+                finished.set()
+                self.identifier.cache.save()
+        return self._record()
+
+    def _launch_ready(self, launched: set[str]) -> None:
+        for stage in self.pipeline.order:
+            if stage.name in launched:
+                continue
+            upstream = [self.outcomes.get(name) for name in stage.inputs.values()]
+            bad = [outcome for outcome in upstream if outcome and outcome.state not in ("cached", "done")]
+            if bad:
+                launched.add(stage.name)
+                outcome = StageOutcome(stage.name, "blocked", error=f"needs {bad[0].name}, which is {bad[0].state}")
+                self._end(outcome)
+            elif all(upstream):
+                launched.add(stage.name)
+                threading.Thread(target=self._guard, args=(stage,), name=f"stage-{stage.name}", daemon=True).start()
+
+    def _serve(self) -> None:
+        """Answer one request of a stage thread; returns soon even without one, so that signals are seen."""
+        if len(self.outcomes) == len(self.pipeline.stages):
+            return
+        try:
+            kind, value = self.requests.get(timeout=0.2)
+        except queue.Empty:
+            return
+        if kind == "ended":
+            self._end(value, shown=True)
+            return
+        if not self.cluster_up and self.cluster_error is None and self.start_cluster is not None:
+            self.display.note("starting Ray" if self.runtime.ray_address is None else "connecting to Ray")
+            try:
+                # Else it would wait a minute for processes that the same Ctrl-C has ended.
+                with self.stop.interrupting():
+                    self.start_cluster(self.runtime)
+                self.cluster_up = True
+            except KeyboardInterrupt:
+                return
+            except Exception as error:  # noqa: BLE001  (each stage that asked reports it)
+                self.cluster_error = error
+            self.stop.install()  # ray.init puts its own SIGTERM handler in place.
+        value.put(self.cluster_error)
+
+    def _end(self, outcome: StageOutcome, shown: bool = False) -> None:
+        self.outcomes[outcome.name] = outcome
+        self.tracking.end_stage(outcome.name, outcome)
+        if not shown:
+            self.display.stage(outcome.name, outcome.state, outcome.error)
+
+    def _guard(self, stage: Stage) -> None:
+        """Body of a stage's thread: whatever happens becomes an outcome."""
+        started = time.time()
+        try:
+            outcome = self._stage(stage)
+        except _Stopped:
+            return
+        except BaseException as error:  # noqa: BLE001  (reported as the stage's outcome)
+            if self.stop.requested:
+                return
+            message = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
+            outcome = StageOutcome(stage.name, "failed", time.time() - started, None, None, message.strip())
+            outcome = replace(outcome, trace=traceback.format_exc())
+        # Shown here, since the calling thread may be busy starting Ray.
+        self.display.stage(outcome.name, outcome.state, outcome.error)
+        self.requests.put(("ended", outcome))
+
+    def _stage(self, stage: Stage) -> StageOutcome:
+        started = time.time()
+        self.display.stage(stage.name, "checking")
+        upstream = {key: self.outcomes[name] for key, name in stage.inputs.items()}
+        digests = {outcome.name: outcome.manifest.digest for outcome in upstream.values() if outcome.manifest}
+        found = self.identifier.identify(stage, digests)
+        manifest = self.store.lookup(stage.name, found.fingerprint)
+        if manifest is not None:
+            self.store.sweep(stage.name, found.fingerprint)
+            return self._cached(stage, found, manifest, started)
+        with self._slot(stage):
+            attempt = self._acquire(stage, found)
+            manifest = self.store.lookup(stage.name, found.fingerprint)
+            if manifest is not None:
+                self._drop(attempt)
+                return self._cached(stage, found, manifest, started)
+            try:
+                return self._compute(stage, found, attempt, upstream)
+            except BaseException:
+                self._drop(attempt)
+                raise
+
+    def _cached(self, stage: Stage, found: Identified, manifest: Manifest, started: float) -> StageOutcome:
+        self.tracking.begin_stage(stage, found.fingerprint, found.recipe["inputs"], None)
+        return StageOutcome(stage.name, "cached", time.time() - started, manifest, self.store.output(manifest))
+
+    @contextmanager
+    def _slot(self, stage: Stage) -> Iterator[None]:
+        self.display.stage(stage.name, "waiting")
+        while not self.slots.acquire(timeout=_WAIT_POLL_S):
+            if self.stop.requested:
+                raise _Stopped
+        try:
+            yield
+        finally:
+            self.slots.release()
+
+    def _acquire(self, stage: Stage, found: Identified) -> Attempt:
+        told = ""
+        while True:
+            if self.stop.requested:
+                raise _Stopped
+            attempt = self.store.acquire(stage.name, found.fingerprint)
+            if not isinstance(attempt, Holder):
+                self.held.add(attempt.lease)
+                return attempt
+            if str(attempt) != told:
+                told = str(attempt)
+                self.display.stage(stage.name, "waiting", f"for {told}, which computes the same")
+            time.sleep(_WAIT_POLL_S)
+
+    def _drop(self, attempt: Attempt) -> None:
+        self.held.remove(attempt.lease)
+        self.store.abandon(attempt)
+
+    def _compute(
+        self, stage: Stage, found: Identified, attempt: Attempt, upstream: Mapping[str, StageOutcome]
+    ) -> StageOutcome:
+        history = self.store.manifests(stage.name)
+        why = "continues unfinished work" if attempt.resumed else explain(history, found.recipe)
+        if not stage.uses_cluster and self.cluster_wanted and not self.cluster_up:
+            # Later stages will most likely need it: it starts while this one works.
+            self.requests.put(("cluster", queue.SimpleQueue()))
+        if stage.uses_cluster and not self.cluster_up:
+            self.display.stage(stage.name, "waiting", "for Ray")
+            reply: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+            self.requests.put(("cluster", reply))
+            error = reply.get()
+            if error is not None:
+                raise StageError(f"Ray did not start: {type(error).__name__}: {error}") from error
+        self.display.stage(stage.name, "running", why)
+        self.tracking.begin_stage(stage, found.fingerprint, found.recipe["inputs"], attempt.directory / "curve.jsonl")
+        started_at, started = datetime.now(UTC), time.time()
+        result = self._job(stage.entry)(self._context(stage, found, attempt, upstream))
+        check_result(stage.name, result)
+        if self.stop.requested:
+            raise _Stopped
+        manifest = Manifest(
+            stage=stage.name,
+            fingerprint=f"sha256:{found.fingerprint}",
+            attempt=attempt.out.name,
+            kind=result.kind,
+            digest=result.digest,
+            recipe=found.recipe,
+            files=list_files(attempt.out),
+            weights=dict(result.weights),
+            counts=dict(result.counts),
+            metrics={key: float(value) for key, value in result.metrics.items()},
+            evaluations=tuple(asdict(evaluation) for evaluation in result.evaluations),
+            artifacts=tuple(result.artifacts),
+            env=environment(),
+            git=git_state(),
+            runtime=self.runtime.model_dump(mode="json"),
+            mlflow=dict(self.tracking.stage_run(stage.name)),
+            run=self.run_id,
+            started=started_at.isoformat(timespec="seconds"),
+            seconds=round(time.time() - started, 3),
+            host=socket.gethostname(),
+        )
+        manifest = self._commit(attempt, manifest)
+        return StageOutcome(stage.name, "done", time.time() - started, manifest, self.store.output(manifest))
+
+    def _commit(self, attempt: Attempt, manifest: Manifest) -> Manifest:
+        try:
+            kept = self.store.commit(attempt, manifest)
+        except LeaseLostError:
+            winner = self.store.lookup(manifest.stage, manifest.fingerprint.removeprefix("sha256:"))
+            if winner is None:
+                raise
+            kept = winner
+        self.held.remove(attempt.lease)
+        return kept
+
+    def _job(self, entry: str) -> Callable[[JobContext], JobResult]:
+        module, _, name = entry.partition(":")
+        with self.import_lock:
+            job: Callable[[JobContext], JobResult] = getattr(importlib.import_module(module), name)
+        return job
+
+    def _context(
+        self, stage: Stage, found: Identified, attempt: Attempt, upstream: Mapping[str, StageOutcome]
+    ) -> JobContext:
+        inputs = {
+            key: InputRef(outcome.name, outcome.path, outcome.manifest.digest)
+            for key, outcome in upstream.items()
+            if outcome.path is not None and outcome.manifest is not None
+        }
+        media_root = str(inputs[stage.media_root_from].path) if stage.media_root_from else stage.media_root
+        return JobContext(
+            stage=stage.name,
+            fingerprint=found.fingerprint,
+            operator=stage.operator,
+            config=stage.config,
+            runtime=self.runtime,
+            inputs=inputs,
+            weights=found.weights,
+            media_root=media_root,
+            out=attempt.out,
+            work=attempt.work,
+            progress=lambda done, total, unit: self.display.progress(stage.name, done, total, unit),
+            log_metrics=lambda metrics, step: self.tracking.point(stage.name, dict(metrics), step),
+            files={**stage.files, **stage.locations},
+        )
+
+    def _interrupt(self, launched: set[str]) -> None:
+        self.held.release_all()
+        for name in launched - set(self.outcomes):
+            self._end(StageOutcome(name, "interrupted"))
+        raise Interrupted(self._record())
+
+    def _record(self) -> RunSummary:
+        order = [stage.name for stage in self.pipeline.order]
+        outcomes = {name: self.outcomes[name] for name in order if name in self.outcomes}
+        summary = RunSummary(self.run_id, self.name, self.pipeline.name, outcomes, time.time() - self.started)
+        complete = summary.ok and len(outcomes) == len(order)
+        inputs = {stage.name: stage.inputs for stage in self.pipeline.order}
+        record = run_record(summary, self.store.root, self.started, complete, inputs, self.until, self._media_root())
+        self.store.put_run(self.run_id, self.name, record)
+        return summary
+
+    def _media_root(self) -> str | Path:
+        """Where the clips of this run lie, for those who look at them later."""
+        for stage in self.pipeline.order:
+            if stage.media_root:
+                return stage.media_root
+            made = self.outcomes.get(stage.inputs[stage.media_root_from]) if stage.media_root_from else None
+            if made is not None and made.path is not None:
+                return made.path
+        return ""

@@ -1,0 +1,205 @@
+"""Tables at the end of a run: what each stage did, how the system prompts compare, what was chosen."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.dag.events import RunSummary
+from pipelines.dag.plan import Plan
+from pipelines.reports.progress import duration, state_text
+from pipelines.storage.store import Store
+
+
+@dataclass(frozen=True)
+class Column:
+    """One evaluated model and system prompt."""
+
+    title: str
+    figures: Mapping[str, Mapping[str, float | None]]
+    """Metric -> `value`, `low`, `high`."""
+    clips: int | None
+    """Clips behind the figures, if recorded."""
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a run's evaluations say."""
+
+    sources: tuple[Column, ...]
+    """One per system prompt, before the choice."""
+    final: tuple[Column, ...]
+    """The chosen source before and after fine-tuning, on prompts of their own where there are any."""
+    selection: Mapping[str, Any] | None
+    """Content of `selection.json`."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for `--json`."""
+        return {
+            "sources": {column.title: dict(column.figures) for column in self.sources},
+            "final": {column.title: dict(column.figures) for column in self.final},
+            "selection": self.selection,
+        }
+
+
+def read_comparison(store: Store, record: Mapping[str, Any]) -> Comparison:
+    """Collect the figures of a recorded run.
+
+    Args:
+        store: where the outputs are.
+        record: content of `runs/<run id>.json`.
+    """
+    paths = {
+        name: store.root / entry["path"] for name, entry in record["stages"].items() if entry.get("path") is not None
+    }
+    selection = _read(paths.get("choose"), "selection.json")
+    chosen = set(selection["sources"]) if selection else set()
+    sources = []
+    for name, path in paths.items():
+        kind, _, source = name.partition("@")
+        content = _read(path, "metrics.json") if kind == "evaluate" else None
+        if content is not None:
+            figures = content.get("metrics", content)
+            sources.append(Column(source, figures, _clips(content), source in chosen))
+    final = []
+    content = _read(paths.get("evaluate_final"), "metrics.json")
+    if content is not None:
+        checkpoints = content.get("checkpoints", {})
+        for side in ("before", "after"):
+            title = checkpoints.get(side, side)
+            title = "fine-tuned" if title == "finetune" else title
+            final.append(Column(title, content[side], _clips(content), chosen=side == "after"))
+    return Comparison(tuple(sources), tuple(final), selection)
+
+
+def _read(path: Path | None, name: str) -> dict[str, Any] | None:
+    if path is None or not (path / name).is_file():
+        return None
+    content: dict[str, Any] = json.loads((path / name).read_text())
+    return content
+
+
+def _clips(content: Mapping[str, Any]) -> int | None:
+    if "prompts" in content and "samples" in content:
+        return int(content["prompts"]) * int(content["samples"])
+    return None
+
+
+def comparison_view(comparison: Comparison) -> RenderableType:
+    """The system prompts side by side, the choice with its reason, then the fine-tuned model."""
+    parts: list[RenderableType] = []
+    if comparison.sources:
+        parts.append(_figures("System prompts", comparison.sources))
+    if comparison.selection:
+        parts.append(_choice(comparison.selection))
+    if comparison.final:
+        title = "Fine-tuned on " + ", ".join((comparison.selection or {}).get("sources", ["the chosen sources"]))
+        parts.append(_figures(title, comparison.final))
+    if not parts:
+        parts.append(Text("This run has no evaluation yet.", "dim"))
+    return Group(*parts)
+
+
+def _figures(title: str, columns: tuple[Column, ...]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("metric")
+    for column in columns:
+        head = Text(f"★ {column.title}" if column.chosen else column.title, "bold green" if column.chosen else "bold")
+        table.add_column(head, justify="right", no_wrap=True)
+    metrics = list(dict.fromkeys(name for column in columns for name in column.figures))
+    for metric in metrics:
+        table.add_row(metric, *(_figure(column.figures.get(metric)) for column in columns))
+    if any(column.clips for column in columns):
+        table.add_section()
+        table.add_row(Text("clips", "dim"), *(Text(str(column.clips or ""), "dim") for column in columns))
+    return table
+
+
+def _figure(figure: Mapping[str, float | None] | None) -> Text:
+    if not isinstance(figure, Mapping) or figure.get("value") is None:
+        return Text("–", "dim")
+    text = Text(_number(figure["value"]))
+    low, high = figure.get("low"), figure.get("high")
+    if low is not None and high is not None:
+        text.append(f"  [{_number(low)}, {_number(high)}]", "dim")
+    return text
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _choice(selection: Mapping[str, Any]) -> RenderableType:
+    text = Text("Chosen: ", "bold").append(", ".join(selection["sources"]), "bold green")
+    reason = textwrap.fill(str(selection.get("reason", "")), 110)
+    return Group(text, Text(reason, "dim"), Text(""))
+
+
+def plan_view(plan: Plan) -> RenderableType:
+    """A plan as a table with a summary line."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("stage", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("last took", justify="right", no_wrap=True)
+    table.add_column("why", ratio=1)
+    for stage in plan.stages:
+        cost = duration(stage.last_seconds) if stage.last_seconds is not None else ""
+        table.add_row(stage.name, state_text(stage.state), cost, Text(stage.reason))
+    counts = [f"{plan.count(state)} {state}" for state in ("cached", "resume", "run", "unknown", "blocked")]
+    known = sum(stage.last_seconds or 0.0 for stage in plan.stages if stage.state in ("run", "resume", "unknown"))
+    text = f"{len(plan.stages)} stages: {', '.join(entry for entry in counts if not entry.startswith('0 '))}"
+    return Group(table, Text(text + (f"; the work took {duration(known)} last time" if known else ""), "bold"))
+
+
+def summary_view(summary: RunSummary) -> RenderableType:
+    """What each stage did, as a table with a line in bold."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("stage", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("output", ratio=1)
+    table.add_column("digest", no_wrap=True)
+    for outcome in summary.outcomes.values():
+        manifest = outcome.manifest
+        digest = manifest.digest.rpartition(":")[2][:12] if manifest else ""
+        output = Text(counts_text(manifest.counts) or manifest.kind) if manifest else Text(outcome.error, "red")
+        table.add_row(outcome.name, state_text(outcome.state), duration(outcome.seconds), output, Text(digest, "dim"))
+    states = [outcome.state for outcome in summary.outcomes.values()]
+    cached, total = states.count("cached"), len(states)
+    if cached == total:
+        line = Text(
+            f"Every stage is cached: all {total} were in the store ({duration(summary.seconds)}).", "bold green"
+        )
+    elif summary.ok:
+        line = Text(f"{total} stages done, {cached} of them cached, in {duration(summary.seconds)}.", "bold green")
+    else:
+        counts = [(state, states.count(state)) for state in ("done", "cached", "failed", "blocked", "interrupted")]
+        ended = ", ".join(f"{number} {state}" for state, number in counts if number)
+        line = Text(f"{total} stages: {ended}, in {duration(summary.seconds)}.", "bold red")
+    return Group(table, line, Text(""))
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """`12 rows: 9 ok, 2 quarantined, 1 filtered`."""
+    if "in" not in counts:
+        return ", ".join(f"{value} {key}" for key, value in counts.items())
+    parts = [f"{counts.get('ok', 0)} ok"]
+    for kind in ("quarantined", "filtered"):
+        number = sum(value for key, value in counts.items() if key.startswith(f"{kind}/"))
+        if number:
+            parts.append(f"{number} {kind}")
+    return f"{counts['in']} rows: {', '.join(parts)}"

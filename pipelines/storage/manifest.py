@@ -1,0 +1,78 @@
+"""MANIFEST.json: the record of one finished stage. It exists if and only if the stage is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipelines.storage.seal import seal
+
+MANIFEST_SCHEMA = "lumina.manifest/1"
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """One file of an attempt."""
+
+    path: str
+    """Relative to the attempt directory, with forward slashes."""
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is known of a finished stage. Only `recipe` and `digest` are identity; the rest informs."""
+
+    stage: str
+    fingerprint: str
+    """`sha256:<hex>` of the canonical JSON of `recipe`, so a reader can check it."""
+    attempt: str
+    """Name of the attempt directory beside the manifest."""
+    kind: str
+    digest: str
+    recipe: Mapping[str, Any]
+    files: tuple[OutputFile, ...]
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """For a checkpoint: name -> directory of each set of weights that the digest is over."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    evaluations: tuple[Mapping[str, Any], ...] = ()
+    artifacts: tuple[str, ...] = ()
+    env: Mapping[str, Any] = field(default_factory=dict)
+    git: Mapping[str, Any] = field(default_factory=dict)
+    runtime: Mapping[str, Any] = field(default_factory=dict)
+    mlflow: Mapping[str, Any] = field(default_factory=dict)
+    run: str = ""
+    """Id of the pipeline run that computed it."""
+    started: str = ""
+    """UTC, ISO 8601."""
+    seconds: float = 0.0
+    host: str = ""
+    aliased_from: str | None = None
+    schema: str = MANIFEST_SCHEMA
+
+    def to_json(self) -> str:
+        """Indented JSON text with a checksum of itself; see `pipelines.storage.seal`."""
+        return seal(json.dumps(asdict(self), indent=1, ensure_ascii=False))
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Parse what `to_json` wrote.
+
+        Raises:
+            ValueError: not JSON, not this schema, or a field is missing.
+        """
+        data = json.loads(text)
+        if not isinstance(data, dict) or data.get("schema") != MANIFEST_SCHEMA:
+            raise ValueError(f"not a {MANIFEST_SCHEMA} record")
+        try:
+            data["files"] = tuple(OutputFile(**entry) for entry in data["files"])
+            data["evaluations"] = tuple(data.get("evaluations", ()))
+            data["artifacts"] = tuple(data.get("artifacts", ()))
+            known = {key: value for key, value in data.items() if key in cls.__dataclass_fields__}
+            return cls(**known)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"a field is missing or malformed: {error}") from error

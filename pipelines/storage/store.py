@@ -1,0 +1,327 @@
+"""The store: content-addressed outputs of stages, on a local path.
+
+    <store>/stages/<stage>/<fingerprint[:20]>/{LEASE.json, a-<id>/..., work/, *.jsonl, MANIFEST.json}
+    <store>/runs/<run id>.json      which fingerprints a run used, and what they were made from
+    <store>/latest/<run name>       the id of the newest run of that name
+    <store>/STORE.lock              held in common by runs, and alone by `lumina gc`
+
+An attempt writes into a directory of its own that is never renamed. Its manifest is put last, create-if-absent; the
+loser of a race takes the winner's output.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lumina.files import sha256_file
+from pipelines.errors import LeaseLostError, StoreError
+from pipelines.storage.lease import Holder, Lease, read_holder, try_acquire
+from pipelines.storage.manifest import Manifest, OutputFile
+from pipelines.storage.seal import seal
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The right to compute one fingerprint, and where to write."""
+
+    lease: Lease
+    directory: Path
+    """The fingerprint's directory."""
+    out: Path
+    """Empty directory of this attempt."""
+    work: Path
+    """Scratch of the fingerprint, kept from an attempt that died."""
+    resumed: bool
+    """Whether `work` holds something of an earlier attempt."""
+
+
+class Store:
+    """Outputs of stages under one local directory.
+
+    Args:
+        root: the directory; made by `prepare`, so that looking needs no permission to write.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        if "://" in str(root) and not str(root).startswith("file://"):
+            raise StoreError(f"store {root}: only local paths are supported; give a directory")
+        self.root = Path(str(root).removeprefix("file://")).expanduser().resolve()
+
+    def prepare(self, min_free_gb: float = 0.0) -> None:
+        """Make the directory and check that it can be used.
+
+        Raises:
+            StoreError: it cannot be written, or has less than `min_free_gb` GB (1e9 bytes) free.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.root, prefix=".write-test-") as file:
+                file.write(b"x")
+        except OSError as error:
+            raise StoreError(
+                f"store {self.root} cannot be written ({error.strerror}); choose another with --store"
+            ) from error
+        free = shutil.disk_usage(self.root).free / 1e9
+        if free < min_free_gb:
+            raise StoreError(
+                f"store {self.root} has {free:.1f} GB free, {min_free_gb:g} GB are needed; free some space or choose "
+                "another with --store"
+            )
+
+    def directory(self, stage: str, fingerprint: str) -> Path:
+        """Where a fingerprint's attempts live."""
+        return self.root / "stages" / stage / fingerprint[:20]
+
+    def output(self, manifest: Manifest) -> Path:
+        """The attempt directory that a manifest names."""
+        return self.directory(manifest.stage, manifest.fingerprint.removeprefix("sha256:")) / manifest.attempt
+
+    def lookup(self, stage: str, fingerprint: str, heal: bool = False) -> Manifest | None:
+        """The manifest of a finished stage whose files are all there with the recorded sizes.
+
+        Args:
+            stage: full stage name.
+            fingerprint: 64 hex digits.
+            heal: move a manifest aside whose output is damaged, so that the stage can be computed again. Only for the
+                holder of the lease.
+        """
+        directory = self.directory(stage, fingerprint)
+        path = directory / "MANIFEST.json"
+        try:
+            manifest = Manifest.from_json(path.read_text())
+            problem = self._problem(manifest, fingerprint, directory)
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            manifest, problem = None, str(error)
+        if problem is None:
+            return manifest
+        if heal:
+            aside = directory / f"MANIFEST.broken-{time.time_ns()}.json"
+            log.warning("%s: output is damaged (%s): computing it again; the old record is %s", stage, problem, aside)
+            path.rename(aside)
+        return None
+
+    @staticmethod
+    def _problem(manifest: Manifest, fingerprint: str, directory: Path) -> str | None:
+        if manifest.fingerprint != f"sha256:{fingerprint}":
+            return f"the record is of fingerprint {manifest.fingerprint}"
+        for file in manifest.files:
+            path = directory / manifest.attempt / file.path
+            try:
+                size = path.stat().st_size
+            except OSError:
+                return f"{path} is missing"
+            if size != file.bytes:
+                return f"{path} has {size} bytes, {file.bytes} expected"
+        return None
+
+    def manifests(self, stage: str) -> list[Manifest]:
+        """All readable manifests of a stage, the newest first; their files are not checked."""
+        found = []
+        for path in (self.root / "stages" / stage).glob("*/MANIFEST.json"):
+            try:
+                found.append((path.stat().st_mtime_ns, Manifest.from_json(path.read_text())))
+            except (OSError, ValueError) as error:
+                log.debug("%s: skipped: %s", path, error)
+        return [manifest for _, manifest in sorted(found, key=lambda item: item[0], reverse=True)]
+
+    def has_work(self, stage: str, fingerprint: str) -> bool:
+        """Whether an unfinished attempt left something to continue from."""
+        work = self.directory(stage, fingerprint) / "work"
+        return work.is_dir() and any(work.iterdir())
+
+    def holder(self, stage: str, fingerprint: str) -> Holder | None:
+        """The live process that works on a fingerprint, if any."""
+        holder = read_holder(self.directory(stage, fingerprint))
+        return holder if holder is not None and holder.is_alive() else None
+
+    def acquire(self, stage: str, fingerprint: str) -> Attempt | Holder:
+        """Take the lease of a fingerprint and clear what dead attempts left; returns a live holder instead if any.
+
+        Whoever gets an `Attempt` must look the manifest up again: another runner may have finished in between.
+        """
+        directory = self.directory(stage, fingerprint)
+        try:
+            lease = try_acquire(directory)
+            if isinstance(lease, Holder):
+                return lease
+            kept = self.lookup(stage, fingerprint, heal=True)
+            # No other runner holds the lease, so every attempt that the manifest does not name is an orphan.
+            for orphan in directory.glob("a-*"):
+                if kept is None or orphan.name != kept.attempt:
+                    shutil.rmtree(orphan, ignore_errors=True)
+            for leftover in directory.glob("*.tmp"):
+                leftover.unlink(missing_ok=True)
+            resumed = self.has_work(stage, fingerprint)
+            if not resumed:
+                (directory / "curve.jsonl").unlink(missing_ok=True)
+            attempt = Attempt(lease, directory, directory / f"a-{uuid.uuid4().hex[:8]}", directory / "work", resumed)
+            attempt.out.mkdir()
+            attempt.work.mkdir(exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"stage {stage}: {directory} cannot be written: {error.strerror or error}") from error
+        return attempt
+
+    def reopen(self, stage: str, fingerprint: str, without: Iterable[str]) -> None:
+        """Take back the finished rows of a stage but those with the ids `without`: the next run computes these anew.
+
+        Raises:
+            StoreError: the stage is not finished, or somebody works on it.
+        """
+        from jobs.kept import keep
+
+        attempt = self.acquire(stage, fingerprint)
+        if isinstance(attempt, Holder):
+            raise StoreError(
+                f"stage {stage}: process {attempt.pid} on {attempt.host} works on it; wait until it is done"
+            )
+        manifest = self.lookup(stage, fingerprint)
+        try:
+            if manifest is None:
+                raise StoreError(f"stage {stage}: there is no finished output of {fingerprint[:20]}")
+            keep(self.output(manifest) / "data", attempt.work, without)
+            (attempt.directory / "MANIFEST.json").unlink()
+        finally:
+            self.abandon(attempt)
+
+    def sweep(self, stage: str, fingerprint: str) -> None:
+        """Remove what a runner that died right after its commit left beside a finished output."""
+        directory = self.directory(stage, fingerprint)
+        if not (directory / "work").exists() and not (directory / "LEASE.json").exists():
+            return
+        try:
+            lease = try_acquire(directory)
+            if isinstance(lease, Lease):
+                shutil.rmtree(directory / "work", ignore_errors=True)
+                lease.release()
+        except OSError as error:
+            log.debug("%s: not swept: %s", directory, error)
+
+    def abandon(self, attempt: Attempt) -> None:
+        """Give up an attempt: its output goes, its scratch stays, the lease is free."""
+        shutil.rmtree(attempt.out, ignore_errors=True)
+        if attempt.work.is_dir() and not any(attempt.work.iterdir()):
+            attempt.work.rmdir()
+        attempt.lease.release()
+
+    def commit(self, attempt: Attempt, manifest: Manifest) -> Manifest:
+        """Put the manifest of a complete attempt, last and create-if-absent, then clean up and release the lease.
+
+        Returns the manifest that counts: the winner's, if another runner was quicker.
+
+        Raises:
+            LeaseLostError: another runner cleared this attempt away and has not finished yet.
+            StoreError: the disk is full or not writable.
+        """
+        path = attempt.directory / "MANIFEST.json"
+        temporary = attempt.directory / f"MANIFEST.{attempt.out.name}.tmp"
+        try:
+            _sync_tree(attempt.out)
+            with temporary.open("w") as file:
+                file.write(manifest.to_json())
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                shutil.rmtree(attempt.out, ignore_errors=True)
+            temporary.unlink()
+            _sync_directory(attempt.directory)
+        except FileNotFoundError as error:
+            raise LeaseLostError(f"stage {manifest.stage}: the attempt was cleared away by another runner") from error
+        except OSError as error:
+            raise StoreError(f"stage {manifest.stage}: {attempt.directory}: {error.strerror or error}") from error
+        shutil.rmtree(attempt.work, ignore_errors=True)
+        attempt.lease.release()
+        winner = self.lookup(manifest.stage, manifest.fingerprint.removeprefix("sha256:"))
+        if winner is None:
+            raise StoreError(f"stage {manifest.stage}: the record in {attempt.directory} cannot be read back")
+        return winner
+
+    def put_run(self, run_id: str, name: str, record: Mapping[str, Any]) -> None:
+        """Write `runs/<run id>.json` and point `latest/<name>` to it."""
+        for path, text in (
+            (self.root / "runs" / f"{run_id}.json", seal(json.dumps(record, indent=1))),
+            (self.root / "latest" / name, run_id),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+            temporary.write_text(text)
+            temporary.replace(path)
+
+    def get_run(self, run: str | None) -> dict[str, Any]:
+        """The record of a run, by id or by name; None means the newest.
+
+        Raises:
+            StoreError: no such run, or its record is damaged.
+        """
+        path = self.run_path(run)
+        try:
+            record = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path} is damaged ({error}): restore it, or run the pipeline again") from error
+        if not isinstance(record, dict):
+            raise StoreError(f"{path} is no record of a run: restore it, or run the pipeline again")
+        record.pop("checksum", None)
+        return record
+
+    def run_path(self, run: str | None) -> Path:
+        """Where the record of a run lies, by id or by name; None means the newest.
+
+        Raises:
+            StoreError: no such run.
+        """
+        if run is None:
+            pointers = sorted((self.root / "latest").glob("*"), key=lambda path: path.stat().st_mtime_ns)
+            pointers = [path for path in pointers if not path.name.startswith(".")]
+            if not pointers:
+                raise StoreError(f"store {self.root} holds no run yet; start one with `lumina run CONFIG`")
+            run = pointers[-1].name
+        pointer = self.root / "latest" / run
+        run_id = pointer.read_text(errors="replace") if pointer.is_file() else run
+        path = self.root / "runs" / f"{run_id}.json"
+        if not path.is_file() and run_id != run:
+            raise StoreError(
+                f"{pointer} names the run {run_id!r}, whose record {path} is not there; give a run by its id"
+            )
+        if not path.is_file():
+            known = sorted(pointer.name for pointer in (self.root / "latest").glob("[!.]*"))
+            raise StoreError(f"store {self.root} holds no run {run!r}; names: {', '.join(known) or 'none'}")
+        return path
+
+
+def list_files(out: Path) -> tuple[OutputFile, ...]:
+    """All files under an attempt directory with size and SHA-256, sorted by path."""
+    paths = (path for path in sorted(out.rglob("*")) if path.is_file())
+    return tuple(OutputFile(path.relative_to(out).as_posix(), path.stat().st_size, sha256_file(path)) for path in paths)
+
+
+def _sync_tree(out: Path) -> None:
+    """Push files and directories to the disk, so that no manifest outlives the data it names."""
+    for path in (out, *out.rglob("*")):
+        if path.is_dir():
+            _sync_directory(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

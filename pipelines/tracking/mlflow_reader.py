@@ -1,0 +1,86 @@
+"""Reads back what MLflow holds of stage runs. It waits for no server: what does not answer is said to be away."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+CONNECT_S = 3.0
+REQUEST_S = 10
+"""Seconds that a server may take for one answer."""
+
+
+class TrackerAwayError(Exception):
+    """The tracking database is not there, or the server does not answer; the message says which."""
+
+
+def is_away(uri: str) -> str | None:
+    """Why a tracking store cannot be asked, found out within seconds; None when it seems to be there.
+
+    Args:
+        uri: `sqlite:///<absolute path>`, or the address of a server.
+    """
+    if uri.startswith("sqlite:///"):
+        path = Path(uri.removeprefix("sqlite:///"))
+        return None if path.is_file() else f"{path} is not there"
+    address = urlsplit(uri)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        return f"{uri} is neither a database nor a server that can be asked"
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname, port), timeout=CONNECT_S).close()
+    except OSError as error:
+        return f"{uri} does not answer ({error})"
+    return None
+
+
+def read_tags(uri: str, run: str, others: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
+    """Tags of MLflow runs by their id: all stage runs of a pipeline run, and `others`; absent ones are left out.
+
+    Args:
+        uri: tracking URI.
+        run: id of the pipeline run.
+        others: ids of MLflow runs.
+
+    Raises:
+        TrackerAwayError: it cannot be asked.
+    """
+    if reason := is_away(uri):
+        raise TrackerAwayError(reason)
+    # Read by MLflow at each request; its own defaults would wait for minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_S))
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    try:
+        return _read(uri, run, others)
+    except Exception as error:  # a database that is none fails in ways of its own
+        text = str(error).strip().splitlines()
+        raise TrackerAwayError(f"{uri}: {type(error).__name__}: {text[0] if text else ''}") from error
+
+
+def _read(uri: str, run: str, others: Iterable[str]) -> dict[str, Mapping[str, str]]:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    from pipelines.tracking.mlflow_writer import PIPELINES
+
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    experiment = client.get_experiment_by_name(PIPELINES)
+    found: dict[str, Mapping[str, str]] = {}
+    token: str | None = ""
+    while experiment is not None and token is not None:
+        wanted = f"tags.`lumina.run` = '{run}' and tags.`lumina.kind` != 'pipeline'"
+        page = client.search_runs([experiment.experiment_id], wanted, page_token=token or None)
+        found |= {one.info.run_id: one.data.tags for one in page}
+        token = page.token or None
+    for other in sorted(set(others) - set(found)):
+        try:
+            found[other] = client.get_run(other).data.tags
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+    return found

@@ -1,0 +1,341 @@
+"""Whether the recorded outputs of a run are what the run left. Executes nothing, and changes nothing.
+
+Four checks, the later ones only where the earlier ones left something to look at: the record of each stage, its files,
+what they contain (`pipelines.verify.content`), and what ties stages together: the run's record, lineage, MLflow.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipelines.dag.fingerprint import fingerprint
+from pipelines.dag.record import count_problem
+from pipelines.errors import PipelineError, StoreError
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.seal import check_seal
+from pipelines.storage.store import Store
+from pipelines.verify.verification import CheckedStage, Problem, Unchecked, Verification, What
+
+
+@dataclass
+class _Stage:
+    """A stage while it is looked at."""
+
+    name: str
+    entry: Mapping[str, Any]
+    directory: Path
+    """Of its fingerprint."""
+    manifest: Manifest | None = None
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def record(self) -> Path:
+        return self.directory / "MANIFEST.json"
+
+    def out(self, store: Store, manifest: Manifest) -> Path:
+        """Where the output lies; if the record is of another fingerprint, where it should lie."""
+        return store.output(manifest) if self._is_of_run(manifest) else self.directory / manifest.attempt
+
+    def _is_of_run(self, manifest: Manifest) -> bool:
+        return (manifest.stage, manifest.fingerprint) == (self.name, self.entry["fingerprint"])
+
+
+class _Findings:
+    """Collects what is wrong and what was not checked."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.run: list[Problem] = []
+        self.not_checked: list[Unchecked] = []
+
+    def skip(self, stage: str, what: str) -> None:
+        self.not_checked.append(Unchecked(stage, what))
+
+    def add(self, stage: _Stage | None, what: What, path: Path, detail: str) -> None:
+        problem = Problem(what, path.relative_to(self.store.root).as_posix(), detail)
+        (self.run if stage is None else stage.problems).append(problem)
+
+
+def verify(
+    store: Store, run: str | None, deep: bool = False, rows: bool = False, threads: int | None = None
+) -> Verification:
+    """Check the outputs of a recorded run.
+
+    Args:
+        store: where the outputs are.
+        run: id or name; None means the newest.
+        deep: hash every file, and compute the content digests again.
+        rows: read every row of row outputs, and name those that are wrong.
+        threads: that hash files; as many as the machine has cores by default.
+
+    Raises:
+        StoreError: there is no such run, or its record cannot be read.
+    """
+    begun = time.monotonic()
+    record = store.get_run(run)
+    path = store.run_path(run)
+    found = _Findings(store)
+    _check_run(store, path, record, found)
+    stages = [
+        _Stage(name, entry, store.directory(name, entry["fingerprint"].removeprefix("sha256:")))
+        for name, entry in record["stages"].items()
+        if entry["fingerprint"] is not None
+    ]
+    for stage in stages:
+        _check_record(stage, found)
+        if stage.manifest is not None:
+            _check_files(store, stage, stage.manifest, found)
+    _check_lineage(stages, path, found)
+    if deep or rows:
+        # Reading data takes libraries that a look at the records does without.
+        from pipelines.verify.content import Output, check_content
+
+        for stage in stages:
+            if stage.manifest is not None:
+                output = Output(store.root, stage.out(store, stage.manifest), stage.manifest)
+                content = check_content(output, stage.problems, deep, rows, threads or os.cpu_count() or 1)
+                stage.problems = content.problems
+                found.not_checked += [Unchecked(stage.name, note) for note in content.not_checked]
+    _check_mlflow(store, record, stages, found)
+    return Verification(
+        run=record["run"],
+        name=record["name"],
+        started=record["started"],
+        deep=deep,
+        rows=rows,
+        stages=tuple(_checked(stage) for stage in stages),
+        problems=tuple(found.run),
+        not_checked=(*_left_out(record, deep, rows), *found.not_checked),
+        seconds=round(time.monotonic() - begun, 3),
+    )
+
+
+def _checked(stage: _Stage) -> CheckedStage:
+    manifest = stage.manifest
+    files = manifest.files if manifest else ()
+    return CheckedStage(
+        stage.name,
+        manifest.kind if manifest else "",
+        len(files),
+        sum(file.bytes for file in files),
+        tuple(stage.problems),
+    )
+
+
+def _check_run(store: Store, path: Path, record: Mapping[str, Any], found: _Findings) -> None:
+    """The run's record, and the pointer to the newest run of its name."""
+    try:
+        for key in ("run", "name", "started"):
+            if type(record[key]) is not str:
+                raise TypeError(f"{key} is no text")
+        for name, entry in record["stages"].items():
+            digests = (entry["fingerprint"], entry["digest"])
+            if digests != (None, None) and not all(type(value) is str for value in digests):
+                raise TypeError(f"stage {name} has no fingerprint or digest")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{path} is damaged ({error!r}): restore it, or run the pipeline again") from error
+    sealed = check_seal(path.read_text())
+    if sealed == "broken":
+        found.add(None, "edited", path, "is not what was written: its checksum is another one")
+    elif sealed == "none":
+        found.skip("", "the run's record itself: it was written without a checksum")
+    pointer = store.root / "latest" / record["name"]
+    try:
+        store.run_path(record["name"])
+    except StoreError as error:
+        found.add(None, "damaged", pointer, str(error))
+
+
+def _check_record(stage: _Stage, found: _Findings) -> None:
+    """The manifest: readable, whole, of this stage and fingerprint, and in agreement with itself and with the run."""
+    try:
+        text = stage.record.read_text()
+        manifest = _well_formed(Manifest.from_json(text))
+        sealed = check_seal(text)
+    except FileNotFoundError:
+        found.add(stage, "missing", stage.record, "the record of the stage is not there")
+        return
+    except (OSError, ValueError) as error:
+        found.add(stage, "damaged", stage.record, f"cannot be read: {error}")
+        return
+    stage.manifest = manifest
+    if sealed == "broken":
+        found.add(stage, "edited", stage.record, "is not what was written: its checksum is another one")
+    elif sealed == "none":
+        found.skip(stage.name, "its record itself: it was written without a checksum")
+    if manifest.stage != stage.name or manifest.recipe.get("stage") != stage.name:
+        found.add(stage, "edited", stage.record, f"is of stage {manifest.stage!r}")
+    try:
+        recipe = f"sha256:{fingerprint(manifest.recipe)}"
+    except PipelineError as error:
+        recipe = f"none ({error})"
+    if recipe != manifest.fingerprint:
+        found.add(stage, "edited", stage.record, f"its recipe has the fingerprint {recipe}, not {manifest.fingerprint}")
+    for key in ("fingerprint", "digest"):
+        if getattr(manifest, key) != stage.entry[key]:
+            detail = f"has the {key} {getattr(manifest, key)}, the run recorded {stage.entry[key]}"
+            found.add(stage, "edited", stage.record, detail)
+    _check_counts(stage, manifest, found)
+
+
+def _well_formed(manifest: Manifest) -> Manifest:
+    """The manifest; ValueError if what is looked at here is not of the type that was written."""
+    inputs = manifest.recipe.get("inputs", {}) if isinstance(manifest.recipe, dict) else None
+    mappings = (inputs, manifest.counts, manifest.mlflow, manifest.weights)
+    if not all(isinstance(value, dict) for value in mappings):
+        raise ValueError("recipe, its inputs, counts, mlflow or weights is no mapping")
+    if not all(type(value) is int for value in manifest.counts.values()):
+        raise ValueError(f"counts are no whole numbers: {manifest.counts}")
+    texts = (manifest.stage, manifest.fingerprint, manifest.attempt, manifest.kind, manifest.digest)
+    if not all(type(value) is str for value in texts) or Path(manifest.attempt).name != manifest.attempt:
+        raise ValueError("stage, fingerprint, attempt, kind or digest is no text, or attempt no name of a directory")
+    return manifest
+
+
+def _check_counts(stage: _Stage, manifest: Manifest, found: _Findings) -> None:
+    if manifest.kind not in ("rows", "checkpoint", "files"):
+        found.add(stage, "edited", stage.record, f"is of the unknown kind {manifest.kind!r}")
+    if problem := count_problem(manifest.counts):
+        found.add(stage, "counts", stage.record, problem)
+    if manifest.kind == "rows":
+        scheme, _, rest = manifest.digest.partition(":")
+        rows = rest.partition(":")[0]
+        if scheme != "rows256-add/1" or rows != str(manifest.counts.get("in")):
+            detail = f"counts {manifest.counts.get('in')} rows, its digest is {manifest.digest}"
+            found.add(stage, "counts", stage.record, detail)
+    names = {file.path for file in manifest.files}
+    shown = [*manifest.artifacts, *(name for one in manifest.evaluations for name in one.get("artifacts", ()))]
+    for name in sorted(set(shown) - names):
+        found.add(stage, "edited", stage.record, f"names the artifact {name}, which is none of its files")
+
+
+def _check_files(store: Store, stage: _Stage, manifest: Manifest, found: _Findings) -> None:
+    """Every recorded file is there with its size, and no other."""
+    out = stage.out(store, manifest)
+    there = _scan(out)
+    for file in manifest.files:
+        size = there.pop(file.path, None)
+        if size is None:
+            found.add(stage, "missing", out / file.path, "is not there")
+        elif size != file.bytes:
+            found.add(stage, "damaged", out / file.path, f"has {size:,} bytes, {file.bytes:,} expected")
+    for name in sorted(there):
+        found.add(stage, "unexpected", out / name, "was not there when the stage was done")
+
+
+def _scan(root: Path) -> dict[str, int]:
+    """Size of every file below a directory by its relative path; nothing for a directory that is not there."""
+    sizes: dict[str, int] = {}
+    below = [""]
+    while below:
+        prefix = below.pop()
+        try:
+            entries = os.scandir(root / prefix)
+        except FileNotFoundError:
+            continue
+        with entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    below.append(f"{prefix}{entry.name}/")
+                elif entry.is_file():
+                    sizes[f"{prefix}{entry.name}"] = entry.stat().st_size
+    return sizes
+
+
+def _check_lineage(stages: Sequence[_Stage], run: Path, found: _Findings) -> None:
+    """Every input of a recipe is an output of the run, and the one that the run recorded for its key."""
+    by_name = {stage.name: stage for stage in stages}
+    digests = {stage.manifest.digest for stage in stages if stage.manifest is not None}
+    for stage in stages:
+        if stage.manifest is None:
+            continue
+        inputs: Mapping[str, str] = stage.manifest.recipe.get("inputs", {})
+        recorded = stage.entry.get("inputs")
+        if recorded is None:
+            found.skip(stage.name, "which stage each input came from: the run's record does not say")
+            for key, digest in inputs.items():
+                if digest not in digests:
+                    found.add(stage, "lineage", stage.record, f"input {key} is {digest}, which no stage of the run has")
+            continue
+        if set(inputs) != set(recorded):
+            detail = f"has the inputs {sorted(inputs)}, the run recorded {sorted(recorded)}"
+            found.add(stage, "lineage", stage.record, detail)
+        for key in sorted(set(inputs) & set(recorded)):
+            upstream = by_name.get(recorded[key])
+            if upstream is None:
+                found.add(stage, "lineage", run, f"{stage.name} reads {recorded[key]}, which is no stage of the run")
+            elif upstream.manifest is None:
+                found.add(stage, "lineage", stage.record, f"input {key}: {upstream.name} has no readable record")
+            elif upstream.manifest.digest != inputs[key]:
+                detail = f"input {key} is {inputs[key]}, {upstream.name} has {upstream.manifest.digest}"
+                found.add(stage, "lineage", stage.record, detail)
+
+
+def _check_mlflow(store: Store, record: Mapping[str, Any], stages: Sequence[_Stage], found: _Findings) -> None:
+    """The tags of the stages' MLflow runs, as far as there is somebody to ask."""
+    from pipelines.tracking.mlflow_reader import TrackerAwayError, read_tags
+    from pipelines.tracking.tracker import default_uri
+
+    tracked: dict[str, list[_Stage]] = {}
+    for stage in stages:
+        if stage.manifest is None:
+            continue
+        uri = stage.manifest.mlflow.get("uri")
+        if uri is None:
+            found.skip(stage.name, "MLflow: its record names no run")
+            continue
+        own = default_uri(store)
+        if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+            uri = own  # the store was moved
+        tracked.setdefault(uri, []).append(stage)
+    for uri, members in tracked.items():
+        by_run = {stage.manifest.mlflow["run_id"]: stage for stage in members if stage.manifest is not None}
+        try:
+            tags = read_tags(uri, record["run"], by_run)
+        except TrackerAwayError as error:
+            found.skip("", f"MLflow: {error}")
+            continue
+        for run_id in sorted(set(by_run) - set(tags)):
+            stage = by_run[run_id]
+            found.add(stage, "mlflow", stage.record, f"names the MLflow run {run_id}, which {uri} does not have")
+        by_name = {stage.name: stage for stage in members}
+        for run_id, values in sorted(tags.items()):
+            named = by_run.get(run_id) or by_name.get(values.get("lumina.stage", ""))
+            if named is not None:
+                _check_tags(named, run_id, values, found)
+
+
+def _check_tags(stage: _Stage, run_id: str, tags: Mapping[str, str], found: _Findings) -> None:
+    if stage.manifest is None:
+        return
+    wanted = {
+        "lumina.stage": stage.name,
+        "lumina.fingerprint": stage.manifest.fingerprint.removeprefix("sha256:"),
+        "lumina.digest": stage.manifest.digest,
+    }
+    for tag, value in wanted.items():
+        if tag not in tags:
+            found.skip(stage.name, f"{tag} of MLflow run {run_id}: it was never written")
+        elif tags[tag] != value:
+            detail = f"MLflow run {run_id} has {tag} {tags[tag] or '(empty)'}, the record has {value}"
+            found.add(stage, "mlflow", stage.record, detail)
+
+
+def _left_out(record: Mapping[str, Any], deep: bool, rows: bool) -> list[Unchecked]:
+    """What these checks do not look at by their nature."""
+    notes = [
+        Unchecked(name, f"has no output: {entry.get('state')}")
+        for name, entry in record["stages"].items()
+        if entry["fingerprint"] is None
+    ]
+    if not deep:
+        notes.append(Unchecked("", "what files contain: sizes only; --deep hashes them"))
+    if not rows:
+        notes.append(Unchecked("", "single rows; --rows names those that are wrong"))
+    notes.append(Unchecked("", "inputs and weights outside the store; leases, logs, caches and curves in it"))
+    return notes

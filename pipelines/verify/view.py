@@ -1,0 +1,103 @@
+"""What `lumina verify` shows on a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.reports.progress import duration
+from pipelines.verify.verification import Problem, Row, Unchecked, Verification
+
+_ROWS_SHOWN = 4
+_STAGES_SHOWN = 3
+_HEX = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
+
+
+def verification_view(found: Verification) -> RenderableType:
+    """The stages, what is wrong with each, a line in bold, and what was not checked."""
+    parts: list[RenderableType] = [Text(f"Run {found.run} ({found.name}, {found.started})", "dim"), _stages(found)]
+    for name, problems in (("", found.problems), *((stage.name, stage.problems) for stage in found.stages)):
+        if problems:
+            parts += [Text(name or "the run itself", "bold red"), *_problems(problems), Text("")]
+    parts.append(_line(found))
+    if any(stage.problems for stage in found.stages):
+        hint = "A stage is computed again by the next `lumina run` once its MANIFEST.json is removed."
+        parts.append(Text(hint))
+    parts.append(Text("Not checked:", "dim"))
+    parts += [Padding(Text(note, "dim"), (0, 0, 0, 2), expand=False) for note in _notes(found.not_checked)]
+    return Group(*parts)
+
+
+def _stages(found: Verification) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("stage", overflow="fold")
+    table.add_column("output", no_wrap=True)
+    for column in ("files", "size"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("found", no_wrap=True)
+    for stage in found.stages:
+        number = len(stage.problems)
+        sign = Text(f"✗ {number} wrong", "bold red") if number else Text("✓ intact", "green")
+        table.add_row(stage.name, stage.kind or "–", f"{stage.files:,}", size(stage.bytes), sign)
+    return table
+
+
+def _problems(problems: Iterable[Problem]) -> Iterable[RenderableType]:
+    for problem in problems:
+        yield Padding(Text(problem.path, overflow="fold"), (0, 0, 0, 2), expand=False)
+        yield Padding(
+            Text(f"{problem.what}: ", "red").append(_short(problem.detail), "default"),
+            (0, 0, 0, 4),
+            expand=False,
+        )
+        if problem.rows:
+            yield Padding(Text(_rows(problem.rows)), (0, 0, 0, 4), expand=False)
+
+
+def _rows(rows: tuple[Row, ...]) -> str:
+    shown = ", ".join(f"{row.row} ({_short(row.id)})" for row in rows[:_ROWS_SHOWN])
+    more = f" and {len(rows) - _ROWS_SHOWN:,} more" if len(rows) > _ROWS_SHOWN else ""
+    return f"row{'s' if len(rows) > 1 else ''} {shown}{more}"
+
+
+def _short(text: str) -> str:
+    """With the first digits of each SHA-256 alone; --json has them all."""
+    return _HEX.sub(r"\1…", text)
+
+
+def _line(found: Verification) -> Text:
+    files, total = sum(stage.files for stage in found.stages), sum(stage.bytes for stage in found.stages)
+    what = f"{len(found.stages)} stages, {files:,} files, {size(total)}, in {duration(found.seconds)}"
+    wrong = len(found.found)
+    if not wrong:
+        return Text(f"All that was checked is intact: {what}.", "bold green")
+    return Text(f"{wrong} {'things are' if wrong > 1 else 'thing is'} wrong: {what}.", "bold red")
+
+
+def _notes(notes: Iterable[Unchecked]) -> Iterable[str]:
+    """One line for all stages of which the same was not checked."""
+    stages: dict[str, list[str]] = {}
+    for note in notes:
+        stages.setdefault(note.what, []).append(note.stage)
+    for what, names in stages.items():
+        if names == [""]:
+            yield what
+            continue
+        more = f" and {len(names) - _STAGES_SHOWN} more" if len(names) > _STAGES_SHOWN else ""
+        yield f"{', '.join(names[:_STAGES_SHOWN])}{more}: {what}"
+
+
+def size(count: int) -> str:
+    """Bytes as `12 B`, `3.4 kB`, `1.2 GB`; powers of 1000."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 99.5 else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

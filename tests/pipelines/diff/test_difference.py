@@ -1,0 +1,259 @@
+"""`lumina diff`: the answer, and what it rests on, over real runs in real stores."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from pipelines import cli
+from pipelines.dag.stage import Pipeline
+from pipelines.diff.difference import Difference, read_diff
+from pipelines.diff.page import make_page
+from pipelines.diff.view import answer_text, difference_view
+from pipelines.errors import StoreError
+from pipelines.storage.store import Store
+from tests.pipelines.compared import NoConfig, RowsConfig, chain, go, stage
+
+Held = tuple[Store, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Held:
+    return go(chain(), tmp_path_factory.mktemp("base"))
+
+
+def shown(found: Difference, width: int = 100) -> str:
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    console.print(answer_text(found), soft_wrap=True)
+    console.print(difference_view(found))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def verdicts(found: Difference) -> dict[str, str]:
+    return {one.name: one.verdict for one in found.stages}
+
+
+def test_the_same_pipeline_in_two_stores_is_equal(base: Held, tmp_path: Path) -> None:
+    found = read_diff(base, go(chain(), tmp_path))
+    assert found.answer == "equal: all 4 stages have the same digests"
+    assert found.exit_code == 0
+    assert set(verdicts(found).values()) == {"equal"}
+    assert not any(one.shared for one in found.stages)
+    assert not found.rows
+    # The throughput differs, as it always does.
+    assert {(one.metric, one.steps, one.first_step) for one in found.curves} == {
+        ("loss", 3, None), ("loss/image", 3, None)
+    }  # fmt: skip
+    assert not any(figure.moved for figure in found.figures)
+
+
+def test_a_cached_run_says_that_nothing_was_computed_twice(base: Held) -> None:
+    found = read_diff(base, go(chain(), base[0].root))
+    assert found.answer == "equal: all 4 stages have the same digests (4 of them are one output that both runs use)"
+    assert found.exit_code == 0
+    assert "4 stages are one output that both runs use: ingest, select, train@1, evaluate_final" in shown(found)
+
+
+def test_one_setting_names_stage_key_and_what_it_did(base: Held, tmp_path: Path) -> None:
+    found = read_diff(base, go(chain(lr=0.2), tmp_path))
+    old, new = (f"{0.5 * (1.5 - 2.718281828459045**-x):.4g}" for x in (3, 6))
+    assert found.answer == (
+        "first divergence: train@1: config.lr 0.1 -> 0.2; "
+        f"evaluate_final (web | after | train@1): shapes/shape_acc {old} -> {new}"
+    )
+    assert found.exit_code == 4
+    assert verdicts(found) == {
+        "ingest": "equal", "select": "equal", "train@1": "differs", "evaluate_final": "follows"
+    }  # fmt: skip
+    [loss, _] = found.curves
+    assert (loss.metric, loss.steps, loss.first_step, loss.largest_step, loss.last_step) == ("loss", 3, 20, 30, 30)
+    assert loss.largest == pytest.approx(1 - 2.718281828459045**-3)
+    [moved] = [figure for figure in found.figures if figure.moved]
+    assert (moved.metric, moved.outside) == ("shapes/shape_acc", True)
+    [rows] = found.rows
+    assert (rows.stage, rows.changed_rows, rows.changed) == (
+        "evaluate_final", 1, {"frames_sha256": 1, "shapes/shape_acc": 1}
+    )  # fmt: skip
+    assert rows.changes[0].key == "after a-circle 0"
+
+
+def test_without_a_final_evaluation_every_system_prompt_counts(tmp_path: Path) -> None:
+    each = [stage(f"evaluate@{name}", "evaluate", NoConfig(), checkpoint="train@1") for name in ("web", "phone")]
+    runs = []
+    for lr in (0.1, 0.2):
+        stages = [one for one in chain(lr=lr).stages if one.name != "evaluate_final"]
+        runs.append(go(Pipeline("prompts", (*stages, *each)), tmp_path / str(lr)))
+    answer = read_diff(*runs).answer
+    assert "; evaluate: shapes/shape_acc (phone) 0.7251 -> 0.7488, shapes/shape_acc (web) 0.7251 -> 0.7488" in answer
+
+
+def test_without_any_evaluation_the_losses_count(tmp_path: Path) -> None:
+    runs = [go(chain(lr=lr), tmp_path / str(lr), until="train@1") for lr in (0.1, 0.2)]
+    assert read_diff(*runs).answer.endswith("-> 0.2; train@1: train/last_loss 0.04979 -> 0.002479")
+
+
+def test_curves_are_compared_at_equal_steps_only(base: Held, tmp_path: Path) -> None:
+    found = read_diff(base, go(chain(steps=20), tmp_path))
+    loss = found.curves[0]
+    assert (loss.steps, loss.only_a, loss.only_b, loss.first_step, loss.last_step) == (2, 1, 0, None, 20)
+    assert found.answer.startswith("first divergence: train@1: config.steps 30 -> 20; evaluate_final")
+
+
+def test_rows_are_matched_by_clip(base: Held, tmp_path: Path) -> None:
+    found = read_diff(base, go(chain(clips=14, least=0.35), tmp_path))
+    assert found.answer == (
+        "first divergence: ingest: config.clips 12 -> 14 (1 more stage differs by itself); no figure moved"
+    )
+    ingest, select = found.rows
+    assert (ingest.rows, ingest.only_a, list(ingest.only_b.values()), ingest.changed) == (
+        (12, 14), {}, ["clip12.mp4", "clip13.mp4"], {}
+    )  # fmt: skip
+    assert select.transitions == {"ok -> filtered/low_motion": 4}
+    assert [change.uri for change in select.changes] == [f"clip{index}.mp4" for index in range(4)]
+    assert select.changes[1].columns["detail"] == (None, "0.1 below 0.35")
+    assert select.changed["status"] == select.changed_rows == 4
+    text = shown(found)
+    assert "4 of 12 rows changed, 2 only in B" in text
+    assert "clip3.mp4 (000000000000): ok -> filtered/low_motion by select (0.3 below 0.35)" in text
+    assert "only in B: clip12.mp4 (000000000000), clip13.mp4 (000000000000)" in text
+
+
+def test_what_an_earlier_stage_did_to_a_clip_is_told_once(base: Held, tmp_path: Path) -> None:
+    after = stage("encode", "make_rows", RowsConfig(), clips="select")
+    runs = [go(chain(after, least=least), tmp_path / str(least)) for least in (0.0, 0.35)]
+    text = shown(read_diff(*runs))
+    assert text.count("clip1.mp4") == 1
+    assert text.count("4 ok -> filtered/low_motion") == 2
+    assert "4 as told at an earlier stage" in text
+
+
+def test_at_most_ten_clips_are_named_and_json_has_all(base: Held, tmp_path: Path) -> None:
+    found = read_diff(base, go(chain(least=9.0), tmp_path))
+    text = shown(found)
+    assert text.count(": ok -> filtered/low_motion by select") == 10
+    assert "and 2 more; --json has all" in text
+    assert len(json.loads(json.dumps(found.as_dict()))["rows"][0]["changes"]) == 12
+
+
+def test_another_digest_of_the_same_recipe_is_worse(base: Held, tmp_path: Path) -> None:
+    odd = stage("odd", "uncertain", NoConfig())
+    first, second = go(chain(odd), tmp_path / "a"), go(chain(odd), tmp_path / "b")
+    found = read_diff(first, second)
+    assert re.match(
+        r"first divergence: odd: NOT REPRODUCED, the same recipe gave another digest, \w{12} -> \w{12};", found.answer
+    )
+    assert found.exit_code == 4
+    changed = read_diff(first, go(chain(odd, lr=0.2), tmp_path / "c"))
+    assert "NOT REPRODUCED" in changed.answer
+    assert verdicts(changed)["odd"] == "not reproduced"
+
+
+def test_an_edited_record_is_named(base: Held, tmp_path: Path) -> None:
+    store, record = go(chain(), tmp_path)
+    entry = record["stages"]["select"]
+    manifest = (store.root / entry["path"]).parent / "MANIFEST.json"
+    manifest.write_text(manifest.read_text().replace(entry["digest"], f"rows256-add/1:12:{7:064x}"))
+    found = read_diff(base, (store, record))
+    assert [note for note in found.notes if "says digest rows256-add/1:12:0" in note]
+    # What the run recorded still is what it had.
+    assert found.exit_code == 0
+
+
+def test_the_same_content_of_another_recipe_is_no_divergence(tmp_path: Path) -> None:
+    runs = [
+        go(chain(stage("same", "echo", NoConfig(note=note), clips="ingest")), tmp_path / note)
+        for note in ("one", "two")
+    ]
+    found = read_diff(*runs)
+    assert found.answer == (
+        "equal: all 5 stages have the same digests; 1 recipe differs, first same: config.note one -> two"
+    )
+    assert found.exit_code == 3
+    later = go(chain(stage("same", "echo", NoConfig(note="two"), clips="ingest"), lr=0.2), tmp_path / "later")
+    assert read_diff(runs[0], later).answer.startswith("first divergence: train@1: config.lr 0.1 -> 0.2; ")
+
+
+def test_a_stage_that_others_read_diverges_in_its_place_and_a_leaf_comes_last(base: Held, tmp_path: Path) -> None:
+    leaf = stage("page", "echo", NoConfig(), clips="ingest")
+    found = read_diff(base, go(chain(leaf, lr=0.2), tmp_path / "leaf"))
+    assert found.first is not None
+    assert found.first.name == "train@1"
+    found = read_diff(base, go(chain(leaf), tmp_path / "alone"))
+    assert found.answer.startswith("first divergence: page: only in B (")
+    cut = stage("split", "make_rows", RowsConfig(least=0.2), clips="ingest")
+    between = chain(cut)
+    stages = [one if one.name != "select" else stage("select", "make_rows", RowsConfig(), clips="split")
+              for one in between.stages]  # fmt: skip
+    found = read_diff(base, go(Pipeline("chain", tuple(stages)), tmp_path / "split"))
+    assert found.answer.startswith("first divergence: split: only in B (")
+    assert [one.name for one in found.stages].index("split") < [one.name for one in found.stages].index("select")
+
+
+def test_a_run_that_stopped_early_is_compared_as_far_as_it_goes(base: Held, tmp_path: Path) -> None:
+    found = read_diff(base, go(chain(), tmp_path, until="select"))
+    assert found.answer.startswith("first divergence: train@1: only in A (")
+    assert verdicts(found)["evaluate_final"] == "only in A"
+
+
+def test_an_output_that_is_gone_is_said(base: Held, tmp_path: Path) -> None:
+    store, record = go(chain(lr=0.2), tmp_path)
+    path = store.root / record["stages"]["train@1"]["path"]
+    (path.parent / "MANIFEST.json").unlink()
+    found = read_diff(base, (store, record))
+    assert found.answer.startswith(
+        f"first divergence: train@1: another digest; B: {path.parent / 'MANIFEST.json'} is gone; "
+    )
+    assert [note for note in found.notes if note.startswith("train@1: B: ")]
+    assert not found.curves
+
+
+@pytest.mark.parametrize(("file", "named"), [("metrics.jsonl", "line 2"), ("data/part.parquet", "cannot be read")])
+def test_a_damaged_file_is_named(base: Held, tmp_path: Path, file: str, named: str) -> None:
+    store, record = go(chain(lr=0.2, least=0.3), tmp_path)
+    [path] = (store.root / "stages" / ("train@1" if file == "metrics.jsonl" else "select")).glob(f"*/a-*/{file}")
+    path.write_text('{"step": 10, "loss": 1}\nrubbish\n' if file == "metrics.jsonl" else "rubbish")
+    with pytest.raises(StoreError, match=named):
+        read_diff(base, (store, record))
+
+
+def test_the_page_holds_everything_and_loads_nothing(base: Held, tmp_path: Path) -> None:
+    page = make_page(read_diff(base, go(chain(lr=0.2, least=0.3), tmp_path)))
+    assert page.count('<video src="data:video/mp4;base64,') == 4
+    assert page.count("<polyline") == 2
+    for text in ("first divergence: select: config.least 0.0 -&gt; 0.3", "the same frames", "&lt;b&gt;a-circle"):
+        assert text in page
+    assert "http" not in page.replace("http-equiv", "")
+    # Clips that moved come first.
+    assert page.index("after a-circle 0") < page.index("after a-square 0")
+    assert make_page(read_diff(base, base)).count("<video") == 4
+
+
+def test_the_command(base: Held, tmp_path: Path) -> None:
+    store, record = go(chain(lr=0.2), tmp_path / "store")
+    here = ["--store", str(base[0].root), "--other-store", str(store.root)]
+
+    def diff(*arguments: str) -> Any:
+        return CliRunner().invoke(cli.app, ["diff", *arguments])
+
+    done = diff("chain", record["run"], *here, "--html", str(tmp_path / "page.html"))
+    assert done.exit_code == 4, done.output
+    first = done.output.splitlines()[0]
+    assert first.startswith("first divergence: train@1: config.lr 0.1 -> 0.2; evaluate_final")
+    assert first in (tmp_path / "page.html").read_text().replace("&gt;", ">")
+    data = json.loads(diff("chain", "chain", *here, "--json").output)
+    assert (data["answer"], data["exit"], data["first"]) == (first, 4, "train@1")
+    assert diff("chain", "chain", "--store", str(base[0].root)).exit_code == 0
+    nobody = diff("chain", "nobody", *here)
+    assert nobody.exit_code == 1
+    assert f"store {store.root} holds no run 'nobody'" in nobody.output.replace("\n", "")
+    nowhere = diff("chain", "chain", *here, "--html", str(tmp_path / "no" / "page.html"))
+    assert nowhere.exit_code == 1
+    assert "cannot be written: No such file or directory" in nowhere.output

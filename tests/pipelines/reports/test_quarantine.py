@@ -1,0 +1,174 @@
+"""`lumina quarantine`: each clip once, at the stage that set it aside."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from curation.schema import LATENTS, TEXT, to_table
+from curation.selection import SelectConfig
+from pipelines import cli
+from pipelines.errors import PipelineError, StoreError
+from pipelines.reports.quarantine import Quarantine, clip_ids, read_quarantine, write_csv
+from tests.pipelines.curated import Curated, make_clips
+
+POLICY = SelectConfig(min_fps=8, stages={"large": {"min_area": 5000}}, sets={"small": ("video",), "large": ("video",)})
+
+
+@pytest.fixture(scope="module")
+def curated(tmp_path_factory: pytest.TempPathFactory) -> Curated:
+    root = tmp_path_factory.mktemp("quarantine")
+    made = Curated(root / "store", make_clips(root / "media, and more"))
+    made.run("r1", POLICY)
+    return made
+
+
+def _read(curated: Curated, filtered_too: bool = False, **stages: Any) -> Quarantine:
+    record = curated.store.get_run("r1")
+    return read_quarantine(curated.store, record | {"stages": record["stages"] | stages}, filtered_too)
+
+
+def test_each_clip_is_counted_once_where_it_left(curated: Curated) -> None:
+    assert _read(curated).counts() == {
+        ("ingest", "quarantined", "missing_file"): 1,
+        ("ingest", "quarantined", "unsupported_uri"): 1,
+        ("probe", "quarantined", "decode_error"): 1,
+    }
+    found = _read(curated, filtered_too=True)
+    assert found.counts() == {
+        ("ingest", "filtered", "duplicate_content"): 1,
+        ("ingest", "quarantined", "missing_file"): 1,
+        ("ingest", "quarantined", "unsupported_uri"): 1,
+        ("probe", "quarantined", "decode_error"): 1,
+        ("motion", "filtered", "too_few_frames"): 1,
+        ("select", "filtered", "min_fps"): 2,
+    }
+    assert len({clip.clip_id for clip in found.clips}) == len(found.clips)
+    # Clip 2 is too small for one set; the other holds it, so it is in use.
+    held = {"clip1.mp4", "clip2.mp4", "clip3.mp4"}
+    rows = [row["uri"] for row in csv.DictReader((curated.media / "clips.csv").open(), fieldnames=["uri"])][1:]
+    assert sum(found.rows.values()) == len(rows)
+    assert Counter(clip.uri for clip in found.clips) + Counter(held) == Counter(rows)
+
+
+def test_sources_are_ranked_by_the_share_they_lost(curated: Curated) -> None:
+    assert _read(curated).sources() == [("web", 2, 5), ("phone", 1, 5)]
+    assert _read(curated, filtered_too=True).sources() == [("phone", 4, 5), ("web", 3, 5)]
+
+
+def _output(curated: Curated, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> dict[str, Any]:
+    out = curated.store.root / "stages" / name / "made"
+    (out / "data").mkdir(parents=True, exist_ok=True)
+    pq.write_table(to_table(rows, schema), out / "data" / "part.parquet")
+    return {"path": str(out.relative_to(curated.store.root))}
+
+
+def test_a_clip_of_several_sets_counts_where_one_quarantined_it(curated: Curated) -> None:
+    select = curated.store.get_run("r1")["stages"]["select"]
+    rows = pq.read_table(curated.store.root / select["path"] / "data").to_pylist()
+    kept = sorted(row["clip_id"] for row in rows if row["keep"])
+
+    def aside(status: str, reason: str) -> dict[str, str]:
+        return {"status": status, "reason": reason, "reason_stage": "encode_latents", "detail": reason}
+
+    def made(*statuses: dict[str, str]) -> list[dict[str, Any]]:
+        return [{"clip_id": name} | status for name, status in zip(kept, statuses, strict=True)]
+
+    ok, other = {"status": "ok"}, aside("filtered", "other_media")
+    small = made(ok, other, aside("filtered", "min_area"))
+    large = made(aside("quarantined", "not_finite"), aside("filtered", "too_few_frames"), ok)
+    stages = {
+        "encode_latents@small": _output(curated, "encode_latents@small", small, LATENTS),
+        "encode_latents@large": _output(curated, "encode_latents@large", large, LATENTS),
+    }
+    found = {clip.clip_id: clip for clip in _read(curated, filtered_too=True, **stages).clips}
+    assert (found[kept[0]].reason_stage, found[kept[0]].reason) == ("encode_latents@large", "not_finite")
+    assert (found[kept[1]].reason_stage, found[kept[1]].reason) == ("encode_latents@large", "too_few_frames")
+    assert kept[2] not in found
+    assert _read(curated, **stages).counts()["encode_latents@large", "quarantined", "not_finite"] == 1
+
+
+def test_a_text_that_was_not_encoded_is_no_clip(curated: Curated) -> None:
+    broken = {"status": "quarantined", "reason": "internal_error", "reason_stage": "encode_text", "detail": "x"}
+    stage = _output(curated, "encode_text", [{"text_id": "t", "prompt": "a red circle"} | broken], TEXT)
+    found = _read(curated, encode_text=stage)
+    assert found.clips[-1].caption == "a red circle"
+    assert found.clips[-1].clip_id == ""
+    assert found.sources() == _read(curated).sources()
+    assert ("encode_text", "internal_error") not in clip_ids(found.clips)
+
+
+def test_ids_are_given_by_stage_and_reason(curated: Curated) -> None:
+    found = _read(curated, filtered_too=True)
+    ids = clip_ids(found.clips)
+    assert {key: len(names) for key, names in ids.items()}["select", "min_fps"] == 2
+    assert sorted(name for names in ids.values() for name in names) == sorted(clip.clip_id for clip in found.clips)
+
+
+def test_the_csv_has_a_row_per_clip(curated: Curated, tmp_path: Path) -> None:
+    found = _read(curated)
+    hard = replace(found.clips[0], detail='a "quote", a comma\nand a line', caption="Kaffee, schwarz ☕")
+    write_csv([hard, *found.clips[1:]], tmp_path / "new" / "aside.csv")
+    with (tmp_path / "new" / "aside.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0] == vars(hard)
+    assert sorted(row["uri"] for row in rows) == ["ftp://b/far.mp4", "gone.mp4", "notes.mp4"]
+
+
+def test_the_command_shows_counts_sources_and_how_to_look(
+    curated: Curated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+
+    def call(*arguments: str) -> str:
+        done = CliRunner().invoke(cli.app, ["quarantine", *arguments, "--store", str(curated.store.root)])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    shown = call()
+    for text in ("3 of 10 clips were quarantined", "decode_error", "40.0%", "no such file in the media root"):
+        assert text in shown
+    path = curated.media / "notes.mp4"
+    assert f"lumina probe '{path}'" in shown  # whole, on one line
+    assert shown.count("lumina probe") == 1  # nothing is to be seen of a file that is missing or far away
+    assert "7 of 10 clips were set aside" in call("r1", "--all")
+    assert f"3 rows in {tmp_path / 'aside.csv'}" in call("--csv", str(tmp_path / "aside.csv"))
+    content = json.loads(call("--all", "--json"))
+    assert content["set_aside"] == sum(one["clips"] for one in content["counts"]) == 7
+    assert content["counts"][3]["example"]["look"] == f"lumina probe '{path}'"
+    assert content["counts"][1]["example"]["look"] is None
+
+
+def test_nothing_to_show_and_nothing_to_read(curated: Curated) -> None:
+    probe = curated.store.get_run("r1")["stages"]["probe"]
+    with pytest.raises(PipelineError, match="has no clips yet"):
+        read_quarantine(curated.store, {"run": "r0", "stages": {"train@1": probe}})
+    with pytest.raises(StoreError, match="r1: its clips cannot be read"):
+        _read(curated, motion={"path": "stages/motion/gone/a-1"})
+
+
+def test_clips_are_put_back_for_a_reason(tmp_path: Path) -> None:
+    curated = Curated(tmp_path / "store", make_clips(tmp_path / "media"))
+    curated.run("r1", SelectConfig())
+
+    def call(reason: str) -> tuple[int, str]:
+        done = CliRunner().invoke(cli.app, ["quarantine", "--retry", reason, "--store", str(curated.store.root)])
+        return done.exit_code, " ".join(done.output.split())
+
+    assert call("decode_eror") == (1, "error: no reason 'decode_eror'; did you mean 'decode_error'?")
+    assert "its reasons are decode_error, missing_file, unsupported_uri" in call("decode_timeout")[1]
+    probe = curated.store.get_run("r1")["stages"]["probe"]["fingerprint"].removeprefix("sha256:")
+    assert curated.store.lookup("probe", probe) is not None
+    assert call("decode_error") == (0, "probe: 1 clips are put back; the next `lumina run` tries them again")
+    assert curated.store.lookup("probe", probe) is None
+    assert curated.store.has_work("probe", probe)
+    assert curated.store.holder("probe", probe) is None

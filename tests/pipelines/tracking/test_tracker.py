@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from jobs.context import JobContext, JobResult
+from jobs.runtime import RuntimeConfig
+from pipelines.dag.runner import new_run_id, run
+from pipelines.dag.stage import Pipeline, Stage
+from pipelines.storage.store import Store
+from pipelines.tracking.mlflow_writer import EVALS, PIPELINES, MlflowWriter
+from pipelines.tracking.tracker import Links, MlflowTracking, default_uri, flatten
+from tests.pipelines import toy
+from tests.pipelines.toy import identifier, stage
+
+PIPELINE = Pipeline("p", (stage("a"), stage("e@x", "evaluate", ("a",), text="x"), stage("e@y", "evaluate", ("a",))))
+
+
+def track(pipeline: Pipeline, root: Path, uri: str | None = None, notes: list[str] | None = None) -> Links:
+    store = Store(root)
+    store.prepare()
+    run_id = new_run_id()
+    said = notes if notes is not None else []
+    tracking = MlflowTracking(store, run_id, "name", {"a": {"b": 1e-4, "c": ["x"]}}, uri=uri, note=said.append)
+    summary = run(
+        pipeline, store, RuntimeConfig(), run_id=run_id, tracking=tracking, identifier=identifier(), max_parallel=2
+    )
+    assert uri is not None or summary.ok
+    return tracking.close("FINISHED")
+
+
+def runs(client: MlflowClient, experiment: str) -> list[Run]:
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    return list(client.search_runs([found.experiment_id]))
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database to copy: making one takes seconds."""
+    root = tmp_path_factory.mktemp("database")
+    MlflowWriter(default_uri(Store(root)), root / "artifacts", lambda key, value: None)
+    return root / "mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory: pytest.TempPathFactory, database: Path) -> tuple[Path, list[Links]]:
+    """A store with two runs of one pipeline: one that computes, one that finds everything cached."""
+    root = tmp_path_factory.mktemp("store")
+    shutil.copy(database, root)
+    return root, [track(PIPELINE, root), track(PIPELINE, root)]
+
+
+def test_stage_runs_nest_also_when_cached(tracked: tuple[Path, list[Links]]) -> None:
+    root, _ = tracked
+    client = MlflowClient(default_uri(Store(root)))
+    found = runs(client, PIPELINES)
+    parents = [r for r in found if r.data.tags["lumina.kind"] == "pipeline"]
+    assert len(parents) == 2
+    assert parents[0].data.params == {"a.b": "0.0001", "a.c": '["x"]'}
+    children = [r for r in found if "mlflow.parentRunId" in r.data.tags]
+    assert {r.info.status for r in found} == {"FINISHED"}
+    caches = sorted((r.data.tags["lumina.stage"], r.data.tags["lumina.cache"]) for r in children)
+    assert caches == [(name, state) for name in ("a", "e@x", "e@y") for state in ("hit", "miss")]
+    [first, second] = sorted(
+        (r for r in children if r.data.tags["lumina.stage"] == "a"), key=lambda r: r.info.start_time
+    )
+    assert second.data.tags["lumina.origin_run"] == first.info.run_id
+    manifest = json.loads(Path(first.data.tags["lumina.manifest"]).read_text())
+    assert manifest["mlflow"]["run_id"] == first.info.run_id
+    assert first.data.params == {"text": "a", "sleep": "0.0"}
+    assert [(p.step, p.value) for p in client.get_metric_history(first.info.run_id, "loss")] == [
+        (0, 1.0),
+        (1, 0.5),
+        (2, pytest.approx(1 / 3)),
+    ]
+
+
+def test_datasets_link_producer_and_consumers(tracked: tuple[Path, list[Links]]) -> None:
+    client = MlflowClient(default_uri(Store(tracked[0])))
+    linked: dict[str, list[tuple[str, str]]] = {}
+    for found in runs(client, PIPELINES):
+        for used in found.inputs.dataset_inputs:
+            context = {tag.key: tag.value for tag in used.tags}["mlflow.data.context"]
+            assert len(used.dataset.digest) == 32
+            linked.setdefault(used.dataset.digest, []).append((found.data.tags["lumina.stage"], context))
+    made = [users for users in linked.values() if ("a", "output") in users]
+    assert set(made[0]) == {("a", "output"), ("e@x", "input"), ("e@y", "input")}
+
+
+def test_evaluations_are_flat_and_not_doubled_by_a_cache_hit(tracked: tuple[Path, list[Links]]) -> None:
+    root, links = tracked
+    client = MlflowClient(default_uri(Store(root)))
+    found = runs(client, EVALS)
+    assert len(found) == 2
+    for evaluation in found:
+        assert "mlflow.parentRunId" not in evaluation.data.tags
+        assert evaluation.data.params["system_prompt"] == evaluation.data.tags["system_prompt"]
+        assert evaluation.data.tags["lumina.pipeline_run"]
+        assert evaluation.data.metrics == {"eval/color_accuracy": 0.5}
+        assert [a.path for a in client.list_artifacts(evaluation.info.run_id)] == ["metrics.json"]
+    ids = {evaluation.info.run_id for evaluation in found}
+    for link in links:
+        page, _, query = unquote(link.compare_url).partition("?")
+        assert page == "http://127.0.0.1:5000/#/compare-runs"
+        fields = dict(field.split("=") for field in query.split("&"))
+        assert set(json.loads(fields["runs"])) == ids
+        assert json.loads(fields["experiments"]) == [found[0].info.experiment_id]
+        assert link.ui_command.endswith(f"sqlite:///{root}/mlflow.db")
+        assert link.buffer is None
+
+
+def test_a_tracker_that_fails_warns_once_and_keeps_the_records(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("x")
+    notes: list[str] = []
+    links = track(PIPELINE, tmp_path / "store", f"sqlite:///{tmp_path}/taken/mlflow.db", notes)
+    assert len(notes) == 1
+    assert "the run goes on" in notes[0]
+    assert links.buffer is not None
+    kept = [json.loads(line) for line in links.buffer.read_text().splitlines()]
+    kinds = [event["event"] for event in kept]
+    assert kinds[:2] == ["state", "begin_run"]
+    assert kinds[-1] == "end_run"
+    assert kinds.count("end_stage") == 3
+    assert Store(tmp_path / "store").get_run(None)["ok"]
+
+
+def counting(ctx: JobContext) -> JobResult:
+    """Log six steps; the first attempt dies after four, having saved the state after two."""
+    saved = ctx.work / "step"
+    first = int(saved.read_text()) if saved.exists() else 0
+    for step in range(first, 6):
+        ctx.log_metrics({"loss": float(step)}, step)
+        if not first and step == 3:
+            saved.write_text("2")
+            raise RuntimeError("killed")
+    return toy.constant(ctx)
+
+
+def halting(ctx: JobContext) -> JobResult:
+    """Log ten steps, with the state saved after every second; attempts 1 and 2 hang at steps 3 and 6."""
+    saved = ctx.work / "step"
+    first = int(saved.read_text()) if saved.exists() else 0
+    for step in range(first, 10):
+        ctx.log_metrics({"loss": 1.0 / (step + 1), "rate": float(step)}, step)
+        if step % 2:
+            saved.write_text(str(step - 1))
+        if step == {0: 3, 2: 6}.get(first):
+            time.sleep(600)
+    return toy.constant(ctx)
+
+
+COUNTING, HALTING = (
+    Pipeline("p", (Stage("s", f"tests.pipelines.tracking.test_tracker:{job}", toy.ToyConfig(), uses_cluster=False),))
+    for job in ("counting", "halting")
+)
+
+
+def attempt(root: Path, pipeline: Pipeline) -> None:
+    """Run a pipeline once, tracked."""
+    store = Store(root)
+    store.prepare()
+    tracking = MlflowTracking(store, new_run_id(), "name")
+    summary = run(pipeline, store, RuntimeConfig(), tracking=tracking, identifier=identifier())
+    tracking.close("FINISHED" if summary.ok else "FAILED")
+
+
+def stage_runs(root: Path) -> tuple[MlflowClient, list[Run]]:
+    """The runs of the stage `s`, by attempt."""
+    client = MlflowClient(default_uri(Store(root)))
+    found = [r for r in runs(client, PIPELINES) if r.data.tags["lumina.kind"] == "s"]
+    return client, sorted(found, key=lambda r: int(r.data.tags["lumina.attempt"]))
+
+
+def steps_of(client: MlflowClient, found: Run, metric: str) -> list[int]:
+    return [point.step for point in client.get_metric_history(found.info.run_id, metric)]
+
+
+def test_a_resumed_stage_has_every_step_once(tmp_path: Path, database: Path) -> None:
+    shutil.copy(database, tmp_path)
+    for _ in range(2):
+        attempt(tmp_path, COUNTING)
+    client, [failed, finished] = stage_runs(tmp_path)
+    assert [failed.info.status, finished.info.status] == ["FAILED", "FINISHED"]
+    assert steps_of(client, failed, "loss") == [0, 1, 2, 3]
+    assert steps_of(client, finished, "loss") == [0, 1, 2, 3, 4, 5]
+    assert failed.data.tags["lumina.error"] == "RuntimeError: killed"
+    assert finished.data.tags["lumina.previous_attempt"] == failed.info.run_id
+    assert [failed.info.run_name, finished.info.run_name] == ["s", "s | attempt 2"]
+
+
+def _kill_when(root: Path, step: int) -> None:
+    """Start the pipeline in a process of its own and end it by SIGKILL once it hangs at `step`, all of it tracked."""
+    code = "import sys; from pathlib import Path; from tests.pipelines import test_tracking as t\n"
+    code += "t.attempt(Path(sys.argv[1]), t.HALTING)"
+    process = subprocess.Popen([sys.executable, "-c", code, str(root)])
+    deadline = time.monotonic() + 240
+    while True:
+        assert process.poll() is None
+        assert time.monotonic() < deadline, f"step {step} was not tracked"
+        time.sleep(0.2)
+        client = MlflowClient(default_uri(Store(root)))
+        if any(r.info.status == "RUNNING" and steps_of(client, r, "rate")[-1:] == [step] for r in stage_runs(root)[1]):
+            break
+    process.kill()
+    process.wait()
+
+
+def test_a_killed_driver_leaves_one_ended_run_per_attempt_and_no_step_twice(tmp_path: Path, database: Path) -> None:
+    shutil.copy(database, tmp_path)
+    _kill_when(tmp_path, 3)
+    [directory] = (tmp_path / "stages" / "s").iterdir()
+    # The kill may cut a line short.
+    with (directory / "curve.jsonl").open("a") as file:
+        file.write('{"metrics": {"loss": 0.2')
+    # As if the first driver had run on another host, whose processes cannot be looked at.
+    client, [first] = stage_runs(tmp_path)
+    client.set_tag(first.data.tags["mlflow.parentRunId"], "lumina.host", "another")
+    _kill_when(tmp_path, 6)
+    attempt(tmp_path, HALTING)
+
+    client, found = stage_runs(tmp_path)
+    assert [r.data.tags["lumina.attempt"] for r in found] == ["1", "2", "3"]
+    assert [r.info.status for r in found] == ["KILLED", "KILLED", "FINISHED"]
+    assert [r.data.tags["lumina.state"] for r in found] == ["killed", "killed", "done"]
+    for metric in ("loss", "rate"):
+        assert [steps_of(client, r, metric) for r in found] == [list(range(count)) for count in (4, 7, 10)]
+    parents = [client.get_run(r.data.tags["mlflow.parentRunId"]).info for r in found]
+    assert [parent.status for parent in parents] == ["KILLED", "KILLED", "FINISHED"]
+    assert len({parent.run_id for parent in parents}) == 3
+    # What was found finished is no attempt.
+    attempt(tmp_path, HALTING)
+    cached = [r for r in runs(client, PIPELINES) if r.data.tags.get("lumina.cache") == "hit"]
+    assert ["lumina.attempt" in r.data.tags for r in cached] == [False]
+
+
+def test_an_attempt_at_a_stage_of_a_living_driver_ends_that_stage_alone(tmp_path: Path, database: Path) -> None:
+    shutil.copy(database, tmp_path)
+    store = Store(tmp_path)
+    tracking = MlflowTracking(store, "living", "living")
+    curve = tmp_path / "curve.jsonl"
+    tracking.begin_stage(stage("s"), "ab" * 32, {}, curve)
+    tracking.begin_stage(stage("other"), "cd" * 32, {}, None)
+    deadline = time.monotonic() + 60
+    while not tracking.stage_run("other"):
+        assert time.monotonic() < deadline
+    second = MlflowTracking(store, "second", "second")
+    second.begin_stage(stage("s"), "ab" * 32, {}, curve)
+    second.close("FINISHED")
+    client = MlflowClient(default_uri(store))
+    status = {
+        (r.data.tags["lumina.run"], r.data.tags.get("lumina.stage")): r.info.status for r in runs(client, PIPELINES)
+    }
+    assert status["living", "s"] == "KILLED"
+    assert status["living", "other"] == status["living", None] == "RUNNING"
+    tracking.close("FAILED")
+
+
+def _touch(root: str, barrier: object) -> None:
+    barrier.wait()  # type: ignore[attr-defined]
+    MlflowWriter(default_uri(Store(root)), Path(root) / "artifacts", lambda key, value: None)
+
+
+def test_three_processes_may_create_the_database_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(3)
+    racers = [context.Process(target=_touch, args=(str(tmp_path), barrier)) for _ in range(3)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join(120)
+    assert [racer.exitcode for racer in racers] == [0, 0, 0]
+
+
+def test_runs_of_a_killed_driver_are_closed_by_the_next(tmp_path: Path, database: Path) -> None:
+    shutil.copy(database, tmp_path)
+    code = (
+        "import os, sys, time; from pipelines.storage.store import Store\n"
+        "from pipelines.tracking.tracker import MlflowTracking\n"
+        "from tests.pipelines.toy import stage\n"
+        "store = Store(sys.argv[1]); store.prepare(); tracking = MlflowTracking(store, 'dead', 'dead')\n"
+        "tracking.begin_stage(stage('a'), 'ab' * 32, {}, None)\n"
+        "while 'a' not in tracking.stage_ids: time.sleep(0.05)\n"
+        "os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, timeout=120)
+    track(Pipeline("p", (stage("a"),)), tmp_path)
+    client = MlflowClient(default_uri(Store(tmp_path)))
+    assert sorted(r.info.status for r in runs(client, PIPELINES)) == ["FINISHED", "FINISHED", "KILLED", "KILLED"]
+
+
+def test_flatten_gives_names_that_mlflow_takes() -> None:
+    assert flatten({"a": {"b@2": None, "c": "x" * 7000}}) == {"a.b_2": "null", "a.c": "x" * 5999 + "…"}

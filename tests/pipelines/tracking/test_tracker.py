@@ -201,7 +201,7 @@ def test_a_resumed_stage_has_every_step_once(tmp_path: Path, database: Path) -> 
 
 def _kill_when(root: Path, step: int) -> None:
     """Start the pipeline in a process of its own and end it by SIGKILL once it hangs at `step`, all of it tracked."""
-    code = "import sys; from pathlib import Path; from tests.pipelines import test_tracking as t\n"
+    code = "import sys; from pathlib import Path; from tests.pipelines.tracking import test_tracker as t\n"
     code += "t.attempt(Path(sys.argv[1]), t.HALTING)"
     process = subprocess.Popen([sys.executable, "-c", code, str(root)])
     deadline = time.monotonic() + 240

@@ -21,6 +21,7 @@ from pipelines.commands.options import (
     default_store,
     one_line_errors,
 )
+from pipelines.commands.rerun import rerun
 from pipelines.errors import PipelineError
 from pipelines.reports.progress import make_console
 
@@ -44,6 +45,7 @@ def run(
     until: UntilOption = None,
     store: StoreOption = None,
     name: Annotated[str | None, typer.Option(metavar="RUN", help="Name of the run.")] = None,
+    continue_with: Annotated[str | None, typer.Option(hidden=True, help="What the user types to go on.")] = None,
     debug: Debug = False,
 ) -> None:
     """Run the pipeline; a second run does only what changed."""
@@ -51,7 +53,7 @@ def run(
         from pipelines.commands.run import run_pipeline
 
         settings, opened = _open(config, override, store, name)
-        run_pipeline(settings, opened, until, _command(config, override, until, store, name))
+        run_pipeline(settings, opened, until, continue_with or _command(config, override, until, store, name))
 
 
 @app.command()
@@ -254,7 +256,7 @@ def gc(
             make_console().print(collection_view(found, removed=yes))
 
 
-for command in (probe, generate, convert, cost):
+for command in (rerun, probe, generate, convert, cost):
     app.command()(command)
 
 

@@ -31,15 +31,17 @@ def run_pipeline(settings: PipelineConfig, store: Store, until: str | None, comm
     from pipelines.dag import runner
     from pipelines.dag.events import Interrupted
     from pipelines.reports.progress import RunDisplay
+    from pipelines.rerun.lock import lock_record, make_lock
     from pipelines.text_to_video import build
     from pipelines.tracking.tracker import MlflowTracking
 
-    pipeline = build(settings).until(until)
+    pipeline = build(settings)
     store.prepare(settings.min_free_gb)
     console = make_console()
-    display = RunDisplay(console, [stage.name for stage in pipeline.order])
+    display = RunDisplay(console, [stage.name for stage in pipeline.until(until).order])
     # A handler that writes around the live table would tear it.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    lock = lock_record(make_lock(settings, command, store))
     run_id = runner.new_run_id()
     console.print(Text(f"Run {run_id} ({settings.name}), store {store.root}", "dim"))
     with display:
@@ -62,6 +64,8 @@ def run_pipeline(settings: PipelineConfig, store: Store, until: str | None, comm
                 display=display,
                 start_cluster=cluster.ensure,
                 min_free_gb=settings.min_free_gb,
+                until=until,
+                lock=lock,
             )
         except Interrupted as stopped:
             tracking.close("KILLED", timeout_s=5)

@@ -274,16 +274,24 @@ def _execute(
     options += ["--continue-with", again_command]
     before = _newest(target, record)
     process = subprocess.Popen(command.line("run", *options), env=command.environment(), stdout=output)  # noqa: S603
-    # Ctrl-C reaches both: the rerun ends in its own way, and this process after it.
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
+    with _outliving(process):
         code = process.wait()
-    finally:
-        signal.signal(signal.SIGINT, handler)
     again = _newest(target, record)
     if code != 0 or again is None or again == before:
-        raise RunFailed(code or 1)
+        raise RunFailed(code if code > 0 else 128 - code if code else 1)
     return again
+
+
+@contextmanager
+def _outliving(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Let the rerun end in its own way when this process is told to: Ctrl-C reaches both, the rest is handed on."""
+    handlers: dict[int, Any] = {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: lambda *_: process.terminate()}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _newest(target: Store, record: Mapping[str, Any]) -> str | None:

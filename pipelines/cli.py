@@ -24,6 +24,7 @@ from pipelines.commands.options import (
     one_line_errors,
 )
 from pipelines.commands.rerun import rerun
+from pipelines.commands.status import status
 from pipelines.errors import PipelineError
 from pipelines.reports.progress import make_console
 
@@ -258,7 +259,7 @@ def gc(
             make_console().print(collection_view(found, removed=yes))
 
 
-for command in (rerun, submit, probe, generate, convert, cost):
+for command in (rerun, status, submit, probe, generate, convert, cost):
     app.command()(command)
 app.add_typer(jobs.app, name="jobs")
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from pipelines.reports.progress import make_console
 
 if TYPE_CHECKING:
+    from jobs.runtime import RuntimeConfig
     from pipelines.config import PipelineConfig
     from pipelines.dag.events import RunSummary
     from pipelines.storage.store import Store
@@ -31,6 +32,7 @@ def run_pipeline(settings: PipelineConfig, store: Store, until: str | None, comm
     from pipelines.dag import runner
     from pipelines.dag.events import Interrupted
     from pipelines.reports.progress import RunDisplay
+    from pipelines.reports.status import StatusFile, begin
     from pipelines.rerun.lock import lock_record, make_lock
     from pipelines.text_to_video import build
     from pipelines.tracking.tracker import MlflowTracking
@@ -38,13 +40,21 @@ def run_pipeline(settings: PipelineConfig, store: Store, until: str | None, comm
     pipeline = build(settings)
     store.prepare(settings.min_free_gb)
     console = make_console()
-    display = RunDisplay(console, [stage.name for stage in pipeline.until(until).order])
+    wanted = pipeline.until(until).order
+    screen = RunDisplay(console, [stage.name for stage in wanted])
     # A handler that writes around the live table would tear it.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     lock = lock_record(make_lock(settings, command, store))
     run_id = runner.new_run_id()
     console.print(Text(f"Run {run_id} ({settings.name}), store {store.root}", "dim"))
-    with display:
+    upstream = {stage.name: list(stage.inputs.values()) for stage in wanted}
+    status = begin(run_id, settings.name, [stage.name for stage in wanted], upstream, command)
+    with screen, StatusFile(screen, store, status) as display:
+
+        def start_cluster(runtime: RuntimeConfig) -> None:
+            if page := cluster.ensure(runtime):
+                display.link("Ray", page)
+
         tracking = MlflowTracking(
             store,
             run_id,
@@ -62,14 +72,16 @@ def run_pipeline(settings: PipelineConfig, store: Store, until: str | None, comm
                 run_id=run_id,
                 tracking=tracking,
                 display=display,
-                start_cluster=cluster.ensure,
+                start_cluster=start_cluster,
                 min_free_gb=settings.min_free_gb,
                 until=until,
                 lock=lock,
             )
         except Interrupted as stopped:
             tracking.close("KILLED", timeout_s=5)
-            display.__exit__(None, None, None)
+            # Leaving ends the process at once.
+            display.__exit__()
+            screen.__exit__(None, None, None)
             _leave(console, stopped.summary, command)
         links = tracking.close("FINISHED" if summary.ok else "FAILED")
     _finish(console, store, summary, links, command, settings.example_prompt())

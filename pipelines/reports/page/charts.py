@@ -122,11 +122,11 @@ def _losses(stage: str, tasks: Sequence[_Task], rows: Sequence[Mapping[str, floa
         )
         for task in tasks
     )
-    ticks = tuple((at(0, value)[1], f"{value:g}") for value in _log_ticks(math.exp(low), math.exp(high)))
+    ticks = tuple((at(0, value)[1], f"{value:g}") for value in log_ticks(math.exp(low), math.exp(high)))
     label = f"Loss of {stage} over {last} steps: " + "; ".join(
         f"{name} from {one[min(one)]:.3g} to {one[max(one)]:.3g}" for name, one in series.items() if one
     )
-    return Chart("Loss", label, "optimizer step", _linear_ticks(last), ticks, lines)
+    return Chart("Loss", label, "optimizer step", linear_ticks(last), ticks, lines)
 
 
 def _by_t(stage: str, tasks: Sequence[_Task], rows: Sequence[Mapping[str, float]]) -> Chart | None:
@@ -152,7 +152,7 @@ def _by_t(stage: str, tasks: Sequence[_Task], rows: Sequence[Mapping[str, float]
         points = ((100 * (i + 0.5) / T_BINS, 100 * (1 - value / top)) for i, value in sorted(bins[task.name].items()))
         note = f"loses from t = {lost:g}" if lost is not None else ""
         lines.append(Line(task.name, task.color, task.image, _points(points), (), note))
-    ticks = tuple((100 * (1 - float(text) / top), text) for _, text in _linear_ticks(top))
+    ticks = tuple((100 * (1 - float(text) / top), text) for _, text in linear_ticks(top))
     x_ticks = tuple((100 * t / 4, f"{t / 4:g}") for t in range(5))
     label = f"Mean squared error of {stage} over t, the last fifth of its steps: " + "; ".join(
         f"{name} {min(one.values()):.3g} to {max(one.values()):.3g}" for name, one in bins.items() if one
@@ -175,14 +175,14 @@ def _points(points: Iterable[tuple[float, float]]) -> str:
     return " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
 
 
-def _linear_ticks(high: float) -> tuple[tuple[float, str], ...]:
+def linear_ticks(high: float) -> tuple[tuple[float, str], ...]:
     """Some round numbers from 0 to `high` > 0."""
     power = 10.0 ** math.floor(math.log10(high / 4))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= high / 5)
     return tuple((100 * n * step / high, f"{n * step:.6g}") for n in range(math.floor(high / step + 1e-9) + 1))
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: float, high: float) -> list[float]:
     """Between 2 and some 6 round numbers in [low, high], of 1, 2, 5 times powers of ten; finer where these are few."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), tuple(n / 10 for n in range(10, 100, 2))):

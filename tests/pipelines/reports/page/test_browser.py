@@ -50,9 +50,10 @@ def test_it_is_alone_quiet_and_fits(browser: Any, file: Path, width: int, scheme
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda one: None if one.url.startswith(("data:", "file:")) else said.append(one.url))
     page.goto(file.as_uri())
-    page.wait_for_function("[...document.querySelectorAll('video')].every((video) => video.readyState === 4)")
+    # Functions, not expressions: the page lets nobody evaluate text.
+    page.wait_for_function("() => [...document.querySelectorAll('video')].every((video) => video.readyState === 4)")
     page.get_by_role("button", name="Play all").click()
-    page.wait_for_function("[...document.querySelectorAll('video')].every((video) => video.currentTime > 0)")
+    page.wait_for_function("() => [...document.querySelectorAll('video')].every((video) => video.currentTime > 0)")
     assert said == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     context.close()

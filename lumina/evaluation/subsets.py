@@ -259,6 +259,8 @@ def compare(
             low, high, p = -math.inf, math.inf, 1.0
         elif error > _NO_SPREAD:
             low, high = value - critical * error, value + critical * error
+            if span is not None:
+                low, high = max(low, span[0]), min(high, span[1])
             p = max(float(np.mean(_student(one, units) >= abs(value) / error)) for one in largest)
         elif span is None:
             low, high, p = value, value, float(abs(value) <= _NO_SPREAD)

@@ -9,8 +9,8 @@ from typing import Any
 
 from pipelines.reports.html import MEDIA_BYTES, data_uri
 
-MOST = 12
-"""Prompts of each half that are shown."""
+MOST = 20
+"""Clips of each half: Chromium on a phone gives a page 40 players, and a clip beyond them stays black."""
 
 Row = Mapping[str, Any]
 
@@ -47,8 +47,8 @@ class ClipSheet:
 def clip_sheet(columns: Sequence[tuple[str, Path, Sequence[Row]]]) -> ClipSheet:
     """Choose prompts spread evenly over all of them in the order of their ids, with their first noise.
 
-    The rule looks at no figure, so nothing is picked for its looks. Fewer are shown where they are too large: half of
-    `MEDIA_BYTES` at most.
+    The rule looks at no figure, so nothing is picked for its looks. There are `MOST` clips at most, but one row always;
+    fewer where they are too large: half of `MEDIA_BYTES` at most.
 
     Args:
         columns: title, output that the clips lie in, and its rows.
@@ -59,9 +59,10 @@ def clip_sheet(columns: Sequence[tuple[str, Path, Sequence[Row]]]) -> ClipSheet:
     for key in common:
         first.setdefault(key[0], key)
     keys = [first[prompt] for prompt in sorted(first)]
-    step = max(1, len(keys) // MOST)
+    most = max(1, MOST // max(1, len(columns)))
+    step = max(1, len(keys) // most)
     shown, spent = [], 0
-    for key in keys[::step][:MOST]:
+    for key in keys[::step][:most]:
         files = [path / str(rows[key]["video"]) for (_, path, _), rows in zip(columns, found, strict=True)]
         spent += sum(file.stat().st_size for file in files if file.is_file())
         if spent > MEDIA_BYTES // 2:

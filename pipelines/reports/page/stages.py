@@ -81,7 +81,7 @@ def stage_rows(side: Side, record: Mapping[str, Any]) -> tuple[list[StageRow], s
                 duration(float(entry.get("seconds") or 0.0)),
                 duration(seconds) if (seconds := computed[name]) is not None else "–",
                 100 * (seconds or 0.0) / longest,
-                _hours(number, unit) if number >= 5e-5 else "–",
+                _hours(number, unit) if number >= 5e-4 else "–",
                 _operations(held),
                 (counts_text(manifest.counts) or manifest.kind) if manifest else "–",
                 size_text(sum(file.bytes for file in manifest.files)) if manifest else "–",

@@ -65,12 +65,13 @@ def test_motion_is_told_by_asked_speed(made: tuple[Store, dict[str, Any]]) -> No
 
 def test_clips_stand_next_to_those_of_the_same_prompt(made: tuple[Store, dict[str, Any]]) -> None:
     section = _section(make_page(*made), "clips")
-    assert "12 of 24 prompts of the reporting half" in section
-    assert section.count("data:video/mp4;base64,") == 12 * 2 + 12 * 3
-    # Every second of the sorted prompts, whatever their figures.
+    assert "10 of 24 prompts of the reporting half" in section
+    assert section.count("data:video/mp4;base64,") == 10 * 2 + 6 * 3
+    # Every second, then every fourth of the sorted prompts, whatever their figures.
     assert [int(n) for n in re.findall(r"<p>A &lt;red&gt; square, number (\d+)\.</p>", section)] == [
-        *range(0, 24, 2)
-    ] * 2
+        *range(0, 20, 2),
+        *range(0, 24, 4),
+    ]
     assert "wrong: shape" in section
 
 

@@ -54,3 +54,6 @@ if (all) {
     rows.forEach((row) => (stopping ? stop(row) : start(row)));
   });
 }
+// Where the drawing is wider than the screen, its middle is what there is to see.
+const drawing = document.querySelector(".dag").parentElement;
+drawing.scrollLeft = (drawing.scrollWidth - drawing.clientWidth) / 2;

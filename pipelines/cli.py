@@ -23,6 +23,7 @@ from pipelines.commands.options import (
     default_store,
     one_line_errors,
 )
+from pipelines.commands.report import report
 from pipelines.commands.rerun import rerun
 from pipelines.commands.status import status
 from pipelines.errors import PipelineError
@@ -259,7 +260,7 @@ def gc(
             make_console().print(collection_view(found, removed=yes))
 
 
-for command in (rerun, status, submit, probe, generate, convert, cost):
+for command in (report, rerun, status, submit, probe, generate, convert, cost):
     app.command()(command)
 app.add_typer(jobs.app, name="jobs")
 

@@ -149,6 +149,7 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
         commands.append(shlex.join(words))
     if path("choose"):
         commands.append(shlex.join(["lumina", "compare", summary.run_id, "--store", str(store.root)]))
+        commands.append(shlex.join(["lumina", "report", summary.run_id, "--store", str(store.root)]))
     selected = summary.outcomes.get("select")
     counts = selected.manifest.counts if selected and selected.manifest else {}
     for command, status in (("quarantine", "quarantined"), ("selection", "filtered")):

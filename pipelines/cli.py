@@ -21,6 +21,7 @@ from pipelines.commands.options import (
     default_store,
     one_line_errors,
 )
+from pipelines.commands.track import track
 from pipelines.errors import PipelineError
 from pipelines.reports.progress import make_console
 
@@ -254,7 +255,7 @@ def gc(
             make_console().print(collection_view(found, removed=yes))
 
 
-for command in (probe, generate, convert, cost):
+for command in (track, probe, generate, convert, cost):
     app.command()(command)
 
 

@@ -19,8 +19,23 @@ _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True)
+class RegisteredModel:
+    """How a stage's checkpoint stands in MLflow's model registry."""
+
+    alias: str
+    """Under which the newest one is found."""
+    what: str
+    """One sentence."""
+    use: str
+    """A command; `{checkpoint}` stands for the stage's output directory."""
+
+
+@dataclass(frozen=True)
 class Stage:
-    """One step of the DAG. Everything but `locations`, `media_root` and `uses_cluster` is part of its identity."""
+    """One step of the DAG.
+
+    Everything but `locations`, `media_root`, `uses_cluster`, `model` and `system_prompts` is part of its identity.
+    """
 
     name: str
     """Unique; `kind` or `kind@variant`, e.g. `train@2`."""
@@ -50,6 +65,10 @@ class Stage:
     """Directory against which relative clip URIs resolve: a location, so no part of the identity."""
     uses_cluster: bool = True
     """Whether the job talks to Ray; False lets it start before the cluster is up."""
+    model: RegisteredModel | None = None
+    """For a checkpoint that people will look for."""
+    system_prompts: str = ""
+    """File of the output with the system prompts, to be mirrored in MLflow's prompt registry; empty for none."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

@@ -39,6 +39,16 @@ def is_away(uri: str) -> str | None:
     return None
 
 
+def check_answers(uri: str) -> None:
+    """Find out within seconds whether a tracking server can be reached; a database is made where there is none.
+
+    Raises:
+        TrackerAwayError: it does not answer.
+    """
+    if uri.startswith(("http://", "https://")) and (reason := is_away(uri)):
+        raise TrackerAwayError(reason)
+
+
 def read_tags(uri: str, run: str, others: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
     """Tags of MLflow runs by their id: all stage runs of a pipeline run, and `others`; absent ones are left out.
 

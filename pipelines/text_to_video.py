@@ -27,14 +27,11 @@ from pipelines.dag.stage import VARIANT, Pipeline, RegisteredModel, Stage
 from pipelines.errors import PipelineError
 
 _CURATE = "jobs.curate:run"
-_TRAIN_FROM = "lumina run CONFIG -o weights.transformer={checkpoint}"
+_TRAIN_FROM = "lumina run CONFIG \\\n    -o weights.transformer={checkpoint}"
 _BASE = RegisteredModel("base", "Trained on all sources.", _TRAIN_FROM)
 _BEST_SUBSET = RegisteredModel("best-subset", "Fine-tuned on the best subset of sources.", _TRAIN_FROM)
-_FINAL = RegisteredModel(
-    "final",
-    "The fine-tuned model with all that it needs to generate clips.",
-    'lumina generate --checkpoint {checkpoint} --prompt "..." --out clip.mp4',
-)
+_GENERATE = 'lumina generate --checkpoint {checkpoint} \\\n    --prompt "..." --out clip.mp4'
+_FINAL = RegisteredModel("final", "The fine-tuned model with all that it needs to generate clips.", _GENERATE)
 # Platforms without a wheel of decord read everything with PyAV.
 _DECODERS = (*(name for name in ("decord",) if find_spec(name)), "av", "opencv-python-headless")
 

@@ -25,6 +25,8 @@ def track(
         from pipelines.tracking.journal import waiting
 
         opened = Store(store or default_store())
+        if not opened.root.is_dir():
+            raise PipelineError(f"there is no store {opened.root}; give another with --store")
         found = [path for path in waiting(opened.root) if run in (None, path.stem)]
         if run is not None and not found:
             raise PipelineError(f"store {opened.root} has no unwritten records of a run {run!r}")

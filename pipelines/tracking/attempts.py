@@ -28,8 +28,9 @@ class Attempts:
         records = _whole_lines(attempts)
         self.points = _whole_lines(curve)
         self.number = 1 + max((int(record["attempt"]) for record in records), default=0)
-        # Two attempts of one run are one MLflow run, which continues.
-        self.earlier = [name for name in dict.fromkeys(str(record["run"]) for record in records) if name != run]
+        # Older records of an attempt had a second line, without its run. Two attempts of one run are one MLflow run.
+        names = dict.fromkeys(str(record["run"]) for record in records if "run" in record)
+        self.earlier = [name for name in names if name != run]
         _append(attempts, {"attempt": self.number, "run": run})
 
     def add_point(self, point: Mapping[str, Any]) -> None:

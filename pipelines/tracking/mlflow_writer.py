@@ -73,7 +73,7 @@ class MlflowWriter:
     ) -> None:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        self.learn, self.note = learn, note
+        self.uri, self.learn, self.note = uri, learn, note
         with _first_touch(uri):
             self.client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             self.pipelines = self._experiment(PIPELINES, uri, artifacts)
@@ -100,6 +100,18 @@ class MlflowWriter:
         else:
             [event] = events
             getattr(self, f"_{event['event']}")(event)
+
+    def is_forgotten(self) -> bool:
+        """Whether MLflow no longer has the pipeline run that this has made: it came back with another database."""
+        if not self.parent:
+            return False
+        try:
+            self.client.get_run(self.parent)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return True
+        return False
 
     def close_killed(self, at_ms: int) -> None:
         """End the run whose events break off, and its stages: its driver was killed."""
@@ -194,6 +206,7 @@ class MlflowWriter:
             "lumina.stage": stage,
             "lumina.fingerprint": event["fingerprint"],
             "lumina.run": self.run,
+            "mlflow.source.name": "lumina run",
         }
         name, attempt = stage, event["attempt"]
         if attempt is not None:
@@ -212,9 +225,7 @@ class MlflowWriter:
         )  # fmt: skip
         run_id = self.stages[stage] = run.info.run_id
         self._batch(run_id, params=event["params"])
-        inputs = [dataset_input(dataset, "input", ", ".join(dataset["keys"])) for dataset in event["inputs"]]
-        if inputs:
-            self.client.log_inputs(run_id, datasets=inputs)
+        self._datasets(run_id, event)
         self.learn(f"stage:{stage}", run_id)
 
     def _end_stage(self, event: dict[str, Any]) -> None:
@@ -233,15 +244,27 @@ class MlflowWriter:
         if manifest:
             tags |= {"lumina.digest": manifest["digest"], "lumina.manifest": event["manifest_path"]}
             if event["state"] == "cached":
-                tags["lumina.origin_run"] = manifest["origin_run"] or self._origin(manifest["fingerprint"])
+                tags["lumina.origin_run"] = self._origin(manifest)
             metrics = [Metric(key, value, event["at_ms"], 0) for key, value in manifest["metrics"].items()]
-            self.client.log_inputs(run, datasets=[dataset_input(event["output"], "output", "output")])
+            self._datasets(run, event)
         self._batch(run, metrics=metrics, tags=tags)
         self.client.set_terminated(run, _STATUS[event["state"]], event["at_ms"])
 
-    def _origin(self, fingerprint: str) -> str:
-        """The run that computed an output whose manifest does not name it: MLflow was away then. Empty if none did."""
-        found = self._find(self.pipelines, fingerprint=fingerprint, state="done")
+    def _datasets(self, run: str, event: dict[str, Any]) -> None:
+        datasets = [dataset_input(one, "input", ", ".join(one["keys"])) for one in event.get("inputs", ())]
+        if "output" in event:
+            datasets.append(dataset_input(event["output"], "output", "output"))
+        if datasets:
+            self.client.log_inputs(run, datasets=datasets)
+
+    def _origin(self, manifest: dict[str, Any]) -> str:
+        """The run that computed an output; empty if this server has none.
+
+        The manifest names it, unless MLflow was away then, or another server is asked now.
+        """
+        if manifest["origin"].get("uri") == self.uri:
+            return str(manifest["origin"]["run_id"])
+        found = self._find(self.pipelines, fingerprint=manifest["fingerprint"], state="done")
         return found[0].info.run_id if found else ""
 
     def _artifacts(self, event: dict[str, Any]) -> None:
@@ -282,16 +305,18 @@ class MlflowWriter:
                 "lumina.fingerprint": fingerprint,
                 "lumina.pipeline_run": self.parent,
                 "lumina.run": self.run,
+                "mlflow.source.name": "lumina run",
             }
             tags |= {key: params[key] for key in ("system_prompt", "source") if key in params}
             run = known.get(name) or self.client.create_run(
-                self.evals, start_time=event["at_ms"], tags=tags, run_name=f"{name} | {fingerprint[:4]}"
+                self.evals, start_time=event["began_ms"], tags=tags, run_name=f"{name} | {fingerprint[:4]}"
             )
             run_id = run.info.run_id
-            metrics = [Metric(key, value, event["at_ms"], event["step"]) for key, value in event["metrics"].items()]
+            metrics = [Metric(key, value, event["ended_ms"], event["step"]) for key, value in event["metrics"].items()]
             self._batch(run_id, metrics=metrics, params=params)
+            self._datasets(run_id, event)
             self._upload(run_id, event)
-            self.client.set_terminated(run_id, "FINISHED")
+            self.client.set_terminated(run_id, "FINISHED", event["ended_ms"])
         self.registry.link(run_id, [params["system_prompt"]] if "system_prompt" in params else [])
         if run_id not in self.evaluations:
             self.evaluations.append(run_id)

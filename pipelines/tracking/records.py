@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ class Records:
         self.name = name
         self._stages: dict[str, Stage] = {}
         self._manifests: dict[str, Manifest] = {}
+        self._inputs: dict[str, list[dict[str, Any]]] = {}
         self._outputs: dict[str, dict[str, Any]] = {}
 
     def begin(self, stage: Stage, fingerprint: str, inputs: Mapping[str, str]) -> dict[str, Any]:
@@ -60,18 +62,22 @@ class Records:
             upstream = stage.inputs[key]
             known = self._outputs.get(upstream, {"name": upstream, "digest": digest, "uri": "", "profile": {}})
             read.setdefault(upstream, {**known, "keys": []})["keys"].append(key)
+        self._inputs[stage.name] = list(read.values())
         return {
             "stage": stage.name,
             "kind": stage.kind,
             "fingerprint": fingerprint,
             "params": {**flatten(stage.config.model_dump(mode="json")), **flatten(dict(stage.weights), "weights.")},
-            "inputs": list(read.values()),
+            "inputs": self._inputs[stage.name],
         }
 
     def end(self, stage: str, outcome: StageOutcome) -> Iterator[tuple[str, dict[str, Any]]]:
         """Events of a stage's end, by kind: `end_stage` first, then what it made.
 
         One each, so that MLflow can take the others where it refuses one.
+
+        Raises:
+            OSError, ValueError: an output is not what its stage should have left.
         """
         fields = {"stage": stage, "state": outcome.state, "error": outcome.error}
         manifest = outcome.manifest
@@ -92,7 +98,7 @@ class Records:
         told = {
             "digest": manifest.digest,
             "fingerprint": manifest.fingerprint.removeprefix("sha256:"),
-            "origin_run": manifest.mlflow.get("run_id", ""),
+            "origin": dict(manifest.mlflow),
             "metrics": {safe_name(key): float(value) for key, value in summary.items()},
         }
         yield "end_stage", {**fields, "manifest": told, "output": output, **place}
@@ -106,6 +112,7 @@ class Records:
             model = {"name": f"lumina-video-{self.name}", **asdict(declared.model)}
             yield "model", {"stage": stage, "model": model, "manifest": told, **place}
         for evaluation in manifest.evaluations:
+            began = int(datetime.fromisoformat(manifest.started).timestamp() * 1000)
             params = {**evaluation["params"], **self._subset(evaluation["params"])}
             yield (
                 "evaluation",
@@ -121,6 +128,11 @@ class Records:
                     },
                     "step": self._steps(evaluation["params"].get("train_stage")),
                     "names": list(evaluation["artifacts"]),
+                    "inputs": self._inputs.get(stage, []),
+                    "output": output,
+                    # Those of the work, not of its being told, which may be much later.
+                    "began_ms": began,
+                    "ended_ms": began + int(manifest.seconds * 1000),
                     **place,
                 },
             )

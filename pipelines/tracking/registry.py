@@ -87,7 +87,7 @@ class Registry:
         return name, version
 
     def prompts(self, texts: Mapping[str, str]) -> list[str]:
-        """Mirror system prompts, source -> text; returns the sources whose text MLflow would take for a template."""
+        """Mirror system prompts, source -> text; returns the sources whose new text MLflow takes for a template."""
         braces = []
         for source, text in sorted(texts.items()):
             name, digest = prompt_name(source), hashlib.sha256(text.encode()).hexdigest()
@@ -95,14 +95,17 @@ class Registry:
                 self._client.create_prompt, name, description=f"System prompt of the source {source}.",
                 tags={_PROMPT_EXPERIMENTS: f",{','.join(self._experiments)},", "lumina.source": source},
             )  # fmt: skip
+            known = {one.tags.get("lumina.sha256"): str(one.version) for one in self._prompt_versions(name)}
+            if digest in known:
+                self._versions[source] = (name, known[digest])
+                continue
             tags, about = {"lumina.sha256": digest, "lumina.source": source}, f"sha256 {digest[:12]}"
             if looks_like_a_template(text):
                 braces.append(source)
                 tags["lumina.literal"] = "true"
                 about += "; braces are literal text: the pipeline fills in nothing"
-            known = {one.tags.get("lumina.sha256"): one for one in self._prompt_versions(name)}
-            one = known.get(digest) or self._client.create_prompt_version(name, text, description=about, tags=tags)
-            self._versions[source] = (name, str(one.version))
+            made = self._client.create_prompt_version(name, text, description=about, tags=tags)
+            self._versions[source] = (name, str(made.version))
         return braces
 
     def link(self, run: str, sources: Mapping[str, str] | list[str]) -> None:
@@ -132,7 +135,7 @@ class Registry:
 def _how_to_use(event: Mapping[str, Any]) -> str:
     """Description of a model version, in Markdown."""
     model = event["model"]
-    command = model["use"].format(checkpoint=event["path"])
+    command = model["use"].format(checkpoint=event["path"]).replace("\n", "\n    ")
     return (
         f"{model['what']} Stage `{event['stage']}`.\n\n"
         f"The weights stay where the pipeline put them:\n\n    {event['path']}\n\n"

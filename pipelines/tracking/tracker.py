@@ -148,8 +148,11 @@ class MlflowTracking:
 
     def end_stage(self, stage: str, outcome: StageOutcome) -> None:
         """Close the stage's run with what its manifest says."""
-        for event, fields in self._records.end(stage, outcome):
-            self._put(event, **fields)
+        try:
+            for event, fields in self._records.end(stage, outcome):
+                self._put(event, **fields)
+        except (OSError, ValueError) as error:
+            self.note(f"MLflow is not told all of {stage}: {error}")
 
     def close(self, state: str, timeout_s: float = 120.0) -> Links:
         """End the pipeline's run, wait for the writer, and tell where things are.
@@ -189,9 +192,12 @@ class MlflowTracking:
         delay, due = _FIRST_RETRY_S, 0.0
         while True:
             pending += self._take(None if not pending else max(0.0, due - time.monotonic()))
-            ending = bool(pending) and pending[-1]["event"] == "end_run"
+            ending = _ends(pending)
             if pending and (ending or time.monotonic() >= due):
                 try:
+                    if writer is not None and self._away.is_set():
+                        writer, pending = self._reconnect(writer, pending)
+                        ending = _ends(pending)
                     writer = writer or self._connect()
                     self._apply(writer, pending)
                 except Exception as error:  # noqa: BLE001  (whatever a tracker does wrong, the run goes on)
@@ -229,13 +235,23 @@ class MlflowTracking:
             self.note(f"MLflow ({self.uri}): {replayed.told()}")
         return writer
 
+    def _reconnect(
+        self, writer: MlflowWriter, pending: list[dict[str, Any]]
+    ) -> tuple[MlflowWriter | None, list[dict[str, Any]]]:
+        """Find MLflow as it was; or start again with all events, where it came back without our run."""
+        from pipelines.tracking.mlflow_reader import check_answers
+
+        check_answers(self.uri)
+        if self._journal is None or not writer.is_forgotten():
+            return writer, pending
+        with self._order:
+            self._take(0.0)
+            return None, self._journal.read()[0]
+
     def _apply(self, writer: MlflowWriter, pending: list[dict[str, Any]]) -> None:
         """Write and take away the first events, until one fails."""
-        from pipelines.tracking.mlflow_reader import check_answers
         from pipelines.tracking.replay import apply
 
-        if self._away.is_set():
-            check_answers(self.uri)
         for group in groups(tuple(pending)):
             apply(writer, group, self._journal, self.note)
             del pending[: len(group)]
@@ -262,6 +278,10 @@ class MlflowTracking:
         if self._away.is_set():
             self.note(f"MLflow ({self.uri}) is back, and has the records that it missed")
         self._away.clear()
+
+
+def _ends(events: Sequence[dict[str, Any]]) -> bool:
+    return bool(events) and events[-1]["event"] == "end_run"
 
 
 def groups(events: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

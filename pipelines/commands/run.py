@@ -157,13 +157,19 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
             commands.append(shlex.join(["lumina", command, summary.run_id, "--store", str(store.root)]))
     if links.ui_command:
         commands.append(links.ui_command)
+    if links.buffer:
+        commands.append(shlex.join(["lumina", "track", summary.run_id, "--store", str(store.root)]))
     console.print(Text("\nLook closer:", "bold"))
     for command in commands:
         console.print(f"  {command}", soft_wrap=True)
-    if links.pipeline_url:
-        console.print(Text(f"    this run:        {links.pipeline_url}", "dim"), soft_wrap=True)
-    if links.compare_url:
-        console.print(Text(f"    system prompts:  {links.compare_url}", "dim"), soft_wrap=True)
+    for label, url in (
+        ("this run", links.pipeline_url),
+        ("system prompts", links.compare_url),
+        ("clips", links.clips_url),
+        ("checkpoint", links.model_url),
+    ):
+        if url:
+            console.print(Text(f"    {f'{label}:':<17}{url}", "dim"), soft_wrap=True)
 
 
 def _set_aside(summary: RunSummary) -> str:

@@ -50,7 +50,9 @@ class Untracked:
         return {}
 
     def close(self, state: str, timeout_s: float = 0) -> Links:
-        return Links("sqlite:////x/mlflow.db", "mlflow ui --backend-store-uri sqlite:////x/mlflow.db", "", "", None)
+        return Links(
+            "sqlite:////x/mlflow.db", "mlflow ui --backend-store-uri sqlite:////x/mlflow.db", "", "", "", "", None
+        )
 
 
 @pytest.fixture

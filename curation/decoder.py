@@ -82,12 +82,16 @@ class Decoder:
         answer, pixels = self._call(request)
         return np.frombuffer(pixels, np.uint8).reshape(answer["shape"])
 
-    def shots(self, path: Path, config: Mapping[str, Any]) -> list[list[float]]:
-        """`curation.shots.find_shots` under a ShotsConfig of these settings: [start, end] in seconds of each shot."""
-        request = {"call": "shots", "path": str(path), "media": "video", "config": dict(config)}
+    def whole_file(self, function: str, path: Path, settings: Mapping[str, Any]) -> Any:
+        """What `function(path, settings)` finds in the whole of a video file, in the time that this takes.
+
+        Args:
+            function: `curation.module:name`; it takes and gives JSON. RowError says why the file cannot be used.
+        """
+        request: dict[str, Any] = {"call": "whole_file", "path": str(path), "media": "video"}
+        request |= {"function": function, "settings": dict(settings)}
         answer, _ = self._call(request, self.limits.timeout_s * _WHOLE_FILE)
-        shots: list[list[float]] = answer["shots"]
-        return shots
+        return answer["found"]
 
     def close(self) -> None:
         """End the child."""

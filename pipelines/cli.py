@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,6 +43,14 @@ def run(
     until: UntilOption = None,
     store: StoreOption = None,
     name: Annotated[str | None, typer.Option(metavar="RUN", help="Name of the run.")] = None,
+    rerun: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STAGE",
+            help="Compute this stage again though only its code has changed and it took longer than cost_gate_s; "
+            "may be repeated; `all` for every one.",
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Run the pipeline; a second run does only what changed."""
@@ -51,30 +58,68 @@ def run(
         from pipelines.commands.run import run_pipeline
 
         settings, opened = _open(config, override, store, name)
-        run_pipeline(settings, opened, until, _command(config, override, until, store, name))
+        words = [config, *_options(override, store), *(["--name", name] if name else [])]
+        run_pipeline(settings, opened, until, rerun or [], words)
 
 
 @app.command()
 def plan(
     config: ConfigArgument,
     override: Overrides = None,
+    until: UntilOption = None,
     store: StoreOption = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show what would run, and why. Exit code: 0 nothing to do, 2 work to do, 1 error."""
+    """Show what would run, and why. Exit code: 0 nothing to do, 2 work to do, 1 error.
+
+    cached: its output is there. resume: unfinished work is. run: its config, inputs, weights or libraries changed.
+    drift: nothing but its code did. unknown: an input is not computed yet. blocked: it cannot run. --json has every
+    difference, old and new.
+    """
     with one_line_errors(debug):
+        from pipelines.dag.gate import CostGate
         from pipelines.dag.plan import plan as make_plan
-        from pipelines.reports.tables import plan_view
+        from pipelines.reports.plan import plan_view
         from pipelines.text_to_video import build
 
         settings, opened = _open(config, override, store, None)
-        made = make_plan(build(settings), opened)
+        made = make_plan(build(settings).until(until), opened, gate=CostGate(settings.cost_gate_s))
         if as_json:
-            typer.echo(json.dumps(made.as_dict(), indent=1))
+            typer.echo(json.dumps(made.as_dict(), indent=1, ensure_ascii=False))
         else:
-            make_console().print(plan_view(made))
+            make_console().print(plan_view(made, opened.root, [config, *_options(override, store)]))
     raise typer.Exit(made.exit_code)
+
+
+@app.command()
+def accept(
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="Its name, or `all` of which only code has changed.")],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why the output is the same; kept for ever.")],
+    config: Annotated[
+        str, typer.Argument(metavar="[CONFIG]", help="Path of a YAML file, or `demo`, `folder`, ...")
+    ] = "demo",
+    override: Overrides = None,
+    store: StoreOption = None,
+    debug: Debug = False,
+) -> None:
+    """Keep the output of a stage of which nothing but code has changed, instead of computing it again.
+
+    The data stay where they are; what is written is a record that says who accepted them, when and why. plan, verify,
+    diff, the run's record and MLflow show it from then on.
+    """
+    with one_line_errors(debug):
+        from pipelines.dag.accept import accept as accept_output
+        from pipelines.dag.fingerprint import Identifier
+        from pipelines.dag.plan import digest_cache
+        from pipelines.text_to_video import build
+
+        settings, opened = _open(config, override, store, None)
+        console = make_console()
+        identifier = Identifier(cache=digest_cache(opened))
+        for made in accept_output(build(settings), opened, identifier, stage, reason, note=console.print):
+            modules = ", ".join(sorted(made.accepted[-1].code))
+            console.print(Text(f"{made.stage}: accepted, though {modules} changed: {reason}"), soft_wrap=True)
 
 
 @app.command()
@@ -272,8 +317,6 @@ def _open(config: str, override: list[str] | None, store: str | None, name: str 
     return settings, Store(settings.store)
 
 
-def _command(config: str, override: list[str] | None, until: str | None, store: str | None, name: str | None) -> str:
-    options = [item for value in override or [] for item in ("-o", value)]
-    for flag, value in (("--until", until), ("--store", store), ("--name", name)):
-        options += [flag, value] if value else []
-    return shlex.join(["lumina", "run", config, *options])
+def _options(override: list[str] | None, store: str | None) -> list[str]:
+    """The options that name the same pipeline and store again."""
+    return [item for value in override or [] for item in ("-o", value)] + (["--store", store] if store else [])

@@ -6,6 +6,7 @@ import logging
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,22 +23,34 @@ if TYPE_CHECKING:
     from pipelines.tracking.tracker import Links
 
 
-def run_pipeline(settings: PipelineConfig, store: Store, until: str | None, command: str) -> None:
+def run_pipeline(
+    settings: PipelineConfig, store: Store, until: str | None, rerun: Sequence[str], words: Sequence[str]
+) -> None:
     """Run with a live display, and tell what came out; typer.Exit(1) if a stage failed.
 
-    `command` is what continues the run.
+    Args:
+        settings: the config.
+        store: where outputs are.
+        until: last stage that is wanted; None for all.
+        rerun: stages that the cost gate lets through.
+        words: config, overrides and options that name the same pipeline again.
     """
     from jobs import cluster
     from pipelines.dag import runner
     from pipelines.dag.events import Interrupted
+    from pipelines.dag.gate import CostGate
     from pipelines.reports.progress import RunDisplay
     from pipelines.text_to_video import build
     from pipelines.tracking.tracker import MlflowTracking
 
-    pipeline = build(settings).until(until)
+    pipeline, gate = build(settings), CostGate(settings.cost_gate_s, frozenset(rerun))
+    gate.check(pipeline)
+    wanted = pipeline.until(until)
+    again = [item for stage in rerun for item in ("--rerun", stage)]
+    command = shlex.join(["lumina", "run", *words, *(["--until", until] if until else []), *again])
     store.prepare(settings.min_free_gb)
     console = make_console()
-    display = RunDisplay(console, [stage.name for stage in pipeline.order])
+    display = RunDisplay(console, [stage.name for stage in wanted.order])
     # A handler that writes around the live table would tear it.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     run_id = runner.new_run_id()
@@ -62,6 +75,8 @@ def run_pipeline(settings: PipelineConfig, store: Store, until: str | None, comm
                 display=display,
                 start_cluster=cluster.ensure,
                 min_free_gb=settings.min_free_gb,
+                until=until,
+                gate=gate,
             )
         except Interrupted as stopped:
             tracking.close("KILLED", timeout_s=5)
@@ -69,6 +84,7 @@ def run_pipeline(settings: PipelineConfig, store: Store, until: str | None, comm
             _leave(console, stopped.summary, command)
         links = tracking.close("FINISHED" if summary.ok else "FAILED")
     _finish(console, store, summary, links, command, settings.example_prompt())
+    _held(console, summary, command, words)
     if "ray" in sys.modules:
         cluster.shutdown()
     if not summary.ok:
@@ -106,6 +122,16 @@ def _finish(console: Console, store: Store, summary: RunSummary, links: Links, c
     if not summary.ok:
         console.print(Text("What is done is kept. Once the cause is mended, the same command continues:", "bold"))
         console.print(f"  {command}", soft_wrap=True)
+
+
+def _held(console: Console, summary: RunSummary, command: str, words: Sequence[str]) -> None:
+    """What to do about stages that the cost gate holds back."""
+    for outcome in summary.outcomes.values():
+        if outcome.held:
+            keep = shlex.join(["lumina", "accept", outcome.name, *words])
+            console.print(Text(f"\n{outcome.name} is held back: {outcome.error}", "bold yellow"), soft_wrap=True)
+            console.print(f"  {command} --rerun {shlex.quote(outcome.name)}", soft_wrap=True)
+            console.print(f'  {keep} --reason "..."', soft_wrap=True)
 
 
 def _where(console: Console, store: Store, summary: RunSummary, links: Links, prompt: str) -> None:

@@ -26,6 +26,8 @@ class StageOutcome:
     """Its output directory."""
     error: str = ""
     trace: str = ""
+    held: bool = False
+    """Stopped by the cost gate before it computed anything; then `blocked`."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from jobs.context import InputRef, JobContext, JobResult
 from jobs.runtime import RuntimeConfig
 from pipelines.dag.events import Display, Interrupted, NoDisplay, NoTracking, RunSummary, StageOutcome, Tracking
 from pipelines.dag.fingerprint import Identified, Identifier
+from pipelines.dag.gate import CostGate
 from pipelines.dag.plan import digest_cache, explain, plan
 from pipelines.dag.record import check_result, environment, git_state, run_record
 from pipelines.dag.signals import StopSignal
@@ -57,6 +58,7 @@ def run(
     min_free_gb: float = 0.0,
     identifier: Identifier | None = None,
     until: str | None = None,
+    gate: CostGate | None = None,
 ) -> RunSummary:
     """Bring every stage of the pipeline into the store.
 
@@ -75,14 +77,17 @@ def run(
         min_free_gb: free space that the store must have, in GB.
         identifier: computes fingerprints; tests give their own first-party packages.
         until: stop after this stage and what it needs.
+        gate: holds back what took long and of which nothing but code has changed; None holds nothing back.
 
     Raises:
         StoreError: the store cannot be used; nothing was started.
-        PipelineError: `until` names no stage.
+        PipelineError: `until` or `gate` names no stage.
         Interrupted: SIGINT or SIGTERM arrived.
 
     A failing stage blocks those that need it; the others go on, and the summary tells.
     """
+    gate = gate or CostGate()
+    gate.check(pipeline)
     pipeline = pipeline.until(until)
     store.prepare(min_free_gb)
     (store.root / "cache").mkdir(exist_ok=True)
@@ -102,6 +107,7 @@ def run(
         max_parallel=max_parallel,
         identifier=identifier,
         until=until,
+        gate=gate,
     )
     with in_use(store.root, prepared.display.note):
         return prepared.execute()
@@ -126,11 +132,12 @@ class _Run:
         max_parallel: int,
         identifier: Identifier,
         until: str | None,
+        gate: CostGate,
     ) -> None:
         self.pipeline, self.store, self.runtime = pipeline, store, runtime
         self.name, self.run_id, self.until = name, run_id, until
         self.tracking, self.display = tracking, display
-        self.start_cluster, self.identifier = start_cluster, identifier
+        self.start_cluster, self.identifier, self.gate = start_cluster, identifier, gate
         self.slots = threading.Semaphore(max_parallel)
         self.started = time.time()
         self.outcomes: dict[str, StageOutcome] = {}
@@ -237,6 +244,10 @@ class _Run:
             if manifest is not None:
                 self._drop(attempt)
                 return self._cached(stage, found, manifest, started)
+            old = None if attempt.resumed else self.gate.held_by(self.store, stage, found)
+            if old is not None:
+                self._drop(attempt)
+                return StageOutcome(stage.name, "blocked", error=self.gate.message(stage.name, old), held=True)
             try:
                 return self._compute(stage, found, attempt, upstream)
             except BaseException:

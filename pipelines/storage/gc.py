@@ -104,11 +104,12 @@ def find_garbage(store: Store, policy: Policy, now: float | None = None) -> Coll
         cutoff = (time.time() if now is None else now) - policy.older_than_days * _DAY_S
     records = _records(store)
     kept = _kept_runs(store, records, policy, cutoff)
-    needed = _with_aliased(store, {key for run in kept for key in _keys(records[run])})
     named: dict[Key, list[str]] = {}
     for run, record in records.items():
         for key in _keys(record):
             named.setdefault(key, []).append(run)
+    needed = {key for run in kept for key in _keys(records[run])} | _accepted(store, named, cutoff)
+    needed = _with_aliased(store, needed)
     remove: list[Item] = []
     left: list[Item] = []
     sizes = _Sizes()
@@ -188,6 +189,19 @@ def _with_aliased(store: Store, needed: set[Key]) -> set[Key]:
             if key not in found:
                 found.add(key)
                 queue.append(key)
+    return found
+
+
+def _accepted(store: Store, named: Mapping[Key, list[str]], cutoff: float | None) -> set[Key]:
+    """What somebody accepted for a run that is yet to come: it holds no data, but the output that it stands for is
+    needed."""
+    found = set()
+    for key, directory in _directories(store):
+        manifest = _manifest(directory) if key not in named else "none"
+        if isinstance(manifest, Manifest) and manifest.aliased_from:
+            when = datetime.fromisoformat(manifest.accepted[-1].at).timestamp() if manifest.accepted else 0.0
+            if cutoff is None or when >= cutoff:
+                found.add(key)
     return found
 
 

@@ -85,8 +85,9 @@ class Store:
         return self.root / "stages" / stage / fingerprint[:20]
 
     def output(self, manifest: Manifest) -> Path:
-        """The attempt directory that a manifest names."""
-        return self.directory(manifest.stage, manifest.fingerprint.removeprefix("sha256:")) / manifest.attempt
+        """The attempt directory that a manifest names; of an accepted output, where it was computed."""
+        computed = manifest.aliased_from or manifest.fingerprint
+        return self.directory(manifest.stage, computed.removeprefix("sha256:")) / manifest.attempt
 
     def lookup(self, stage: str, fingerprint: str, heal: bool = False) -> Manifest | None:
         """The manifest of a finished stage whose files are all there with the recorded sizes.
@@ -101,7 +102,7 @@ class Store:
         path = directory / "MANIFEST.json"
         try:
             manifest = Manifest.from_json(path.read_text())
-            problem = self._problem(manifest, fingerprint, directory)
+            problem = self._problem(manifest, fingerprint)
         except FileNotFoundError:
             return None
         except ValueError as error:
@@ -114,12 +115,12 @@ class Store:
             path.rename(aside)
         return None
 
-    @staticmethod
-    def _problem(manifest: Manifest, fingerprint: str, directory: Path) -> str | None:
+    def _problem(self, manifest: Manifest, fingerprint: str) -> str | None:
         if manifest.fingerprint != f"sha256:{fingerprint}":
             return f"the record is of fingerprint {manifest.fingerprint}"
+        out = self.output(manifest)
         for file in manifest.files:
-            path = directory / manifest.attempt / file.path
+            path = out / file.path
             try:
                 size = path.stat().st_size
             except OSError:

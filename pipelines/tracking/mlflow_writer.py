@@ -184,8 +184,11 @@ class MlflowWriter:
             at = event["at_ms"]
             tags |= {
                 "lumina.digest": manifest["digest"],
-                "lumina.manifest": str(Path(event["path"]).parent / "MANIFEST.json"),
+                "lumina.manifest": str(_record(event)),
             }
+            if manifest["accepted"]:
+                words = [f"{one['reason']} ({one['who']}, {one['at']})" for one in manifest["accepted"]]
+                tags |= {"lumina.accepted": "; ".join(words), "lumina.aliased_from": manifest["aliased_from"]}
             if event["state"] == "cached":
                 tags["lumina.origin_run"] = manifest["mlflow"].get("run_id", "")
             summary = {"seconds": manifest["seconds"], **manifest["metrics"]}
@@ -253,6 +256,12 @@ class MlflowWriter:
 
     def _end_run(self, event: dict[str, Any]) -> None:
         self.client.set_terminated(self.parent, event["state"], event["at_ms"])
+
+
+def _record(event: dict[str, Any]) -> Path:
+    """The manifest: the output of an accepted stage lies in the directory of another fingerprint."""
+    fingerprint = event["manifest"]["fingerprint"].removeprefix("sha256:")
+    return Path(event["path"]).parents[1] / fingerprint[:20] / "MANIFEST.json"
 
 
 def _dataset(name: str, digest: str, source: str, context: str, key: str) -> DatasetInput:

@@ -52,6 +52,8 @@ class CheckedStage:
     bytes: int
     """Recorded number and size of its files."""
     problems: tuple[Problem, ...]
+    accepted: str = ""
+    """Why the output stands for code that never computed it, who said so and when; empty for what was computed."""
 
 
 @dataclass(frozen=True)

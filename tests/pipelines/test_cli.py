@@ -28,7 +28,7 @@ HEAVY = {"ray", "mlflow", "torch", "deepspeed"}
 class Settings:
     """Stands in for a PipelineConfig."""
 
-    runtime, tracking_uri, min_free_gb = RuntimeConfig(), None, 0.0
+    runtime, tracking_uri, min_free_gb, cost_gate_s = RuntimeConfig(), None, 0.0, 900.0
     example_prompt = staticmethod(lambda: 'It\'s a "red" circle.')
 
     def __init__(self, overrides: list[str]) -> None:
@@ -73,6 +73,7 @@ def lumina(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr("pipelines.dag.plan.Identifier", identify)
     monkeypatch.setattr("pipelines.dag.runner.Identifier", identify)
+    monkeypatch.setattr("pipelines.dag.fingerprint.Identifier", identify)
 
     def call(*arguments: str) -> Any:
         return CliRunner().invoke(cli.app, [*arguments, "--store", str(tmp_path / "store")])

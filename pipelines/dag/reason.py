@@ -1,0 +1,93 @@
+"""Why a stage is not in the store: what its recipe says otherwise than that of an output that is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.diff.recipe import ABSENT, Change, recipe_changes, short_pair
+from pipelines.storage.manifest import Manifest
+
+_HASH = re.compile(r"([0-9a-f]{12})[0-9a-f]{20,}")
+_DIGITS = 8
+"""Of the digest of a module, enough to see that it is another one."""
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The output that a stage is compared with."""
+
+    manifest: Manifest
+    changes: tuple[Change, ...]
+    """Its recipe -> the wanted one."""
+
+    @property
+    def by_code_alone(self) -> bool:
+        """Whether nothing but code differs, and something does."""
+        return bool(self.changes) and all(change.part == "code" for change in self.changes)
+
+
+def nearest(history: Iterable[Manifest], recipe: Mapping[str, Any], inputs_known: bool = True) -> Nearest | None:
+    """The output that explains best why a stage has to run; None if there is none.
+
+    Without known inputs, the newest that has the same recipe but for them. Else the newest from which nothing but the
+    code differs; else the newest.
+
+    Args:
+        history: records of the stage, the newest first.
+        recipe: the one that is wanted.
+        inputs_known: False leaves out the inputs, whose content has yet to be computed.
+    """
+    found = [_compare(manifest, recipe, inputs_known) for manifest in history]
+    same = [one for one in found if not one.changes] if not inputs_known else []
+    return next(iter([*same, *(one for one in found if one.by_code_alone), *found]), None)
+
+
+def by_code_alone(history: Iterable[Manifest], recipe: Mapping[str, Any]) -> list[Nearest]:
+    """The outputs from which nothing but the code differs, in the order of `history`."""
+    found = (_compare(manifest, recipe, True) for manifest in history)
+    return [one for one in found if one.by_code_alone]
+
+
+def _compare(manifest: Manifest, recipe: Mapping[str, Any], inputs_known: bool) -> Nearest:
+    changes = recipe_changes(manifest.recipe, recipe)
+    if not inputs_known:
+        changes = tuple(change for change in changes if change.part != "inputs")
+    return Nearest(manifest, changes)
+
+
+def reason(changes: Sequence[Change]) -> str:
+    """The first part that differs, old -> new, and how many more there are: `config.fps 8 -> 12 and 1 more`.
+
+    All modules of code count as one part. Empty if nothing differs.
+    """
+    parts = [_text(change) for change in changes if change.part != "code"]
+    code = code_text(changes)
+    before = sum(change.part == "config" for change in changes)
+    # Where somebody set something, that comes first: code mostly moves along with it.
+    parts[before:before] = [f"code {code}"] if code else []
+    return f"{parts[0]} and {len(parts) - 1} more" if len(parts) > 1 else "".join(parts)
+
+
+def code_text(changes: Sequence[Change]) -> str:
+    """The modules that differ: `lumina.video 0c20ae31 -> 77d1f59b, lumina.motion (new) and 2 more`; empty for none."""
+    modules = [change for change in changes if change.part == "code"]
+    shown = ", ".join(_module(change) for change in modules[:2])
+    return f"{shown} and {len(modules) - 2} more" if len(modules) > 2 else shown
+
+
+def _module(change: Change) -> str:
+    if change.old == ABSENT:
+        return f"{change.key} (new)"
+    if change.new == ABSENT:
+        return f"{change.key} (gone)"
+    return f"{change.key} {str(change.old)[:_DIGITS]} -> {str(change.new)[:_DIGITS]}"
+
+
+def _text(change: Change) -> str:
+    if change.part == "inputs":
+        return str(change)
+    old, new = (_HASH.sub(r"\1", value) if isinstance(value, str) else value for value in (change.old, change.new))
+    return "{} {} -> {}".format(change.key, *short_pair(old, new))

@@ -19,7 +19,6 @@ import sys
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ import psutil
 from numpy.typing import NDArray
 
 from curation.backends import Probe
+from curation.decode_limits import DecodeLimits
 from curation.schema import Reason, RowError, Status
 
 log = logging.getLogger(__name__)
@@ -41,16 +41,6 @@ _WHOLE_FILE = 10
 _POLL_S = 0.05
 _START_S = 120.0
 _CHUNK = 1 << 20
-
-
-@dataclass(frozen=True)
-class DecodeLimits:
-    """What one clip may cost."""
-
-    timeout_s: float = 120.0
-    """Seconds until its decoder is killed."""
-    memory_bytes: int = 4 << 30
-    """Resident memory at which its decoder is killed."""
 
 
 class Decoder:

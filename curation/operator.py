@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from curation.decoder import DecodeLimits
+from curation.decode_limits import DecodeLimits
 from curation.schema import Reason, RowError, Status, conform, status_not_ok, status_ok, to_table
 
 RowsFunction = Callable[[pa.Table], pa.Table]

@@ -80,7 +80,7 @@ def plan(
     with one_line_errors(debug):
         from pipelines.dag.gate import CostGate
         from pipelines.dag.plan import plan as make_plan
-        from pipelines.reports.plan import plan_view
+        from pipelines.reports.plan import gate_lines, plan_view
         from pipelines.text_to_video import build
 
         settings, opened = _open(config, override, store, None)
@@ -88,7 +88,10 @@ def plan(
         if as_json:
             typer.echo(json.dumps(made.as_dict(), indent=1, ensure_ascii=False))
         else:
-            make_console().print(plan_view(made, opened.root, [config, *_options(override, store)]))
+            console = make_console()
+            console.print(plan_view(made, opened.root))
+            for line in gate_lines(made, [config, *_options(override, store)]):
+                console.print(Text(line, "" if line.startswith(" ") else "yellow"), soft_wrap=True)
     raise typer.Exit(made.exit_code)
 
 

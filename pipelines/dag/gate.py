@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipelines.dag.fingerprint import Identified
-from pipelines.dag.reason import Nearest, by_code_alone, code_text
+from pipelines.dag.reason import Nearest, by_code_alone, module_names
 from pipelines.dag.stage import Pipeline, Stage
 from pipelines.errors import PipelineError
 from pipelines.storage.store import Store
@@ -44,7 +44,7 @@ class CostGate:
     def message(self, stage: str, old: Nearest) -> str:
         """What the user is told."""
         return (
-            f"only its code has changed ({code_text(old.changes)}) since it took {old.manifest.seconds:,.0f} s, and "
+            f"only its code has changed ({module_names(old.changes)}) since it took {old.manifest.seconds:,.0f} s, and "
             f"cost_gate_s is {self.limit_s:,.0f}: compute it again with `lumina run ... --rerun {stage}`, or keep "
             f'what is there with `lumina accept {stage} --reason "..."`'
         )

@@ -136,15 +136,14 @@ class _Planner:
     def _waiting(self, stage: Stage, recipe: Mapping[str, Any], key: str) -> PlannedStage:
         history = self.store.manifests(stage.name)
         found = nearest(history, recipe, inputs_known=False)
-        because = f"input {key} is not computed yet"
         if found is None:
             return _line(stage, "run", "never computed in this store", history)
         if not found.changes:
-            return _line(stage, "unknown", because, history, found)
+            return _line(stage, "unknown", f"input {key} is not computed yet", history, found)
         if not found.by_code_alone:
             return _line(stage, "run", reason(found.changes), history, found)
         gated = self.gate.holds(stage.name, found.manifest.seconds)
-        return _line(stage, "drift", f"{reason(found.changes)}; {because}", history, found, gated=gated)
+        return _line(stage, "drift", reason(found.changes), history, found, gated=gated)
 
     def _known(self, stage: Stage, found: Identified) -> PlannedStage:
         name = found.fingerprint

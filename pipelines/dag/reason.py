@@ -13,6 +13,8 @@ from pipelines.storage.manifest import Manifest
 _HASH = re.compile(r"([0-9a-f]{12})[0-9a-f]{20,}")
 _DIGITS = 8
 """Of the digest of a module, enough to see that it is another one."""
+_NAMED = 4
+"""Modules that are named."""
 
 
 @dataclass(frozen=True)
@@ -59,31 +61,40 @@ def _compare(manifest: Manifest, recipe: Mapping[str, Any], inputs_known: bool) 
 
 
 def reason(changes: Sequence[Change]) -> str:
-    """The first part that differs, old -> new, and how many more there are: `config.fps 8 -> 12 and 1 more`.
+    """The first part that differs, old -> new, and how many more there are: `config.fps 8 -> 12, and 1 more`.
 
     All modules of code count as one part. Empty if nothing differs.
     """
     parts = [_text(change) for change in changes if change.part != "code"]
-    code = code_text(changes)
-    before = sum(change.part == "config" for change in changes)
-    # Where somebody set something, that comes first: code mostly moves along with it.
-    parts[before:before] = [f"code {code}"] if code else []
-    return f"{parts[0]} and {len(parts) - 1} more" if len(parts) > 1 else "".join(parts)
+    modules = _modules(changes)
+    # What somebody set comes first: code mostly moves along with it.
+    after = sum(change.part == "config" for change in changes)
+    parts[after:after] = [f"code {_module(modules[0])}{_more(len(modules) - 1, ' modules')}"] if modules else []
+    return f"{parts[0]}, and {len(parts) - 1} more" if len(parts) > 1 else "".join(parts)
 
 
-def code_text(changes: Sequence[Change]) -> str:
-    """The modules that differ: `lumina.video 0c20ae31 -> 77d1f59b, lumina.motion (new) and 2 more`; empty for none."""
-    modules = [change for change in changes if change.part == "code"]
-    shown = ", ".join(_module(change) for change in modules[:2])
-    return f"{shown} and {len(modules) - 2} more" if len(modules) > 2 else shown
+def module_names(changes: Sequence[Change]) -> str:
+    """The modules that differ, `lumina.motion, lumina.video (new) and 2 more`; empty for none."""
+    names = [f"{change.key}{_came_or_went(change)}" for change in _modules(changes)]
+    return ", ".join(names[:_NAMED]) + _more(len(names) - _NAMED, "")
+
+
+def _modules(changes: Sequence[Change]) -> list[Change]:
+    """Those that were edited before those that came or went, which mostly follow from an edit."""
+    return sorted((change for change in changes if change.part == "code"), key=lambda one: bool(_came_or_went(one)))
 
 
 def _module(change: Change) -> str:
-    if change.old == ABSENT:
-        return f"{change.key} (new)"
-    if change.new == ABSENT:
-        return f"{change.key} (gone)"
-    return f"{change.key} {str(change.old)[:_DIGITS]} -> {str(change.new)[:_DIGITS]}"
+    gone = _came_or_went(change)
+    return f"{change.key}{gone}" if gone else f"{change.key} {change.old[:_DIGITS]} -> {change.new[:_DIGITS]}"
+
+
+def _came_or_went(change: Change) -> str:
+    return " (new)" if change.old == ABSENT else " (gone)" if change.new == ABSENT else ""
+
+
+def _more(count: int, what: str) -> str:
+    return f" and {count} more{what if count > 1 else what.rstrip('s')}" if count > 0 else ""
 
 
 def _text(change: Change) -> str:

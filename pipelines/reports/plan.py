@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -17,14 +16,8 @@ from pipelines.reports.progress import duration, state_text
 from pipelines.verify.view import size
 
 
-def plan_view(plan: Plan, root: Path, words: Sequence[str]) -> RenderableType:
-    """A plan as a table with a line in bold, and what to do where the cost gate stops it.
-
-    Args:
-        plan: what is shown.
-        root: the store.
-        words: config, overrides and store, as the user gave them.
-    """
+def plan_view(plan: Plan, root: Path) -> RenderableType:
+    """A plan as a table with a line in bold; `root` is the store's directory."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("stage", no_wrap=True)
     table.add_column("state", no_wrap=True)
@@ -35,7 +28,7 @@ def plan_view(plan: Plan, root: Path, words: Sequence[str]) -> RenderableType:
         cost = duration(stage.last_seconds) if stage.last_seconds is not None else ""
         written = size(stage.last_bytes) if stage.last_bytes is not None else ""
         table.add_row(stage.name, state_text(stage.state), cost, written, Text(stage.reason))
-    return Group(table, Text(_line(plan, root), "bold"), *_gate(plan, words))
+    return Group(table, Text(_line(plan, root), "bold"))
 
 
 def _line(plan: Plan, root: Path) -> str:
@@ -46,17 +39,20 @@ def _line(plan: Plan, root: Path) -> str:
     return f"{line}; outputs go to {root / 'stages'}" if plan.work else line
 
 
-def _gate(plan: Plan, words: Sequence[str]) -> Iterable[RenderableType]:
-    held = [stage for stage in plan.stages if stage.gated]
+def gate_lines(plan: Plan, words: Sequence[str]) -> list[str]:
+    """What to do where the cost gate will stop a run: a sentence and two commands; nothing where it will not.
+
+    `words` are config, overrides and store, as the user gave them.
+    """
+    held = [stage.name for stage in plan.stages if stage.gated]
     if not held:
-        return
-    names = ", ".join(stage.name for stage in held)
-    unknown = " if its inputs come out as before" if held[0].fingerprint is None else ""
-    yield Text(
-        f"\n`lumina run` stops at {held[0].name}{unknown}: only code has changed, and it took more than", "yellow"
-    )
-    yield Text(f"cost_gate_s. Held back: {names}. Compute it again, or keep its output:", "yellow")
-    run = shlex.join(["lumina", "run", *words, "--rerun", held[0].name])
-    keep = shlex.join(["lumina", "accept", held[0].name, *words])
-    yield Padding(Text(run, overflow="fold"), (0, 0, 0, 2))
-    yield Padding(Text(f'{keep} --reason "..."', overflow="fold"), (0, 0, 0, 2))
+        return []
+    first = next(stage for stage in plan.stages if stage.gated)
+    unknown = ", if its inputs come out as before" if first.fingerprint is None else ""
+    more = f" So it is with {', '.join(held[1:])}; `all` names them together." if held[1:] else ""
+    return [
+        f"`lumina run` stops at {held[0]}{unknown}: only its code has changed, and it took more than cost_gate_s.{more} "
+        "Compute it again, or keep its output:",
+        "  " + shlex.join(["lumina", "run", *words, "--rerun", held[0]]),
+        "  " + shlex.join(["lumina", "accept", held[0], *words]) + ' --reason "..."',
+    ]

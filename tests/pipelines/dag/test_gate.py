@@ -28,7 +28,7 @@ def test_a_dear_stage_is_held_back_before_it_computes_anything(code: Edited) -> 
     held = summary.outcomes["b"]
     assert held.held
     assert not summary.outcomes["d"].held
-    for text in ("own.b ", "--rerun b", "lumina accept b --reason", "cost_gate_s is 0"):
+    for text in ("(own.b)", "--rerun b", "lumina accept b --reason", "cost_gate_s is 0"):
         assert text in held.error
     assert len(code.store.manifests("b")) == 1
     assert not list(code.store.root.glob("stages/b/*/LEASE.json"))

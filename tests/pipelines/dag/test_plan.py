@@ -46,7 +46,7 @@ def test_modules_that_came_and_went_are_told(code: Edited) -> None:
     code.edit("more", "")
     code.edit("a", "from own import more\n")
     reason = code.plan().stages[0].reason
-    assert re.fullmatch(r"code own\.a \w+ -> \w+, own\.helper \(gone\) and 1 more", reason)
+    assert re.fullmatch(r"code own\.a \w+ -> \w+ and 2 more modules", reason)
     changes = {change.key: (change.old, change.new) for change in code.plan().stages[0].changes}
     assert changes["own.helper"][1] == changes["own.more"][0] == "(absent)"
 
@@ -56,7 +56,7 @@ def test_more_than_code_is_no_drift(code: Edited) -> None:
     code.edit("b")
     found = code.plan(b="B").stages[1]
     assert found.state == "run"
-    assert re.fullmatch(r"config\.text b -> B and 1 more", found.reason)
+    assert re.fullmatch(r"config\.text b -> B, and 1 more", found.reason)
     assert [change.part for change in found.changes] == ["config", "code"]
 
 
@@ -65,7 +65,7 @@ def test_a_stage_whose_inputs_are_unknown_tells_its_own_change(code: Edited) -> 
     code.edit("helper", "value = 2\n")
     assert planned(code.plan()) == {"a": "drift", "b": "drift", "c": "drift", "d": "drift"}
     d = code.plan(LIMIT).stages[3]
-    assert re.fullmatch(r"code own\.helper \w+ -> \w+; input b is not computed yet", d.reason)
+    assert re.fullmatch(r"code own\.helper \w+ -> \w+", d.reason)
     assert (d.fingerprint, d.writes, d.gated) == (None, None, True)
     assert planned(code.plan(d="D")) == {"a": "drift", "b": "drift", "c": "drift", "d": "run"}
     code.edit("helper", "value = 1\n")

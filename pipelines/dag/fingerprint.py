@@ -23,6 +23,7 @@ from pipelines.errors import PipelineError
 
 RECIPE_SCHEMA = "lumina.recipe/1"
 _RACY_NS = 2_000_000_000
+_LEAVES = frozenset({str, bool, int, type(None)})
 
 
 def canonical_json(value: Any) -> str:
@@ -37,7 +38,7 @@ def canonical_json(value: Any) -> str:
 def _plain(value: Any, where: str) -> Any:
     if isinstance(value, Config):
         return _plain(value.model_dump(mode="json"), where)
-    if value is None or type(value) in (str, bool, int):
+    if type(value) in _LEAVES:
         return value
     if type(value) is float:
         if not math.isfinite(value):
@@ -47,9 +48,13 @@ def _plain(value: Any, where: str) -> Any:
         for key in value:
             if type(key) is not str:
                 raise PipelineError(f"{where}: key {key!r} is no string")
-        return {key: _plain(child, f"{where}.{key}") for key, child in value.items()}
+        return {
+            key: child if type(child) in _LEAVES else _plain(child, f"{where}.{key}") for key, child in value.items()
+        }
     if type(value) in (list, tuple):
-        return [_plain(child, f"{where}[{index}]") for index, child in enumerate(value)]
+        return [
+            child if type(child) in _LEAVES else _plain(child, f"{where}[{index}]") for index, child in enumerate(value)
+        ]
     raise PipelineError(f"{where}: a {type(value).__name__} has no canonical form: {value!r}")
 
 

@@ -51,8 +51,8 @@ def gate_lines(plan: Plan, words: Sequence[str]) -> list[str]:
     unknown = ", if its inputs come out as before" if first.fingerprint is None else ""
     more = f" So it is with {', '.join(held[1:])}; `all` names them together." if held[1:] else ""
     return [
-        f"`lumina run` stops at {held[0]}{unknown}: only its code has changed, and it took more than cost_gate_s.{more} "
-        "Compute it again, or keep its output:",
+        f"`lumina run` stops at {held[0]}{unknown}: only its code has changed, and it took more than cost_gate_s."
+        f"{more} Compute it again, or keep its output:",
         "  " + shlex.join(["lumina", "run", *words, "--rerun", held[0]]),
         "  " + shlex.join(["lumina", "accept", held[0], *words]) + ' --reason "..."',
     ]

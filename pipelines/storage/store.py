@@ -120,9 +120,9 @@ class Store:
             return f"the record is of fingerprint {manifest.fingerprint}"
         out = self.output(manifest)
         for file in manifest.files:
-            path = out / file.path
+            path = os.path.join(out, file.path)
             try:
-                size = path.stat().st_size
+                size = os.stat(path).st_size
             except OSError:
                 return f"{path} is missing"
             if size != file.bytes:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ from pipelines.tracking.tracker import Links
 from tests.lumina.tiny import TINY, dit_without_zeros, text_to_video
 from tests.pipelines import toy
 
-HEAVY = {"ray", "mlflow", "torch", "deepspeed"}
+HEAVY = {"ray", "mlflow", "torch", "deepspeed", "transformers", "diffusers", "pandas", "matplotlib", "cv2", "av"}
 
 
 class Settings:
@@ -250,3 +251,17 @@ def test_help_and_plan_import_nothing_heavy(tmp_path: Path) -> None:
         )
         found = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
         assert found.stdout.splitlines()[-1] == "HEAVY []", arguments
+
+
+def test_a_plan_of_the_demo_takes_less_than_two_seconds(tmp_path: Path) -> None:
+    code = "from pipelines.cli import main; main()"
+    command = [sys.executable, "-c", code, "plan", "demo", "--json", "--store", str(tmp_path)]
+
+    def cpu_s() -> float:
+        """Time of the processor, of which other work on the machine takes none."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 2
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(cpu_s() for _ in range(3)) < 2

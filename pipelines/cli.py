@@ -20,6 +20,7 @@ from pipelines.commands.options import (
     default_store,
     one_line_errors,
 )
+from pipelines.commands.rerun import rerun
 from pipelines.errors import PipelineError
 from pipelines.reports.progress import make_console
 
@@ -51,6 +52,7 @@ def run(
             "may be repeated; `all` for every one.",
         ),
     ] = None,
+    continue_with: Annotated[str | None, typer.Option(hidden=True, help="What the user types to go on.")] = None,
     debug: Debug = False,
 ) -> None:
     """Run the pipeline; a second run does only what changed."""
@@ -59,7 +61,7 @@ def run(
 
         settings, opened = _open(config, override, store, name)
         words = [config, *_options(override, store), *(["--name", name] if name else [])]
-        run_pipeline(settings, opened, until, rerun or [], words)
+        run_pipeline(settings, opened, until, rerun or [], words, continue_with)
 
 
 @app.command()
@@ -302,7 +304,7 @@ def gc(
             make_console().print(collection_view(found, removed=yes))
 
 
-for command in (probe, generate, convert, cost):
+for command in (rerun, probe, generate, convert, cost):
     app.command()(command)
 
 

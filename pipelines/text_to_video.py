@@ -23,6 +23,7 @@ from lumina.models.config import NextDiTConfig, load_flow_config
 from pipelines.config import PipelineConfig, TrainConfig
 from pipelines.dag.fingerprint import locate_weights
 from pipelines.dag.stage import VARIANT, Pipeline, Stage
+from pipelines.dag.tier import BITWISE, Metric, Tier, Tolerance
 from pipelines.errors import PipelineError
 
 _CURATE = "jobs.curate:run"
@@ -214,6 +215,7 @@ def _curation(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> li
             {"clips": "probe"},
             weights={"unimatch": weights["unimatch"]} if config.motion.estimator == "unimatch" else {},
             depends=("torch",),
+            tier=Tolerance(),
         ),
         Stage("tag", _CURATE, config.tag, "curation.sources:TAG_OPERATOR", inputs={"clips": "probe"}),
         Stage(
@@ -232,6 +234,7 @@ def _curation(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> li
             inputs={"select": "select", "tag": "tag"},
             weights={"text_encoder": weights["text_encoder"]},
             depends=("torch", "transformers"),
+            tier=Tolerance(),
         ),
         *(
             _on_media(
@@ -242,6 +245,7 @@ def _curation(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> li
                 {"select": "select", "tag": "tag"},
                 weights={"vae": weights["vae"]},
                 depends=("torch", "diffusers"),
+                tier=Tolerance(),
             )
             for name, latents in config.latents.items()
         ),
@@ -294,6 +298,7 @@ def _on_media(
     inputs: Mapping[str, str],
     weights: Mapping[str, str] | None = None,
     depends: tuple[str, ...] = (),
+    tier: Tier = BITWISE,
 ) -> Stage:
     """A curation stage that opens media files."""
     stage = Stage(
@@ -304,6 +309,7 @@ def _on_media(
         inputs=inputs,
         weights=weights or {},
         depends=_DECODERS + depends,
+        tier=tier,
     )
     return _reads_media(config, stage)
 
@@ -327,7 +333,7 @@ def _training(config: PipelineConfig, start: Path | None) -> list[Stage]:
 def _train(name: str, config: TrainConfig, inputs: Mapping[str, str]) -> Stage:
     latents = {f"latents@{latents}": f"encode_latents@{latents}" for latents in config.latents}
     inputs = {**latents, "text": "encode_text", **inputs}
-    return Stage(name, "jobs.train:run", config, inputs=inputs, depends=("torch", "deepspeed"))
+    return Stage(name, "jobs.train:run", config, inputs=inputs, depends=("torch", "deepspeed"), tier=Metric())
 
 
 def _evaluation(config: PipelineConfig, sources: tuple[str, ...]) -> list[Stage]:
@@ -347,6 +353,7 @@ def _evaluation(config: PipelineConfig, sources: tuple[str, ...]) -> list[Stage]
                 inputs={"checkpoint": trained, "tag": "tag", **captions},
                 weights=weights,
                 depends=depends,
+                tier=Metric(),
             )
             for source in sources
         ),
@@ -368,6 +375,7 @@ def _evaluation(config: PipelineConfig, sources: tuple[str, ...]) -> list[Stage]
             inputs={"before": trained, "after": "finetune", "selection": "choose", "tag": "tag", **captions},
             weights=weights,
             depends=depends,
+            tier=Metric(),
         ),
         Stage(
             "export",

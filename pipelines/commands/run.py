@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 
 def run_pipeline(
-    settings: PipelineConfig, store: Store, until: str | None, rerun: Sequence[str], words: Sequence[str]
+    settings: PipelineConfig,
+    store: Store,
+    until: str | None,
+    rerun: Sequence[str],
+    words: Sequence[str],
+    continue_with: str | None = None,
 ) -> None:
     """Run with a live display, and tell what came out; typer.Exit(1) if a stage failed.
 
@@ -34,12 +39,14 @@ def run_pipeline(
         until: last stage that is wanted; None for all.
         rerun: stages that the cost gate lets through.
         words: config, overrides and options that name the same pipeline again.
+        continue_with: what the user types to go on; by default the command itself.
     """
     from jobs import cluster
     from pipelines.dag import runner
     from pipelines.dag.events import Interrupted
     from pipelines.dag.gate import CostGate
     from pipelines.reports.progress import RunDisplay
+    from pipelines.rerun.lock import lock_record, make_lock
     from pipelines.text_to_video import build
     from pipelines.tracking.tracker import MlflowTracking
 
@@ -47,12 +54,13 @@ def run_pipeline(
     gate.check(pipeline)
     wanted = pipeline.until(until)
     again = [item for stage in rerun for item in ("--rerun", stage)]
-    command = shlex.join(["lumina", "run", *words, *(["--until", until] if until else []), *again])
+    command = continue_with or shlex.join(["lumina", "run", *words, *(["--until", until] if until else []), *again])
     store.prepare(settings.min_free_gb)
     console = make_console()
     display = RunDisplay(console, [stage.name for stage in wanted.order])
     # A handler that writes around the live table would tear it.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    lock = lock_record(make_lock(settings, command, store))
     run_id = runner.new_run_id()
     console.print(Text(f"Run {run_id} ({settings.name}), store {store.root}", "dim"))
     with display:
@@ -77,6 +85,7 @@ def run_pipeline(
                 min_free_gb=settings.min_free_gb,
                 until=until,
                 gate=gate,
+                lock=lock,
             )
         except Interrupted as stopped:
             tracking.close("KILLED", timeout_s=5)

@@ -26,6 +26,7 @@ from pipelines.dag.plan import digest_cache, explain, plan
 from pipelines.dag.record import check_result, environment, git_state, run_record
 from pipelines.dag.signals import StopSignal
 from pipelines.dag.stage import Pipeline, Stage
+from pipelines.dag.tier import tier_record
 from pipelines.errors import LeaseLostError, PipelineError, StageError
 from pipelines.storage.lease import HeldLeases, Holder
 from pipelines.storage.manifest import Manifest
@@ -59,6 +60,7 @@ def run(
     identifier: Identifier | None = None,
     until: str | None = None,
     gate: CostGate | None = None,
+    lock: Mapping[str, Any] | None = None,
 ) -> RunSummary:
     """Bring every stage of the pipeline into the store.
 
@@ -78,6 +80,7 @@ def run(
         identifier: computes fingerprints; tests give their own first-party packages.
         until: stop after this stage and what it needs.
         gate: holds back what took long and of which nothing but code has changed; None holds nothing back.
+        lock: what is kept in the run's record to compute it again; see `pipelines.rerun.lock`.
 
     Raises:
         StoreError: the store cannot be used; nothing was started.
@@ -108,6 +111,7 @@ def run(
         identifier=identifier,
         until=until,
         gate=gate,
+        lock=lock,
     )
     with in_use(store.root, prepared.display.note):
         return prepared.execute()
@@ -133,9 +137,10 @@ class _Run:
         identifier: Identifier,
         until: str | None,
         gate: CostGate,
+        lock: Mapping[str, Any] | None,
     ) -> None:
         self.pipeline, self.store, self.runtime = pipeline, store, runtime
-        self.name, self.run_id, self.until = name, run_id, until
+        self.name, self.run_id, self.until, self.lock = name, run_id, until, lock
         self.tracking, self.display = tracking, display
         self.start_cluster, self.identifier, self.gate = start_cluster, identifier, gate
         self.slots = threading.Semaphore(max_parallel)
@@ -322,6 +327,7 @@ class _Run:
             metrics={key: float(value) for key, value in result.metrics.items()},
             evaluations=tuple(asdict(evaluation) for evaluation in result.evaluations),
             artifacts=tuple(result.artifacts),
+            tier=tier_record(stage.tier),
             env=environment(),
             git=git_state(),
             runtime=self.runtime.model_dump(mode="json"),
@@ -389,6 +395,8 @@ class _Run:
         complete = summary.ok and len(outcomes) == len(order)
         inputs = {stage.name: stage.inputs for stage in self.pipeline.order}
         record = run_record(summary, self.store.root, self.started, complete, inputs, self.until, self._media_root())
+        if self.lock is not None:
+            record["lock"] = dict(self.lock)
         self.store.put_run(self.run_id, self.name, record)
         return summary
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -109,12 +109,12 @@ def find_garbage(store: Store, policy: Policy, now: float | None = None) -> Coll
         for key in _keys(record):
             named.setdefault(key, []).append(run)
     needed = {key for run in kept for key in _keys(records[run])} | _accepted(store, named, cutoff)
-    needed = _with_aliased(store, needed)
+    needed, borrowed = _with_aliased(store, needed)
     remove: list[Item] = []
     left: list[Item] = []
     sizes = _Sizes()
     for key, directory in _directories(store):
-        looked = _Directory(directory, store.root, sizes, remove, left)
+        looked = _Directory(directory, store.root, sizes, remove, left, borrowed.get(key, frozenset()))
         looked.judge(key in needed, named.get(key, []), kept, records, cutoff)
     dropped = tuple(run for run in sorted(records) if run not in kept)
     return Collection(tuple(sorted(kept)), dropped, tuple(remove), tuple(left))
@@ -178,18 +178,15 @@ def _started(record: Mapping[str, Any]) -> float:
     return datetime.fromisoformat(record["started"]).timestamp()
 
 
-def _with_aliased(store: Store, needed: set[Key]) -> set[Key]:
-    """With the outputs that adopted ones stand for."""
-    queue, found = list(needed), set(needed)
-    while queue:
-        stage, name = queue.pop()
+def _with_aliased(store: Store, needed: set[Key]) -> tuple[set[Key], dict[Key, set[str]]]:
+    """With the directories in which the outputs lie that accepted ones stand for, and the names of those attempts."""
+    borrowed: dict[Key, set[str]] = {}
+    for stage, name in needed:
         manifest = _manifest(store.root / "stages" / stage / name)
         if isinstance(manifest, Manifest) and manifest.aliased_from:
             key = (stage, manifest.aliased_from.removeprefix("sha256:")[:20])
-            if key not in found:
-                found.add(key)
-                queue.append(key)
-    return found
+            borrowed.setdefault(key, set()).add(manifest.attempt)
+    return needed | set(borrowed), borrowed
 
 
 def _accepted(store: Store, named: Mapping[Key, list[str]], cutoff: float | None) -> set[Key]:
@@ -229,6 +226,8 @@ class _Directory:
     sizes: _Sizes
     remove: list[Item]
     left: list[Item]
+    borrowed: Set[str]
+    """Attempts here that records elsewhere name."""
 
     def judge(
         self,
@@ -274,7 +273,7 @@ class _Directory:
 
     def _abandoned(self, keep: str | None) -> None:
         for attempt in sorted(self.path.glob("a-*")):
-            if attempt.name != keep:
+            if attempt.name != keep and attempt.name not in self.borrowed:
                 self._drop("attempt", attempt, "no record names it")
 
     def _unfinished(self, needed: bool, cutoff: float | None) -> None:

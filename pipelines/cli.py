@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from pipelines.commands import jobs
+from pipelines.commands.jobs import submit
 from pipelines.commands.models import convert, cost, generate, probe
 from pipelines.commands.options import (
     ConfigArgument,
@@ -304,8 +306,9 @@ def gc(
             make_console().print(collection_view(found, removed=yes))
 
 
-for command in (rerun, probe, generate, convert, cost):
+for command in (rerun, submit, probe, generate, convert, cost):
     app.command()(command)
+app.add_typer(jobs.app, name="jobs")
 
 
 def main() -> None:

@@ -157,7 +157,7 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
         ("choice", path("choose", "selection.json")),
         ("MLflow", links.uri),
         ("run", store.root / "runs" / f"{summary.run_id}.json"),
-        ("unwritten records", links.buffer),
+        ("unwritten", links.buffer),
     ]
     for label, value in rows:
         if value:

@@ -11,7 +11,6 @@ import hashlib
 import os
 import platform
 import re
-import tempfile
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -22,11 +21,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pipelines.config import PipelineConfig
 from pipelines.errors import PipelineError, StoreError
-from pipelines.rerun.git import code_home, git
+from pipelines.git import origin
 from pipelines.storage.store import Store
-
-CODE = ("lumina", "curation", "jobs", "pipelines", "pyproject.toml")
-"""What of the repository a run may depend on."""
 
 
 @dataclass(frozen=True)
@@ -150,29 +146,10 @@ def _gpus() -> tuple[str, ...]:
 
 
 def _code(store: Store) -> Code:
-    home = code_home()
-    if home is None:
+    found = origin()
+    if found is None:
         return Code(None)
-    commit = git(home, "rev-parse", "HEAD").strip()
-    patch = working_patch(home)
-    return Code(commit, _keep(store, patch) if patch else None)
-
-
-def working_patch(home: Path) -> bytes:
-    """What the working tree's code has besides its last commit, new files included; the index stays as it is."""
-    if not git(home, "status", "--porcelain", "--untracked-files=all", "--", *CODE):
-        return b""
-    with tempfile.TemporaryDirectory(prefix="lumina-patch-") as folder:
-        objects = home / git(home, "rev-parse", "--git-path", "objects").strip()
-        (Path(folder) / "objects").mkdir()
-        apart = {
-            "GIT_INDEX_FILE": f"{folder}/index",
-            "GIT_OBJECT_DIRECTORY": f"{folder}/objects",
-            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects),
-        }
-        git(home, "read-tree", "HEAD", env=apart)
-        git(home, "add", "--all", "--", *CODE, env=apart)
-        return git(home, "diff", "--cached", "--binary", "--no-ext-diff", "HEAD", env=apart, raw=True)
+    return Code(found.commit, _keep(store, found.patch) if found.patch else None)
 
 
 def _keep(store: Store, patch: bytes) -> str:

@@ -18,7 +18,7 @@ import yaml
 
 from pipelines.diff.difference import Difference, read_diff
 from pipelines.errors import PipelineError, StoreError
-from pipelines.rerun.git import checked_out, code_home, has_commit
+from pipelines.git import HOME, checked_out, code_home, has_commit
 from pipelines.rerun.lock import Lock, environment, read_lock, read_patch
 from pipelines.rerun.preflight import (
     Check,
@@ -38,7 +38,6 @@ from pipelines.tracking.tracker import default_uri
 
 REPRODUCED, NOT_REPRODUCED, NOT_ATTEMPTED = 0, 3, 4
 """Exit codes; 1 is an error, as everywhere, and what the run itself ends with if a stage fails."""
-_HERE = Path(__file__).resolve().parents[2]
 _CLI = "from pipelines.cli import main; main()"
 
 
@@ -187,7 +186,7 @@ def _code(store: Store, lock: Lock, here: bool) -> Iterator[tuple[Check, Path | 
     home = code_home()
     name = f"{(lock.code.commit or '')[:12]}{' with changes' if lock.code.patch else ''}"
     if here:
-        yield Check("code", "ok", f"this one, in {_HERE} (--here); recorded was {name or 'none'}"), _HERE
+        yield Check("code", "ok", f"this one, in {HOME} (--here); recorded was {name or 'none'}"), HOME
     elif lock.code.commit is None or home is None:
         where = "was run from" if lock.code.commit is None else "is in"
         yield Check("code", "missing", f"no repository {where}; --here runs this code in its place"), None

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines import git as repositories
 from pipelines.config import load_config
 from pipelines.errors import PipelineError, StoreError
+from pipelines.git import CODE, checked_out, git, has_commit, origin, ship_origin, working_patch
 from pipelines.load import shipped
-from pipelines.rerun import lock as locks
-from pipelines.rerun.git import checked_out, git, has_commit
 from pipelines.rerun.lock import (
-    CODE,
     lock_record,
     make_lock,
     patch_path,
@@ -22,7 +21,6 @@ from pipelines.rerun.lock import (
     read_lock,
     read_patch,
     without_password,
-    working_patch,
 )
 from pipelines.storage.store import Store
 
@@ -103,7 +101,7 @@ def test_passwords_are_not_locked() -> None:
 
 
 def test_a_lock_comes_back_from_its_record(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "code_home", lambda: repository)
+    monkeypatch.setattr(repositories, "code_home", lambda: repository)
     (repository / "lumina" / "new.py").write_text("x = 1\n")
     store = Store(tmp_path / "store")
     made = make_lock(load_config("demo"), "lumina run demo", store)
@@ -119,9 +117,19 @@ def test_a_lock_comes_back_from_its_record(tmp_path: Path, repository: Path, mon
         read_patch(store, made.code.patch)
 
 
-def test_without_a_repository_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "code_home", lambda: None)
+def test_code_without_a_repository_knows_what_was_sent_along(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repositories, "code_home", lambda: repository)
+    (repository / "lumina" / "new.bin").write_bytes(b"\xff\0")
+    here = origin()
+    assert here is not None
+    monkeypatch.setattr(repositories, "code_home", lambda: None)
+    monkeypatch.setattr(repositories, "HOME", tmp_path)
+    assert origin() is None
     assert make_lock(load_config("demo"), "lumina run demo", Store(tmp_path)).code.commit is None
+    ship_origin(here, tmp_path)
+    assert origin() == here
 
 
 def test_a_record_without_a_lock_is_one_clear_error() -> None:

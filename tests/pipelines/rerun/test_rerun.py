@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.rerun.git import code_home
+from pipelines.git import code_home
 from pipelines.storage.store import Store
 
 SMALL = ("data.shapes.clips={synthetic: 4, handheld: 4, web: 4}", "data.shapes.images={synthetic: 2}")

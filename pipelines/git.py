@@ -1,18 +1,26 @@
-"""The repository that the code runs from, and other commits of it beside the working tree."""
+"""Where the running code comes from, and other commits of its repository beside the working tree."""
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, overload
 
 from pipelines.errors import PipelineError
 
-_HOME = Path(__file__).resolve().parents[2]
+HOME = Path(__file__).resolve().parents[1]
+"""Directory of the running code."""
+CODE = ("lumina", "curation", "jobs", "pipelines", "pyproject.toml")
+"""What of it a run may depend on."""
+SHIPPED = "CODE.json"
+"""Beside code that was sent to a cluster: `commit`, and `patch` with the text of what it had besides."""
 
 
 @overload
@@ -40,11 +48,60 @@ def git(home: Path, *arguments: str, env: Mapping[str, str] | None = None, raw: 
 def code_home() -> Path | None:
     """Root of the repository that this code is in; None when it was installed without one."""
     try:
-        top = git(_HOME, "rev-parse", "--show-toplevel").strip()
+        top = git(HOME, "rev-parse", "--show-toplevel").strip()
     except PipelineError:
         return None
     # Installed into an environment inside somebody else's repository, that one is not ours.
-    return _HOME if Path(top) == _HOME else None
+    return HOME if Path(top) == HOME else None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The commit of the running code, and what the working tree had besides."""
+
+    commit: str
+    patch: bytes
+
+
+def origin() -> Origin | None:
+    """Where the running code comes from: its repository, or what was noted when it was sent to a cluster.
+
+    Returns None for code that was installed without a repository.
+
+    Raises:
+        PipelineError: git refuses.
+    """
+    home = code_home()
+    if home is not None:
+        return Origin(git(home, "rev-parse", "HEAD").strip(), working_patch(home))
+    shipped = HOME / SHIPPED
+    if not shipped.is_file():
+        return None
+    found = json.loads(shipped.read_text())
+    return Origin(found["commit"], base64.b64decode(found["patch"]))
+
+
+def ship_origin(code: Origin, folder: Path) -> None:
+    """Note the origin of code that is sent away without its repository."""
+    text = json.dumps({"commit": code.commit, "patch": base64.b64encode(code.patch).decode()})
+    (folder / SHIPPED).write_text(text)
+
+
+def working_patch(home: Path) -> bytes:
+    """What the working tree's code has besides its last commit, new files included; the index stays as it is."""
+    if not git(home, "status", "--porcelain", "--untracked-files=all", "--", *CODE):
+        return b""
+    with tempfile.TemporaryDirectory(prefix="lumina-patch-") as folder:
+        objects = home / git(home, "rev-parse", "--git-path", "objects").strip()
+        (Path(folder) / "objects").mkdir()
+        apart = {
+            "GIT_INDEX_FILE": f"{folder}/index",
+            "GIT_OBJECT_DIRECTORY": f"{folder}/objects",
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects),
+        }
+        git(home, "read-tree", "HEAD", env=apart)
+        git(home, "add", "--all", "--", *CODE, env=apart)
+        return git(home, "diff", "--cached", "--binary", "--no-ext-diff", "HEAD", env=apart, raw=True)
 
 
 @contextmanager

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from jobs.runtime import RuntimeConfig
 from pipelines.dag.accept import accept
+from pipelines.dag.runner import run
 from pipelines.diff.difference import read_diff
 from pipelines.errors import PipelineError
+from pipelines.rerun.seed import copy_stages
 from pipelines.storage.gc import Policy, collect
 from pipelines.storage.lease import Lease, try_acquire
 from pipelines.storage.manifest import Manifest
@@ -142,6 +145,19 @@ def test_gc_keeps_what_an_accepted_output_stands_for(code: Edited) -> None:
     collect(code.store, Policy(older_than_days=0.0))
     assert not out.exists()
     assert not code.store.directory("b", new.fingerprint.removeprefix("sha256:")).exists()
+
+
+def test_a_store_that_begins_with_an_accepted_output_keeps_it(code: Edited, tmp_path: Path) -> None:
+    [new] = accepted(code)
+    code.go(run_id="r1")
+    target = Store(tmp_path / "another")
+    copy_stages(code.store, code.store.get_run("r1"), "d", target)
+    assert (target.output(new) / "text.txt").read_text() == "ab"
+    summary = run(code.pipeline(), target, RuntimeConfig(), run_id="r2", identifier=code.identifier())
+    assert states(summary) == {"a": "cached", "b": "cached", "c": "cached", "d": "done"}
+    # Nothing but the accepted output's record says whose the attempt is.
+    assert not collect(target, Policy()).remove
+    assert verify(target, "r2", deep=True).found == ()
 
 
 def test_without_the_output_it_is_computed_again(code: Edited) -> None:

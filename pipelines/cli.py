@@ -125,8 +125,10 @@ def accept(
         console = make_console()
         identifier = Identifier(cache=digest_cache(opened))
         for made in accept_output(build(settings), opened, identifier, stage, reason, note=console.print):
-            modules = ", ".join(sorted(made.accepted[-1].code))
-            console.print(Text(f"{made.stage}: accepted, though {modules} changed: {reason}"), soft_wrap=True)
+            modules = sorted(made.accepted[-1].code)
+            rest = f" and {len(modules) - 4} more" if len(modules) > 4 else ""
+            text = f"{made.stage}: accepted, though {', '.join(modules[:4])}{rest} changed: {made.accepted[-1].reason}"
+            console.print(Text(text), soft_wrap=True)
 
 
 @app.command()

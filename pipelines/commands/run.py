@@ -93,7 +93,7 @@ def run_pipeline(
             _leave(console, stopped.summary, command)
         links = tracking.close("FINISHED" if summary.ok else "FAILED")
     _finish(console, store, summary, links, command, settings.example_prompt())
-    _held(console, summary, command, words)
+    _held(console, store, summary, continue_with, command, words)
     if "ray" in sys.modules:
         cluster.shutdown()
     if not summary.ok:
@@ -133,13 +133,18 @@ def _finish(console: Console, store: Store, summary: RunSummary, links: Links, c
         console.print(f"  {command}", soft_wrap=True)
 
 
-def _held(console: Console, summary: RunSummary, command: str, words: Sequence[str]) -> None:
-    """What to do about stages that the cost gate holds back."""
+def _held(
+    console: Console, store: Store, summary: RunSummary, outer: str | None, command: str, words: Sequence[str]
+) -> None:
+    """What to do about stages that the cost gate holds back; `outer` is the command that started this one, if any."""
     for outcome in summary.outcomes.values():
         if outcome.held:
-            keep = shlex.join(["lumina", "accept", outcome.name, *words])
+            again = f"{outer} -o cost_gate_s=null" if outer else f"{command} --rerun {shlex.quote(outcome.name)}"
+            # The config that another command made for this one is gone with it.
+            named = ["CONFIG", "--store", str(store.root)] if outer else words
+            keep = shlex.join(["lumina", "accept", outcome.name, *named])
             console.print(Text(f"\n{outcome.name} is held back: {outcome.error}", "bold yellow"), soft_wrap=True)
-            console.print(f"  {command} --rerun {shlex.quote(outcome.name)}", soft_wrap=True)
+            console.print(f"  {again}", soft_wrap=True)
             console.print(f'  {keep} --reason "..."', soft_wrap=True)
 
 

@@ -61,7 +61,7 @@ def _compare(manifest: Manifest, recipe: Mapping[str, Any], inputs_known: bool) 
 
 
 def reason(changes: Sequence[Change]) -> str:
-    """The first part that differs, old -> new, and how many more there are: `config.fps 8 -> 12, and 1 more`.
+    """The first part that differs, old -> new, and how many others there are: `config.fps 8 -> 12; 1 other difference`.
 
     All modules of code count as one part. Empty if nothing differs.
     """
@@ -70,7 +70,8 @@ def reason(changes: Sequence[Change]) -> str:
     # What somebody set comes first: code mostly moves along with it.
     after = sum(change.part == "config" for change in changes)
     parts[after:after] = [f"code {_module(modules[0])}{_more(len(modules) - 1, ' modules')}"] if modules else []
-    return f"{parts[0]}, and {len(parts) - 1} more" if len(parts) > 1 else "".join(parts)
+    others = f"; {len(parts) - 1} other difference{'s' if len(parts) > 2 else ''}" if len(parts) > 1 else ""
+    return "".join(parts[:1]) + others
 
 
 def module_names(changes: Sequence[Change]) -> str:

@@ -141,7 +141,7 @@ EDITS = {
         r"resamples: int = Field\(default=10_000",
         "resamples: int = Field(default=20_000",
         {
-            "run": (["choose"], r"^config\.resamples 10000 -> 20000, and 1 more$"),
+            "run": (["choose"], r"^config\.resamples 10000 -> 20000; 1 other difference$"),
             "unknown": (["finetune", "evaluate_final", "export"], UNKNOWN),
         },
     ),

@@ -56,7 +56,7 @@ def test_more_than_code_is_no_drift(code: Edited) -> None:
     code.edit("b")
     found = code.plan(b="B").stages[1]
     assert found.state == "run"
-    assert re.fullmatch(r"config\.text b -> B, and 1 more", found.reason)
+    assert re.fullmatch(r"config\.text b -> B; 1 other difference", found.reason)
     assert [change.part for change in found.changes] == ["config", "code"]
 
 

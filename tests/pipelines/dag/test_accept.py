@@ -9,16 +9,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jobs.runtime import RuntimeConfig
-from pipelines.dag.accept import accept
+from pipelines.dag.accept import _alias, accept, undone
+from pipelines.dag.fingerprint import Identified, fingerprint
+from pipelines.dag.reason import Nearest
 from pipelines.dag.runner import run
 from pipelines.diff.difference import read_diff
+from pipelines.diff.recipe import recipe_changes
 from pipelines.errors import PipelineError
 from pipelines.rerun.seed import copy_stages
 from pipelines.storage.gc import Policy, collect
 from pipelines.storage.lease import Lease, try_acquire
-from pipelines.storage.manifest import Manifest
+from pipelines.storage.manifest import Acceptance, Manifest
 from pipelines.storage.store import Store
 from pipelines.verify.check import verify
 from tests.pipelines.edited import LIMIT, Edited, planned, states
@@ -197,6 +202,18 @@ def test_verify_checks_the_record_of_an_acceptance(code: Edited, forge: Callable
     forge(code.store.directory("b", new.fingerprint.removeprefix("sha256:")) / "MANIFEST.json")
     problems = [problem for stage in verify(code.store, "r1").stages for problem in stage.problems]
     assert any(detail in problem.detail for problem in problems), problems
+
+
+CODE = st.dictionaries(st.sampled_from(["m", "m.a", "m.b", "m/x.j2"]), st.sampled_from(["1" * 32, "2" * 32]))
+
+
+@given(old=CODE, new=CODE)
+def test_what_an_acceptance_tells_leads_back_to_the_recipe_that_ran(old: dict[str, str], new: dict[str, str]) -> None:
+    before, after = ({"config": {"a": 1}, "code": code, "stage": "s"} for code in (old, new))
+    found = Nearest(Manifest("s", "", "", "", "", before, ()), recipe_changes(before, after))
+    made = _alias(found, Identified(after, fingerprint(after), {}), Acceptance(WHY, WHO, "", "", {}))
+    [word] = Manifest.from_json(made.to_json()).accepted
+    assert undone(after, word) == before
 
 
 def test_older_records_are_read_without_acceptances(code: Edited) -> None:

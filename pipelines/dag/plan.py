@@ -16,6 +16,7 @@ from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
 
 PlanState = Literal["cached", "resume", "run", "drift", "unknown", "blocked"]
+_NEVER = "never computed in this store"
 STATES: tuple[PlanState, ...] = ("cached", "resume", "run", "drift", "unknown", "blocked")
 
 
@@ -137,7 +138,7 @@ class _Planner:
         history = self.store.manifests(stage.name)
         found = nearest(history, recipe, inputs_known=False)
         if found is None:
-            return _line(stage, "run", "never computed in this store", history)
+            return _line(stage, "run", _NEVER, history)
         if not found.changes:
             return _line(stage, "unknown", f"input {key} is not computed yet", history, found)
         if not found.by_code_alone:
@@ -154,7 +155,7 @@ class _Planner:
             return _line(stage, "cached", why, [manifest], fingerprint=name)
         history = self.store.manifests(stage.name)
         old, holder = nearest(history, found.recipe), self.store.holder(stage.name, name)
-        why = f"{holder} is computing it now" if holder else explain(history, found.recipe)
+        why = f"{holder} is computing it now" if holder else _why(old)
         state: PlanState = "drift" if old is not None and old.by_code_alone and holder is None else "run"
         gated = False
         if self.store.has_work(stage.name, name):
@@ -191,7 +192,10 @@ def _line(
 
 def explain(history: list[Manifest], recipe: Mapping[str, Any]) -> str:
     """Why a recipe was not found: its first difference from the output that is nearest to it."""
-    found = nearest(history, recipe)
-    if found is None:
-        return "never computed in this store"
-    return reason(found.changes) or "its output is gone or damaged"
+    return _why(nearest(history, recipe))
+
+
+def _why(old: Nearest | None) -> str:
+    if old is None:
+        return _NEVER
+    return reason(old.changes) or "its output is gone or damaged"

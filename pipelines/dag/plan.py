@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -129,18 +129,18 @@ class _Planner:
         except (PipelineError, OSError) as error:
             return _line(stage, "blocked", str(error), self.store.manifests(stage.name))
         waiting = [key for key, upstream in stage.inputs.items() if upstream not in self.digests]
+        recipe["inputs"] = {key: self.digests.get(upstream, "") for key, upstream in stage.inputs.items()}
         if waiting:
-            return self._waiting(stage, recipe, waiting[0])
-        recipe["inputs"] = {key: self.digests[upstream] for key, upstream in stage.inputs.items()}
+            return self._waiting(stage, recipe, waiting)
         return self._known(stage, Identified(recipe, fingerprint(recipe), weights))
 
-    def _waiting(self, stage: Stage, recipe: Mapping[str, Any], key: str) -> PlannedStage:
+    def _waiting(self, stage: Stage, recipe: Mapping[str, Any], waiting: Sequence[str]) -> PlannedStage:
         history = self.store.manifests(stage.name)
-        found = nearest(history, recipe, inputs_known=False)
+        found = nearest(history, recipe, frozenset(waiting))
         if found is None:
             return _line(stage, "run", _NEVER, history)
         if not found.changes:
-            return _line(stage, "unknown", f"input {key} is not computed yet", history, found)
+            return _line(stage, "unknown", f"input {waiting[0]} is not computed yet", history, found)
         if not found.by_code_alone:
             return _line(stage, "run", reason(found.changes), history, found)
         gated = self.gate.holds(stage.name, found.manifest.seconds)

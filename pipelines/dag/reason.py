@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,33 +31,39 @@ class Nearest:
         return bool(self.changes) and all(change.part == "code" for change in self.changes)
 
 
-def nearest(history: Iterable[Manifest], recipe: Mapping[str, Any], inputs_known: bool = True) -> Nearest | None:
+def nearest(history: Iterable[Manifest], recipe: Mapping[str, Any], unknown: Set[str] = frozenset()) -> Nearest | None:
     """The output that explains best why a stage has to run; None if there is none.
 
-    Without known inputs, the newest that has the same recipe but for them. Else the newest from which nothing but the
+    With unknown inputs, the newest that has the same recipe but for them. Else the newest from which nothing but the
     code differs; else the newest.
 
     Args:
         history: records of the stage, the newest first.
         recipe: the one that is wanted.
-        inputs_known: False leaves out the inputs, whose content has yet to be computed.
+        unknown: keys of the inputs whose content has yet to be computed: that they have another one is no change.
     """
-    found = [_compare(manifest, recipe, inputs_known) for manifest in history]
-    same = [one for one in found if not one.changes] if not inputs_known else []
+    found = [_compare(manifest, recipe, unknown) for manifest in history]
+    same = [one for one in found if not one.changes] if unknown else []
     return next(iter([*same, *(one for one in found if one.by_code_alone), *found]), None)
 
 
 def by_code_alone(history: Iterable[Manifest], recipe: Mapping[str, Any]) -> list[Nearest]:
     """The outputs from which nothing but the code differs, in the order of `history`."""
-    found = (_compare(manifest, recipe, True) for manifest in history)
+    found = (_compare(manifest, recipe, frozenset()) for manifest in history)
     return [one for one in found if one.by_code_alone]
 
 
-def _compare(manifest: Manifest, recipe: Mapping[str, Any], inputs_known: bool) -> Nearest:
+def _compare(manifest: Manifest, recipe: Mapping[str, Any], unknown: Set[str]) -> Nearest:
     changes = recipe_changes(manifest.recipe, recipe)
-    if not inputs_known:
-        changes = tuple(change for change in changes if change.part != "inputs")
-    return Nearest(manifest, changes)
+    return Nearest(
+        manifest,
+        tuple(
+            change
+            for change in changes
+            # An input that came or went is a change whatever it holds.
+            if change.part != "inputs" or change.key not in unknown or ABSENT in (change.old, change.new)
+        ),
+    )
 
 
 def reason(changes: Sequence[Change]) -> str:

@@ -92,6 +92,27 @@ def test_another_input_is_told_with_its_digests_old_and_new(code: Edited) -> Non
     assert re.fullmatch(r"input a [0-9a-f]{12} -> [0-9a-f]{12}", found[1].reason)
 
 
+def test_a_known_input_that_differs_is_reason_enough_beside_an_unknown_one(code: Edited) -> None:
+    code.go()
+    code.go(b="B")
+    for manifest in code.store.root.glob("stages/d/*/MANIFEST.json"):
+        if json.loads(manifest.read_text())["recipe"]["inputs"]["b"] == code.store.manifests("b")[0].digest:
+            manifest.unlink()
+    # b has another output than d has seen, whatever comes of c.
+    found = code.plan(b="B", c="C").stages[3]
+    assert found.state == "run"
+    assert re.fullmatch(r"input b [0-9a-f]{12} -> [0-9a-f]{12}", found.reason)
+    assert (found.fingerprint, found.writes) == (None, None)
+
+
+def test_an_input_that_came_is_a_change_though_it_is_unknown(code: Edited) -> None:
+    code.go()
+    stages = code.pipeline(a="A").by_name
+    wider = replace(stages["b"], inputs={"a": "a", "other": "c"})
+    pipeline = Pipeline("wider", (stages["a"], stages["c"], wider))
+    assert plan(pipeline, code.store, code.identifier()).stages[2].state == "run"
+
+
 def test_the_output_that_differs_in_code_alone_explains_and_not_the_newest(code: Edited) -> None:
     code.go()
     code.go(b="B")

@@ -22,7 +22,10 @@ from pipelines.commands.options import (
     default_store,
     one_line_errors,
 )
+from pipelines.commands.report import report
 from pipelines.commands.rerun import rerun
+from pipelines.commands.status import status
+from pipelines.commands.track import track
 from pipelines.errors import PipelineError
 from pipelines.reports.progress import make_console
 
@@ -308,7 +311,7 @@ def gc(
             make_console().print(collection_view(found, removed=yes))
 
 
-for command in (rerun, submit, probe, generate, convert, cost):
+for command in (report, rerun, status, submit, track, probe, generate, convert, cost):
     app.command()(command)
 app.add_typer(jobs.app, name="jobs")
 

@@ -22,11 +22,16 @@ from lumina.config import Config
 from lumina.models.config import NextDiTConfig, load_flow_config
 from pipelines.config import PipelineConfig, TrainConfig
 from pipelines.dag.fingerprint import locate_weights
-from pipelines.dag.stage import VARIANT, Pipeline, Stage
+from pipelines.dag.stage import VARIANT, Pipeline, RegisteredModel, Stage
 from pipelines.dag.tier import BITWISE, Metric, Tier, Tolerance
 from pipelines.errors import PipelineError
 
 _CURATE = "jobs.curate:run"
+_TRAIN_FROM = "lumina run CONFIG \\\n    -o weights.transformer={checkpoint}"
+_BASE = RegisteredModel("base", "Trained on all sources.", _TRAIN_FROM)
+_BEST_SUBSET = RegisteredModel("best-subset", "Fine-tuned on the best subset of sources.", _TRAIN_FROM)
+_GENERATE = 'lumina generate --checkpoint {checkpoint} \\\n    --prompt "..." --out clip.mp4'
+_FINAL = RegisteredModel("final", "The fine-tuned model with all that it needs to generate clips.", _GENERATE)
 # Platforms without a wheel of decord read everything with PyAV.
 _DECODERS = (*(name for name in ("decord",) if find_spec(name)), "av", "opencv-python-headless")
 
@@ -217,7 +222,14 @@ def _curation(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> li
             depends=("torch",),
             tier=Tolerance(),
         ),
-        Stage("tag", _CURATE, config.tag, "curation.sources:TAG_OPERATOR", inputs={"clips": "probe"}),
+        Stage(
+            "tag",
+            _CURATE,
+            config.tag,
+            "curation.sources:TAG_OPERATOR",
+            inputs={"clips": "probe"},
+            system_prompts="system_prompts.json",
+        ),
         Stage(
             "select",
             _CURATE,
@@ -327,7 +339,9 @@ def _training(config: PipelineConfig, start: Path | None) -> list[Stage]:
         stage = _train(f"train@{name}", train, before)
         stages.append(stage if stages or start is None else replace(stage, weights={"init": str(start)}))
     last = stages[-1].name
-    return [*stages, _train("finetune", config.finetune, {"init": last, "selection": "choose"})]
+    stages[-1] = replace(stages[-1], model=_BASE)
+    finetune = _train("finetune", config.finetune, {"init": last, "selection": "choose"})
+    return [*stages, replace(finetune, model=_BEST_SUBSET)]
 
 
 def _train(name: str, config: TrainConfig, inputs: Mapping[str, str]) -> Stage:
@@ -385,5 +399,6 @@ def _evaluation(config: PipelineConfig, sources: tuple[str, ...]) -> list[Stage]
             weights=weights,
             depends=("torch", "safetensors"),
             uses_cluster=False,
+            model=_FINAL,
         ),
     ]

@@ -17,6 +17,7 @@ from rich.text import Text
 from pipelines.reports.progress import make_console
 
 if TYPE_CHECKING:
+    from jobs.runtime import RuntimeConfig
     from pipelines.config import PipelineConfig
     from pipelines.dag.events import RunSummary
     from pipelines.storage.store import Store
@@ -46,6 +47,7 @@ def run_pipeline(
     from pipelines.dag.events import Interrupted
     from pipelines.dag.gate import CostGate
     from pipelines.reports.progress import RunDisplay
+    from pipelines.reports.status import StatusFile, begin
     from pipelines.rerun.lock import lock_record, make_lock
     from pipelines.text_to_video import build
     from pipelines.tracking.tracker import MlflowTracking
@@ -57,13 +59,20 @@ def run_pipeline(
     command = continue_with or shlex.join(["lumina", "run", *words, *(["--until", until] if until else []), *again])
     store.prepare(settings.min_free_gb)
     console = make_console()
-    display = RunDisplay(console, [stage.name for stage in wanted.order])
+    screen = RunDisplay(console, [stage.name for stage in wanted.order])
     # A handler that writes around the live table would tear it.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     lock = lock_record(make_lock(settings, command, store))
     run_id = runner.new_run_id()
     console.print(Text(f"Run {run_id} ({settings.name}), store {store.root}", "dim"))
-    with display:
+    upstream = {stage.name: list(stage.inputs.values()) for stage in wanted.order}
+    status = begin(run_id, settings.name, [stage.name for stage in wanted.order], upstream, command)
+    with screen, StatusFile(screen, store, status) as display:
+
+        def start_cluster(runtime: RuntimeConfig) -> None:
+            if page := cluster.ensure(runtime):
+                display.link("Ray", page)
+
         tracking = MlflowTracking(
             store,
             run_id,
@@ -81,7 +90,7 @@ def run_pipeline(
                 run_id=run_id,
                 tracking=tracking,
                 display=display,
-                start_cluster=cluster.ensure,
+                start_cluster=start_cluster,
                 min_free_gb=settings.min_free_gb,
                 until=until,
                 gate=gate,
@@ -89,7 +98,9 @@ def run_pipeline(
             )
         except Interrupted as stopped:
             tracking.close("KILLED", timeout_s=5)
-            display.__exit__(None, None, None)
+            # Leaving ends the process at once.
+            display.__exit__()
+            screen.__exit__(None, None, None)
             _leave(console, stopped.summary, command)
         links = tracking.close("FINISHED" if summary.ok else "FAILED")
     _finish(console, store, summary, links, command, settings.example_prompt())
@@ -173,6 +184,7 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
         commands.append(shlex.join(words))
     if path("choose"):
         commands.append(shlex.join(["lumina", "compare", summary.run_id, "--store", str(store.root)]))
+        commands.append(shlex.join(["lumina", "report", summary.run_id, "--store", str(store.root)]))
     selected = summary.outcomes.get("select")
     counts = selected.manifest.counts if selected and selected.manifest else {}
     for command, status in (("quarantine", "quarantined"), ("selection", "filtered")):
@@ -180,13 +192,19 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
             commands.append(shlex.join(["lumina", command, summary.run_id, "--store", str(store.root)]))
     if links.ui_command:
         commands.append(links.ui_command)
+    if links.buffer:
+        commands.append(shlex.join(["lumina", "track", summary.run_id, "--store", str(store.root)]))
     console.print(Text("\nLook closer:", "bold"))
     for command in commands:
         console.print(f"  {command}", soft_wrap=True)
-    if links.pipeline_url:
-        console.print(Text(f"    this run:        {links.pipeline_url}", "dim"), soft_wrap=True)
-    if links.compare_url:
-        console.print(Text(f"    system prompts:  {links.compare_url}", "dim"), soft_wrap=True)
+    for label, url in (
+        ("this run", links.pipeline_url),
+        ("system prompts", links.compare_url),
+        ("clips", links.clips_url),
+        ("checkpoint", links.model_url),
+    ):
+        if url:
+            console.print(Text(f"    {f'{label}:':<17}{url}", "dim"), soft_wrap=True)
 
 
 def _set_aside(summary: RunSummary) -> str:

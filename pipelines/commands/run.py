@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from pipelines.errors import disk_problem
 from pipelines.reports.progress import make_console
 
 if TYPE_CHECKING:
@@ -92,16 +93,22 @@ def _finish(console: Console, store: Store, summary: RunSummary, links: Links, c
     console.print(summary_view(summary))
     for outcome in summary.outcomes.values():
         if outcome.state == "failed":
-            trace = store.root / "logs" / summary.run_id / f"{outcome.name}.log"
-            trace.parent.mkdir(parents=True, exist_ok=True)
-            trace.write_text(outcome.trace)
             console.print(Text(f"{outcome.name} failed: {outcome.error}", "bold red"), soft_wrap=True)
-            console.print(f"  traceback: {trace}", soft_wrap=True)
+            trace = store.root / "logs" / summary.run_id / f"{outcome.name}.log"
+            try:
+                trace.parent.mkdir(parents=True, exist_ok=True)
+                trace.write_text(outcome.trace)
+                console.print(f"  traceback: {trace}", soft_wrap=True)
+            except OSError as error:
+                console.print(Text(f"  no traceback: {disk_problem(error, trace)}"), soft_wrap=True)
             if "ray" in sys.modules:
                 console.print("  Ray's logs: /tmp/ray/session_latest/logs", soft_wrap=True)
-    comparison = read_comparison(store, store.get_run(summary.run_id))
-    if comparison.sources or comparison.final:
-        console.print(comparison_view(comparison))
+    if summary.unrecorded:
+        console.print(Text(f"the run has no record: {summary.unrecorded}", "bold red"), soft_wrap=True)
+    else:
+        comparison = read_comparison(store, store.get_run(summary.run_id))
+        if comparison.sources or comparison.final:
+            console.print(comparison_view(comparison))
     _where(console, store, summary, links, prompt)
     if not summary.ok:
         console.print(Text("What is done is kept. Once the cause is mended, the same command continues:", "bold"))
@@ -121,7 +128,7 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
         ("clips", path("evaluate_final", "videos")),
         ("choice", path("choose", "selection.json")),
         ("MLflow", links.uri),
-        ("run", store.root / "runs" / f"{summary.run_id}.json"),
+        ("run", None if summary.unrecorded else store.root / "runs" / f"{summary.run_id}.json"),
         ("unwritten records", links.buffer),
     ]
     for label, value in rows:

@@ -25,7 +25,7 @@ from pipelines.dag.plan import digest_cache, explain, plan
 from pipelines.dag.record import check_result, environment, git_state, run_record
 from pipelines.dag.signals import StopSignal
 from pipelines.dag.stage import Pipeline, Stage
-from pipelines.errors import LeaseLostError, PipelineError, StageError
+from pipelines.errors import LeaseLostError, PipelineError, StageError, StoreError, disk_problem
 from pipelines.storage.lease import HeldLeases, Holder
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Attempt, Store, list_files
@@ -85,7 +85,6 @@ def run(
     """
     pipeline = pipeline.until(until)
     store.prepare(min_free_gb)
-    (store.root / "cache").mkdir(exist_ok=True)
     identifier = identifier or Identifier(cache=digest_cache(store))
     # CPython 3.11 cannot build syntax trees in two threads at a time: all code is read before the first stage starts.
     for stage in pipeline.stages:
@@ -214,12 +213,18 @@ class _Run:
         except BaseException as error:  # noqa: BLE001  (reported as the stage's outcome)
             if self.stop.requested:
                 return
-            message = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
-            outcome = StageOutcome(stage.name, "failed", time.time() - started, None, None, message.strip())
+            outcome = StageOutcome(stage.name, "failed", time.time() - started, None, None, self._message(stage, error))
             outcome = replace(outcome, trace=traceback.format_exc())
         # Shown here, since the calling thread may be busy starting Ray.
         self.display.stage(outcome.name, outcome.state, outcome.error)
         self.requests.put(("ended", outcome))
+
+    def _message(self, stage: Stage, error: BaseException) -> str:
+        if isinstance(error, PipelineError):
+            return str(error).strip()
+        if isinstance(error, OSError) and error.errno is not None:
+            return f"{type(error).__name__}: {disk_problem(error, self.store.root / 'stages' / stage.name)}"
+        return f"{type(error).__name__}: {error}".strip()
 
     def _stage(self, stage: Stage) -> StageOutcome:
         started = time.time()
@@ -229,7 +234,7 @@ class _Run:
         found = self.identifier.identify(stage, digests)
         manifest = self.store.lookup(stage.name, found.fingerprint)
         if manifest is not None:
-            self.store.sweep(stage.name, found.fingerprint)
+            self.store.sweep(manifest)
             return self._cached(stage, found, manifest, started)
         with self._slot(stage):
             attempt = self._acquire(stage, found)
@@ -378,7 +383,11 @@ class _Run:
         complete = summary.ok and len(outcomes) == len(order)
         inputs = {stage.name: stage.inputs for stage in self.pipeline.order}
         record = run_record(summary, self.store.root, self.started, complete, inputs, self.until, self._media_root())
-        self.store.put_run(self.run_id, self.name, record)
+        try:
+            self.store.put_run(self.run_id, self.name, record)
+        except StoreError as error:
+            # How the stages ended must be told all the same.
+            return replace(summary, unrecorded=str(error))
         return summary
 
     def _media_root(self) -> str | Path:

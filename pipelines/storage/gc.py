@@ -304,11 +304,13 @@ def _remove(path: Path, what: What) -> bool:
         lease = try_acquire(directory)
         if isinstance(lease, Holder):
             return False
-        if what == "output":
-            (path / "MANIFEST.json").unlink(missing_ok=True)
-            _sync(path)
-        shutil.rmtree(path)
-        lease.release()
+        try:
+            if what == "output":
+                (path / "MANIFEST.json").unlink(missing_ok=True)
+                _sync(path)
+            shutil.rmtree(path)
+        finally:
+            lease.release()
     except OSError as error:
         raise StoreError(
             f"{path} cannot be removed: {error.strerror or error}; what is left of it is never read: run it again"

@@ -3,14 +3,20 @@
     <store>/stages/<stage>/<fingerprint[:20]>/{LEASE.json, a-<id>/..., work/, *.jsonl, MANIFEST.json}
     <store>/runs/<run id>.json      which fingerprints a run used, and what they were made from
     <store>/latest/<run name>       the id of the newest run of that name
+    <store>/cache/                  digests of files outside, to compute them once
     <store>/STORE.lock              held in common by runs, and alone by `lumina gc`
 
 An attempt writes into a directory of its own that is never renamed. Its manifest is put last, create-if-absent; the
 loser of a race takes the winner's output.
+
+Relied upon, on local disks and on NFSv4: `link` fails where the name is taken, `rename` within a directory replaces a
+file in one step, a file that was closed is whole to whoever opens it later, and `flock` keeps processes apart and ends
+with them. The last one saves double work only. Nothing is renamed from one directory to another.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -24,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from lumina.files import sha256_file
-from pipelines.errors import LeaseLostError, StoreError
+from pipelines.errors import LeaseLostError, StoreError, disk_problem
 from pipelines.storage.lease import Holder, Lease, read_holder, try_acquire
 from pipelines.storage.manifest import Manifest, OutputFile
 from pipelines.storage.seal import seal
@@ -67,6 +73,7 @@ class Store:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
+            (self.root / "cache").mkdir(exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.root, prefix=".write-test-") as file:
                 file.write(b"x")
         except OSError as error:
@@ -111,7 +118,8 @@ class Store:
         if heal:
             aside = directory / f"MANIFEST.broken-{time.time_ns()}.json"
             log.warning("%s: output is damaged (%s): computing it again; the old record is %s", stage, problem, aside)
-            path.rename(aside)
+            with contextlib.suppress(FileNotFoundError):
+                path.rename(aside)
         return None
 
     @staticmethod
@@ -154,17 +162,13 @@ class Store:
         Whoever gets an `Attempt` must look the manifest up again: another runner may have finished in between.
         """
         directory = self.directory(stage, fingerprint)
+        lease: Lease | Holder | None = None
         try:
             lease = try_acquire(directory)
             if isinstance(lease, Holder):
                 return lease
-            kept = self.lookup(stage, fingerprint, heal=True)
-            # No other runner holds the lease, so every attempt that the manifest does not name is an orphan.
-            for orphan in directory.glob("a-*"):
-                if kept is None or orphan.name != kept.attempt:
-                    shutil.rmtree(orphan, ignore_errors=True)
-            for leftover in directory.glob("*.tmp"):
-                leftover.unlink(missing_ok=True)
+            for leftover in _leftovers(directory, self.lookup(stage, fingerprint, heal=True)):
+                _remove(leftover)
             resumed = self.has_work(stage, fingerprint)
             if not resumed:
                 (directory / "curve.jsonl").unlink(missing_ok=True)
@@ -172,7 +176,9 @@ class Store:
             attempt.out.mkdir()
             attempt.work.mkdir(exist_ok=True)
         except OSError as error:
-            raise StoreError(f"stage {stage}: {directory} cannot be written: {error.strerror or error}") from error
+            if isinstance(lease, Lease):
+                lease.release()
+            raise StoreError(f"stage {stage}: {disk_problem(error, directory)}") from error
         return attempt
 
     def reopen(self, stage: str, fingerprint: str, without: Iterable[str]) -> None:
@@ -197,15 +203,20 @@ class Store:
         finally:
             self.abandon(attempt)
 
-    def sweep(self, stage: str, fingerprint: str) -> None:
+    def sweep(self, manifest: Manifest) -> None:
         """Remove what a runner that died right after its commit left beside a finished output."""
-        directory = self.directory(stage, fingerprint)
-        if not (directory / "work").exists() and not (directory / "LEASE.json").exists():
+        directory = self.output(manifest).parent
+
+        def left() -> list[Path]:
+            return [*_leftovers(directory, manifest), *directory.glob("work")]
+
+        if not left() and not (directory / "LEASE.json").exists():
             return
         try:
             lease = try_acquire(directory)
             if isinstance(lease, Lease):
-                shutil.rmtree(directory / "work", ignore_errors=True)
+                for leftover in left():
+                    _remove(leftover)
                 lease.release()
         except OSError as error:
             log.debug("%s: not swept: %s", directory, error)
@@ -230,20 +241,20 @@ class Store:
         temporary = attempt.directory / f"MANIFEST.{attempt.out.name}.tmp"
         try:
             _sync_tree(attempt.out)
-            with temporary.open("w") as file:
-                file.write(manifest.to_json())
-                file.flush()
-                os.fsync(file.fileno())
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                shutil.rmtree(attempt.out, ignore_errors=True)
+            _write(temporary, manifest.to_json())
+            while not _linked(temporary, path):
+                # A record may outlive its output, when whoever took this lease over cleared that away.
+                if self.lookup(manifest.stage, manifest.fingerprint.removeprefix("sha256:"), heal=True) is not None:
+                    shutil.rmtree(attempt.out, ignore_errors=True)
+                    break
             temporary.unlink()
             _sync_directory(attempt.directory)
         except FileNotFoundError as error:
             raise LeaseLostError(f"stage {manifest.stage}: the attempt was cleared away by another runner") from error
         except OSError as error:
-            raise StoreError(f"stage {manifest.stage}: {attempt.directory}: {error.strerror or error}") from error
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise StoreError(f"stage {manifest.stage}: {disk_problem(error, temporary)}") from error
         shutil.rmtree(attempt.work, ignore_errors=True)
         attempt.lease.release()
         winner = self.lookup(manifest.stage, manifest.fingerprint.removeprefix("sha256:"))
@@ -252,15 +263,24 @@ class Store:
         return winner
 
     def put_run(self, run_id: str, name: str, record: Mapping[str, Any]) -> None:
-        """Write `runs/<run id>.json` and point `latest/<name>` to it."""
+        """Write `runs/<run id>.json` and point `latest/<name>` to it.
+
+        Raises:
+            StoreError: the disk is full or not writable; what was there before is as it was.
+        """
         for path, text in (
             (self.root / "runs" / f"{run_id}.json", seal(json.dumps(record, indent=1))),
             (self.root / "latest" / name, run_id),
         ):
-            path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-            temporary.write_text(text)
-            temporary.replace(path)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _write(temporary, text)
+                temporary.replace(path)
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+                raise StoreError(f"run {run_id}: {disk_problem(error, path)}") from error
 
     def get_run(self, run: str | None) -> dict[str, Any]:
         """The record of a run, by id or by name; None means the newest.
@@ -307,6 +327,37 @@ def list_files(out: Path) -> tuple[OutputFile, ...]:
     """All files under an attempt directory with size and SHA-256, sorted by path."""
     paths = (path for path in sorted(out.rglob("*")) if path.is_file())
     return tuple(OutputFile(path.relative_to(out).as_posix(), path.stat().st_size, sha256_file(path)) for path in paths)
+
+
+def _leftovers(directory: Path, kept: Manifest | None) -> list[Path]:
+    """What nobody needs, to the holder of the lease: attempts that the manifest does not name, and half-written files."""
+    orphans = [path for path in directory.glob("a-*") if kept is None or path.name != kept.attempt]
+    return [*orphans, *directory.glob("*.tmp")]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that is on the disk, and not only on its way there, before it gets its name."""
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _linked(temporary: Path, path: Path) -> bool:
+    """Give a file its name; False if the name is taken."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        # NFS may answer so to a call that it repeats, since its first answer was lost.
+        return temporary.stat().st_nlink > 1
+    return True
 
 
 def _sync_tree(out: Path) -> None:

@@ -125,19 +125,6 @@ def test_deleted_and_truncated_outputs_heal(tmp_path: Path) -> None:
     assert states(go(diamond(), tmp_path)) == {"a": "cached", "b": "done", "c": "cached", "d": "cached"}
 
 
-def test_two_runners_share_the_work(tmp_path: Path) -> None:
-    pipeline = Pipeline("p", (stage("a", sleep=0.6), stage("b", inputs=("a",), sleep=0.3)))
-    summaries: list[RunSummary] = []
-    runners = [threading.Thread(target=lambda: summaries.append(go(pipeline, tmp_path))) for _ in range(2)]
-    for runner in runners:
-        runner.start()
-    for runner in runners:
-        runner.join(60)
-    assert all(summary.ok for summary in summaries)
-    calls = [line for path in tmp_path.glob("stages/*/calls.txt") for line in path.read_text().splitlines()]
-    assert sorted(call.split()[0] for call in calls) == ["a", "b"]
-
-
 def test_independent_stages_run_side_by_side(tmp_path: Path) -> None:
     running: set[str] = set()
     together: list[int] = []

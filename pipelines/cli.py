@@ -201,6 +201,7 @@ def verify(
     store: StoreOption = None,
     deep: Annotated[bool, typer.Option("--deep", help="Hash every file; compute content digests again.")] = False,
     rows: Annotated[bool, typer.Option("--rows", help="Read all rows, and name those that are wrong.")] = False,
+    repair: Annotated[bool, typer.Option("--mend", help="Have the next run compute again what is damaged.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -208,9 +209,12 @@ def verify(
     with one_line_errors(debug):
         from pipelines.storage.store import Store
         from pipelines.verify.check import verify as check
+        from pipelines.verify.mend import mend
         from pipelines.verify.view import verification_view
 
-        found = check(Store(store or default_store()), run, deep, rows)
+        opened = Store(store or default_store())
+        found = check(opened, run, deep, rows)
+        found = mend(opened, found) if repair else found
         if as_json:
             typer.echo(json.dumps(found.as_dict(), indent=1, ensure_ascii=False))
         else:

@@ -116,10 +116,8 @@ class Store:
         if problem is None:
             return manifest
         if heal:
-            aside = directory / f"MANIFEST.broken-{time.time_ns()}.json"
+            aside = _set_aside(path)
             log.warning("%s: output is damaged (%s): computing it again; the old record is %s", stage, problem, aside)
-            with contextlib.suppress(FileNotFoundError):
-                path.rename(aside)
         return None
 
     @staticmethod
@@ -189,19 +187,37 @@ class Store:
         """
         from jobs.kept import keep
 
-        attempt = self.acquire(stage, fingerprint)
-        if isinstance(attempt, Holder):
-            raise StoreError(
-                f"stage {stage}: process {attempt.pid} on {attempt.host} works on it; wait until it is done"
-            )
+        attempt = self._take(stage, fingerprint)
         manifest = self.lookup(stage, fingerprint)
         try:
             if manifest is None:
                 raise StoreError(f"stage {stage}: there is no finished output of {fingerprint[:20]}")
             keep(self.output(manifest) / "data", attempt.work, without)
             (attempt.directory / "MANIFEST.json").unlink()
+        except OSError as error:
+            raise StoreError(f"stage {stage}: {disk_problem(error, attempt.directory)}") from error
         finally:
             self.abandon(attempt)
+
+    def set_aside(self, stage: str, fingerprint: str) -> None:
+        """Rename the record of a stage, so that the next run computes it again; nothing happens if there is none.
+
+        Raises:
+            StoreError: somebody works on the stage, or the store cannot be written.
+        """
+        attempt = self._take(stage, fingerprint)
+        try:
+            _set_aside(attempt.directory / "MANIFEST.json")
+        except OSError as error:
+            raise StoreError(f"stage {stage}: {disk_problem(error, attempt.directory)}") from error
+        finally:
+            self.abandon(attempt)
+
+    def _take(self, stage: str, fingerprint: str) -> Attempt:
+        attempt = self.acquire(stage, fingerprint)
+        if isinstance(attempt, Holder):
+            raise StoreError(f"stage {stage}: {attempt} works on it; wait until it is done")
+        return attempt
 
     def sweep(self, manifest: Manifest) -> None:
         """Remove what a runner that died right after its commit left beside a finished output."""
@@ -224,7 +240,7 @@ class Store:
     def abandon(self, attempt: Attempt) -> None:
         """Give up an attempt: its output goes, its scratch stays, the lease is free."""
         shutil.rmtree(attempt.out, ignore_errors=True)
-        if attempt.work.is_dir() and not any(attempt.work.iterdir()):
+        with contextlib.suppress(OSError):  # not empty, or not there
             attempt.work.rmdir()
         attempt.lease.release()
 
@@ -329,8 +345,16 @@ def list_files(out: Path) -> tuple[OutputFile, ...]:
     return tuple(OutputFile(path.relative_to(out).as_posix(), path.stat().st_size, sha256_file(path)) for path in paths)
 
 
+def _set_aside(record: Path) -> Path:
+    """Take a manifest out of the way; returns where it is now."""
+    aside = record.with_name(f"MANIFEST.broken-{time.time_ns()}.json")
+    with contextlib.suppress(FileNotFoundError):
+        record.rename(aside)
+    return aside
+
+
 def _leftovers(directory: Path, kept: Manifest | None) -> list[Path]:
-    """What nobody needs, to the holder of the lease: attempts that the manifest does not name, and half-written files."""
+    """What nobody needs, to the holder of the lease: attempts that the manifest does not name, and partial files."""
     orphans = [path for path in directory.glob("a-*") if kept is None or path.name != kept.attempt]
     return [*orphans, *directory.glob("*.tmp")]
 

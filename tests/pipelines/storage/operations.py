@@ -5,6 +5,7 @@ All of them work on the toy pipeline `diamond`, or on the rows of `line`, so tha
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -170,6 +171,11 @@ def _acquire(scene: Scene) -> None:
     assert isinstance(scene.store.acquire("b", scene.fingerprint), Attempt)
 
 
+def _refresh(scene: Scene) -> None:
+    with contextlib.suppress(OSError):  # as the heartbeat does
+        scene.begun.lease.refresh()
+
+
 def _commit(scene: Scene) -> None:
     scene.store.commit(scene.begun, scene.manifest())
 
@@ -191,10 +197,13 @@ def _save_digests(scene: Scene) -> None:
     cache.save()
 
 
+def _begin_with_a_torn_line(scene: Scene) -> None:
+    _begin(scene)
+    (scene.begun.directory / "curve.jsonl").write_text('{"metrics": {"loss": 1.0}, "step": 0}\n{"metr')
+
+
 def _attempts(scene: Scene) -> None:
-    curve = scene.begun.directory / "curve.jsonl"
-    curve.write_text('{"metrics": {"loss": 1.0}, "step": 0}\n{"metr')
-    attempts = Attempts(curve, "r1")
+    attempts = Attempts(scene.begun.directory / "curve.jsonl", "r1")
     attempts.add_run("sqlite://", "one")
     attempts.add_point({"metrics": {"loss": 0.5}, "step": 1})
 
@@ -222,7 +231,7 @@ OPERATIONS = {
     "acquire": Operation(_prepared, _acquire),
     "acquire after the dead": Operation(_dead, _acquire),
     "acquire over a damaged output": Operation(_damaged, _acquire),
-    "refresh": Operation(_ran_without_b, lambda scene: scene.begun.lease.refresh(), _begin),
+    "refresh": Operation(_ran_without_b, _refresh, _begin),
     "release": Operation(_ran_without_b, lambda scene: scene.begun.lease.release(), _begin),
     "abandon": Operation(_ran_without_b, lambda scene: scene.store.abandon(scene.begun), _begin),
     "commit": Operation(_ran_without_b, _commit, _begin),
@@ -230,25 +239,39 @@ OPERATIONS = {
     "commit over a record without output": Operation(_ran, _commit, _begin_beside_a_record_without_output),
     "sweep": Operation(_unswept, lambda scene: scene.store.sweep(manifest_of(scene.store, "b"))),
     "reopen": Operation(_rows, _reopen),
+    "set aside": Operation(_ran, lambda scene: scene.store.set_aside("b", scene.fingerprint)),
     "put_run": Operation(_ran, _put_run),
     "collect": Operation(_two_runs, lambda scene: collect(scene.store, Policy())),
     "save digests": Operation(_ran, _save_digests),
-    "attempts": Operation(_ran_without_b, _attempts, _begin),
+    "attempts": Operation(_ran_without_b, _attempts, _begin_with_a_torn_line),
     "a cold run": Operation(_nothing, lambda scene: go(scene.store, diamond().until("b"), "r1")),
     "a run over a damaged output": Operation(_damaged, lambda scene: go(scene.store, diamond(), "r1")),
 }
 
 
-def perform(name: str, root: Path, whole: Path, limits: dict[str, int]) -> None:
-    """Do one operation in a process that ends with it; `limits` are those of `Steps`."""
+THROUGH, FAILED, UNDISTURBED = 0, 10, 11
+"""How a process ends: the operation came to its end, failed with an error of ours, or never came to the limit."""
+
+
+def perform(name: str, root: Path, whole: Path, limits: dict[str, int], told: Path | None = None) -> None:
+    """Do one operation in a process that ends with it.
+
+    Args:
+        name: which one.
+        root: of the store.
+        whole: root of a store with all outputs.
+        limits: those of `Steps`.
+        told: file for the error's message.
+    """
     operation = OPERATIONS[name]
     known_code()
     scene = Scene(Store(root), Store(whole))
     operation.begin(scene)
-    Steps(scene.store.root, **limits)
+    steps = Steps(scene.store.root, **limits)
     try:
         operation.do(scene)
     except PipelineError as error:
-        (whole.parent / "error.txt").write_text(str(error))
-        os._exit(1)
-    os._exit(0)
+        if told is not None:
+            told.write_text(str(error))
+        os._exit(FAILED)
+    os._exit(UNDISTURBED if steps.count < max(steps.die_at, steps.fail_from) else THROUGH)

@@ -42,7 +42,7 @@ def run_pipeline(settings: PipelineConfig, store: Store, until: str | None, comm
     # A handler that writes around the live table would tear it.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     run_id = runner.new_run_id()
-    console.print(Text(f"Run {run_id} ({settings.name}), store {store.root}", "dim"))
+    console.print(Text(f"Run {run_id} ({settings.name}), store {store.uri}", "dim"))
     with display:
         tracking = MlflowTracking(
             store,
@@ -106,7 +106,9 @@ def _finish(console: Console, store: Store, summary: RunSummary, links: Links, c
     if summary.unrecorded:
         console.print(Text(f"the run has no record: {summary.unrecorded}", "bold red"), soft_wrap=True)
     else:
-        comparison = read_comparison(store, store.get_run(summary.run_id))
+        record = store.get_run(summary.run_id)
+        store.fetch_run(record, ("curation_page", "export"))
+        comparison = read_comparison(store, record)
         if comparison.sources or comparison.final:
             console.print(comparison_view(comparison))
     _where(console, store, summary, links, prompt)
@@ -139,12 +141,12 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
         words = ["lumina", "generate", "--checkpoint", str(exported), "--prompt", prompt, "--out", "clip.mp4"]
         commands.append(shlex.join(words))
     if path("choose"):
-        commands.append(shlex.join(["lumina", "compare", summary.run_id, "--store", str(store.root)]))
+        commands.append(shlex.join(["lumina", "compare", summary.run_id, "--store", store.uri]))
     selected = summary.outcomes.get("select")
     counts = selected.manifest.counts if selected and selected.manifest else {}
     for command, status in (("quarantine", "quarantined"), ("selection", "filtered")):
         if any(key.startswith(f"{status}/") for key in counts):
-            commands.append(shlex.join(["lumina", command, summary.run_id, "--store", str(store.root)]))
+            commands.append(shlex.join(["lumina", command, summary.run_id, "--store", store.uri]))
     if links.ui_command:
         commands.append(links.ui_command)
     console.print(Text("\nLook closer:", "bold"))

@@ -349,9 +349,9 @@ class _Run:
         self, stage: Stage, found: Identified, attempt: Attempt, upstream: Mapping[str, StageOutcome]
     ) -> JobContext:
         inputs = {
-            key: InputRef(outcome.name, outcome.path, outcome.manifest.digest)
+            key: InputRef(outcome.name, self.store.fetch(outcome.manifest), outcome.manifest.digest)
             for key, outcome in upstream.items()
-            if outcome.path is not None and outcome.manifest is not None
+            if outcome.manifest is not None
         }
         media_root = str(inputs[stage.media_root_from].path) if stage.media_root_from else stage.media_root
         return JobContext(

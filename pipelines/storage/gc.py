@@ -99,6 +99,7 @@ def find_garbage(store: Store, policy: Policy, now: float | None = None) -> Coll
         StoreError: a record of a run cannot be read, so that nobody knows what it needs; or a run that was asked for
             is not there.
     """
+    store.need_files("`lumina gc`")
     cutoff = None
     if policy.older_than_days is not None:
         cutoff = (time.time() if now is None else now) - policy.older_than_days * _DAY_S

@@ -19,9 +19,9 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
-from pipelines.errors import LeaseLostError
+from pipelines.errors import LeaseLostError, PipelineError
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,16 @@ def process_start(pid: int) -> str | None:
     return found.stdout.strip() or None
 
 
+class HeldLease(Protocol):
+    """A lease that this process holds."""
+
+    def refresh(self) -> None:
+        """Renew the heartbeat; LeaseLostError if somebody else holds the lease now."""
+
+    def release(self) -> None:
+        """Give the lease back; nothing happens if it was lost."""
+
+
 @dataclass
 class Lease:
     """A held lease on one fingerprint's directory."""
@@ -110,15 +120,15 @@ class HeldLeases:
     """The leases of this process, kept alive by one thread."""
 
     def __init__(self) -> None:
-        self._leases: list[Lease] = []
+        self._leases: list[HeldLease] = []
         self._lock = threading.Lock()
 
-    def add(self, lease: Lease) -> None:
+    def add(self, lease: HeldLease) -> None:
         """Keep a lease alive from now on."""
         with self._lock:
             self._leases.append(lease)
 
-    def remove(self, lease: Lease) -> None:
+    def remove(self, lease: HeldLease) -> None:
         """Leave a lease alone from now on."""
         with self._lock:
             self._leases = [held for held in self._leases if held is not lease]
@@ -138,7 +148,7 @@ class HeldLeases:
             for lease in leases:
                 try:
                     lease.refresh()
-                except (LeaseLostError, OSError) as error:
+                except (PipelineError, OSError) as error:
                     # The manifest decides who wins, so the stage may go on; a full disk shows up at its commit.
                     # A lease that was given back in the meantime is none of these.
                     if any(held is lease for held in self._leases):

@@ -1,4 +1,4 @@
-"""The store: content-addressed outputs of stages, on a local path.
+"""The store: content-addressed outputs of stages, in a directory; `pipelines.storage.remote` has one in a bucket.
 
     <store>/stages/<stage>/<fingerprint[:20]>/{LEASE.json, a-<id>/..., work/, *.jsonl, MANIFEST.json}
     <store>/runs/<run id>.json      which fingerprints a run used, and what they were made from
@@ -31,7 +31,7 @@ from typing import Any
 
 from lumina.files import sha256_file
 from pipelines.errors import LeaseLostError, StoreError, disk_problem
-from pipelines.storage.lease import Holder, Lease, read_holder, try_acquire
+from pipelines.storage.lease import HeldLease, Holder, Lease, read_holder, try_acquire
 from pipelines.storage.manifest import Manifest, OutputFile
 from pipelines.storage.seal import seal
 
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 class Attempt:
     """The right to compute one fingerprint, and where to write."""
 
-    lease: Lease
+    lease: HeldLease
     directory: Path
     """The fingerprint's directory."""
     out: Path
@@ -62,8 +62,16 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         if "://" in str(root) and not str(root).startswith("file://"):
-            raise StoreError(f"store {root}: only local paths are supported; give a directory")
+            raise StoreError(f"store {root}: this kind of URI is not supported; give a directory, s3://... or gs://...")
         self.root = Path(str(root).removeprefix("file://")).expanduser().resolve()
+
+    @property
+    def uri(self) -> str:
+        """What `--store` takes."""
+        return str(self.root)
+
+    def need_files(self, what: str) -> None:
+        """Raises StoreError where `what` cannot work, since the outputs are not files of this machine."""
 
     def prepare(self, min_free_gb: float = 0.0) -> None:
         """Make the directory and check that it can be used.
@@ -95,6 +103,13 @@ class Store:
         """The attempt directory that a manifest names."""
         return self.directory(manifest.stage, manifest.fingerprint.removeprefix("sha256:")) / manifest.attempt
 
+    def fetch(self, manifest: Manifest) -> Path:
+        """The output with its files on this machine; in a store of files they are always there."""
+        return self.output(manifest)
+
+    def fetch_run(self, record: Mapping[str, Any], stages: Iterable[str] | None = None) -> None:
+        """Have outputs of a recorded run on this machine, those of `stages` (without what follows `@`), or all."""
+
     def lookup(self, stage: str, fingerprint: str, heal: bool = False) -> Manifest | None:
         """The manifest of a finished stage whose files are all there with the recorded sizes.
 
@@ -116,7 +131,7 @@ class Store:
         if problem is None:
             return manifest
         if heal:
-            aside = _set_aside(path)
+            aside = self._move_record_aside(stage, fingerprint)
             log.warning("%s: output is damaged (%s): computing it again; the old record is %s", stage, problem, aside)
         return None
 
@@ -173,10 +188,12 @@ class Store:
             attempt = Attempt(lease, directory, directory / f"a-{uuid.uuid4().hex[:8]}", directory / "work", resumed)
             attempt.out.mkdir()
             attempt.work.mkdir(exist_ok=True)
-        except OSError as error:
+        except BaseException as error:
             if isinstance(lease, Lease):
                 lease.release()
-            raise StoreError(f"stage {stage}: {disk_problem(error, directory)}") from error
+            if isinstance(error, OSError):
+                raise StoreError(f"stage {stage}: {disk_problem(error, directory)}") from error
+            raise
         return attempt
 
     def reopen(self, stage: str, fingerprint: str, without: Iterable[str]) -> None:
@@ -192,8 +209,8 @@ class Store:
         try:
             if manifest is None:
                 raise StoreError(f"stage {stage}: there is no finished output of {fingerprint[:20]}")
-            keep(self.output(manifest) / "data", attempt.work, without)
-            (attempt.directory / "MANIFEST.json").unlink()
+            keep(self.fetch(manifest) / "data", attempt.work, without)
+            self._remove_record(stage, fingerprint)
         except OSError as error:
             raise StoreError(f"stage {stage}: {disk_problem(error, attempt.directory)}") from error
         finally:
@@ -207,11 +224,22 @@ class Store:
         """
         attempt = self._take(stage, fingerprint)
         try:
-            _set_aside(attempt.directory / "MANIFEST.json")
+            self._move_record_aside(stage, fingerprint)
         except OSError as error:
             raise StoreError(f"stage {stage}: {disk_problem(error, attempt.directory)}") from error
         finally:
             self.abandon(attempt)
+
+    def _remove_record(self, stage: str, fingerprint: str) -> None:
+        (self.directory(stage, fingerprint) / "MANIFEST.json").unlink(missing_ok=True)
+
+    def _move_record_aside(self, stage: str, fingerprint: str) -> Path:
+        """Take a manifest out of the way; returns where it is now."""
+        record = self.directory(stage, fingerprint) / "MANIFEST.json"
+        aside = record.with_name(f"MANIFEST.broken-{time.time_ns()}.json")
+        with contextlib.suppress(FileNotFoundError):
+            record.rename(aside)
+        return aside
 
     def _take(self, stage: str, fingerprint: str) -> Attempt:
         attempt = self.acquire(stage, fingerprint)
@@ -343,14 +371,6 @@ def list_files(out: Path) -> tuple[OutputFile, ...]:
     """All files under an attempt directory with size and SHA-256, sorted by path."""
     paths = (path for path in sorted(out.rglob("*")) if path.is_file())
     return tuple(OutputFile(path.relative_to(out).as_posix(), path.stat().st_size, sha256_file(path)) for path in paths)
-
-
-def _set_aside(record: Path) -> Path:
-    """Take a manifest out of the way; returns where it is now."""
-    aside = record.with_name(f"MANIFEST.broken-{time.time_ns()}.json")
-    with contextlib.suppress(FileNotFoundError):
-        record.rename(aside)
-    return aside
 
 
 def _leftovers(directory: Path, kept: Manifest | None) -> list[Path]:

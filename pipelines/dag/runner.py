@@ -25,7 +25,7 @@ from pipelines.dag.plan import digest_cache, explain, plan
 from pipelines.dag.record import check_result, environment, git_state, run_record
 from pipelines.dag.signals import StopSignal
 from pipelines.dag.stage import Pipeline, Stage
-from pipelines.errors import LeaseLostError, PipelineError, StageError, StoreError, disk_problem
+from pipelines.errors import LeaseLostError, PipelineError, StageError, StoreError, disk_error_of, disk_problem
 from pipelines.storage.lease import HeldLeases, Holder
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Attempt, Store, list_files
@@ -222,8 +222,8 @@ class _Run:
     def _message(self, stage: Stage, error: BaseException) -> str:
         if isinstance(error, PipelineError):
             return str(error).strip()
-        if isinstance(error, OSError) and error.errno is not None:
-            return f"{type(error).__name__}: {disk_problem(error, self.store.root / 'stages' / stage.name)}"
+        if (disk := disk_error_of(error)) is not None:
+            return disk_problem(disk, self.store.root / "stages" / stage.name)
         return f"{type(error).__name__}: {error}".strip()
 
     def _stage(self, stage: Stage) -> StageOutcome:

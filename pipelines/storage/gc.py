@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.errors import StoreError
+from pipelines.storage.durable import sync_directory
 from pipelines.storage.lease import Holder, read_holder, try_acquire
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
@@ -308,7 +309,8 @@ def _remove(path: Path, what: What) -> bool:
         try:
             if what == "output":
                 (path / "MANIFEST.json").unlink(missing_ok=True)
-                _sync(path)
+                # Nothing that the manifest names may go before the manifest has gone for good.
+                sync_directory(path)
             shutil.rmtree(path)
         finally:
             lease.release()
@@ -317,12 +319,3 @@ def _remove(path: Path, what: What) -> bool:
             f"{path} cannot be removed: {error.strerror or error}; what is left of it is never read: run it again"
         ) from error
     return True
-
-
-def _sync(directory: Path) -> None:
-    """Have the removal of the manifest on the disk before anything that it names goes."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,7 +15,9 @@ import hashlib
 import logging
 import os
 import shutil
+import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import StoreError, disk_problem
+from pipelines.storage import lease as leases
 from pipelines.storage.bucket import Bucket
 from pipelines.storage.lease import Holder
 from pipelines.storage.manifest import Manifest, OutputFile
@@ -131,6 +134,17 @@ class RemoteStore(Store):
             lease.release()
             raise
         return replace(attempt, lease=lease)
+
+    def _take(self, stage: str, fingerprint: str) -> Attempt:
+        """Waits for as long as it takes to tell the dead of another host from the living."""
+        deadline = time.monotonic() + leases.EXPIRY_S
+        while True:
+            attempt = self.acquire(stage, fingerprint)
+            if not isinstance(attempt, Holder):
+                return attempt
+            if attempt.host == socket.gethostname() or time.monotonic() > deadline:
+                raise StoreError(f"stage {stage}: {attempt} works on it; wait until it is done")
+            time.sleep(leases.EXPIRY_S / 60)
 
     def _remove_orphans(self, stage: str, fingerprint: str) -> None:
         """Remove the objects of attempts that no manifest names; only the holder of the lease may."""
@@ -251,7 +265,9 @@ class RemoteStore(Store):
         """Where the copy of a run's record lies; see `Store.run_path`. Brings all records that are not here."""
         for entry in [*self.bucket.entries("runs"), *self.bucket.entries("latest")]:
             path = self.root / entry.key
-            if _is_here(path, entry.bytes) and abs(path.stat().st_mtime - entry.modified) < _SAME_TIME_S:
+            # Of a pointer that was changed twice in a second, neither size nor time tells.
+            known = entry.key.startswith("runs/") and _is_here(path, entry.bytes)
+            if known and abs(path.stat().st_mtime - entry.modified) < _SAME_TIME_S:
                 continue
             record = self.bucket.read(entry.key)
             if record is not None:

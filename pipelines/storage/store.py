@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -31,6 +30,7 @@ from typing import Any
 
 from lumina.files import sha256_file
 from pipelines.errors import LeaseLostError, StoreError, disk_problem
+from pipelines.storage.durable import link_new, sync_directory, sync_tree, write_synced
 from pipelines.storage.lease import HeldLease, Holder, Lease, read_holder, try_acquire
 from pipelines.storage.manifest import Manifest, OutputFile
 from pipelines.storage.seal import seal
@@ -284,15 +284,15 @@ class Store:
         path = attempt.directory / "MANIFEST.json"
         temporary = attempt.directory / f"MANIFEST.{attempt.out.name}.tmp"
         try:
-            _sync_tree(attempt.out)
-            _write(temporary, manifest.to_json())
-            while not _linked(temporary, path):
+            sync_tree(attempt.out)
+            write_synced(temporary, manifest.to_json())
+            while not link_new(temporary, path):
                 # A record may outlive its output, when whoever took this lease over cleared that away.
                 if self.lookup(manifest.stage, manifest.fingerprint.removeprefix("sha256:"), heal=True) is not None:
                     shutil.rmtree(attempt.out, ignore_errors=True)
                     break
             temporary.unlink()
-            _sync_directory(attempt.directory)
+            sync_directory(attempt.directory)
         except FileNotFoundError as error:
             raise LeaseLostError(f"stage {manifest.stage}: the attempt was cleared away by another runner") from error
         except OSError as error:
@@ -319,7 +319,7 @@ class Store:
             temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _write(temporary, text)
+                write_synced(temporary, text)
                 temporary.replace(path)
             except OSError as error:
                 with contextlib.suppress(OSError):
@@ -384,39 +384,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file that is on the disk, and not only on its way there, before it gets its name."""
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _linked(temporary: Path, path: Path) -> bool:
-    """Give a file its name; False if the name is taken."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        # NFS may answer so to a call that it repeats, since its first answer was lost.
-        return temporary.stat().st_nlink > 1
-    return True
-
-
-def _sync_tree(out: Path) -> None:
-    """Push files and directories to the disk, so that no manifest outlives the data it names."""
-    for path in (out, *out.rglob("*")):
-        if path.is_dir():
-            _sync_directory(path)
-        else:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

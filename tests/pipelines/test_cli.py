@@ -28,7 +28,7 @@ HEAVY = {"ray", "mlflow", "torch", "deepspeed"}
 class Settings:
     """Stands in for a PipelineConfig."""
 
-    runtime, tracking_uri, min_free_gb = RuntimeConfig(), None, 0.0
+    runtime, tracking_uri, min_free_gb, store_cache = RuntimeConfig(), None, 0.0, None
     example_prompt = staticmethod(lambda: 'It\'s a "red" circle.')
 
     def __init__(self, overrides: list[str]) -> None:

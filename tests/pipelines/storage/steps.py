@@ -9,11 +9,16 @@ from __future__ import annotations
 import builtins
 import errno
 import io
+import multiprocessing
 import os
 import sys
 import threading
 from pathlib import Path
 from typing import Any
+
+# Each process is the copy of one that has imported everything and runs no threads.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([f"tests.pipelines.storage.{name}" for name in ("test_crashes", "test_remote")])
 
 DIED = 9
 _CHANGES = ("os.link", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.truncate", "os.utime")

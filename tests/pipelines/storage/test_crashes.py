@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import multiprocessing
 import shutil
 import time
 from collections.abc import Iterator
@@ -27,13 +26,10 @@ from tests.pipelines.storage.operations import (
     manifest_of,
     perform,
 )
-from tests.pipelines.storage.steps import DIED
+from tests.pipelines.storage.steps import DIED, FORKS
 from tests.pipelines.toy import diamond
 from tests.pipelines.toy_outputs import line
 
-# Each process is the copy of one that has imported everything and runs no threads.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.pipelines.storage.operations", "pipelines.dag.runner", "jobs.kept"])
 QUIET = ("release", "abandon", "sweep", "save digests", "attempts")
 """These must not stop a run: they save work, or tell of it."""
 

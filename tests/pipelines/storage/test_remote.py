@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -12,12 +12,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from lumina.files import sha256_file
 from pipelines import cli
 from pipelines.dag.plan import plan
 from pipelines.errors import LeaseLostError, StoreError
@@ -31,6 +34,7 @@ from pipelines.storage.remote import RemoteStore
 from pipelines.storage.store import Attempt, Store
 from pipelines.verify.check import verify
 from tests.pipelines.storage.operations import fingerprint_of, go, known_code, manifest_of
+from tests.pipelines.storage.steps import DIED, FORKS
 from tests.pipelines.storage.test_sharing import digests, pipeline
 from tests.pipelines.toy import diamond
 
@@ -129,8 +133,6 @@ def test_when_one_is_killed_another_takes_over(s3_store: str, tmp_path: Path) ->
 
 def _begin(store: RemoteStore, model: RemoteStore) -> tuple[Attempt, Any]:
     """An attempt at stage b with its whole output, and the manifest to commit."""
-    from dataclasses import replace
-
     done = manifest_of(model, "b")
     attempt = store.acquire("b", fingerprint_of(done))
     assert isinstance(attempt, Attempt)
@@ -143,47 +145,103 @@ def _forget(store: RemoteStore, stage: str) -> None:
         store.bucket.remove(entry.key)
 
 
-def _crash(uri: str, root: Path, model: Path, before: str, left: int) -> None:
-    """Commit stage b, and die before the call number `left` of a function of the bucket."""
-    store = RemoteStore(uri, root)
-    attempt, manifest = _begin(store, RemoteStore(uri, model))
-    (attempt.work / "part").write_text("x")
-    call = getattr(Bucket, before)
-    counter = iter(range(left))
-
-    def die(*arguments: Any) -> Any:
-        if next(counter, None) is None:
-            os._exit(9)
-        return call(*arguments)
-
-    setattr(Bucket, before, die)
-    store.commit(attempt, manifest)
+def _commit_b(store: RemoteStore, model: RemoteStore) -> None:
+    store.commit(*_begin(store, model))
 
 
-@pytest.mark.parametrize(
-    ("before", "left", "done"), [("upload", 0, False), ("upload", 1, False), ("create", 0, False), ("remove", 0, True)]
-)
-def test_a_crash_while_committing_leaves_all_or_nothing(
-    s3_store: str, tmp_path: Path, before: str, left: int, done: bool
+def _put_run_again(store: RemoteStore, model: RemoteStore) -> None:
+    record = store.get_run("r0")
+    store.put_run("r0", "diamond", record | {"seconds": record["seconds"] + 1})
+
+
+def _set_b_aside(store: RemoteStore, model: RemoteStore) -> None:
+    store.set_aside("b", fingerprint_of(manifest_of(model, "b")))
+
+
+OPERATIONS: dict[str, tuple[Callable[[RemoteStore], None], Callable[[RemoteStore, RemoteStore], Any]]] = {
+    "prepare": (lambda store: None, lambda store, model: store.prepare()),
+    "a cold run": (lambda store: None, lambda store, model: go(store, diamond().until("b"), "r1")),
+    "take b and commit": (lambda store: _forget(store, "b"), _commit_b),
+    "take b over a lost object": (lambda store: _lose_an_object(store, "b"), _commit_b),
+    "set b aside": (lambda store: None, _set_b_aside),
+    "put_run": (lambda store: None, _put_run_again),
+}
+"""What is done to the bucket of a whole run first (a cold run's is empty), and what is then stopped at every change."""
+
+
+def _lose_an_object(store: RemoteStore, stage: str) -> None:
+    store.bucket.remove(next(one.key for one in store.bucket.entries(f"stages/{stage}") if one.key.endswith(".txt")))
+
+
+def _crash(name: str, uri: str, root: Path, model: tuple[str, Path], at: int) -> None:
+    """Do an operation, and end before the change number `at` of the bucket."""
+    import obstore
+
+    known_code()
+    count = itertools.count(1)
+
+    def stopping(change: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if next(count) == at:
+                os._exit(DIED)
+            return change(*arguments, **options)
+
+        return call
+
+    obstore.put, obstore.delete = stopping(obstore.put), stopping(obstore.delete)
+    OPERATIONS[name][1](RemoteStore(uri, root), RemoteStore(*model))
+    os._exit(0)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_crash_at_any_change_of_the_bucket_is_put_right_by_the_next_run(
+    name: str, s3_store: str, tmp_path: Path
 ) -> None:
-    model = RemoteStore(s3_store, tmp_path / "copy-1")
+    """On the same machine, and every other time on another one."""
+    model = RemoteStore(s3_store, tmp_path / "model")
     found = go(model, diamond(), "r0")
-    kept = manifest_of(model, "b")
-    _forget(model, "b")
-    arguments = (s3_store, tmp_path / "copy-2", model.root, before, left)
-    child = multiprocessing.get_context("spawn").Process(target=_crash, args=arguments)
-    child.start()
-    child.join(60)
-    assert child.exitcode == 9
-    store = RemoteStore(s3_store, tmp_path / "copy-2")
-    assert (store.lookup("b", fingerprint_of(kept)) is not None) == done
-    assert go(store, diamond(), "r1") == found
-    now = store.lookup("b", fingerprint_of(kept))
-    assert now is not None
-    left_over = {entry.key.split("/")[3] for entry in store.bucket.entries("stages/b")}
-    assert left_over == {"MANIFEST.json", now.attempt}
-    assert not list(store.root.glob("stages/b/*/work"))
-    assert not list(store.root.glob("stages/b/*/LEASE.json"))
+    fingerprints = {stage: fingerprint_of(manifest_of(model, stage)) for stage in "abcd"}
+    code, at = DIED, 0
+    while code == DIED:
+        at += 1
+        uri = s3_store.replace("some/prefix", f"at-{at}")
+        store = RemoteStore(uri, tmp_path / f"copy-{at}")
+        if name not in ("prepare", "a cold run"):
+            _copy_all(model.bucket, store.bucket, tmp_path / "file")
+            OPERATIONS[name][0](store)
+        arguments = (name, uri, store.root, (s3_store, model.root), at)
+        child = FORKS.Process(target=_crash, args=arguments)
+        child.start()
+        child.join(60)
+        assert child.exitcode in (0, DIED), at
+        code = child.exitcode
+        for stage, fingerprint in fingerprints.items():
+            manifest = store.lookup(stage, fingerprint)
+            if manifest is not None:
+                other = RemoteStore(uri, tmp_path / "fetched")
+                for file in manifest.files:
+                    assert sha256_file(other.fetch(manifest) / file.path) == file.sha256
+                shutil.rmtree(other.root)
+        assert go(store if at % 2 else RemoteStore(uri, tmp_path / f"other-{at}"), diamond(), "r2") == found
+        objects = {entry.key for entry in store.bucket.entries("stages")}
+        if at % 2 == 0:  # another machine cannot know that who held the lease of a finished stage is dead
+            objects = {key for key in objects if not key.endswith("LEASE.json")}
+        for stage, fingerprint in fingerprints.items():
+            now = store.lookup(stage, fingerprint)
+            assert now is not None
+            whole = {f"{now.attempt}/{file.path}" for file in now.files} | {"MANIFEST.json"}
+            prefix = f"stages/{stage}/{fingerprint[:20]}/"
+            assert {
+                key.removeprefix(prefix) for key in objects if key.startswith(prefix) and "broken" not in key
+            } == whole
+        shutil.rmtree(store.root)
+    assert at > 1
+
+
+def _copy_all(source: Bucket, target: Bucket, file: Path) -> None:
+    for entry in source.entries(""):
+        source.download(entry.key, file)
+        target.upload(file, entry.key)
 
 
 def test_the_loser_of_a_race_adopts_the_winner(s3_store: str, tmp_path: Path) -> None:
@@ -239,6 +297,26 @@ def test_another_host_is_waited_for_while_its_record_changes(
     assert object_lease.read_holder(store.bucket, key) == taken.holder
     taken.release()
     assert store.bucket.read(key) is None
+
+
+def test_a_stage_whose_host_has_died_can_be_set_aside_after_a_while(
+    s3_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "EXPIRY_S", 0.6)
+    store = RemoteStore(s3_store, tmp_path / "copy-1")
+    go(store, diamond(), "r0")
+    fingerprint = fingerprint_of(manifest_of(store, "b"))
+    key = f"stages/b/{fingerprint[:20]}/LEASE.json"
+    living = object_lease.try_acquire(store.bucket, key, {})
+    assert isinstance(living, object_lease.ObjectLease)
+    with pytest.raises(StoreError, match=r"stage b: process \d+ on .* works on it"):
+        store.set_aside("b", fingerprint)
+    living.release()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(socket, "gethostname", lambda: "elsewhere")
+        object_lease.try_acquire(store.bucket, key, {})
+    store.set_aside("b", fingerprint)
+    assert store.lookup("b", fingerprint) is None
 
 
 def test_lost_and_cut_objects_heal_and_changed_ones_are_refused_by_name(s3_store: str, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pipelines.errors import LeaseLostError, StoreError
 from pipelines.storage import lease as leases
 from pipelines.storage.lease import Holder, process_start, read_holder
 from pipelines.storage.manifest import Manifest
+from pipelines.storage.open_store import open_store
 from pipelines.storage.store import Attempt, Store, list_files
 
 FP = "ab" * 32
@@ -101,8 +102,9 @@ def test_leases_of_the_dead_are_taken_at_once_and_of_other_hosts_when_they_expir
 
 
 def test_unusable_stores_are_named(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="only local paths"):
-        Store("s3://bucket/x")
+    with pytest.raises(StoreError, match="this kind of URI is not supported"):
+        open_store("hdfs://host/x")
+    assert open_store(f"file://{tmp_path}").root == open_store(tmp_path).root == tmp_path
     with pytest.raises(StoreError, match="GB are needed"):
         Store(tmp_path).prepare(min_free_gb=1e9)
     (tmp_path / "file").touch()

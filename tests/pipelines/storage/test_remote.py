@@ -50,11 +50,11 @@ print(json.dumps(go(open_store(sys.argv[1], sys.argv[2]), pipeline(float(sys.arg
 """
 
 
-def start(uri: str, root: Path, number: int, sleep: float) -> list[subprocess.Popen[str]]:
-    """Runners with a working copy each, as on several machines."""
+def start(uri: str, root: Path, number: int, sleep: float, copies: int = 3) -> list[subprocess.Popen[str]]:
+    """Runners with a working copy each, as on several machines, or with fewer `copies`."""
     runners = [
         subprocess.Popen(
-            [sys.executable, "-c", RUNNER, uri, str(root / f"copy-{name}"), str(sleep)],
+            [sys.executable, "-c", RUNNER, uri, str(root / f"copy-{name % copies}"), str(sleep)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -369,3 +369,9 @@ def test_commands_read_a_store_in_a_bucket(s3_store: str, tmp_path: Path, monkey
     refused = CliRunner().invoke(cli.app, ["verify", "--store", s3_store])
     assert refused.exit_code == 1
     assert len([line for line in refused.output.splitlines() if line.startswith("error:")]) == 1
+
+
+def test_runners_may_share_a_working_copy(s3_store: str, tmp_path: Path) -> None:
+    found = [digests(runner) for runner in start(s3_store, tmp_path, 2, 0.3, copies=1)]
+    assert found[0] == found[1]
+    assert calls(tmp_path) == ["a", "b", "c", "d"]

@@ -37,6 +37,7 @@ from tests.pipelines.storage.operations import fingerprint_of, go, known_code, m
 from tests.pipelines.storage.steps import DIED, FORKS
 from tests.pipelines.storage.test_sharing import digests, pipeline
 from tests.pipelines.toy import diamond
+from tests.pipelines.toy_outputs import line
 
 RUNNER = """
 import json, sys
@@ -375,3 +376,13 @@ def test_runners_may_share_a_working_copy(s3_store: str, tmp_path: Path) -> None
     found = [digests(runner) for runner in start(s3_store, tmp_path, 2, 0.3, copies=1)]
     assert found[0] == found[1]
     assert calls(tmp_path) == ["a", "b", "c", "d"]
+
+
+def test_rows_that_another_machine_finished_are_taken_back(s3_store: str, tmp_path: Path) -> None:
+    first, second = RemoteStore(s3_store, tmp_path / "copy-1"), RemoteStore(s3_store, tmp_path / "copy-2")
+    found = go(first, line(), "r0")
+    fingerprint = fingerprint_of(manifest_of(first, "rows"))
+    second.reopen("rows", fingerprint, ["c3"])
+    assert first.lookup("rows", fingerprint) is None
+    assert second.has_work("rows", fingerprint)
+    assert go(second, line(), "r1") == found

@@ -138,6 +138,7 @@ def select(results: dict[str, Results], config: ChooseConfig, left_out: Sequence
         np.stack([s.draws for s in scores]),
         min(s.units for s in scores),
         config.confidence,
+        scores[0].values,
     )
     chosen = comparison.best
     selected = sorted(comparison.best_set) if config.on_tie == "union" else [chosen]

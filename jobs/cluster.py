@@ -20,11 +20,14 @@ def logical_cpus(runtime: RuntimeConfig) -> int:
     return runtime.num_cpus or max(4, 2 * (os.cpu_count() or 1))
 
 
-def ensure(runtime: RuntimeConfig) -> None:
+def ensure(runtime: RuntimeConfig) -> str:
     """Connect this process to Ray, starting a local cluster unless `runtime.ray_address` names one.
 
     Call it on the main thread: the system ends the processes of a local cluster with the thread that started them, so
     that nothing is left behind even by `kill -9`. A second call does nothing.
+
+    Returns:
+        Address of the cluster's page; empty if it has none, or the second time.
 
     Raises:
         ConnectionError: nothing answers at `runtime.ray_address`.
@@ -41,13 +44,13 @@ def ensure(runtime: RuntimeConfig) -> None:
         import ray
 
         if ray.is_initialized():
-            return
+            return ""
         quiet = {"logging_level": logging.WARNING, "log_to_driver": False}
         if runtime.ray_address is not None:
-            ray.init(address=runtime.ray_address, **quiet)
+            joined = ray.init(address=runtime.ray_address, **quiet)
         else:
             # Else it would join, or stumble over, a cluster that happens to run on this machine.
-            ray.init(
+            joined = ray.init(
                 address="local",
                 num_cpus=logical_cpus(runtime),
                 object_store_memory=OBJECT_STORE_BYTES,
@@ -64,6 +67,7 @@ def ensure(runtime: RuntimeConfig) -> None:
         logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
         # And that a dataset may wait for a CPU: here stages wait for each other, as intended.
         logging.getLogger("ray.data.dataset").setLevel(logging.ERROR)
+        return f"http://{joined.dashboard_url}" if joined.dashboard_url else ""
 
 
 def shutdown() -> None:

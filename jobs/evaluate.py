@@ -17,9 +17,8 @@ from pydantic import Field, model_validator
 
 from jobs.context import Evaluation, JobContext, JobResult
 from lumina.config import Config
-from lumina.evaluation.metrics import METRICS, Estimate
+from lumina.evaluation.metrics import METRICS, Estimate, difference
 from lumina.evaluation.prompts import Prompt, PromptSet, ShapesSuite, Split, Suite, build
-from lumina.evaluation.subsets import Interval, interval
 from lumina.evaluation.summary import columns_of, estimates, interval_json, pivot
 from lumina.flow_matching.schedules import Sampler, SamplerConfig
 
@@ -156,12 +155,12 @@ def run_final(ctx: JobContext) -> JobResult:
     models = [_Model(name, name, f"videos/{name}") for name in ("before", "after")]
     found = dict(zip(("before", "after"), _evaluate(ctx, chosen, prompts.prompts, models), strict=True))
     before, after = found["before"].estimates, found["after"].estimates
-    difference = {n: _difference(before[n], after[n], config.confidence) for n in before}
+    differences = {n: difference(before[n], after[n]) for n in before}
     summary = _describe(config, chosen, prompts, "report") | {
         "checkpoints": {model: ctx.inputs[model].stage for model in found},
         "before": _intervals(before, config.confidence),
         "after": _intervals(after, config.confidence),
-        "difference": {name: interval_json(i) for name, i in difference.items()},
+        "difference": _intervals(differences, config.confidence),
     }
     _write_json(ctx.out / METRICS_FILE, summary)
     _write_sheet(ctx.out / SHEET_FILE, prompts.prompts, {model: ctx.out / "videos" / model for model in found})
@@ -178,13 +177,8 @@ def run_final(ctx: JobContext) -> JobResult:
         for model, e in found.items()
     )
     figures = {f"{model}/{n}": e.value for model, one in found.items() for n, e in one.estimates.items()}
-    figures |= {f"difference/{name}": i.value for name, i in difference.items()}
+    figures |= {f"difference/{name}": one.value for name, one in differences.items()}
     return _result(ctx, [row for one in found.values() for row in one.rows], evaluations, figures)
-
-
-def _difference(before: Estimate, after: Estimate, confidence: float) -> Interval:
-    """After minus before, prompt by prompt."""
-    return interval(after.value - before.value, after.draws - before.draws, min(before.units, after.units), confidence)
 
 
 def _prompts(ctx: JobContext, split: Split) -> PromptSet:

@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,7 +68,11 @@ def run(ctx: JobContext) -> JobResult:
     return JobResult(
         kind="checkpoint",
         digest=checkpoints.digest(weights),
-        metrics={"train/clips": clips, **summary(rows, config)},
+        metrics={
+            "train/clips": clips.total(),
+            **{f"train/clips/{source}": count for source, count in sorted(clips.items())},
+            **summary(rows, config),
+        },
         artifacts=(METRICS, *plots),
         weights=_FOLDERS,
     )
@@ -113,8 +118,8 @@ def _spec(ctx: JobContext) -> dict[str, Any]:
     }
 
 
-def _check(config: TrainStageConfig, spec: Mapping[str, Any], workers: int) -> int:
-    """Find out before any worker starts whether the stage can run; return the number of clips."""
+def _check(config: TrainStageConfig, spec: Mapping[str, Any], workers: int) -> Counter[str]:
+    """Find out before any worker starts whether the stage can run; return the number of clips of each source."""
     dataset = _dataset(spec)
     for task in config.tasks:
         dataset.of_task(task, config).plan.micro_batches(0, 0, workers)
@@ -126,7 +131,7 @@ def _check(config: TrainStageConfig, spec: Mapping[str, Any], workers: int) -> i
             raise ValueError(
                 f"init {spec['init']} holds {found}, but the stage's model is {config.model}: use one model"
             )
-    return len(dataset.clips)
+    return Counter(clip.source for clip in dataset.clips)
 
 
 def _dataset(spec: Mapping[str, Any]) -> Any:

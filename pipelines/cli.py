@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from pipelines.commands import jobs
+from pipelines.commands.jobs import submit
 from pipelines.commands.models import convert, cost, generate, probe
 from pipelines.commands.options import (
     ConfigArgument,
@@ -21,6 +23,10 @@ from pipelines.commands.options import (
     default_store,
     one_line_errors,
 )
+from pipelines.commands.report import report
+from pipelines.commands.rerun import rerun
+from pipelines.commands.status import status
+from pipelines.commands.track import track
 from pipelines.errors import PipelineError
 from pipelines.reports.progress import make_console
 
@@ -44,6 +50,7 @@ def run(
     until: UntilOption = None,
     store: StoreOption = None,
     name: Annotated[str | None, typer.Option(metavar="RUN", help="Name of the run.")] = None,
+    continue_with: Annotated[str | None, typer.Option(hidden=True, help="What the user types to go on.")] = None,
     debug: Debug = False,
 ) -> None:
     """Run the pipeline; a second run does only what changed."""
@@ -51,7 +58,7 @@ def run(
         from pipelines.commands.run import run_pipeline
 
         settings, opened = _open(config, override, store, name)
-        run_pipeline(settings, opened, until, _command(config, override, until, store, name))
+        run_pipeline(settings, opened, until, continue_with or _command(config, override, until, store, name))
 
 
 @app.command()
@@ -258,8 +265,9 @@ def gc(
             make_console().print(collection_view(found, removed=yes))
 
 
-for command in (probe, generate, convert, cost):
+for command in (report, rerun, status, submit, track, probe, generate, convert, cost):
     app.command()(command)
+app.add_typer(jobs.app, name="jobs")
 
 
 def main() -> None:

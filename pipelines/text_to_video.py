@@ -23,10 +23,16 @@ from lumina.config import Config
 from lumina.models.config import NextDiTConfig, load_flow_config
 from pipelines.config import PipelineConfig, TrainConfig
 from pipelines.dag.fingerprint import locate_weights
-from pipelines.dag.stage import VARIANT, Pipeline, Stage
+from pipelines.dag.stage import VARIANT, Pipeline, RegisteredModel, Stage
+from pipelines.dag.tier import BITWISE, Metric, Tier, Tolerance
 from pipelines.errors import PipelineError
 
 _CURATE = "jobs.curate:run"
+_TRAIN_FROM = "lumina run CONFIG \\\n    -o weights.transformer={checkpoint}"
+_BASE = RegisteredModel("base", "Trained on all sources.", _TRAIN_FROM)
+_BEST_SUBSET = RegisteredModel("best-subset", "Fine-tuned on the best subset of sources.", _TRAIN_FROM)
+_GENERATE = 'lumina generate --checkpoint {checkpoint} \\\n    --prompt "..." --out clip.mp4'
+_FINAL = RegisteredModel("final", "The fine-tuned model with all that it needs to generate clips.", _GENERATE)
 # Platforms without a wheel of decord read everything with PyAV.
 _DECODERS = (*(name for name in ("decord",) if find_spec(name)), "av", "opencv-python-headless")
 
@@ -215,8 +221,16 @@ def _curation(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> li
             {"clips": "probe"},
             weights={"unimatch": weights["unimatch"]} if config.motion.estimator == "unimatch" else {},
             depends=("torch",),
+            tier=Tolerance(),
         ),
-        Stage("tag", _CURATE, config.tag, "curation.sources:TAG_OPERATOR", inputs={"clips": "probe"}),
+        Stage(
+            "tag",
+            _CURATE,
+            config.tag,
+            "curation.sources:TAG_OPERATOR",
+            inputs={"clips": "probe"},
+            system_prompts="system_prompts.json",
+        ),
         Stage(
             "select",
             _CURATE,
@@ -233,6 +247,7 @@ def _curation(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> li
             inputs={"select": "select", "tag": "tag"},
             weights={"text_encoder": weights["text_encoder"]},
             depends=("torch", "transformers"),
+            tier=Tolerance(),
         ),
         *(
             _on_media(
@@ -243,6 +258,7 @@ def _curation(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> li
                 {"select": "select", "tag": "tag"},
                 weights={"vae": weights["vae"]},
                 depends=("torch", "diffusers"),
+                tier=Tolerance(),
             )
             for name, latents in config.latents.items()
         ),
@@ -296,6 +312,7 @@ def _on_media(
     inputs: Mapping[str, str],
     weights: Mapping[str, str] | None = None,
     depends: tuple[str, ...] = (),
+    tier: Tier = BITWISE,
 ) -> Stage:
     """A curation stage that opens media files."""
     stage = Stage(
@@ -306,6 +323,7 @@ def _on_media(
         inputs=inputs,
         weights=weights or {},
         depends=_DECODERS + depends,
+        tier=tier,
     )
     return _reads_media(config, stage)
 
@@ -323,13 +341,15 @@ def _training(config: PipelineConfig, start: Path | None) -> list[Stage]:
         stage = _train(f"train@{name}", train, before)
         stages.append(stage if stages or start is None else replace(stage, weights={"init": str(start)}))
     last = stages[-1].name
-    return [*stages, _train("finetune", config.finetune, {"init": last, "selection": "choose"})]
+    stages[-1] = replace(stages[-1], model=_BASE)
+    finetune = _train("finetune", config.finetune, {"init": last, "selection": "choose"})
+    return [*stages, replace(finetune, model=_BEST_SUBSET)]
 
 
 def _train(name: str, config: TrainConfig, inputs: Mapping[str, str]) -> Stage:
     latents = {f"latents@{latents}": f"encode_latents@{latents}" for latents in config.latents}
     inputs = {**latents, "text": "encode_text", **inputs}
-    return Stage(name, "jobs.train:run", config, inputs=inputs, depends=("torch", "deepspeed"))
+    return Stage(name, "jobs.train:run", config, inputs=inputs, depends=("torch", "deepspeed"), tier=Metric())
 
 
 def _evaluation(config: PipelineConfig, sources: tuple[str, ...]) -> list[Stage]:
@@ -349,6 +369,7 @@ def _evaluation(config: PipelineConfig, sources: tuple[str, ...]) -> list[Stage]
                 inputs={"checkpoint": trained, "tag": "tag", **captions},
                 weights=weights,
                 depends=depends,
+                tier=Metric(),
             )
             for source in sources
         ),
@@ -370,6 +391,7 @@ def _evaluation(config: PipelineConfig, sources: tuple[str, ...]) -> list[Stage]
             inputs={"before": trained, "after": "finetune", "selection": "choose", "tag": "tag", **captions},
             weights=weights,
             depends=depends,
+            tier=Metric(),
         ),
         Stage(
             "export",
@@ -379,5 +401,6 @@ def _evaluation(config: PipelineConfig, sources: tuple[str, ...]) -> list[Stage]
             weights=weights,
             depends=("torch", "safetensors"),
             uses_cluster=False,
+            model=_FINAL,
         ),
     ]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumina.evaluation.prompts import Truth
-from lumina.evaluation.subsets import FloatArray, Interval, interval, rank_correlation, weighted_mean
+from lumina.evaluation.subsets import FloatArray, Interval, Range, interval, rank_correlation, weighted_mean
 
 if TYPE_CHECKING:
     from lumina.motion import OpticalFlowEstimator
@@ -37,6 +37,8 @@ class Metric:
     meaning: str
     asked_column: str | None = None
     """With it the figure is the rank correlation of `column` with this one; without, the mean of `column`."""
+    values: Range | None = None
+    """What the values of `column` lie between, where the figure is their mean."""
 
 
 def _by_name(*metrics: Metric) -> dict[str, Metric]:
@@ -45,10 +47,26 @@ def _by_name(*metrics: Metric) -> dict[str, Metric]:
 
 METRICS: dict[str, Metric] = _by_name(
     Metric(
-        "shapes/colour_acc", "shapes/colour_acc", "truth", "share of clips whose largest shape has the asked colour"
+        "shapes/colour_acc",
+        "shapes/colour_acc",
+        "truth",
+        "share of clips whose largest shape has the asked colour",
+        values=(0, 1),
     ),
-    Metric("shapes/shape_acc", "shapes/shape_acc", "truth", "share of clips whose largest shape is the asked one"),
-    Metric("shapes/direction_acc", "shapes/direction_acc", "truth", "share of clips that move, or stay, as asked"),
+    Metric(
+        "shapes/shape_acc",
+        "shapes/shape_acc",
+        "truth",
+        "share of clips whose largest shape is the asked one",
+        values=(0, 1),
+    ),
+    Metric(
+        "shapes/direction_acc",
+        "shapes/direction_acc",
+        "truth",
+        "share of clips that move, or stay, as asked",
+        values=(0, 1),
+    ),
     Metric(
         "shapes/speed_rank_corr",
         "shapes/measured_speed",
@@ -56,13 +74,41 @@ METRICS: dict[str, Metric] = _by_name(
         "Spearman's rho of asked and measured speed over moving prompts, times the share measured",
         asked_column="shapes/asked_speed",
     ),
-    Metric("shapes/unmeasured_rate", "shapes/unmeasured_rate", "truth", "share of clips in which no shape was found"),
-    Metric("offline/temporal_flicker", "offline/temporal_flicker", "frames", "VBench's formula; 1 = no change at all"),
-    Metric("offline/frame_sim_rgbhist", "offline/frame_sim_rgbhist", "frames", "colour histograms stay as they were"),
-    Metric("offline/laplacian_sharpness", "offline/laplacian_sharpness", "frames", "variance of the Laplacian"),
-    Metric("offline/constant_rate", "offline/constant_rate", "frames", "share of clips that are one flat colour"),
     Metric(
-        "offline/dynamic_degree_dis", "offline/dynamic_degree_dis", "flow", "share of clips that move; VBench's rule"
+        "shapes/unmeasured_rate",
+        "shapes/unmeasured_rate",
+        "truth",
+        "share of clips in which no shape was found",
+        values=(0, 1),
+    ),
+    Metric(
+        "offline/temporal_flicker",
+        "offline/temporal_flicker",
+        "frames",
+        "VBench's formula; 1 = no change at all",
+        values=(0, 1),
+    ),
+    Metric(
+        "offline/frame_sim_rgbhist",
+        "offline/frame_sim_rgbhist",
+        "frames",
+        "colour histograms stay as they were",
+        values=(0, 1),
+    ),
+    Metric("offline/laplacian_sharpness", "offline/laplacian_sharpness", "frames", "variance of the Laplacian"),
+    Metric(
+        "offline/constant_rate",
+        "offline/constant_rate",
+        "frames",
+        "share of clips that are one flat colour",
+        values=(0, 1),
+    ),
+    Metric(
+        "offline/dynamic_degree_dis",
+        "offline/dynamic_degree_dis",
+        "flow",
+        "share of clips that move; VBench's rule",
+        values=(0, 1),
     ),
     Metric("offline/flow_abs_mean_dis", "offline/flow_abs_mean_dis", "flow", "mean absolute flow, pixels per frame"),
 )
@@ -187,10 +233,12 @@ class Estimate:
     """[B], in the order of the resamples: draws of two groups are paired."""
     units: int
     """Prompts it rests on."""
+    values: Range | None = None
+    """What the values lie between that it is the mean of, if it is one."""
 
     def interval(self, confidence: float) -> Interval:
         """The pointwise interval of the figure."""
-        return interval(self.value, self.draws, self.units, confidence)
+        return interval(self.value, self.draws, self.units, confidence, self.values)
 
 
 def estimate(metric: Metric, columns: Mapping[str, FloatArray], counts: NDArray[np.int64]) -> Estimate:
@@ -215,7 +263,7 @@ def estimate(metric: Metric, columns: Mapping[str, FloatArray], counts: NDArray[
         return weighted_mean(weights, values) if asked is None else rank_correlation(weights, values, asked)
 
     once = np.ones((1, len(values)), dtype=np.int64)
-    return Estimate(float(reduce(once)[0]), reduce(counts), units)
+    return Estimate(float(reduce(once)[0]), reduce(counts), units, metric.values)
 
 
 def composite(estimates: Mapping[str, Estimate], weights: Mapping[str, float]) -> Estimate:
@@ -223,4 +271,23 @@ def composite(estimates: Mapping[str, Estimate], weights: Mapping[str, float]) -
     total = sum(abs(w) for w in weights.values())
     value = sum(w * estimates[name].value for name, w in weights.items()) / total
     draws = np.sum([w * estimates[name].draws for name, w in weights.items()], axis=0) / total
-    return Estimate(value, draws, min(estimates[name].units for name in weights))
+    return Estimate(value, draws, min(estimates[name].units for name in weights), _composite_range(estimates, weights))
+
+
+def _composite_range(estimates: Mapping[str, Estimate], weights: Mapping[str, float]) -> Range | None:
+    ends = []
+    for name, weight in weights.items():
+        if (values := estimates[name].values) is None:
+            return None
+        ends.append(sorted((weight * values[0], weight * values[1])))
+    total = sum(abs(w) for w in weights.values())
+    return sum(low for low, _ in ends) / total, sum(high for _, high in ends) / total
+
+
+def difference(before: Estimate, after: Estimate) -> Estimate:
+    """After minus before, resample by resample: both are measured on the same prompts."""
+    values = None
+    if before.values is not None and after.values is not None:
+        values = after.values[0] - before.values[1], after.values[1] - before.values[0]
+    units = min(before.units, after.units)
+    return Estimate(after.value - before.value, after.draws - before.draws, units, values)

@@ -8,7 +8,14 @@ resample, because the interval of a correlation is not the interval of its terms
 Groups are compared by their differences, studentised by the bootstrap's standard error, against the quantile of the
 largest |T| over *all* pairs (Westfall and Young 1993; Romano and Wolf 2005). All pairs and not only those with the
 best, because the best was picked from the same numbers. Few prompts make a bootstrap too narrow; the expansion of
-Hesterberg ("What Teachers Should Know About the Bootstrap", 2015, section 4.2) corrects it to first order.
+Hesterberg ("What Teachers Should Know About the Bootstrap", 2015, section 4.2) corrects it to first order. They also
+make its tails too light, so the critical value is never below that of normal differences of the same covariance.
+
+Percentiles of a share near 0 or 1 miss too often, so the mean of values with a known range has the score interval of
+Wilson (1927), for as many independent values as would give the bootstrap's standard error. A sample without any spread
+(every clip is right) has a bootstrap without any either, and an interval of no width. But n prompts that agree only
+say that others are rare: with probability 1 - a, at most 1 - a^(1/n) of all; with a range, that bounds the mean.
+`benchmarks/bootstrap.py` holds all this against simulated data.
 """
 
 from __future__ import annotations
@@ -17,6 +24,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +32,11 @@ from numpy.typing import NDArray
 from lumina.randomness import generator
 
 FloatArray = NDArray[np.float64]
+Range = tuple[float, float]
+"""The least and the largest value that can be."""
+
+_Number = TypeVar("_Number", float, FloatArray)
+_NO_SPREAD = 1e-12
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,8 @@ class Difference:
     high: float
     significant: bool
     """The simultaneous lower bound is above zero: the group is worse."""
+    p: float
+    """Of a difference this large somewhere among all pairs, were all groups equal; in 0..1."""
 
 
 @dataclass(frozen=True)
@@ -146,22 +161,38 @@ def rank_correlation(counts: NDArray[np.int64], values: FloatArray, asked: Float
     return np.divide(rho * n, number, out=np.full(len(w), np.nan), where=number > 0)
 
 
-def _student(z: float, units: int) -> float:
-    """Student's t quantile with units-1 degrees of freedom at the tail of z (Cornish-Fisher); infinite for one."""
-    if units < 2:
-        return math.inf
+def _student(z: _Number, units: int) -> _Number:
+    """Student's t quantile with units-1 degrees of freedom at the tail of z >= 0 (Cornish-Fisher); units at least 2."""
     nu = units - 1
     return z + (z**3 + z) / (4 * nu) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)
 
 
-def interval(value: float, draws: FloatArray, units: int, confidence: float) -> Interval:
-    """The expanded percentile interval of a value.
+def _without_spread(value: float, values: Range, units: int, tail: float) -> Range:
+    """Bounds of the mean where all `units` prompts have this value; each is missed with probability `tail`."""
+    others = 1.0 - tail ** (1.0 / units)
+    return value - others * (value - values[0]), value + others * (values[1] - value)
+
+
+def _score_bounds(value: float, values: Range, error: float, t: float) -> Range:
+    """Wilson's bounds of a mean of this standard error."""
+    span = values[1] - values[0]
+    share = (value - values[0]) / span
+    # Of what independent zeros and ones would need to be that sure, the inverse.
+    weight = t * t * (error / span) ** 2 / (share * (1 - share))
+    reach = math.sqrt(weight * share * (1 - share) + weight * weight / 4)
+    low, high = ((share + weight / 2 + sign * reach) / (1 + weight) for sign in (-1, 1))
+    return values[0] + span * low, values[0] + span * high
+
+
+def interval(value: float, draws: FloatArray, units: int, confidence: float, values: Range | None = None) -> Interval:
+    """The interval of a value: the score interval of a mean of values with a range, else expanded percentiles.
 
     Args:
         value: the estimate from the sample itself.
         draws: [B] the same in each resample; undefined ones (NaN) are left out.
         units: prompts the value rests on.
         confidence: in (0, 1).
+        values: range of the values that it is the mean of; None if it is no mean, or they have no range.
 
     Raises:
         ValueError: no draw is defined.
@@ -171,14 +202,23 @@ def interval(value: float, draws: FloatArray, units: int, confidence: float) -> 
         raise ValueError("no resample gives a value: the metric applies to none of the prompts")
     if units < 2:
         return Interval(value, -math.inf, math.inf)
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    tail = NormalDist().cdf(-math.sqrt(units / (units - 1)) * _student(z, units))
+    if values is not None and np.ptp(defined) <= _NO_SPREAD:
+        return Interval(value, *_without_spread(value, values, units, (1 - confidence) / 2))
+    t = _student(NormalDist().inv_cdf(0.5 + confidence / 2), units)
+    if values is not None:
+        return Interval(value, *_score_bounds(value, values, _error(defined, units), t))
+    tail = NormalDist().cdf(-math.sqrt(units / (units - 1)) * t)
     low, high = np.quantile(defined, [tail, 1 - tail])
     return Interval(value, float(low), float(high))
 
 
 def compare(
-    groups: Sequence[str], values: FloatArray, draws: FloatArray, units: int, confidence: float = 0.95
+    groups: Sequence[str],
+    values: FloatArray,
+    draws: FloatArray,
+    units: int,
+    confidence: float = 0.95,
+    value_range: Range | None = None,
 ) -> Comparison:
     """Compare K groups by one figure, larger being better.
 
@@ -188,6 +228,7 @@ def compare(
         draws: [K, B] the same in each resample; column b of every group comes from the same prompts.
         units: prompts the figure rests on.
         confidence: of each interval alone, and of all differences together.
+        value_range: of the values that the figure is the mean of; None if it is no mean, or they have no range.
 
     Raises:
         ValueError: no groups, names twice, shapes that do not match, or a value that is not finite.
@@ -204,23 +245,62 @@ def compare(
         raise ValueError("no resample gives every group a value: too few prompts")
     order = sorted(range(len(groups)), key=lambda k: (-values[k], groups[k]))
     pairs = [(i, j) for n, i in enumerate(order) for j in order[n + 1 :]]
-    largest = np.zeros(draws.shape[1])
-    errors: dict[tuple[int, int], float] = {}
-    for i, j in pairs:
-        deviation = (draws[i] - draws[j]) - (values[i] - values[j])
-        # The bootstrap's variance of a mean of n is (n-1)/n of the unbiased one.
-        error = float((draws[i] - draws[j]).std()) * math.sqrt(units / max(units - 1, 1))
-        errors[i, j] = error
-        # Exactly equal groups, or a difference without any spread, tell nothing about the quantile.
-        if error > 1e-12:
-            np.maximum(largest, np.abs(deviation) / error, out=largest)
-    critical = _student(float(np.quantile(largest, confidence)), units) if pairs else 0.0
+    largest = _largest(values, draws, pairs)
+    critical = 0.0
+    if pairs:
+        quantile = max(float(np.quantile(one, confidence)) for one in largest)
+        critical = _student(quantile, units) if units > 1 else math.inf
+    span = None if value_range is None else (value_range[0] - value_range[1], value_range[1] - value_range[0])
     best = order[0]
     differences = []
     for j in order[1:]:
-        value = float(values[best] - values[j])
-        reach = critical * errors[best, j] if math.isfinite(critical) else math.inf
-        differences.append(Difference(groups[j], value, value - reach, value + reach, value - reach > 0))
+        value, error = float(values[best] - values[j]), _error(draws[best] - draws[j], units)
+        if units < 2:
+            low, high, p = -math.inf, math.inf, 1.0
+        elif error > _NO_SPREAD:
+            low, high = value - critical * error, value + critical * error
+            if span is not None:
+                low, high = max(low, span[0]), min(high, span[1])
+            p = max(float(np.mean(_student(one, units) >= abs(value) / error)) for one in largest)
+        elif span is None:
+            low, high, p = value, value, float(abs(value) <= _NO_SPREAD)
+        else:
+            low, high = _without_spread(value, span, units, (1 - confidence) / 2 / len(pairs))
+            # The tail at which the lower bound is zero.
+            p = min(1.0, 2 * len(pairs) * (1 - value / (value - span[0])) ** units)
+        differences.append(Difference(groups[j], value, low, high, low > 0, p))
     best_set = (groups[best], *(d.group for d in differences if not d.significant))
-    intervals = {groups[k]: interval(float(values[k]), draws[k], units, confidence) for k in order}
+    intervals = {groups[k]: interval(float(values[k]), draws[k], units, confidence, value_range) for k in order}
     return Comparison(groups[best], best_set, intervals, tuple(differences), critical, confidence)
+
+
+def _error(draws: FloatArray, units: int) -> float:
+    # The bootstrap's variance of a mean of n is (n-1)/n of the unbiased one.
+    return float(draws.std()) * math.sqrt(units / max(units - 1, 1))
+
+
+def _largest(values: FloatArray, draws: FloatArray, pairs: Sequence[tuple[int, int]]) -> list[FloatArray]:
+    """[B] the largest |T| of all pairs in each resample, and in as many normal samples of the same covariance."""
+    deviations = draws - values[:, None]
+    scale, axes = np.linalg.eigh(np.atleast_2d(np.cov(draws)))
+    normal = generator(0, "normal differences").standard_normal(draws.shape)
+    found = []
+    for one in (deviations, (axes * np.sqrt(scale.clip(0.0))) @ normal):
+        largest = np.zeros(draws.shape[1])
+        for i, j in pairs:
+            # Exactly equal groups, or a difference without any spread, tell nothing about the quantile.
+            if (spread := float((draws[i] - draws[j]).std())) > _NO_SPREAD:
+                np.maximum(largest, np.abs(one[i] - one[j]) / spread, out=largest)
+        found.append(largest)
+    return found
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """P values of several claims, adjusted so that all hold together (Holm 1979); each in 0..1."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return tuple(adjusted)

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from pipelines.diff.difference import read_diff
 from pipelines.diff.view import answer_text, difference_view
-from pipelines.errors import PipelineError
+from pipelines.reports.html import write_page
 from pipelines.reports.progress import make_console
 from pipelines.storage.store import Store
 
@@ -34,11 +34,7 @@ def compare_runs(a: tuple[Store, str], b: tuple[Store, str], html: Path | None, 
     if html is not None:
         from pipelines.diff.page import make_page
 
-        page = make_page(found)
-        try:
-            html.write_text(page, encoding="utf-8")
-        except OSError as error:
-            raise PipelineError(f"--html {html} cannot be written: {error.strerror or error}") from error
+        write_page(html, make_page(found), "--html")
     if as_json:
         typer.echo(json.dumps(found.as_dict(), indent=1, ensure_ascii=False, allow_nan=False))
         return found.exit_code

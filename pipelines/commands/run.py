@@ -17,6 +17,7 @@ from pipelines.errors import disk_problem
 from pipelines.reports.progress import make_console
 
 if TYPE_CHECKING:
+    from jobs.runtime import RuntimeConfig
     from pipelines.config import PipelineConfig
     from pipelines.dag.events import RunSummary
     from pipelines.storage.store import Store
@@ -32,18 +33,29 @@ def run_pipeline(settings: PipelineConfig, store: Store, until: str | None, comm
     from pipelines.dag import runner
     from pipelines.dag.events import Interrupted
     from pipelines.reports.progress import RunDisplay
+    from pipelines.reports.status import StatusFile, begin
+    from pipelines.rerun.lock import lock_record, make_lock
     from pipelines.text_to_video import build
     from pipelines.tracking.tracker import MlflowTracking
 
-    pipeline = build(settings).until(until)
+    pipeline = build(settings)
     store.prepare(settings.min_free_gb)
     console = make_console()
-    display = RunDisplay(console, [stage.name for stage in pipeline.order])
+    wanted = pipeline.until(until).order
+    screen = RunDisplay(console, [stage.name for stage in wanted])
     # A handler that writes around the live table would tear it.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    lock = lock_record(make_lock(settings, command, store))
     run_id = runner.new_run_id()
     console.print(Text(f"Run {run_id} ({settings.name}), store {store.uri}", "dim"))
-    with display:
+    upstream = {stage.name: list(stage.inputs.values()) for stage in wanted}
+    status = begin(run_id, settings.name, [stage.name for stage in wanted], upstream, command)
+    with screen, StatusFile(screen, store, status) as display:
+
+        def start_cluster(runtime: RuntimeConfig) -> None:
+            if page := cluster.ensure(runtime):
+                display.link("Ray", page)
+
         tracking = MlflowTracking(
             store,
             run_id,
@@ -61,12 +73,16 @@ def run_pipeline(settings: PipelineConfig, store: Store, until: str | None, comm
                 run_id=run_id,
                 tracking=tracking,
                 display=display,
-                start_cluster=cluster.ensure,
+                start_cluster=start_cluster,
                 min_free_gb=settings.min_free_gb,
+                until=until,
+                lock=lock,
             )
         except Interrupted as stopped:
             tracking.close("KILLED", timeout_s=5)
-            display.__exit__(None, None, None)
+            # Leaving ends the process at once.
+            display.__exit__()
+            screen.__exit__(None, None, None)
             _leave(console, stopped.summary, command)
         links = tracking.close("FINISHED" if summary.ok else "FAILED")
     _finish(console, store, summary, links, command, settings.example_prompt())
@@ -131,7 +147,7 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
         ("choice", path("choose", "selection.json")),
         ("MLflow", links.uri),
         ("run", None if summary.unrecorded else store.root / "runs" / f"{summary.run_id}.json"),
-        ("unwritten records", links.buffer),
+        ("unwritten", links.buffer),
     ]
     for label, value in rows:
         if value:
@@ -142,6 +158,7 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
         commands.append(shlex.join(words))
     if path("choose"):
         commands.append(shlex.join(["lumina", "compare", summary.run_id, "--store", store.uri]))
+        commands.append(shlex.join(["lumina", "report", summary.run_id, "--store", store.uri]))
     selected = summary.outcomes.get("select")
     counts = selected.manifest.counts if selected and selected.manifest else {}
     for command, status in (("quarantine", "quarantined"), ("selection", "filtered")):
@@ -149,13 +166,19 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
             commands.append(shlex.join(["lumina", command, summary.run_id, "--store", store.uri]))
     if links.ui_command:
         commands.append(links.ui_command)
+    if links.buffer:
+        commands.append(shlex.join(["lumina", "track", summary.run_id, "--store", store.uri]))
     console.print(Text("\nLook closer:", "bold"))
     for command in commands:
         console.print(f"  {command}", soft_wrap=True)
-    if links.pipeline_url:
-        console.print(Text(f"    this run:        {links.pipeline_url}", "dim"), soft_wrap=True)
-    if links.compare_url:
-        console.print(Text(f"    system prompts:  {links.compare_url}", "dim"), soft_wrap=True)
+    for label, url in (
+        ("this run", links.pipeline_url),
+        ("system prompts", links.compare_url),
+        ("clips", links.clips_url),
+        ("checkpoint", links.model_url),
+    ):
+        if url:
+            console.print(Text(f"    {f'{label}:':<17}{url}", "dim"), soft_wrap=True)
 
 
 def _set_aside(summary: RunSummary) -> str:

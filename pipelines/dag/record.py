@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -15,6 +14,7 @@ from typing import Any
 from jobs.context import JobResult
 from pipelines.dag.events import RunSummary
 from pipelines.errors import StageError
+from pipelines.git import origin
 
 _DIGEST = re.compile(r"rows256-add/1:\d+:[0-9a-f]{1,64}|sha256:[0-9a-f]{64}")
 
@@ -54,23 +54,9 @@ def environment() -> dict[str, Any]:
 
 @cache
 def git_state() -> dict[str, Any]:
-    """Commit of the code, and whether the working tree differs from it; empty outside a repository."""
-    home = Path(__file__).resolve().parents[2]
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(  # noqa: S603
-                ["git", "-C", str(home), *arguments],  # noqa: S607
-                capture_output=True, text=True, check=False, timeout=10,
-            )  # fmt: skip
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    commit = git("rev-parse", "HEAD")
-    if commit is None:
-        return {}
-    return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    """Commit of the code, and whether it had more than that; empty for code without a repository."""
+    found = origin()
+    return {} if found is None else {"commit": found.commit, "dirty": bool(found.patch)}
 
 
 def run_record(

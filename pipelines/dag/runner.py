@@ -25,6 +25,7 @@ from pipelines.dag.plan import digest_cache, explain, plan
 from pipelines.dag.record import check_result, environment, git_state, run_record
 from pipelines.dag.signals import StopSignal
 from pipelines.dag.stage import Pipeline, Stage
+from pipelines.dag.tier import tier_record
 from pipelines.errors import LeaseLostError, PipelineError, StageError, StoreError, disk_error_of, disk_problem
 from pipelines.storage.lease import HeldLeases, Holder
 from pipelines.storage.manifest import Manifest
@@ -57,6 +58,7 @@ def run(
     min_free_gb: float = 0.0,
     identifier: Identifier | None = None,
     until: str | None = None,
+    lock: Mapping[str, Any] | None = None,
 ) -> RunSummary:
     """Bring every stage of the pipeline into the store.
 
@@ -75,6 +77,7 @@ def run(
         min_free_gb: free space that the store must have, in GB.
         identifier: computes fingerprints; tests give their own first-party packages.
         until: stop after this stage and what it needs.
+        lock: what is kept in the run's record to compute it again; see `pipelines.rerun.lock`.
 
     Raises:
         StoreError: the store cannot be used; nothing was started.
@@ -101,6 +104,7 @@ def run(
         max_parallel=max_parallel,
         identifier=identifier,
         until=until,
+        lock=lock,
     )
     with in_use(store.root, prepared.display.note):
         return prepared.execute()
@@ -125,9 +129,10 @@ class _Run:
         max_parallel: int,
         identifier: Identifier,
         until: str | None,
+        lock: Mapping[str, Any] | None,
     ) -> None:
         self.pipeline, self.store, self.runtime = pipeline, store, runtime
-        self.name, self.run_id, self.until = name, run_id, until
+        self.name, self.run_id, self.until, self.lock = name, run_id, until, lock
         self.tracking, self.display = tracking, display
         self.start_cluster, self.identifier = start_cluster, identifier
         self.slots = threading.Semaphore(max_parallel)
@@ -316,6 +321,7 @@ class _Run:
             metrics={key: float(value) for key, value in result.metrics.items()},
             evaluations=tuple(asdict(evaluation) for evaluation in result.evaluations),
             artifacts=tuple(result.artifacts),
+            tier=tier_record(stage.tier),
             env=environment(),
             git=git_state(),
             runtime=self.runtime.model_dump(mode="json"),
@@ -383,6 +389,8 @@ class _Run:
         complete = summary.ok and len(outcomes) == len(order)
         inputs = {stage.name: stage.inputs for stage in self.pipeline.order}
         record = run_record(summary, self.store.root, self.started, complete, inputs, self.until, self._media_root())
+        if self.lock is not None:
+            record["lock"] = dict(self.lock)
         try:
             self.store.put_run(self.run_id, self.name, record)
         except StoreError as error:

@@ -10,6 +10,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from lumina.config import Config
+from pipelines.dag.tier import BITWISE, Tier
 from pipelines.errors import PipelineError
 
 VARIANT = r"[A-Za-z0-9_.\-]+"
@@ -19,8 +20,24 @@ _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True)
+class RegisteredModel:
+    """How a stage's checkpoint stands in MLflow's model registry."""
+
+    alias: str
+    """Under which the newest one is found."""
+    what: str
+    """One sentence."""
+    use: str
+    """A command; `{checkpoint}` stands for the stage's output directory."""
+
+
+@dataclass(frozen=True)
 class Stage:
-    """One step of the DAG. Everything but `locations`, `media_root` and `uses_cluster` is part of its identity."""
+    """One step of the DAG.
+
+    Everything but `locations`, `media_root`, `uses_cluster`, `tier`, `model` and `system_prompts` is part of its
+    identity.
+    """
 
     name: str
     """Unique; `kind` or `kind@variant`, e.g. `train@2`."""
@@ -50,6 +67,12 @@ class Stage:
     """Directory against which relative clip URIs resolve: a location, so no part of the identity."""
     uses_cluster: bool = True
     """Whether the job talks to Ray; False lets it start before the cluster is up."""
+    tier: Tier = BITWISE
+    """How alike another computation of it has to be to count as a reproduction."""
+    model: RegisteredModel | None = None
+    """For a checkpoint that people will look for."""
+    system_prompts: str = ""
+    """File of the output with the system prompts, to be mirrored in MLflow's prompt registry; empty for none."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import mimetypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +21,12 @@ from pipelines.diff.view import (
     rows_text,
     shown_curves,
 )
+from pipelines.reports.html import MEDIA_BYTES, data_uri, fill, thinned
 from pipelines.reports.progress import duration
 
 TEMPLATE = Path(__file__).with_name("diff.html.j2")
-_MEDIA_BYTES = 6_000_000
-"""Of clips on the page: text makes a third more of them, and the page shall stay below 10 MB."""
 _CLIPS = 24
 _CHARTS = 12
-_POINTS = 400
 _WIDTH, _HEIGHT = 600.0, 150.0
 _NAMED = 10
 _FIGURES = 4
@@ -76,14 +72,12 @@ def make_page(found: Difference) -> str:
     Raises:
         StoreError: curves or rows of an output cannot be read.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     moved = {
         title: [(figure, figure_cells(figure)) for figure in group if figure.moved]
         for title, group in evaluations(found.figures).items()
     }
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return fill(
+        TEMPLATE,
         found=found,
         stages=[stage for stage in found.stages if not stage.shared or stage.verdict != "equal"],
         shared=[stage.name for stage in found.stages if stage.shared and stage.verdict == "equal"],
@@ -144,13 +138,10 @@ def _charts(found: Difference) -> Iterator[_Chart]:
 
 def _line(series: dict[int, float], box: tuple[int, int, float, float]) -> str:
     first, last, low, high = box
-    steps = sorted(step for step, value in series.items() if abs(value) < float("inf"))
-    every = -(-len(steps) // _POINTS)
-    # The last point is where the curve ends, so it is always drawn.
-    drawn = sorted({*steps[:: every or 1], *steps[-1:]})
     width, height = max(last - first, 1), (high - low) or 1.0
     return " ".join(
-        f"{_WIDTH * (step - first) / width:.1f},{_HEIGHT * (high - series[step]) / height:.1f}" for step in drawn
+        f"{_WIDTH * (step - first) / width:.1f},{_HEIGHT * (high - value) / height:.1f}"
+        for step, value in thinned(series)
     )
 
 
@@ -195,16 +186,9 @@ def _clips_of(stage: str, a: Held, b: Held, moved: Sequence[RowChange]) -> _Clip
     for key in order[: _CLIPS if len(same) < len(common) else 4]:
         files = [path / table[key]["video"] for path, table in zip(paths, (first, second), strict=True)]
         size = sum(file.stat().st_size for file in files if file.is_file())
-        if spent + size > _MEDIA_BYTES:
+        if spent + size > MEDIA_BYTES:
             break
         spent += size
-        media = (_uri(files[0]), _uri(files[1]))
+        media = (data_uri(files[0]), data_uri(files[1]))
         shown.append(_Clip(key, first[key]["prompt"], media, key in same, figures.get(key, "")))
     return _Clips(stage, tuple(shown), len(common), len(same))
-
-
-def _uri(file: Path) -> str:
-    if not file.is_file():
-        return f"{file} is gone"
-    kind = mimetypes.guess_type(file.name)[0] or "video/mp4"
-    return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"

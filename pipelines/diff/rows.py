@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _KEYS = (("clip_id",), ("text_id",), ("model", "prompt_id", "sample"), ("model", "source", "prompt_id", "sample"))
 _FATE = ("status", "reason", "reason_stage")
 _STATUS = (*_FATE, "detail")
-_STANDS_FOR = {"vae_latent_bytes": "latent_sha256"}
+STANDS_FOR = {"vae_latent_bytes": "latent_sha256"}
 """Large columns that need not be read where another column holds their hash."""
 
 
@@ -80,7 +80,7 @@ def compare_rows(stage: str, a: Path, b: Path, uris: Mapping[str, str] | None = 
     second = right.take(at.take(pa.array(both)))
     types = {name: (_kind(left, name), _kind(right, name)) for name in {*left.column_names, *right.column_names}}
     common = sorted(name for name, (x, y) in types.items() if x == y)
-    differs = {name: _differs(first[name], second[name]) for name in common}
+    differs = {name: where_different(first[name], second[name]) for name in common}
     counts = {name: int(found.sum()) for name, found in differs.items() if found.any()}
     any_column = np.logical_or.reduce(list(differs.values())) if differs else np.zeros(len(both), bool)
     fates = [name for name in _FATE if name in counts]
@@ -118,7 +118,7 @@ def read_rows(stage: str, path: Path) -> pa.Table:
 
     try:
         rows = dataset(path / "data")
-        names = [name for name in rows.schema.names if _STANDS_FOR.get(name) not in rows.schema.names]
+        names = [name for name in rows.schema.names if STANDS_FOR.get(name) not in rows.schema.names]
         binary = [name for name in names if pa.types.is_large_binary(rows.schema.field(name).type)]
         if not binary:
             return rows.to_table(columns=names)
@@ -187,7 +187,7 @@ def row_keys(stage: str, tables: Sequence[pa.Table], paths: Sequence[Path]) -> l
     raise StoreError(f"stage {stage}: no key tells the rows of {where} apart; known keys: {known}{doubled}")
 
 
-def _differs(a: pa.ChunkedArray, b: pa.ChunkedArray) -> Any:
+def where_different(a: pa.ChunkedArray, b: pa.ChunkedArray) -> Any:
     """Where two columns of one type differ; nulls are equal, and so are NaNs."""
     import numpy as np
     import pyarrow as pa

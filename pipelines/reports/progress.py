@@ -6,9 +6,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -17,6 +16,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from pipelines.reports.stage_progress import ENDED, StageProgress
 
 LOG_EVERY_S = 30.0
 _LOG_WIDTH = 120
@@ -34,7 +35,6 @@ _LOOK = {
     "run": ("▶", "bold cyan"),
     "unknown": ("?", "yellow"),
 }
-ENDED = frozenset({"cached", "done", "failed", "blocked", "interrupted"})
 
 
 def make_console(stderr: bool = False) -> Console:
@@ -63,54 +63,54 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-@dataclass
-class _Row:
-    state: str = "pending"
-    detail: str = ""
-    since: float = 0.0
-    ended: float = 0.0
-    done: int = 0
-    total: int = 0
-    unit: str = ""
-    first: tuple[float, int] | None = None
+def pace(row: StageProgress, now: float) -> str:
+    """`120/400 steps, 2.1/s, 2 min 13 s left`."""
+    if not row.total:
+        return ""
+    parts = [f"{row.done}/{row.total} {row.unit}"]
+    if row.rate(now) > 0:
+        parts.append(f"{row.rate(now):.1f}/s")
+    left = row.left(now)
+    return ", ".join([*parts, f"{duration(left)} left"] if left is not None else parts)
 
-    def enter(self, state: str, detail: str) -> None:
-        now = time.monotonic()
-        if state == "running" or (state in ENDED and not self.since):
-            self.since = now
-        if state in ENDED:
-            self.ended = now
-        self.state, self.detail = state, detail
 
-    def advance(self, done: int, total: int, unit: str) -> None:
-        # A resumed stage starts at its last step: the rate counts from there.
-        if self.first is None or unit != self.unit or done < self.first[1]:
-            self.first = (time.monotonic(), done)
-        self.done, self.total, self.unit = done, total, unit
+def stages_table(rows: Mapping[str, StageProgress], started: float, now: float, height: int | None = None) -> Table:
+    """Every stage on a line, with a bar while it runs.
 
-    @property
-    def elapsed(self) -> float:
-        if not self.since:
-            return 0.0
-        return (self.ended or time.monotonic()) - self.since
+    Args:
+        rows: stages in the order in which they are listed.
+        started: when the run began, in seconds since the epoch.
+        now: the same, now.
+        height: lines that there is room for; None shows all.
+    """
+    table = Table.grid(padding=(0, 2))
+    for _ in range(3):
+        table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, ratio=1)
+    table.add_column(no_wrap=True, justify="right")
+    shown = list(rows.items())
+    if height is not None and len(shown) > height:
+        # What is finished well, or not begun, is what one can do without.
+        finished = sum(row.state in ("cached", "done") for _, row in shown)
+        pending = sum(row.state == "pending" for _, row in shown)
+        shown = [(name, row) for name, row in shown if row.state not in ("cached", "done", "pending")]
+        table.add_row("", Text(f"{finished} done"), "", Text(f"{pending} to come", "dim"), "")
+    for name, row in shown:
+        table.add_row(*_cells(name, row, now))
+    ended = sum(row.state in ENDED for row in rows.values())
+    table.add_row("", Text(f"{ended} of {len(rows)} stages", "dim"), "", "", Text(duration(now - started), "dim"))
+    return table
 
-    @property
-    def rate(self) -> float:
-        if self.first is None:
-            return 0.0
-        seconds = time.monotonic() - self.first[0]
-        return (self.done - self.first[1]) / seconds if seconds > 0.5 else 0.0
 
-    def pace(self) -> str:
-        """`120/400 steps, 2.1/s, 2 min 13 s left`."""
-        if not self.total:
-            return ""
-        parts = [f"{self.done}/{self.total} {self.unit}"]
-        if self.rate > 0:
-            parts.append(f"{self.rate:.1f}/s")
-            if self.done < self.total:
-                parts.append(f"{duration((self.total - self.done) / self.rate)} left")
-        return ", ".join(parts)
+def _cells(name: str, row: StageProgress, now: float) -> list[RenderableType]:
+    sign, style = _LOOK.get(row.state, (" ", ""))
+    took = duration(row.elapsed(now)) if row.since and row.state != "blocked" else ""
+    bar: RenderableType = Text(row.state, style)
+    detail = Text(row.detail.splitlines()[0] if row.detail else "", "dim", overflow="ellipsis")
+    if row.state == "running" and row.total:
+        bar = ProgressBar(total=row.total, completed=row.done, width=24)
+        detail = Text(pace(row, now), overflow="ellipsis")
+    return [Text(sign, style), Text(name, style), bar, detail, Text(took, "dim")]
 
 
 class RunDisplay(AbstractContextManager["RunDisplay"]):
@@ -124,9 +124,9 @@ class RunDisplay(AbstractContextManager["RunDisplay"]):
 
     def __init__(self, console: Console, stages: Sequence[str], log_every_s: float = LOG_EVERY_S) -> None:
         self.console, self.log_every_s = console, log_every_s
-        self.rows = {name: _Row() for name in stages}
+        self.rows = {name: StageProgress() for name in stages}
         self.lock = threading.RLock()
-        self.started = time.monotonic()
+        self.started = time.time()
         self.width = max((len(name) for name in stages), default=8)
         self.live = Live(console=console, get_renderable=self._table, refresh_per_second=2, transient=True)
         self._closed = threading.Event()
@@ -150,14 +150,14 @@ class RunDisplay(AbstractContextManager["RunDisplay"]):
         with self.lock:
             row = self.rows[name]
             before = (row.state, row.detail)
-            row.enter(state, detail)
+            row.enter(state, detail, time.time())
             if not self.console.is_terminal and (state, detail) != before and state not in ("checking", "pending"):
                 self._line(name, row)
 
     def progress(self, name: str, done: int, total: int, unit: str) -> None:
         """A running stage got on."""
         with self.lock:
-            self.rows[name].advance(done, total, unit)
+            self.rows[name].advance(done, total, unit, time.time())
 
     def note(self, text: str) -> None:
         """A line for the user."""
@@ -166,11 +166,13 @@ class RunDisplay(AbstractContextManager["RunDisplay"]):
     def _clock(self) -> str:
         return "" if self.console.is_terminal else f"{time.strftime('%H:%M:%S')}  "
 
-    def _line(self, name: str, row: _Row) -> None:
+    def _line(self, name: str, row: StageProgress) -> None:
         if row.state == "waiting" and not row.detail:
             return
         sign, style = _LOOK.get(row.state, (" ", ""))
-        took = f"{duration(row.elapsed):>12}" if row.state in ENDED and row.state != "blocked" else " " * 12
+        took = (
+            f"{duration(row.elapsed(time.time())):>12}" if row.state in ENDED and row.state != "blocked" else " " * 12
+        )
         text = Text(f"{self._clock()}{sign} {name:<{self.width}}  {row.state:<8}", style)
         detail = row.detail.splitlines()[0] if row.detail else ""
         self.console.print(text.append(f"{took}  {detail}".rstrip(), "not bold default"), soft_wrap=True)
@@ -180,38 +182,13 @@ class RunDisplay(AbstractContextManager["RunDisplay"]):
             with self.lock:
                 for name, row in self.rows.items():
                     if row.state == "running":
-                        pace = row.pace() or "at work"
+                        now = time.time()
                         clock = f"{self._clock()}  {name:<{self.width}}  "
-                        self.console.print(Text(f"{clock}{pace}; {duration(row.elapsed)} so far"), soft_wrap=True)
+                        self.console.print(
+                            Text(f"{clock}{pace(row, now) or 'at work'}; {duration(row.elapsed(now))} so far"),
+                            soft_wrap=True,
+                        )
 
     def _table(self) -> RenderableType:
         with self.lock:
-            table = Table.grid(padding=(0, 2))
-            for _ in range(3):
-                table.add_column(no_wrap=True)
-            table.add_column(no_wrap=True, ratio=1)
-            table.add_column(no_wrap=True, justify="right")
-            rows = list(self.rows.items())
-            room = self.console.height - 3
-            if len(rows) > room:
-                # What is finished well, or not begun, is what one can do without.
-                finished = sum(row.state in ("cached", "done") for _, row in rows)
-                pending = sum(row.state == "pending" for _, row in rows)
-                rows = [(name, row) for name, row in rows if row.state not in ("cached", "done", "pending")]
-                table.add_row("", Text(f"{finished} done"), "", Text(f"{pending} to come", "dim"), "")
-            for name, row in rows:
-                table.add_row(*self._cells(name, row))
-            ended = sum(row.state in ENDED for row in self.rows.values())
-            elapsed = duration(time.monotonic() - self.started)
-            table.add_row("", Text(f"{ended} of {len(self.rows)} stages", "dim"), "", "", Text(elapsed, "dim"))
-            return table
-
-    def _cells(self, name: str, row: _Row) -> list[RenderableType]:
-        sign, style = _LOOK.get(row.state, (" ", ""))
-        took = duration(row.elapsed) if row.since and row.state != "blocked" else ""
-        bar: RenderableType = Text(row.state, style)
-        detail = Text(row.detail.splitlines()[0] if row.detail else "", "dim", overflow="ellipsis")
-        if row.state == "running" and row.total:
-            bar = ProgressBar(total=row.total, completed=row.done, width=24)
-            detail = Text(row.pace(), overflow="ellipsis")
-        return [Text(sign, style), Text(name, style), bar, detail, Text(took, "dim")]
+            return stages_table(self.rows, self.started, time.time(), self.console.height - 3)

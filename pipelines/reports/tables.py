@@ -147,7 +147,22 @@ def _number(value: float | None) -> str:
 def _choice(selection: Mapping[str, Any]) -> RenderableType:
     text = Text("Chosen: ", "bold").append(", ".join(selection["sources"]), "bold green")
     reason = textwrap.fill(str(selection.get("reason", "")), 110)
-    return Group(text, Text(reason, "dim"), Text(""))
+    return Group(*_below_best(selection), text, Text(reason, "dim"), Text(""))
+
+
+def _below_best(selection: Mapping[str, Any]) -> list[Table]:
+    """How far every other source lies below the best, and whether that is more than chance."""
+    gaps = [row for row in selection["table"] if row["below_best"] is not None]
+    if not gaps:
+        return []
+    title = f"Score below {selection['chosen']}, for all pairs at once"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("system prompt", "below", ""):
+        table.add_column(name, justify="right" if name == "below" else "left", no_wrap=True)
+    for row in gaps:
+        verdict = Text("cannot be told apart", "dim") if row["in_best_set"] else Text("significantly worse", "bold red")
+        table.add_row(row["source"], _figure(row["below_best"]), verdict)
+    return [table]
 
 
 def plan_view(plan: Plan) -> RenderableType:

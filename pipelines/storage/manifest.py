@@ -41,6 +41,8 @@ class Manifest:
     metrics: Mapping[str, float] = field(default_factory=dict)
     evaluations: tuple[Mapping[str, Any], ...] = ()
     artifacts: tuple[str, ...] = ()
+    tier: Mapping[str, Any] = field(default_factory=dict)
+    """How alike another computation has to be; see `pipelines.dag.tier`."""
     env: Mapping[str, Any] = field(default_factory=dict)
     git: Mapping[str, Any] = field(default_factory=dict)
     runtime: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What the attempts at one stage left for the tracker: the points of its curves, and which runs they were.
+"""What the attempts at one stage left for the tracker: the points of its curves, and which pipeline runs they were in.
 
 Two files of the fingerprint's directory, one JSON object per line. `curve.jsonl` has the points and goes with the
 unfinished work that they tell of; `attempts.jsonl` numbers the attempts and stays.
@@ -19,24 +19,19 @@ class Attempts:
     Attributes:
         number: of this attempt; the first is 1.
         points: those that earlier attempts logged.
+        earlier: ids of the pipeline runs that made the earlier attempts, in their order.
     """
 
     def __init__(self, curve: Path, run: str) -> None:
         """Begin another attempt at the stage whose points are in `curve`, as part of pipeline run `run`."""
-        self._curve, self._attempts = curve, curve.with_name("attempts.jsonl")
-        records = _whole_lines(self._attempts)
+        self._curve, attempts = curve, curve.with_name("attempts.jsonl")
+        records = _whole_lines(attempts)
         self.points = _whole_lines(curve)
         self.number = 1 + max((int(record["attempt"]) for record in records), default=0)
-        self._runs = [(record["uri"], record["run_id"]) for record in records if "run_id" in record]
-        _append(self._attempts, {"attempt": self.number, "run": run})
-
-    def tracked_by(self, uri: str) -> list[str]:
-        """Run ids of the earlier attempts at one tracking server, in their order."""
-        return [run_id for server, run_id in self._runs if server == uri]
-
-    def add_run(self, uri: str, run_id: str) -> None:
-        """Note which run at the tracking server is this attempt's."""
-        _append(self._attempts, {"attempt": self.number, "uri": uri, "run_id": run_id})
+        # Older records of an attempt had a second line, without its run. Two attempts of one run are one MLflow run.
+        names = dict.fromkeys(str(record["run"]) for record in records if "run" in record)
+        self.earlier = [name for name in names if name != run]
+        _append(attempts, {"attempt": self.number, "run": run})
 
     def add_point(self, point: Mapping[str, Any]) -> None:
         """Keep a point for an attempt that continues this one."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import sqlite3
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -37,6 +39,24 @@ def is_away(uri: str) -> str | None:
     except OSError as error:
         return f"{uri} does not answer ({error})"
     return None
+
+
+def check_answers(uri: str) -> None:
+    """Find out within seconds whether a tracking store can be written to; a database need not be there yet.
+
+    Raises:
+        TrackerAwayError: the server does not answer, or what is there is no database. MLflow itself would try for
+            minutes.
+    """
+    if uri.startswith(("http://", "https://")) and (reason := is_away(uri)):
+        raise TrackerAwayError(reason)
+    path = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and path.exists():
+        try:
+            with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", CONNECT_S, uri=True)) as found:
+                found.execute("PRAGMA schema_version")
+        except sqlite3.Error as error:
+            raise TrackerAwayError(f"{path}: {error}") from error
 
 
 def read_tags(uri: str, run: str, others: Iterable[str]) -> Mapping[str, Mapping[str, str]]:

@@ -1,9 +1,13 @@
-"""Applies tracking events to MLflow through the client API. The only module that imports mlflow."""
+"""Applies tracking events to MLflow through the client API, each so that applying it twice does no harm.
+
+Runs are found by their tags before they are made, points carry the time at which they were logged (MLflow keeps one of
+two equal points), and the registries look before they make. So whoever cannot tell whether an event arrived applies it
+again.
+"""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import socket
@@ -15,17 +19,38 @@ from typing import Any
 import yaml
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Events wait in a journal, and are tried again from there: MLflow's own patience of minutes would only hide an outage.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
 
 from pipelines.storage.lease import process_start
-from pipelines.tracking.tracker import flatten, safe_name
+from pipelines.tracking.datasets import dataset_input
+from pipelines.tracking.records import flatten, safe_name
+from pipelines.tracking.registry import Registry
 
 PIPELINES = "lumina-video/pipelines"
 EVALS = "lumina-video/evals"
 _STATUS = {"cached": "FINISHED", "done": "FINISHED", "failed": "FAILED", "blocked": "KILLED", "interrupted": "KILLED"}
 _PARAMS_PER_CALL, _METRICS_PER_CALL, _TAG_CHARS = 100, 1000, 5000
+_REFUSALS = {
+    "INVALID_PARAMETER_VALUE",
+    "INVALID_STATE",
+    "BAD_REQUEST",
+    "RESOURCE_DOES_NOT_EXIST",
+    "RESOURCE_ALREADY_EXISTS",
+}
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether an event failed for what it is, so that trying again is of no use; else MLflow seems to be away."""
+    if isinstance(error, MlflowException):
+        return error.error_code in _REFUSALS
+    # An answer that is not MLflow's, such as a proxy's page, is an error of both kinds.
+    return isinstance(error, KeyError | TypeError | ValueError | AttributeError) and not isinstance(error, OSError)
 
 
 class MlflowWriter:
@@ -34,24 +59,31 @@ class MlflowWriter:
     Args:
         uri: tracking URI.
         artifacts: where experiments that this makes keep artifacts, for a local database.
-        learn: told ids as they become known, under the keys `parent`, `stage:<name>`, `evaluations`,
-            `pipelines_experiment` and `evals_experiment`.
+        learn: told ids as they become known, under the keys `parent`, `stage:<name>`, `evaluations`, `model`
+            (name and version), `pipelines_experiment` and `evals_experiment`.
+        note: told what the user should know.
     """
 
-    def __init__(self, uri: str, artifacts: Path, learn: Callable[[str, Any], None]) -> None:
+    def __init__(
+        self,
+        uri: str,
+        artifacts: Path,
+        learn: Callable[[str, Any], None] = lambda key, value: None,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> None:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        self.learn = learn
+        self.uri, self.learn, self.note = uri, learn, note
         with _first_touch(uri):
             self.client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             self.pipelines = self._experiment(PIPELINES, uri, artifacts)
             self.evals = self._experiment(EVALS, uri, artifacts)
         learn("pipelines_experiment", self.pipelines)
         learn("evals_experiment", self.evals)
+        self.registry = Registry(self.client, uri, (self.pipelines, self.evals))
         self.parent = ""
         self.run = ""
         self.stages: dict[str, str] = {}
-        self.begun: dict[str, dict[str, Any]] = {}
         self.evaluations: list[str] = []
 
     def _experiment(self, name: str, uri: str, artifacts: Path) -> str:
@@ -62,16 +94,29 @@ class MlflowWriter:
         return str(self.client.create_experiment(name, artifact_location=location))
 
     def apply(self, events: Sequence[dict[str, Any]]) -> None:
-        """Write events in order; neighbouring points of a stage go in one call."""
-        points: list[dict[str, Any]] = []
-        for event in events:
-            if event["event"] == "point":
-                points.append(event)
-                continue
-            self._points(points)
-            points = []
+        """Write one event, or several points; they may have been written before."""
+        if events[0]["event"] == "point":
+            self._points(events)
+        else:
+            [event] = events
             getattr(self, f"_{event['event']}")(event)
-        self._points(points)
+
+    def is_forgotten(self) -> bool:
+        """Whether MLflow no longer has the pipeline run that this has made: it came back with another database."""
+        if not self.parent:
+            return False
+        try:
+            self.client.get_run(self.parent)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return True
+        return False
+
+    def close_killed(self, at_ms: int) -> None:
+        """End the run whose events break off, and its stages: its driver was killed."""
+        if self.parent:
+            self._kill_all(self.parent, at_ms)
 
     def _points(self, points: Sequence[dict[str, Any]]) -> None:
         by_stage: dict[str, list[Metric]] = {}
@@ -97,12 +142,18 @@ class MlflowWriter:
         for start in range(_PARAMS_PER_CALL, len(parameters), _PARAMS_PER_CALL):
             self.client.log_batch(run, params=parameters[start : start + _PARAMS_PER_CALL])
 
+    def _find(self, experiment: str, **tags: str) -> list[Run]:
+        """Runs with these tags, the newest first; keys without their `lumina.`."""
+        wanted = " and ".join(f"tags.`lumina.{key}` = '{value}'" for key, value in tags.items())
+        return list(self.client.search_runs([experiment], wanted))
+
     def _begin_run(self, event: dict[str, Any]) -> None:
-        self._close_orphans()
         self.run = event["run"]
-        run = self.client.create_run(
+        self._close_orphans()
+        known = self._find(self.pipelines, run=self.run, kind="pipeline")
+        run = known[0] if known else self.client.create_run(
             self.pipelines, start_time=event["at_ms"], tags=event["tags"], run_name=f"{event['name']} | {event['run']}"
-        )
+        )  # fmt: skip
         self.parent = run.info.run_id
         self.learn("parent", self.parent)
         if event["config"]:
@@ -116,34 +167,36 @@ class MlflowWriter:
         host = f"tags.`lumina.host` = '{socket.gethostname()}'"
         for run in self.client.search_runs([self.pipelines], f"{running} and {host}"):
             tags = run.data.tags
-            if process_start(int(tags["lumina.pid"])) == tags["lumina.process_start"]:
+            alive = process_start(int(tags["lumina.pid"])) == tags["lumina.process_start"]
+            # This one may be what a killed driver left to be written, which knows better how it ended.
+            if alive or tags["lumina.run"] == self.run:
                 continue
             self._kill_all(run.info.run_id)
 
-    def _close_earlier(self, attempts: Sequence[str]) -> None:
+    def _close_earlier(self, attempts: Sequence[Run]) -> None:
         """Mark earlier attempts that still seem to run as killed: whoever begins one holds the lease of the stage.
 
         A driver that lost its lease on another host is most likely dead, and its runs are marked, too. Should it live,
         they take their true state when they end.
         """
-        names = ", ".join(f"'{run}'" for run in attempts)
-        running = f"attributes.run_id IN ({names}) and attributes.status = 'RUNNING'"
-        for run in self.client.search_runs([self.pipelines], running) if attempts else ():
+        for run in attempts:
+            if run.info.status != "RUNNING":
+                continue
             parent = self.client.get_run(run.data.tags["mlflow.parentRunId"])
             if parent.data.tags["lumina.host"] == socket.gethostname():
                 self._kill(run.info.run_id)
             else:
                 self._kill_all(parent.info.run_id)
 
-    def _kill_all(self, parent: str) -> None:
+    def _kill_all(self, parent: str, at_ms: int | None = None) -> None:
         child = f"attributes.status = 'RUNNING' and tags.`mlflow.parentRunId` = '{parent}'"
         for orphan in self.client.search_runs([self.pipelines], child):
-            self._kill(orphan.info.run_id)
-        self._kill(parent)
+            self._kill(orphan.info.run_id, at_ms)
+        self._kill(parent, at_ms)
 
-    def _kill(self, run: str) -> None:
+    def _kill(self, run: str, at_ms: int | None = None) -> None:
         self.client.set_tag(run, "lumina.state", "killed")
-        self.client.set_terminated(run, "KILLED")
+        self.client.set_terminated(run, "KILLED", at_ms)
 
     def _begin_stage(self, event: dict[str, Any]) -> None:
         stage = event["stage"]
@@ -153,19 +206,27 @@ class MlflowWriter:
             "lumina.stage": stage,
             "lumina.fingerprint": event["fingerprint"],
             "lumina.run": self.run,
+            "mlflow.source.name": "lumina run",
         }
         name, attempt = stage, event["attempt"]
         if attempt is not None:
             tags["lumina.attempt"] = str(attempt)
             name = stage if attempt == 1 else f"{stage} | attempt {attempt}"
         if event["earlier"]:
-            tags["lumina.previous_attempt"] = event["earlier"][-1]
-            self._close_earlier(event["earlier"])
-        run = self.client.create_run(self.pipelines, start_time=event["at_ms"], tags=tags, run_name=name)
-        self.stages[stage] = run.info.run_id
-        self.begun[stage] = event
-        self._batch(run.info.run_id, params=event["params"])
-        self.learn(f"stage:{stage}", run.info.run_id)
+            tried = self._find(self.pipelines, stage=stage, fingerprint=event["fingerprint"])
+            by_run = {run.data.tags["lumina.run"]: run for run in tried}
+            earlier = [by_run[run] for run in event["earlier"] if run in by_run]
+            if earlier:
+                tags["lumina.previous_attempt"] = earlier[-1].info.run_id
+            self._close_earlier(earlier)
+        known = self._find(self.pipelines, run=self.run, stage=stage)
+        run = known[0] if known else self.client.create_run(
+            self.pipelines, start_time=event["at_ms"], tags=tags, run_name=name
+        )  # fmt: skip
+        run_id = self.stages[stage] = run.info.run_id
+        self._batch(run_id, params=event["params"])
+        self._datasets(run_id, event)
+        self.learn(f"stage:{stage}", run_id)
 
     def _end_stage(self, event: dict[str, Any]) -> None:
         stage, manifest = event["stage"], event["manifest"]
@@ -173,7 +234,7 @@ class MlflowWriter:
             if event["state"] == "blocked":
                 return
             # It failed before its fingerprint was known: it still deserves a run.
-            blank = {"kind": stage.partition("@")[0], "fingerprint": "", "params": {}, "inputs": {}, "attempt": None}
+            blank = {"kind": stage.partition("@")[0], "fingerprint": "", "params": {}, "inputs": [], "attempt": None}
             self._begin_stage({"stage": stage, "at_ms": event["at_ms"], "earlier": [], **blank})
         run = self.stages[stage]
         tags = {"lumina.cache": "hit" if event["state"] == "cached" else "miss", "lumina.state": event["state"]}
@@ -181,85 +242,89 @@ class MlflowWriter:
         if event["error"]:
             tags["lumina.error"] = event["error"]
         if manifest:
-            at = event["at_ms"]
-            tags |= {
-                "lumina.digest": manifest["digest"],
-                "lumina.manifest": str(Path(event["path"]).parent / "MANIFEST.json"),
-            }
+            tags |= {"lumina.digest": manifest["digest"], "lumina.manifest": event["manifest_path"]}
             if event["state"] == "cached":
-                tags["lumina.origin_run"] = manifest["mlflow"].get("run_id", "")
-            summary = {"seconds": manifest["seconds"], **manifest["metrics"]}
-            summary |= {f"rows/{key}": value for key, value in manifest["counts"].items()}
-            metrics = [Metric(safe_name(key), float(value), at, 0) for key, value in summary.items()]
-            self._datasets(run, stage, event)
+                tags["lumina.origin_run"] = self._origin(manifest)
+            metrics = [Metric(key, value, event["at_ms"], 0) for key, value in manifest["metrics"].items()]
+            self._datasets(run, event)
         self._batch(run, metrics=metrics, tags=tags)
-        if event["state"] == "done":
-            self._artifacts(run, event["path"], manifest["artifacts"])
-        if manifest:
-            self._evaluations(event)
         self.client.set_terminated(run, _STATUS[event["state"]], event["at_ms"])
 
-    def _datasets(self, run: str, stage: str, event: dict[str, Any]) -> None:
-        datasets = [
-            _dataset(source["stage"], source["digest"], "", "input", key)
-            for key, source in self.begun[stage]["inputs"].items()
-        ]
-        datasets.append(_dataset(stage, event["manifest"]["digest"], Path(event["path"]).as_uri(), "output", "output"))
-        self.client.log_inputs(run, datasets=datasets)
+    def _datasets(self, run: str, event: dict[str, Any]) -> None:
+        datasets = [dataset_input(one, "input", ", ".join(one["keys"])) for one in event.get("inputs", ())]
+        if "output" in event:
+            datasets.append(dataset_input(event["output"], "output", "output"))
+        if datasets:
+            self.client.log_inputs(run, datasets=datasets)
 
-    def _evaluations(self, event: dict[str, Any]) -> None:
+    def _origin(self, manifest: dict[str, Any]) -> str:
+        """The run that computed an output; empty if this server has none.
+
+        The manifest names it, unless MLflow was away then, or another server is asked now.
+        """
+        if manifest["origin"].get("uri") == self.uri:
+            return str(manifest["origin"]["run_id"])
+        found = self._find(self.pipelines, fingerprint=manifest["fingerprint"], state="done")
+        return found[0].info.run_id if found else ""
+
+    def _artifacts(self, event: dict[str, Any]) -> None:
+        self._upload(self.stages[event["stage"]], event)
+
+    def _upload(self, run: str, event: dict[str, Any]) -> None:
+        for name in event["names"]:
+            path = Path(event["path"]) / name
+            parent = Path(name).parent.as_posix()
+            if path.is_file():
+                self.client.log_artifact(run, str(path), None if parent == "." else parent)
+            else:
+                self.note(f"MLflow run {run}: {path} is no longer there, so it has no artifact {name}")
+
+    def _prompts(self, event: dict[str, Any]) -> None:
+        for source in self.registry.prompts(event["texts"]):
+            self.note(
+                f"the system prompt of {source} has braces that MLflow shows as a template; they are literal text, and "
+                "the pipeline fills in nothing"
+            )
+        for run in (self.stages[event["stage"]], self.parent):
+            self.registry.link(run, event["texts"])
+
+    def _model(self, event: dict[str, Any]) -> None:
+        self.learn("model", self.registry.model(event, self.stages[event["stage"]], self.run))
+
+    def _evaluation(self, event: dict[str, Any]) -> None:
         """One flat run per evaluation: nested ones open collapsed, and their charts stay empty."""
-        manifest = event["manifest"]
-        if not manifest["evaluations"]:
-            return
-        fingerprint = manifest["fingerprint"].removeprefix("sha256:")
-        known = {
-            run.data.tags.get("lumina.evaluation"): run.info.run_id
-            for run in self.client.search_runs([self.evals], f"tags.`lumina.fingerprint` = '{fingerprint}'")
-            if run.info.status == "FINISHED"
-        }
-        for evaluation in manifest["evaluations"]:
-            run_id = known.get(evaluation["name"]) or self._evaluation(evaluation, fingerprint, event)
+        name, fingerprint, params = event["name"], event["fingerprint"], event["params"]
+        known = {run.data.tags["lumina.evaluation"]: run for run in self._find(self.evals, fingerprint=fingerprint)}
+        if name in known and known[name].info.status == "FINISHED":
+            run_id = known[name].info.run_id
+        else:
+            tags = {
+                "lumina.kind": "evaluation",
+                "lumina.evaluation": name,
+                "lumina.stage": event["stage"],
+                "lumina.fingerprint": fingerprint,
+                "lumina.pipeline_run": self.parent,
+                "lumina.run": self.run,
+                "mlflow.source.name": "lumina run",
+            }
+            tags |= {key: params[key] for key in ("system_prompt", "source") if key in params}
+            run = known.get(name) or self.client.create_run(
+                self.evals, start_time=event["began_ms"], tags=tags, run_name=f"{name} | {fingerprint[:4]}"
+            )
+            run_id = run.info.run_id
+            metrics = [Metric(key, value, event["ended_ms"], event["step"]) for key, value in event["metrics"].items()]
+            self._batch(run_id, metrics=metrics, params=params)
+            self._datasets(run_id, event)
+            self._upload(run_id, event)
+            self.client.set_terminated(run_id, "FINISHED", event["ended_ms"])
+        self.registry.link(run_id, [params["system_prompt"]] if "system_prompt" in params else [])
+        if run_id not in self.evaluations:
             self.evaluations.append(run_id)
         self.learn("evaluations", list(self.evaluations))
 
-    def _evaluation(self, evaluation: dict[str, Any], fingerprint: str, event: dict[str, Any]) -> str:
-        params = {safe_name(key): str(value)[:6000] for key, value in evaluation["params"].items()}
-        tags: dict[str, str] = {
-            "lumina.kind": "evaluation",
-            "lumina.evaluation": evaluation["name"],
-            "lumina.stage": event["stage"],
-            "lumina.fingerprint": fingerprint,
-            "lumina.pipeline_run": self.parent,
-            "lumina.run": self.run,
-        }
-        tags |= {key: params[key] for key in ("system_prompt", "source") if key in params}
-        name = f"{evaluation['name']} | {fingerprint[:4]}"
-        run = self.client.create_run(self.evals, start_time=event["at_ms"], tags=tags, run_name=name)
-        # A common prefix makes the charts page put the metrics into one section.
-        metrics = [
-            Metric(safe_name(key if "/" in key else f"eval/{key}"), float(value), event["at_ms"], 0)
-            for key, value in evaluation["metrics"].items()
-        ]
-        self._batch(run.info.run_id, metrics=metrics, params=params)
-        self._artifacts(run.info.run_id, event["path"], evaluation["artifacts"])
-        self.client.set_terminated(run.info.run_id, "FINISHED")
-        return str(run.info.run_id)
-
-    def _artifacts(self, run: str, out: str, names: Sequence[str]) -> None:
-        for name in names:
-            parent = Path(name).parent.as_posix()
-            self.client.log_artifact(run, str(Path(out) / name), None if parent == "." else parent)
-
     def _end_run(self, event: dict[str, Any]) -> None:
+        self.client.set_tag(self.parent, "lumina.state", event["state"].lower())
         self.client.set_terminated(self.parent, event["state"], event["at_ms"])
-
-
-def _dataset(name: str, digest: str, source: str, context: str, key: str) -> DatasetInput:
-    # MLflow takes at most 36 characters of digest; the full one is the producer's tag.
-    source = json.dumps({"uri": source or f"lumina:{digest}"})
-    dataset = Dataset(name=name, digest=digest.rpartition(":")[2][:32], source_type="lumina", source=source)
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", context), InputTag("lumina.key", key)])
 
 
 @contextmanager

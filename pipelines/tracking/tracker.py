@@ -1,24 +1,22 @@
-"""Experiment tracking that never stops a run: events go through a queue to one background writer.
+"""Experiment tracking that never stops a run: events go to a journal and a queue, and from there to MLflow.
 
-MLflow explains, the manifest decides. An event is plain data, so when the tracker fails the rest of a run's events go
-to a JSONL file in the store instead, and the run goes on.
+MLflow explains, the manifest decides. While MLflow is away the run goes on, and its events wait; when it is back they
+are written in their order. What is still unwritten when the run ends, or is killed, the next run on the store writes
+before its own, or `lumina track`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import queue
-import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
 
 from pipelines.dag.events import StageOutcome
 from pipelines.dag.record import git_state
@@ -26,24 +24,15 @@ from pipelines.dag.stage import Stage
 from pipelines.storage.lease import process_start
 from pipelines.storage.store import Store
 from pipelines.tracking.attempts import Attempts
+from pipelines.tracking.journal import Journal
+from pipelines.tracking.links import Links, links
+from pipelines.tracking.records import Records
+
+if TYPE_CHECKING:
+    from pipelines.tracking.mlflow_writer import MlflowWriter
 
 _RUN_ID_WAIT_S = 1.0
-_NOT_A_NAME = re.compile(r"[^\w/ :.\-]")
-_LOCAL_UI = "http://127.0.0.1:5000"
-
-
-@dataclass(frozen=True)
-class Links:
-    """Where to look at what was tracked."""
-
-    uri: str
-    ui_command: str
-    """Starts the web page for a local database; empty for a server that runs anyway."""
-    pipeline_url: str
-    compare_url: str
-    """The evaluations of this run side by side; empty when there are fewer than two."""
-    buffer: Path | None
-    """File with the events that could not be written."""
+_FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 60.0
 
 
 def default_uri(store: Store) -> str:
@@ -51,22 +40,9 @@ def default_uri(store: Store) -> str:
     return f"sqlite:///{store.root / 'mlflow.db'}"
 
 
-def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested mapping -> dotted parameter names that MLflow accepts, values as text of at most 6000 characters."""
-    flat: dict[str, str] = {}
-    for key, child in value.items():
-        name = f"{prefix}{key}"
-        if isinstance(child, Mapping):
-            flat |= flatten(child, f"{name}.")
-        else:
-            text = child if isinstance(child, str) else json.dumps(child, ensure_ascii=False)
-            flat[safe_name(name)] = text if len(text) <= 6000 else f"{text[:5999]}…"
-    return flat
-
-
-def safe_name(name: str) -> str:
-    """A parameter or metric name that MLflow accepts."""
-    return _NOT_A_NAME.sub("_", name)
+def artifacts_of(store: Store) -> Path:
+    """Where the artifacts of a local database lie."""
+    return store.root / "mlflow-artifacts"
 
 
 class MlflowTracking:
@@ -80,12 +56,12 @@ class MlflowTracking:
     KILLED, those of a driver that was killed as well.
 
     Args:
-        store: holds the default database, the artifacts and the buffer of unwritten events.
+        store: holds the default database, the artifacts and the journal of unwritten events.
         run_id: id of the pipeline run.
         name: name of the pipeline run.
         config: the resolved configuration, for parameters and the artifact `config.yaml`.
         uri: tracking server or absolute database URI; None takes the store's own database.
-        note: told once when tracking fails.
+        note: told when tracking fails and when it goes on.
     """
 
     def __init__(
@@ -99,17 +75,19 @@ class MlflowTracking:
     ) -> None:
         self.store, self.uri, self.run_id = store, uri or default_uri(store), run_id
         self.note = note
-        self.buffer = store.root / "tracking" / f"{run_id}.jsonl"
         self.stage_ids: dict[str, str] = {}
         self.found: dict[str, Any] = {}
+        self._records = Records(name)
         self._known = threading.Condition()
-        self._failed = threading.Event()
+        self._away = threading.Event()
         self._last: dict[str, dict[str, int]] = {}
         self._attempts: dict[str, Attempts] = {}
         self._points_lock = threading.Lock()
+        self._order = threading.Lock()
+        self._journal = self._open_journal(uri)
+        self._unwritten = True
         self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="tracking", daemon=True)
-        self._thread.start()
         self._put(
             "begin_run",
             name=name,
@@ -126,6 +104,7 @@ class MlflowTracking:
                 **({"mlflow.source.git.commit": commit} if (commit := git_state().get("commit")) else {}),
             },
         )
+        self._thread.start()
 
     def begin_stage(self, stage: Stage, fingerprint: str, inputs: Mapping[str, str], curve: Path | None) -> None:
         """Open the stage's run and, for a resumed stage, write again the points it had logged before."""
@@ -139,16 +118,12 @@ class MlflowTracking:
                 self._attempts[stage.name] = attempts
         self._put(
             "begin_stage",
-            stage=stage.name,
-            kind=stage.kind,
-            fingerprint=fingerprint,
-            params={**flatten(stage.config.model_dump(mode="json")), **flatten(dict(stage.weights), "weights.")},
-            inputs={key: {"stage": stage.inputs[key], "digest": digest} for key, digest in inputs.items()},
+            **self._records.begin(stage, fingerprint, inputs),
             attempt=None if attempts is None else attempts.number,
-            earlier=[] if attempts is None else attempts.tracked_by(self.uri),
+            earlier=[] if attempts is None else attempts.earlier,
         )
         for point in earlier:
-            self._events.put({"event": "point", "stage": stage.name, **point})
+            self._put("point", stage=stage.name, **point)
 
     def point(self, stage: str, metrics: Mapping[str, float], step: int) -> None:
         """Queue a point of a curve; a step that a metric has seen before is dropped, as after a resume."""
@@ -164,28 +139,20 @@ class MlflowTracking:
         self._put("point", stage=stage, **entry)
 
     def stage_run(self, stage: str) -> Mapping[str, Any]:
-        """Run id and URI of a begun stage; waits a moment for the writer, empty when it is behind or failed."""
+        """Run id and URI of a begun stage; waits a moment for the writer, empty when it is behind or MLflow away."""
         deadline = time.monotonic() + _RUN_ID_WAIT_S
         with self._known:
-            while stage not in self.stage_ids and not self._failed.is_set() and time.monotonic() < deadline:
+            while stage not in self.stage_ids and not self._away.is_set() and time.monotonic() < deadline:
                 self._known.wait(0.2)
             return {"run_id": self.stage_ids[stage], "uri": self.uri} if stage in self.stage_ids else {}
 
     def end_stage(self, stage: str, outcome: StageOutcome) -> None:
         """Close the stage's run with what its manifest says."""
-        manifest = outcome.manifest
-        record = {} if manifest is None else asdict(manifest)
-        for bulky in ("recipe", "files"):
-            record.pop(bulky, None)
-        self._put(
-            "end_stage",
-            stage=stage,
-            state=outcome.state,
-            seconds=outcome.seconds,
-            error=outcome.error,
-            path=str(outcome.path or ""),
-            manifest=record,
-        )
+        try:
+            for event, fields in self._records.end(stage, outcome):
+                self._put(event, **fields)
+        except (OSError, ValueError) as error:
+            self.note(f"MLflow is not told all of {stage}: {error}")
 
     def close(self, state: str, timeout_s: float = 120.0) -> Links:
         """End the pipeline's run, wait for the writer, and tell where things are.
@@ -197,75 +164,130 @@ class MlflowTracking:
         self._put("end_run", state=state)
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            self.note(f"MLflow ({self.uri}) is slow: some of this run's records are not written")
-        return self._links()
+            self.note(f"MLflow ({self.uri}) is slow: the next run, or `lumina track`, writes the rest of the records")
+        buffer = self._journal.path if self._journal is not None and self._unwritten else None
+        return links(self.uri, self.found, buffer)
+
+    def _open_journal(self, uri: str | None) -> Journal | None:
+        try:
+            return Journal.create(self.store.root, self.run_id, uri)
+        except OSError as error:
+            self.note(f"no journal of MLflow's records can be kept ({error}): should MLflow be away, they are lost")
+            return None
 
     def _put(self, event: str, **fields: Any) -> None:
-        self._events.put({"event": event, "at_ms": int(time.time() * 1000), **fields})
-
-    def _links(self) -> Links:
-        local = self.uri.startswith(("sqlite:", "file:"))
-        base = _LOCAL_UI if local else self.uri.rstrip("/")
-        runs, experiment = self.found.get("evaluations", []), self.found.get("evals_experiment", "")
-        compare = ""
-        if len(runs) > 1:
-            # Experiment ids must be strings in this page's address.
-            compare = (
-                f"{base}/#/compare-runs?runs={quote(json.dumps(runs, separators=(',', ':')))}"
-                f"&experiments={quote(json.dumps([str(experiment)]))}"
-            )
-        pipeline = ""
-        if "parent" in self.found:
-            pipeline = f"{base}/#/experiments/{self.found['pipelines_experiment']}/runs/{self.found['parent']}"
-        command = f"mlflow ui --backend-store-uri {self.uri}" if local else ""
-        return Links(self.uri, command, pipeline, compare, self.buffer if self._failed.is_set() else None)
+        record = {"event": event, "at_ms": int(time.time() * 1000), **fields}
+        with self._order:
+            if self._journal is not None:
+                # A full disk stops no training; what is in the queue is written all the same.
+                with contextlib.suppress(OSError):
+                    self._journal.append(record)
+            self._events.put(record)
 
     def _write(self) -> None:
-        """Body of the writer thread: apply events in order; from the first failure on, keep them in the buffer."""
-        writer: Any = None
+        """Body of the writer thread: apply events in order; while MLflow is away, try again after a longer and longer
+        time."""
+        writer: MlflowWriter | None = None
+        pending: list[dict[str, Any]] = []
+        delay, due = _FIRST_RETRY_S, 0.0
         while True:
-            batch = [self._events.get()]
-            with contextlib.suppress(queue.Empty):
-                while batch[-1]["event"] == "point":
-                    batch.append(self._events.get_nowait())
-            try:
-                if not self._failed.is_set():
-                    if writer is None:
-                        # MLflow takes seconds to import: the run need not wait for it.
-                        from pipelines.tracking.mlflow_writer import MlflowWriter
-
-                        writer = MlflowWriter(self.uri, self.store.root / "mlflow-artifacts", self._learn)
-                    writer.apply(batch)
-                    batch = [event for event in batch if event["event"] == "end_run"]
-            except Exception as error:  # noqa: BLE001  (whatever a tracker does wrong, the run goes on)
-                self._fail(error)
-            if self._failed.is_set():
-                self._keep(batch)
-            if batch and batch[-1]["event"] == "end_run":
+            pending += self._take(None if not pending else max(0.0, due - time.monotonic()))
+            ending = _ends(pending)
+            if pending and (ending or time.monotonic() >= due):
+                try:
+                    if writer is not None and self._away.is_set():
+                        writer, pending = self._reconnect(writer, pending)
+                        ending = _ends(pending)
+                    writer = writer or self._connect()
+                    self._apply(writer, pending)
+                except Exception as error:  # noqa: BLE001  (whatever a tracker does wrong, the run goes on)
+                    due, delay = time.monotonic() + delay, min(2 * delay, _LAST_RETRY_S)
+                    self._lose(error)
+                else:
+                    delay = _FIRST_RETRY_S
+                    self._regain()
+            if ending:
+                self._unwritten = bool(pending)
+                if self._journal is not None:
+                    (self._journal.close if pending else self._journal.remove)()
                 return
+
+    def _take(self, wait_s: float | None) -> list[dict[str, Any]]:
+        """All events that have come; waits for the first, `wait_s` at most."""
+        taken = []
+        with contextlib.suppress(queue.Empty):
+            taken.append(self._events.get(timeout=wait_s))
+            while True:
+                taken.append(self._events.get_nowait())
+        return taken
+
+    def _connect(self) -> MlflowWriter:
+        """Reach MLflow, and write what earlier runs could not: it comes first."""
+        from pipelines.tracking.mlflow_reader import check_answers
+
+        check_answers(self.uri)
+        # MLflow takes seconds to import: the run need not wait for it.
+        from pipelines.tracking.mlflow_writer import MlflowWriter
+        from pipelines.tracking.replay import replay_waiting
+
+        writer = MlflowWriter(self.uri, artifacts_of(self.store), self._learn, self.note)
+        for replayed in replay_waiting(self.store, self.uri, self.note):
+            self.note(f"MLflow ({self.uri}): {replayed.told()}")
+        return writer
+
+    def _reconnect(
+        self, writer: MlflowWriter, pending: list[dict[str, Any]]
+    ) -> tuple[MlflowWriter | None, list[dict[str, Any]]]:
+        """Find MLflow as it was; or start again with all events, where it came back without our run."""
+        from pipelines.tracking.mlflow_reader import check_answers
+
+        check_answers(self.uri)
+        if self._journal is None or not writer.is_forgotten():
+            return writer, pending
+        with self._order:
+            self._take(0.0)
+            return None, self._journal.read()[0]
+
+    def _apply(self, writer: MlflowWriter, pending: list[dict[str, Any]]) -> None:
+        """Write and take away the first events, until one fails."""
+        from pipelines.tracking.replay import apply
+
+        for group in groups(tuple(pending)):
+            apply(writer, group, self._journal, self.note)
+            del pending[: len(group)]
 
     def _learn(self, key: str, value: Any) -> None:
         with self._known:
             if key.startswith("stage:"):
-                stage = key.removeprefix("stage:")
-                self.stage_ids[stage] = value
-                if stage in self._attempts:
-                    self._attempts[stage].add_run(self.uri, value)
+                self.stage_ids[key.removeprefix("stage:")] = value
             else:
                 self.found[key] = value
             self._known.notify_all()
 
-    def _fail(self, error: Exception) -> None:
-        text = str(error).strip().splitlines()
-        self.note(
-            f"MLflow ({self.uri}) failed: {type(error).__name__}: {text[0] if text else ''}; the run goes on, its "
-            f"records are kept in {self.buffer}"
-        )
-        self._failed.set()
-        self._keep([{"event": "state", "stages": self.stage_ids, **self.found}])
+    def _lose(self, error: Exception) -> None:
+        if not self._away.is_set():
+            text = str(error).strip().splitlines()
+            where = f"kept in {self._journal.path}" if self._journal else "kept in memory"
+            self.note(
+                f"MLflow ({self.uri}) is away: {type(error).__name__}: {text[0] if text else ''}; the run goes on, its "
+                f"records are {where} and written when MLflow is back"
+            )
+        self._away.set()
 
-    def _keep(self, events: list[dict[str, Any]]) -> None:
-        with contextlib.suppress(OSError):
-            self.buffer.parent.mkdir(parents=True, exist_ok=True)
-            with self.buffer.open("a") as file:
-                file.writelines(json.dumps(event) + "\n" for event in events)
+    def _regain(self) -> None:
+        if self._away.is_set():
+            self.note(f"MLflow ({self.uri}) is back, and has the records that it missed")
+        self._away.clear()
+
+
+def _ends(events: Sequence[dict[str, Any]]) -> bool:
+    return bool(events) and events[-1]["event"] == "end_run"
+
+
+def groups(events: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Events as they are written: neighbouring points together, every other event on its own."""
+    for points, members in groupby(events, lambda event: event["event"] == "point"):
+        if points:
+            yield list(members)
+        else:
+            yield from ([event] for event in members)

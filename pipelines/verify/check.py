@@ -16,6 +16,7 @@ from typing import Any
 from pipelines.dag.fingerprint import fingerprint
 from pipelines.dag.record import count_problem
 from pipelines.errors import PipelineError, StoreError
+from pipelines.rerun.lock import patch_path, read_patch
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.seal import check_seal
 from pipelines.storage.store import Store
@@ -145,11 +146,24 @@ def _check_run(store: Store, path: Path, record: Mapping[str, Any], found: _Find
         found.add(None, "edited", path, "is not what was written: its checksum is another one")
     elif sealed == "none":
         found.skip("", "the run's record itself: it was written without a checksum")
+    _check_patch(store, record, found)
     pointer = store.root / "latest" / record["name"]
     try:
         store.run_path(record["name"])
     except StoreError as error:
         found.add(None, "damaged", pointer, str(error))
+
+
+def _check_patch(store: Store, record: Mapping[str, Any], found: _Findings) -> None:
+    """The code that the run had besides its commit."""
+    patch = ((record.get("lock") or {}).get("code") or {}).get("patch")
+    if not patch:
+        return
+    path = patch_path(store, str(patch))
+    try:
+        read_patch(store, str(patch))
+    except PipelineError as error:
+        found.add(None, "damaged" if path.is_file() else "missing", path, str(error))
 
 
 def _check_record(stage: _Stage, found: _Findings) -> None:

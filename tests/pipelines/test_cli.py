@@ -36,7 +36,8 @@ class Settings:
         self.name, self.store = self.values["name"], self.values["store"]
 
     def model_dump(self, mode: str) -> dict[str, Any]:
-        return dict(self.values)
+        sections = {"data": {}, "ingest": {}, "weights": {}, "runtime": self.runtime.model_dump(mode=mode)}
+        return {**self.values, **sections}
 
 
 class Untracked:
@@ -49,7 +50,9 @@ class Untracked:
         return {}
 
     def close(self, state: str, timeout_s: float = 0) -> Links:
-        return Links("sqlite:////x/mlflow.db", "mlflow ui --backend-store-uri sqlite:////x/mlflow.db", "", "", None)
+        return Links(
+            "sqlite:////x/mlflow.db", "mlflow ui --backend-store-uri sqlite:////x/mlflow.db", "", "", "", "", None
+        )
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,19 @@ def test_the_demo_is_the_dag_of_the_design() -> None:
     pipeline = build(load_config("demo"))
     assert len(pipeline.stages) == 20
     assert {stage.name: set(stage.inputs.values()) for stage in pipeline.stages} == ARROWS
+
+
+def test_checkpoints_that_people_look_for_are_registered_which_changes_no_identity(identifier: Identifier) -> None:
+    stages = build(load_config("demo")).stages
+    registered = {stage.name: stage.model for stage in stages if stage.model is not None}
+    assert {name: model.alias for name, model in registered.items()} == {
+        "train@3": "base", "finetune": "best-subset", "export": "final"
+    }  # fmt: skip
+    for name, model in registered.items():
+        assert "/store/x" in model.use.format(checkpoint="/store/x"), name
+    assert [stage.name for stage in stages if stage.system_prompts] == ["tag"]
+    for stage in stages:
+        assert identifier.base(stage) == identifier.base(replace(stage, model=None, system_prompts=""))
 
 
 def test_how_a_run_is_executed_is_in_no_identity(identifier: Identifier) -> None:

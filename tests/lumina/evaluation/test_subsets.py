@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lumina.evaluation.subsets import compare, interval, rank_correlation, resample, weighted_mean
+from lumina.evaluation.subsets import compare, holm, interval, rank_correlation, resample, weighted_mean
 from lumina.randomness import generator
 
 
@@ -24,26 +24,62 @@ def _clustered(rng: np.random.Generator, groups: int, prompts: int, seeds: int) 
     return shared + own + 0.5 * rng.normal(size=(groups, prompts, seeds))
 
 
+def _shares(rng: np.random.Generator, groups: int, prompts: int, seeds: int, rate: float) -> np.ndarray:
+    """Zeros and ones [K, P, S] with the mean `rate`; half of the clips are as right as their prompt is easy."""
+    ease, own = rng.random((1, prompts, 1)), rng.random((groups, prompts, seeds))
+    return (np.where(rng.random((groups, prompts, seeds)) < 0.5, ease, own) < rate).astype(np.float64)
+
+
 def test_intervals_cover_at_the_stated_rate() -> None:
-    prompts, hits, trials = 16, 0, 600
-    counts = resample(_ids(prompts), 1, 800)
+    prompts, hits, trials = 16, 0, 1500
+    resamples = [resample(_ids(prompts), seed, 800) for seed in range(10)]
     for trial in range(trials):
         values = _clustered(generator(0, "coverage", trial), 1, prompts, 2)[0]
-        found = interval(float(values.mean()), weighted_mean(counts, values), prompts, 0.95)
+        found = interval(float(values.mean()), weighted_mean(resamples[trial % 10], values), prompts, 0.95)
         hits += found.low <= 0.0 <= found.high
-    assert 0.93 <= hits / trials <= 0.975
+    assert 0.93 <= hits / trials <= 0.97
 
 
-def test_equal_groups_are_rarely_called_different() -> None:
-    prompts, wrong, trials = 24, 0, 1000
+@pytest.mark.parametrize(("prompts", "rate"), [(16, 0.6), (30, 0.9), (60, 0.98)])
+def test_intervals_of_shares_cover_at_the_stated_rate(prompts: int, rate: float) -> None:
+    hits, trials = 0, 1500
+    resamples = [resample(_ids(prompts), seed, 800) for seed in range(10)]
+    for trial in range(trials):
+        values = _shares(generator(0, "share coverage", prompts, trial), 1, prompts, 2, rate)[0]
+        draws = weighted_mean(resamples[trial % 10], values)
+        found = interval(float(values.mean()), draws, prompts, 0.95, (0.0, 1.0))
+        hits += found.low <= rate <= found.high
+    assert 0.93 <= hits / trials <= 0.975  # shares are discrete: no method hits the rate at every one
+
+
+@pytest.mark.parametrize(("groups", "prompts"), [(2, 8), (4, 24)])
+@pytest.mark.parametrize("rate", [None, 0.6])
+def test_equal_groups_are_rarely_called_different(groups: int, prompts: int, rate: float | None) -> None:
+    wrong, missed, trials = 0, 0, 1000
+    resamples = [resample(_ids(prompts), seed, 1000) for seed in range(20)]
+    names = [f"g{k}" for k in range(groups)]
+    for trial in range(trials):
+        rng = generator(0, "null", groups, prompts, trial)
+        values = _clustered(rng, groups, prompts, 2) if rate is None else _shares(rng, groups, prompts, 2, rate)
+        draws = np.stack([weighted_mean(resamples[trial % 20], one) for one in values])
+        found = compare(names, values.mean(axis=(1, 2)), draws, prompts, value_range=None if rate is None else (0, 1))
+        wrong += len(found.best_set) < groups
+        missed += not all(d.low <= 0 <= d.high for d in found.differences)
+    assert wrong / trials <= 0.06
+    assert missed / trials <= 0.06
+
+
+def test_all_differences_are_covered_at_once() -> None:
+    prompts, hits, trials = 24, 0, 1000
+    truth = np.array([0.0, 0.2, 0.5])
     resamples = [resample(_ids(prompts), seed, 1000) for seed in range(20)]
     for trial in range(trials):
-        values = _clustered(generator(0, "null", trial), 4, prompts, 2)
-        counts = resamples[trial % 20]
-        draws = np.stack([weighted_mean(counts, v) for v in values])
-        found = compare(list("abcd"), values.mean(axis=(1, 2)), draws, prompts)
-        wrong += len(found.best_set) < 4
-    assert wrong / trials <= 0.06
+        values = _clustered(generator(0, "simultaneous", trial), 3, prompts, 2) + truth[:, None, None]
+        draws = np.stack([weighted_mean(resamples[trial % 20], one) for one in values])
+        found = compare(["0", "1", "2"], values.mean(axis=(1, 2)), draws, prompts)
+        gaps = {d.group: truth[int(found.best)] - truth[int(d.group)] for d in found.differences}
+        hits += all(d.low <= gaps[d.group] <= d.high for d in found.differences)
+    assert 0.94 <= hits / trials <= 0.98  # those with the best are two of the three pairs
 
 
 def test_a_known_shift_is_found_and_the_rest_stays() -> None:
@@ -67,6 +103,46 @@ def test_identical_values_are_never_different_and_an_exact_shift_always_is() -> 
     found = compare(["b", "a", "c"], means, draws, 20)
     assert found.best == "a"
     assert found.best_set == ("a", "b")
+
+
+@pytest.mark.parametrize(("prompts", "found"), [(4, False), (40, True)])
+def test_a_few_prompts_that_all_agree_prove_nothing(prompts: int, found: bool) -> None:
+    counts = resample(_ids(prompts), 0, 200)
+    right, wrong = np.ones((prompts, 1)), np.zeros((prompts, 1))
+    draws = np.stack([weighted_mean(counts, one) for one in (right, wrong)])
+    one = compare(["a", "b"], np.array([1.0, 0.0]), draws, prompts, value_range=(0, 1))
+    assert one.differences[0].significant is found
+    assert (one.differences[0].p <= 0.05) is found
+    assert one.differences[0].high == 1
+    own = one.intervals["a"]
+    assert own.high == 1
+    assert own.low == pytest.approx(0.025 ** (1 / prompts))
+
+
+def test_an_interval_of_a_mean_agrees_with_its_closed_form() -> None:
+    # Independent clips and many prompts: Wilson's interval of 70 of 100.
+    values = np.repeat([1.0, 0.0], [70, 30])[:, None]
+    found = interval(0.7, weighted_mean(resample(_ids(100), 0, 20_000), values), 100, 0.95, (0, 1))
+    z, n = 1.984, 99
+    centre, reach = (
+        (0.7 + z * z / 2 / n) / (1 + z * z / n),
+        z * math.sqrt(0.21 / n + z * z / 4 / n / n) / (1 + z * z / n),
+    )
+    assert (found.low, found.high) == pytest.approx((centre - reach, centre + reach), abs=2e-3)
+
+
+def test_p_values_say_what_the_bounds_say() -> None:
+    values = _clustered(generator(3, "p"), 4, 30, 2) - np.array([0.0, 0.2, 0.4, 1.0])[:, None, None]
+    draws = np.stack([weighted_mean(resample(_ids(30), 0, 2000), one) for one in values])
+    found = compare(list("abcd"), values.mean(axis=(1, 2)), draws, 30)
+    assert {d.significant for d in found.differences} == {True, False}
+    assert all(d.significant == (d.p <= 0.05) for d in found.differences)
+
+
+def test_holm_takes_the_smallest_first() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx((0.03, 0.06, 0.06))
+    assert holm([0.9, 0.8]) == (1.0, 1.0)
+    assert holm([]) == ()
 
 
 @settings(max_examples=20, deadline=None)

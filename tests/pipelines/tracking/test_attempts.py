@@ -16,18 +16,15 @@ POINT = {"metrics": {"loss": 0.5}, "step": 1, "time_ms": 7}
 def test_attempts_are_numbered_also_when_the_points_are_gone(tmp_path: Path) -> None:
     curve = tmp_path / "curve.jsonl"
     first = Attempts(curve, "run-a")
-    assert (first.number, first.points, first.tracked_by("sqlite:///x")) == (1, [], [])
-    first.add_run("sqlite:///x", "1")
+    assert (first.number, first.points, first.earlier) == (1, [], [])
     first.add_point(POINT)
     second = Attempts(curve, "run-b")
-    assert (second.number, second.points, second.tracked_by("sqlite:///x")) == (2, [POINT], ["1"])
-    # Killed before the tracker knew it, and all work lost.
+    assert (second.number, second.points, second.earlier) == (2, [POINT], ["run-a"])
+    # All work lost.
     curve.unlink()
     third = Attempts(curve, "run-c")
-    third.add_run("http://server", "3")
     assert (third.number, third.points) == (3, [])
-    last = Attempts(curve, "run-d")
-    assert (last.tracked_by("sqlite:///x"), last.tracked_by("http://server")) == (["1"], ["3"])
+    assert Attempts(curve, "run-d").earlier == ["run-a", "run-b", "run-c"]
 
 
 @given(st.integers(1, 60))
@@ -48,5 +45,4 @@ def test_a_line_cut_anywhere_costs_that_line_alone(tmp_path_factory: pytest.Temp
 def test_a_directory_that_is_gone_stops_nobody(tmp_path: Path) -> None:
     attempts = Attempts(tmp_path / "gone" / "curve.jsonl", "a")
     attempts.add_point(POINT)
-    attempts.add_run("uri", "1")
     assert (attempts.number, attempts.points) == (1, [])

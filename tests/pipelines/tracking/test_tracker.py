@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from urllib.parse import unquote
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.data import get_source
 from mlflow.entities import Run
 
 from jobs.context import JobContext, JobResult
@@ -18,8 +18,11 @@ from jobs.runtime import RuntimeConfig
 from pipelines.dag.runner import new_run_id, run
 from pipelines.dag.stage import Pipeline, Stage
 from pipelines.storage.store import Store
-from pipelines.tracking.mlflow_writer import EVALS, PIPELINES, MlflowWriter
-from pipelines.tracking.tracker import Links, MlflowTracking, default_uri, flatten
+from pipelines.tracking.datasets import short_digest
+from pipelines.tracking.links import Links
+from pipelines.tracking.mlflow_writer import EVALS, PIPELINES
+from pipelines.tracking.records import flatten
+from pipelines.tracking.tracker import MlflowTracking, default_uri
 from tests.pipelines import toy
 from tests.pipelines.toy import identifier, stage
 
@@ -41,16 +44,7 @@ def track(pipeline: Pipeline, root: Path, uri: str | None = None, notes: list[st
 
 def runs(client: MlflowClient, experiment: str) -> list[Run]:
     found = client.get_experiment_by_name(experiment)
-    assert found is not None
-    return list(client.search_runs([found.experiment_id]))
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database to copy: making one takes seconds."""
-    root = tmp_path_factory.mktemp("database")
-    MlflowWriter(default_uri(Store(root)), root / "artifacts", lambda key, value: None)
-    return root / "mlflow.db"
+    return [] if found is None else list(client.search_runs([found.experiment_id]))
 
 
 @pytest.fixture(scope="module")
@@ -86,16 +80,36 @@ def test_stage_runs_nest_also_when_cached(tracked: tuple[Path, list[Links]]) -> 
     ]
 
 
-def test_datasets_link_producer_and_consumers(tracked: tuple[Path, list[Links]]) -> None:
-    client = MlflowClient(default_uri(Store(tracked[0])))
-    linked: dict[str, list[tuple[str, str]]] = {}
-    for found in runs(client, PIPELINES):
-        for used in found.inputs.dataset_inputs:
-            context = {tag.key: tag.value for tag in used.tags}["mlflow.data.context"]
-            assert len(used.dataset.digest) == 32
-            linked.setdefault(used.dataset.digest, []).append((found.data.tags["lumina.stage"], context))
-    made = [users for users in linked.values() if ("a", "output") in users]
-    assert set(made[0]) == {("a", "output"), ("e@x", "input"), ("e@y", "input")}
+def test_a_digest_finds_the_runs_that_wrote_and_read_the_data(tracked: tuple[Path, list[Links]]) -> None:
+    root, _ = tracked
+    client = MlflowClient(default_uri(Store(root)))
+    found = client.get_experiment_by_name(PIPELINES)
+    assert found is not None
+    [manifest] = [json.loads(path.read_text()) for path in (root / "stages" / "a").glob("*/MANIFEST.json")]
+    digest = short_digest(manifest["digest"])
+    users = client.search_runs([found.experiment_id], f"dataset.digest = '{digest}'")
+    uses = [(r.data.tags["lumina.stage"], use) for r in users for use in r.inputs.dataset_inputs]
+    uses = [(name, use) for name, use in uses if use.dataset.digest == digest]
+    tags = [(name, {tag.key: tag.value for tag in use.tags}) for name, use in uses]
+    # Once by the run that computed, once by the one that found all of it cached.
+    contexts = sorted((name, tag["mlflow.data.context"], tag["lumina.key"]) for name, tag in tags)
+    once = [("a", "output", "output"), ("e@x", "input", "a"), ("e@y", "input", "a")]
+    assert contexts == sorted(once * 2)
+    [uri] = {tag["lumina.uri"] for _, tag in tags}
+    assert uri == Path(root / "stages" / "a" / manifest["fingerprint"][7:27] / manifest["attempt"]).as_uri()
+    assert {tag["lumina.digest"] for _, tag in tags} == {manifest["digest"]}
+    # What MLflow resolves a dataset to is the place of the output.
+    source = get_source(uses[0][1].dataset)
+    assert source.load() == uri.removeprefix("file://")
+    assert json.loads(uses[0][1].dataset.profile)["digest"] == manifest["digest"]
+
+
+def test_a_failed_stage_shows_what_it_read(tmp_path: Path, database: Path) -> None:
+    shutil.copy(database, tmp_path)
+    attempt(tmp_path, Pipeline("p", (stage("a"), stage("b", "fail", ("a",)))))
+    client = MlflowClient(default_uri(Store(tmp_path)))
+    [failed] = [r for r in runs(client, PIPELINES) if r.data.tags.get("lumina.stage") == "b"]
+    assert [use.dataset.name for use in failed.inputs.dataset_inputs] == ["a"]
 
 
 def test_evaluations_are_flat_and_not_doubled_by_a_cache_hit(tracked: tuple[Path, list[Links]]) -> None:
@@ -127,9 +141,10 @@ def test_a_tracker_that_fails_warns_once_and_keeps_the_records(tmp_path: Path) -
     assert len(notes) == 1
     assert "the run goes on" in notes[0]
     assert links.buffer is not None
-    kept = [json.loads(line) for line in links.buffer.read_text().splitlines()]
+    header, *kept = [json.loads(line) for line in links.buffer.read_text().splitlines()]
+    assert header["uri"] == links.uri
     kinds = [event["event"] for event in kept]
-    assert kinds[:2] == ["state", "begin_run"]
+    assert kinds[0] == "begin_run"
     assert kinds[-1] == "end_run"
     assert kinds.count("end_stage") == 3
     assert Store(tmp_path / "store").get_run(None)["ok"]
@@ -266,20 +281,30 @@ def test_an_attempt_at_a_stage_of_a_living_driver_ends_that_stage_alone(tmp_path
     tracking.close("FAILED")
 
 
-def _touch(root: str, barrier: object) -> None:
-    barrier.wait()  # type: ignore[attr-defined]
-    MlflowWriter(default_uri(Store(root)), Path(root) / "artifacts", lambda key, value: None)
+_RACE = """
+import multiprocessing, sys
+from pathlib import Path
+from pipelines.tracking.mlflow_writer import MlflowWriter  # once, before the fork: it takes seconds
+
+def touch(root, barrier):
+    barrier.wait()
+    MlflowWriter(f"sqlite:///{root}/mlflow.db", Path(root) / "artifacts")
+
+context = multiprocessing.get_context("fork")
+barrier = context.Barrier(6)
+racers = [context.Process(target=touch, args=(sys.argv[1], barrier)) for _ in range(6)]
+for racer in racers: racer.start()
+for racer in racers: racer.join()
+sys.exit(sum(racer.exitcode != 0 for racer in racers))
+"""
 
 
-def test_three_processes_may_create_the_database_at_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(3)
-    racers = [context.Process(target=_touch, args=(str(tmp_path), barrier)) for _ in range(3)]
-    for racer in racers:
-        racer.start()
-    for racer in racers:
-        racer.join(120)
-    assert [racer.exitcode for racer in racers] == [0, 0, 0]
+def test_six_processes_may_create_the_database_at_once(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", _RACE, str(tmp_path)], check=True, timeout=240)
+    assert {found.name for found in MlflowClient(default_uri(Store(tmp_path))).search_experiments()} >= {
+        PIPELINES,
+        EVALS,
+    }
 
 
 def test_runs_of_a_killed_driver_are_closed_by_the_next(tmp_path: Path, database: Path) -> None:

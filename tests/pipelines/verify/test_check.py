@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import socket
@@ -25,6 +26,7 @@ from pipelines.dag.fingerprint import fingerprint
 from pipelines.dag.runner import run
 from pipelines.dag.stage import Pipeline
 from pipelines.errors import StoreError
+from pipelines.rerun.lock import patch_path
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.seal import seal
 from pipelines.storage.store import Store
@@ -41,7 +43,12 @@ BOOKKEEPING = {"LEASE.lock", "attempts.jsonl", "curve.jsonl", "calls.txt", "dige
 
 def make(root: Path, pipeline: Pipeline) -> Store:
     store = Store(root)
-    assert run(pipeline, store, RuntimeConfig(), run_id="r1", identifier=identifier()).ok
+    patch = b"what the working tree had besides its commit\n"
+    digest = f"sha256:{hashlib.sha256(patch).hexdigest()}"
+    patch_path(store, digest).parent.mkdir(parents=True)
+    patch_path(store, digest).write_bytes(patch)
+    lock = {"code": {"commit": "c0ffee", "patch": digest}}
+    assert run(pipeline, store, RuntimeConfig(), run_id="r1", identifier=identifier(), lock=lock).ok
     return store
 
 

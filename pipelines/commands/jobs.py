@@ -1,0 +1,249 @@
+"""`lumina submit` and `lumina jobs`: runs as Ray jobs, which go on when the terminal is closed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.commands.options import (
+    ConfigArgument,
+    Debug,
+    Json,
+    Overrides,
+    StoreOption,
+    UntilOption,
+    one_line_errors,
+)
+from pipelines.errors import PipelineError
+from pipelines.reports.progress import duration, make_console
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+    from jobs.submit import Job
+
+STOP_TIMEOUT_S = 180.0
+"""The shipped clusters give a job two minutes to end by itself."""
+_STYLES = {"SUCCEEDED": "green", "FAILED": "bold red", "STOPPED": "yellow", "RUNNING": "cyan", "PENDING": "dim"}
+
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address", metavar="URL", help="Ray's dashboard, such as http://head:8265; else RAY_API_SERVER_ADDRESS."
+    ),
+]
+JobArgument = Annotated[
+    str | None, typer.Argument(metavar="[JOB]", help="Id of a job, or name of a run; the newest by default.")
+]
+
+app = typer.Typer(help="Runs that were submitted to a Ray cluster.", no_args_is_help=True)
+
+
+def submit(
+    config: ConfigArgument,
+    address: AddressOption = None,
+    override: Overrides = None,
+    until: UntilOption = None,
+    store: StoreOption = None,
+    name: Annotated[str | None, typer.Option(metavar="RUN", help="Name of the run.")] = None,
+    python: Annotated[str, typer.Option(metavar="PATH", help="Interpreter on the cluster.")] = "python",
+    cpus: Annotated[float, typer.Option(min=0, help="CPUs that the driver takes; it takes no GPU.")] = 1.0,
+    resource: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=N", help="Custom resource of the driver's node; may be repeated.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Start another attempt even if one ended well.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the log until the job ends.")] = True,
+    debug: Debug = False,
+) -> None:
+    """Submit a run to a Ray cluster; submitted again, it attaches to the job that runs or reports the one that is done.
+
+    Exit code: that of the run; 0 with --no-wait once the job is there.
+    """
+    with one_line_errors(debug):
+        from jobs.submit import Work, connect
+        from jobs.submit import submit as send
+        from pipelines.commands.package import make_package
+        from pipelines.config import load_config
+
+        overrides = [*(override or []), *([f"name={name}"] if name else []), *([f"store={store}"] if store else [])]
+        settings = load_config(config, overrides)
+        where = _address(address)
+        words = ["lumina", "submit", config, "--address", where, *(part for one in overrides for part in ("-o", one))]
+        told = shlex.join([*words, *(["--until", until] if until else [])])
+        console = make_console()
+        resources = _resources(resource or [])
+        with tempfile.TemporaryDirectory(prefix="lumina-submit-") as folder:
+            package = make_package(settings, Path(folder), until, told, python)
+            console.print(Text(f"The cluster has to see: {', '.join(package.shared)}", "dim"), soft_wrap=True)
+            client = connect(where)
+            work = Work(
+                package.name,
+                package.folder,
+                package.command,
+                {"MLFLOW_DISABLE_TELEMETRY": "true"},
+                {
+                    **package.metadata,
+                    "cpus": f"{cpus:g}",
+                    **{f"resource.{key}": f"{value:g}" for key, value in resources.items()},
+                },
+                cpus,
+                resources,
+            )
+            found = send(client, work, again)
+        verb = {"started": "submitted", "attached": "is at it already", "reported": "has done it"}[found.action]
+        console.print(Text(f"{found.job.id} {verb}", "bold"), soft_wrap=True)
+        if found.action == "reported":
+            console.print(_status_view(found.job))
+            console.print(Text("--again starts another attempt; what is in the store is not computed again.", "dim"))
+            return
+        if not wait:
+            console.print(f"  lumina jobs logs {found.job.id} --address {where}", soft_wrap=True)
+            return
+        code = _follow(client, found.job, where)
+    raise typer.Exit(code)
+
+
+def _resources(given: list[str]) -> dict[str, float]:
+    found = {}
+    for one in given:
+        key, separator, value = one.partition("=")
+        try:
+            found[key] = float(value)
+        except ValueError:
+            separator = ""
+        if not key or not separator:
+            raise PipelineError(f"--resource {one}: expected NAME=N, such as head=1")
+    return found
+
+
+def _address(given: str | None) -> str:
+    found = given or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS", "")
+    if not found.startswith("http"):
+        raise PipelineError("no cluster is named: give --address http://head:8265, or set RAY_API_SERVER_ADDRESS to it")
+    return found.rstrip("/")
+
+
+def _follow(client: JobSubmissionClient, job: Job, address: str) -> int:
+    """Show a job's log until it ends; Ctrl-C leaves the job alone. Returns the exit code."""
+    from jobs.submit import follow, wait_until_started
+
+    console = make_console()
+    try:
+        started = wait_until_started(client, job, lambda text: console.print(Text(text, "yellow"), soft_wrap=True))
+        ended = follow(client, started, lambda text: print(text, end="", flush=True))
+    except KeyboardInterrupt:
+        console.print(Text("\nThe job goes on without you.", "bold yellow"))
+        console.print(f"  lumina jobs logs {job.id} --address {address}    follows it again", soft_wrap=True)
+        console.print(f"  lumina jobs stop {job.id} --address {address}    ends it", soft_wrap=True)
+        return 130
+    console.print(_status_view(ended))
+    return 0 if ended.state == "SUCCEEDED" else 1
+
+
+def _status_view(job: Job) -> Text:
+    text = Text(job.id, "bold").append("  ").append(job.state, _STYLES[job.state])
+    if job.started_s:
+        begun = datetime.fromtimestamp(job.started_s, UTC).isoformat(timespec="seconds")
+        text.append(f"  started {begun}", "dim")
+        if job.ended_s:
+            text.append(f", took {duration(job.ended_s - job.started_s)}", "dim")
+    text.append(f"  store {job.metadata.get('store', '?')}, commit {job.metadata.get('commit', '')[:12] or '?'}", "dim")
+    if job.state in ("FAILED", "STOPPED") and job.message:
+        text.append(f"\n  {job.message.splitlines()[0]}")
+    return text
+
+
+@app.command("list")
+def list_jobs(address: AddressOption = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Show the submitted runs, the newest first."""
+    with one_line_errors(debug):
+        from jobs.submit import connect, jobs
+
+        found = jobs(connect(_address(address)))
+        if as_json:
+            typer.echo(json.dumps([_plain(job) for job in found], indent=1))
+            return
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in ("job", "state", "started (UTC)", "took"):
+            table.add_column(column, no_wrap=True)
+        for job in found:
+            begun = datetime.fromtimestamp(job.started_s, UTC).strftime("%Y-%m-%d %H:%M:%S") if job.started_s else "–"
+            took = duration(job.ended_s - job.started_s) if job.started_s and job.ended_s else "–"
+            table.add_row(job.id, Text(job.state, _STYLES[job.state]), begun, took)
+        make_console().print(table if found else "No run was submitted to this cluster.")
+
+
+def _plain(job: Job) -> dict[str, object]:
+    return {**vars(job), "metadata": dict(job.metadata)}
+
+
+@app.command()
+def status(job: JobArgument = None, address: AddressOption = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Show where a job stands, and what a waiting one waits for. Exit code: 0, or 1 for a job that failed."""
+    with one_line_errors(debug):
+        from jobs.submit import connect, waits_for
+
+        client = connect(_address(address))
+        found = _find(client, job)
+        if as_json:
+            typer.echo(json.dumps(_plain(found), indent=1))
+        else:
+            make_console().print(_status_view(found), soft_wrap=True)
+            if found.state == "PENDING":
+                make_console().print(Text(waits_for(client, found), "yellow"), soft_wrap=True)
+    raise typer.Exit(1 if found.state == "FAILED" else 0)
+
+
+@app.command()
+def logs(
+    job: JobArgument = None,
+    address: AddressOption = None,
+    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Go on until the job ends.")] = True,
+    debug: Debug = False,
+) -> None:
+    """Show a job's log from its start, and follow it; Ctrl-C leaves the job alone."""
+    with one_line_errors(debug):
+        from jobs.submit import ENDED, connect
+
+        where = _address(address)
+        client = connect(where)
+        found = _find(client, job)
+        if follow and found.state not in ENDED:
+            raise typer.Exit(_follow(client, found, where))
+        typer.echo(client.get_job_logs(found.id), nl=False)
+
+
+@app.command()
+def stop(job: JobArgument = None, address: AddressOption = None, debug: Debug = False) -> None:
+    """End a job: stages stop in good order, and what is done stays in the store."""
+    with one_line_errors(debug):
+        from jobs.submit import ENDED, connect
+        from jobs.submit import stop as end
+
+        client = connect(_address(address))
+        found = _find(client, job)
+        if found.state in ENDED:
+            make_console().print(f"{found.id} has ended already: {found.state}")
+            return
+        make_console().print(_status_view(end(client, found, STOP_TIMEOUT_S)), soft_wrap=True)
+
+
+def _find(client: JobSubmissionClient, name: str | None) -> Job:
+    from jobs.submit import find, jobs
+
+    if name is not None:
+        return find(client, name)
+    known = jobs(client)
+    if not known:
+        raise PipelineError("no run was submitted to this cluster; `lumina submit CONFIG` does it")
+    return known[0]

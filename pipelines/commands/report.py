@@ -1,0 +1,34 @@
+"""`lumina report`: a run on one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from pipelines.commands.options import Debug, StoreOption, default_store, one_line_errors
+from pipelines.reports.progress import make_console
+
+
+def report(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Name or id; the newest by default.")] = None,
+    store: StoreOption = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write; an older one is replaced.")] = Path(
+        "report.html"
+    ),
+    debug: Debug = False,
+) -> None:
+    """Write a run's page: system prompts compared, clips side by side, curves, stages, commands to get it again."""
+    with one_line_errors(debug):
+        from pipelines.reports.html import write_page
+        from pipelines.reports.page.make import make_page
+        from pipelines.storage.open_store import open_store
+
+        opened = open_store(store or default_store())
+        opened.need_files("`lumina report`")
+        page = make_page(opened, opened.get_run(run))
+        write_page(out, page, "--out")
+        megabytes = len(page.encode()) / 1e6
+        make_console().print(Text(f"The page: {out.resolve()} ({megabytes:.1f} MB)"), soft_wrap=True)

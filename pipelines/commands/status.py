@@ -1,0 +1,88 @@
+"""`lumina status`: where a run stands, from any terminal that sees the store."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from pipelines.commands.options import Debug, Json, StoreOption, default_store, one_line_errors
+from pipelines.reports.progress import duration, make_console, stages_table
+
+if TYPE_CHECKING:
+    from pipelines.reports.status import RunStatus
+
+_REFRESH_S = 2.0
+_STYLES = {
+    "running": "bold cyan",
+    "done": "bold green",
+    "failed": "bold red",
+    "stopped": "bold yellow",
+    "killed": "bold red",
+}
+
+
+def status(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Name or id; the newest by default.")] = None,
+    store: StoreOption = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay until the run has ended.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show where a run stands: its stages, rates, time left and errors. Exit: 0, or 1 if it failed or was killed."""
+    with one_line_errors(debug):
+        from pipelines.reports.status import read_status
+        from pipelines.storage.open_store import open_store
+
+        opened = open_store(store or default_store())
+        found = read_status(opened, run)
+        console = make_console()
+        if watch and not as_json:
+            with Live(status_view(found), console=console, auto_refresh=False, transient=True) as live:
+                while found.standing == "running":
+                    live.update(status_view(found, console.height - 8), refresh=True)
+                    time.sleep(_REFRESH_S)
+                    found = read_status(opened, found.run)
+        if as_json:
+            typer.echo(json.dumps(found.as_dict(), indent=1, ensure_ascii=False))
+        else:
+            console.print(status_view(found), soft_wrap=False)
+            if found.standing in ("failed", "stopped", "killed") and found.command:
+                console.print(Text("The same command continues it:", "bold"))
+                console.print(f"  {found.command}", soft_wrap=True)
+    raise typer.Exit(1 if found.standing in ("failed", "killed") else 0)
+
+
+def status_view(found: RunStatus, height: int | None = None) -> RenderableType:
+    """The run on one screen: how it stands, its stages, its errors and where else to look."""
+    now = found.ended or (time.time() if found.standing == "running" else found.heard)
+    head = (
+        Text(f"{found.run} ", "bold").append(f"({found.name}) ", "dim").append(found.standing, _STYLES[found.standing])
+    )
+    if found.standing == "running":
+        head.append(f" on {found.host}, process {found.pid}", "dim")
+    parts: list[RenderableType] = [head, stages_table(found.stages, found.started, now, height)]
+    waiting = _next(found)
+    if waiting and found.standing == "running":
+        parts.append(Text(f"next: {waiting}", "dim"))
+    parts += [Text(f"{name}: {text.splitlines()[0] if text else 'failed'}", "red") for name, text in found.errors]
+    parts += [Text(note, "dim") for note in found.notes]
+    if found.standing == "killed":
+        parts.append(Text(f"not heard of for {duration(time.time() - found.heard)}: its process is gone", "bold red"))
+    parts += [Text(f"{name}  {address}", "dim") for name, address in found.links.items()]
+    return Group(*parts)
+
+
+def _next(found: RunStatus) -> str:
+    """The pending stages for which only running ones are missing, and for which of them they wait."""
+    ready = []
+    for name, row in found.stages.items():
+        missing = [one for one in found.upstream.get(name, []) if found.stages[one].state not in ("cached", "done")]
+        if row.state == "pending" and missing and all(found.stages[one].state == "running" for one in missing):
+            ready.append(f"{name} after {' and '.join(missing)}")
+    return ", ".join(ready)

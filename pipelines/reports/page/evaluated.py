@@ -1,0 +1,121 @@
+"""What the evaluations of a run left in the store: figures with intervals, and a row for every clip."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lumina.evaluation.metrics import METRICS
+from lumina.evaluation.summary import Results, columns_of, pivot
+from pipelines.diff.rows import read_rows
+from pipelines.diff.runs import Held, Side
+from pipelines.errors import StoreError
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One checkpoint under one system prompt, on one half of the prompts."""
+
+    title: str
+    stage: str
+    path: Path
+    content: Mapping[str, Any]
+    """Of `metrics.json`, shared by all that one stage evaluated."""
+    figures: Mapping[str, Mapping[str, float | None]]
+    """Metric -> `value`, `low`, `high`."""
+    rows: Sequence[Mapping[str, Any]]
+    config: Mapping[str, Any]
+    """Of the stage's recipe."""
+
+    def results(self) -> Results:
+        """The clips by prompt and noise, with the values of every metric that is known here.
+
+        Raises:
+            StoreError: a clip of a prompt is absent.
+        """
+        try:
+            return pivot(self.rows, self.known(), self.stage)
+        except ValueError as error:
+            raise StoreError(f"{self.path / 'data'}: {error}") from error
+
+    def known(self) -> list[str]:
+        """The metrics that were measured and whose values are in the rows, in the order of METRICS."""
+        have = set(self.rows[0]) if self.rows else set()
+        return [name for name in METRICS if name in self.figures and have.issuperset(columns_of([name]))]
+
+
+def read_sources(side: Side) -> list[Evaluated]:
+    """The evaluations of the system prompts, in the order of the run.
+
+    Raises:
+        StoreError: a file cannot be read.
+    """
+    found = []
+    for name, held in side.stages.items():
+        kind, _, source = name.partition("@")
+        if kind == "evaluate" and held.path is not None:
+            content = read_json(held.path / "metrics.json")
+            found.append(Evaluated(source, name, held.path, content, content["metrics"], _rows(name, held), _of(held)))
+    return found
+
+
+def read_final(side: Side) -> list[Evaluated]:
+    """The chosen system prompt before and after fine-tuning; empty if the run did not come that far.
+
+    Raises:
+        StoreError: a file cannot be read.
+    """
+    held = side.stages.get("evaluate_final")
+    if held is None or held.path is None:
+        return []
+    content = read_json(held.path / "metrics.json")
+    rows = _rows("evaluate_final", held)
+    titles = {"before": f"before ({content.get('checkpoints', {}).get('before', '')})", "after": "fine-tuned"}
+    return [
+        Evaluated(
+            titles[model],
+            "evaluate_final",
+            held.path,
+            content,
+            content[model],
+            [row for row in rows if row["model"] == model],
+            _of(held),
+        )
+        for model in ("before", "after")
+    ]
+
+
+def read_selection(side: Side) -> Mapping[str, Any] | None:
+    """Content of `selection.json`; None if nothing was chosen yet.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    held = side.stages.get("choose")
+    return None if held is None or held.path is None else read_json(held.path / "selection.json")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Content of a JSON file of an output.
+
+    Raises:
+        StoreError: it is gone or damaged.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read ({error}); `lumina verify` tells what else is amiss") from error
+    return content
+
+
+def _rows(stage: str, held: Held) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = [] if held.path is None else read_rows(stage, held.path).to_pylist()
+    return sorted(rows, key=lambda row: (row["model"], row["prompt_id"], row["sample"]))
+
+
+def _of(held: Held) -> Mapping[str, Any]:
+    config: Mapping[str, Any] = (held.recipe or {}).get("config", {})
+    return config

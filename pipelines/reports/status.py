@@ -1,0 +1,220 @@
+"""Where a run stands, for another terminal: a small file in the store while the run goes on, its record after that."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pipelines.dag.events import Display
+from pipelines.errors import StoreError
+from pipelines.reports.stage_progress import StageProgress
+from pipelines.storage.lease import process_start
+from pipelines.storage.store import Store
+
+_EVERY_S = 2.0
+_SILENT_S = 30.0
+"""A run on another host that was not heard of for so long is taken for dead."""
+_NOTES = 5
+Standing = Literal["running", "done", "failed", "stopped", "killed"]
+
+
+@dataclass
+class RunStatus:
+    """A run as it stands. Times are seconds since the epoch."""
+
+    run: str
+    name: str
+    started: float
+    stages: dict[str, StageProgress]
+    """In the order in which they are listed."""
+    upstream: dict[str, list[str]]
+    """What each stage reads."""
+    command: str = ""
+    """Continues the run."""
+    links: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    host: str = ""
+    pid: int = 0
+    process_start: str = ""
+    heard: float = 0.0
+    """When the run last said something."""
+    ended: float = 0.0
+
+    @property
+    def standing(self) -> Standing:
+        """Whether it goes on, and how it ended if not."""
+        states = {row.state for row in self.stages.values()}
+        if self.ended:
+            if "interrupted" in states:
+                return "stopped"
+            return "failed" if states & {"failed", "blocked"} else "done"
+        if self.host == socket.gethostname():
+            alive = process_start(self.pid) == self.process_start
+        else:
+            alive = time.time() - self.heard < _SILENT_S
+        return "running" if alive else "killed"
+
+    @property
+    def errors(self) -> list[tuple[str, str]]:
+        """Stages that failed, with what they said."""
+        return [(name, row.detail) for name, row in self.stages.items() if row.state == "failed"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for `--json` and the file."""
+        return {**asdict(self), "standing": self.standing}
+
+
+class StatusFile:
+    """A display that keeps `live/<run id>.json` beside what it hands on; use it as a context.
+
+    A file that cannot be written is told once, and stops nothing.
+
+    Args:
+        inner: the display that the user looks at.
+        store: where the file lies.
+        status: the run as it begins.
+    """
+
+    def __init__(self, inner: Display, store: Store, status: RunStatus) -> None:
+        self.inner, self.status = inner, status
+        self.path = live_path(store, status.run)
+        status.host, status.pid = socket.gethostname(), os.getpid()
+        status.process_start = process_start(status.pid) or ""
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._told = False
+
+    def __enter__(self) -> Self:
+        self._write()
+        threading.Thread(target=self._beat, name="status", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The run has ended, and its record says how."""
+        self._closed.set()
+        with self._lock:
+            try:
+                self.path.unlink(missing_ok=True)
+            except OSError as error:
+                # How the run ended is still to be told.
+                self.inner.note(
+                    f"{self.path} cannot be removed ({error.strerror}): `lumina status` may show an old state"
+                )
+
+    def stage(self, name: str, state: str, detail: str = "") -> None:
+        """A stage changed its state."""
+        with self._lock:
+            self.status.stages[name].enter(state, detail, time.time())
+        self.inner.stage(name, state, detail)
+
+    def progress(self, name: str, done: int, total: int, unit: str) -> None:
+        """A running stage got on."""
+        with self._lock:
+            self.status.stages[name].advance(done, total, unit, time.time())
+        self.inner.progress(name, done, total, unit)
+
+    def note(self, text: str) -> None:
+        """A line for the user."""
+        with self._lock:
+            self.status.notes = [*self.status.notes, text][-_NOTES:]
+        self.inner.note(text)
+
+    def link(self, name: str, address: str) -> None:
+        """Where else to look."""
+        with self._lock:
+            self.status.links[name] = address
+
+    def _beat(self) -> None:
+        while not self._closed.wait(_EVERY_S):
+            self._write()
+
+    def _write(self) -> None:
+        with self._lock:
+            if self._closed.is_set():
+                return
+            self.status.heard = time.time()
+            text = json.dumps(self.status.as_dict())
+            temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.tmp")
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                temporary.write_text(text)
+                temporary.replace(self.path)
+            except OSError as error:
+                problem = f"{self.path} cannot be written ({error.strerror}): `lumina status` will not see this run"
+            else:
+                return
+        if not self._told:
+            self._told = True
+            self.inner.note(problem)
+
+
+def live_path(store: Store, run: str) -> Path:
+    """Where a run tells how it stands."""
+    return store.root / "live" / f"{run}.json"
+
+
+def begin(run: str, name: str, stages: Sequence[str], upstream: Mapping[str, Sequence[str]], command: str) -> RunStatus:
+    """The status of a run that begins now."""
+    rows = {stage: StageProgress() for stage in stages}
+    return RunStatus(run, name, time.time(), rows, {key: list(value) for key, value in upstream.items()}, command)
+
+
+def read_status(store: Store, run: str | None) -> RunStatus:
+    """How a run stands.
+
+    Args:
+        store: where the run puts its outputs.
+        run: id or name; None means the newest that goes on, else the newest.
+
+    Raises:
+        StoreError: there is no such run.
+    """
+    live = [status for status in _live(store) if run in (None, status.run, status.name)]
+    going = [status for status in live if status.standing == "running"]
+    if going:
+        return going[0]
+    try:
+        recorded = _from_record(store.get_run(run))
+    except StoreError:
+        if live:
+            return live[0]
+        raise
+    # A run that was killed has no record: it may be newer than the newest that has.
+    return live[0] if live and live[0].started > recorded.started else recorded
+
+
+def _live(store: Store) -> list[RunStatus]:
+    """What runs told of themselves, the newest first."""
+    found = []
+    for path in (store.root / "live").glob("[!.]*.json"):
+        try:
+            data = json.loads(path.read_text())
+            data.pop("standing", None)
+            data["stages"] = {name: StageProgress(**row) for name, row in data["stages"].items()}
+            found.append(RunStatus(**data))
+        except FileNotFoundError:
+            continue  # it has ended in the meantime
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise StoreError(f"{path} is damaged ({error!r}): remove it") from error
+    return sorted(found, key=lambda status: (status.started, status.run), reverse=True)
+
+
+def _from_record(record: Mapping[str, Any]) -> RunStatus:
+    started = datetime.fromisoformat(record["started"]).timestamp()
+    ended = started + float(record.get("seconds") or 0.0)
+    stages = {
+        name: StageProgress(entry["state"], entry.get("error") or "", ended - entry["seconds"], ended)
+        for name, entry in record["stages"].items()
+    }
+    upstream = {name: list(entry.get("inputs", {}).values()) for name, entry in record["stages"].items()}
+    command = str((record.get("lock") or {}).get("command", ""))
+    return RunStatus(record["run"], record["name"], started, stages, upstream, command, ended=ended)

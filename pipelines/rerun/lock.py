@@ -1,0 +1,186 @@
+"""What a run needs to be computed again, kept in its record: the config, the code, the packages and the machine.
+
+    "lock": {"command": ..., "config": {...}, "code": {"commit": ..., "patch": ...}, "environment": {...}}
+
+A patch lies in the store as `patches/<sha256>.patch`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from pipelines.config import PipelineConfig
+from pipelines.errors import PipelineError, StoreError
+from pipelines.git import origin
+from pipelines.storage.store import Store
+
+
+@dataclass(frozen=True)
+class Code:
+    """The code that ran."""
+
+    commit: str | None
+    """None when it ran outside its repository."""
+    patch: str | None = None
+    """`sha256:<hex>` of what the working tree had besides, new files included; None if nothing."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The machine and the installed packages of the driver."""
+
+    python: str
+    platform: str
+    cpus: int | None
+    gpus: tuple[str, ...] = ()
+    packages: Mapping[str, str] = field(default_factory=dict)
+    """Distribution -> version, sorted by name."""
+
+
+@dataclass(frozen=True)
+class Lock:
+    """All that was recorded to compute a run again."""
+
+    command: str
+    config: Mapping[str, Any]
+    code: Code
+    environment: Environment
+
+    @property
+    def workers(self) -> int:
+        """World size of training."""
+        return int(self.config["runtime"]["train_workers"])
+
+
+def make_lock(settings: PipelineConfig, command: str, store: Store) -> Lock:
+    """Lock a run that is about to start; keeps the patch in the store.
+
+    Raises:
+        StoreError: the patch cannot be written.
+    """
+    return Lock(command, portable(settings), _code(store), environment())
+
+
+def lock_record(lock: Lock) -> dict[str, Any]:
+    """Plain data for the run's record."""
+    return asdict(lock) | {"config": dict(lock.config)}
+
+
+def read_lock(record: Mapping[str, Any]) -> Lock:
+    """The lock in a run's record.
+
+    Raises:
+        StoreError: there is none, or it is damaged.
+    """
+    found = record.get("lock")
+    if not found:
+        raise StoreError(
+            f"run {record.get('run')} has no lock in its record: it was started by other code than `lumina run`, "
+            "so there is nothing to run again"
+        )
+    try:
+        environment = dict(found["environment"])
+        environment["gpus"] = tuple(environment["gpus"])
+        return Lock(found["command"], dict(found["config"]), Code(**found["code"]), Environment(**environment))
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"run {record.get('run')}: the lock in its record is damaged: {error}") from error
+
+
+def portable(settings: PipelineConfig) -> dict[str, Any]:
+    """The config as plain data that means the same in another working directory, without passwords."""
+    config: dict[str, Any] = settings.model_dump(mode="json")
+    config["store"] = str(Path(settings.store.removeprefix("file://")).expanduser().resolve())
+    for section, key in (("data", "manifest"), ("ingest", "media_dir")):
+        if config[section].get(key):
+            config[section][key] = _absolute(config[section][key])
+    for name, spec in config["weights"].items():
+        if isinstance(spec, str) and Path(spec).expanduser().exists():
+            config["weights"][name] = _absolute(spec)
+    if settings.tracking_uri:
+        config["tracking_uri"] = without_password(settings.tracking_uri)
+    return config
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else str(Path(path).expanduser().resolve())
+
+
+def without_password(uri: str) -> str:
+    """The URI without `user:password@`."""
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def environment() -> Environment:
+    """This machine, and what is installed for this Python."""
+    found = {_normal(one.metadata["Name"]): one.version for one in metadata.distributions() if one.metadata["Name"]}
+    return Environment(
+        platform.python_version(), platform.platform(), os.cpu_count(), _gpus(), dict(sorted(found.items()))
+    )
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _gpus() -> tuple[str, ...]:
+    """Names of the GPUs, as the driver tells them."""
+    found = []
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        match = re.search(r"^Model:\s*(.+)$", path.read_text(errors="replace"), re.MULTILINE)
+        if match:
+            found.append(match[1].strip())
+    return tuple(found)
+
+
+def _code(store: Store) -> Code:
+    found = origin()
+    if found is None:
+        return Code(None)
+    return Code(found.commit, _keep(store, found.patch) if found.patch else None)
+
+
+def _keep(store: Store, patch: bytes) -> str:
+    digest = hashlib.sha256(patch).hexdigest()
+    path = patch_path(store, f"sha256:{digest}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary.write_bytes(patch)
+        temporary.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+    return f"sha256:{digest}"
+
+
+def patch_path(store: Store, patch: str) -> Path:
+    """Where the patch with this digest lies."""
+    return store.root / "patches" / f"{patch.removeprefix('sha256:')}.patch"
+
+
+def read_patch(store: Store, patch: str) -> bytes:
+    """A kept patch.
+
+    Raises:
+        PipelineError: it is gone or damaged.
+    """
+    path = patch_path(store, patch)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise PipelineError(f"the patch {path} cannot be read: {error.strerror or error}") from error
+    if hashlib.sha256(content).hexdigest() != patch.removeprefix("sha256:"):
+        raise PipelineError(f"the patch {path} is damaged: its digest is not {patch}")
+    return content

@@ -1,0 +1,61 @@
+"""Begin a store with the outputs that a rerun from a later stage takes over."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import StoreError
+from pipelines.storage.store import Store
+
+
+def copy_stages(store: Store, record: Mapping[str, Any], start: str, target: Store) -> None:
+    """Put the outputs of all stages that are neither `start` nor follow it into another store.
+
+    Files are linked where both stores lie on one file system: outputs are never written to.
+
+    Args:
+        store: of the recorded run.
+        record: the run, complete.
+        start: first stage that is to be computed again.
+        target: may have some of them already.
+
+    Raises:
+        StoreError: an output is gone or damaged, or cannot be copied.
+    """
+    target.prepare()
+    stages = record["stages"]
+    again = {start}
+    for _ in stages:
+        again |= {name for name, entry in stages.items() if again & set(entry.get("inputs", {}).values())}
+    for name, entry in stages.items():
+        if name in again:
+            continue
+        fingerprint = str(entry["fingerprint"]).removeprefix("sha256:")
+        manifest = store.lookup(name, fingerprint)
+        if manifest is None:
+            raise StoreError(f"stage {name}: its output in {store.root} is gone or damaged; rerun with --fresh")
+        if target.lookup(name, fingerprint) is not None:
+            continue
+        directory = target.directory(name, fingerprint)
+        try:
+            shutil.copytree(
+                store.output(manifest), directory / manifest.attempt, copy_function=_link, dirs_exist_ok=True
+            )
+            # Last, as everywhere: an output without a record is none.
+            partial = directory / "MANIFEST.copy.tmp"
+            partial.write_text(manifest.to_json())
+            partial.replace(directory / "MANIFEST.json")
+        except OSError as error:
+            raise StoreError(f"stage {name}: {directory} cannot be written: {error.strerror or error}") from error
+
+
+def _link(source: str, destination: str) -> None:
+    Path(destination).unlink(missing_ok=True)
+    try:
+        os.link(source, destination)
+    except OSError:
+        shutil.copy2(source, destination)

@@ -1,0 +1,116 @@
+"""The journal of one run's tracking events: written before MLflow is told, removed when MLflow has it all.
+
+    <store>/tracking/<run>.jsonl            a header, then one event per line
+    <store>/tracking/<run>.refused.jsonl    events that MLflow would not take, each with its error
+
+Whoever writes a journal, or replays it, holds a lock on the file, which the system frees when the process ends. So a
+journal that is there and not locked is one that still has to be written to MLflow: its server was away, or its driver
+was killed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Self
+
+from pipelines.errors import StoreError
+
+SCHEMA = "lumina.tracking/1"
+_FOLDER = "tracking"
+_REFUSED = ".refused.jsonl"
+
+
+class Journal:
+    """An open, locked journal.
+
+    Attributes:
+        path: the file.
+        run: id of the pipeline run.
+        uri: MLflow tracking URI; None stands for the store's own database, also after the store was moved.
+    """
+
+    def __init__(self, path: Path, run: str, uri: str | None, file: IO[str]) -> None:
+        self.path, self.run, self.uri, self._file = path, run, uri, file
+
+    @classmethod
+    def create(cls, store: Path, run: str, uri: str | None) -> Self:
+        """Begin the journal of a run; OSError if it cannot be written."""
+        path = store / _FOLDER / f"{run}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a", encoding="utf-8")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        journal = cls(path, run, uri, file)
+        journal.append({"schema": SCHEMA, "run": run, "uri": uri})
+        return journal
+
+    @classmethod
+    def claim(cls, path: Path) -> Self | None:
+        """Open a journal that nobody works on; None if somebody does, or it has gone.
+
+        Raises:
+            StoreError: it is not a journal.
+        """
+        try:
+            file = path.open("r+", encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        try:
+            header = json.loads(file.readline())
+            if header["schema"] != SCHEMA:
+                raise ValueError(f"schema {header['schema']!r}")
+            return cls(path, header["run"], header["uri"], file)
+        except (ValueError, KeyError, TypeError) as error:
+            file.close()
+            raise StoreError(
+                f"{path} is no journal of tracking events ({error}): move it elsewhere if you know what it is"
+            ) from error
+
+    def append(self, event: Mapping[str, Any]) -> None:
+        """Add an event; OSError if it cannot be written."""
+        self._file.write(json.dumps(event) + "\n")
+        self._file.flush()
+
+    def read(self) -> tuple[list[dict[str, Any]], int]:
+        """All whole events, and how many lines are broken; a last line that a kill cut short is neither."""
+        events, broken = [], 0
+        with self.path.open(encoding="utf-8") as file:
+            next(file)
+            for line in file:
+                try:
+                    if line.endswith("\n"):
+                        events.append(json.loads(line))
+                except ValueError:
+                    broken += 1
+        return events, broken
+
+    def refuse(self, events: Sequence[Mapping[str, Any]], error: Exception) -> Path:
+        """Put aside events that MLflow would not take; returns the file."""
+        path = self.path.with_name(f"{self.run}{_REFUSED}")
+        known = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
+        lines = [json.dumps({"error": f"{type(error).__name__}: {error}", **event}) for event in events]
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines if line not in known)
+        return path
+
+    def remove(self) -> None:
+        """MLflow has it all."""
+        self.path.unlink(missing_ok=True)
+        self._file.close()
+
+    def close(self) -> None:
+        """Leave it for another to replay."""
+        self._file.close()
+
+
+def waiting(store: Path) -> tuple[Path, ...]:
+    """The journals in a store, the oldest run first; those of runs that go on are among them."""
+    found = (store / _FOLDER).glob("*.jsonl")
+    return tuple(sorted(path for path in found if not path.name.endswith(_REFUSED)))

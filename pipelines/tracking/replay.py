@@ -1,0 +1,94 @@
+"""Writes to MLflow what runs could not: their journals, event by event, as often as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.errors import StoreError
+from pipelines.storage.store import Store
+from pipelines.tracking.journal import Journal, waiting
+from pipelines.tracking.mlflow_reader import check_answers
+from pipelines.tracking.mlflow_writer import MlflowWriter, is_refusal
+from pipelines.tracking.tracker import artifacts_of, default_uri, groups
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A journal whose events MLflow now has."""
+
+    run: str
+    uri: str
+    events: int
+    killed: bool
+    """Whether the events break off, since the driver was killed: the run and its open stages then end as KILLED."""
+
+    def told(self) -> str:
+        """One line for the user."""
+        end = "; it was killed" if self.killed else ""
+        return f"{self.events:,} records of run {self.run} were still to be written, and now are{end}"
+
+
+def apply(
+    writer: MlflowWriter, events: Sequence[dict[str, Any]], journal: Journal | None, note: Callable[[str], None]
+) -> None:
+    """Write events; what MLflow refuses for good is put aside, since it would hold up all that follow.
+
+    Raises whatever says that MLflow is away.
+    """
+    try:
+        writer.apply(list(events))
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+        kept = f", kept in {journal.refuse(events, error)}" if journal is not None else ""
+        text = str(error).strip().splitlines()
+        note(f"MLflow refused a record ({events[0]['event']}: {text[0] if text else type(error).__name__}){kept}")
+
+
+def replay_waiting(
+    store: Store, uri: str | None, note: Callable[[str], None], run: str | None = None, to: str | None = None
+) -> Iterator[Replayed]:
+    """Write the journals of runs that are over, the oldest first, and remove each when MLflow has it.
+
+    Args:
+        store: whose journals.
+        uri: only those meant for this tracking URI; None writes each to its own.
+        note: told of what MLflow refuses, and of files that are no journals.
+        run: only the one of this pipeline run.
+        to: write to this tracking URI instead.
+
+    Raises whatever says that MLflow is away; the journal is kept, and what was written is not written twice later.
+    """
+    for path in waiting(store.root):
+        if run is not None and path.stem != run:
+            continue
+        try:
+            journal = Journal.claim(path)
+        except StoreError as error:
+            note(str(error))
+            continue
+        if journal is None:
+            continue
+        try:
+            target = journal.uri or default_uri(store)
+            if uri is None or uri == target:
+                yield _replay(store, journal, to or target, note)
+        finally:
+            journal.close()
+
+
+def _replay(store: Store, journal: Journal, uri: str, note: Callable[[str], None]) -> Replayed:
+    check_answers(uri)
+    writer = MlflowWriter(uri, artifacts_of(store), note=note)
+    events, broken = journal.read()
+    if broken:
+        note(f"{journal.path}: {broken} lines are broken, as after a full disk, and left out")
+    for group in groups(events):
+        apply(writer, group, journal, note)
+    killed = not events or events[-1]["event"] != "end_run"
+    if killed and events:
+        writer.close_killed(events[-1]["at_ms"])
+    journal.remove()
+    return Replayed(journal.run, uri, len(events), killed)

@@ -1,0 +1,159 @@
+"""Jobs on a real cluster of two nodes, over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.submit import (
+    ENDED,
+    SubmissionError,
+    Work,
+    connect,
+    find,
+    follow,
+    jobs,
+    stop,
+    submit,
+    wait_until_started,
+    waits_for,
+)
+from tests.ray_nodes import Nodes, ray_nodes
+
+pytestmark = pytest.mark.ray
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ("data.shapes.clips={synthetic: 4, handheld: 4, web: 4}", "data.shapes.images={synthetic: 2}")
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with ray_nodes(2, 2, RAY_JOB_STOP_WAIT_TIME_S="60") as running:
+        yield running
+
+
+def work(folder: Path, name: str, code: str, **more: Any) -> Work:
+    (folder / "task_of_job.py").write_text(code)
+    return Work(f"lumina-{name}", folder, "python task_of_job.py", {}, {"run": name, "cpus": "1"}, **more)
+
+
+def ended(client: Any, name: str) -> Any:
+    deadline = time.monotonic() + 120
+    while (found := find(client, name)).state not in ENDED:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.5)
+    return found
+
+
+def test_the_same_work_is_done_once(nodes: Nodes, tmp_path: Path) -> None:
+    client = connect(nodes.dashboard)
+    once = work(tmp_path, "once-1", "import time; print('first', flush=True); time.sleep(4); print('last', flush=True)")
+    made: list[Any] = []
+    both = [threading.Thread(target=lambda: made.append(submit(connect(nodes.dashboard), once))) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert sorted(one.action for one in made) == ["attached", "started"]
+    assert {one.job.id for one in made} == {"lumina-once-1-a1"}
+    said: list[str] = []
+    assert follow(client, made[0].job, said.append).state == "SUCCEEDED"
+    assert "".join(said).count("first\n") == "".join(said).count("last\n") == 1
+    assert submit(client, once).action == "reported"
+    assert submit(client, once, again=True).job.id == "lumina-once-1-a2"
+    assert find(client, "once-1").attempt == 2
+
+
+def test_after_a_failure_comes_the_next_attempt(nodes: Nodes, tmp_path: Path) -> None:
+    client = connect(nodes.dashboard)
+    failing = work(tmp_path, "failing-1", "raise SystemExit('no luck with row 7')")
+    assert submit(client, failing).action == "started"
+    assert ended(client, "failing-1").state == "FAILED"
+    assert "no luck with row 7" in find(client, "failing-1").message
+    second = submit(client, failing)
+    assert (second.action, second.job.id) == ("started", "lumina-failing-1-a2")
+    assert "lumina-failing-1-a1" in {job.id for job in jobs(client)}
+
+
+def test_a_job_is_stopped_in_good_order(nodes: Nodes, tmp_path: Path) -> None:
+    client = connect(nodes.dashboard)
+    code = (
+        "import signal, sys, time\n"
+        "def leave(*_):\n    time.sleep(5); print('left in good order', flush=True); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, leave); print('at work', flush=True); time.sleep(600)"
+    )
+    running = submit(client, work(tmp_path, "endless-1", code)).job
+    wait_until_started(client, running, print)
+    while "at work" not in client.get_job_logs(running.id):
+        time.sleep(0.5)
+    assert stop(client, running, 60).state == "STOPPED"
+    assert "left in good order" in client.get_job_logs(running.id)
+
+
+def test_a_waiting_job_says_for_what(nodes: Nodes, tmp_path: Path) -> None:
+    client = connect(nodes.dashboard)
+    greedy = Work("lumina-greedy-1", tmp_path, "true", {}, {"run": "greedy", "cpus": "64"}, cpus=64)
+    job = submit(client, greedy).job
+    expected = f"{job.id} waits for 64 CPU on one node; the most that any of 2 nodes has is 2"
+    assert waits_for(client, job) == expected
+    with pytest.raises(SubmissionError, match=r"has is 2\. It is told to end"):
+        stop(client, job, 60)
+
+
+def test_what_is_no_cluster_is_one_clear_error() -> None:
+    with pytest.raises(SubmissionError, match="expected the address of Ray's dashboard"):
+        connect("ray://head:10001")
+    with pytest.raises(SubmissionError, match="does not answer as a Ray cluster"):
+        connect("http://127.0.0.1:1")
+
+
+def lumina(folder: Path, *arguments: str) -> list[str]:
+    """The command line as somebody types it whose virtual environment is not active."""
+    return [
+        "/usr/bin/env", "-i", f"HOME={folder}", "PATH=/usr/bin:/bin", "RAY_AUTH_MODE=disabled", f"PYTHONPATH={ROOT}",
+        sys.executable, "-P", "-c", "from pipelines.cli import main; main()", *arguments,
+    ]  # fmt: skip
+
+
+def output(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_run_outlives_the_terminal_that_submitted_it(nodes: Nodes, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    where = ("--address", nodes.dashboard)
+    overrides = [part for value in SMALL for part in ("-o", value)]
+    command = lumina(tmp_path, "submit", "demo", *where, "--until", "tag", "--store", str(store), *overrides)
+    with (tmp_path / "terminal.log").open("wb") as log:
+        terminal = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
+    client = connect(nodes.dashboard)
+    while not any(job.metadata.get("run") == "demo" and job.state == "RUNNING" for job in jobs(client)):
+        assert terminal.poll() is None, (tmp_path / "terminal.log").read_text()
+        time.sleep(0.2)
+    os.killpg(terminal.pid, signal.SIGKILL)
+    followed = output(*lumina(tmp_path, "jobs", "logs", "demo", *where))
+    assert followed.returncode == 0, followed.stdout + followed.stderr
+    assert "4 stages done" in followed.stdout
+    again = output(*command)
+    assert again.returncode == 0, again.stderr
+    assert "has done it" in again.stdout
+    here = tmp_path / "here"
+    done = output(*lumina(tmp_path, "run", "demo", "--until", "tag", "--store", str(here), *overrides))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert digests(here) == digests(store)
+    listed = output(*lumina(tmp_path, "jobs", "list", *where, "--json"))
+    assert "demo" in {job["metadata"]["run"] for job in json.loads(listed.stdout)}
+
+
+def digests(store: Path) -> dict[str, str]:
+    manifests = [json.loads(path.read_text()) for path in store.glob("stages/*/*/MANIFEST.json")]
+    return {one["stage"]: one["digest"] for one in manifests}

@@ -1,0 +1,92 @@
+"""The page in a real browser: it asks for nothing, says nothing on the console, fits a phone, plays, is accessible."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.reports.page.make import make_page
+from tests.pipelines.reports.page.toy_run import go, pipeline
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
+
+_LOOKS = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium that this machine has: playwright's own would have to be downloaded."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip("no Chromium on the PATH, and CHROMIUM names none")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a run whose clips last two seconds."""
+    folder = tmp_path_factory.mktemp("browser")
+    store, record = go(pipeline(("good", 0.9), ("poor", 0.1), frames=16), folder / "store")
+    page = folder / "report.html"
+    page.write_text(make_page(store, record), encoding="utf-8")
+    return page
+
+
+@pytest.mark.parametrize(("width", "scheme"), _LOOKS)
+def test_it_is_alone_quiet_and_fits(browser: Any, file: Path, width: int, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda one: None if one.url.startswith(("data:", "file:")) else said.append(one.url))
+    page.goto(file.as_uri())
+    # Functions, not expressions: the page lets nobody evaluate text.
+    page.wait_for_function("() => [...document.querySelectorAll('video')].every((video) => video.readyState === 4)")
+    page.get_by_role("button", name="Play all").click()
+    page.wait_for_function("() => [...document.querySelectorAll('video')].every((video) => video.currentTime > 0)")
+    assert said == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    context.close()
+
+
+def test_clips_of_a_row_play_in_step_and_begin_again_together(browser: Any, file: Path) -> None:
+    page = browser.new_page()
+    page.goto(file.as_uri())
+    row = page.locator("[data-row]").first
+    times = "(row) => [...row.querySelectorAll('video')].map((video) => video.currentTime)"
+    button = row.get_by_role("button")
+    button.click()
+    handle = row.element_handle()
+    page.wait_for_function(f"(row) => ({times})(row).every((time) => time > 0.5)", arg=handle)
+    first = row.evaluate(times)
+    assert len(first) == 2
+    assert max(first) - min(first) <= 0.15
+    assert button.inner_text() == "Pause"
+    page.wait_for_function(f"(row) => ({times})(row).every((time) => time < 0.4)", arg=handle)
+    button.click()
+    assert row.evaluate("(row) => [...row.querySelectorAll('video')].every((video) => video.paused)")
+    others = page.locator("[data-row] video").evaluate_all("(all) => all.slice(2).map((video) => video.currentTime)")
+    assert set(others) == {0}
+    page.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), _LOOKS)
+def test_axe_finds_nothing_serious(browser: Any, file: Path, width: int, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed (extra dev)")
+    # The page lets no script run but its own, and axe is one.
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True)
+    page = context.new_page()
+    page.goto(file.as_uri())
+    found = axe.Axe().run(page).response["violations"]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")] == []
+    context.close()

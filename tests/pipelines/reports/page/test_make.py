@@ -1,0 +1,176 @@
+"""The page of a run holds its figures, says who is worse, and holds nothing that is not in the store."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pipelines import cli
+from pipelines.errors import StoreError
+from pipelines.reports.page import clips
+from pipelines.reports.page.make import make_page
+from pipelines.storage.store import Store
+from tests.pipelines.reports.page.toy_run import SHAPE, go, pipeline
+
+RATES = (("good", 0.9), ("nearly", 0.85), ("poor", 0.1))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, Any]]:
+    store, record = go(pipeline(*RATES), tmp_path_factory.mktemp("page"))
+    assert record["ok"]
+    return store, record
+
+
+def _section(page: str, name: str) -> str:
+    return re.sub(r"\s+", " ", page.partition(f'<h2 id="{name}">')[2].partition("<h2 ")[0])
+
+
+def test_the_page_says_who_is_worse_and_by_how_much(made: tuple[Store, dict[str, Any]]) -> None:
+    store, record = made
+    page = make_page(store, record)
+    selection = json.loads((store.root / record["stages"]["choose"]["path"] / "selection.json").read_text())
+    assert selection["best_set"] == ["good", "nearly"]
+    score = selection["table"][0]["score"]["value"]
+    assert f"<h1>good scores highest: {score:.3f}; 1 of 2 others significantly worse</h1>" in page
+    section = _section(page, "prompts")
+    gap = next(row["below_best"] for row in selection["table"] if row["source"] == "poor")
+    bounds = f"+{gap['value']:.3f} [+{gap['low']:.3f}, +{gap['high']:.3f}]"
+    assert f"poor: {bounds}, significantly worse" in section
+    assert re.search(r"nearly: [^\"]*cannot be told apart", section)
+    shape = section[section.index(">shapes/shape_") : section.index(">shapes/colour_")]
+    assert shape.count('class="differs"') == 1
+    assert "≠ differs from good, by Holm's correction over these 6 comparisons" in section
+
+
+def test_the_change_is_on_the_half_that_the_choice_has_not_seen(made: tuple[Store, dict[str, Any]]) -> None:
+    store, record = made
+    section = _section(make_page(store, record), "final")
+    measured = json.loads((store.root / record["stages"]["evaluate_final"]["path"] / "metrics.json").read_text())
+    assert f"+{measured['difference'][SHAPE]['value']:.3f}<span" in section
+    assert "24 prompts of the reporting half, which the choice has not seen" in section
+
+
+def test_motion_is_told_by_asked_speed(made: tuple[Store, dict[str, Any]]) -> None:
+    section = _section(make_page(*made), "motion")
+    for asked in ("still (0), 8 clips", "slow (0.113), 8 clips", "fast (0.215), 8 clips"):
+        assert f"asked: {asked}" in section
+    assert "Motion score given to the model: 6; the negative side of guidance 2, then none from t = 0.05" in section
+
+
+def test_clips_stand_next_to_those_of_the_same_prompt(made: tuple[Store, dict[str, Any]]) -> None:
+    section = _section(make_page(*made), "clips")
+    assert "10 of 24 prompts of the reporting half" in section
+    assert section.count("data:video/mp4;base64,") == 10 * 2 + 6 * 3
+    # Every second, then every fourth of the sorted prompts, whatever their figures.
+    assert [int(n) for n in re.findall(r"<p>A &lt;red&gt; square, number (\d+)\.</p>", section)] == [
+        *range(0, 20, 2),
+        *range(0, 24, 4),
+    ]
+    assert "wrong: shape" in section
+
+
+def test_clips_that_are_too_large_are_left_out_and_it_is_said(
+    made: tuple[Store, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clips, "MEDIA_BYTES", 10)
+    section = _section(make_page(*made), "clips")
+    assert "data:video" not in section
+    assert "0 of 24 prompts" in section
+    assert "The clips are too large for one page" in section
+
+
+def test_a_clip_that_is_gone_is_named(tmp_path: Path) -> None:
+    store, record = go(pipeline(*RATES[:2]), tmp_path)
+    gone = store.root / record["stages"]["evaluate@good"]["path"] / "videos/good/choose-00.mp4"
+    gone.unlink()
+    assert f"{gone} is gone" in make_page(store, record)
+
+
+def test_curves_and_figure_3(made: tuple[Store, dict[str, Any]]) -> None:
+    section = _section(make_page(*made), "curves")
+    assert [*re.findall(r"<h3>(.*?)</h3>", section)] == ["train@1", "finetune"]
+    assert section.count("</span>coarse".replace("</span>", "")) >= 2
+    assert "coarse, loses from t = 0.5" in section
+    assert section.count('class="point') == 2 * 2
+    assert "nan" not in section.lower()
+
+
+def test_stages_with_their_states_times_and_costs(made: tuple[Store, dict[str, Any]]) -> None:
+    store, record = made
+    _, again = go(pipeline(*RATES), store.root)
+    first, second = (_section(make_page(store, one), "stages") for one in (record, again))
+    assert first.count('<g class="done">') == 7
+    assert second.count('<g class="cached">') == 7
+    # 200 steps of half a second at 2 GFLOP/s.
+    assert "<td>200 G</td>" in first
+    assert "computing in all" in first
+
+
+def test_a_failed_stage_is_shown_with_its_error(tmp_path: Path) -> None:
+    store, record = go(pipeline(*RATES[:2], end="fail"), tmp_path)
+    page = make_page(store, record)
+    assert "<h1>evaluate_final failed</h1>" in page
+    assert '<g class="failed">' in page
+    assert "the disk &lt;b&gt;melted&lt;/b&gt;" in page
+    assert "Nothing has been fine-tuned and evaluated yet." in page
+
+
+def test_a_run_that_was_cut_has_a_page(tmp_path: Path) -> None:
+    store, record = go(pipeline(*RATES[:2]), tmp_path, until="train@1")
+    page = make_page(store, record)
+    assert "<h1>No system prompt has been chosen yet</h1>" in page
+    assert "until train@1" in page
+    assert "No clip has been generated yet." in page
+
+
+def test_the_page_is_alone_small_and_always_the_same(made: tuple[Store, dict[str, Any]]) -> None:
+    page = make_page(*made)
+    assert page == make_page(*made)
+    assert len(page) < 10_000_000
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
+    assert "<red>" not in page
+
+
+def test_commands_are_those_that_the_run_recorded(made: tuple[Store, dict[str, Any]]) -> None:
+    store, record = made
+    section = _section(make_page(store, record), "again")
+    assert f"lumina verify {record['run']} --deep --store {store.root}" in section
+    assert "lumina rerun" not in section
+    locked = record | {"lock": {"command": "lumina run demo -o 'name=<x>'"}}
+    section = _section(make_page(store, locked), "again")
+    assert "lumina run demo -o &#39;name=&lt;x&gt;&#39;" in section
+    assert f"lumina rerun {record['run']}" in section
+
+
+def test_damaged_outputs_are_one_clear_error(tmp_path: Path) -> None:
+    store, record = go(pipeline(*RATES[:2]), tmp_path)
+    path = store.root / record["stages"]["evaluate@good"]["path"] / "metrics.json"
+    path.write_text("{")
+    with pytest.raises(StoreError, match=re.escape(str(path)) + " cannot be read"):
+        make_page(store, record)
+
+
+def test_the_command_writes_the_page(made: tuple[Store, dict[str, Any]], tmp_path: Path) -> None:
+    store, record = made
+
+    def report(*arguments: str) -> Any:
+        return CliRunner().invoke(cli.app, ["report", *arguments, "--store", str(store.root)])
+
+    out = tmp_path / "page.html"
+    done = report("toy", "--out", str(out))
+    assert done.exit_code == 0, done.output
+    assert str(out) in done.output.replace("\n", "")
+    assert report(record["run"], "--out", str(out)).exit_code == 0
+    assert out.read_text(encoding="utf-8") == make_page(store, record)
+    nobody = report("nobody", "--out", str(out))
+    assert nobody.exit_code == 1
+    assert "holds no run 'nobody'" in nobody.output.replace("\n", "")
+    nowhere = report("--out", str(tmp_path / "no" / "page.html"))
+    assert nowhere.exit_code == 1
+    assert "cannot be written: No such file or directory" in nowhere.output.replace("\n", " ")

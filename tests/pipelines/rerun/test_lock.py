@@ -1,0 +1,139 @@
+"""What a record keeps to compute a run again."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines import git as repositories
+from pipelines.config import load_config
+from pipelines.errors import PipelineError, StoreError
+from pipelines.git import CODE, checked_out, git, has_commit, origin, ship_origin, working_patch
+from pipelines.load import shipped
+from pipelines.rerun.lock import (
+    lock_record,
+    make_lock,
+    patch_path,
+    portable,
+    read_lock,
+    read_patch,
+    without_password,
+)
+from pipelines.storage.store import Store
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository laid out as this one, with one commit."""
+    home = tmp_path / "repository"
+    for name in CODE:
+        file = home / name if "." in name else home / name / "module.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"# {name}\n")
+    (home / ".gitignore").write_text("*.pyc\n")
+    (home / "notes.txt").write_text("not code\n")
+    subprocess.run(["git", "init", "--quiet", str(home)], check=True)
+    git(home, "add", "--all")
+    git(home, "-c", "user.name=t", "-c", "user.email=t@t", "commit", "--quiet", "--message", "first")
+    return home
+
+
+def test_a_clean_tree_has_no_patch(repository: Path) -> None:
+    (repository / "notes.txt").write_text("changed, but no code")
+    (repository / "lumina" / "module.pyc").write_bytes(b"\0")
+    assert working_patch(repository) == b""
+
+
+def test_uncommitted_code_comes_back(repository: Path) -> None:
+    commit = git(repository, "rev-parse", "HEAD").strip()
+    (repository / "lumina" / "module.py").write_text("changed = True\r\n \n")
+    (repository / "jobs" / "module.py").unlink()
+    (repository / "curation" / "weights.bin").write_bytes(bytes(range(256)))
+    git(repository, "add", "lumina")
+    staged = git(repository, "diff", "--cached", "--name-only")
+    patch = working_patch(repository)
+    assert git(repository, "diff", "--cached", "--name-only") == staged
+    with checked_out(repository, commit, patch) as code:
+        assert (code / "lumina" / "module.py").read_bytes() == b"changed = True\r\n \n"
+        assert not (code / "jobs" / "module.py").exists()
+        assert (code / "curation" / "weights.bin").read_bytes() == bytes(range(256))
+        assert (code / "notes.txt").read_text() == "not code\n"
+    assert not code.exists()
+    assert git(repository, "worktree", "list").count("\n") == 1
+    with checked_out(repository, commit, None) as code:
+        assert (code / "lumina" / "module.py").read_text() == "# lumina\n"
+
+
+def test_a_patch_that_does_not_fit_leaves_nothing_behind(repository: Path) -> None:
+    commit = git(repository, "rev-parse", "HEAD").strip()
+    bad = b"--- a/lumina/module.py\n+++ b/lumina/module.py\n@@ -1 +1 @@\n-other\n+new\n"
+    with pytest.raises(PipelineError, match="git apply"), checked_out(repository, commit, bad):
+        pass
+    assert git(repository, "worktree", "list").count("\n") == 1
+    assert has_commit(repository, commit)
+    assert not has_commit(repository, "0" * 40)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_locked_config_is_the_same_config(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    clips = tmp_path / "clips.csv"
+    clips.write_text("video,caption,source\na.mp4,A circle.,web\n")
+    overrides = [] if name == "demo" else ["data.manifest=clips.csv"]
+    settings = load_config(name, overrides)
+    file = tmp_path / "elsewhere" / "config.yaml"
+    file.parent.mkdir()
+    file.write_text(yaml.safe_dump(portable(settings), sort_keys=False))
+    monkeypatch.chdir(file.parent)
+    again = load_config(str(file))
+    assert again.data.manifest == (None if name == "demo" else clips)
+    assert again.store == str(tmp_path / "runs")
+    same = {"data": settings.data, "store": settings.store}
+    assert again.model_copy(update=same) == settings
+
+
+def test_passwords_are_not_locked() -> None:
+    assert without_password("https://me:secret@mlflow.example:5000/a?b=c") == "https://mlflow.example:5000/a?b=c"
+    assert without_password("sqlite:////tmp/mlflow.db") == "sqlite:////tmp/mlflow.db"
+
+
+def test_a_lock_comes_back_from_its_record(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repositories, "code_home", lambda: repository)
+    (repository / "lumina" / "new.py").write_text("x = 1\n")
+    store = Store(tmp_path / "store")
+    made = make_lock(load_config("demo"), "lumina run demo", store)
+    assert read_lock({"run": "r", "lock": lock_record(made)}) == made
+    assert made.environment.packages["torch"]
+    assert made.code.patch is not None
+    assert b"new.py" in read_patch(store, made.code.patch)
+    patch_path(store, made.code.patch).write_bytes(b"other")
+    with pytest.raises(PipelineError, match="is damaged"):
+        read_patch(store, made.code.patch)
+    patch_path(store, made.code.patch).unlink()
+    with pytest.raises(PipelineError, match="cannot be read"):
+        read_patch(store, made.code.patch)
+
+
+def test_code_without_a_repository_knows_what_was_sent_along(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repositories, "code_home", lambda: repository)
+    (repository / "lumina" / "new.bin").write_bytes(b"\xff\0")
+    here = origin()
+    assert here is not None
+    monkeypatch.setattr(repositories, "code_home", lambda: None)
+    monkeypatch.setattr(repositories, "HOME", tmp_path)
+    assert origin() is None
+    assert make_lock(load_config("demo"), "lumina run demo", Store(tmp_path)).code.commit is None
+    ship_origin(here, tmp_path)
+    assert origin() == here
+
+
+def test_a_record_without_a_lock_is_one_clear_error() -> None:
+    with pytest.raises(StoreError, match="run r has no lock"):
+        read_lock({"run": "r"})
+    with pytest.raises(StoreError, match="the lock in its record is damaged"):
+        read_lock({"run": "r", "lock": {"command": ""}})

@@ -1,0 +1,297 @@
+"""What MLflow missed is written later: by the run itself, the next run, or by hand, and as often as one likes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from typer.testing import CliRunner
+
+from pipelines.cli import app
+from pipelines.dag.events import StageOutcome
+from pipelines.storage.store import Store
+from pipelines.tracking.journal import Journal, waiting
+from pipelines.tracking.mlflow_reader import TrackerAwayError
+from pipelines.tracking.mlflow_writer import EVALS, PIPELINES, MlflowWriter
+from pipelines.tracking.replay import replay_waiting
+from pipelines.tracking.tracker import MlflowTracking, default_uri, groups
+from tests.pipelines.toy import stage
+from tests.pipelines.tracking.observed import curve, observed, runs, toy_training, track
+
+
+class Server:
+    """`mlflow server` on a port of its own."""
+
+    def __init__(self, root: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.root, self.uri = root, f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        options = ["--backend-store-uri", f"sqlite:///{self.root}/mlflow.db", "--artifacts-destination",
+                   f"{self.root}/artifacts", "--port", str(self.port), "--workers", "1"]  # fmt: skip
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *options],
+            env={**os.environ, **settings}, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + 240
+        while True:
+            assert self.process.poll() is None
+            assert time.monotonic() < deadline
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()  # noqa: S310
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.2)
+            else:
+                return
+
+    def stop(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[Server]:
+    root = tmp_path_factory.mktemp("server")
+    shutil.copy(database, root)
+    server = Server(root)
+    server.start()
+    yield server
+    server.stop()
+
+
+def wait_for(condition: object, what: str) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def test_a_server_that_goes_and_comes_back_has_everything_once(tmp_path: Path, server: Server) -> None:
+    notes: list[str] = []
+    outcome: list[object] = []
+    pipeline = toy_training(gated=True)
+    driver = threading.Thread(target=lambda: outcome.extend(track(tmp_path, pipeline, server.uri, notes, "stopped")))
+    driver.start()
+    client = MlflowClient(server.uri, server.uri)
+
+    def halfway() -> bool:
+        found = client.get_experiment_by_name(PIPELINES)
+        trained = client.search_runs([found.experiment_id], "tags.`lumina.stage` = 'train@1'") if found else []
+        return bool(trained) and [step for step, _ in curve(client, trained[0], "rate")] == [0, 1, 2]
+
+    wait_for(halfway, "the points before the gate")
+    server.stop()
+    (tmp_path / "train@1.go").touch()
+    # The second training stage begins and gets as far as its gate with nobody to tell.
+    wait_for(lambda: any("away" in note for note in notes), "a note that MLflow is away")
+    wait_for(lambda: list((tmp_path / "stages").glob("train@2/*/curve.jsonl")), "the next stage")
+    server.start()
+    wait_for(lambda: any("is back" in note for note in notes), "a note that MLflow is back")
+    (tmp_path / "train@2.go").touch()
+    driver.join(240)
+
+    summary, links = outcome
+    assert summary.ok  # type: ignore[attr-defined]
+    assert links.buffer is None  # type: ignore[attr-defined]
+    assert waiting(tmp_path) == ()
+    assert len(notes) == 2, notes
+    found = runs(client, PIPELINES)
+    assert {one.info.status for one in found} == {"FINISHED"}
+    assert sorted(one.data.tags.get("lumina.stage", "") for one in found) == [
+        "", "evaluate", "tag", "train@1", "train@2"
+    ]  # fmt: skip
+    for one in found:
+        if one.data.tags["lumina.kind"] == "train":
+            assert curve(client, one, "loss") == [(step, pytest.approx(1 / (step + 1))) for step in range(5)]
+            assert curve(client, one, "rate") == [(step, step) for step in range(5)]
+    [evaluation] = runs(client, EVALS)
+    assert evaluation.info.status == "FINISHED"
+    # A server takes no path of ours for a model's source: a text beside the run says where the checkpoint is.
+    [version] = client.search_model_versions("name = 'lumina-video-toy'")
+    [trained] = [one for one in found if one.data.tags.get("lumina.stage") == "train@2"]
+    assert version.source == f"runs:/{trained.info.run_id}/checkpoint"
+    assert [file.path for file in client.list_artifacts(trained.info.run_id, "checkpoint")] == ["checkpoint/README.md"]
+    assert trained.data.tags["lumina.manifest"] in version.description
+
+
+def test_a_server_that_comes_back_empty_is_told_all_of_it_again(tmp_path: Path, server: Server, database: Path) -> None:
+    store, notes = Store(tmp_path), []  # type: ignore[var-annotated]
+    store.prepare()
+    tracking = MlflowTracking(store, "forgotten", "forgotten", uri=server.uri, note=notes.append)
+    tracking.begin_stage(stage("a"), "ab" * 32, {}, None)
+    tracking.point("a", {"loss": 1.0}, 0)
+    wait_for(lambda: "a" in tracking.stage_ids, "the stage's run")
+    server.stop()
+    shutil.copy(database, server.root)
+    tracking.point("a", {"loss": 0.5}, 1)
+    wait_for(lambda: notes, "a note that MLflow is away")
+    server.start()
+    tracking.end_stage("a", StageOutcome("a", "failed", error="no luck"))
+    assert tracking.close("FAILED").buffer is None
+    assert not (tmp_path / "tracking" / "forgotten.refused.jsonl").exists()
+    client = MlflowClient(server.uri)
+    by_name = {one.info.run_name: one for one in runs(client, PIPELINES)}
+    assert {name: one.info.status for name, one in by_name.items()} == {
+        "forgotten | forgotten": "FAILED", "a": "FAILED"
+    }  # fmt: skip
+    assert curve(client, by_name["a"], "loss") == [(0, 1.0), (1, 0.5)]
+
+
+def test_the_next_run_writes_what_the_last_one_could_not(tmp_path: Path, database: Path) -> None:
+    (tmp_path / "mlflow.db").mkdir()
+    summary, links = track(tmp_path, toy_training(), run_id="1-away")
+    assert summary.ok
+    assert links.buffer == tmp_path / "tracking" / "1-away.jsonl"
+    (tmp_path / "mlflow.db").rmdir()
+    shutil.copy(database, tmp_path)
+    notes: list[str] = []
+    track(tmp_path, toy_training(), notes=notes, run_id="2-next")
+    assert [note for note in notes if "1-away" in note]
+    assert waiting(tmp_path) == ()
+    client = MlflowClient(default_uri(Store(tmp_path)))
+    found = runs(client, PIPELINES)
+    assert [one.info.status for one in found] == ["FINISHED"] * 10
+    # The manifest could not name the run that computed it; MLflow knows it by now.
+    computed, cached = (
+        next(one for one in found if one.data.tags["lumina.run"] == name and one.data.tags["lumina.kind"] == "tag")
+        for name in ("1-away", "2-next")
+    )
+    assert cached.data.tags["lumina.origin_run"] == computed.info.run_id
+    assert len(runs(client, EVALS)) == 1
+
+
+@pytest.fixture(scope="module")
+def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the journal of a whole run, whose server was never there."""
+    root = tmp_path_factory.mktemp("journal")
+    track(root, toy_training(prompt="You are {{x}}. <Prompt Start> "), "http://127.0.0.1:9", run_id="whole")
+    return root
+
+
+@pytest.mark.parametrize("before", [1, 4, 9, 14, 100])
+def test_events_may_be_written_again_from_any_point(tmp_path: Path, database: Path, journal: Path, before: int) -> None:
+    """As after a kill between an event and the note that it arrived."""
+    results = []
+    for name, prefix in (("once", 0), ("twice", before)):
+        store, uri = Store(tmp_path / name), f"sqlite:///{tmp_path / name}/mlflow.db"
+        shutil.copytree(journal, store.root)
+        shutil.copy(database, store.root)
+        opened = Journal.claim(store.root / "tracking" / "whole.jsonl")
+        assert opened is not None
+        events, _ = opened.read()
+        opened.close()
+        if prefix:
+            writer = MlflowWriter(uri, store.root / "mlflow-artifacts")
+            for group in list(groups(events))[:prefix]:
+                writer.apply(group)
+        # Moved, so that what it refers to is another place than in the other copy.
+        notes: list[str] = []
+        [replayed] = replay_waiting(store, None, notes.append, to=uri)
+        assert not [note for note in notes if "refused" in note]
+        assert (replayed.events, replayed.killed) == (len(events), False)
+        assert list(replay_waiting(store, None, pytest.fail)) == []
+        results.append(observed(uri))
+    assert results[0] == results[1]
+    assert len(results[0]["runs"]) == 6
+    assert len(results[0]["models"]) == 1
+
+
+_KILLED = """
+import os, sys
+from pathlib import Path
+from pipelines.storage.store import Store
+from pipelines.tracking.tracker import MlflowTracking
+from tests.pipelines.toy import stage
+store = Store(sys.argv[1]); store.prepare()
+tracking = MlflowTracking(store, "dead", "dead", uri="http://127.0.0.1:9")
+tracking.begin_stage(stage("a"), "ab" * 32, {}, None)
+tracking.point("a", {"loss": 1.0}, 0)
+os._exit(9)
+"""
+
+
+def test_what_a_killed_driver_left_is_written_and_ends_as_killed(tmp_path: Path, database: Path) -> None:
+    subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path)], check=False, timeout=240)
+    shutil.copy(database, tmp_path)
+    uri = default_uri(Store(tmp_path))
+    with (tmp_path / "tracking" / "dead.jsonl").open("a") as file:
+        file.write('{"event": "point", "stage": "a", "metr')
+
+    away = CliRunner().invoke(app, ["track", "--store", str(tmp_path)])
+    assert away.exit_code == 1
+    assert "still unwritten, and kept: dead: http://127.0.0.1:9 does not answer" in " ".join(away.output.split())
+
+    done = CliRunner().invoke(app, ["track", "dead", "--store", str(tmp_path), "--uri", uri])
+    assert done.exit_code == 0, done.output
+    assert "3 records of run dead" in done.output
+    found = runs(MlflowClient(uri), PIPELINES)
+    by_name = {one.info.run_name: one for one in found}
+    assert {name: one.info.status for name, one in by_name.items()} == {"dead | dead": "KILLED", "a": "KILLED"}
+    assert curve(MlflowClient(uri), by_name["a"], "loss") == [(0, 1.0)]
+    assert "MLflow has all records" in CliRunner().invoke(app, ["track", "--store", str(tmp_path)]).output
+    unknown = CliRunner().invoke(app, ["track", "dead", "--store", str(tmp_path)])
+    assert unknown.exit_code == 1
+    assert "no unwritten records of a run 'dead'" in " ".join(unknown.output.split())
+
+
+def test_a_run_that_goes_on_keeps_its_records_for_itself(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.prepare()
+    tracking = MlflowTracking(store, "living", "living", uri="http://127.0.0.1:9")
+    assert list(replay_waiting(store, None, pytest.fail)) == []
+    assert "still goes on" in CliRunner().invoke(app, ["track", "--store", str(tmp_path)]).output
+    links = tracking.close("FINISHED")
+    assert links.buffer is not None
+    with pytest.raises(TrackerAwayError, match="does not answer"):
+        list(replay_waiting(store, "http://127.0.0.1:9", pytest.fail))
+    # Records of another server are not this one's.
+    assert list(replay_waiting(store, "http://elsewhere:1", pytest.fail)) == []
+    assert links.buffer.exists()
+
+
+def test_an_event_that_is_refused_does_not_hold_up_the_others(tmp_path: Path, database: Path) -> None:
+    shutil.copy(database, tmp_path)
+    store, notes = Store(tmp_path), []  # type: ignore[var-annotated]
+    tracking = MlflowTracking(store, "r", "r", note=notes.append)
+    tracking.begin_stage(stage("a"), "ab" * 32, {}, None)
+    tracking.point("never begun", {"loss": 1.0}, 0)
+    tracking.begin_stage(stage("b"), "cd" * 32, {}, None)
+    links = tracking.close("FINISHED")
+    assert links.buffer is None
+    [note] = notes
+    refused = tmp_path / "tracking" / "r.refused.jsonl"
+    assert "MLflow refused a record (point: 'never begun')" in note
+    assert str(refused) in note
+    [kept] = [json.loads(line) for line in refused.read_text().splitlines()]
+    assert (kept["stage"], kept["error"]) == ("never begun", "KeyError: 'never begun'")
+    names = {one.data.tags.get("lumina.stage") for one in runs(MlflowClient(default_uri(store)), PIPELINES)}
+    assert names == {None, "a", "b"}
+
+
+def test_a_file_that_is_no_journal_is_named_and_left(tmp_path: Path) -> None:
+    (tmp_path / "tracking").mkdir()
+    strange = tmp_path / "tracking" / "x.jsonl"
+    strange.write_text('{"event": "begin_run"}\n')
+    notes: list[str] = []
+    assert list(replay_waiting(Store(tmp_path), None, notes.append)) == []
+    assert [str(strange) in note and "no journal" in note for note in notes] == [True]
+    assert strange.exists()

@@ -137,7 +137,7 @@ class RemoteStore(Store):
 
     def _take(self, stage: str, fingerprint: str) -> Attempt:
         """Waits for as long as it takes to tell the dead of another host from the living."""
-        deadline = time.monotonic() + leases.EXPIRY_S
+        deadline = time.monotonic() + 1.5 * leases.EXPIRY_S  # it counts from the first look
         while True:
             attempt = self.acquire(stage, fingerprint)
             if not isinstance(attempt, Holder):

@@ -24,6 +24,7 @@ from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Attempt, Store, list_files
 from pipelines.storage.store_lock import in_use
 from pipelines.tracking.attempts import Attempts
+from pipelines.tracking.journal import Journal
 from tests.pipelines.storage.steps import Steps
 from tests.pipelines.toy import diamond, identifier
 from tests.pipelines.toy_outputs import line
@@ -204,8 +205,13 @@ def _begin_with_a_torn_line(scene: Scene) -> None:
 
 def _attempts(scene: Scene) -> None:
     attempts = Attempts(scene.begun.directory / "curve.jsonl", "r1")
-    attempts.add_run("sqlite://", "one")
     attempts.add_point({"metrics": {"loss": 0.5}, "step": 1})
+
+
+def _journal(scene: Scene) -> None:
+    with contextlib.suppress(OSError):  # as the tracker does
+        journal = Journal.create(scene.store.root, "r1", "sqlite://")
+        journal.append({"event": "begin_run", "at_ms": 1})
 
 
 def _use(scene: Scene) -> None:
@@ -244,6 +250,7 @@ OPERATIONS = {
     "collect": Operation(_two_runs, lambda scene: collect(scene.store, Policy())),
     "save digests": Operation(_ran, _save_digests),
     "attempts": Operation(_ran_without_b, _attempts, _begin_with_a_torn_line),
+    "journal": Operation(_ran, _journal),
     "a cold run": Operation(_nothing, lambda scene: go(scene.store, diamond().until("b"), "r1")),
     "a run over a damaged output": Operation(_damaged, lambda scene: go(scene.store, diamond(), "r1")),
 }

@@ -144,9 +144,9 @@ def compare(
     """Show the system prompts of a run side by side, the choice, and the fine-tuned model."""
     with one_line_errors(debug):
         from pipelines.reports.tables import comparison_view, read_comparison
-        from pipelines.storage.store import Store
+        from pipelines.storage.open_store import open_store
 
-        opened = Store(store or default_store())
+        opened = open_store(store or default_store())
         record = opened.get_run(run)
         comparison = read_comparison(opened, record)
         if as_json:
@@ -175,10 +175,10 @@ def diff(
     """
     with one_line_errors(debug):
         from pipelines.commands.diff import compare_runs
-        from pipelines.storage.store import Store
+        from pipelines.storage.open_store import open_store
 
-        first = Store(store or default_store())
-        exit_code = compare_runs((first, a), (Store(other_store) if other_store else first, b), html, as_json)
+        first = open_store(store or default_store())
+        exit_code = compare_runs((first, a), (open_store(other_store) if other_store else first, b), html, as_json)
     raise typer.Exit(exit_code)
 
 
@@ -196,9 +196,9 @@ def selection(
     with one_line_errors(debug):
         from pipelines.reports import selection as report
         from pipelines.reports.selection_tables import difference_view, selection_view
-        from pipelines.storage.store import Store
+        from pipelines.storage.open_store import open_store
 
-        opened = Store(store or default_store())
+        opened = open_store(store or default_store())
         record = opened.get_run(run)
         before = report.previous(opened, record) if other is None else opened.get_run(other)
         found = report.read_selection(opened, record)
@@ -230,9 +230,9 @@ def quarantine(
     """Show which clips a run set aside, at which stage and why, and how to look at one."""
     with one_line_errors(debug):
         from pipelines.reports.quarantine import put_back, quarantine_view, read_quarantine, write_csv
-        from pipelines.storage.store import Store
+        from pipelines.storage.open_store import open_store
 
-        opened = Store(store or default_store())
+        opened = open_store(store or default_store())
         if retry is not None:
             for stage, count in put_back(opened, opened.get_run(run), retry).items():
                 make_console().print(f"{stage}: {count:,} clips are put back; the next `lumina run` tries them again")
@@ -258,16 +258,20 @@ def verify(
     store: StoreOption = None,
     deep: Annotated[bool, typer.Option("--deep", help="Hash every file; compute content digests again.")] = False,
     rows: Annotated[bool, typer.Option("--rows", help="Read all rows, and name those that are wrong.")] = False,
+    repair: Annotated[bool, typer.Option("--mend", help="Have the next run compute again what is damaged.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Check that a run's outputs are what it left; nothing is executed. Exit code: 0 intact, 4 not, 1 error."""
     with one_line_errors(debug):
-        from pipelines.storage.store import Store
+        from pipelines.storage.open_store import open_store
         from pipelines.verify.check import verify as check
+        from pipelines.verify.mend import mend
         from pipelines.verify.view import verification_view
 
-        found = check(Store(store or default_store()), run, deep, rows)
+        opened = open_store(store or default_store())
+        found = check(opened, run, deep, rows)
+        found = mend(opened, found) if repair else found
         if as_json:
             typer.echo(json.dumps(found.as_dict(), indent=1, ensure_ascii=False))
         else:
@@ -296,11 +300,11 @@ def gc(
     with one_line_errors(debug):
         from pipelines.reports.gc import collection_view
         from pipelines.storage.gc import Policy, collect, find_garbage
-        from pipelines.storage.store import Store
+        from pipelines.storage.open_store import open_store
 
         if keep_runs is not None and older_than is not None:
             raise PipelineError("--keep-runs and --older-than are two rules for the same thing: give one of them")
-        opened = Store(store or default_store())
+        opened = open_store(store or default_store())
         policy = Policy(keep_runs or 1, older_than, tuple(keep or ()))
         if not (opened.root / "stages").is_dir():
             raise PipelineError(f"store {opened.root} holds no outputs; give another with --store")
@@ -323,11 +327,11 @@ def main() -> None:
 
 def _open(config: str, override: list[str] | None, store: str | None, name: str | None) -> tuple[PipelineConfig, Store]:
     from pipelines.config import load_config
-    from pipelines.storage.store import Store
+    from pipelines.storage.open_store import open_store
 
     overrides = [*(override or []), *([f"name={name}"] if name else []), *([f"store={store}"] if store else [])]
     settings = load_config(config, overrides)
-    return settings, Store(settings.store)
+    return settings, open_store(settings.store, settings.store_cache)
 
 
 def _options(override: list[str] | None, store: str | None) -> list[str]:

@@ -122,7 +122,9 @@ class PipelineConfig(Config):
     runtime: RuntimeConfig = RuntimeConfig()
     """How the run is executed; changes no result."""
     store: str = "runs"
-    """Directory of all outputs."""
+    """Directory of all outputs, or `s3://...`, `gs://...`."""
+    store_cache: str | None = None
+    """Working copy of a store in a bucket; None is a folder below `$XDG_CACHE_HOME/lumina/stores`."""
     tracking_uri: str | None = None
     """MLflow tracking server; None is an SQLite file in the store."""
     min_free_gb: float = Field(default=2.0, ge=0)

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from pipelines.errors import disk_problem
 from pipelines.reports.progress import make_console
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def run_pipeline(
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     lock = lock_record(make_lock(settings, command, store))
     run_id = runner.new_run_id()
-    console.print(Text(f"Run {run_id} ({settings.name}), store {store.root}", "dim"))
+    console.print(Text(f"Run {run_id} ({settings.name}), store {store.uri}", "dim"))
     upstream = {stage.name: list(stage.inputs.values()) for stage in wanted.order}
     status = begin(run_id, settings.name, [stage.name for stage in wanted.order], upstream, command)
     with screen, StatusFile(screen, store, status) as display:
@@ -128,16 +129,24 @@ def _finish(console: Console, store: Store, summary: RunSummary, links: Links, c
     console.print(summary_view(summary))
     for outcome in summary.outcomes.values():
         if outcome.state == "failed":
-            trace = store.root / "logs" / summary.run_id / f"{outcome.name}.log"
-            trace.parent.mkdir(parents=True, exist_ok=True)
-            trace.write_text(outcome.trace)
             console.print(Text(f"{outcome.name} failed: {outcome.error}", "bold red"), soft_wrap=True)
-            console.print(f"  traceback: {trace}", soft_wrap=True)
+            trace = store.root / "logs" / summary.run_id / f"{outcome.name}.log"
+            try:
+                trace.parent.mkdir(parents=True, exist_ok=True)
+                trace.write_text(outcome.trace)
+                console.print(f"  traceback: {trace}", soft_wrap=True)
+            except OSError as error:
+                console.print(Text(f"  no traceback: {disk_problem(error, trace)}"), soft_wrap=True)
             if "ray" in sys.modules:
                 console.print("  Ray's logs: /tmp/ray/session_latest/logs", soft_wrap=True)
-    comparison = read_comparison(store, store.get_run(summary.run_id))
-    if comparison.sources or comparison.final:
-        console.print(comparison_view(comparison))
+    if summary.unrecorded:
+        console.print(Text(f"the run has no record: {summary.unrecorded}", "bold red"), soft_wrap=True)
+    else:
+        record = store.get_run(summary.run_id)
+        store.fetch_run(record, ("curation_page", "export"))
+        comparison = read_comparison(store, record)
+        if comparison.sources or comparison.final:
+            console.print(comparison_view(comparison))
     _where(console, store, summary, links, prompt)
     if not summary.ok:
         console.print(Text("What is done is kept. Once the cause is mended, the same command continues:", "bold"))
@@ -172,7 +181,7 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
         ("clips", path("evaluate_final", "videos")),
         ("choice", path("choose", "selection.json")),
         ("MLflow", links.uri),
-        ("run", store.root / "runs" / f"{summary.run_id}.json"),
+        ("run", None if summary.unrecorded else store.root / "runs" / f"{summary.run_id}.json"),
         ("unwritten", links.buffer),
     ]
     for label, value in rows:
@@ -183,17 +192,17 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
         words = ["lumina", "generate", "--checkpoint", str(exported), "--prompt", prompt, "--out", "clip.mp4"]
         commands.append(shlex.join(words))
     if path("choose"):
-        commands.append(shlex.join(["lumina", "compare", summary.run_id, "--store", str(store.root)]))
-        commands.append(shlex.join(["lumina", "report", summary.run_id, "--store", str(store.root)]))
+        commands.append(shlex.join(["lumina", "compare", summary.run_id, "--store", store.uri]))
+        commands.append(shlex.join(["lumina", "report", summary.run_id, "--store", store.uri]))
     selected = summary.outcomes.get("select")
     counts = selected.manifest.counts if selected and selected.manifest else {}
     for command, status in (("quarantine", "quarantined"), ("selection", "filtered")):
         if any(key.startswith(f"{status}/") for key in counts):
-            commands.append(shlex.join(["lumina", command, summary.run_id, "--store", str(store.root)]))
+            commands.append(shlex.join(["lumina", command, summary.run_id, "--store", store.uri]))
     if links.ui_command:
         commands.append(links.ui_command)
     if links.buffer:
-        commands.append(shlex.join(["lumina", "track", summary.run_id, "--store", str(store.root)]))
+        commands.append(shlex.join(["lumina", "track", summary.run_id, "--store", store.uri]))
     console.print(Text("\nLook closer:", "bold"))
     for command in commands:
         console.print(f"  {command}", soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
 import threading
@@ -20,6 +21,8 @@ from lumina.files import sha256_file
 from pipelines.dag.code import CodeIndex
 from pipelines.dag.stage import Stage
 from pipelines.errors import PipelineError
+
+log = logging.getLogger(__name__)
 
 RECIPE_SCHEMA = "lumina.recipe/1"
 _RACY_NS = 2_000_000_000
@@ -106,10 +109,14 @@ class DigestCache:
             text = json.dumps(self._entries)
             self._dirty = False
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.{threading.get_ident()}")
-        # Another user's store may be readable only; the cache is a convenience.
-        with contextlib.suppress(PermissionError):
+        # Another user's store may be readable only, and a disk full; the cache is a convenience.
+        try:
             temporary.write_text(text)
             temporary.replace(self.path)
+        except OSError as error:
+            log.debug("%s: not saved: %s", self.path, error)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from pipelines.dag.record import check_result, environment, git_state, run_recor
 from pipelines.dag.signals import StopSignal
 from pipelines.dag.stage import Pipeline, Stage
 from pipelines.dag.tier import tier_record
-from pipelines.errors import LeaseLostError, PipelineError, StageError
+from pipelines.errors import LeaseLostError, PipelineError, StageError, StoreError, disk_error_of, disk_problem
 from pipelines.storage.lease import HeldLeases, Holder
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Attempt, Store, list_files
@@ -93,7 +93,6 @@ def run(
     gate.check(pipeline)
     pipeline = pipeline.until(until)
     store.prepare(min_free_gb)
-    (store.root / "cache").mkdir(exist_ok=True)
     identifier = identifier or Identifier(cache=digest_cache(store))
     # CPython 3.11 cannot build syntax trees in two threads at a time: all code is read before the first stage starts.
     for stage in pipeline.stages:
@@ -226,12 +225,18 @@ class _Run:
         except BaseException as error:  # noqa: BLE001  (reported as the stage's outcome)
             if self.stop.requested:
                 return
-            message = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
-            outcome = StageOutcome(stage.name, "failed", time.time() - started, None, None, message.strip())
+            outcome = StageOutcome(stage.name, "failed", time.time() - started, None, None, self._message(stage, error))
             outcome = replace(outcome, trace=traceback.format_exc())
         # Shown here, since the calling thread may be busy starting Ray.
         self.display.stage(outcome.name, outcome.state, outcome.error)
         self.requests.put(("ended", outcome))
+
+    def _message(self, stage: Stage, error: BaseException) -> str:
+        if isinstance(error, PipelineError):
+            return str(error).strip()
+        if (disk := disk_error_of(error)) is not None:
+            return disk_problem(disk, self.store.root / "stages" / stage.name)
+        return f"{type(error).__name__}: {error}".strip()
 
     def _stage(self, stage: Stage) -> StageOutcome:
         started = time.time()
@@ -241,7 +246,7 @@ class _Run:
         found = self.identifier.identify(stage, digests)
         manifest = self.store.lookup(stage.name, found.fingerprint)
         if manifest is not None:
-            self.store.sweep(stage.name, found.fingerprint)
+            self.store.sweep(manifest)
             return self._cached(stage, found, manifest, started)
         with self._slot(stage):
             attempt = self._acquire(stage, found)
@@ -361,9 +366,9 @@ class _Run:
         self, stage: Stage, found: Identified, attempt: Attempt, upstream: Mapping[str, StageOutcome]
     ) -> JobContext:
         inputs = {
-            key: InputRef(outcome.name, outcome.path, outcome.manifest.digest)
+            key: InputRef(outcome.name, self.store.fetch(outcome.manifest), outcome.manifest.digest)
             for key, outcome in upstream.items()
-            if outcome.path is not None and outcome.manifest is not None
+            if outcome.manifest is not None
         }
         media_root = str(inputs[stage.media_root_from].path) if stage.media_root_from else stage.media_root
         return JobContext(
@@ -397,7 +402,11 @@ class _Run:
         record = run_record(summary, self.store.root, self.started, complete, inputs, self.until, self._media_root())
         if self.lock is not None:
             record["lock"] = dict(self.lock)
-        self.store.put_run(self.run_id, self.name, record)
+        try:
+            self.store.put_run(self.run_id, self.name, record)
+        except StoreError as error:
+            # How the stages ended must be told all the same.
+            return replace(summary, unrecorded=str(error))
         return summary
 
     def _media_root(self) -> str | Path:

@@ -73,6 +73,7 @@ class StageDiff:
 
 def read_side(store: Store, record: Mapping[str, Any]) -> Side:
     """A recorded run with the records of its stages; what the store has lost since is named in `problem`."""
+    store.need_files("`lumina diff`")
     stages = {name: _held(store, entry) for name, entry in record["stages"].items()}
     return Side(record["run"], record["name"], record["started"], record.get("seconds"), store.root, stages)
 

@@ -148,6 +148,7 @@ def _read(store: Store, record: Mapping[str, Any]) -> _Table:
     entry = record["stages"].get(STAGE) or {}
     if not entry.get("path"):
         raise PipelineError(f"run {record['run']} has no selection: its stage {STAGE} is not done")
+    store.fetch_run(record, (STAGE,))
     path = store.root / entry["path"]
     columns = ["clip_id", "uri", "source", "keep", "reason", "reason_stage", "detail", "failed_rules", "policy_id"]
     try:

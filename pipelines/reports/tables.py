@@ -58,6 +58,7 @@ def read_comparison(store: Store, record: Mapping[str, Any]) -> Comparison:
         store: where the outputs are.
         record: content of `runs/<run id>.json`.
     """
+    store.fetch_run(record, ("evaluate", "choose", "evaluate_final"))
     paths = {
         name: store.root / entry["path"] for name, entry in record["stages"].items() if entry.get("path") is not None
     }

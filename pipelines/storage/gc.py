@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.errors import StoreError
+from pipelines.storage.durable import sync_directory
 from pipelines.storage.lease import Holder, read_holder, try_acquire
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
@@ -99,6 +100,7 @@ def find_garbage(store: Store, policy: Policy, now: float | None = None) -> Coll
         StoreError: a record of a run cannot be read, so that nobody knows what it needs; or a run that was asked for
             is not there.
     """
+    store.need_files("`lumina gc`")
     cutoff = None
     if policy.older_than_days is not None:
         cutoff = (time.time() if now is None else now) - policy.older_than_days * _DAY_S
@@ -317,22 +319,16 @@ def _remove(path: Path, what: What) -> bool:
         lease = try_acquire(directory)
         if isinstance(lease, Holder):
             return False
-        if what == "output":
-            (path / "MANIFEST.json").unlink(missing_ok=True)
-            _sync(path)
-        shutil.rmtree(path)
-        lease.release()
+        try:
+            if what == "output":
+                (path / "MANIFEST.json").unlink(missing_ok=True)
+                # Nothing that the manifest names may go before the manifest has gone for good.
+                sync_directory(path)
+            shutil.rmtree(path)
+        finally:
+            lease.release()
     except OSError as error:
         raise StoreError(
             f"{path} cannot be removed: {error.strerror or error}; what is left of it is never read: run it again"
         ) from error
     return True
-
-
-def _sync(directory: Path) -> None:
-    """Have the removal of the manifest on the disk before anything that it names goes."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -79,6 +79,7 @@ def verify(
     Raises:
         StoreError: there is no such run, or its record cannot be read.
     """
+    store.need_files("`lumina verify`")
     begun = time.monotonic()
     record = store.get_run(run)
     path = store.run_path(run)

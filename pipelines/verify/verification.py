@@ -70,6 +70,8 @@ class Verification:
     """Of the run itself, not of one stage."""
     not_checked: tuple[Unchecked, ...]
     seconds: float
+    set_aside: tuple[str, ...] = ()
+    """Stages that the next run computes again; see `pipelines.verify.mend`."""
 
     @property
     def found(self) -> tuple[Problem, ...]:

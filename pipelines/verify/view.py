@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.reports.progress import duration
+from pipelines.verify.mend import can_mend
 from pipelines.verify.verification import Problem, Row, Unchecked, Verification
 
 _ROWS_SHOWN = 4
@@ -31,8 +32,11 @@ def verification_view(found: Verification) -> RenderableType:
         texts = [Text(f"{stage.name}: {stage.accepted}") for stage in accepted]
         parts += [*(Padding(text, (0, 0, 0, 2), expand=False) for text in texts), Text("")]
     parts.append(_line(found))
-    if any(stage.problems for stage in found.stages):
-        hint = "A stage is computed again by the next `lumina run` once its MANIFEST.json is removed."
+    if found.set_aside:
+        parts.append(Text(f"The next `lumina run` computes again: {', '.join(found.set_aside)}."))
+    elif any(can_mend(stage) for stage in found.stages):
+        options = "".join(f" --{name}" for name in ("deep", "rows") if getattr(found, name))
+        hint = f"`lumina verify {found.run}{options} --mend` has the next `lumina run` compute what is damaged again."
         parts.append(Text(hint))
     parts.append(Text("Not checked:", "dim"))
     parts += [Padding(Text(note, "dim"), (0, 0, 0, 2), expand=False) for note in _notes(found.not_checked)]

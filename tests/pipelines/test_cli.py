@@ -29,7 +29,7 @@ HEAVY = {"ray", "mlflow", "torch", "deepspeed", "transformers", "diffusers", "pa
 class Settings:
     """Stands in for a PipelineConfig."""
 
-    runtime, tracking_uri, min_free_gb, cost_gate_s = RuntimeConfig(), None, 0.0, 900.0
+    runtime, tracking_uri, min_free_gb, cost_gate_s, store_cache = RuntimeConfig(), None, 0.0, 900.0, None
     example_prompt = staticmethod(lambda: 'It\'s a "red" circle.')
 
     def __init__(self, overrides: list[str]) -> None:

@@ -47,7 +47,8 @@ from jobs.context import InputRef
 from jobs.parts import write_part
 from jobs.runtime import RuntimeConfig
 from lumina import zoo
-from lumina.motion import UniMatchFlow, pick_frames
+from lumina.frame_times import pick_frames
+from lumina.motion import UniMatchFlow
 from lumina.randomness import generator
 from lumina.shapes import SOURCES, film, sample_scene
 from lumina.sizes import resize_crop

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from lumina.evaluation.subsets import rank_correlation
-from lumina.motion import RELEASED_TIMES_S, DISFlow, UniMatchFlow, motion_score, pick_frames
+from lumina.frame_times import pick_frames
+from lumina.motion import RELEASED_TIMES_S, DISFlow, UniMatchFlow, motion_score
 from lumina.video import read_frames
 
 ZOO = Path(__file__).parent.parent / "lumina" / "zoo" / "unimatch"

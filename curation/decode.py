@@ -20,7 +20,7 @@ from curation.media import localized
 from curation.operator import Env, Input, Layout, Operator, map_rows
 from curation.schema import PROBE, Reason, RowError
 from lumina.config import Config
-from lumina.motion import pick_frames
+from lumina.frame_times import pick_frames
 
 
 class ProbeConfig(Config):
@@ -45,7 +45,7 @@ def span_end(row: Mapping[str, Any]) -> int:
 
 
 def pick_in_span(row: Mapping[str, Any], times_s: Iterable[float]) -> list[int]:
-    """`lumina.motion.pick_frames` of a probed clip at seconds from the start of its span."""
+    """`lumina.frame_times.pick_frames` of a probed clip at seconds from the start of its span."""
     start = row["span_start_s"] or 0.0
     return pick_frames([start + time for time in times_s], row["fps"], span_end(row))
 

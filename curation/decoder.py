@@ -19,7 +19,6 @@ import sys
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ import psutil
 from numpy.typing import NDArray
 
 from curation.backends import Probe
+from curation.decode_limits import DecodeLimits
 from curation.schema import Reason, RowError, Status
 
 log = logging.getLogger(__name__)
@@ -41,16 +41,6 @@ _WHOLE_FILE = 10
 _POLL_S = 0.05
 _START_S = 120.0
 _CHUNK = 1 << 20
-
-
-@dataclass(frozen=True)
-class DecodeLimits:
-    """What one clip may cost."""
-
-    timeout_s: float = 120.0
-    """Seconds until its decoder is killed."""
-    memory_bytes: int = 4 << 30
-    """Resident memory at which its decoder is killed."""
 
 
 class Decoder:
@@ -82,12 +72,16 @@ class Decoder:
         answer, pixels = self._call(request)
         return np.frombuffer(pixels, np.uint8).reshape(answer["shape"])
 
-    def shots(self, path: Path, config: Mapping[str, Any]) -> list[list[float]]:
-        """`curation.shots.find_shots` under a ShotsConfig of these settings: [start, end] in seconds of each shot."""
-        request = {"call": "shots", "path": str(path), "media": "video", "config": dict(config)}
+    def whole_file(self, function: str, path: Path, settings: Mapping[str, Any]) -> Any:
+        """What `function(path, settings)` finds in the whole of a video file, in the time that this takes.
+
+        Args:
+            function: `curation.module:name`; it takes and gives JSON. RowError says why the file cannot be used.
+        """
+        request: dict[str, Any] = {"call": "whole_file", "path": str(path), "media": "video"}
+        request |= {"function": function, "settings": dict(settings)}
         answer, _ = self._call(request, self.limits.timeout_s * _WHOLE_FILE)
-        shots: list[list[float]] = answer["shots"]
-        return shots
+        return answer["found"]
 
     def close(self) -> None:
         """End the child."""

@@ -6,11 +6,13 @@ pickled: the parent must not trust a process whose native code has read a hostil
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import resource
 import select
 import signal
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -47,10 +49,8 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]
     try:
         if request["call"] == "probe":
             return {"probe": asdict(probe(path, media, request["decoder"]))}, None
-        if request["call"] == "shots":
-            from curation.shots import ShotsConfig, find_shots  # few runs cut shots, and it imports much
-
-            return {"shots": find_shots(path, ShotsConfig(**request["config"]))}, None
+        if request["call"] == "whole_file":
+            return {"found": _function(request["function"])(path, request["settings"])}, None
         frames = decode_frames(path, media, request["decoder"], request["indices"])
         return {"shape": frames.shape}, np.ascontiguousarray(frames)
     except RowError as error:
@@ -61,6 +61,16 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]
     except Exception as error:  # noqa: BLE001 - told to the parent, which sets the row aside
         detail = f"{type(error).__name__}: {error}"
         return {"status": Status.QUARANTINED, "reason": Reason.INTERNAL_ERROR, "detail": detail}, None
+
+
+def _function(reference: str) -> Callable[[Path, Mapping[str, Any]], Any]:
+    """A function of our own that the parent names: what this module imported itself would count as code of all stages
+    that decode."""
+    module, _, name = reference.partition(":")
+    if not module.startswith("curation."):
+        raise ValueError(f"{reference!r} is none of the functions of curation")
+    found: Callable[[Path, Mapping[str, Any]], Any] = getattr(importlib.import_module(module), name)
+    return found
 
 
 def _receive(stream: BinaryIO) -> dict[str, Any] | None:

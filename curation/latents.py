@@ -41,8 +41,8 @@ class EncodeLatentsConfig(Config):
     max_ratio: float = Field(default=4.0, ge=1)
     """Longest side over shortest side of a crop; 1 makes every crop square."""
     fps: float | None = Field(default=None, gt=0)
-    """Frames per second of the encoded clip; None keeps each clip's own. See `lumina.motion.pick_frames`: a clip with
-    fewer repeats frames (the select stage's `min_fps` keeps such clips out)."""
+    """Frames per second of the encoded clip; None keeps each clip's own. A clip with fewer repeats frames, see
+    `lumina.frame_times.pick_frames` (the select stage's `min_fps` keeps such clips out)."""
     num_frames: int = Field(default=33, ge=5)
     """Most frames of a clip, 4n + 1. A shorter clip gives the largest 4n + 1 it has, from its first frame on."""
     min_frames: int = Field(default=5, ge=5)

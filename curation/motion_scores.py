@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
@@ -24,6 +23,9 @@ from curation.operator import Env, Input, Layout, Operator, Report, map_rows
 from curation.schema import MOTION, Reason, RowError, Status, to_table
 from lumina.config import Config
 from lumina.motion import DISFlow, MotionScore, OpticalFlowEstimator, UniMatchFlow, motion_scores
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 
 class MotionConfig(Config):

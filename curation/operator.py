@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
-from curation.decoder import DecodeLimits
+from curation.decode_limits import DecodeLimits
 from curation.schema import Reason, RowError, Status, conform, status_not_ok, status_ok, to_table
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 RowsFunction = Callable[[pa.Table], pa.Table]
 
@@ -128,6 +130,8 @@ class Operator:
 
 def dataset(directory: Path) -> ds.Dataset:
     """The Parquet dataset in `directory`."""
+    import pyarrow.dataset as ds  # brings pandas along, which a plan does without
+
     return ds.dataset(directory, format="parquet")
 
 

@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from pydantic import Field
 
-from curation.operator import RANDOM_READ_BYTES, Env, Input, Layout, Operator
+from curation.operator import RANDOM_READ_BYTES, Env, Input, Layout, Operator, dataset
 from curation.schema import TEXT, status_ok, to_table
 from curation.sources import SYSTEM_PROMPTS_FILE
 from curation.tensors import DType, pack
@@ -39,8 +38,8 @@ def system_prompts_of(inputs: Mapping[str, Input]) -> dict[str, SystemPrompt]:
 
 def _plan(inputs: Mapping[str, Input], _config: EncodeTextConfig, _env: Env) -> pa.Table:
     by_source = system_prompts_of(inputs)
-    columns = {"source": ds.field("source"), "caption": ds.field("caption")}
-    kept = ds.dataset(inputs["select"].path / "data", format="parquet").to_table(columns, filter=pc.field("keep"))
+    columns = {"source": pc.field("source"), "caption": pc.field("caption")}
+    kept = dataset(inputs["select"].path / "data").to_table(columns, filter=pc.field("keep"))
     pairs = {(prompt.system_prompt_id, compose(prompt.text, "")) for prompt in by_source.values()}
     for source, caption in zip(kept["source"].to_pylist(), kept["caption"].to_pylist(), strict=True):
         prompt = by_source[source]

@@ -13,10 +13,9 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 from pydantic import Field, model_validator
 
 from curation.operator import Env, Input, Operator, Report
@@ -34,6 +33,9 @@ from curation.rules import (
 )
 from curation.schema import SELECT, STATUS_COLUMNS, Reason, Status, iterate, short_detail, to_table
 from lumina.randomness import generator
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 
 class SelectConfig(Rules):

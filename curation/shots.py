@@ -72,6 +72,11 @@ def find_shots(path: Path, config: ShotsConfig) -> list[Span]:
     return spans([start.seconds for start, _ in scenes[1:]], scenes[-1][1].seconds, config.min_shot_s)
 
 
+def shots_of(path: Path, settings: Mapping[str, Any]) -> list[Span]:
+    """`find_shots`, for the decoding process: `settings` are those of a ShotsConfig."""
+    return find_shots(path, ShotsConfig(**settings))
+
+
 def spans(cuts: Sequence[float], end: float, min_s: float) -> list[Span]:
     """Cut 0 to `end` at the ascending `cuts` (seconds), but at none that leaves less than `min_s` on a side of it."""
     kept = [0.0]
@@ -95,7 +100,7 @@ def _make(config: ShotsConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
         if row["media"] != "video" or row["span_start_s"] is not None:
             return {}
         with localized(row["uri"], env.media_root) as path:
-            return {"shots": decoder.shots(path, config.model_dump(mode="json"))}
+            return {"shots": decoder.whole_file("curation.shots:shots_of", path, config.model_dump(mode="json"))}
 
     return lambda table: map_rows(table, _SHOTS, SPLIT_OPERATOR.name, look)
 

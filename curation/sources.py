@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 from pydantic import Field, field_validator
 
 from curation.operator import Env, Input, Operator, Report
 from curation.schema import STATUS_COLUMNS, TAG
 from lumina.config import Config
 from lumina.system_prompts import PROMPT_START, SystemPrompt, write_system_prompts
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 SYSTEM_PROMPTS_FILE = "system_prompts.json"
 

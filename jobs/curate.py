@@ -32,7 +32,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from curation.decoder import DecodeLimits
+from curation.decode_limits import DecodeLimits
 from curation.digest import RowsDigest
 from curation.operator import Env, Input, Operator, apply, dataset
 from curation.schema import Reason, Status, conform

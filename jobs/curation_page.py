@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from curation.page import CurationPageConfig, make_page, read_tables
+from curation.page import TEMPLATE, CurationPageConfig, make_page, read_tables
 from jobs.context import JobContext, JobResult
 from jobs.curate import decode_limits
 from jobs.files import files_digest
@@ -23,7 +23,7 @@ FILE = "curation.html"
 def run(ctx: JobContext) -> JobResult:
     """Write `curation.html` (config: CurationPageConfig) from the inputs `clips`, `motion`, `tag` and `select`.
 
-    The file `template` is the page's Jinja template. A clip that does not decode is shown with the reason.
+    A clip that does not decode is shown with the reason.
 
     Raises:
         ValueError: the inputs are not of one run.
@@ -49,7 +49,7 @@ def run(ctx: JobContext) -> JobResult:
         tables,
         config,
         decode,
-        ctx.files["template"].read_text(encoding="utf-8"),
+        TEMPLATE.read_text(encoding="utf-8"),
         {ref.stage: ref.digest for _, ref in sorted(ctx.inputs.items())},
         ctx.progress,
     )

@@ -13,6 +13,9 @@ from lumina.training.stage import TaskConfig, TrainStageConfig
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+IN_NO_DIGEST = True
+"""Plots and figures inform: no stage's digest covers them, so no stage is computed again for their sake."""
+
 LOSS_BY_T = "plots/loss_by_t.png"
 LOSSES = "plots/losses.png"
 

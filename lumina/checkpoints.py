@@ -5,11 +5,9 @@ Weights above `MAX_SHARD_BYTES` are split into shards with an index, as `transfo
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-import struct
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from torch import Tensor
 from lumina.models.config import NextDiTConfig
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.tensor_files import check_tensors, read_tensors
+from lumina.weights_digest import digest
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -126,18 +125,3 @@ def check_weights(config: NextDiTConfig, weights: Mapping[str, Tensor], place: s
     with torch.device("meta"):
         wanted = MultiScaleNextDiT(config).state_dict()
     check_tensors(wanted, weights, place)
-
-
-def digest(state_dicts: Mapping[str, Mapping[str, Tensor]]) -> str:
-    """Digest of named sets of weights: "sha256:<hex>" over sorted (set, name, dtype, shape, bytes).
-
-    It depends on the numbers alone, not on files, order, device or the code that wrote them.
-    """
-    result = hashlib.sha256()
-    for part, weights in sorted(state_dicts.items()):
-        for name, value in sorted(weights.items()):
-            tensor = value.detach().contiguous().cpu()
-            header = json.dumps([part, name, str(tensor.dtype), list(tensor.shape)]).encode()
-            result.update(struct.pack("<Q", len(header)) + header)
-            result.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return f"sha256:{result.hexdigest()}"

@@ -77,8 +77,8 @@ class UniMatchFlow:
 
         Raises FileNotFoundError or ValueError if there is no such network.
         """
-        from lumina.checkpoints import digest
         from lumina.models.unimatch import UniMatch
+        from lumina.weights_digest import digest
 
         model = UniMatch.from_pretrained(source)
         name = f"unimatch/{digest({'unimatch': model.state_dict()}).removeprefix('sha256:')[:12]}"
@@ -110,24 +110,6 @@ class MotionScore:
     """Whether height and width were swapped because the clip is taller than wide."""
 
 
-def pick_frames(times_s: Sequence[float], fps: float, num_frames: int) -> list[int]:
-    """Indices of the frames shown at `times_s` (ascending seconds from the first frame): THE rule of the project.
-
-    index = time * fps rounded to the nearest integer, halves to the even one (Python's `round`), as the released
-    motion script does; the list ends before the first index that is not in the clip. With fewer frames per second than
-    times, indices repeat.
-    """
-    if not fps > 0:
-        raise ValueError(f"fps must be positive, got {fps}")
-    indices: list[int] = []
-    for time in times_s:
-        index = round(time * fps)
-        if index >= num_frames:
-            break
-        indices.append(index)
-    return indices
-
-
 def prepare_frames(frames: NDArray[np.uint8], size: tuple[int, int] = RELEASED_SIZE) -> NDArray[np.float32]:
     """Frames [T, H, W, 3] as the flow estimator sees them: float32 0..255 of `size` (height, width).
 
@@ -152,7 +134,7 @@ def motion_scores(
     size: tuple[int, int] = RELEASED_SIZE,
     batch_pairs: int = 8,
 ) -> list[MotionScore]:
-    """Score clips by their sampled frames [T, H, W, 3], T >= 2 (see `pick_frames`).
+    """Score clips by their sampled frames [T, H, W, 3], T >= 2 (see `lumina.frame_times.pick_frames`).
 
     Pairs of all clips go to the estimator together, `batch_pairs` at a time; that changes no score beyond what the
     estimator's own batching does. Raises ValueError for a clip of fewer than 2 frames.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,6 +49,14 @@ def run(
     until: UntilOption = None,
     store: StoreOption = None,
     name: Annotated[str | None, typer.Option(metavar="RUN", help="Name of the run.")] = None,
+    rerun: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STAGE",
+            help="Compute this stage again though only its code has changed and it took longer than cost_gate_s; "
+            "may be repeated; `all` for every one.",
+        ),
+    ] = None,
     continue_with: Annotated[str | None, typer.Option(hidden=True, help="What the user types to go on.")] = None,
     debug: Debug = False,
 ) -> None:
@@ -58,30 +65,73 @@ def run(
         from pipelines.commands.run import run_pipeline
 
         settings, opened = _open(config, override, store, name)
-        run_pipeline(settings, opened, until, continue_with or _command(config, override, until, store, name))
+        words = [config, *_options(override, store), *(["--name", name] if name else [])]
+        run_pipeline(settings, opened, until, rerun or [], words, continue_with)
 
 
 @app.command()
 def plan(
     config: ConfigArgument,
     override: Overrides = None,
+    until: UntilOption = None,
     store: StoreOption = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show what would run, and why. Exit code: 0 nothing to do, 2 work to do, 1 error."""
+    """Show what would run, and why. Exit code: 0 nothing to do, 2 work to do, 1 error.
+
+    cached: its output is there. resume: unfinished work is. run: its config, inputs, weights or libraries changed.
+    drift: nothing but its code did. unknown: an input is not computed yet. blocked: it cannot run. --json has every
+    difference, old and new.
+    """
     with one_line_errors(debug):
+        from pipelines.dag.gate import CostGate
         from pipelines.dag.plan import plan as make_plan
-        from pipelines.reports.tables import plan_view
+        from pipelines.reports.plan import gate_lines, plan_view
         from pipelines.text_to_video import build
 
         settings, opened = _open(config, override, store, None)
-        made = make_plan(build(settings), opened)
+        made = make_plan(build(settings).until(until), opened, gate=CostGate(settings.cost_gate_s))
         if as_json:
-            typer.echo(json.dumps(made.as_dict(), indent=1))
+            typer.echo(json.dumps(made.as_dict(), indent=1, ensure_ascii=False))
         else:
-            make_console().print(plan_view(made))
+            console = make_console()
+            console.print(plan_view(made, opened.root))
+            for line in gate_lines(made, [config, *_options(override, store)]):
+                console.print(Text(line, "" if line.startswith(" ") else "yellow"), soft_wrap=True)
     raise typer.Exit(made.exit_code)
+
+
+@app.command()
+def accept(
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="Its name, or `all` of which only code has changed.")],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why the output is the same; kept for ever.")],
+    config: Annotated[
+        str, typer.Argument(metavar="[CONFIG]", help="Path of a YAML file, or `demo`, `folder`, ...")
+    ] = "demo",
+    override: Overrides = None,
+    store: StoreOption = None,
+    debug: Debug = False,
+) -> None:
+    """Keep the output of a stage of which nothing but code has changed, instead of computing it again.
+
+    The data stay where they are; what is written is a record that says who accepted them, when and why. plan, verify,
+    diff, the run's record and MLflow show it from then on.
+    """
+    with one_line_errors(debug):
+        from pipelines.dag.accept import accept as accept_output
+        from pipelines.dag.fingerprint import Identifier
+        from pipelines.dag.plan import digest_cache
+        from pipelines.text_to_video import build
+
+        settings, opened = _open(config, override, store, None)
+        console = make_console()
+        identifier = Identifier(cache=digest_cache(opened))
+        for made in accept_output(build(settings), opened, identifier, stage, reason, note=console.print):
+            modules = sorted(made.accepted[-1].code)
+            rest = f" and {len(modules) - 4} more" if len(modules) > 4 else ""
+            text = f"{made.stage}: accepted, though {', '.join(modules[:4])}{rest} changed: {made.accepted[-1].reason}"
+            console.print(Text(text), soft_wrap=True)
 
 
 @app.command()
@@ -94,9 +144,9 @@ def compare(
     """Show the system prompts of a run side by side, the choice, and the fine-tuned model."""
     with one_line_errors(debug):
         from pipelines.reports.tables import comparison_view, read_comparison
-        from pipelines.storage.store import Store
+        from pipelines.storage.open_store import open_store
 
-        opened = Store(store or default_store())
+        opened = open_store(store or default_store())
         record = opened.get_run(run)
         comparison = read_comparison(opened, record)
         if as_json:
@@ -125,10 +175,10 @@ def diff(
     """
     with one_line_errors(debug):
         from pipelines.commands.diff import compare_runs
-        from pipelines.storage.store import Store
+        from pipelines.storage.open_store import open_store
 
-        first = Store(store or default_store())
-        exit_code = compare_runs((first, a), (Store(other_store) if other_store else first, b), html, as_json)
+        first = open_store(store or default_store())
+        exit_code = compare_runs((first, a), (open_store(other_store) if other_store else first, b), html, as_json)
     raise typer.Exit(exit_code)
 
 
@@ -146,9 +196,9 @@ def selection(
     with one_line_errors(debug):
         from pipelines.reports import selection as report
         from pipelines.reports.selection_tables import difference_view, selection_view
-        from pipelines.storage.store import Store
+        from pipelines.storage.open_store import open_store
 
-        opened = Store(store or default_store())
+        opened = open_store(store or default_store())
         record = opened.get_run(run)
         before = report.previous(opened, record) if other is None else opened.get_run(other)
         found = report.read_selection(opened, record)
@@ -180,9 +230,9 @@ def quarantine(
     """Show which clips a run set aside, at which stage and why, and how to look at one."""
     with one_line_errors(debug):
         from pipelines.reports.quarantine import put_back, quarantine_view, read_quarantine, write_csv
-        from pipelines.storage.store import Store
+        from pipelines.storage.open_store import open_store
 
-        opened = Store(store or default_store())
+        opened = open_store(store or default_store())
         if retry is not None:
             for stage, count in put_back(opened, opened.get_run(run), retry).items():
                 make_console().print(f"{stage}: {count:,} clips are put back; the next `lumina run` tries them again")
@@ -208,16 +258,20 @@ def verify(
     store: StoreOption = None,
     deep: Annotated[bool, typer.Option("--deep", help="Hash every file; compute content digests again.")] = False,
     rows: Annotated[bool, typer.Option("--rows", help="Read all rows, and name those that are wrong.")] = False,
+    repair: Annotated[bool, typer.Option("--mend", help="Have the next run compute again what is damaged.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Check that a run's outputs are what it left; nothing is executed. Exit code: 0 intact, 4 not, 1 error."""
     with one_line_errors(debug):
-        from pipelines.storage.store import Store
+        from pipelines.storage.open_store import open_store
         from pipelines.verify.check import verify as check
+        from pipelines.verify.mend import mend
         from pipelines.verify.view import verification_view
 
-        found = check(Store(store or default_store()), run, deep, rows)
+        opened = open_store(store or default_store())
+        found = check(opened, run, deep, rows)
+        found = mend(opened, found) if repair else found
         if as_json:
             typer.echo(json.dumps(found.as_dict(), indent=1, ensure_ascii=False))
         else:
@@ -246,11 +300,11 @@ def gc(
     with one_line_errors(debug):
         from pipelines.reports.gc import collection_view
         from pipelines.storage.gc import Policy, collect, find_garbage
-        from pipelines.storage.store import Store
+        from pipelines.storage.open_store import open_store
 
         if keep_runs is not None and older_than is not None:
             raise PipelineError("--keep-runs and --older-than are two rules for the same thing: give one of them")
-        opened = Store(store or default_store())
+        opened = open_store(store or default_store())
         policy = Policy(keep_runs or 1, older_than, tuple(keep or ()))
         if not (opened.root / "stages").is_dir():
             raise PipelineError(f"store {opened.root} holds no outputs; give another with --store")
@@ -273,15 +327,13 @@ def main() -> None:
 
 def _open(config: str, override: list[str] | None, store: str | None, name: str | None) -> tuple[PipelineConfig, Store]:
     from pipelines.config import load_config
-    from pipelines.storage.store import Store
+    from pipelines.storage.open_store import open_store
 
     overrides = [*(override or []), *([f"name={name}"] if name else []), *([f"store={store}"] if store else [])]
     settings = load_config(config, overrides)
-    return settings, Store(settings.store)
+    return settings, open_store(settings.store, settings.store_cache)
 
 
-def _command(config: str, override: list[str] | None, until: str | None, store: str | None, name: str | None) -> str:
-    options = [item for value in override or [] for item in ("-o", value)]
-    for flag, value in (("--until", until), ("--store", store), ("--name", name)):
-        options += [flag, value] if value else []
-    return shlex.join(["lumina", "run", config, *options])
+def _options(override: list[str] | None, store: str | None) -> list[str]:
+    """The options that name the same pipeline and store again."""
+    return [item for value in override or [] for item in ("-o", value)] + (["--store", store] if store else [])

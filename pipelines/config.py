@@ -122,11 +122,16 @@ class PipelineConfig(Config):
     runtime: RuntimeConfig = RuntimeConfig()
     """How the run is executed; changes no result."""
     store: str = "runs"
-    """Directory of all outputs."""
+    """Directory of all outputs, or `s3://...`, `gs://...`."""
+    store_cache: str | None = None
+    """Working copy of a store in a bucket; None is a folder below `$XDG_CACHE_HOME/lumina/stores`."""
     tracking_uri: str | None = None
     """MLflow tracking server; None is an SQLite file in the store."""
     min_free_gb: float = Field(default=2.0, ge=0)
     """Free disk space that must be there before any work starts."""
+    cost_gate_s: float | None = Field(default=900.0, ge=0)
+    """A stage of which nothing but code has changed, and that took more seconds than this, is not computed again
+    unless you say `--rerun STAGE`; or you keep its output with `lumina accept`. None computes whatever changed."""
 
     @model_validator(mode="before")
     @classmethod

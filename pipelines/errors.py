@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+from pathlib import Path
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_IN_TEXT = re.compile(r"^\w+Error: \[Errno (\d+)\][^\n]*?(?:: '([^'\n]+)')?$", re.MULTILINE)
+
 
 class PipelineError(Exception):
     """Something the user can put right; the message names the thing, what was expected and what to do next."""
@@ -17,3 +26,28 @@ class StageError(PipelineError):
 
 class LeaseLostError(PipelineError):
     """Another runner took over the stage while this one was busy with it."""
+
+
+def disk_problem(error: OSError, where: Path) -> str:
+    """Which file or directory a system call failed at, why, and what to do; `where` if the error does not tell."""
+    at = where if error.filename is None else error.filename
+    hint = ""
+    if error.errno in _FULL:
+        hint = "; free some space, and the same command continues"
+    elif error.errno in _FORBIDDEN:
+        hint = "; allow this user to write there, and the same command continues"
+    return f"{at}: {error.strerror or error}{hint}"
+
+
+def disk_error_of(error: BaseException) -> OSError | None:
+    """The full disk or the lost permission behind an error, if that is what it is about.
+
+    Ray hands on what happened in a worker as text.
+    """
+    if isinstance(error, OSError) and error.errno in (*_FULL, *_FORBIDDEN):
+        return error
+    for match in _IN_TEXT.finditer(str(error)):
+        number = int(match[1])
+        if number in (*_FULL, *_FORBIDDEN):
+            return OSError(number, os.strerror(number), match[2])
+    return None

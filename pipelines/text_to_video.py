@@ -11,7 +11,6 @@ from pathlib import Path
 
 from curation.manifest_tables import ManifestError
 from curation.manifests import Manifest, external_digest, is_scanned, media_root, read_manifest
-from curation.page import TEMPLATE
 from curation.rules import score_columns
 from curation.schema import MOTION, PROBE
 from curation.selection import SelectConfig, check_scores
@@ -297,7 +296,6 @@ def _page(config: PipelineConfig) -> Stage:
         "jobs.curation_page:run",
         config.curation_page,
         inputs={"clips": "probe", "motion": "motion", "tag": "tag", "select": "select"},
-        files={"template": TEMPLATE},
         depends=(*_DECODERS, "pillow", "jinja2"),
         uses_cluster=False,
     )

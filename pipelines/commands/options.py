@@ -16,7 +16,10 @@ ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Path of a
 Overrides = Annotated[
     list[str] | None, typer.Option("-o", "--override", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
 ]
-StoreOption = Annotated[str | None, typer.Option("--store", metavar="PATH", help="Where outputs are kept.")]
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", metavar="WHERE", help="Where outputs are kept: a directory, s3://... or gs://..."),
+]
 UntilOption = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage and what it needs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

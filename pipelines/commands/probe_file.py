@@ -8,7 +8,8 @@ from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
-from curation.decoder import DecodeLimits, Decoder
+from curation.decode_limits import DecodeLimits
+from curation.decoder import Decoder
 from curation.manifest_formats import media_of
 from curation.media import localized
 from curation.schema import RowError

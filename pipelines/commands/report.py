@@ -24,9 +24,10 @@ def report(
     with one_line_errors(debug):
         from pipelines.reports.html import write_page
         from pipelines.reports.page.make import make_page
-        from pipelines.storage.store import Store
+        from pipelines.storage.open_store import open_store
 
-        opened = Store(store or default_store())
+        opened = open_store(store or default_store())
+        opened.need_files("`lumina report`")
         page = make_page(opened, opened.get_run(run))
         write_page(out, page, "--out")
         megabytes = len(page.encode()) / 1e6

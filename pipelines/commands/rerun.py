@@ -38,7 +38,7 @@ def rerun(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Compute a recorded run again with the code it ran with, and compare; see README, `The same again`.
+    """Compute a recorded run again with the code it ran with, and compare; see docs/reproduction.md.
 
     Exit code: 0 every stage meets its tier, 3 one does not, 4 not attempted, 1 error.
     """
@@ -47,10 +47,11 @@ def rerun(
         from pipelines.rerun.rerun import Options, RunFailed
         from pipelines.rerun.rerun import rerun as run_again
         from pipelines.rerun.view import answer_text, checks_view, verdict_view
-        from pipelines.storage.store import Store
+        from pipelines.storage.open_store import open_store
 
         console = make_console(stderr=as_json)
-        opened = Store(store or default_store())
+        opened = open_store(store or default_store())
+        opened.need_files("`lumina rerun`")
         options = Options(fresh, into, start, here, tuple(override or ()), allow_env_drift)
         try:
             found = run_again(

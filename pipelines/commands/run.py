@@ -6,6 +6,7 @@ import logging
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from pipelines.errors import disk_problem
 from pipelines.reports.progress import make_console
 
 if TYPE_CHECKING:
@@ -23,32 +25,49 @@ if TYPE_CHECKING:
     from pipelines.tracking.tracker import Links
 
 
-def run_pipeline(settings: PipelineConfig, store: Store, until: str | None, command: str) -> None:
+def run_pipeline(
+    settings: PipelineConfig,
+    store: Store,
+    until: str | None,
+    rerun: Sequence[str],
+    words: Sequence[str],
+    continue_with: str | None = None,
+) -> None:
     """Run with a live display, and tell what came out; typer.Exit(1) if a stage failed.
 
-    `command` is what continues the run.
+    Args:
+        settings: the config.
+        store: where outputs are.
+        until: last stage that is wanted; None for all.
+        rerun: stages that the cost gate lets through.
+        words: config, overrides and options that name the same pipeline again.
+        continue_with: what the user types to go on; by default the command itself.
     """
     from jobs import cluster
     from pipelines.dag import runner
     from pipelines.dag.events import Interrupted
+    from pipelines.dag.gate import CostGate
     from pipelines.reports.progress import RunDisplay
     from pipelines.reports.status import StatusFile, begin
     from pipelines.rerun.lock import lock_record, make_lock
     from pipelines.text_to_video import build
     from pipelines.tracking.tracker import MlflowTracking
 
-    pipeline = build(settings)
+    pipeline, gate = build(settings), CostGate(settings.cost_gate_s, frozenset(rerun))
+    gate.check(pipeline)
+    wanted = pipeline.until(until)
+    again = [item for stage in rerun for item in ("--rerun", stage)]
+    command = continue_with or shlex.join(["lumina", "run", *words, *(["--until", until] if until else []), *again])
     store.prepare(settings.min_free_gb)
     console = make_console()
-    wanted = pipeline.until(until).order
-    screen = RunDisplay(console, [stage.name for stage in wanted])
+    screen = RunDisplay(console, [stage.name for stage in wanted.order])
     # A handler that writes around the live table would tear it.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     lock = lock_record(make_lock(settings, command, store))
     run_id = runner.new_run_id()
-    console.print(Text(f"Run {run_id} ({settings.name}), store {store.root}", "dim"))
-    upstream = {stage.name: list(stage.inputs.values()) for stage in wanted}
-    status = begin(run_id, settings.name, [stage.name for stage in wanted], upstream, command)
+    console.print(Text(f"Run {run_id} ({settings.name}), store {store.uri}", "dim"))
+    upstream = {stage.name: list(stage.inputs.values()) for stage in wanted.order}
+    status = begin(run_id, settings.name, [stage.name for stage in wanted.order], upstream, command)
     with screen, StatusFile(screen, store, status) as display:
 
         def start_cluster(runtime: RuntimeConfig) -> None:
@@ -75,6 +94,7 @@ def run_pipeline(settings: PipelineConfig, store: Store, until: str | None, comm
                 start_cluster=start_cluster,
                 min_free_gb=settings.min_free_gb,
                 until=until,
+                gate=gate,
                 lock=lock,
             )
         except Interrupted as stopped:
@@ -85,6 +105,7 @@ def run_pipeline(settings: PipelineConfig, store: Store, until: str | None, comm
             _leave(console, stopped.summary, command)
         links = tracking.close("FINISHED" if summary.ok else "FAILED")
     _finish(console, store, summary, links, command, settings.example_prompt())
+    _held(console, store, summary, continue_with, command, words)
     if "ray" in sys.modules:
         cluster.shutdown()
     if not summary.ok:
@@ -108,20 +129,43 @@ def _finish(console: Console, store: Store, summary: RunSummary, links: Links, c
     console.print(summary_view(summary))
     for outcome in summary.outcomes.values():
         if outcome.state == "failed":
-            trace = store.root / "logs" / summary.run_id / f"{outcome.name}.log"
-            trace.parent.mkdir(parents=True, exist_ok=True)
-            trace.write_text(outcome.trace)
             console.print(Text(f"{outcome.name} failed: {outcome.error}", "bold red"), soft_wrap=True)
-            console.print(f"  traceback: {trace}", soft_wrap=True)
+            trace = store.root / "logs" / summary.run_id / f"{outcome.name}.log"
+            try:
+                trace.parent.mkdir(parents=True, exist_ok=True)
+                trace.write_text(outcome.trace)
+                console.print(f"  traceback: {trace}", soft_wrap=True)
+            except OSError as error:
+                console.print(Text(f"  no traceback: {disk_problem(error, trace)}"), soft_wrap=True)
             if "ray" in sys.modules:
                 console.print("  Ray's logs: /tmp/ray/session_latest/logs", soft_wrap=True)
-    comparison = read_comparison(store, store.get_run(summary.run_id))
-    if comparison.sources or comparison.final:
-        console.print(comparison_view(comparison))
+    if summary.unrecorded:
+        console.print(Text(f"the run has no record: {summary.unrecorded}", "bold red"), soft_wrap=True)
+    else:
+        record = store.get_run(summary.run_id)
+        store.fetch_run(record, ("curation_page", "export"))
+        comparison = read_comparison(store, record)
+        if comparison.sources or comparison.final:
+            console.print(comparison_view(comparison))
     _where(console, store, summary, links, prompt)
     if not summary.ok:
         console.print(Text("What is done is kept. Once the cause is mended, the same command continues:", "bold"))
         console.print(f"  {command}", soft_wrap=True)
+
+
+def _held(
+    console: Console, store: Store, summary: RunSummary, outer: str | None, command: str, words: Sequence[str]
+) -> None:
+    """What to do about stages that the cost gate holds back; `outer` is the command that started this one, if any."""
+    for outcome in summary.outcomes.values():
+        if outcome.held:
+            again = f"{outer} -o cost_gate_s=null" if outer else f"{command} --rerun {shlex.quote(outcome.name)}"
+            # The config that another command made for this one is gone with it.
+            named = ["CONFIG", "--store", str(store.root)] if outer else words
+            keep = shlex.join(["lumina", "accept", outcome.name, *named])
+            console.print(Text(f"\n{outcome.name} is held back: {outcome.error}", "bold yellow"), soft_wrap=True)
+            console.print(f"  {again}", soft_wrap=True)
+            console.print(f'  {keep} --reason "..."', soft_wrap=True)
 
 
 def _where(console: Console, store: Store, summary: RunSummary, links: Links, prompt: str) -> None:
@@ -137,7 +181,7 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
         ("clips", path("evaluate_final", "videos")),
         ("choice", path("choose", "selection.json")),
         ("MLflow", links.uri),
-        ("run", store.root / "runs" / f"{summary.run_id}.json"),
+        ("run", None if summary.unrecorded else store.root / "runs" / f"{summary.run_id}.json"),
         ("unwritten", links.buffer),
     ]
     for label, value in rows:
@@ -148,17 +192,17 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
         words = ["lumina", "generate", "--checkpoint", str(exported), "--prompt", prompt, "--out", "clip.mp4"]
         commands.append(shlex.join(words))
     if path("choose"):
-        commands.append(shlex.join(["lumina", "compare", summary.run_id, "--store", str(store.root)]))
-        commands.append(shlex.join(["lumina", "report", summary.run_id, "--store", str(store.root)]))
+        commands.append(shlex.join(["lumina", "compare", summary.run_id, "--store", store.uri]))
+        commands.append(shlex.join(["lumina", "report", summary.run_id, "--store", store.uri]))
     selected = summary.outcomes.get("select")
     counts = selected.manifest.counts if selected and selected.manifest else {}
     for command, status in (("quarantine", "quarantined"), ("selection", "filtered")):
         if any(key.startswith(f"{status}/") for key in counts):
-            commands.append(shlex.join(["lumina", command, summary.run_id, "--store", str(store.root)]))
+            commands.append(shlex.join(["lumina", command, summary.run_id, "--store", store.uri]))
     if links.ui_command:
         commands.append(links.ui_command)
     if links.buffer:
-        commands.append(shlex.join(["lumina", "track", summary.run_id, "--store", str(store.root)]))
+        commands.append(shlex.join(["lumina", "track", summary.run_id, "--store", store.uri]))
     console.print(Text("\nLook closer:", "bold"))
     for command in commands:
         console.print(f"  {command}", soft_wrap=True)

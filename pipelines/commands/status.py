@@ -37,9 +37,9 @@ def status(
     """Show where a run stands: its stages, rates, time left and errors. Exit: 0, or 1 if it failed or was killed."""
     with one_line_errors(debug):
         from pipelines.reports.status import read_status
-        from pipelines.storage.store import Store
+        from pipelines.storage.open_store import open_store
 
-        opened = Store(store or default_store())
+        opened = open_store(store or default_store())
         found = read_status(opened, run)
         console = make_console()
         if watch and not as_json:

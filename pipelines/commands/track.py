@@ -21,10 +21,10 @@ def track(
 ) -> None:
     """Write to MLflow what runs left unwritten; `run` does the same before it begins. Exit code: 0 done, 1 error."""
     with one_line_errors(debug):
-        from pipelines.storage.store import Store
+        from pipelines.storage.open_store import open_store
         from pipelines.tracking.journal import waiting
 
-        opened = Store(store or default_store())
+        opened = open_store(store or default_store())
         if not opened.root.is_dir():
             raise PipelineError(f"there is no store {opened.root}; give another with --store")
         found = [path for path in waiting(opened.root) if run in (None, path.stem)]

@@ -1,8 +1,14 @@
-"""Code identity: a digest per first-party module that a stage can reach, found without importing anything.
+"""Code identity: a digest per first-party module and data file that a stage reaches, found without importing any.
 
 The digest is of the syntax tree, walked field by field with absent values left out, which gives the same text on
-Python 3.9 to 3.13 (`ast.dump` and `ast.unparse` do not). Comments, layout and docstrings do not count. What static
-reading cannot see, such as modules imported by computed names, needs `Stage.operator` or `Stage.version`.
+Python 3.11 to 3.13 (`ast.dump` and `ast.unparse` do not). Comments, layout and docstrings do not count.
+
+A module reaches what it imports, what it names in a text (`python -m curation.decoding_child`), and the data files
+beside it that it names in a text (`page.html.j2`); those count by their bytes. What static reading cannot see, such as
+modules imported by computed names, needs `Stage.operator` or `Stage.version`.
+
+A module that says `IN_NO_DIGEST = True` at its top level makes only what no stage's digest covers, such as plots: it
+and what it alone imports are left out, so that another colour trains nothing again.
 """
 
 from __future__ import annotations
@@ -15,7 +21,11 @@ from pathlib import Path
 
 from pipelines.errors import PipelineError
 
+NO_DIGEST = "IN_NO_DIGEST"
+"""The name by which a module leaves itself out."""
 _IGNORED_FIELDS = {"type_comment", "kind", "type_ignores"}
+_DIGEST_CHARS = 32
+_LONGEST_NAME = 100
 
 
 def first_party() -> dict[str, Path]:
@@ -29,13 +39,14 @@ def first_party() -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class _Module:
-    digest: str
+    digests: Mapping[str, str]
+    """Of the module itself, and of the data files that it names."""
     imports: frozenset[str]
 
 
 @dataclass
 class CodeIndex:
-    """Digests and imports of first-party modules, each file parsed once.
+    """Digests and imports of first-party modules, each file read once.
 
     Args:
         roots: package name -> directory of the package.
@@ -43,14 +54,22 @@ class CodeIndex:
 
     roots: Mapping[str, Path] = field(default_factory=first_party)
     _modules: dict[str, _Module | None] = field(default_factory=dict)
+    _closures: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
 
     def closure(self, modules: Iterable[str]) -> dict[str, str]:
-        """Module name -> syntax digest of `modules` and every first-party module they import, sorted by name.
+        """Digests of `modules` and all that they reach, sorted by name: module names, and paths of data files.
 
         Raises:
             PipelineError: one of `modules` is no first-party module, or a file does not parse.
         """
+        wanted = tuple(modules)
+        if wanted not in self._closures:
+            self._closures[wanted] = self._reach(wanted)
+        return dict(self._closures[wanted])
+
+    def _reach(self, modules: Iterable[str]) -> dict[str, str]:
         found: dict[str, str] = {}
+        seen: set[str] = set()
         queue: list[str] = []
         for name in modules:
             if self._module(name) is None:
@@ -61,11 +80,12 @@ class CodeIndex:
             queue += _with_parents(name)
         while queue:
             name = queue.pop()
-            if name in found:
+            if name in seen:
                 continue
+            seen.add(name)
             module = self._module(name)
             if module is not None:
-                found[name] = module.digest
+                found |= module.digests
                 queue += module.imports
         return dict(sorted(found.items()))
 
@@ -90,15 +110,29 @@ class CodeIndex:
             tree = ast.parse(path.read_bytes(), filename=str(path))
         except (SyntaxError, ValueError) as error:
             raise PipelineError(f"{path}: does not parse: {error}") from error
+        if _is_in_no_digest(tree):
+            return _Module({}, frozenset())
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        wanted = {parent for target in _imports(tree, package) for parent in _with_parents(target)}
-        return _Module(syntax_digest(tree), frozenset(wanted))
+        texts = set(_texts(tree))
+        targets = {*_imports(tree, package), *(text.partition(":")[0] for text in texts if self._names_module(text))}
+        digests = {name: syntax_digest(tree)}
+        folder = package.replace(".", "/")
+        for text in sorted(texts):
+            if _may_be_file(text) and (path.parent / text).is_file():
+                content = (path.parent / text).read_bytes()
+                digests[f"{folder}/{text}"] = hashlib.sha256(content).hexdigest()[:_DIGEST_CHARS]
+        return _Module(digests, frozenset(parent for target in targets for parent in _with_parents(target)))
+
+    def _names_module(self, text: str) -> bool:
+        """Whether a text is `package.module`, or `package.module:name`, of ours."""
+        module = text.partition(":")[0]
+        return "." in module and all(part.isidentifier() for part in module.split(".")) and bool(self._path(module))
 
 
 def syntax_digest(tree: ast.AST) -> str:
     """First 32 hex digits of the SHA-256 of the normalised tree."""
     text = "".join(_canonical(tree))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_CHARS]
 
 
 def _canonical(value: object) -> Iterator[str]:
@@ -108,7 +142,8 @@ def _canonical(value: object) -> Iterator[str]:
             if name in _IGNORED_FIELDS:
                 continue
             if isinstance(child, list):
-                child = [item for item in child if not _is_docstring(item)]
+                # Python 3.12 leaves empty texts in the format of an f-string.
+                child = [item for item in child if not _is_docstring(item) and not _is_empty_part(value, item)]
             # Fields that a newer Python added are empty in older code, so empty ones are left out.
             if child is None and not (name == "value" and isinstance(value, ast.Constant)):
                 continue
@@ -124,12 +159,49 @@ def _canonical(value: object) -> Iterator[str]:
             yield ","
         yield "]"
     else:
-        yield f"{type(value).__name__}:{value!r}"
+        # Which characters `repr` writes as they are depends on the Unicode version of the Python.
+        yield f"{type(value).__name__}:{value!a}"
 
 
 def _is_docstring(node: object) -> bool:
     """Whether the statement is a bare string: a docstring of a module, class, function or field."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _is_in_no_digest(tree: ast.Module) -> bool:
+    return any(
+        isinstance(statement, ast.Assign)
+        and any(isinstance(target, ast.Name) and target.id == NO_DIGEST for target in statement.targets)
+        and isinstance(statement.value, ast.Constant)
+        and statement.value.value is True
+        for statement in tree.body
+    )
+
+
+def _texts(node: ast.AST) -> Iterator[str]:
+    """The string constants of the code, docstrings left out."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Constant):
+            if isinstance(child.value, str):
+                yield child.value
+        elif not _is_docstring(child):
+            yield from _texts(child)
+
+
+def _may_be_file(text: str) -> bool:
+    """Whether a text may be the relative path of a data file: `page.html.j2`, `templates/page.css`."""
+    parts = text.split("/")
+    return (
+        len(text) < _LONGEST_NAME
+        and "." in parts[-1].strip(".")
+        and text.isprintable()
+        and not text.endswith(".py")
+        and not {"", ".", ".."} & set(parts)
+    )
+
+
+def _is_empty_part(node: ast.AST, part: object) -> bool:
+    return isinstance(node, ast.JoinedStr) and isinstance(part, ast.Constant) and part.value == ""
 
 
 def _imports(node: ast.AST, package: str) -> Iterator[str]:

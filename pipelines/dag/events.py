@@ -26,6 +26,8 @@ class StageOutcome:
     """Its output directory."""
     error: str = ""
     trace: str = ""
+    held: bool = False
+    """Stopped by the cost gate before it computed anything; then `blocked`."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,13 @@ class RunSummary:
     outcomes: Mapping[str, StageOutcome]
     """In the order of the pipeline; stages that never got their turn are missing."""
     seconds: float
+    unrecorded: str = ""
+    """Why the run's record could not be written; empty when it was."""
 
     @property
     def ok(self) -> bool:
-        """Whether every stage is done."""
-        return all(outcome.state in ("cached", "done") for outcome in self.outcomes.values())
+        """Whether every stage is done, and the run recorded."""
+        return not self.unrecorded and all(outcome.state in ("cached", "done") for outcome in self.outcomes.values())
 
 
 class Interrupted(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
 import threading
@@ -21,8 +22,11 @@ from pipelines.dag.code import CodeIndex
 from pipelines.dag.stage import Stage
 from pipelines.errors import PipelineError
 
+log = logging.getLogger(__name__)
+
 RECIPE_SCHEMA = "lumina.recipe/1"
 _RACY_NS = 2_000_000_000
+_LEAVES = frozenset({str, bool, int, type(None)})
 
 
 def canonical_json(value: Any) -> str:
@@ -37,7 +41,7 @@ def canonical_json(value: Any) -> str:
 def _plain(value: Any, where: str) -> Any:
     if isinstance(value, Config):
         return _plain(value.model_dump(mode="json"), where)
-    if value is None or type(value) in (str, bool, int):
+    if type(value) in _LEAVES:
         return value
     if type(value) is float:
         if not math.isfinite(value):
@@ -47,9 +51,13 @@ def _plain(value: Any, where: str) -> Any:
         for key in value:
             if type(key) is not str:
                 raise PipelineError(f"{where}: key {key!r} is no string")
-        return {key: _plain(child, f"{where}.{key}") for key, child in value.items()}
+        return {
+            key: child if type(child) in _LEAVES else _plain(child, f"{where}.{key}") for key, child in value.items()
+        }
     if type(value) in (list, tuple):
-        return [_plain(child, f"{where}[{index}]") for index, child in enumerate(value)]
+        return [
+            child if type(child) in _LEAVES else _plain(child, f"{where}[{index}]") for index, child in enumerate(value)
+        ]
     raise PipelineError(f"{where}: a {type(value).__name__} has no canonical form: {value!r}")
 
 
@@ -101,10 +109,14 @@ class DigestCache:
             text = json.dumps(self._entries)
             self._dirty = False
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.{threading.get_ident()}")
-        # Another user's store may be readable only; the cache is a convenience.
-        with contextlib.suppress(PermissionError):
+        # Another user's store may be readable only, and a disk full; the cache is a convenience.
+        try:
             temporary.write_text(text)
             temporary.replace(self.path)
+        except OSError as error:
+            log.debug("%s: not saved: %s", self.path, error)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -224,6 +236,7 @@ class Identifier:
 
     code: CodeIndex = field(default_factory=CodeIndex)
     cache: DigestCache = field(default_factory=DigestCache)
+    _versions: dict[str, str] = field(default_factory=dict)
 
     def base(self, stage: Stage) -> tuple[dict[str, Any], dict[str, str]]:
         """The recipe without input digests, and the locations of the weights."""
@@ -246,63 +259,18 @@ class Identifier:
                 for name, path in stage.files.items()
             },
             "facts": dict(stage.facts),
-            "depends": {name: dependency_version(name) for name in stage.depends},
+            "depends": {name: self._version(name) for name in stage.depends},
         }
         return recipe, {name: found.location for name, found in weights.items()}
+
+    def _version(self, distribution: str) -> str:
+        """Looked up once: the system is asked file by file."""
+        if distribution not in self._versions:
+            self._versions[distribution] = dependency_version(distribution)
+        return self._versions[distribution]
 
     def identify(self, stage: Stage, digests: Mapping[str, str]) -> Identified:
         """Recipe and fingerprint of a stage, given the output digest of every upstream stage by stage name."""
         recipe, locations = self.base(stage)
         recipe["inputs"] = {key: digests[upstream] for key, upstream in stage.inputs.items()}
         return Identified(recipe, fingerprint(recipe), locations)
-
-
-def first_difference(old: Mapping[str, Any], new: Mapping[str, Any], skip: tuple[str, ...] = ()) -> str | None:
-    """The first part in which two recipes differ, as `code lumina.vae`, `config.fps 8 -> 12`, `input motion`.
-
-    Returns None when they agree. `skip` names top-level parts to leave out.
-    """
-    for part in (
-        "config",
-        "code",
-        "inputs",
-        "weights",
-        "files",
-        "facts",
-        "depends",
-        "version",
-        "entry",
-        "schema",
-        "stage",
-    ):
-        if part in skip or old.get(part) == new.get(part):
-            continue
-        if part == "code":
-            return f"code {_changed_keys(old.get(part) or {}, new.get(part) or {})}"
-        if part == "inputs":
-            return f"input {_changed_keys(old.get(part) or {}, new.get(part) or {})}"
-        path, before, after = _descend(old.get(part), new.get(part), part)
-        return f"{path} {_short(before)} -> {_short(after)}"
-    return None
-
-
-def _changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    changed = [key for key in sorted(set(old) | set(new)) if old.get(key) != new.get(key)]
-    return changed[0] + (f" and {len(changed) - 1} more" if len(changed) > 1 else "")
-
-
-def _descend(old: Any, new: Any, path: str) -> tuple[str, Any, Any]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in sorted(set(old) | set(new)):
-            if old.get(key) != new.get(key) or (key in old) != (key in new):
-                return _descend(old.get(key), new.get(key), f"{path}.{key}")
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for index, (before, after) in enumerate(zip(old, new, strict=True)):
-            if before != after:
-                return _descend(before, after, f"{path}[{index}]")
-    return path, old, new
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 32 else f"{text[:31]}…"

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pipelines.dag.fingerprint import DigestCache, Identifier, fingerprint, first_difference
+from pipelines.dag.fingerprint import DigestCache, Identified, Identifier, fingerprint
+from pipelines.dag.gate import CostGate
+from pipelines.dag.reason import Nearest, nearest, reason
 from pipelines.dag.stage import Pipeline, Stage
+from pipelines.diff.recipe import Change
 from pipelines.errors import PipelineError
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
 
-PlanState = Literal["cached", "resume", "run", "unknown", "blocked"]
+PlanState = Literal["cached", "resume", "run", "drift", "unknown", "blocked"]
+_NEVER = "never computed in this store"
+STATES: tuple[PlanState, ...] = ("cached", "resume", "run", "drift", "unknown", "blocked")
 
 
 @dataclass(frozen=True)
@@ -21,11 +26,22 @@ class PlannedStage:
 
     name: str
     state: PlanState
-    """`unknown`: an input has yet to be computed; if it comes out as before, the stage may be cached after all."""
+    """`drift`: nothing of its own has changed but code. `unknown`: an input has yet to be computed; if it comes out as
+    before, the stage may be cached after all."""
     reason: str
+    """The first part of the recipe that differs, old -> new; for `cached`, why it was accepted, if it was."""
+    changes: tuple[Change, ...] = ()
+    """Every part in which the recipe differs from that of the output it is compared with; inputs only where known."""
     fingerprint: str | None = None
+    """None while an input is unknown."""
+    writes: str | None = None
+    """Directory that a run will write to, relative to the store; None if it writes nothing, or nobody knows yet."""
     last_seconds: float | None = None
     """What the stage cost when it last ran."""
+    last_bytes: int | None = None
+    """Size of its last output."""
+    gated: bool = False
+    """Whether `lumina run` stops here for the cost gate; with an unknown input, only if that comes out as before."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +59,34 @@ class Plan:
             return 1
         return 0 if states <= {"cached"} else 2
 
+    @property
+    def work(self) -> tuple[PlannedStage, ...]:
+        """The stages that may be computed."""
+        return tuple(stage for stage in self.stages if stage.state not in ("cached", "blocked"))
+
+    @property
+    def seconds(self) -> float:
+        """What this work cost last time, as far as it was done before."""
+        return sum(stage.last_seconds or 0.0 for stage in self.work)
+
+    @property
+    def bytes(self) -> int:
+        """Size of what it wrote last time."""
+        return sum(stage.last_bytes or 0 for stage in self.work)
+
     def count(self, state: PlanState) -> int:
         """How many stages are in a state."""
         return sum(stage.state == state for stage in self.stages)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
-        return {"pipeline": self.pipeline, "exit": self.exit_code, "stages": [asdict(stage) for stage in self.stages]}
+        summary = {state: self.count(state) for state in STATES}
+        return {
+            "pipeline": self.pipeline,
+            "exit": self.exit_code,
+            "summary": {**summary, "seconds": round(self.seconds, 3), "bytes": self.bytes},
+            "stages": [asdict(stage) for stage in self.stages],
+        }
 
 
 def digest_cache(store: Store) -> DigestCache:
@@ -57,51 +94,108 @@ def digest_cache(store: Store) -> DigestCache:
     return DigestCache(store.root / "cache" / "digests.json")
 
 
-def plan(pipeline: Pipeline, store: Store, identifier: Identifier | None = None) -> Plan:
-    """Work out the state of every stage without running any."""
+def plan(pipeline: Pipeline, store: Store, identifier: Identifier | None = None, gate: CostGate | None = None) -> Plan:
+    """Work out the state of every stage without running any.
+
+    Args:
+        pipeline: what depends on what.
+        store: where outputs are looked for.
+        identifier: computes fingerprints; tests give their own first-party packages.
+        gate: tells which stages a run would stop at; none by default.
+    """
     identifier = identifier or Identifier(cache=digest_cache(store))
-    digests: dict[str, str] = {}
-    planned: dict[str, PlannedStage] = {}
+    planner = _Planner(store, identifier, gate or CostGate(), {}, {})
     for stage in pipeline.order:
-        planned[stage.name] = _plan_stage(stage, store, identifier, digests, planned)
+        planner.planned[stage.name] = planner.stage(stage)
     identifier.cache.save()
-    return Plan(pipeline.name, tuple(planned.values()))
+    return Plan(pipeline.name, tuple(planner.planned.values()))
 
 
-def _plan_stage(
-    stage: Stage, store: Store, identifier: Identifier, digests: dict[str, str], planned: Mapping[str, PlannedStage]
+@dataclass(frozen=True)
+class _Planner:
+    store: Store
+    identifier: Identifier
+    gate: CostGate
+    digests: dict[str, str]
+    """Of the outputs that are there, by stage."""
+    planned: dict[str, PlannedStage]
+
+    def stage(self, stage: Stage) -> PlannedStage:
+        blocked = [name for name in stage.inputs.values() if self.planned[name].state == "blocked"]
+        if blocked:
+            return _line(stage, "blocked", f"needs {blocked[0]}", self.store.manifests(stage.name))
+        try:
+            recipe, weights = self.identifier.base(stage)
+        except (PipelineError, OSError) as error:
+            return _line(stage, "blocked", str(error), self.store.manifests(stage.name))
+        waiting = [key for key, upstream in stage.inputs.items() if upstream not in self.digests]
+        recipe["inputs"] = {key: self.digests.get(upstream, "") for key, upstream in stage.inputs.items()}
+        if waiting:
+            return self._waiting(stage, recipe, waiting)
+        return self._known(stage, Identified(recipe, fingerprint(recipe), weights))
+
+    def _waiting(self, stage: Stage, recipe: Mapping[str, Any], waiting: Sequence[str]) -> PlannedStage:
+        history = self.store.manifests(stage.name)
+        found = nearest(history, recipe, frozenset(waiting))
+        if found is None:
+            return _line(stage, "run", _NEVER, history)
+        if not found.changes:
+            return _line(stage, "unknown", f"input {waiting[0]} is not computed yet", history, found)
+        if not found.by_code_alone:
+            return _line(stage, "run", reason(found.changes), history, found)
+        gated = self.gate.holds(stage.name, found.manifest.seconds)
+        return _line(stage, "drift", reason(found.changes), history, found, gated=gated)
+
+    def _known(self, stage: Stage, found: Identified) -> PlannedStage:
+        name = found.fingerprint
+        manifest = self.store.lookup(stage.name, name)
+        if manifest is not None:
+            self.digests[stage.name] = manifest.digest
+            why = f"accepted: {manifest.accepted_why}" if manifest.accepted else ""
+            return _line(stage, "cached", why, [manifest], fingerprint=name)
+        history = self.store.manifests(stage.name)
+        old, holder = nearest(history, found.recipe), self.store.holder(stage.name, name)
+        why = f"{holder} is computing it now" if holder else _why(old)
+        state: PlanState = "drift" if old is not None and old.by_code_alone and holder is None else "run"
+        gated = False
+        if self.store.has_work(stage.name, name):
+            state, why = "resume", why if holder else "unfinished work is there"
+        elif state == "drift":
+            gated = self.gate.held_by(self.store, stage, found) is not None
+        writes = self.store.directory(stage.name, name).relative_to(self.store.root).as_posix()
+        return _line(stage, state, why, history, old, name, writes, gated)
+
+
+def _line(
+    stage: Stage,
+    state: PlanState,
+    why: str,
+    history: list[Manifest],
+    old: Nearest | None = None,
+    fingerprint: str | None = None,
+    writes: str | None = None,
+    gated: bool = False,
 ) -> PlannedStage:
-    history = store.manifests(stage.name)
-    cost = history[0].seconds if history else None
-    blocked = [name for name in stage.inputs.values() if planned[name].state == "blocked"]
-    if blocked:
-        return PlannedStage(stage.name, "blocked", f"needs {blocked[0]}", None, cost)
-    try:
-        recipe, _ = identifier.base(stage)
-    except (PipelineError, OSError) as error:
-        return PlannedStage(stage.name, "blocked", str(error), None, cost)
-    waiting = [key for key, upstream in stage.inputs.items() if upstream not in digests]
-    if waiting:
-        if not history:
-            return PlannedStage(stage.name, "run", "never computed in this store", None, cost)
-        if not any(first_difference(old.recipe, recipe, skip=("inputs",)) is None for old in history):
-            return PlannedStage(stage.name, "run", explain(history, recipe, skip=("inputs",)), None, cost)
-        return PlannedStage(stage.name, "unknown", f"input {waiting[0]} is not computed yet", None, cost)
-    recipe["inputs"] = {key: digests[upstream] for key, upstream in stage.inputs.items()}
-    name = fingerprint(recipe)
-    manifest = store.lookup(stage.name, name)
-    if manifest is not None:
-        digests[stage.name] = manifest.digest
-        return PlannedStage(stage.name, "cached", "", name, manifest.seconds)
-    holder = store.holder(stage.name, name)
-    reason = f"{holder} is computing it now" if holder else explain(history, recipe)
-    if store.has_work(stage.name, name):
-        return PlannedStage(stage.name, "resume", "unfinished work is there" if holder is None else reason, name, cost)
-    return PlannedStage(stage.name, "run", reason, name, cost)
+    last = old.manifest if old is not None else next(iter(history), None)
+    return PlannedStage(
+        stage.name,
+        state,
+        why,
+        old.changes if old is not None else (),
+        fingerprint,
+        writes,
+        last.seconds if last else None,
+        sum(file.bytes for file in last.files) if last else None,
+        gated,
+    )
 
 
-def explain(history: list[Manifest], recipe: Mapping[str, Any], skip: tuple[str, ...] = ()) -> str:
-    """Why a recipe was not found: its first difference from the newest output of the stage."""
-    if not history:
-        return "never computed in this store"
-    return first_difference(history[0].recipe, recipe, skip) or "its output is gone or damaged"
+def explain(history: list[Manifest], recipe: Mapping[str, Any]) -> str:
+    """Why a recipe was not found: its first difference from the output that is nearest to it."""
+    return _why(nearest(history, recipe))
+
+
+def _why(old: Nearest | None) -> str:
+    if old is None:
+        return _NEVER
+    return reason(old.changes) or "its output is gone or damaged"

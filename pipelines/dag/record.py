@@ -86,6 +86,7 @@ def run_record(
             "digest": outcome.manifest.digest if outcome.manifest else None,
             "path": str(outcome.path.relative_to(store)) if outcome.path else None,
             "inputs": dict(inputs[outcome.name]),
+            "accepted": outcome.manifest.accepted_why if outcome.manifest else "",
             "seconds": round(outcome.seconds, 3),
             "error": outcome.error,
         }

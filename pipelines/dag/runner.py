@@ -21,12 +21,13 @@ from jobs.context import InputRef, JobContext, JobResult
 from jobs.runtime import RuntimeConfig
 from pipelines.dag.events import Display, Interrupted, NoDisplay, NoTracking, RunSummary, StageOutcome, Tracking
 from pipelines.dag.fingerprint import Identified, Identifier
+from pipelines.dag.gate import CostGate
 from pipelines.dag.plan import digest_cache, explain, plan
 from pipelines.dag.record import check_result, environment, git_state, run_record
 from pipelines.dag.signals import StopSignal
 from pipelines.dag.stage import Pipeline, Stage
 from pipelines.dag.tier import tier_record
-from pipelines.errors import LeaseLostError, PipelineError, StageError
+from pipelines.errors import LeaseLostError, PipelineError, StageError, StoreError, disk_error_of, disk_problem
 from pipelines.storage.lease import HeldLeases, Holder
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Attempt, Store, list_files
@@ -58,6 +59,7 @@ def run(
     min_free_gb: float = 0.0,
     identifier: Identifier | None = None,
     until: str | None = None,
+    gate: CostGate | None = None,
     lock: Mapping[str, Any] | None = None,
 ) -> RunSummary:
     """Bring every stage of the pipeline into the store.
@@ -77,18 +79,20 @@ def run(
         min_free_gb: free space that the store must have, in GB.
         identifier: computes fingerprints; tests give their own first-party packages.
         until: stop after this stage and what it needs.
+        gate: holds back what took long and of which nothing but code has changed; None holds nothing back.
         lock: what is kept in the run's record to compute it again; see `pipelines.rerun.lock`.
 
     Raises:
         StoreError: the store cannot be used; nothing was started.
-        PipelineError: `until` names no stage.
+        PipelineError: `until` or `gate` names no stage.
         Interrupted: SIGINT or SIGTERM arrived.
 
     A failing stage blocks those that need it; the others go on, and the summary tells.
     """
+    gate = gate or CostGate()
+    gate.check(pipeline)
     pipeline = pipeline.until(until)
     store.prepare(min_free_gb)
-    (store.root / "cache").mkdir(exist_ok=True)
     identifier = identifier or Identifier(cache=digest_cache(store))
     # CPython 3.11 cannot build syntax trees in two threads at a time: all code is read before the first stage starts.
     for stage in pipeline.stages:
@@ -105,6 +109,7 @@ def run(
         max_parallel=max_parallel,
         identifier=identifier,
         until=until,
+        gate=gate,
         lock=lock,
     )
     with in_use(store.root, prepared.display.note):
@@ -130,12 +135,13 @@ class _Run:
         max_parallel: int,
         identifier: Identifier,
         until: str | None,
+        gate: CostGate,
         lock: Mapping[str, Any] | None,
     ) -> None:
         self.pipeline, self.store, self.runtime = pipeline, store, runtime
         self.name, self.run_id, self.until, self.lock = name, run_id, until, lock
         self.tracking, self.display = tracking, display
-        self.start_cluster, self.identifier = start_cluster, identifier
+        self.start_cluster, self.identifier, self.gate = start_cluster, identifier, gate
         self.slots = threading.Semaphore(max_parallel)
         self.started = time.time()
         self.outcomes: dict[str, StageOutcome] = {}
@@ -219,12 +225,18 @@ class _Run:
         except BaseException as error:  # noqa: BLE001  (reported as the stage's outcome)
             if self.stop.requested:
                 return
-            message = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
-            outcome = StageOutcome(stage.name, "failed", time.time() - started, None, None, message.strip())
+            outcome = StageOutcome(stage.name, "failed", time.time() - started, None, None, self._message(stage, error))
             outcome = replace(outcome, trace=traceback.format_exc())
         # Shown here, since the calling thread may be busy starting Ray.
         self.display.stage(outcome.name, outcome.state, outcome.error)
         self.requests.put(("ended", outcome))
+
+    def _message(self, stage: Stage, error: BaseException) -> str:
+        if isinstance(error, PipelineError):
+            return str(error).strip()
+        if (disk := disk_error_of(error)) is not None:
+            return disk_problem(disk, self.store.root / "stages" / stage.name)
+        return f"{type(error).__name__}: {error}".strip()
 
     def _stage(self, stage: Stage) -> StageOutcome:
         started = time.time()
@@ -234,7 +246,7 @@ class _Run:
         found = self.identifier.identify(stage, digests)
         manifest = self.store.lookup(stage.name, found.fingerprint)
         if manifest is not None:
-            self.store.sweep(stage.name, found.fingerprint)
+            self.store.sweep(manifest)
             return self._cached(stage, found, manifest, started)
         with self._slot(stage):
             attempt = self._acquire(stage, found)
@@ -242,6 +254,10 @@ class _Run:
             if manifest is not None:
                 self._drop(attempt)
                 return self._cached(stage, found, manifest, started)
+            old = None if attempt.resumed else self.gate.held_by(self.store, stage, found)
+            if old is not None:
+                self._drop(attempt)
+                return StageOutcome(stage.name, "blocked", error=self.gate.message(stage.name, old), held=True)
             try:
                 return self._compute(stage, found, attempt, upstream)
             except BaseException:
@@ -350,9 +366,9 @@ class _Run:
         self, stage: Stage, found: Identified, attempt: Attempt, upstream: Mapping[str, StageOutcome]
     ) -> JobContext:
         inputs = {
-            key: InputRef(outcome.name, outcome.path, outcome.manifest.digest)
+            key: InputRef(outcome.name, self.store.fetch(outcome.manifest), outcome.manifest.digest)
             for key, outcome in upstream.items()
-            if outcome.path is not None and outcome.manifest is not None
+            if outcome.manifest is not None
         }
         media_root = str(inputs[stage.media_root_from].path) if stage.media_root_from else stage.media_root
         return JobContext(
@@ -386,7 +402,11 @@ class _Run:
         record = run_record(summary, self.store.root, self.started, complete, inputs, self.until, self._media_root())
         if self.lock is not None:
             record["lock"] = dict(self.lock)
-        self.store.put_run(self.run_id, self.name, record)
+        try:
+            self.store.put_run(self.run_id, self.name, record)
+        except StoreError as error:
+            # How the stages ended must be told all the same.
+            return replace(summary, unrecorded=str(error))
         return summary
 
     def _media_root(self) -> str | Path:

@@ -10,6 +10,8 @@ from typing import Any
 ABSENT = "(absent)"
 """Stands where a recipe does not have a part that the other one has."""
 _PARTS = ("config", "code", "inputs", "weights", "files", "facts", "depends", "version", "entry", "schema", "stage")
+_TEXTS = ("code", "inputs", "weights", "files", "facts", "depends")
+"""Parts that hold texts alone, which are equal where Python says so."""
 _SHORT = 32
 _AROUND = 10
 """Characters shown before the place in which two long texts part."""
@@ -43,6 +45,8 @@ def recipe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Chan
     found: list[Change] = []
     for part in (*_PARTS, *rest):
         before, after = old.get(part), new.get(part)
+        if part in _TEXTS and before == after:
+            continue
         # Names of modules, inputs and distributions hold dots themselves: the part alone says what they are.
         path = "" if part in ("code", "inputs") else part
         found += [Change(part, *found) for found in _walk(before, after, path)]

@@ -67,10 +67,13 @@ class StageDiff:
     """Parts in which the recipes differ, inputs included."""
     problems: tuple[str, ...] = ()
     """What could not be compared."""
+    accepted: tuple[str, ...] = ()
+    """Of which run the output was accepted for code that never computed it, and why."""
 
 
 def read_side(store: Store, record: Mapping[str, Any]) -> Side:
     """A recorded run with the records of its stages; what the store has lost since is named in `problem`."""
+    store.need_files("`lumina diff`")
     stages = {name: _held(store, entry) for name, entry in record["stages"].items()}
     return Side(record["run"], record["name"], record["started"], record.get("seconds"), store.root, stages)
 
@@ -80,7 +83,7 @@ def _held(store: Store, entry: Mapping[str, Any]) -> Held:
     if not entry.get("path") or fingerprint is None:
         return Held(state, fingerprint, digest, None, None, None)
     path = store.root / entry["path"]
-    file = path.parent / "MANIFEST.json"
+    file = path.parents[1] / fingerprint.removeprefix("sha256:")[:20] / "MANIFEST.json"
     try:
         manifest = Manifest.from_json(file.read_text())
     except FileNotFoundError:
@@ -90,7 +93,7 @@ def _held(store: Store, entry: Mapping[str, Any]) -> Held:
     problem = ""
     if manifest.fingerprint != fingerprint:
         return Held(state, fingerprint, digest, None, None, None, f"{file} is of fingerprint {manifest.fingerprint}")
-    if manifest.attempt != path.name:
+    if store.output(manifest) != path:
         problem = f"{path} was replaced by {manifest.attempt}, which a later run computed"
     elif not path.is_dir():
         problem = f"{path} is gone"
@@ -150,6 +153,11 @@ def _stage(name: str, a: Held | None, b: Held | None) -> StageDiff:
         (_seconds(a), _seconds(b)),
         changes,
         tuple(f"{side}: {held.problem}" for side, held in (("A", a), ("B", b)) if held.problem),
+        tuple(
+            f"{side}: {held.manifest.accepted_why}"
+            for side, held in (("A", a), ("B", b))
+            if held.manifest and held.manifest.accepted
+        ),
     )
 
 

@@ -29,6 +29,7 @@ _LOOK = {
     "cached": ("✓", "green"),
     "done": ("✓", "bold green"),
     "failed": ("✗", "bold red"),
+    "drift": ("▶", "yellow"),
     "blocked": ("–", "red"),
     "interrupted": ("■", "yellow"),
     "resume": ("↻", "bold cyan"),

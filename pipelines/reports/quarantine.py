@@ -142,6 +142,7 @@ def read_quarantine(store: Store, record: Mapping[str, Any], filtered_too: bool 
         PipelineError: the run has no output of curation yet.
         StoreError: an output is gone or damaged.
     """
+    store.fetch_run(record, STAGES)
     paths = {
         name: store.root / entry["path"]
         for name, entry in record["stages"].items()

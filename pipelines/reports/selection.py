@@ -148,10 +148,12 @@ def _read(store: Store, record: Mapping[str, Any]) -> _Table:
     entry = record["stages"].get(STAGE) or {}
     if not entry.get("path"):
         raise PipelineError(f"run {record['run']} has no selection: its stage {STAGE} is not done")
+    store.fetch_run(record, (STAGE,))
     path = store.root / entry["path"]
     columns = ["clip_id", "uri", "source", "keep", "reason", "reason_stage", "detail", "failed_rules", "policy_id"]
     try:
-        manifest = Manifest.from_json((path.parent / "MANIFEST.json").read_text())
+        own = store.directory(STAGE, entry["fingerprint"].removeprefix("sha256:"))
+        manifest = Manifest.from_json((own / "MANIFEST.json").read_text())
         rows = dataset(path / "data")
         # Selections of older versions know no latents sets.
         columns += [name for name in ("stages", "stage_failed") if name in rows.schema.names]

@@ -102,7 +102,13 @@ class StatusFile:
         """The run has ended, and its record says how."""
         self._closed.set()
         with self._lock:
-            self.path.unlink(missing_ok=True)
+            try:
+                self.path.unlink(missing_ok=True)
+            except OSError as error:
+                # How the run ended is still to be told.
+                self.inner.note(
+                    f"{self.path} cannot be removed ({error.strerror}): `lumina status` may show an old state"
+                )
 
     def stage(self, name: str, state: str, detail: str = "") -> None:
         """A stage changed its state."""

@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.dag.events import RunSummary
-from pipelines.dag.plan import Plan
 from pipelines.reports.progress import duration, state_text
 from pipelines.storage.store import Store
 
@@ -59,6 +58,7 @@ def read_comparison(store: Store, record: Mapping[str, Any]) -> Comparison:
         store: where the outputs are.
         record: content of `runs/<run id>.json`.
     """
+    store.fetch_run(record, ("evaluate", "choose", "evaluate_final"))
     paths = {
         name: store.root / entry["path"] for name, entry in record["stages"].items() if entry.get("path") is not None
     }
@@ -164,22 +164,6 @@ def _below_best(selection: Mapping[str, Any]) -> list[Table]:
     return [table]
 
 
-def plan_view(plan: Plan) -> RenderableType:
-    """A plan as a table with a summary line."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("stage", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("last took", justify="right", no_wrap=True)
-    table.add_column("why", ratio=1)
-    for stage in plan.stages:
-        cost = duration(stage.last_seconds) if stage.last_seconds is not None else ""
-        table.add_row(stage.name, state_text(stage.state), cost, Text(stage.reason))
-    counts = [f"{plan.count(state)} {state}" for state in ("cached", "resume", "run", "unknown", "blocked")]
-    known = sum(stage.last_seconds or 0.0 for stage in plan.stages if stage.state in ("run", "resume", "unknown"))
-    text = f"{len(plan.stages)} stages: {', '.join(entry for entry in counts if not entry.startswith('0 '))}"
-    return Group(table, Text(text + (f"; the work took {duration(known)} last time" if known else ""), "bold"))
-
-
 def summary_view(summary: RunSummary) -> RenderableType:
     """What each stage did, as a table with a line in bold."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -192,6 +176,8 @@ def summary_view(summary: RunSummary) -> RenderableType:
         manifest = outcome.manifest
         digest = manifest.digest.rpartition(":")[2][:12] if manifest else ""
         output = Text(counts_text(manifest.counts) or manifest.kind) if manifest else Text(outcome.error, "red")
+        if manifest and manifest.accepted:
+            output.append(f"; accepted: {manifest.accepted_why}", "yellow")
         table.add_row(outcome.name, state_text(outcome.state), duration(outcome.seconds), output, Text(digest, "dim"))
     states = [outcome.state for outcome in summary.outcomes.values()]
     cached, total = states.count("cached"), len(states)

@@ -42,10 +42,9 @@ def copy_stages(store: Store, record: Mapping[str, Any], start: str, target: Sto
             continue
         directory = target.directory(name, fingerprint)
         try:
-            shutil.copytree(
-                store.output(manifest), directory / manifest.attempt, copy_function=_link, dirs_exist_ok=True
-            )
+            shutil.copytree(store.output(manifest), target.output(manifest), copy_function=_link, dirs_exist_ok=True)
             # Last, as everywhere: an output without a record is none.
+            directory.mkdir(parents=True, exist_ok=True)
             partial = directory / "MANIFEST.copy.tmp"
             partial.write_text(manifest.to_json())
             partial.replace(directory / "MANIFEST.json")

@@ -10,13 +10,14 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.errors import StoreError
+from pipelines.storage.durable import sync_directory
 from pipelines.storage.lease import Holder, read_holder, try_acquire
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
@@ -99,21 +100,23 @@ def find_garbage(store: Store, policy: Policy, now: float | None = None) -> Coll
         StoreError: a record of a run cannot be read, so that nobody knows what it needs; or a run that was asked for
             is not there.
     """
+    store.need_files("`lumina gc`")
     cutoff = None
     if policy.older_than_days is not None:
         cutoff = (time.time() if now is None else now) - policy.older_than_days * _DAY_S
     records = _records(store)
     kept = _kept_runs(store, records, policy, cutoff)
-    needed = _with_aliased(store, {key for run in kept for key in _keys(records[run])})
     named: dict[Key, list[str]] = {}
     for run, record in records.items():
         for key in _keys(record):
             named.setdefault(key, []).append(run)
+    needed = {key for run in kept for key in _keys(records[run])} | _accepted(store, named, cutoff)
+    needed, borrowed = _with_aliased(store, needed)
     remove: list[Item] = []
     left: list[Item] = []
     sizes = _Sizes()
     for key, directory in _directories(store):
-        looked = _Directory(directory, store.root, sizes, remove, left)
+        looked = _Directory(directory, store.root, sizes, remove, left, borrowed.get(key, frozenset()))
         looked.judge(key in needed, named.get(key, []), kept, records, cutoff)
     dropped = tuple(run for run in sorted(records) if run not in kept)
     return Collection(tuple(sorted(kept)), dropped, tuple(remove), tuple(left))
@@ -177,17 +180,27 @@ def _started(record: Mapping[str, Any]) -> float:
     return datetime.fromisoformat(record["started"]).timestamp()
 
 
-def _with_aliased(store: Store, needed: set[Key]) -> set[Key]:
-    """With the outputs that adopted ones stand for."""
-    queue, found = list(needed), set(needed)
-    while queue:
-        stage, name = queue.pop()
+def _with_aliased(store: Store, needed: set[Key]) -> tuple[set[Key], dict[Key, set[str]]]:
+    """With the directories in which the outputs lie that accepted ones stand for, and the names of those attempts."""
+    borrowed: dict[Key, set[str]] = {}
+    for stage, name in needed:
         manifest = _manifest(store.root / "stages" / stage / name)
         if isinstance(manifest, Manifest) and manifest.aliased_from:
             key = (stage, manifest.aliased_from.removeprefix("sha256:")[:20])
-            if key not in found:
+            borrowed.setdefault(key, set()).add(manifest.attempt)
+    return needed | set(borrowed), borrowed
+
+
+def _accepted(store: Store, named: Mapping[Key, list[str]], cutoff: float | None) -> set[Key]:
+    """What somebody accepted for a run that is yet to come: it holds no data, but the output that it stands for is
+    needed."""
+    found = set()
+    for key, directory in _directories(store):
+        manifest = _manifest(directory) if key not in named else "none"
+        if isinstance(manifest, Manifest) and manifest.aliased_from:
+            when = datetime.fromisoformat(manifest.accepted[-1].at).timestamp() if manifest.accepted else 0.0
+            if cutoff is None or when >= cutoff:
                 found.add(key)
-                queue.append(key)
     return found
 
 
@@ -215,6 +228,8 @@ class _Directory:
     sizes: _Sizes
     remove: list[Item]
     left: list[Item]
+    borrowed: Set[str]
+    """Attempts here that records elsewhere name."""
 
     def judge(
         self,
@@ -260,7 +275,7 @@ class _Directory:
 
     def _abandoned(self, keep: str | None) -> None:
         for attempt in sorted(self.path.glob("a-*")):
-            if attempt.name != keep:
+            if attempt.name != keep and attempt.name not in self.borrowed:
                 self._drop("attempt", attempt, "no record names it")
 
     def _unfinished(self, needed: bool, cutoff: float | None) -> None:
@@ -304,22 +319,16 @@ def _remove(path: Path, what: What) -> bool:
         lease = try_acquire(directory)
         if isinstance(lease, Holder):
             return False
-        if what == "output":
-            (path / "MANIFEST.json").unlink(missing_ok=True)
-            _sync(path)
-        shutil.rmtree(path)
-        lease.release()
+        try:
+            if what == "output":
+                (path / "MANIFEST.json").unlink(missing_ok=True)
+                # Nothing that the manifest names may go before the manifest has gone for good.
+                sync_directory(path)
+            shutil.rmtree(path)
+        finally:
+            lease.release()
     except OSError as error:
         raise StoreError(
             f"{path} cannot be removed: {error.strerror or error}; what is left of it is never read: run it again"
         ) from error
     return True
-
-
-def _sync(directory: Path) -> None:
-    """Have the removal of the manifest on the disk before anything that it names goes."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

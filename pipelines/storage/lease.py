@@ -1,4 +1,8 @@
-"""Leases: who is working on a stage. They save double work; correctness rests on the manifest alone."""
+"""Leases: who is working on a stage. They save double work; correctness rests on the manifest alone.
+
+The time of a heartbeat is the modification time of LEASE.json, and a taker reads the present off a file that it touches
+beside it: both are of one clock, the file server's, so hosts whose clocks differ agree on who is dead.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,11 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import IO, Protocol
 
-from pipelines.errors import LeaseLostError
+from pipelines.errors import LeaseLostError, PipelineError
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +39,17 @@ class Holder:
     pid: int
     process_start: str
     """Start time of the process as the system tells it: with the pid it names one process for ever."""
-    heartbeat: float
-    """Seconds since the epoch."""
+    heartbeat: float = field(default=0.0, compare=False)
+    """Seconds since the epoch, by the clock of the file system."""
 
-    def is_alive(self) -> bool:
-        """Whether the holder may still be at work: exact on this host, by heartbeat elsewhere."""
+    def is_alive(self, now: float | None = None) -> bool:
+        """Whether the holder may still be at work: exact on this host, by heartbeat elsewhere.
+
+        `now` is the present by the clock that told the heartbeat; by default this host's, good enough to show.
+        """
         if self.host == socket.gethostname():
             return process_start(self.pid) == self.process_start
-        return time.time() - self.heartbeat < EXPIRY_S
+        return (time.time() if now is None else now) - self.heartbeat < EXPIRY_S
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
@@ -62,6 +70,16 @@ def process_start(pid: int) -> str | None:
     return found.stdout.strip() or None
 
 
+class HeldLease(Protocol):
+    """A lease that this process holds."""
+
+    def refresh(self) -> None:
+        """Renew the heartbeat; LeaseLostError if somebody else holds the lease now."""
+
+    def release(self) -> None:
+        """Give the lease back; nothing happens if it was lost."""
+
+
 @dataclass
 class Lease:
     """A held lease on one fingerprint's directory."""
@@ -75,36 +93,42 @@ class Lease:
         Raises:
             LeaseLostError: somebody else holds the lease now, or the directory is gone.
         """
-        with _locked(self.directory):
-            current = read_holder(self.directory)
-            if current is None or current.owner != self.holder.owner:
-                raise LeaseLostError(f"{self.directory}: the lease went to {current or 'nobody'}")
-            self.holder = Holder(**{**asdict(self.holder), "heartbeat": time.time()})
-            _write(self.directory, self.holder)
+        try:
+            with _locked(self.directory):
+                current = read_holder(self.directory)
+                if current is None or current.owner != self.holder.owner:
+                    raise LeaseLostError(f"{self.directory}: the lease went to {current or 'nobody'}")
+                os.utime(self.directory / "LEASE.json")
+        except FileNotFoundError as error:
+            raise LeaseLostError(f"{self.directory}: the lease went to nobody") from error
 
     def release(self) -> None:
-        """Give the lease back; nothing happens if it was lost."""
+        """Give the lease back; nothing happens if it was lost. Where it cannot be, it ends with this process."""
         if not self.directory.is_dir():
             return
-        with _locked(self.directory):
-            current = read_holder(self.directory)
-            if current is not None and current.owner == self.holder.owner:
-                (self.directory / "LEASE.json").unlink()
+        try:
+            with _locked(self.directory):
+                current = read_holder(self.directory)
+                if current is not None and current.owner == self.holder.owner:
+                    (self.directory / "LEASE.json").unlink()
+        except OSError as error:
+            # What the lease was for has ended by now, well or not; that must not hide behind this.
+            log.warning("%s: the lease stays until this process ends: %s", self.directory, error)
 
 
 class HeldLeases:
     """The leases of this process, kept alive by one thread."""
 
     def __init__(self) -> None:
-        self._leases: list[Lease] = []
+        self._leases: list[HeldLease] = []
         self._lock = threading.Lock()
 
-    def add(self, lease: Lease) -> None:
+    def add(self, lease: HeldLease) -> None:
         """Keep a lease alive from now on."""
         with self._lock:
             self._leases.append(lease)
 
-    def remove(self, lease: Lease) -> None:
+    def remove(self, lease: HeldLease) -> None:
         """Leave a lease alone from now on."""
         with self._lock:
             self._leases = [held for held in self._leases if held is not lease]
@@ -124,7 +148,7 @@ class HeldLeases:
             for lease in leases:
                 try:
                     lease.refresh()
-                except (LeaseLostError, OSError) as error:
+                except (PipelineError, OSError) as error:
                     # The manifest decides who wins, so the stage may go on; a full disk shows up at its commit.
                     # A lease that was given back in the meantime is none of these.
                     if any(held is lease for held in self._leases):
@@ -134,7 +158,8 @@ class HeldLeases:
 def read_holder(directory: Path) -> Holder | None:
     """Who holds the lease, dead or alive; None when nobody does or the record is damaged."""
     try:
-        return Holder(**json.loads((directory / "LEASE.json").read_text()))
+        with (directory / "LEASE.json").open() as file:
+            return Holder(**{**json.load(file), "heartbeat": os.fstat(file.fileno()).st_mtime})
     except FileNotFoundError:
         return None
     except (ValueError, TypeError):
@@ -146,27 +171,35 @@ def try_acquire(directory: Path) -> Lease | Holder:
     """Take the lease, from a dead holder too; returns the holder when one is alive."""
     directory.mkdir(parents=True, exist_ok=True)
     pid = os.getpid()
-    with _locked(directory):
+    with _locked(directory) as lock:
         current = read_holder(directory)
-        if current is not None and current.is_alive():
-            return current
-        holder = Holder(uuid.uuid4().hex, socket.gethostname(), pid, process_start(pid) or "", time.time())
+        if current is not None:
+            os.utime(lock.fileno())
+            if current.is_alive(os.fstat(lock.fileno()).st_mtime):
+                return current
+        holder = Holder(uuid.uuid4().hex, socket.gethostname(), pid, process_start(pid) or "")
         _write(directory, holder)
         return Lease(directory, holder)
 
 
 def _write(directory: Path, holder: Holder) -> None:
     temporary = directory / f"LEASE.{holder.owner}.tmp"
-    temporary.write_text(json.dumps(asdict(holder)))
-    temporary.replace(directory / "LEASE.json")
+    record = asdict(holder)
+    del record["heartbeat"]
+    try:
+        temporary.write_text(json.dumps(record))
+        temporary.replace(directory / "LEASE.json")
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def _locked(directory: Path) -> Iterator[IO[str]]:
     """Guard the read-then-write of a lease; the system drops the lock with the process."""
     with (directory / "LEASE.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         try:
-            yield
+            yield file
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)

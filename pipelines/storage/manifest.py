@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,6 +23,21 @@ class OutputFile:
 
 
 @dataclass(frozen=True)
+class Acceptance:
+    """Somebody's word that other code computes the same, so that an output stands for a recipe that never ran."""
+
+    reason: str
+    who: str
+    """`user@host`."""
+    at: str
+    """UTC, ISO 8601."""
+    fingerprint: str
+    """`sha256:<hex>` of the recipe whose output was accepted."""
+    code: Mapping[str, Sequence[str | None]]
+    """Module -> its digest then and now; None where there was, or is, no such module."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What is known of a finished stage. Only `recipe` and `digest` are identity; the rest informs."""
 
@@ -30,7 +45,7 @@ class Manifest:
     fingerprint: str
     """`sha256:<hex>` of the canonical JSON of `recipe`, so a reader can check it."""
     attempt: str
-    """Name of the attempt directory beside the manifest."""
+    """Name of the attempt directory beside the manifest, or beside that of `aliased_from`."""
     kind: str
     digest: str
     recipe: Mapping[str, Any]
@@ -54,7 +69,15 @@ class Manifest:
     seconds: float = 0.0
     host: str = ""
     aliased_from: str | None = None
+    """Fingerprint whose directory holds the attempt, where the output was accepted instead of computed."""
+    accepted: tuple[Acceptance, ...] = ()
+    """Every acceptance on the way from what was computed to this recipe, the first one first."""
     schema: str = MANIFEST_SCHEMA
+
+    @property
+    def accepted_why(self) -> str:
+        """Reasons, names and days of the acceptances; empty for what was computed."""
+        return "; ".join(f"{one.reason} ({one.who}, {one.at[:10]})" for one in self.accepted)
 
     def to_json(self) -> str:
         """Indented JSON text with a checksum of itself; see `pipelines.storage.seal`."""
@@ -74,6 +97,7 @@ class Manifest:
             data["files"] = tuple(OutputFile(**entry) for entry in data["files"])
             data["evaluations"] = tuple(data.get("evaluations", ()))
             data["artifacts"] = tuple(data.get("artifacts", ()))
+            data["accepted"] = tuple(Acceptance(**entry) for entry in data.get("accepted", ()))
             known = {key: value for key, value in data.items() if key in cls.__dataclass_fields__}
             return cls(**known)
         except (TypeError, KeyError) as error:

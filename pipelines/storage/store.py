@@ -1,16 +1,22 @@
-"""The store: content-addressed outputs of stages, on a local path.
+"""The store: content-addressed outputs of stages, in a directory; `pipelines.storage.remote` has one in a bucket.
 
     <store>/stages/<stage>/<fingerprint[:20]>/{LEASE.json, a-<id>/..., work/, *.jsonl, MANIFEST.json}
     <store>/runs/<run id>.json      which fingerprints a run used, and what they were made from
     <store>/latest/<run name>       the id of the newest run of that name
+    <store>/cache/                  digests of files outside, to compute them once
     <store>/STORE.lock              held in common by runs, and alone by `lumina gc`
 
 An attempt writes into a directory of its own that is never renamed. Its manifest is put last, create-if-absent; the
 loser of a race takes the winner's output.
+
+Relied upon, on local disks and on NFSv4: `link` fails where the name is taken, `rename` within a directory replaces a
+file in one step, a file that was closed is whole to whoever opens it later, and `flock` keeps processes apart and ends
+with them. The last one saves double work only. Nothing is renamed from one directory to another.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -24,8 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from lumina.files import sha256_file
-from pipelines.errors import LeaseLostError, StoreError
-from pipelines.storage.lease import Holder, Lease, read_holder, try_acquire
+from pipelines.errors import LeaseLostError, StoreError, disk_problem
+from pipelines.storage.durable import link_new, sync_directory, sync_tree, write_synced
+from pipelines.storage.lease import HeldLease, Holder, Lease, read_holder, try_acquire
 from pipelines.storage.manifest import Manifest, OutputFile
 from pipelines.storage.seal import seal
 
@@ -36,7 +43,7 @@ log = logging.getLogger(__name__)
 class Attempt:
     """The right to compute one fingerprint, and where to write."""
 
-    lease: Lease
+    lease: HeldLease
     directory: Path
     """The fingerprint's directory."""
     out: Path
@@ -56,8 +63,16 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         if "://" in str(root) and not str(root).startswith("file://"):
-            raise StoreError(f"store {root}: only local paths are supported; give a directory")
+            raise StoreError(f"store {root}: this kind of URI is not supported; give a directory, s3://... or gs://...")
         self.root = Path(str(root).removeprefix("file://")).expanduser().resolve()
+
+    @property
+    def uri(self) -> str:
+        """What `--store` takes."""
+        return str(self.root)
+
+    def need_files(self, what: str) -> None:
+        """Raises StoreError where `what` cannot work, since the outputs are not files of this machine."""
 
     def prepare(self, min_free_gb: float = 0.0) -> None:
         """Make the directory and check that it can be used.
@@ -67,6 +82,7 @@ class Store:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
+            (self.root / "cache").mkdir(exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.root, prefix=".write-test-") as file:
                 file.write(b"x")
         except OSError as error:
@@ -85,8 +101,16 @@ class Store:
         return self.root / "stages" / stage / fingerprint[:20]
 
     def output(self, manifest: Manifest) -> Path:
-        """The attempt directory that a manifest names."""
-        return self.directory(manifest.stage, manifest.fingerprint.removeprefix("sha256:")) / manifest.attempt
+        """The attempt directory that a manifest names; of an accepted output, where it was computed."""
+        computed = manifest.aliased_from or manifest.fingerprint
+        return self.directory(manifest.stage, computed.removeprefix("sha256:")) / manifest.attempt
+
+    def fetch(self, manifest: Manifest) -> Path:
+        """The output with its files on this machine; in a store of files they are always there."""
+        return self.output(manifest)
+
+    def fetch_run(self, record: Mapping[str, Any], stages: Iterable[str] | None = None) -> None:
+        """Have outputs of a recorded run on this machine, those of `stages` (without what follows `@`), or all."""
 
     def lookup(self, stage: str, fingerprint: str, heal: bool = False) -> Manifest | None:
         """The manifest of a finished stage whose files are all there with the recorded sizes.
@@ -101,7 +125,7 @@ class Store:
         path = directory / "MANIFEST.json"
         try:
             manifest = Manifest.from_json(path.read_text())
-            problem = self._problem(manifest, fingerprint, directory)
+            problem = self._problem(manifest, fingerprint)
         except FileNotFoundError:
             return None
         except ValueError as error:
@@ -109,19 +133,18 @@ class Store:
         if problem is None:
             return manifest
         if heal:
-            aside = directory / f"MANIFEST.broken-{time.time_ns()}.json"
+            aside = self._move_record_aside(stage, fingerprint)
             log.warning("%s: output is damaged (%s): computing it again; the old record is %s", stage, problem, aside)
-            path.rename(aside)
         return None
 
-    @staticmethod
-    def _problem(manifest: Manifest, fingerprint: str, directory: Path) -> str | None:
+    def _problem(self, manifest: Manifest, fingerprint: str) -> str | None:
         if manifest.fingerprint != f"sha256:{fingerprint}":
             return f"the record is of fingerprint {manifest.fingerprint}"
+        out = self.output(manifest)
         for file in manifest.files:
-            path = directory / manifest.attempt / file.path
+            path = os.path.join(out, file.path)
             try:
-                size = path.stat().st_size
+                size = os.stat(path).st_size
             except OSError:
                 return f"{path} is missing"
             if size != file.bytes:
@@ -154,25 +177,25 @@ class Store:
         Whoever gets an `Attempt` must look the manifest up again: another runner may have finished in between.
         """
         directory = self.directory(stage, fingerprint)
+        lease: Lease | Holder | None = None
         try:
             lease = try_acquire(directory)
             if isinstance(lease, Holder):
                 return lease
-            kept = self.lookup(stage, fingerprint, heal=True)
-            # No other runner holds the lease, so every attempt that the manifest does not name is an orphan.
-            for orphan in directory.glob("a-*"):
-                if kept is None or orphan.name != kept.attempt:
-                    shutil.rmtree(orphan, ignore_errors=True)
-            for leftover in directory.glob("*.tmp"):
-                leftover.unlink(missing_ok=True)
+            for leftover in _leftovers(directory, self.lookup(stage, fingerprint, heal=True)):
+                _remove(leftover)
             resumed = self.has_work(stage, fingerprint)
             if not resumed:
                 (directory / "curve.jsonl").unlink(missing_ok=True)
             attempt = Attempt(lease, directory, directory / f"a-{uuid.uuid4().hex[:8]}", directory / "work", resumed)
             attempt.out.mkdir()
             attempt.work.mkdir(exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"stage {stage}: {directory} cannot be written: {error.strerror or error}") from error
+        except BaseException as error:
+            if isinstance(lease, Lease):
+                lease.release()
+            if isinstance(error, OSError):
+                raise StoreError(f"stage {stage}: {disk_problem(error, directory)}") from error
+            raise
         return attempt
 
     def reopen(self, stage: str, fingerprint: str, without: Iterable[str]) -> None:
@@ -183,29 +206,63 @@ class Store:
         """
         from jobs.kept import keep
 
-        attempt = self.acquire(stage, fingerprint)
-        if isinstance(attempt, Holder):
-            raise StoreError(
-                f"stage {stage}: process {attempt.pid} on {attempt.host} works on it; wait until it is done"
-            )
+        attempt = self._take(stage, fingerprint)
         manifest = self.lookup(stage, fingerprint)
         try:
             if manifest is None:
                 raise StoreError(f"stage {stage}: there is no finished output of {fingerprint[:20]}")
-            keep(self.output(manifest) / "data", attempt.work, without)
-            (attempt.directory / "MANIFEST.json").unlink()
+            keep(self.fetch(manifest) / "data", attempt.work, without)
+            self._remove_record(stage, fingerprint)
+        except OSError as error:
+            raise StoreError(f"stage {stage}: {disk_problem(error, attempt.directory)}") from error
         finally:
             self.abandon(attempt)
 
-    def sweep(self, stage: str, fingerprint: str) -> None:
+    def set_aside(self, stage: str, fingerprint: str) -> None:
+        """Rename the record of a stage, so that the next run computes it again; nothing happens if there is none.
+
+        Raises:
+            StoreError: somebody works on the stage, or the store cannot be written.
+        """
+        attempt = self._take(stage, fingerprint)
+        try:
+            self._move_record_aside(stage, fingerprint)
+        except OSError as error:
+            raise StoreError(f"stage {stage}: {disk_problem(error, attempt.directory)}") from error
+        finally:
+            self.abandon(attempt)
+
+    def _remove_record(self, stage: str, fingerprint: str) -> None:
+        (self.directory(stage, fingerprint) / "MANIFEST.json").unlink(missing_ok=True)
+
+    def _move_record_aside(self, stage: str, fingerprint: str) -> Path:
+        """Take a manifest out of the way; returns where it is now."""
+        record = self.directory(stage, fingerprint) / "MANIFEST.json"
+        aside = record.with_name(f"MANIFEST.broken-{time.time_ns()}.json")
+        with contextlib.suppress(FileNotFoundError):
+            record.rename(aside)
+        return aside
+
+    def _take(self, stage: str, fingerprint: str) -> Attempt:
+        attempt = self.acquire(stage, fingerprint)
+        if isinstance(attempt, Holder):
+            raise StoreError(f"stage {stage}: {attempt} works on it; wait until it is done")
+        return attempt
+
+    def sweep(self, manifest: Manifest) -> None:
         """Remove what a runner that died right after its commit left beside a finished output."""
-        directory = self.directory(stage, fingerprint)
-        if not (directory / "work").exists() and not (directory / "LEASE.json").exists():
+        directory = self.output(manifest).parent
+
+        def left() -> list[Path]:
+            return [*_leftovers(directory, manifest), *directory.glob("work")]
+
+        if not left() and not (directory / "LEASE.json").exists():
             return
         try:
             lease = try_acquire(directory)
             if isinstance(lease, Lease):
-                shutil.rmtree(directory / "work", ignore_errors=True)
+                for leftover in left():
+                    _remove(leftover)
                 lease.release()
         except OSError as error:
             log.debug("%s: not swept: %s", directory, error)
@@ -213,7 +270,7 @@ class Store:
     def abandon(self, attempt: Attempt) -> None:
         """Give up an attempt: its output goes, its scratch stays, the lease is free."""
         shutil.rmtree(attempt.out, ignore_errors=True)
-        if attempt.work.is_dir() and not any(attempt.work.iterdir()):
+        with contextlib.suppress(OSError):  # not empty, or not there
             attempt.work.rmdir()
         attempt.lease.release()
 
@@ -229,21 +286,21 @@ class Store:
         path = attempt.directory / "MANIFEST.json"
         temporary = attempt.directory / f"MANIFEST.{attempt.out.name}.tmp"
         try:
-            _sync_tree(attempt.out)
-            with temporary.open("w") as file:
-                file.write(manifest.to_json())
-                file.flush()
-                os.fsync(file.fileno())
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                shutil.rmtree(attempt.out, ignore_errors=True)
+            sync_tree(attempt.out)
+            write_synced(temporary, manifest.to_json())
+            while not link_new(temporary, path):
+                # A record may outlive its output, when whoever took this lease over cleared that away.
+                if self.lookup(manifest.stage, manifest.fingerprint.removeprefix("sha256:"), heal=True) is not None:
+                    shutil.rmtree(attempt.out, ignore_errors=True)
+                    break
             temporary.unlink()
-            _sync_directory(attempt.directory)
+            sync_directory(attempt.directory)
         except FileNotFoundError as error:
             raise LeaseLostError(f"stage {manifest.stage}: the attempt was cleared away by another runner") from error
         except OSError as error:
-            raise StoreError(f"stage {manifest.stage}: {attempt.directory}: {error.strerror or error}") from error
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise StoreError(f"stage {manifest.stage}: {disk_problem(error, temporary)}") from error
         shutil.rmtree(attempt.work, ignore_errors=True)
         attempt.lease.release()
         winner = self.lookup(manifest.stage, manifest.fingerprint.removeprefix("sha256:"))
@@ -252,15 +309,24 @@ class Store:
         return winner
 
     def put_run(self, run_id: str, name: str, record: Mapping[str, Any]) -> None:
-        """Write `runs/<run id>.json` and point `latest/<name>` to it."""
+        """Write `runs/<run id>.json` and point `latest/<name>` to it.
+
+        Raises:
+            StoreError: the disk is full or not writable; what was there before is as it was.
+        """
         for path, text in (
             (self.root / "runs" / f"{run_id}.json", seal(json.dumps(record, indent=1))),
             (self.root / "latest" / name, run_id),
         ):
-            path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-            temporary.write_text(text)
-            temporary.replace(path)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_synced(temporary, text)
+                temporary.replace(path)
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+                raise StoreError(f"run {run_id}: {disk_problem(error, path)}") from error
 
     def get_run(self, run: str | None) -> dict[str, Any]:
         """The record of a run, by id or by name; None means the newest.
@@ -309,19 +375,14 @@ def list_files(out: Path) -> tuple[OutputFile, ...]:
     return tuple(OutputFile(path.relative_to(out).as_posix(), path.stat().st_size, sha256_file(path)) for path in paths)
 
 
-def _sync_tree(out: Path) -> None:
-    """Push files and directories to the disk, so that no manifest outlives the data it names."""
-    for path in (out, *out.rglob("*")):
-        if path.is_dir():
-            _sync_directory(path)
-        else:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+def _leftovers(directory: Path, kept: Manifest | None) -> list[Path]:
+    """What nobody needs, to the holder of the lease: attempts that the manifest does not name, and partial files."""
+    orphans = [path for path in directory.glob("a-*") if kept is None or path.name != kept.attempt]
+    return [*orphans, *directory.glob("*.tmp")]
 
 
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -92,13 +92,19 @@ class Records:
             "profile": {"digest": manifest.digest, "kind": manifest.kind, **manifest.counts},
         }
         self._outputs[stage] = output
-        place = {"path": str(outcome.path), "uri": output["uri"], "manifest_path": _manifest_path(outcome.path)}
+        place = {
+            "path": str(outcome.path),
+            "uri": output["uri"],
+            "manifest_path": _manifest_path(outcome.path, manifest),
+        }
         summary = {"seconds": manifest.seconds, **manifest.metrics}
         summary |= {f"rows/{key}": value for key, value in manifest.counts.items()}
         told = {
             "digest": manifest.digest,
             "fingerprint": manifest.fingerprint.removeprefix("sha256:"),
             "origin": dict(manifest.mlflow),
+            "accepted": manifest.accepted_why,
+            "aliased_from": manifest.aliased_from,
             "metrics": {safe_name(key): float(value) for key, value in summary.items()},
         }
         yield "end_stage", {**fields, "manifest": told, "output": output, **place}
@@ -151,5 +157,6 @@ class Records:
         return int(getattr(declared.config, "steps", 0)) + self._steps(declared.inputs.get("init"))
 
 
-def _manifest_path(output: Path) -> str:
-    return str(output.parent / "MANIFEST.json")
+def _manifest_path(output: Path, manifest: Manifest) -> str:
+    """The output of an accepted stage lies in the directory of another fingerprint."""
+    return str(output.parents[1] / manifest.fingerprint.removeprefix("sha256:")[:20] / "MANIFEST.json")

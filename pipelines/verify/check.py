@@ -7,12 +7,14 @@ what they contain (`pipelines.verify.content`), and what ties stages together: t
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipelines.dag.accept import undone
 from pipelines.dag.fingerprint import fingerprint
 from pipelines.dag.record import count_problem
 from pipelines.errors import PipelineError, StoreError
@@ -77,6 +79,7 @@ def verify(
     Raises:
         StoreError: there is no such run, or its record cannot be read.
     """
+    store.need_files("`lumina verify`")
     begun = time.monotonic()
     record = store.get_run(run)
     path = store.run_path(run)
@@ -125,6 +128,7 @@ def _checked(stage: _Stage) -> CheckedStage:
         len(files),
         sum(file.bytes for file in files),
         tuple(stage.problems),
+        manifest.accepted_why if manifest else "",
     )
 
 
@@ -195,6 +199,22 @@ def _check_record(stage: _Stage, found: _Findings) -> None:
             detail = f"has the {key} {getattr(manifest, key)}, the run recorded {stage.entry[key]}"
             found.add(stage, "edited", stage.record, detail)
     _check_counts(stage, manifest, found)
+    _check_acceptance(stage, manifest, found)
+
+
+def _check_acceptance(stage: _Stage, manifest: Manifest, found: _Findings) -> None:
+    """An output that was accepted is that of a recipe from which this one differs in the code that the record tells."""
+    if manifest.aliased_from is None and not manifest.accepted:
+        return
+    recipe: Mapping[str, Any] = manifest.recipe
+    for acceptance in reversed(manifest.accepted):
+        recipe = undone(recipe, acceptance)
+        if f"sha256:{fingerprint(recipe)}" != acceptance.fingerprint:
+            detail = f"was accepted for other code than it tells: {acceptance.fingerprint} is of another recipe"
+            found.add(stage, "edited", stage.record, detail)
+            return
+    if not manifest.accepted or manifest.accepted[0].fingerprint != manifest.aliased_from:
+        found.add(stage, "edited", stage.record, f"names the output of {manifest.aliased_from}, which nobody accepted")
 
 
 def _well_formed(manifest: Manifest) -> Manifest:
@@ -208,6 +228,10 @@ def _well_formed(manifest: Manifest) -> Manifest:
     texts = (manifest.stage, manifest.fingerprint, manifest.attempt, manifest.kind, manifest.digest)
     if not all(type(value) is str for value in texts) or Path(manifest.attempt).name != manifest.attempt:
         raise ValueError("stage, fingerprint, attempt, kind or digest is no text, or attempt no name of a directory")
+    if any(len(pair) != 2 for one in manifest.accepted for pair in one.code.values()):
+        raise ValueError("an acceptance does not tell the digests of a module then and now")
+    if manifest.aliased_from is not None and not re.fullmatch("sha256:[0-9a-f]{64}", manifest.aliased_from):
+        raise ValueError(f"aliased_from is no fingerprint: {manifest.aliased_from}")
     return manifest
 
 

@@ -47,7 +47,8 @@ class Output:
 
     def edited(self, detail: str) -> Problem:
         """The record says something that the files do not."""
-        return Problem("edited", (self.path.parent / "MANIFEST.json").relative_to(self.store).as_posix(), detail)
+        record = self.path.parents[1] / self.manifest.fingerprint.removeprefix("sha256:")[:20] / "MANIFEST.json"
+        return Problem("edited", record.relative_to(self.store).as_posix(), detail)
 
 
 def check_content(output: Output, problems: Sequence[Problem], deep: bool, rows: bool, threads: int) -> Content:

@@ -52,6 +52,8 @@ class CheckedStage:
     bytes: int
     """Recorded number and size of its files."""
     problems: tuple[Problem, ...]
+    accepted: str = ""
+    """Why the output stands for code that never computed it, who said so and when; empty for what was computed."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Verification:
     """Of the run itself, not of one stage."""
     not_checked: tuple[Unchecked, ...]
     seconds: float
+    set_aside: tuple[str, ...] = ()
+    """Stages that the next run computes again; see `pipelines.verify.mend`."""
 
     @property
     def found(self) -> tuple[Problem, ...]:

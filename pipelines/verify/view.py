@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.reports.progress import duration
+from pipelines.verify.mend import can_mend
 from pipelines.verify.verification import Problem, Row, Unchecked, Verification
 
 _ROWS_SHOWN = 4
@@ -25,9 +26,17 @@ def verification_view(found: Verification) -> RenderableType:
     for name, problems in (("", found.problems), *((stage.name, stage.problems) for stage in found.stages)):
         if problems:
             parts += [Text(name or "the run itself", "bold red"), *_problems(problems), Text("")]
+    accepted = [stage for stage in found.stages if stage.accepted]
+    if accepted:
+        parts.append(Text("ALIASED: accepted for code that never computed it", "yellow"))
+        texts = [Text(f"{stage.name}: {stage.accepted}") for stage in accepted]
+        parts += [*(Padding(text, (0, 0, 0, 2), expand=False) for text in texts), Text("")]
     parts.append(_line(found))
-    if any(stage.problems for stage in found.stages):
-        hint = "A stage is computed again by the next `lumina run` once its MANIFEST.json is removed."
+    if found.set_aside:
+        parts.append(Text(f"The next `lumina run` computes again: {', '.join(found.set_aside)}."))
+    elif any(can_mend(stage) for stage in found.stages):
+        options = "".join(f" --{name}" for name in ("deep", "rows") if getattr(found, name))
+        hint = f"`lumina verify {found.run}{options} --mend` has the next `lumina run` compute what is damaged again."
         parts.append(Text(hint))
     parts.append(Text("Not checked:", "dim"))
     parts += [Padding(Text(note, "dim"), (0, 0, 0, 2), expand=False) for note in _notes(found.not_checked)]
@@ -44,6 +53,8 @@ def _stages(found: Verification) -> Table:
     for stage in found.stages:
         number = len(stage.problems)
         sign = Text(f"✗ {number} wrong", "bold red") if number else Text("✓ intact", "green")
+        if stage.accepted:
+            sign.append(", ALIASED", "yellow")
         table.add_row(stage.name, stage.kind or "–", f"{stage.files:,}", size(stage.bytes), sign)
     return table
 

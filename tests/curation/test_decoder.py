@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from curation.backends import decode_frames, probe
-from curation.decoder import DecodeLimits, Decoder
+from curation.decode_limits import DecodeLimits
+from curation.decoder import Decoder
 from curation.schema import Reason, RowError
 from lumina.video import write_h264
 
@@ -98,7 +99,7 @@ def test_a_hanging_child_does_not_outlive_its_parent(clip: Path, tmp_path: Path)
     shutil.copy(clip, tmp_path / "hang.mp4")
     script = (
         "import sys, threading, time, psutil; from pathlib import Path\n"
-        "from curation.decoder import Decoder, DecodeLimits\n"
+        "from curation.decode_limits import DecodeLimits\nfrom curation.decoder import Decoder\n"
         f"d = Decoder(DecodeLimits(timeout_s=1), {HOSTILE!r}); d.probe(Path({str(clip)!r}), 'video', 'decord')\n"
         "print(d._child.pid, flush=True)\n"
         f"threading.Thread(target=d.probe, args=(Path({str(tmp_path / 'hang.mp4')!r}), 'video', 'decord')).start()\n"

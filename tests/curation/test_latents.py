@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from curation.latents import EncodeLatentsConfig, crop_of, frame_indices, plan_row
 from curation.schema import Reason, RowError, Status, set_aside, status_not_ok
-from lumina.motion import pick_frames
+from lumina.frame_times import pick_frames
 from lumina.sizes import resize_crop
 
 CLIP: dict[str, Any] = {

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation.page import TEMPLATE, CurationPageConfig
+from curation.page import CurationPageConfig
 from curation.schema import MOTION, PROBE, SELECT, Reason, status_not_ok, status_ok, to_table
 from jobs.context import InputRef, JobContext
 from jobs.curation_page import FILE, run
@@ -71,7 +71,6 @@ def context(root: Path, media: Path, attempt: str) -> JobContext:
         work=out,
         progress=lambda done, total, unit: None,
         log_metrics=lambda metrics, step: None,
-        files={"template": TEMPLATE},
     )
 
 

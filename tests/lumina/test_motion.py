@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lumina import zoo
+from lumina.frame_times import pick_frames
 from lumina.models.config import RELEASED_FLOW_MODELS
 from lumina.models.unimatch import UniMatch
 from lumina.motion import (
@@ -17,7 +18,6 @@ from lumina.motion import (
     UniMatchFlow,
     motion_score,
     motion_scores,
-    pick_frames,
     prepare_frames,
 )
 from tests.lumina import golden as fixtures

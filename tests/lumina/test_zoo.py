@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from lumina.frame_times import pick_frames
 from lumina.models.autoencoder import VideoAutoencoder
 from lumina.models.text_encoder import TextEncoder
 from lumina.models.unimatch import UniMatch
-from lumina.motion import UniMatchFlow, pick_frames
+from lumina.motion import UniMatchFlow
 from lumina.randomness import generator
 from lumina.shapes import COLORS, SOURCES, Scene, film, measure, sample_scene
 from lumina.sizes import resize_crop

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -22,13 +23,13 @@ from pipelines.tracking.tracker import Links
 from tests.lumina.tiny import TINY, dit_without_zeros, text_to_video
 from tests.pipelines import toy
 
-HEAVY = {"ray", "mlflow", "torch", "deepspeed"}
+HEAVY = {"ray", "mlflow", "torch", "deepspeed", "transformers", "diffusers", "pandas", "matplotlib", "cv2", "av"}
 
 
 class Settings:
     """Stands in for a PipelineConfig."""
 
-    runtime, tracking_uri, min_free_gb = RuntimeConfig(), None, 0.0
+    runtime, tracking_uri, min_free_gb, cost_gate_s, store_cache = RuntimeConfig(), None, 0.0, 900.0, None
     example_prompt = staticmethod(lambda: 'It\'s a "red" circle.')
 
     def __init__(self, overrides: list[str]) -> None:
@@ -68,6 +69,7 @@ def lumina(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     module.build = build  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pipelines.text_to_video", module)
     monkeypatch.setattr("pipelines.config.load_config", lambda name, overrides: Settings(overrides))
+    monkeypatch.setattr("pipelines.rerun.lock.portable", lambda settings: settings.model_dump(mode="json"))
     monkeypatch.setattr("pipelines.tracking.tracker.MlflowTracking", Untracked)
     monkeypatch.setenv("COLUMNS", "140")
 
@@ -76,6 +78,7 @@ def lumina(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr("pipelines.dag.plan.Identifier", identify)
     monkeypatch.setattr("pipelines.dag.runner.Identifier", identify)
+    monkeypatch.setattr("pipelines.dag.fingerprint.Identifier", identify)
 
     def call(*arguments: str) -> Any:
         return CliRunner().invoke(cli.app, [*arguments, "--store", str(tmp_path / "store")])
@@ -252,3 +255,17 @@ def test_help_and_plan_import_nothing_heavy(tmp_path: Path) -> None:
         )
         found = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
         assert found.stdout.splitlines()[-1] == "HEAVY []", arguments
+
+
+def test_a_plan_of_the_demo_takes_less_than_two_seconds(tmp_path: Path) -> None:
+    code = "from pipelines.cli import main; main()"
+    command = [sys.executable, "-c", code, "plan", "demo", "--json", "--store", str(tmp_path)]
+
+    def cpu_s() -> float:
+        """Time of the processor, of which other work on the machine takes none."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 2
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(cpu_s() for _ in range(3)) < 2

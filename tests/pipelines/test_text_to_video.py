@@ -142,9 +142,6 @@ def test_a_policy_that_names_nothing_is_refused_before_any_work(override: str, m
 
 def test_nothing_but_the_page_depends_on_the_page(identifier: Identifier) -> None:
     assert changed(identifier, "curation_page.seed=1") == {"curation_page"}
-    page = build(load_config("demo")).by_name["curation_page"]
-    # The template is no module, so the digest of code does not see it.
-    assert "template" in identifier.base(page)[0]["files"]
 
 
 def test_a_folder_is_identified_by_its_rows_and_files_and_not_by_its_place(

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from pipelines.dag.runner import run
 from pipelines.dag.stage import Pipeline, Stage
 from pipelines.errors import StageError
 from pipelines.storage.store import Store
+from pipelines.verify.check import verify
 from tests.pipelines.toy import diamond, identifier, stage
 
 RUNTIME = RuntimeConfig()
@@ -115,27 +119,33 @@ def test_missing_input_file_blocks_the_plan(tmp_path: Path) -> None:
     assert planned.exit_code == 1
 
 
-def test_deleted_and_truncated_outputs_heal(tmp_path: Path) -> None:
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "a file cut short": lambda output: (output / "text.txt").write_text(""),
+    "a file gone": lambda output: (output / "sub" / "more.txt").unlink(),
+    "the output gone": shutil.rmtree,
+    "the record cut short": lambda output: os.truncate(output.parent / "MANIFEST.json", 100),
+    "the record gone": lambda output: (output.parent / "MANIFEST.json").unlink(),
+    "all gone": lambda output: shutil.rmtree(output.parent),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_damaged_outputs_heal_alone(tmp_path: Path, name: str, damage: str) -> None:
     first = go(diamond(), tmp_path)
-    damaged = first.outcomes["b"].path
+    damaged = first.outcomes[name].path
     assert damaged is not None
-    (damaged / "text.txt").write_text("")
-    planned = plan(diamond(), Store(tmp_path), identifier())
-    assert planned.stages[1].reason == "its output is gone or damaged"
-    assert states(go(diamond(), tmp_path)) == {"a": "cached", "b": "done", "c": "cached", "d": "cached"}
-
-
-def test_two_runners_share_the_work(tmp_path: Path) -> None:
-    pipeline = Pipeline("p", (stage("a", sleep=0.6), stage("b", inputs=("a",), sleep=0.3)))
-    summaries: list[RunSummary] = []
-    runners = [threading.Thread(target=lambda: summaries.append(go(pipeline, tmp_path))) for _ in range(2)]
-    for runner in runners:
-        runner.start()
-    for runner in runners:
-        runner.join(60)
-    assert all(summary.ok for summary in summaries)
-    calls = [line for path in tmp_path.glob("stages/*/calls.txt") for line in path.read_text().splitlines()]
-    assert sorted(call.split()[0] for call in calls) == ["a", "b"]
+    DAMAGES[damage](damaged)
+    planned = {stage.name: stage.reason for stage in plan(diamond(), Store(tmp_path), identifier()).stages}
+    assert planned[name] in ("its output is gone or damaged", "never computed in this store")
+    second = go(diamond(), tmp_path)
+    assert states(second) == {"a": "cached", "b": "cached", "c": "cached", "d": "cached", name: "done"}
+    for stage_name, outcome in second.outcomes.items():
+        before = first.outcomes[stage_name].manifest
+        assert outcome.manifest is not None
+        assert before is not None
+        assert outcome.manifest.digest == before.digest
+    assert verify(Store(tmp_path), None, deep=True).found == ()
 
 
 def test_independent_stages_run_side_by_side(tmp_path: Path) -> None:
@@ -263,7 +273,7 @@ def test_an_edited_helper_module_reruns_its_stages(tmp_path: Path, monkeypatch: 
     (home / "helper.py").write_text('"""Doc."""\nvalue = 1  # two\n')
     assert once() == "cached: "
     (home / "helper.py").write_text("value = 2\n")
-    assert once() == "done: code editedpkg.helper"
+    assert re.fullmatch(r"done: code editedpkg\.helper [0-9a-f]{8} -> [0-9a-f]{8}", once())
     (home / "helper.py").write_text("value = 1\n")
     assert once() == "cached: "
 

@@ -15,6 +15,7 @@ from mlflow.entities import Run
 
 from jobs.context import JobContext, JobResult
 from jobs.runtime import RuntimeConfig
+from pipelines.dag.accept import accept
 from pipelines.dag.runner import new_run_id, run
 from pipelines.dag.stage import Pipeline, Stage
 from pipelines.storage.store import Store
@@ -23,7 +24,9 @@ from pipelines.tracking.links import Links
 from pipelines.tracking.mlflow_writer import EVALS, PIPELINES
 from pipelines.tracking.records import flatten
 from pipelines.tracking.tracker import MlflowTracking, default_uri
+from pipelines.verify.check import verify
 from tests.pipelines import toy
+from tests.pipelines.edited import LIMIT, Edited
 from tests.pipelines.toy import identifier, stage
 
 PIPELINE = Pipeline("p", (stage("a"), stage("e@x", "evaluate", ("a",), text="x"), stage("e@y", "evaluate", ("a",))))
@@ -326,3 +329,28 @@ def test_runs_of_a_killed_driver_are_closed_by_the_next(tmp_path: Path, database
 
 def test_flatten_gives_names_that_mlflow_takes() -> None:
     assert flatten({"a": {"b@2": None, "c": "x" * 7000}}) == {"a.b_2": "null", "a.c": "x" * 5999 + "…"}
+
+
+def test_what_was_accepted_says_so_and_what_was_held_back_has_no_run(tmp_path: Path, database: Path) -> None:
+    code = Edited(tmp_path)
+    code.store.root.mkdir()
+    shutil.copy(database, code.store.root)
+    code.go()
+    code.edit("b")
+
+    def tracked_run() -> None:
+        tracking = MlflowTracking(code.store, new_run_id(), "name")
+        pipeline, names = code.pipeline(), code.identifier()
+        run(pipeline, code.store, RuntimeConfig(), tracking=tracking, identifier=names, gate=LIMIT)
+        tracking.close("FINISHED")
+
+    tracked_run()
+    client = MlflowClient(default_uri(code.store))
+    assert {found.data.tags.get("lumina.stage") for found in runs(client, PIPELINES)} == {None, "a", "c"}
+    [new] = accept(code.pipeline(), code.store, code.identifier(), "b", "renamed", who="eva@bench")
+    tracked_run()
+    [found] = [one for one in runs(client, PIPELINES) if one.data.tags.get("lumina.stage") == "b"]
+    assert found.data.tags["lumina.accepted"] == new.accepted_why
+    assert found.data.tags["lumina.aliased_from"] == new.aliased_from
+    assert Path(found.data.tags["lumina.manifest"]).read_text() == new.to_json()
+    assert verify(code.store, None).found == ()

@@ -1,0 +1,207 @@
+"""The objects of a store in a bucket (`s3://`, `gs://`): small records, and the files of outputs.
+
+A record is created only where there is none, and replaced only if it is still the one that was read: the bucket decides
+(`If-None-Match`, `If-Match`), so that of many writers one wins. Needs obstore: the extra `s3` of this package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from pipelines.errors import StoreError
+
+SCHEMES = ("s3://", "gs://")
+_OPTIONS = {"s3": ("region", "endpoint_override", "scheme"), "gs": ()}
+_RETRIES = {"max_retries": 8, "retry_timeout": timedelta(seconds=120)}
+_CHUNK_BYTES = 8 << 20
+
+Tag = Mapping[str, str]
+"""What the bucket calls this version of an object."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A small object as it was read."""
+
+    text: str
+    tag: Tag
+    modified: float
+    """Seconds since the epoch, by the bucket's clock."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object in a listing."""
+
+    key: str
+    bytes: int
+    modified: float
+    """Seconds since the epoch, by the bucket's clock."""
+
+
+class Bucket:
+    """Objects below one prefix. Every error of the bucket is a StoreError that names the object.
+
+    Args:
+        uri: `s3://bucket/prefix?region=...&endpoint_override=host:port&scheme=http`, or `gs://bucket/prefix`;
+            credentials come from the environment.
+
+    Raises:
+        StoreError: obstore is not installed, or the URI has no bucket or an option that is not known.
+    """
+
+    def __init__(self, uri: str) -> None:
+        parts = urlsplit(uri)
+        options = dict(parse_qsl(parts.query))
+        self.uri = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+        if not parts.netloc:
+            raise StoreError(f"store {uri}: it names no bucket; give {parts.scheme}://BUCKET/PREFIX")
+        if unknown := sorted(set(options) - set(_OPTIONS[parts.scheme])):
+            known = ", ".join(_OPTIONS[parts.scheme]) or "none"
+            raise StoreError(f"store {uri}: unknown option {unknown[0]!r}; known are: {known}")
+        try:
+            import obstore
+            from obstore import store
+        except ModuleNotFoundError as error:
+            raise StoreError(
+                f"store {uri}: obstore is not installed; `pip install 'lumina-video[s3]'` brings it"
+            ) from error
+        self._api = obstore
+        prefix = parts.path.strip("/") or None
+        if parts.scheme == "gs":
+            self._store: Any = store.GCSStore(parts.netloc, prefix=prefix, retry_config=_RETRIES)
+            return
+        config = {"region": options["region"]} if "region" in options else {}
+        if endpoint := options.get("endpoint_override"):
+            config["endpoint"] = endpoint if "://" in endpoint else f"{options.get('scheme', 'https')}://{endpoint}"
+        plain = config.get("endpoint", "").startswith("http://")
+        self._store = store.S3Store(
+            parts.netloc, prefix=prefix, retry_config=_RETRIES, client_options={"allow_http": plain}, **config
+        )
+
+    def check(self) -> None:
+        """Try what leases and manifests rely on.
+
+        Raises:
+            StoreError: the bucket is not there or not writable, or does not honour conditional writes.
+        """
+        key = f".probe-{uuid.uuid4().hex}"
+        tag = self.create(key, "1")
+        again = self._put(key, "2", "create")
+        replaced = self.replace(key, "3", tag) if tag is not None else None
+        stale = self._put(key, "4", dict(tag)) if tag is not None else None
+        self.remove(key)
+        if again is not None or replaced is None or stale is not None:
+            raise StoreError(
+                f"store {self.uri}: this endpoint does not honour conditional writes (If-None-Match, If-Match), so two "
+                "runners could both believe to have finished a stage; use another endpoint, or a store on a file system"
+            )
+
+    def read(self, key: str) -> Record | None:
+        """A small object; None if there is none."""
+        with self._named(key):
+            try:
+                found = self._api.get(self._store, key)
+                text = bytes(found.bytes()).decode(errors="replace")
+            except FileNotFoundError as error:
+                self._check_bucket(error)
+                return None
+        return Record(text, _tag(found.meta), found.meta["last_modified"].timestamp())
+
+    def create(self, key: str, text: str) -> Tag | None:
+        """Put a record where there is none; None if there is one."""
+        return self._put(key, text, "create") or self._mine(key, text)
+
+    def replace(self, key: str, text: str, tag: Tag) -> Tag | None:
+        """Put a record in place of the version `tag`; None if it is another one by now, or gone."""
+        return self._put(key, text, dict(tag)) or self._mine(key, text)
+
+    def put(self, key: str, text: str) -> None:
+        """Put a record, whatever is there."""
+        with self._named(key):
+            self._api.put(self._store, key, text.encode())
+
+    def remove(self, key: str) -> None:
+        """Remove an object; nothing happens if there is none."""
+        with self._named(key):
+            try:
+                self._api.delete(self._store, key)
+            except FileNotFoundError as error:
+                self._check_bucket(error)
+
+    def entries(self, prefix: str) -> list[Entry]:
+        """All objects below `prefix/`."""
+        with self._named(prefix):
+            found = self._api.list(self._store, prefix).collect()
+        return [Entry(one["path"], one["size"], one["last_modified"].timestamp()) for one in found]
+
+    def folders(self, prefix: str) -> list[str]:
+        """Names of what lies directly below `prefix/` and has objects of its own."""
+        with self._named(prefix):
+            found = self._api.list_with_delimiter(self._store, prefix)
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
+
+    def upload(self, path: Path, key: str) -> None:
+        """Put a file, in parts if it is large."""
+        with self._named(key):
+            self._api.put(self._store, key, path)
+
+    def download(self, key: str, path: Path) -> str:
+        """Write an object to a file; returns the hex SHA-256 of what was written."""
+        digest = hashlib.sha256()
+        with self._named(key):
+            try:
+                chunks = self._api.get(self._store, key).stream(min_chunk_size=_CHUNK_BYTES)
+            except FileNotFoundError as error:
+                raise StoreError(f"{self.name(key)} is not there") from error
+            with path.open("wb") as file:
+                for chunk in chunks:
+                    digest.update(chunk)
+                    file.write(chunk)
+        return digest.hexdigest()
+
+    def name(self, key: str) -> str:
+        """The URI of an object."""
+        return f"{self.uri}/{key}"
+
+    def _put(self, key: str, text: str, mode: Any) -> Tag | None:
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        with self._named(key):
+            try:
+                return _tag(self._api.put(self._store, key, text.encode(), mode=mode))
+            except (AlreadyExistsError, PreconditionError):
+                return None
+            except FileNotFoundError as error:
+                self._check_bucket(error)
+                return None  # replaced what is gone
+
+    def _mine(self, key: str, text: str) -> Tag | None:
+        """The version of the object if it says `text`: a write that succeeded, whose answer was lost, is repeated."""
+        found = self.read(key)
+        return found.tag if found is not None and found.text == text else None
+
+    def _check_bucket(self, error: FileNotFoundError) -> None:
+        if "NoSuchBucket" in str(error):
+            raise StoreError(f"store {self.uri}: there is no such bucket; make it, or give another with --store")
+
+    @contextmanager
+    def _named(self, key: str) -> Iterator[None]:
+        from obstore.exceptions import BaseError
+
+        try:
+            yield
+        except BaseError as error:
+            raise StoreError(f"{self.name(key)}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _tag(meta: Mapping[str, Any]) -> Tag:
+    return {key: meta[key] for key in ("e_tag", "version") if meta.get(key)}

@@ -1,0 +1,67 @@
+"""A toy pipeline whose stages have code of their own that a test can edit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from jobs.runtime import RuntimeConfig
+from pipelines.dag.code import CodeIndex
+from pipelines.dag.events import RunSummary
+from pipelines.dag.fingerprint import DigestCache, Identifier
+from pipelines.dag.gate import CostGate
+from pipelines.dag.plan import Plan, plan
+from pipelines.dag.runner import run
+from pipelines.dag.stage import Pipeline, Stage
+from pipelines.storage.store import Store
+from tests.pipelines.toy import TESTS, stage
+
+COST_S = 0.05
+"""What each stage takes at least."""
+NO_LIMIT, LIMIT = CostGate(), CostGate(COST_S / 2)
+
+
+@dataclass(frozen=True)
+class Edited:
+    """a -> (b, c) -> d in a store below `root`; each stage has a module of its own, and all share `helper`."""
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        (self.root / "own").mkdir()
+        (self.root / "own" / "__init__.py").touch()
+        self.edit("helper", "value = 1\n")
+        for name in "abcd":
+            self.edit(name, "from own import helper\nvalue = 1\n")
+
+    @property
+    def store(self) -> Store:
+        return Store(self.root / "store")
+
+    def edit(self, name: str, text: str = "from own import helper\nvalue = 2\n") -> None:
+        (self.root / "own" / f"{name}.py").write_text(text)
+
+    def identifier(self) -> Identifier:
+        return Identifier(CodeIndex({"tests": TESTS, "own": self.root / "own"}), DigestCache())
+
+    def pipeline(self, **texts: str) -> Pipeline:
+        arrows: dict[str, tuple[str, ...]] = {"a": (), "b": ("a",), "c": ("a",), "d": ("b", "c")}
+        return Pipeline("edited", tuple(self._stage(name, texts.get(name, name), arrows[name]) for name in arrows))
+
+    def _stage(self, name: str, text: str, inputs: tuple[str, ...]) -> Stage:
+        return replace(stage(name, inputs=inputs, text=text, sleep=COST_S), operator=f"own.{name}:RUN")
+
+    def go(self, gate: CostGate = NO_LIMIT, run_id: str | None = None, **texts: str) -> RunSummary:
+        pipeline, names = self.pipeline(**texts), self.identifier()
+        return run(pipeline, self.store, RuntimeConfig(), identifier=names, gate=gate, run_id=run_id)
+
+    def plan(self, gate: CostGate = NO_LIMIT, **texts: str) -> Plan:
+        return plan(self.pipeline(**texts), self.store, self.identifier(), gate)
+
+
+def states(summary: RunSummary) -> dict[str, str]:
+    return {name: outcome.state for name, outcome in summary.outcomes.items()}
+
+
+def planned(found: Plan) -> dict[str, str]:
+    return {line.name: line.state for line in found.stages}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.pages import ROOT
 from tests.docs.worlds import make_checkpoint, make_compared, make_curated, make_desk
 
 
@@ -33,6 +34,15 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def curated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with two runs of curation, and a file of clips."""
     return make_curated(tmp_path_factory.mktemp("docs"))
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """A folder with the cluster files of the program."""
+    for name in ("ray_cluster.yaml", "jobs/rayjob.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    return tmp_path
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -220,13 +220,17 @@ def _pip(words: list[str]) -> None:
 
 def _hub(words: list[str]) -> None:
     """The tool has the command and its options; hub ids are those of the shipped configs."""
-    names = [word for word in words if re.fullmatch(r"[a-z]+", word)]
-    code = "from huggingface_hub.cli.hf import main; main()"
-    known = subprocess.run([sys.executable, "-c", code, *names, "--help"], capture_output=True, text=True, check=True)
-    options = [word for word in words if word.startswith("--")]
-    assert all(f"{option} " in known.stdout for option in options), known.stdout
+    known = _hub_help(tuple(word for word in words if re.fullmatch(r"[a-z]+", word)))
+    assert all(f"{word} " in known for word in words if word.startswith("--")), known
     configs = "".join(file.read_text() for file in (ROOT / "pipelines" / "configs").glob("*.yaml"))
     assert all(word in configs for word in words if re.fullmatch(r"[\w-]+/[\w.-]+", word))
+
+
+@cache
+def _hub_help(names: tuple[str, ...]) -> str:
+    code = "from huggingface_hub.cli.hf import main; main()"
+    words = [sys.executable, "-c", code, *names, "--help"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
 def _mlflow(words: list[str]) -> None:

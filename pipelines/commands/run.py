@@ -6,6 +6,7 @@ import logging
 import os
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,14 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from pipelines.errors import PipelineError
 from pipelines.reports.progress import make_console
 
 if TYPE_CHECKING:
+    from jobs.runtime import RuntimeConfig
     from pipelines.config import PipelineConfig
     from pipelines.dag.events import RunSummary
+    from pipelines.dag.stage import Pipeline
     from pipelines.storage.store import Store
     from pipelines.tracking.tracker import Links
 
@@ -62,7 +66,7 @@ def run_pipeline(settings: PipelineConfig, store: Store, until: str | None, comm
                 run_id=run_id,
                 tracking=tracking,
                 display=display,
-                start_cluster=cluster.ensure,
+                start_cluster=partial(_start_cluster, pipeline.until(until)),
                 min_free_gb=settings.min_free_gb,
                 until=until,
                 lock=lock,
@@ -77,6 +81,23 @@ def run_pipeline(settings: PipelineConfig, store: Store, until: str | None, comm
         cluster.shutdown()
     if not summary.ok:
         raise typer.Exit(1)
+
+
+def _start_cluster(pipeline: Pipeline, runtime: RuntimeConfig) -> None:
+    """Bring up the cluster; PipelineError if it can never run the stages: Ray would wait for ever."""
+    from jobs import capacity, cluster
+    from jobs.curate import load_operator
+
+    jobs = {stage.entry.partition(":")[0] for stage in pipeline.stages}
+    networks = any(
+        load_operator(stage.operator).runs_network(stage.config) for stage in pipeline.stages if stage.operator
+    )
+    work = capacity.Work("jobs.curate" in jobs, networks, "jobs.train" in jobs, "jobs.evaluate" in jobs)
+    cluster.ensure(runtime)
+    try:
+        capacity.check(runtime, work)
+    except capacity.CapacityError as error:
+        raise PipelineError(str(error)) from error
 
 
 def _leave(console: Console, summary: RunSummary, command: str) -> None:

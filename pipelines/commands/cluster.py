@@ -56,9 +56,11 @@ def check(
             typer.echo(json.dumps(found.as_dict(), indent=1))
         else:
             _show(found)
-        if out is not None and not found.problems:
-            out.write_text(found.text, encoding="utf-8")
-            make_console(stderr=True).print(f"Written to {out}", soft_wrap=True)
+        if out is not None:
+            if not found.problems:
+                out.write_text(found.text, encoding="utf-8")
+            told = f"Written to {out}" if not found.problems else f"{out} is not written while something is to mend"
+            make_console(stderr=True).print(told, soft_wrap=True)
     raise typer.Exit(1 if found.problems else 0)
 
 
@@ -102,5 +104,6 @@ def _show(found: Checked) -> None:
         number = "1" if pool.is_head else f"{pool.least} to {pool.most}"
         each = ", ".join(f"{amount:g} {name}" for name, amount in pool.resources.items())
         table.add_row(pool.name + (" (head)" if pool.is_head else ""), number, each)
-    console.print(table)
+    if found.pools:
+        console.print(table)
     console.print(Text(f"{found.file}: a file for {KINDS[found.kind]} and Ray {found.ray}, nothing to mend", "green"))

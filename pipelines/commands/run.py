@@ -6,6 +6,7 @@ import logging
 import os
 import shlex
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,7 @@ def run_pipeline(settings: PipelineConfig, store: Store, until: str | None, comm
                 run_id=run_id,
                 tracking=tracking,
                 display=display,
-                start_cluster=partial(_start_cluster, pipeline.until(until)),
+                start_cluster=partial(_start_cluster, pipeline.until(until), store),
                 min_free_gb=settings.min_free_gb,
                 until=until,
                 lock=lock,
@@ -83,8 +84,8 @@ def run_pipeline(settings: PipelineConfig, store: Store, until: str | None, comm
         raise typer.Exit(1)
 
 
-def _start_cluster(pipeline: Pipeline, runtime: RuntimeConfig) -> None:
-    """Bring up the cluster; PipelineError if it can never run the stages: Ray would wait for ever."""
+def _start_cluster(pipeline: Pipeline, store: Store, runtime: RuntimeConfig) -> None:
+    """Bring up the cluster; PipelineError if it can never run the stages: Ray would wait for ever, or fail late."""
     from jobs import capacity, cluster
     from jobs.curate import load_operator
 
@@ -98,6 +99,14 @@ def _start_cluster(pipeline: Pipeline, runtime: RuntimeConfig) -> None:
         capacity.check(runtime, work)
     except capacity.CapacityError as error:
         raise PipelineError(str(error)) from error
+    if runtime.ray_address is not None:
+        with tempfile.NamedTemporaryFile(dir=store.root, prefix=".seen-") as marker:
+            blind = cluster.blind_nodes(Path(marker.name))
+        if blind:
+            raise PipelineError(
+                f"{', '.join(blind)} {'does' if len(blind) == 1 else 'do'} not see the store {store.root}: give one on "
+                "a file system that all nodes mount at the same path"
+            )
 
 
 def _leave(console: Console, summary: RunSummary, command: str) -> None:

@@ -48,7 +48,8 @@ def check(path: Path, values: Mapping[str, str], runtime: RuntimeConfig | None =
     Args:
         path: a file of Ray's cluster launcher, or a RayJob manifest, alone or among other documents.
         values: what takes the place of `<NAME>`.
-        runtime: what the cluster is to run; None leaves its size alone.
+        runtime: what the cluster is to run; None takes what a RayJob's entry point says, and leaves the size of a
+            launcher's cluster alone.
 
     Raises:
         PipelineError: the file cannot be read, or is neither.
@@ -65,6 +66,9 @@ def check(path: Path, values: Mapping[str, str], runtime: RuntimeConfig | None =
     found = [problem for one in documents for problem in (*one.repeated, *one.placeholders())]
     found += rules.problems(document, version)
     pools = rules.pools(document)
+    if runtime is None and kind == "rayjob":
+        runtime, refused = rayjob.runtime(document)
+        found += [refused] if refused is not None else []
     if runtime is not None:
         found += config_problems(document, pools, runtime)
     ordered = sorted(dict.fromkeys(found), key=lambda problem: (problem.line, problem.where))

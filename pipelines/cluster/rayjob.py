@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
+from jobs.runtime import RuntimeConfig
 from pipelines.cluster import rules
 from pipelines.cluster.document import Document, Location, Problem
 from pipelines.cluster.rules import Pool
 from pipelines.cluster.schema import schema_problems
+from pipelines.config import load_config
+from pipelines.load import ConfigError, shipped
 
 _CLUSTER: Location = ("spec", "rayClusterSpec")
 _HEAD: Location = (*_CLUSTER, "headGroupSpec")
@@ -60,6 +64,33 @@ def problems(document: Document, version: str) -> Iterator[Problem]:
 def pools(document: Document) -> list[Pool]:
     """The head, and the worker groups."""
     return [_pool(document, at) for at in _groups(document)]
+
+
+def runtime(document: Document) -> tuple[RuntimeConfig | None, Problem | None]:
+    """How the run that the entry point starts is executed, and what is wrong with its config.
+
+    Both None where it starts no shipped config: what lies in the image alone cannot be read here.
+    """
+    words = _entrypoint(document)
+    if words is None or words[:2] != ["lumina", "run"] or len(words) < 3 or words[2] not in shipped():
+        return None, None
+    overrides = [value for word, value in pairwise(words) if word in ("-o", "--override")]
+    try:
+        found = load_config(words[2], overrides, needs_clips=False).runtime
+    except ConfigError as error:
+        return None, document.problem(("spec", "entrypoint"), f"the run would refuse its config: {error}")
+    if found.ray_address is None:
+        text = "the run would start a cluster of its own inside the head: add -o runtime.ray_address=auto"
+        return found, document.problem(("spec", "entrypoint"), text)
+    return found, None
+
+
+def _entrypoint(document: Document) -> list[str] | None:
+    """Words of the command; None where a quote in it is not closed."""
+    try:
+        return shlex.split(str(document.get("spec", "entrypoint") or ""))
+    except ValueError:
+        return None
 
 
 def _groups(document: Document) -> list[Location]:
@@ -162,12 +193,11 @@ def _pod(document: Document, at: Location, version: str) -> Iterator[Problem]:
 
 def _store(document: Document) -> Iterator[Problem]:
     """What goes from node to node lies in the store, so every node has to mount it."""
-    try:
-        words = shlex.split(str(document.get("spec", "entrypoint") or ""))
-    except ValueError:
+    words = _entrypoint(document)
+    if words is None:
         yield document.problem(("spec", "entrypoint"), "a quote is not closed: close it")
         return
-    given = [words[number + 1] for number, word in enumerate(words[:-1]) if word == "--store"]
+    given = [value for word, value in pairwise(words) if word == "--store"]
     given += [word.partition("=")[2] for word in words if word.startswith("--store=")]
     if not given:
         text = "no --store is given, so that outputs would vanish with the pod: add --store and a path that is mounted"

@@ -36,7 +36,8 @@ def check(
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the file as it was filled in.")] = None,
     config: Annotated[
-        str | None, typer.Option(metavar="CONFIG", help="Hold the cluster's size against this config.")
+        str | None,
+        typer.Option(metavar="CONFIG", help="Hold the cluster's size against this; else what a RayJob starts."),
     ] = None,
     override: Overrides = None,
     as_json: Json = False,

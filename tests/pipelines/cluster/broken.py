@@ -197,6 +197,24 @@ BROKEN_JOBS: list[tuple[str, Edit, str, str]] = [
         "volumeMounts: &mounts",
         "the head does not mount the store /data/runs; it mounts /shared, /dev/shm",
     ),
+    (
+        "an override that is none",
+        ("-o runtime.curation_workers=64", "-o runtime.curation_worker=64"),
+        "entrypoint: >-",
+        "spec.entrypoint: the run would refuse its config: paper: runtime.curation_worker: unknown key; did you mean",
+    ),
+    (
+        "a cluster inside the cluster",
+        ("-o runtime.ray_address=auto", ""),
+        "entrypoint: >-",
+        "the run would start a cluster of its own inside the head: add -o runtime.ray_address=auto",
+    ),
+    (
+        "too few GPUs for its run",
+        ("-o runtime.autoscaling=true", "-o runtime.autoscaling=true -o runtime.train_workers=40"),
+        "maxReplicas: 4",
+        "training takes 40 workers with 1 CPU and 1 GPU each (runtime.train_workers), but 13 nodes",
+    ),
     ("no store", ("--store /shared/runs", ""), "entrypoint: >-", "no --store is given"),
     ("no time to stop", ('value: "120"', 'value: "3"'), "env: &env", "RAY_JOB_STOP_WAIT_TIME_S is 3"),
 ]

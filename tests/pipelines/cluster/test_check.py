@@ -82,6 +82,11 @@ def test_the_job_says_what_it_is_checked_with() -> None:
     assert not check(RAYJOB, {"IMAGE": IMAGE}, runtime).problems
 
 
+def test_a_config_that_is_in_the_image_alone_is_left_to_the_run(tmp_path: Path) -> None:
+    path = edited(RAYJOB, tmp_path, ("lumina run paper", "lumina run /etc/mine.yaml"))
+    assert not check(path, {}).problems
+
+
 @pytest.mark.parametrize(("edit", "where", "words"), [pytest.param(*one[1:], id=one[0]) for one in BROKEN_LAUNCHERS])
 def test_a_broken_launcher_file_is_told_line_and_cure(edit: Edit, where: str, words: str, tmp_path: Path) -> None:
     path = edited(LAUNCHER, tmp_path, edit)

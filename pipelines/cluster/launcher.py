@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator
 
@@ -42,7 +43,10 @@ _NEEDED = {
     "aws": {"region": "such as us-west-2"},
     "gcp": {"region": "such as us-west1", "availability_zone": "such as us-west1-a", "project_id": "of your project"},
     "azure": {"location": "such as westus2", "resource_group": "of your subscription"},
+    "local": {"head_ip": "such as 10.0.0.1", "worker_ips": "such as [10.0.0.2, 10.0.0.3]"},
 }
+_OTHERS = ("aliyun", "external", "fake_multinode", "fake_multinode_docker", "readonly", "spark", "vsphere")
+"""Providers whose keys are not known here."""
 _COMMANDS = (
     "initialization_commands",
     "setup_commands",
@@ -62,7 +66,8 @@ def problems(document: Document, version: str) -> Iterator[Problem]:
     yield from _provider(document)
     yield from _images(document, version)
     yield from _node_types(document)
-    if not refused and not list(_totals(document)):
+    # What is told above, Ray would tell again, and of the first alone, and without a line.
+    if not refused and not list(_provider(document)) and not list(_totals(document)):
         prepared, verdict = prepare(document.data)
         if verdict is not None:
             yield document.problem((), f"Ray refuses the file: {verdict}")
@@ -106,11 +111,15 @@ def _provider(document: Document) -> Iterator[Problem]:
     provider = document.section("provider")
     kind = str(provider.get("type"))
     known = PROVIDERS.get(kind)
+    if known is None and kind not in _OTHERS and "type" in provider:
+        near = difflib.get_close_matches(kind, PROVIDERS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join([*PROVIDERS, *_OTHERS])}"
+        yield document.problem(("provider", "type"), f"Ray knows no provider {kind}; {hint}")
     for key in provider:
         if known is not None and key not in known:
             yield document.problem(("provider", str(key)), unknown_key(str(key), known))
     for key, example in _NEEDED.get(kind, {}).items():
-        if not provider.get(key):
+        if not provider.get(key) and not provider.get("coordinator_address"):
             yield document.problem(("provider", key), f"{key} is missing: add it below provider, {example}")
     region, zones = provider.get("region"), provider.get("availability_zone")
     if isinstance(region, str) and isinstance(zones, str):

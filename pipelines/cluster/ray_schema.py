@@ -7,10 +7,14 @@ import copy
 import io
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
 from pipelines.errors import PipelineError
+
+_ABORTED = re.compile(r"^.* -- |\x1b\[\d+m")
+"""What stands before Ray's words, and the colours in them."""
 
 
 def ray_version() -> str:
@@ -58,7 +62,11 @@ def prepare(data: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
             prepared = prepare_config(prepared)
             validate_config(prepared)
     except Exception as error:  # noqa: BLE001  (whatever it raises is its verdict)
-        words = " ".join(told.getvalue().split()) or str(error).strip().splitlines()[0] or type(error).__name__
+        words = (
+            _ABORTED.sub("", " ".join(told.getvalue().split()))
+            or str(error).strip().splitlines()[0]
+            or type(error).__name__
+        )
         return prepared, words
     return prepared, None
 

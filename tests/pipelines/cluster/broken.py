@@ -28,6 +28,7 @@ BROKEN_LAUNCHERS: list[tuple[str, Edit, str, str]] = [
         "cache_stoped_nodes",
         "provider.cache_stoped_nodes: unknown key; did you mean cache_stopped_nodes?",
     ),
+    ("no such provider", ("type: aws", "type: awz"), "type: awz", "Ray knows no provider awz; did you mean aws?"),
     ("no region", ("  region: us-west-2\n", ""), "provider:", "region is missing: add it below provider, such as"),
     (
         "zone elsewhere",

@@ -165,6 +165,32 @@ def test_what_is_no_cluster_file_is_one_clear_error(tmp_path: Path) -> None:
     assert "none is named: give one with --config" in cluster(str(LAUNCHER), "-o", "runtime.use_gpu=true").output
 
 
+def test_a_cluster_of_given_machines(tmp_path: Path) -> None:
+    machines = {"type": "local", "head_ip": "10.0.0.1", "worker_ips": ["10.0.0.2"]}
+    commands = ["RAY_JOB_STOP_WAIT_TIME_S=120 ray start --head --autoscaling-config=~/ray_bootstrap_config.yaml"]
+    data = {"cluster_name": "mine", "provider": machines, "auth": {"ssh_user": "me"}, "setup_commands": []}
+    data |= {"docker": {"image": IMAGE, "container_name": "lumina"}, "head_start_ray_commands": commands}
+    path = tmp_path / "local.yaml"
+    path.write_text(yaml.safe_dump(data))
+    assert not check(path, {}).problems
+    assert "does not say what its nodes have" in cluster(str(path), "--config", "demo").output
+    del machines["worker_ips"]
+    path.write_text(yaml.safe_dump(data))
+    assert [text for _, text in held(check(path, {}))] == [
+        "provider.worker_ips: worker_ips is missing: add it below provider, such as [10.0.0.2, 10.0.0.3]"
+    ]
+    data |= {"provider": machines | {"worker_ips": ["10.0.0.2"]}, "available_node_types": {}, "head_node": {"a": 1}}
+    path.write_text(yaml.safe_dump(data))
+    assert "unknown key" in held(check(path, {}))[0][1]
+
+
+def test_what_ray_alone_knows_is_told_in_its_words(tmp_path: Path) -> None:
+    path = edited(LAUNCHER, tmp_path, ("  container_name: lumina\n", ""), ("head_node_type: head\n", ""))
+    told = [text for _, text in held(check(path, {}))]
+    assert "docker: container_name is missing: add one below, such as lumina" in told
+    assert ": Ray refuses the file: Must provide a container & image name" in told
+
+
 def test_rubbish_is_told_and_never_a_traceback(tmp_path: Path) -> None:
     for text in (
         "cluster_name: x\nprovider: 3\n",

@@ -30,7 +30,7 @@ def ray_cluster() -> Iterator[None]:
     import ray
 
     # GPUs by name only: what is given one here uses none.
-    ray.init("local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=True)
+    ray.init("local", num_cpus=4, num_gpus=2, resources={"shelf": 1}, include_dashboard=False, log_to_driver=True)
     yield
     ray.shutdown()
 

@@ -308,7 +308,10 @@ class _Run:
             self.requests.put(("cluster", reply))
             error = reply.get()
             if error is not None:
-                raise StageError(f"Ray did not start: {type(error).__name__}: {error}") from error
+                known = isinstance(error, PipelineError)
+                raise StageError(
+                    f"{error}" if known else f"Ray did not start: {type(error).__name__}: {error}"
+                ) from error
         self.display.stage(stage.name, "running", why)
         self.tracking.begin_stage(stage, found.fingerprint, found.recipe["inputs"], attempt.directory / "curve.jsonl")
         started_at, started = datetime.now(UTC), time.time()

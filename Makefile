@@ -9,7 +9,7 @@ demo: $(VENV)/.demo
 	$(BIN)/lumina run demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

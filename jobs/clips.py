@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from jobs import capacity
 from lumina.evaluation.prompts import Prompt
 from lumina.flow_matching.schedules import SamplerConfig
 
 if TYPE_CHECKING:
+    from jobs.runtime import RuntimeConfig
     from lumina.evaluation.generation import ClipGenerator
 
 ROWS_FILE = "rows.json"
@@ -139,25 +141,27 @@ class ClipWorker:
         os.replace(partial, folder / ROWS_FILE)
 
 
-def make_clips(work: Sequence[Batch], use_gpu: bool, progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
+def make_clips(
+    work: Sequence[Batch], runtime: RuntimeConfig, progress: Callable[[int, int], None]
+) -> list[dict[str, Any]]:
     """Make all batches and return their rows in order.
 
     Args:
         work: batches; those whose folder is whole are taken as they are.
-        use_gpu: give every worker one GPU.
+        runtime: every GPU of the cluster gets a worker, or every CPU that is free for one.
         progress: told of (finished clips, clips in all).
     """
     total = sum(len(batch.requests) for batch in work)
     todo = deque(batch for batch in work if not (Path(batch.folder) / ROWS_FILE).exists())
     done = total - sum(len(batch.requests) for batch in todo)
     progress(done, total)
-    for batch in _finished(todo, use_gpu):
+    for batch in _finished(todo, runtime):
         done += len(batch.requests)
         progress(done, total)
     return [row for batch in work for row in json.loads((Path(batch.folder) / ROWS_FILE).read_text(encoding="utf-8"))]
 
 
-def _finished(todo: deque[Batch], use_gpu: bool) -> Iterator[Batch]:
+def _finished(todo: deque[Batch], runtime: RuntimeConfig) -> Iterator[Batch]:
     """Hand batches to actors as they become ready, and yield each when it is finished.
 
     Only to ready ones: other stages share the cluster, and a batch given to an actor that still waits for a CPU could
@@ -167,13 +171,9 @@ def _finished(todo: deque[Batch], use_gpu: bool) -> Iterator[Batch]:
         return
     import ray
 
-    resources = ray.cluster_resources()
-    # A local cluster declares two logical CPUs for each core.
-    room = int(resources.get("GPU", 0)) if use_gpu else int(resources.get("CPU", 2)) // 2
-    remote = ray.remote(num_cpus=0 if use_gpu else 1, num_gpus=1 if use_gpu else 0, max_restarts=2, max_task_retries=2)(
-        ClipWorker
-    )
-    actors = [remote.remote() for _ in range(max(1, min(room, len(todo))))]
+    cpus, gpus = (0, 1) if runtime.use_gpu else (1, 0)
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=2, max_task_retries=2)(ClipWorker)
+    actors = [remote.remote() for _ in range(min(capacity.evaluation_workers(runtime), len(todo)))]
     running: dict[Any, tuple[Any, Batch | None]] = {actor.ready.remote(): (actor, None) for actor in actors}
     unfinished = len(todo)
     try:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from pathlib import Path
 
 from jobs.runtime import RuntimeConfig
 
 OBJECT_STORE_BYTES = 1 << 30
+_ANSWER_S = 120.0
 _lock = threading.Lock()
 
 
@@ -68,6 +70,29 @@ def ensure(runtime: RuntimeConfig) -> str:
         # And that a dataset may wait for a CPU: here stages wait for each other, as intended.
         logging.getLogger("ray.data.dataset").setLevel(logging.ERROR)
         return f"http://{joined.dashboard_url}" if joined.dashboard_url else ""
+
+
+def blind_nodes(path: Path) -> list[str]:
+    """Addresses of the nodes that do not see a file or folder, or do not answer within two minutes.
+
+    Everything that goes from node to node lies in the store, so a node that does not see it fails whatever it is given.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def sees(name: str) -> bool:
+        import os
+
+        return os.path.exists(name)
+
+    asked = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            task = ray.remote(num_cpus=0, max_retries=0)(sees).options(scheduling_strategy=there)
+            asked[task.remote(str(path))] = str(node["NodeManagerAddress"])
+    answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_S)
+    return sorted([*(asked[one] for one in answered if not ray.get(one)), *(asked[one] for one in silent)])
 
 
 def shutdown() -> None:

@@ -36,6 +36,7 @@ from curation.decode_limits import DecodeLimits
 from curation.digest import RowsDigest
 from curation.operator import Env, Input, Operator, apply, dataset
 from curation.schema import Reason, Status, conform
+from jobs import capacity
 from jobs.context import JobContext, JobResult
 from jobs.kept import adopt
 from jobs.parts import Part, link_parts, read_part, read_parts, record_path, rows_written, write_part
@@ -57,14 +58,9 @@ def run(ctx: JobContext) -> JobResult:
     RuntimeError if rows are lost, or if every row that came in well met the same kind of unforeseen error: that is a
     broken set-up, not bad clips.
     """
-    operator = _load(ctx.operator)
-    network = operator.runs_network(ctx.config)
-    env = Env(
-        ctx.media_root,
-        dict(ctx.weights),
-        "cuda" if network and ctx.runtime.use_gpu else "cpu",
-        decode_limits(ctx.runtime),
-    )
+    operator = load_operator(ctx.operator)
+    device = "cuda" if ctx.runtime.curates_on_gpu and operator.runs_network(ctx.config) else "cpu"
+    env = Env(ctx.media_root, dict(ctx.weights), device, decode_limits(ctx.runtime))
     inputs = {name: Input(path) for name, path in ctx.files.items()}
     inputs |= {name: Input(ref.path) for name, ref in ctx.inputs.items()}
     missing = [name for name in operator.inputs if name not in inputs]
@@ -176,7 +172,7 @@ def _execute(ctx: JobContext, operator: Operator, env: Env, units: pa.Table, dir
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)  # its plans and bars would tear the driver's own apart
-    workers = _workers(ctx, env)
+    workers = capacity.curation_workers(ctx.runtime, env.device == "cuda")
     most = operator.layout(ctx.config).rows_per_file
     blocks = cut_blocks(units, max(1, min(most, math.ceil(len(units) / (4 * workers)))))
     workers = min(workers, len(blocks))
@@ -202,6 +198,7 @@ def _execute(ctx: JobContext, operator: Operator, env: Env, units: pa.Table, dir
             compute=ray.data.TaskPoolStrategy(size=workers),
             fn_kwargs=arguments,
             num_cpus=1,
+            resources=capacity.curation_place(ctx.runtime),
         )
     written.materialize()
 
@@ -217,20 +214,6 @@ def _from_bytes(data: pa.Buffer) -> pa.Table:
     return pa.ipc.open_stream(data).read_all()
 
 
-def _workers(ctx: JobContext, env: Env) -> int:
-    """Workers at most: as the runtime says, else a GPU each, else what leaves room for the stages beside this one."""
-    import ray
-
-    if ctx.runtime.curation_workers is not None:
-        return ctx.runtime.curation_workers
-    resources = ray.cluster_resources()
-    if env.device == "cuda":
-        return max(1, int(resources.get("GPU", 1)))
-    cpus = int(resources.get("CPU", 1))
-    # A local cluster declares more CPUs than the machine has cores.
-    return max(1, cpus // 2 if ctx.runtime.ray_address is None else cpus - 1)
-
-
 def _write(table: pa.Table, ctx: JobContext, operator: Operator) -> tuple[Path, list[Part]]:
     """Write what the driver computed; the directory, and the parts in it."""
     directory = ctx.work / "result"
@@ -244,7 +227,7 @@ class _Worker:
     """Applies an operator to blocks of whole units; what the operator prepares is kept for the worker's life."""
 
     def __init__(self, reference: str, config: Any, env: Env, directory: str) -> None:
-        self.operator = _load(reference)
+        self.operator = load_operator(reference)
         if self.operator.make is None:
             raise TypeError(f"{reference} computes its rows in its plan: nothing is left for a worker")
         self.compute = self.operator.make(config, env)
@@ -302,7 +285,8 @@ def _apply_blocks(packed: pa.Table, reference: str, config: Any, env: Env, direc
     return worker(packed)
 
 
-def _load(reference: str) -> Operator:
+def load_operator(reference: str) -> Operator:
+    """The operator that `module:NAME` names; TypeError if it is none."""
     module, _, name = reference.partition(":")
     operator = getattr(importlib.import_module(module), name, None)
     if not isinstance(operator, Operator):

@@ -221,7 +221,7 @@ def _evaluate(ctx: JobContext, source: str, prompts: Sequence[Prompt], models: S
             use_gpu=ctx.runtime.use_gpu,
         )
         work += batches(job, prompts, config.samples, config.batch_size, ctx.work / model.name)
-    measured = make_clips(work, ctx.runtime.use_gpu, lambda done, total: ctx.progress(done, total, "clips"))
+    measured = make_clips(work, ctx.runtime, lambda done, total: ctx.progress(done, total, "clips"))
     captions = {prompt.prompt_id: prompt.caption for prompt in prompts}
     clips = len(prompts) * config.samples
     evaluated = []

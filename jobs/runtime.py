@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -16,11 +16,19 @@ class RuntimeConfig(Config):
 
     ray_address: str | None = None
     """Address of a running Ray cluster; None starts one on this machine."""
+    autoscaling: bool = False
+    """The cluster at `ray_address` adds nodes by itself: what it lacks when a run starts is waited for, not refused.
+    Needs `curation_workers`, since nodes that are not there yet cannot be counted."""
     num_cpus: int | None = Field(default=None, ge=2)
     """Logical CPUs of the local Ray cluster; None takes twice the cores, and at least four."""
     curation_workers: int | None = Field(default=None, ge=1)
     """Workers of a curation stage at most; None: one per GPU where a stage uses them, else half of the logical CPUs of
     a local cluster and all but one of another."""
+    curation_use_gpu: bool | None = None
+    """Give every worker of a curation stage that runs a network one GPU; None as `use_gpu` says."""
+    curation_resource: str | None = None
+    """Custom resource that marks the nodes for curation without GPUs, so that decoding stays away from the CPUs of GPU
+    nodes. None takes any node."""
     decode_timeout_s: float = Field(default=120.0, gt=0)
     """Seconds after which the decoding of one clip is given up: its row is quarantined as `decode_timeout`."""
     decode_memory_gb: float = Field(default=4.0, gt=0)
@@ -30,6 +38,8 @@ class RuntimeConfig(Config):
     min_train_workers: int | None = Field(default=None, ge=1)
     """Workers with which training goes on when nodes are lost; it takes more again, up to `train_workers`, when they
     come back. None waits for all of them. Another number of workers changes last bits."""
+    train_placement: Literal["pack", "spread"] = "pack"
+    """Training workers on as few nodes as hold them (pack), or on as many as there are (spread)."""
     use_gpu: bool = False
     """Give every training and evaluation worker one GPU."""
     threads_per_worker: int = Field(default=1, ge=1)
@@ -65,8 +75,18 @@ class RuntimeConfig(Config):
             return self.activation_checkpointing
         return self.activation_checkpointing.get(stage, "none")
 
+    @property
+    def curates_on_gpu(self) -> bool:
+        """Whether the networks of curation stages run on GPUs."""
+        return self.use_gpu if self.curation_use_gpu is None else self.curation_use_gpu
+
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.autoscaling and self.curation_workers is None:
+            raise ValueError(
+                "autoscaling needs curation_workers: nodes that are not there yet cannot be counted; say how many "
+                "workers a curation stage may have"
+            )
         if self.min_train_workers is not None and self.min_train_workers > self.train_workers:
             raise ValueError(
                 f"min_train_workers {self.min_train_workers} must be at most train_workers {self.train_workers}"

@@ -19,6 +19,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from jobs import capacity
 from jobs.context import JobContext, JobResult
 from jobs.train_plots import draw, summary
 from lumina.training.stage import TrainStageConfig
@@ -179,7 +180,8 @@ def _fit(ctx: JobContext, spec: Mapping[str, Any]) -> None:
             if runtime.min_train_workers
             else runtime.train_workers,
             use_gpu=runtime.use_gpu,
-            resources_per_worker={"CPU": 1, **({"GPU": 1} if runtime.use_gpu else {})},
+            resources_per_worker=capacity.training_worker(runtime),
+            placement_strategy=runtime.train_placement.upper(),
         ),
         run_config=RunConfig(
             # A name of its own, since Ray would resume a run of the same name; our own checkpoints do that.

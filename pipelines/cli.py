@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from pipelines.commands import jobs
+from pipelines.commands import cluster, jobs
 from pipelines.commands.jobs import submit
 from pipelines.commands.models import convert, cost, generate, probe
 from pipelines.commands.options import (
@@ -318,6 +318,7 @@ def gc(
 for command in (report, rerun, status, submit, track, probe, generate, convert, cost):
     app.command()(command)
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(cluster.app, name="cluster")
 
 
 def main() -> None:

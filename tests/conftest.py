@@ -16,13 +16,21 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests side by side: those that use Ray on one worker, which starts with them, and each other module on one."""
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """The one local Ray cluster that every test marked `ray` shares."""
     import ray
 
     # GPUs by name only: what is given one here uses none.
-    ray.init("local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=True)
+    ray.init("local", num_cpus=4, num_gpus=2, resources={"shelf": 1}, include_dashboard=False, log_to_driver=True)
     yield
     ray.shutdown()
 

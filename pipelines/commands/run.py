@@ -6,6 +6,7 @@ import logging
 import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,14 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from pipelines.errors import disk_problem
+from pipelines.errors import PipelineError, disk_problem
 from pipelines.reports.progress import make_console
 
 if TYPE_CHECKING:
     from jobs.runtime import RuntimeConfig
     from pipelines.config import PipelineConfig
     from pipelines.dag.events import RunSummary
+    from pipelines.dag.stage import Pipeline
     from pipelines.storage.store import Store
     from pipelines.tracking.tracker import Links
 
@@ -71,7 +73,7 @@ def run_pipeline(
     with screen, StatusFile(screen, store, status) as display:
 
         def start_cluster(runtime: RuntimeConfig) -> None:
-            if page := cluster.ensure(runtime):
+            if page := _start_cluster(wanted, store, runtime):
                 display.link("Ray", page)
 
         tracking = MlflowTracking(
@@ -110,6 +112,36 @@ def run_pipeline(
         cluster.shutdown()
     if not summary.ok:
         raise typer.Exit(1)
+
+
+def _start_cluster(pipeline: Pipeline, store: Store, runtime: RuntimeConfig) -> str:
+    """Bring up the cluster, and return the address of its page.
+
+    Raises:
+        PipelineError: it can never run the stages. Ray would wait for ever, or fail late.
+    """
+    from jobs import capacity, cluster
+    from jobs.curate import load_operator
+
+    jobs = {stage.entry.partition(":")[0] for stage in pipeline.stages}
+    networks = any(
+        load_operator(stage.operator).runs_network(stage.config) for stage in pipeline.stages if stage.operator
+    )
+    work = capacity.Work("jobs.curate" in jobs, networks, "jobs.train" in jobs, "jobs.evaluate" in jobs)
+    page = cluster.ensure(runtime)
+    try:
+        capacity.check(runtime, work)
+    except capacity.CapacityError as error:
+        raise PipelineError(str(error)) from error
+    if runtime.ray_address is not None:
+        with tempfile.NamedTemporaryFile(dir=store.root, prefix=".seen-") as marker:
+            blind = cluster.blind_nodes(Path(marker.name))
+        if blind:
+            raise PipelineError(
+                f"{', '.join(blind)} {'does' if len(blind) == 1 else 'do'} not see the store {store.root}: give one on "
+                "a file system that all nodes mount at the same path"
+            )
+    return page
 
 
 def _leave(console: Console, summary: RunSummary, command: str) -> None:

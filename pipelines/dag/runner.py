@@ -12,7 +12,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -120,29 +120,26 @@ class _Stopped(Exception):
     """The run is being stopped; the stage's thread ends without an outcome."""
 
 
+@dataclass
 class _Run:
-    def __init__(
-        self,
-        *,
-        pipeline: Pipeline,
-        store: Store,
-        runtime: RuntimeConfig,
-        name: str,
-        run_id: str,
-        tracking: Tracking,
-        display: Display,
-        start_cluster: Callable[[RuntimeConfig], None] | None,
-        max_parallel: int,
-        identifier: Identifier,
-        until: str | None,
-        gate: CostGate,
-        lock: Mapping[str, Any] | None,
-    ) -> None:
-        self.pipeline, self.store, self.runtime = pipeline, store, runtime
-        self.name, self.run_id, self.until, self.lock = name, run_id, until, lock
-        self.tracking, self.display = tracking, display
-        self.start_cluster, self.identifier, self.gate = start_cluster, identifier, gate
-        self.slots = threading.Semaphore(max_parallel)
+    """One run: what `run` was given, and how far it is."""
+
+    pipeline: Pipeline
+    store: Store
+    runtime: RuntimeConfig
+    name: str
+    run_id: str
+    tracking: Tracking
+    display: Display
+    start_cluster: Callable[[RuntimeConfig], None] | None
+    max_parallel: int
+    identifier: Identifier
+    until: str | None
+    gate: CostGate
+    lock: Mapping[str, Any] | None
+
+    def __post_init__(self) -> None:
+        self.slots = threading.Semaphore(self.max_parallel)
         self.started = time.time()
         self.outcomes: dict[str, StageOutcome] = {}
         self.held = HeldLeases()
@@ -150,9 +147,9 @@ class _Run:
         self.stop = StopSignal()
         # What stage threads tell the calling thread: ("ended", outcome), or ask: ("cluster", reply queue).
         self.requests: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        self.cluster_wanted = any(stage.uses_cluster for stage in pipeline.stages)
+        self.cluster_wanted = any(stage.uses_cluster for stage in self.pipeline.stages)
         self.cluster_error: BaseException | None = None
-        self.cluster_up = start_cluster is None
+        self.cluster_up = self.start_cluster is None
 
     def execute(self) -> RunSummary:
         finished = threading.Event()
@@ -311,7 +308,10 @@ class _Run:
             self.requests.put(("cluster", reply))
             error = reply.get()
             if error is not None:
-                raise StageError(f"Ray did not start: {type(error).__name__}: {error}") from error
+                known = isinstance(error, PipelineError)
+                raise StageError(
+                    f"{error}" if known else f"Ray did not start: {type(error).__name__}: {error}"
+                ) from error
         self.display.stage(stage.name, "running", why)
         self.tracking.begin_stage(stage, found.fingerprint, found.recipe["inputs"], attempt.directory / "curve.jsonl")
         started_at, started = datetime.now(UTC), time.time()

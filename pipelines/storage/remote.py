@@ -94,7 +94,7 @@ class RemoteStore(Store):
     def _missing(self, manifest: Manifest, fingerprint: str) -> str | None:
         if manifest.fingerprint != f"sha256:{fingerprint}":
             return f"the record is of fingerprint {manifest.fingerprint}"
-        prefix = f"{_key(manifest.stage, fingerprint)}/{manifest.attempt}"
+        prefix = _output_key(manifest)
         sizes = {entry.key: entry.bytes for entry in self.bucket.entries(prefix)}
         for file in manifest.files:
             key = f"{prefix}/{file.path}"
@@ -173,6 +173,8 @@ class RemoteStore(Store):
         fingerprint = manifest.fingerprint.removeprefix("sha256:")
         prefix = _key(manifest.stage, fingerprint)
         names = [file.path for file in manifest.files]
+        # The files of an accepted output are there.
+        names = [] if manifest.aliased_from else names
         uploads = [(attempt.out / name, f"{prefix}/{attempt.out.name}/{name}") for name in names]
         self._each(self.bucket.upload, uploads)
         won = self._put_manifest(f"{prefix}/MANIFEST.json", manifest, fingerprint)
@@ -214,7 +216,7 @@ class RemoteStore(Store):
         Raises:
             StoreError: an object is not what was recorded, or the disk is full.
         """
-        prefix = f"{_key(manifest.stage, manifest.fingerprint.removeprefix('sha256:'))}/{manifest.attempt}"
+        prefix = _output_key(manifest)
         out = self.output(manifest)
         with self._fetching:
             missing = [file for file in manifest.files if not _is_here(out / file.path, file.bytes)]
@@ -300,6 +302,12 @@ class RemoteStore(Store):
 
 def _key(stage: str, fingerprint: str) -> str:
     return f"stages/{stage}/{fingerprint[:20]}"
+
+
+def _output_key(manifest: Manifest) -> str:
+    """Under which the files of an output lie; of an accepted one, where it was computed."""
+    computed = manifest.aliased_from or manifest.fingerprint
+    return f"{_key(manifest.stage, computed.removeprefix('sha256:'))}/{manifest.attempt}"
 
 
 def _is_here(path: Path, size: int) -> bool:

@@ -96,7 +96,7 @@ class MlflowTracking:
             tags={
                 "lumina.kind": "pipeline",
                 "lumina.run": run_id,
-                "lumina.store": str(store.root),
+                "lumina.store": store.uri,
                 "lumina.host": socket.gethostname(),
                 "lumina.pid": str(os.getpid()),
                 "lumina.process_start": process_start(os.getpid()) or "",

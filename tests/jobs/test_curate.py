@@ -127,6 +127,16 @@ def _make_failing(config: SquareConfig, env: Env) -> Any:
     return fail
 
 
+def _make_placed(config: SquareConfig, env: Env) -> Any:
+    """As `_make`; notes what its worker takes of the cluster."""
+    import ray
+
+    with (Path(env.media_root) / "taken").open("a") as log:
+        log.write(f"{dict(sorted(ray.get_runtime_context().get_assigned_resources().items()))}\n")
+    return _make(config, env)
+
+
+SQUARE_PLACED = replace(SQUARE, make=_make_placed, runs_network=lambda _config: True)
 ONCE_KILLED = replace(SQUARE, make=_make_once_killed)
 ONCE_KILLED_ACTORS = replace(ONCE_KILLED, runs_network=lambda _config: True)
 NOTED = replace(SQUARE, make=_make_noted)
@@ -170,6 +180,10 @@ def test_workers_blocks_and_pools_give_one_digest(tmp_path: Path, ray_cluster: N
     assert tasks.counts == actors.counts == {
         "in": 40, "ok": 34, "filtered/min_area": 4, "quarantined/decode_error": 1, "quarantined/internal_error": 1
     }  # fmt: skip
+    chain.runtime = RuntimeConfig(use_gpu=True, curation_use_gpu=False, curation_resource="shelf")
+    assert chain.run("placed", f"{name}_PLACED", SquareConfig()).digest == tasks.digest
+    taken = set((tmp_path / "taken").read_text().splitlines())
+    assert taken == {str({"CPU": 1.0, "shelf": 0.001})}
     broken = next(row for row in chain.rows("tasks") if row["number"] == 13)
     assert (broken["reason_stage"], broken["detail"]) == ("square", "ZeroDivisionError: thirteen")
     assert chain.progress[-1] == (40, 40)

@@ -15,6 +15,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 import torch
+from ray.util import placement_group_table
 
 from jobs import train
 from jobs.context import InputRef, JobContext, JobResult
@@ -61,7 +62,7 @@ def _context(root: Path, config: TrainStageConfig, recorder: Recorder, **toy_cha
         fingerprint="f" * 64,
         operator="",
         config=config,
-        runtime=RuntimeConfig(train_workers=2, checkpoint_every=10, log_every=5),
+        runtime=RuntimeConfig(train_workers=2, train_placement="spread", checkpoint_every=10, log_every=5),
         inputs={
             "latents": InputRef("encode_latents@1", latents, ""),
             "text": InputRef("encode_text", text, ""),
@@ -108,6 +109,7 @@ def test_two_workers_one_of_them_killed_train_as_one_does(tmp_path: Path) -> Non
     thread.join()
     assert [step for step, _ in recorder.rows] == list(range(5, 61, 5))
     assert recorder.reports[-1] == (60, 60, "steps")
+    assert "SPREAD" in {group["strategy"] for group in placement_group_table().values()}
 
     data = LatentDataset([ctx.inputs["latents"].path], ctx.inputs["text"].path, ["synthetic"])
     alone = Trainer(config, data, LoopSettings(tmp_path / "alone", log_every=5))

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from lumina.files import sha256_file
 from pipelines import cli
+from pipelines.dag.accept import accept
 from pipelines.dag.plan import plan
 from pipelines.errors import LeaseLostError, StoreError
 from pipelines.storage import lease as leases
@@ -33,6 +34,7 @@ from pipelines.storage.open_store import open_store
 from pipelines.storage.remote import RemoteStore
 from pipelines.storage.store import Attempt, Store
 from pipelines.verify.check import verify
+from tests.pipelines.edited import Edited, states
 from tests.pipelines.storage.operations import fingerprint_of, go, known_code, manifest_of
 from tests.pipelines.storage.steps import DIED, FORKS
 from tests.pipelines.storage.test_sharing import digests, pipeline
@@ -94,6 +96,22 @@ def test_another_machine_finds_everything_and_fetches_what_it_needs(s3_store: st
     second.fetch_run(second.get_run("r0"))
     assert (second.output(manifest_of(first, "a")) / "text.txt").read_text() == "a"
     assert not [entry.key for entry in first.bucket.entries("stages") if entry.key.endswith("LEASE.json")]
+
+
+def test_an_accepted_output_is_found_where_it_was_computed(
+    s3_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RemoteStore(s3_store, tmp_path / "copy-1")
+    monkeypatch.setattr(Edited, "store", property(lambda edited: store))
+    code = Edited(tmp_path)
+    code.go()
+    code.edit("b")
+    [alias] = accept(code.pipeline(), store, code.identifier(), "b", "renamed a variable")
+    other = RemoteStore(s3_store, tmp_path / "copy-2")
+    found = other.lookup("b", fingerprint_of(alias))
+    assert found is not None
+    assert (other.fetch(found) / "text.txt").read_text() == (store.output(alias) / "text.txt").read_text()
+    assert states(code.go()) == dict.fromkeys("abcd", "cached")
 
 
 def test_a_copy_of_the_bucket_is_a_store(s3_store: str, tmp_path: Path) -> None:

@@ -1,0 +1,159 @@
+"""What of a config can be held against the clips and the weights before anything runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from curation.manifests import is_scanned
+from curation.rules import score_columns
+from curation.schema import MOTION, PROBE
+from curation.selection import check_scores
+from lumina.models.config import NextDiTConfig, load_flow_config
+from pipelines.config import PipelineConfig
+from pipelines.dag.fingerprint import locate_weights
+from pipelines.dag.stage import VARIANT
+from pipelines.errors import PipelineError
+
+
+def check_names(config: PipelineConfig, sources: tuple[str, ...]) -> None:
+    """Compare the sources that a config names with those that there are.
+
+    Raises:
+        PipelineError: one is unknown, or cannot be part of a stage's name.
+    """
+    named = {"export.source": {config.export.source} - {None}}
+    for stage, training in config.training().items():
+        for task in training.tasks:
+            named[f"{stage}: source_weights of task {task.name}"] = set(task.source_weights or ())
+    for where, names in named.items():
+        unknown = sorted(str(name) for name in names - set(sources))
+        if unknown:
+            raise PipelineError(f"{where} names {', '.join(unknown)}; the sources are {', '.join(sources)}")
+    for source in sources:
+        if not re.fullmatch(VARIANT, source):
+            raise PipelineError(
+                f"source {source!r} names a stage of its own (evaluate@{source}), so it may hold only ASCII letters, "
+                "digits, `_`, `.` and `-`: rename it in the manifest"
+            )
+
+
+def check_select(config: PipelineConfig, sources: tuple[str, ...]) -> None:
+    """Compare the selection's rules with the sources, the latents sets and the scores that there are.
+
+    Raises:
+        PipelineError: one is unknown, or is filled in by the pipeline.
+    """
+    for where, names, known, kind in (
+        ("sources", set(config.select.sources), sources, "sources"),
+        ("stages", set(config.select.stages), tuple(config.latents), "latents sets"),
+    ):
+        unknown = sorted(names - set(known))
+        if unknown:
+            raise PipelineError(f"select.{where} names {', '.join(unknown)}; the {kind} are {', '.join(known)}")
+    filled = {"select.sets": config.select.sets} | {
+        f"latents.{name}.name": one.name for name, one in config.latents.items()
+    }
+    given = [key for key, value in filled.items() if value]
+    if given:
+        raise PipelineError(f"{', '.join(given)}: leave it out, the pipeline fills it in")
+    try:
+        # The manifest's own columns are known once it is read: the stage checks those.
+        check_scores(config.select, score_columns(PROBE, MOTION), extra=False)
+    except ValueError as error:
+        raise PipelineError(str(error)) from error
+
+
+def check_store(config: PipelineConfig) -> None:
+    """Keep the store out of a folder that is scanned for clips.
+
+    Raises:
+        PipelineError: it lies there.
+    """
+    folder = config.data.manifest
+    in_bucket = "://" in config.store and not config.store.startswith("file://")
+    if folder is None or in_bucket or not is_scanned(folder, config.ingest):
+        return
+    store = Path(config.store.removeprefix("file://")).expanduser().resolve()
+    if store.is_relative_to(folder.resolve()):
+        raise PipelineError(
+            f"store {store} lies in the folder of clips {folder}, where the clips that it will hold would be taken for "
+            "yours: choose another with --store"
+        )
+
+
+def check_weights(config: PipelineConfig) -> None:
+    """Find the pretrained networks, and compare their widths with the model's as far as their configs tell.
+
+    Raises:
+        PipelineError: naming the setting, and what to do.
+    """
+    specs = config.weights.resolve()
+    for name, key, field in (
+        ("vae", "latent_channels", "in_channels"),
+        ("text_encoder", "hidden_size", "cap_feat_dim"),
+    ):
+        spec = specs[name]
+        directory = locate_weights(spec, f"weights.{name}").path
+        file = directory / "config.json"
+        if not file.is_file():
+            raise PipelineError(f"weights.{name}: {directory} holds no config.json, so it is no pretrained network")
+        try:
+            width = json.loads(file.read_text(encoding="utf-8"))[key]
+        except (ValueError, KeyError, TypeError) as error:
+            raise PipelineError(
+                f"weights.{name}: {file} does not say {key!r}: is it another kind of network?"
+            ) from error
+        if width != getattr(config.model, field):
+            raise PipelineError(
+                f"model.{field} is {getattr(config.model, field)}, but weights.{name} ({spec}) has {key} {width}: "
+                f"set model.{field}={width}"
+            )
+    _check_flow_network(config)
+
+
+def starting_weights(config: PipelineConfig) -> Path | None:
+    """Directory of the transformer that training starts from, if one is given.
+
+    Raises:
+        PipelineError: it is none of ours, or another network than the config's.
+    """
+    spec = config.weights.resolve().get("transformer")
+    if spec is None:
+        return None
+    found = locate_weights(spec, "weights.transformer").path
+    directory = found / "transformer" if (found / "transformer").is_dir() else found
+    file = directory / "config.json"
+    try:
+        model = NextDiTConfig.model_validate_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PipelineError(
+            f"weights.transformer: {found} holds no transformer of ours; a released one is made one by "
+            "`lumina convert SOURCE OUT`"
+        ) from error
+    different = [
+        f"model.{name}={json.dumps(value)}"
+        for name, value in model.model_dump(mode="json").items()
+        if value != config.model.model_dump(mode="json")[name]
+    ]
+    if different:
+        raise PipelineError(f"weights.transformer: {directory} is another network: set {' '.join(different)}")
+    return directory
+
+
+def _check_flow_network(config: PipelineConfig) -> None:
+    if config.motion.estimator != "unimatch":
+        return
+    try:
+        network = load_flow_config(locate_weights(config.weights.resolve()["unimatch"], "weights.unimatch").path)
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"weights.unimatch: {error}") from error
+    for side in ("height", "width"):
+        length = getattr(config.motion, side)
+        if length % network.multiple:
+            nearest = max(1, round(length / network.multiple)) * network.multiple
+            raise PipelineError(
+                f"motion.{side} is {length}, but the flow network of weights.unimatch needs a multiple of "
+                f"{network.multiple}: set motion.{side}={nearest}"
+            )

@@ -1,0 +1,110 @@
+"""`lumina cluster`: look at cluster files before they reach a cluster."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.commands.options import Debug, Json, Overrides, one_line_errors
+from pipelines.errors import PipelineError
+from pipelines.reports.progress import make_console
+
+if TYPE_CHECKING:
+    from jobs.runtime import RuntimeConfig
+    from pipelines.cluster.check import Checked
+
+app = typer.Typer(help="Files that describe a Ray cluster.", no_args_is_help=True)
+
+
+@app.callback()
+def cluster() -> None:
+    """Files that describe a Ray cluster."""
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="For `ray up`, or a RayJob for `kubectl apply`.")],
+    values: Annotated[
+        list[str] | None,
+        typer.Option("--fill", metavar="NAME=VALUE", help="Write VALUE in the place of <NAME>; may be repeated."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the file as it was filled in.")] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="CONFIG", help="Hold the cluster's size against this; else what a RayJob starts."),
+    ] = None,
+    override: Overrides = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check a cluster file without a cluster: Ray's own rules, and what they let through.
+
+    Exit code: 0 nothing to mend, 1 else.
+    """
+    with one_line_errors(debug):
+        from pipelines.cluster.check import check as look
+
+        if override and config is None:
+            raise PipelineError("-o changes a config, and none is named: give one with --config")
+        found = look(file, _values(values or []), _runtime(config, override))
+        if as_json:
+            typer.echo(json.dumps(found.as_dict(), indent=1))
+        else:
+            _show(found)
+        if out is not None:
+            if not found.problems:
+                out.write_text(found.text, encoding="utf-8")
+            told = f"Written to {out}" if not found.problems else f"{out} is not written while something is to mend"
+            make_console(stderr=True).print(told, soft_wrap=True)
+    raise typer.Exit(1 if found.problems else 0)
+
+
+def _values(given: list[str]) -> dict[str, str]:
+    found = {}
+    for one in given:
+        name, separator, value = one.partition("=")
+        if not name or not separator or not value:
+            raise PipelineError(f"--fill {one}: expected NAME=VALUE, such as IMAGE=registry/lumina-video@sha256:...")
+        found[name] = value
+    return found
+
+
+def _runtime(config: str | None, override: list[str] | None) -> RuntimeConfig | None:
+    if config is None:
+        return None
+    from pipelines.config import load_config
+
+    return load_config(config, override or [], needs_clips=False).runtime
+
+
+def _show(found: Checked) -> None:
+    from pipelines.cluster.check import KINDS
+
+    console = make_console()
+    for problem in found.problems:
+        where = Text(f"{found.file}:{problem.line}: ", "bold").append(problem.where, "cyan")
+        console.print(
+            where.append(": " if problem.where else "", "cyan").append(problem.message, "default"), soft_wrap=True
+        )
+    count = len(found.problems)
+    if count:
+        told = f"{count} {'place' if count == 1 else 'places'} to mend"
+        unfilled = all("is a placeholder" in problem.message for problem in found.problems)
+        console.print(Text(f"{told}; nothing else is wrong" if unfilled else told, "bold red"))
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("nodes", "how many", "each"):
+        table.add_column(column, no_wrap=True)
+    for pool in found.pools:
+        number = "1" if pool.is_head else f"{pool.least} to {pool.most}"
+        each = ", ".join(f"{amount:g} {name}" for name, amount in pool.resources.items())
+        table.add_row(pool.name + (" (head)" if pool.is_head else ""), number, each)
+    if found.pools:
+        console.print(table)
+    console.print(Text(f"{found.file}: a file for {KINDS[found.kind]} and Ray {found.ray}, nothing to mend", "green"))

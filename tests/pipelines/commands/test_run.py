@@ -1,0 +1,42 @@
+"""`lumina run` on a cluster that is too small for its config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipelines import cli
+
+
+@pytest.mark.ray
+def test_a_cluster_that_is_too_small_is_refused_before_anything_runs(
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.cluster.shutdown", lambda: None)  # other tests share it
+    store = tmp_path / "store"
+    done = CliRunner().invoke(cli.app, ["run", "demo", "-o", "runtime.train_workers=6", "--store", str(store)])
+    assert done.exit_code == 1
+    words = " ".join(done.output.split())
+    assert "render_shapes failed: training takes 6 workers with 1 CPU each (runtime.train_workers), but 1 node" in words
+    assert "with 4 CPU in all has room for 4; lower the setting, or raise runtime.num_cpus" in words
+    assert not list(store.glob("stages/*/*/MANIFEST.json"))
+
+
+@pytest.mark.ray
+def test_a_store_that_a_node_does_not_see_is_refused(
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobs import cluster
+
+    look = cluster.blind_nodes
+    monkeypatch.setattr(cluster, "blind_nodes", lambda path: look(path.with_name("elsewhere")))
+    monkeypatch.setattr(cluster, "shutdown", lambda: None)
+    store = tmp_path / "store"
+    here = ["-o", "runtime.ray_address=auto", "--store", str(store)]
+    done = CliRunner().invoke(cli.app, ["run", "demo", "--until", "render_shapes", *here])
+    assert done.exit_code == 1
+    words = " ".join(done.output.split())
+    assert f"does not see the store {store}: give one on a file system that all nodes mount" in words
+    assert not list(store.glob(".seen-*"))

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -28,10 +27,9 @@ from jobs.submit import (
     wait_until_started,
     waits_for,
 )
-from tests.ray_nodes import Nodes, ray_nodes
+from tests.ray_nodes import Nodes, digests, lumina, ray_nodes
 
 pytestmark = pytest.mark.ray
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("data.shapes.clips={synthetic: 4, handheld: 4, web: 4}", "data.shapes.images={synthetic: 2}")
 
 
@@ -116,14 +114,6 @@ def test_what_is_no_cluster_is_one_clear_error() -> None:
         connect("http://127.0.0.1:1")
 
 
-def lumina(folder: Path, *arguments: str) -> list[str]:
-    """The command line as somebody types it whose virtual environment is not active."""
-    return [
-        "/usr/bin/env", "-i", f"HOME={folder}", "PATH=/usr/bin:/bin", "RAY_AUTH_MODE=disabled", f"PYTHONPATH={ROOT}",
-        sys.executable, "-P", "-c", "from pipelines.cli import main; main()", *arguments,
-    ]  # fmt: skip
-
-
 def output(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -152,8 +142,3 @@ def test_a_run_outlives_the_terminal_that_submitted_it(nodes: Nodes, tmp_path: P
     assert digests(here) == digests(store)
     listed = output(*lumina(tmp_path, "jobs", "list", *where, "--json"))
     assert "demo" in {job["metadata"]["run"] for job in json.loads(listed.stdout)}
-
-
-def digests(store: Path) -> dict[str, str]:
-    manifests = [json.loads(path.read_text()) for path in store.glob("stages/*/*/MANIFEST.json")]
-    return {one["stage"]: one["digest"] for one in manifests}

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from ray.util import get_node_ip_address
 
 ROOT = Path(__file__).resolve().parents[1]
 _STARTED_S = 180
@@ -35,15 +36,23 @@ class Nodes:
         head_cpus: int,
         resources: Mapping[str, float] | None = None,
         dashboard: bool = True,
+        autoscaled: int = 0,
         **environment: str,
     ) -> None:
         self.folder, self.environment = folder, environment
         port, page = _free_port(), _free_port()
-        self.address, self.dashboard = f"127.0.0.1:{port}", f"http://127.0.0.1:{page}"
+        # The nodes that an autoscaler brings take the machine's own address.
+        host = get_node_ip_address() if autoscaled else "127.0.0.1"
+        self.address, self.dashboard = f"{host}:{port}", f"http://127.0.0.1:{page}"
         self.nodes: list[subprocess.Popen[bytes]] = []
-        head = ["--head", "--node-ip-address=127.0.0.1", f"--port={port}", f"--num-cpus={head_cpus}"]
+        head = ["--head", f"--node-ip-address={host}", f"--port={port}", f"--num-cpus={head_cpus}"]
+        if autoscaled:
+            (folder / "autoscaling.json").write_text(json.dumps(_autoscaling(self.address, autoscaled)))
+            head += [f"--autoscaling-config={folder / 'autoscaling.json'}"]
+            self.environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
         head += [f"--resources={json.dumps(dict(resources or {}))}"]
-        head += [f"--dashboard-port={page}"] if dashboard else ["--include-dashboard=false"]
+        # Ray looks at the port even without a dashboard.
+        head += [f"--dashboard-port={page}", f"--include-dashboard={str(dashboard).lower()}"]
         self.head = self._start("head", *head)
 
     def join(self, cpus: int) -> subprocess.Popen[bytes]:
@@ -104,6 +113,7 @@ def ray_nodes(
     *cpus: int,
     resources: Mapping[str, float] | None = None,
     dashboard: bool = True,
+    autoscaled: int = 0,
     **environment: str,
 ) -> Iterator[Nodes]:
     """A cluster for the length of the block.
@@ -113,16 +123,44 @@ def ray_nodes(
         cpus: CPUs of each other node.
         resources: custom resources of the head.
         dashboard: whether the head has one; jobs need it.
+        autoscaled: nodes of one CPU at most that Ray's autoscaler brings when they are needed, and takes away. They
+            share a temporary directory, so they serve drivers that join the cluster, not submitted jobs.
         environment: of all nodes.
     """
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        nodes = Nodes(Path(folder), head_cpus, resources, dashboard, **environment)
+        nodes = Nodes(Path(folder), head_cpus, resources, dashboard, autoscaled, **environment)
         try:
             for count in cpus:
                 nodes.join(count)
             yield nodes
         finally:
             nodes.close()
+
+
+def _autoscaling(address: str, most: int) -> dict[str, object]:
+    """A config for Ray's fake provider, whose nodes are processes on this machine.
+
+    `ray.cluster_utils.AutoscalingCluster` serves nobody here: it begins with `ray stop --force`, which ends all Ray of
+    the machine, and reads a file that the wheel does not have.
+    """
+    switches = ("use_node_id_as_ip", "disable_node_updaters", "disable_launch_config_check")
+    provider = {"type": "fake_multinode", "gcs_address": address, **dict.fromkeys(switches, True)}
+    head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+    worker = {"resources": {"CPU": 1, "object_store_memory": 150_000_000}, "node_config": {}, "max_workers": most}
+    lists = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
+    lists += ("head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files")
+    return {
+        "cluster_name": "fake",
+        "max_workers": most,
+        "upscaling_speed": 20.0,
+        "idle_timeout_minutes": 1.0,
+        "provider": provider,
+        "available_node_types": {"head": head, "worker": {**worker, "min_workers": 0}},
+        "head_node_type": "head",
+        **{name: {} for name in ("auth", "docker", "file_mounts")},
+        **{name: [] for name in (*lists, "rsync_exclude", "rsync_filter")},
+        "file_mounts_sync_continuously": False,
+    }
 
 
 def lumina(home: Path, *arguments: str) -> list[str]:

@@ -31,6 +31,7 @@ from kill_resume import SMALL
 from jobs.parts import rows_written
 from lumina.training import resume
 from lumina.training.metrics import read_metrics
+from pipelines.storage.store import Store
 from tests.ray_nodes import Nodes, digests, kill_tree, lumina, processes, ray_nodes
 
 SETTINGS = {
@@ -55,6 +56,7 @@ class Case:
     name: str
     folder: Path
     nodes: Nodes
+    until: str | None
 
     @property
     def store(self) -> Path:
@@ -64,6 +66,7 @@ class Case:
         """Type `lumina submit`; what it says is added to the case's log."""
         words = ["submit", "demo", "--name", self.name, "--resource", "driver=1", "--store", str(self.store)]
         words += [part for key, value in SETTINGS.items() for part in ("-o", f"{key}={value}")]
+        words += ["--until", self.until] if self.until else []
         return self._type(*words, "--address", (nodes or self.nodes).dashboard)
 
     def follow(self) -> subprocess.Popen[bytes]:
@@ -200,9 +203,10 @@ CASES: Mapping[str, Callable[[Case], str]] = {
 }
 
 
-def local(work: Path) -> dict[str, str]:
+def local(work: Path, until: str | None) -> dict[str, str]:
     """The digests of a run on this machine alone."""
     overrides = [part for key, value in SETTINGS.items() for part in ("-o", f"{key}={value}")]
+    overrides += ["--until", until] if until else []
     began = time.monotonic()
     with (work / "local.log").open("ab") as log:
         done = subprocess.run(
@@ -211,19 +215,21 @@ def local(work: Path) -> dict[str, str]:
     if done.returncode != 0:
         raise SystemExit(f"the local run ended with exit code {done.returncode}; see {work / 'local.log'}")
     print(f"local: {time.monotonic() - began:.0f} s", flush=True)
-    return digests(work / "local")
+    found = digests(work / "local")
+    return {stage: found[stage] for stage in Store(work / "local").get_run(None)["stages"]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for stores and logs; what is done stays done")
     parser.add_argument("--case", action="append", choices=list(CASES), help="only these; may be repeated")
+    parser.add_argument("--until", help="last stage of every run, train@2 or a later one")
     args = parser.parse_args()
     args.work.mkdir(exist_ok=True)
-    wanted, calm, failed = local(args.work), 0.0, 0
+    wanted, calm, failed = local(args.work, args.until), 0.0, 0
     with ray_nodes(1, 1, 1, resources={"driver": 1}, RAY_JOB_STOP_WAIT_TIME_S="60") as nodes:
         for name in args.case or CASES:
-            case = Case(name, args.work, nodes)
+            case = Case(name, args.work, nodes, args.until)
             began = time.monotonic()
             told = CASES[name](case)
             seconds = time.monotonic() - began

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -28,6 +29,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--work", type=Path, help="an empty folder, kept; else a temporary one")
     args = parser.parse_args()
+    # The nodes are ended with it.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     args.half = False
     with tempfile.TemporaryDirectory() as name:
         folder = args.work or Path(name)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -225,6 +226,8 @@ def main() -> None:
     parser.add_argument("--case", action="append", choices=list(CASES), help="only these; may be repeated")
     parser.add_argument("--until", help="last stage of every run, train@2 or a later one")
     args = parser.parse_args()
+    # The nodes are ended with it.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     args.work.mkdir(exist_ok=True)
     wanted, calm, failed = local(args.work, args.until), 0.0, 0
     with ray_nodes(1, 1, 1, resources={"driver": 1}, RAY_JOB_STOP_WAIT_TIME_S="60") as nodes:

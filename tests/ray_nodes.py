@@ -155,8 +155,9 @@ def _autoscaling(address: str, most: int) -> dict[str, object]:
         "upscaling_speed": 20.0,
         "idle_timeout_minutes": 1.0,
         "provider": provider,
-        "available_node_types": {"head": head, "worker": {**worker, "min_workers": 0}},
-        "head_node_type": "head",
+        # Ray knows the head by this name alone.
+        "available_node_types": {"ray.head.default": head, "worker": {**worker, "min_workers": 0}},
+        "head_node_type": "ray.head.default",
         **{name: {} for name in ("auth", "docker", "file_mounts")},
         **{name: [] for name in (*lists, "rsync_exclude", "rsync_filter")},
         "file_mounts_sync_continuously": False,

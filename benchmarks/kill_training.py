@@ -16,13 +16,10 @@ import argparse
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -30,9 +27,6 @@ sys.path.insert(0, str(REPOSITORY))
 os.environ["PYTHONPATH"] = str(REPOSITORY)
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "10"
-os.environ["RAY_raylet_start_wait_time_s"] = "180"  # noqa: SIM112  (Ray reads it in this case)
-
-import psutil
 
 from jobs import cluster, train
 from jobs.context import InputRef, JobContext
@@ -40,6 +34,7 @@ from jobs.runtime import RuntimeConfig
 from lumina.randomness import generator
 from lumina.training.metrics import read_metrics
 from tests.lumina.training import toy
+from tests.ray_nodes import Nodes, processes, ray_nodes
 
 VICTIMS = ("rank", "both ranks", "driver", "node")
 TIMED = ("tokens_per_second", "samples_per_second", "seconds_per_step", "data_share", "flop")
@@ -82,58 +77,7 @@ def drive(root: Path, address: str, steps: int, half: bool, least: int) -> None:
     cluster.shutdown()
 
 
-class Cluster:
-    """A head and nodes on this machine, each a process tree of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.started = folder, 0
-        self.address = f"127.0.0.1:{_free_port()}"
-        port = self.address.rpartition(":")[2]
-        self.head = self._start("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
-        self.nodes: list[subprocess.Popen[bytes]] = []
-        for _ in range(2):
-            self.join()
-
-    def join(self) -> None:
-        """Add a node that has room for one worker."""
-        self.nodes.append(self._start(f"--address={self.address}", "--num-cpus=1"))
-
-    def lose_one(self) -> None:
-        """Kill a node with everything on it."""
-        _kill_tree(self.nodes.pop(0).pid)
-
-    def close(self) -> None:
-        """End all processes, and let no later `ray.init` look for them."""
-        for process in (*self.nodes, self.head):
-            _kill_tree(process.pid)
-        Path("/tmp/ray/ray_current_cluster").unlink(missing_ok=True)  # noqa: S108  (where Ray writes it)
-
-    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start a node, and wait until it is up."""
-        command = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--disable-usage-stats", *arguments]
-        command += ["--object-store-memory=150000000"]
-        self.started += 1
-        path = self.folder / f"node-{self.started}.log"
-        with path.open("wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        while "Ray runtime started" not in path.read_text(errors="replace"):
-            if process.poll() is not None:
-                raise SystemExit(f"a Ray node did not start; see {path}")
-            time.sleep(0.2)
-        return process
-
-
-@contextmanager
-def started_cluster(folder: Path) -> Iterator[Cluster]:
-    """A cluster for the length of the block."""
-    running = Cluster(folder)
-    try:
-        yield running
-    finally:
-        running.close()
-
-
-def start(root: Path, running: Cluster, args: argparse.Namespace, least: int) -> subprocess.Popen[bytes]:
+def start(root: Path, running: Nodes, args: argparse.Namespace, least: int) -> subprocess.Popen[bytes]:
     """A driver of its own."""
     root.mkdir(exist_ok=True)
     command = [sys.executable, __file__, "--drive", str(root), "--address", running.address, "--steps", str(args.steps)]
@@ -143,7 +87,7 @@ def start(root: Path, running: Cluster, args: argparse.Namespace, least: int) ->
 
 
 def run(
-    root: Path, running: Cluster, args: argparse.Namespace, victim: str = "", step: int = 0, least: int = 2
+    root: Path, running: Nodes, args: argparse.Namespace, victim: str = "", step: int = 0, least: int = 2
 ) -> tuple[float, str]:
     """Train to the end, with one kill after `step`; returns seconds, and what was killed at which step."""
     began, told = time.monotonic(), ""
@@ -157,24 +101,22 @@ def run(
                 driver = start(root, running, args, least)
             if victim == "node" and least == 2:
                 time.sleep(5)
-                running.join()
+                running.join(1)
         time.sleep(0.05)
     if driver.returncode != 0 or bool(victim) != bool(told):
         raise SystemExit(f"{victim or 'undisturbed'}: the driver ended with {driver.returncode}; see {root}/driver.log")
     return time.monotonic() - began, told
 
 
-def kill(victim: str, running: Cluster, driver: subprocess.Popen[bytes]) -> None:
+def kill(victim: str, running: Nodes, driver: subprocess.Popen[bytes]) -> None:
     """kill -9, without a warning."""
     if victim == "driver":
         driver.send_signal(signal.SIGKILL)
     elif victim == "node":
-        running.lose_one()
+        running.lose(running.alive()[0])
     else:
-        ranks = [
-            one for one in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(one.info["cmdline"] or ())
-        ]
-        for process in sorted(ranks, key=lambda one: one.pid)[: 1 if victim == "rank" else None]:
+        ranks = [rank for node in running.alive() for rank in processes(node, "RayTrainWorker")]
+        for process in ranks[: 1 if victim == "rank" else None]:
             process.kill()
 
 
@@ -182,21 +124,6 @@ def _last_step(root: Path) -> int:
     path = root / "work" / train.METRICS
     rows = read_metrics(path) if path.exists() else []
     return int(rows[-1]["step"]) if rows else 0
-
-
-def _kill_tree(pid: int) -> None:
-    for process in (*psutil.Process(pid).children(recursive=True), psutil.Process(pid)):
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def main() -> None:
@@ -219,7 +146,7 @@ def main() -> None:
         folder.mkdir(exist_ok=True)
         toy.write(folder / "toy")
         rng, failed = generator(args.seed, "kills"), 0
-        with started_cluster(folder) as running:
+        with ray_nodes(0, 1, 1, dashboard=False) as running:
             calm, _ = run(folder / "calm", running, args)
             wanted = json.loads((folder / "calm" / "result.json").read_text())
             print(f"undisturbed: {calm:.0f} s, {len(wanted['losses'])} logged points, {wanted['digest'][:23]}")

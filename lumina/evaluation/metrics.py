@@ -189,7 +189,9 @@ def frame_similarity(frames: Frames) -> float:
 
 def laplacian_sharpness(frames: Frames) -> float:
     """Variance of the 4-neighbour Laplacian of luma in [0, 255], averaged over frames; 0 for frames below 3x3."""
-    luma = frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    # No matrix product: BLAS rounds it as the kernel does that it takes for the CPU, or for OPENBLAS_CORETYPE.
+    red, green, blue = (frames[..., channel].astype(np.float32) for channel in range(3))
+    luma = np.float32(0.299) * red + np.float32(0.587) * green + np.float32(0.114) * blue
     if min(luma.shape[1:]) < 3:
         return 0.0
     around = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]

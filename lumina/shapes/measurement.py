@@ -128,14 +128,16 @@ def _describe(color: str, track: dict[int, _Blob], num_frames: int, fps: float, 
     overlap = np.mean([blob.overlaps for blob in track.values()], axis=0)
     if len(times) > 1:
         centered = times - times.mean()
-        velocity = centered @ (position - position.mean(axis=0)) / (centered @ centered)
+        # No matrix products: BLAS rounds them as the kernel does that it takes for the CPU.
+        moved = (centered[:, None] * (position - position.mean(axis=0))).sum(axis=0)
+        velocity = moved / np.square(centered).sum()
     else:
         velocity = np.zeros(2)
     value = float(np.hypot(*velocity))
     if value < _STILL_BELOW:
         direction, speed = "still", "still"
     else:
-        direction = max(DIRECTIONS, key=lambda name: float(velocity @ np.array(DIRECTIONS[name], np.float64)))
+        direction = max(DIRECTIONS, key=lambda name: float((velocity * np.array(DIRECTIONS[name])).sum()))
         speed = "fast" if value > _FAST_ABOVE else "slow"
     best = int(overlap.argmax())
     return MeasuredShape(KINDS[best], color, direction, speed, value, float(overlap[best]), len(track) / num_frames)

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -31,8 +26,6 @@ from jobs.submit import (
 from tests.ray_nodes import Nodes, ray_nodes
 
 pytestmark = pytest.mark.ray
-ROOT = Path(__file__).resolve().parents[2]
-SMALL = ("data.shapes.clips={synthetic: 4, handheld: 4, web: 4}", "data.shapes.images={synthetic: 2}")
 
 
 @pytest.fixture(scope="module")
@@ -114,46 +107,3 @@ def test_what_is_no_cluster_is_one_clear_error() -> None:
         connect("ray://head:10001")
     with pytest.raises(SubmissionError, match="does not answer as a Ray cluster"):
         connect("http://127.0.0.1:1")
-
-
-def lumina(folder: Path, *arguments: str) -> list[str]:
-    """The command line as somebody types it whose virtual environment is not active."""
-    return [
-        "/usr/bin/env", "-i", f"HOME={folder}", "PATH=/usr/bin:/bin", "RAY_AUTH_MODE=disabled", f"PYTHONPATH={ROOT}",
-        sys.executable, "-P", "-c", "from pipelines.cli import main; main()", *arguments,
-    ]  # fmt: skip
-
-
-def output(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def test_a_run_outlives_the_terminal_that_submitted_it(nodes: Nodes, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    where = ("--address", nodes.dashboard)
-    overrides = [part for value in SMALL for part in ("-o", value)]
-    command = lumina(tmp_path, "submit", "demo", *where, "--until", "tag", "--store", str(store), *overrides)
-    with (tmp_path / "terminal.log").open("wb") as log:
-        terminal = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
-    client = connect(nodes.dashboard)
-    while not any(job.metadata.get("run") == "demo" and job.state == "RUNNING" for job in jobs(client)):
-        assert terminal.poll() is None, (tmp_path / "terminal.log").read_text()
-        time.sleep(0.2)
-    os.killpg(terminal.pid, signal.SIGKILL)
-    followed = output(*lumina(tmp_path, "jobs", "logs", "demo", *where))
-    assert followed.returncode == 0, followed.stdout + followed.stderr
-    assert "4 stages done" in followed.stdout
-    again = output(*command)
-    assert again.returncode == 0, again.stderr
-    assert "has done it" in again.stdout
-    here = tmp_path / "here"
-    done = output(*lumina(tmp_path, "run", "demo", "--until", "tag", "--store", str(here), *overrides))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert digests(here) == digests(store)
-    listed = output(*lumina(tmp_path, "jobs", "list", *where, "--json"))
-    assert "demo" in {job["metadata"]["run"] for job in json.loads(listed.stdout)}
-
-
-def digests(store: Path) -> dict[str, str]:
-    manifests = [json.loads(path.read_text()) for path in store.glob("stages/*/*/MANIFEST.json")]
-    return {one["stage"]: one["digest"] for one in manifests}

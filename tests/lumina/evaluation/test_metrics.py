@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -134,3 +137,16 @@ def test_estimates_reduce_and_combine() -> None:
     assert difference(accuracy, accuracy).values == (-1, 1)
     with pytest.raises(ValueError, match="applies to none"):
         estimate(METRICS["shapes/colour_acc"], {"shapes/colour_acc": np.full((6, 1), np.nan)}, counts)
+
+
+def test_sharpness_does_not_depend_on_the_kernel_that_blas_takes() -> None:
+    code = (
+        "import numpy as np; from lumina.evaluation.metrics import laplacian_sharpness as sharpness; "
+        "print(repr(sharpness(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8))))"
+    )
+    own = {key: value for key, value in os.environ.items() if key != "OPENBLAS_CORETYPE"}
+    found = [
+        subprocess.run([sys.executable, "-c", code], env={**own, **kernel}, capture_output=True, check=True).stdout
+        for kernel in ({}, {"OPENBLAS_CORETYPE": "Haswell"})
+    ]
+    assert found[0] == found[1]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -83,3 +87,20 @@ def test_flow_carries_a_frame_onto_the_next() -> None:
 
 def test_nothing_coloured_measures_as_nothing() -> None:
     assert measure(np.full((8, 64, 64, 3), 90, np.uint8), 8).shapes == ()
+
+
+def test_speeds_do_not_depend_on_the_kernel_that_blas_takes() -> None:
+    code = (
+        "from lumina.randomness import generator\n"
+        "from lumina.shapes import measure, render, sample_scene\n"
+        "for index in range(16):\n"
+        "    scene = sample_scene(generator(3, 'test/kernel', index))\n"
+        "    frames = render(scene, num_frames=16, height=64, width=64, fps=8)\n"
+        "    print([shape.speed_value for shape in measure(frames, 8).shapes])\n"
+    )
+    own = {key: value for key, value in os.environ.items() if key != "OPENBLAS_CORETYPE"}
+    found = [
+        subprocess.run([sys.executable, "-c", code], env={**own, **kernel}, capture_output=True, check=True).stdout
+        for kernel in ({}, {"OPENBLAS_CORETYPE": "Haswell"})
+    ]
+    assert found[0] == found[1]

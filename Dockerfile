@@ -16,7 +16,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc g++ libc6-dev rsync wget \
     && rm -rf /var/lib/apt/lists/*
 
-# The user that owns /shared/runs in ray_cluster.yaml and jobs/rayjob.yaml. `ray up` reads HOME from the image.
+# The user that owns /shared/runs in ray_cluster.yaml and rayjob.yaml. `ray up` reads HOME from the image.
 RUN useradd --create-home --uid 1000 lumina
 ENV HOME=/home/lumina
 

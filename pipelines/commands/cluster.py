@@ -107,4 +107,5 @@ def _show(found: Checked) -> None:
         table.add_row(pool.name + (" (head)" if pool.is_head else ""), number, each)
     if found.pools:
         console.print(table)
-    console.print(Text(f"{found.file}: a file for {KINDS[found.kind]} and Ray {found.ray}, nothing to mend", "green"))
+    told = f"{found.file}: a file for {KINDS[found.kind]} and Ray {found.ray}, nothing to mend"
+    console.print(Text(told, "green"), soft_wrap=True)

@@ -39,8 +39,7 @@ def curated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
     """A folder with the cluster files of the program."""
-    for name in ("ray_cluster.yaml", "jobs/rayjob.yaml"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ("ray_cluster.yaml", "rayjob.yaml"):
         shutil.copyfile(ROOT / name, tmp_path / name)
     return tmp_path
 

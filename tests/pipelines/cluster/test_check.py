@@ -20,7 +20,7 @@ from pipelines.errors import PipelineError
 from tests.pipelines.cluster.broken import BROKEN_JOBS, BROKEN_LAUNCHERS, IMAGE, Edit
 
 ROOT = Path(__file__).resolve().parents[3]
-LAUNCHER, RAYJOB = ROOT / "ray_cluster.yaml", ROOT / "jobs" / "rayjob.yaml"
+LAUNCHER, RAYJOB = ROOT / "ray_cluster.yaml", ROOT / "rayjob.yaml"
 VALUES = {"IMAGE": IMAGE, "NFS_SERVER": "fs-0123456789abcdef0.efs.us-west-2.amazonaws.com"}
 PAPER = ("--config", "paper", "-o", "runtime.curation_resource=curation")
 GROWS = ("-o", "runtime.autoscaling=true", "-o", "runtime.curation_workers=64")

@@ -57,7 +57,7 @@ def test_nobody_is_root_and_nothing_is_secret(instructions: list[tuple[str, str]
     [user] = [rest for word, rest in instructions if word == "RUN" and "useradd" in rest]
     assert f"--uid {UID}" in user
     assert f"install -d -o {UID} -g {UID}" in (ROOT / "ray_cluster.yaml").read_text()
-    job = yaml.safe_load((ROOT / "jobs" / "rayjob.yaml").read_text())["spec"]["rayClusterSpec"]
+    job = yaml.safe_load((ROOT / "rayjob.yaml").read_text())["spec"]["rayClusterSpec"]
     for group in (job["headGroupSpec"], *job["workerGroupSpecs"]):
         assert group["template"]["spec"]["securityContext"]["fsGroup"] == int(UID)
 

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from pipelines.errors import PipelineError
 from pipelines.reports.progress import make_console
 
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Path of a YAML file, or `demo`, `folder`, ...")]
@@ -23,6 +22,8 @@ StoreOption = Annotated[
 UntilOption = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage and what it needs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+_OURS = ("pipelines", "jobs", "curation", "lumina")
 
 
 def default_store() -> str:
@@ -43,7 +44,8 @@ def one_line_errors(debug: bool) -> Iterator[None]:
         if debug:
             raise
         # Ours say what to do; of what nobody foresaw the class may be all there is.
-        ours = isinstance(error, PipelineError | FileNotFoundError) or type(error) is ValueError
+        named = type(error).__module__.partition(".")[0] in _OURS
+        ours = named or isinstance(error, FileNotFoundError) or type(error) is ValueError
         message = str(error) if ours else f"{type(error).__name__}: {error}"
         make_console(stderr=True).print(Text(f"error: {message}", "bold red"), soft_wrap=True)
         raise typer.Exit(1) from error

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from jobs.submit import (
     ENDED,
@@ -23,6 +24,7 @@ from jobs.submit import (
     wait_until_started,
     waits_for,
 )
+from pipelines import cli
 from tests.ray_nodes import Nodes, ray_nodes
 
 pytestmark = pytest.mark.ray
@@ -107,3 +109,6 @@ def test_what_is_no_cluster_is_one_clear_error() -> None:
         connect("ray://head:10001")
     with pytest.raises(SubmissionError, match="does not answer as a Ray cluster"):
         connect("http://127.0.0.1:1")
+    told = CliRunner().invoke(cli.app, ["jobs", "list", "--address", "http://127.0.0.1:1"])
+    assert told.exit_code == 1
+    assert told.stderr.startswith("error: http://127.0.0.1:1 does not answer as a Ray cluster")

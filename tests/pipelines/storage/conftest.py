@@ -7,14 +7,16 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.pipelines.storage.steps import CREDENTIALS
+
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """`host:port` of a moto server; credentials are in the environment."""
     server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     with pytest.MonkeyPatch.context() as patched:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patched.setenv(name, "testing")
+        for name, value in CREDENTIALS.items():
+            patched.setenv(name, value)
         server.start()
         host, port = server.get_host_and_port()
         yield f"{host}:{port}"

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 # Each process is the copy of one that has imported everything and runs no threads.
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
+"""Of the server that answers as S3 does. A process of `FORKS` has the environment of the first one."""
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([f"tests.pipelines.storage.{name}" for name in ("test_crashes", "test_remote")])
 

@@ -36,7 +36,7 @@ from pipelines.storage.store import Attempt, Store
 from pipelines.verify.check import verify
 from tests.pipelines.edited import Edited, states
 from tests.pipelines.storage.operations import fingerprint_of, go, known_code, manifest_of
-from tests.pipelines.storage.steps import DIED, FORKS
+from tests.pipelines.storage.steps import CREDENTIALS, DIED, FORKS
 from tests.pipelines.storage.test_sharing import digests, pipeline
 from tests.pipelines.toy import diamond
 from tests.pipelines.toy_outputs import line
@@ -194,6 +194,7 @@ def _lose_an_object(store: RemoteStore, stage: str) -> None:
 
 def _crash(name: str, uri: str, root: Path, model: tuple[str, Path], at: int) -> None:
     """Do an operation, and end before the change number `at` of the bucket."""
+    os.environ.update(CREDENTIALS)
     import obstore
 
     known_code()

@@ -7,7 +7,6 @@ import os
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -17,6 +16,7 @@ from typing import Any, Literal, Self
 from pipelines.dag.events import Display
 from pipelines.errors import StoreError
 from pipelines.reports.stage_progress import StageProgress
+from pipelines.storage.durable import replace_file
 from pipelines.storage.lease import process_start
 from pipelines.storage.store import Store
 
@@ -142,12 +142,8 @@ class StatusFile:
             if self._closed.is_set():
                 return
             self.status.heard = time.time()
-            text = json.dumps(self.status.as_dict())
-            temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.tmp")
             try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                temporary.write_text(text)
-                temporary.replace(self.path)
+                replace_file(self.path, json.dumps(self.status.as_dict()).encode())
             except OSError as error:
                 problem = f"{self.path} cannot be written ({error.strerror}): `lumina status` will not see this run"
             else:

@@ -11,7 +11,6 @@ import hashlib
 import os
 import platform
 import re
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -22,6 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pipelines.config import PipelineConfig
 from pipelines.errors import PipelineError, StoreError
 from pipelines.git import origin
+from pipelines.storage.durable import replace_file
 from pipelines.storage.store import Store
 
 
@@ -156,10 +156,7 @@ def _keep(store: Store, patch: bytes) -> str:
     digest = hashlib.sha256(patch).hexdigest()
     path = patch_path(store, f"sha256:{digest}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        temporary.write_bytes(patch)
-        temporary.replace(path)
+        replace_file(path, patch, sync=True)
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
     return f"sha256:{digest}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import StoreError
+from pipelines.storage.durable import replace_file
 from pipelines.storage.store import Store
 
 
@@ -44,10 +45,7 @@ def copy_stages(store: Store, record: Mapping[str, Any], start: str, target: Sto
         try:
             shutil.copytree(store.output(manifest), target.output(manifest), copy_function=_link, dirs_exist_ok=True)
             # Last, as everywhere: an output without a record is none.
-            directory.mkdir(parents=True, exist_ok=True)
-            partial = directory / "MANIFEST.copy.tmp"
-            partial.write_text(manifest.to_json())
-            partial.replace(directory / "MANIFEST.json")
+            replace_file(directory / "MANIFEST.json", manifest.to_json().encode())
         except OSError as error:
             raise StoreError(f"stage {name}: {directory} cannot be written: {error.strerror or error}") from error
 

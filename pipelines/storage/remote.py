@@ -10,7 +10,6 @@ copy's alone, so a stage that another machine takes over starts anew there.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
@@ -28,6 +27,7 @@ from typing import Any
 from pipelines.errors import StoreError, disk_problem
 from pipelines.storage import lease as leases
 from pipelines.storage.bucket import Bucket
+from pipelines.storage.durable import replace_file
 from pipelines.storage.lease import Holder
 from pipelines.storage.manifest import Manifest, OutputFile
 from pipelines.storage.object_lease import ObjectLease, Seen, read_holder, try_acquire
@@ -278,18 +278,10 @@ class RemoteStore(Store):
 
     def _copy(self, path: Path, text: str, modified: float | None = None) -> None:
         """Have a record in the working copy as the bucket has it."""
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
-            if modified is None and path.is_file() and path.read_text() == text:
-                return
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text)
-            if modified is not None:
-                os.utime(temporary, (modified, modified))
-            temporary.replace(path)
+            if modified is not None or not path.is_file() or path.read_text() != text:
+                replace_file(path, text.encode(), modified=modified)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise StoreError(f"store {self.root}: {disk_problem(error, path)}") from error
 
     @staticmethod

@@ -31,7 +31,7 @@ from typing import Any
 
 from lumina.files import sha256_file
 from pipelines.errors import LeaseLostError, StoreError, disk_problem
-from pipelines.storage.durable import link_new, sync_directory, sync_tree, write_synced
+from pipelines.storage.durable import link_new, replace_file, sync_directory, sync_tree, write_synced
 from pipelines.storage.lease import HeldLease, Holder, Lease, read_holder, try_acquire
 from pipelines.storage.manifest import Manifest, OutputFile
 from pipelines.storage.seal import seal
@@ -318,14 +318,9 @@ class Store:
             (self.root / "runs" / f"{run_id}.json", seal(json.dumps(record, indent=1))),
             (self.root / "latest" / name, run_id),
         ):
-            temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_synced(temporary, text)
-                temporary.replace(path)
+                replace_file(path, text.encode(), sync=True)
             except OSError as error:
-                with contextlib.suppress(OSError):
-                    temporary.unlink(missing_ok=True)
                 raise StoreError(f"run {run_id}: {disk_problem(error, path)}") from error
 
     def get_run(self, run: str | None) -> dict[str, Any]:

@@ -20,6 +20,10 @@ class StoreError(PipelineError):
     """The store cannot be used: not writable, too little space, or a damaged record."""
 
 
+class GoneError(StoreError):
+    """The store has lost a file that its records name."""
+
+
 class StageError(PipelineError):
     """A stage broke its contract with the DAG, or failed."""
 

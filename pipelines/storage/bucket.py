@@ -7,16 +7,20 @@ A record is created only where there is none, and replaced only if it is still t
 from __future__ import annotations
 
 import hashlib
+import io
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
-from pipelines.errors import StoreError
+from pipelines.errors import GoneError, StoreError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 SCHEMES = ("s3://", "gs://")
 _OPTIONS = {"s3": ("region", "endpoint_override", "scheme"), "gs": ()}
@@ -143,6 +147,11 @@ class Bucket:
             found = self._api.list(self._store, prefix).collect()
         return [Entry(one["path"], one["size"], one["last_modified"].timestamp()) for one in found]
 
+    def holds(self, prefix: str) -> bool:
+        """Whether there is an object below `prefix/`."""
+        with self._named(prefix):
+            return any(self._api.list(self._store, prefix, chunk_size=1))
+
     def folders(self, prefix: str) -> list[str]:
         """Names of what lies directly below `prefix/` and has objects of its own."""
         with self._named(prefix):
@@ -155,18 +164,41 @@ class Bucket:
             self._api.put(self._store, key, path)
 
     def download(self, key: str, path: Path) -> str:
-        """Write an object to a file; returns the hex SHA-256 of what was written."""
+        """Write an object to a file; returns the hex SHA-256 of what was written.
+
+        Raises:
+            GoneError: there is no such object.
+        """
         digest = hashlib.sha256()
         with self._named(key):
             try:
                 chunks = self._api.get(self._store, key).stream(min_chunk_size=_CHUNK_BYTES)
             except FileNotFoundError as error:
-                raise StoreError(f"{self.name(key)} is not there") from error
+                raise GoneError(f"{self.name(key)} is not there") from error
             with path.open("wb") as file:
                 for chunk in chunks:
                     digest.update(chunk)
                     file.write(chunk)
         return digest.hexdigest()
+
+    def open(self, key: str, size: int) -> io.RawIOBase:
+        """An object of `size` bytes as a file, of which only what is read is asked for; it is not held against a hash.
+
+        Reading raises a GoneError if there is no such object.
+        """
+        return _Opened(self, key, size)
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """Some bytes of an object.
+
+        Raises:
+            GoneError: there is no such object.
+        """
+        with self._named(key):
+            try:
+                return bytes(self._api.get_range(self._store, key, start=start, length=length))
+            except FileNotFoundError as error:
+                raise GoneError(f"{self.name(key)} is not there") from error
 
     def name(self, key: str) -> str:
         """The URI of an object."""
@@ -201,6 +233,38 @@ class Bucket:
             yield
         except BaseError as error:
             raise StoreError(f"{self.name(key)}: {str(error).strip().splitlines()[0]}") from error
+
+
+class _Opened(io.RawIOBase):
+    """An object that is read where it lies."""
+
+    def __init__(self, bucket: Bucket, key: str, size: int) -> None:
+        self.bucket, self.key, self.size = bucket, key, size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        length = max(0, min(len(view), self.size - self._at))
+        if length:
+            found = self.bucket.read_range(self.key, self._at, length)
+            length = len(found)
+            view[:length] = found
+        self._at += length
+        return length
 
 
 def _tag(meta: Mapping[str, Any]) -> Tag:

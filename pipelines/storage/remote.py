@@ -1,7 +1,7 @@
 """A store in a bucket. The bucket is the truth; a working copy on this machine is where stages write and read.
 
     s3://bucket/prefix/stages/<stage>/<fingerprint[:20]>/{LEASE.json, a-<id>/..., MANIFEST.json}
-    s3://bucket/prefix/{runs/<run id>.json, latest/<run name>}
+    s3://bucket/prefix/{runs/<run id>.json, latest/<run name>, live/<run id>.json, patches/<sha256>.patch}
 
 An output is uploaded file by file, and its manifest is put last, create-if-absent. An output of another machine is
 fetched when something here reads it. Scratch of unfinished stages, logs and the database of MLflow are the working
@@ -10,32 +10,40 @@ copy's alone, so a stage that another machine takes over starts anew there.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import shutil
 import socket
+import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipelines.errors import StoreError, disk_problem
+from pipelines.errors import GoneError, StoreError, disk_problem
 from pipelines.storage import lease as leases
 from pipelines.storage.bucket import Bucket
 from pipelines.storage.durable import replace_file
 from pipelines.storage.lease import Holder
+from pipelines.storage.live import LiveObjects
 from pipelines.storage.manifest import Manifest, OutputFile
 from pipelines.storage.object_lease import ObjectLease, Seen, read_holder, try_acquire
-from pipelines.storage.store import Attempt, Store
+from pipelines.storage.store import Attempt, Store, Wanted
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 log = logging.getLogger(__name__)
 
 _THREADS = 8
+_FETCHED_BYTES = 8 << 20
+"""Tables with a larger file are read where they lie: most of their bytes are columns that no comparison reads."""
 _SAME_TIME_S = 1e-3
 
 
@@ -47,6 +55,8 @@ class RemoteStore(Store):
         working_copy: a directory of this store alone; by default one below `$XDG_CACHE_HOME/lumina/stores`. On a
             cluster it must be on a file system that all nodes share.
     """
+
+    in_bucket = True
 
     def __init__(self, uri: str, working_copy: str | Path | None = None) -> None:
         self.bucket = Bucket(uri)
@@ -60,6 +70,15 @@ class RemoteStore(Store):
         """What `--store` takes."""
         return self._asked
 
+    @property
+    def live(self) -> LiveObjects:
+        """See `Store.live`."""
+        return LiveObjects(self.bucket)
+
+    def name(self, path: Path) -> str:
+        """The URI of the object of which a path of the working copy is the copy."""
+        return self.bucket.name(path.relative_to(self.root).as_posix())
+
     def prepare(self, min_free_gb: float = 0.0) -> None:
         """Check bucket and working copy; see `Store.prepare` and `Bucket.check`."""
         super().prepare(min_free_gb)
@@ -72,26 +91,19 @@ class RemoteStore(Store):
             "`aws s3 sync` or `gcloud storage rsync`, and give the copy with --store"
         )
 
-    def lookup(self, stage: str, fingerprint: str, heal: bool = False) -> Manifest | None:
-        """The manifest of a finished stage whose objects are all there with the recorded sizes; see `Store.lookup`."""
-        key = f"{_key(stage, fingerprint)}/MANIFEST.json"
-        record = self.bucket.read(key)
+    def has_output(self, manifest: Manifest) -> bool:
+        """Whether the output has objects; see `Store.has_output`."""
+        return not manifest.files or self.bucket.holds(_output_key(manifest))
+
+    def record_text(self, stage: str, fingerprint: str) -> str | None:
+        """Of the record in the bucket, which is copied to this machine; see `Store.record_text`."""
+        record = self.bucket.read(f"{_key(stage, fingerprint)}/MANIFEST.json")
         if record is None:
             return None
-        try:
-            manifest = Manifest.from_json(record.text)
-            problem = self._missing(manifest, fingerprint)
-        except ValueError as error:
-            problem = str(error)
-        if problem is None:
-            self._copy(self.directory(stage, fingerprint) / "MANIFEST.json", record.text)
-            return manifest
-        if heal:
-            log.warning("%s: output is damaged (%s): computing it again", stage, problem)
-            self._move_record_aside(stage, fingerprint)
-        return None
+        self._copy(self.directory(stage, fingerprint) / "MANIFEST.json", record.text)
+        return record.text
 
-    def _missing(self, manifest: Manifest, fingerprint: str) -> str | None:
+    def _problem(self, manifest: Manifest, fingerprint: str) -> str | None:
         if manifest.fingerprint != f"sha256:{fingerprint}":
             return f"the record is of fingerprint {manifest.fingerprint}"
         prefix = _output_key(manifest)
@@ -210,16 +222,20 @@ class RemoteStore(Store):
         self.bucket.remove(f"{prefix}/MANIFEST.json")
         return super()._move_record_aside(stage, fingerprint)
 
-    def fetch(self, manifest: Manifest) -> Path:
-        """The output on this machine; what is not here yet is fetched.
+    def fetch(self, manifest: Manifest, wanted: Wanted | None = None) -> Path:
+        """The output on this machine; what is not here yet is fetched, or only what is `wanted` of it.
 
         Raises:
+            GoneError: the bucket has lost an object.
             StoreError: an object is not what was recorded, or the disk is full.
         """
         prefix = _output_key(manifest)
         out = self.output(manifest)
         with self._fetching:
-            missing = [file for file in manifest.files if not _is_here(out / file.path, file.bytes)]
+            files = [file for file in manifest.files if wanted is None or wanted(file.path)]
+            missing = [file for file in files if not _is_here(out / file.path, file.bytes)]
+            if wanted is not None and not missing:
+                return out
             try:
                 out.mkdir(parents=True, exist_ok=True)
                 (out.parent / ".fetch").mkdir(exist_ok=True)
@@ -247,15 +263,82 @@ class RemoteStore(Store):
         finally:
             temporary.unlink(missing_ok=True)
 
-    def fetch_run(self, record: Mapping[str, Any], stages: Iterable[str] | None = None) -> None:
+    def sizes(self, out: Path) -> dict[str, int]:
+        """Of the objects; see `Store.sizes`."""
+        prefix = out.relative_to(self.root).as_posix()
+        return {entry.key.removeprefix(f"{prefix}/"): entry.bytes for entry in self.bucket.entries(prefix)}
+
+    @contextlib.contextmanager
+    def borrow(self, out: Path, files: Iterable[OutputFile]) -> Iterator[Path]:
+        """A temporary directory with the objects as they are now, right or wrong; see `Store.borrow`.
+
+        Raises:
+            StoreError: an object cannot be read, or the disk is full.
+        """
+        prefix = out.relative_to(self.root).as_posix()
+        with tempfile.TemporaryDirectory(prefix="lumina-") as folder:
+            try:
+                self._each(self._borrow, [(f"{prefix}/{file.path}", Path(folder) / file.path) for file in files])
+            except OSError as error:
+                raise StoreError(f"{self.bucket.name(prefix)}: {disk_problem(error, Path(folder))}") from error
+            yield Path(folder)
+
+    def _borrow(self, key: str, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(GoneError):  # who looks for the file says so
+            self.bucket.download(key, path)
+
+    def share(self, path: Path) -> None:
+        """See `Store.share`."""
+        self.bucket.upload(path, path.relative_to(self.root).as_posix())
+
+    def bring(self, path: Path) -> None:
+        """See `Store.bring`."""
+        if path.is_file():
+            return
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.bucket.download(path.relative_to(self.root).as_posix(), temporary)
+            temporary.replace(path)
+        except GoneError:
+            return  # who reads the file says so
+        except OSError as error:
+            raise StoreError(f"store {self.root}: {disk_problem(error, path)}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def dataset(self, manifest: Manifest) -> ds.Dataset:
+        """See `Store.dataset`: fetched, but for large tables, of which the columns that are read come from the bucket.
+
+        Raises:
+            GoneError: the bucket has lost an object; of large tables, reading raises it.
+            StoreError: an object is not what was recorded, or the disk is full.
+        """
+        files = [file for file in manifest.files if _is_table(file.path)]
+        here = all(_is_here(self.output(manifest) / file.path, file.bytes) for file in files)
+        if here or max(file.bytes for file in files) <= _FETCHED_BYTES:
+            self.fetch(manifest, _is_table)
+            return super().dataset(manifest)
+        import pyarrow as pa
+        import pyarrow.dataset as ds
+
+        form, prefix = ds.ParquetFileFormat(), _output_key(manifest)
+        opened = [self.bucket.open(f"{prefix}/{file.path}", file.bytes) for file in files]
+        fragments = [form.make_fragment(pa.PythonFile(file, mode="r")) for file in opened]
+        return ds.FileSystemDataset(fragments, fragments[0].physical_schema, form)
+
+    def fetch_run(
+        self, record: Mapping[str, Any], stages: Iterable[str] | None = None, wanted: Wanted | None = None
+    ) -> None:
         """See `Store.fetch_run`."""
-        wanted = None if stages is None else set(stages)
+        kinds = None if stages is None else set(stages)
         for name, entry in record["stages"].items():
-            if entry.get("fingerprint") is None or (wanted is not None and name.partition("@")[0] not in wanted):
+            if entry.get("fingerprint") is None or (kinds is not None and name.partition("@")[0] not in kinds):
                 continue
             manifest = self.lookup(name, entry["fingerprint"].removeprefix("sha256:"))
             if manifest is not None:
-                self.fetch(manifest)
+                self.fetch(manifest, wanted)
 
     def put_run(self, run_id: str, name: str, record: Mapping[str, Any]) -> None:
         """Put the record of a run, in the working copy too; see `Store.put_run`."""
@@ -300,6 +383,10 @@ def _output_key(manifest: Manifest) -> str:
     """Under which the files of an output lie; of an accepted one, where it was computed."""
     computed = manifest.aliased_from or manifest.fingerprint
     return f"{_key(manifest.stage, computed.removeprefix('sha256:'))}/{manifest.attempt}"
+
+
+def _is_table(path: str) -> bool:
+    return path.startswith("data/")
 
 
 def _is_here(path: Path, size: int) -> bool:

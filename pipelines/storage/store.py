@@ -24,19 +24,27 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lumina.files import sha256_file
 from pipelines.errors import LeaseLostError, StoreError, disk_problem
 from pipelines.storage.durable import link_new, replace_file, sync_directory, sync_tree, write_synced
 from pipelines.storage.lease import HeldLease, Holder, Lease, read_holder, try_acquire
+from pipelines.storage.listing import sizes
+from pipelines.storage.live import Live, LiveFiles
 from pipelines.storage.manifest import Manifest, OutputFile
 from pipelines.storage.seal import seal
 
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
+
 log = logging.getLogger(__name__)
+
+Wanted = Callable[[str], bool]
+"""Whether a file of an output is wanted, by its path relative to the output."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +74,22 @@ class Store:
             raise StoreError(f"store {root}: this kind of URI is not supported; give a directory, s3://... or gs://...")
         self.root = Path(str(root).removeprefix("file://")).expanduser().resolve()
 
+    in_bucket = False
+    """Whether the outputs are no files of this machine."""
+
     @property
     def uri(self) -> str:
         """What `--store` takes."""
         return str(self.root)
+
+    @property
+    def live(self) -> Live:
+        """What the runs on this store tell of themselves."""
+        return LiveFiles(self.root / "live")
+
+    def name(self, path: Path) -> str:
+        """What a path below `root` is called where the store is."""
+        return str(path)
 
     def need_files(self, what: str) -> None:
         """Raises StoreError where `what` cannot work, since the outputs are not files of this machine."""
@@ -105,12 +125,52 @@ class Store:
         computed = manifest.aliased_from or manifest.fingerprint
         return self.directory(manifest.stage, computed.removeprefix("sha256:")) / manifest.attempt
 
-    def fetch(self, manifest: Manifest) -> Path:
-        """The output with its files on this machine; in a store of files they are always there."""
+    def has_output(self, manifest: Manifest) -> bool:
+        """Whether the output is in the store; single files of it may be lost."""
+        return self.output(manifest).is_dir()
+
+    def fetch(self, manifest: Manifest, wanted: Wanted | None = None) -> Path:
+        """The output with its files on this machine, or those that are `wanted`; in a folder they always are."""
         return self.output(manifest)
 
-    def fetch_run(self, record: Mapping[str, Any], stages: Iterable[str] | None = None) -> None:
-        """Have outputs of a recorded run on this machine, those of `stages` (without what follows `@`), or all."""
+    def sizes(self, out: Path) -> dict[str, int]:
+        """Bytes of every file that the store has below the directory of an attempt, by its relative path."""
+        return sizes(out)
+
+    @contextlib.contextmanager
+    def borrow(self, out: Path, files: Iterable[OutputFile]) -> Iterator[Path]:
+        """A directory with these files of the attempt in `out`, as long as somebody looks; lost ones are not in it."""
+        yield out
+
+    def share(self, path: Path) -> None:
+        """Show other machines a file below `root` that is no output and never changes."""
+
+    def bring(self, path: Path) -> None:
+        """Have what was shared on this machine, if the store has it."""
+
+    def dataset(self, manifest: Manifest) -> ds.Dataset:
+        """The Parquet files in `data/` of an output."""
+        from curation.operator import dataset
+
+        return dataset(self.output(manifest) / "data")
+
+    def fetch_run(
+        self, record: Mapping[str, Any], stages: Iterable[str] | None = None, wanted: Wanted | None = None
+    ) -> None:
+        """Have outputs of a recorded run on this machine, or of each only the files that are `wanted`.
+
+        Args:
+            record: content of `runs/<run id>.json`.
+            stages: whose outputs, without what follows `@`; None means all.
+            wanted: see `Wanted`.
+        """
+
+    def record_text(self, stage: str, fingerprint: str) -> str | None:
+        """Content of the MANIFEST.json of a fingerprint (64 hex digits), as it is; None if there is none."""
+        try:
+            return (self.directory(stage, fingerprint) / "MANIFEST.json").read_text()
+        except FileNotFoundError:
+            return None
 
     def lookup(self, stage: str, fingerprint: str, heal: bool = False) -> Manifest | None:
         """The manifest of a finished stage whose files are all there with the recorded sizes.
@@ -121,13 +181,12 @@ class Store:
             heal: move a manifest aside whose output is damaged, so that the stage can be computed again. Only for the
                 holder of the lease.
         """
-        directory = self.directory(stage, fingerprint)
-        path = directory / "MANIFEST.json"
         try:
-            manifest = Manifest.from_json(path.read_text())
+            text = self.record_text(stage, fingerprint)
+            if text is None:
+                return None
+            manifest = Manifest.from_json(text)
             problem = self._problem(manifest, fingerprint)
-        except FileNotFoundError:
-            return None
         except ValueError as error:
             manifest, problem = None, str(error)
         if problem is None:

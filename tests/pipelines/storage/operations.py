@@ -21,6 +21,7 @@ from pipelines.errors import PipelineError
 from pipelines.storage.gc import Policy, collect
 from pipelines.storage.lease import try_acquire
 from pipelines.storage.manifest import Manifest
+from pipelines.storage.remote import RemoteStore
 from pipelines.storage.store import Attempt, Store, list_files
 from pipelines.storage.store_lock import in_use
 from pipelines.tracking.attempts import Attempts
@@ -50,6 +51,22 @@ def go(store: Store, pipeline: Pipeline, run_id: str | None = None) -> dict[str,
 def manifest_of(store: Store, stage: str) -> Manifest:
     """Of the stage's newest output."""
     return store.manifests(stage)[0]
+
+
+def on_disk(store: RemoteStore, root: Path) -> Store:
+    """A copy of the bucket in a folder, as `aws s3 sync` makes it."""
+    for entry in store.bucket.entries(""):
+        (root / entry.key).parent.mkdir(parents=True, exist_ok=True)
+        store.bucket.download(entry.key, root / entry.key)
+    return Store(root)
+
+
+def fetched(store: RemoteStore) -> set[str]:
+    """`stage/file` for every file of an output that is in the working copy."""
+    paths = (path for path in store.root.glob("stages/*/*/a-*/**/*") if path.is_file())
+    return {
+        "/".join([*path.relative_to(store.root).parts[1:2], *path.relative_to(store.root).parts[4:]]) for path in paths
+    }
 
 
 def fingerprint_of(manifest: Manifest) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from lumina.files import sha256_file
-from pipelines.errors import StoreError
+from pipelines.errors import GoneError, StoreError
 from pipelines.storage.bucket import Bucket, Tag
 
 
@@ -67,6 +68,29 @@ def test_files_of_any_size_come_back(s3_store: str, tmp_path: Path) -> None:
     assert bucket.folders("a") == ["0", "1", "12000000"]
     with pytest.raises(StoreError, match=r"some/prefix/none is not there"):
         bucket.download("none", tmp_path / "back")
+
+
+def test_of_an_open_object_only_what_is_read_is_asked_for(s3_store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = Bucket(s3_store)
+    bucket.put("a/b", "0123456789")
+    asked: list[tuple[int, int]] = []
+    read_range = Bucket.read_range
+
+    def noting(self: Bucket, key: str, start: int, length: int) -> bytes:
+        asked.append((start, length))
+        return read_range(self, key, start, length)
+
+    monkeypatch.setattr(Bucket, "read_range", noting)
+    file = bucket.open("a/b", 10)
+    assert file.read(2) == b"01"
+    file.seek(-3, io.SEEK_END)
+    assert file.read(100) == b"789"
+    assert (file.tell(), file.read(1)) == (10, b"")
+    assert asked == [(0, 2), (7, 3)]
+    assert bucket.holds("a")
+    assert not bucket.holds("b")
+    with pytest.raises(GoneError, match="some/prefix/none is not there"):
+        bucket.open("none", 10).read(1)
 
 
 def test_an_endpoint_without_conditional_writes_is_refused(s3_store: str, monkeypatch: pytest.MonkeyPatch) -> None:

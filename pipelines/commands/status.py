@@ -1,4 +1,4 @@
-"""`lumina status`: where a run stands, from any terminal that sees the store."""
+"""`lumina status`: where a run stands, from any terminal, or machine, that sees the store."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def status(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show where a run stands: its stages, rates, time left and errors. Exit: 0, or 1 if it failed or was killed."""
+    """Show where a run stands: its stages, rates, time left and errors. Exit: 0, or 1 if it failed or was killed.
+
+    Where the store is in a bucket, runs on other machines are seen, too.
+    """
     with one_line_errors(debug):
         from pipelines.reports.status import read_status
         from pipelines.storage.open_store import open_store

@@ -1,4 +1,4 @@
-"""Where a run stands, for another terminal: a small file in the store while the run goes on, its record after that."""
+"""Where a run stands, for another terminal: a small text in the store while the run goes on, its record after that."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from pipelines.dag.events import Display
 from pipelines.errors import StoreError
 from pipelines.reports.stage_progress import StageProgress
-from pipelines.storage.durable import replace_file
 from pipelines.storage.lease import process_start
 from pipelines.storage.store import Store
 
-_EVERY_S = 2.0
 _SILENT_S = 30.0
-"""A run on another host that was not heard of for so long is taken for dead."""
+_SILENT_TIMES = 6
+"""A run on another host that was not heard of for so long, and as many times as it should be, is taken for dead."""
+_END_S = 10.0
+"""That the end of a run waits for the store."""
 _NOTES = 5
+_OLD = "`lumina status` may show an old state"
 Standing = Literal["running", "done", "failed", "stopped", "killed"]
 
 
@@ -47,6 +48,8 @@ class RunStatus:
     process_start: str = ""
     heard: float = 0.0
     """When the run last said something."""
+    every_s: float = 0.0
+    """Seconds after which it means to say something again."""
     ended: float = 0.0
 
     @property
@@ -60,7 +63,7 @@ class RunStatus:
         if self.host == socket.gethostname():
             alive = process_start(self.pid) == self.process_start
         else:
-            alive = time.time() - self.heard < _SILENT_S
+            alive = time.time() - self.heard < max(_SILENT_S, _SILENT_TIMES * self.every_s)
         return "running" if alive else "killed"
 
     @property
@@ -76,39 +79,36 @@ class RunStatus:
 class StatusFile:
     """A display that keeps `live/<run id>.json` beside what it hands on; use it as a context.
 
-    A file that cannot be written is told once, and stops nothing.
+    A file that cannot be written is told once, and stops nothing; nor does a bucket that does not answer.
 
     Args:
         inner: the display that the user looks at.
-        store: where the file lies.
+        store: where the file lies, or the object.
         status: the run as it begins.
     """
 
     def __init__(self, inner: Display, store: Store, status: RunStatus) -> None:
-        self.inner, self.status = inner, status
-        self.path = live_path(store, status.run)
+        self.inner, self.status, self.live = inner, status, store.live
+        status.every_s = self.live.every_s
         status.host, status.pid = socket.gethostname(), os.getpid()
         status.process_start = process_start(status.pid) or ""
         self._lock = threading.Lock()
-        self._closed = threading.Event()
+        self._begun, self._closed = threading.Event(), threading.Event()
         self._told = False
+        # Only this thread waits for the store.
+        self._thread = threading.Thread(target=self._beat, name="status", daemon=True)
 
     def __enter__(self) -> Self:
-        self._write()
-        threading.Thread(target=self._beat, name="status", daemon=True).start()
+        self._thread.start()
+        self._begun.wait(_END_S)
         return self
 
     def __exit__(self, *_: object) -> None:
         """The run has ended, and its record says how."""
         self._closed.set()
-        with self._lock:
-            try:
-                self.path.unlink(missing_ok=True)
-            except OSError as error:
-                # How the run ended is still to be told.
-                self.inner.note(
-                    f"{self.path} cannot be removed ({error.strerror}): `lumina status` may show an old state"
-                )
+        self._thread.join(_END_S)
+        if self._thread.is_alive():
+            self.inner.note(f"the store does not answer for {_END_S:g} s: {_OLD}")
 
     def stage(self, name: str, state: str, detail: str = "") -> None:
         """A stage changed its state."""
@@ -134,28 +134,26 @@ class StatusFile:
             self.status.links[name] = address
 
     def _beat(self) -> None:
-        while not self._closed.wait(_EVERY_S):
+        self._write()
+        self._begun.set()
+        while not self._closed.wait(self.live.every_s):
             self._write()
+        try:
+            self.live.remove(self.status.run)
+        except StoreError as error:
+            # How the run ended is still to be told.
+            self.inner.note(f"{error}: {_OLD}")
 
     def _write(self) -> None:
         with self._lock:
-            if self._closed.is_set():
-                return
             self.status.heard = time.time()
-            try:
-                replace_file(self.path, json.dumps(self.status.as_dict()).encode())
-            except OSError as error:
-                problem = f"{self.path} cannot be written ({error.strerror}): `lumina status` will not see this run"
-            else:
-                return
-        if not self._told:
-            self._told = True
-            self.inner.note(problem)
-
-
-def live_path(store: Store, run: str) -> Path:
-    """Where a run tells how it stands."""
-    return store.root / "live" / f"{run}.json"
+            text = json.dumps(self.status.as_dict())
+        try:
+            self.live.put(self.status.run, text)
+        except StoreError as error:
+            if not self._told:
+                self._told = True
+                self.inner.note(f"{error}: until it can be written, `lumina status` will not see this run")
 
 
 def begin(run: str, name: str, stages: Sequence[str], upstream: Mapping[str, Sequence[str]], command: str) -> RunStatus:
@@ -191,16 +189,14 @@ def read_status(store: Store, run: str | None) -> RunStatus:
 def _live(store: Store) -> list[RunStatus]:
     """What runs told of themselves, the newest first."""
     found = []
-    for path in (store.root / "live").glob("[!.]*.json"):
+    for place, text in store.live.read():
         try:
-            data = json.loads(path.read_text())
+            data = json.loads(text)
             data.pop("standing", None)
             data["stages"] = {name: StageProgress(**row) for name, row in data["stages"].items()}
             found.append(RunStatus(**data))
-        except FileNotFoundError:
-            continue  # it has ended in the meantime
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise StoreError(f"{path} is damaged ({error!r}): remove it") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StoreError(f"{place} is damaged ({error!r}): remove it") from error
     return sorted(found, key=lambda status: (status.started, status.run), reverse=True)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,11 @@ from pipelines import cli
 from pipelines.dag.events import NoDisplay
 from pipelines.dag.runner import run
 from pipelines.errors import StoreError
-from pipelines.reports.status import StatusFile, begin, live_path, read_status
+from pipelines.reports import status
+from pipelines.reports.status import StatusFile, begin, read_status
+from pipelines.storage.bucket import Bucket
+from pipelines.storage.live import LiveObjects
+from pipelines.storage.remote import RemoteStore
 from pipelines.storage.store import Store
 from tests.pipelines.toy import diamond, identifier
 
@@ -27,7 +34,11 @@ from jobs.runtime import RuntimeConfig
 from pipelines.dag.events import NoDisplay
 from pipelines.dag.runner import run
 from pipelines.dag.stage import Pipeline
+from pipelines.reports import status
 from pipelines.reports.status import StatusFile, begin
+from pipelines.storage.bucket import Bucket
+from pipelines.storage.live import LiveObjects
+from pipelines.storage.remote import RemoteStore
 from pipelines.storage.store import Store
 from tests.pipelines.toy import identifier, stage
 store = Store(sys.argv[1])
@@ -41,7 +52,18 @@ with StatusFile(NoDisplay(), store, status) as display:
 """
 
 
-def shown(store: Path, *arguments: str) -> tuple[int, str]:
+class Told(NoDisplay):
+    """Keeps the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """A line for the user."""
+        self.notes.append(text)
+
+
+def shown(store: Path | str, *arguments: str) -> tuple[int, str]:
     done = CliRunner().invoke(cli.app, ["status", "--store", str(store), *arguments])
     return done.exit_code, done.output
 
@@ -53,7 +75,7 @@ def test_a_run_at_work_and_one_that_was_killed(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         assert driver.poll() is None
         time.sleep(0.2)
-        if live_path(Store(tmp_path), "r1").is_file() and read_status(Store(tmp_path), None).stages["slow"].done:
+        if (tmp_path / "live" / "r1.json").is_file() and read_status(Store(tmp_path), None).stages["slow"].done:
             break
     code, text = shown(tmp_path)
     assert code == 0
@@ -77,9 +99,9 @@ def test_the_file_goes_with_the_run_and_the_record_tells(tmp_path: Path) -> None
     store.prepare()
     status = begin("r2", "diamond", ["a", "b", "c", "d"], {}, "lumina run diamond")
     with StatusFile(NoDisplay(), store, status) as display:
-        assert live_path(store, "r2").is_file()
+        assert (tmp_path / "live" / "r2.json").is_file()
         run(diamond(), store, RuntimeConfig(), run_id="r2", display=display, identifier=identifier())
-    assert not live_path(store, "r2").exists()
+    assert not (tmp_path / "live" / "r2.json").exists()
     found = read_status(store, "r2")
     assert (found.standing, {row.state for row in found.stages.values()}) == ("done", {"done"})
     assert shown(tmp_path)[0] == 0
@@ -97,7 +119,7 @@ def test_watching_ends_with_the_run(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=work)
     thread.start()
-    while not live_path(store, "r3").is_file():
+    while not (tmp_path / "live" / "r3.json").is_file():
         time.sleep(0.05)
     code, text = shown(tmp_path, "--watch")
     thread.join()
@@ -117,27 +139,94 @@ def test_what_failed_is_named(tmp_path: Path) -> None:
     assert "bad: RuntimeError: no luck with row 7" in text
 
 
+def test_a_run_elsewhere_is_seen_through_its_bucket(
+    s3_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, laptop = (RemoteStore(s3_store, tmp_path / name) for name in ("cluster", "laptop"))
+    cluster.prepare()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(socket, "gethostname", lambda: "head-node")
+        file = StatusFile(NoDisplay(), cluster, begin("r6", "diamond", ["a", "b", "c", "d"], {}, "lumina run diamond"))
+    with file as display:
+        found = read_status(laptop, "diamond")
+        assert (found.run, found.standing, found.host) == ("r6", "running", "head-node")
+        assert shown(s3_store)[0] == 0
+        record = laptop.bucket.read("live/r6.json")
+        assert record is not None
+        for silent_s, standing in ((45, "running"), (75, "killed")):
+            heard = {"heard": time.time() - silent_s}
+            laptop.bucket.put("live/r6.json", json.dumps(json.loads(record.text) | heard))
+            assert read_status(laptop, None).standing == standing
+        run(diamond(), cluster, RuntimeConfig(), run_id="r6", display=display, identifier=identifier())
+    assert not laptop.bucket.entries("live")
+    assert read_status(laptop, None).standing == "done"
+    laptop.bucket.put("live/x.json", "[]")
+    with pytest.raises(StoreError, match=r"some/prefix/live/x\.json is damaged"):
+        read_status(laptop, None)
+
+
+def test_a_bucket_that_cannot_be_reached_for_a_moment_stops_nothing(
+    s3_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told()
+    store = RemoteStore(s3_store, tmp_path / "cluster")
+    away = threading.Event()
+    put, remove = Bucket.put, Bucket.remove
+
+    def unless_away(change: Callable[..., None], self: Bucket, key: str, *content: str) -> None:
+        if away.is_set() and key.startswith("live/"):
+            raise StoreError(f"{self.name(key)}: nobody answers")
+        change(self, key, *content)
+
+    monkeypatch.setattr(Bucket, "put", partialmethod(lambda self, *args: unless_away(put, self, *args)))
+    monkeypatch.setattr(Bucket, "remove", partialmethod(lambda self, *args: unless_away(remove, self, *args)))
+    monkeypatch.setattr(LiveObjects, "every_s", 0.05)
+    away.set()
+    with StatusFile(told, store, begin("r7", "diamond", ["a", "b", "c", "d"], {}, "")) as display:
+        time.sleep(0.3)
+        assert run(diamond(), store, RuntimeConfig(), run_id="r7", display=display, identifier=identifier()).ok
+        assert [note for note in told.notes if "live/r7.json" in note] == [
+            f"{store.bucket.uri}/live/r7.json: nobody answers: until it can be written, `lumina status` will not see "
+            "this run"
+        ]
+        away.clear()
+        while not store.bucket.entries("live"):
+            time.sleep(0.05)
+        away.set()
+    assert told.notes[-1].endswith("nobody answers: `lumina status` may show an old state")
+
+
+def test_a_bucket_that_hangs_holds_nothing_up(s3_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told()
+    store = RemoteStore(s3_store, tmp_path / "cluster")
+    answers = threading.Event()
+    monkeypatch.setattr(Bucket, "put", lambda *_: answers.wait(60))
+    monkeypatch.setattr(status, "_END_S", 0.2)
+    begun = time.monotonic()
+    with StatusFile(told, store, begin("r8", "diamond", ["a"], {}, "")) as display:
+        display.stage("a", "running")
+        display.progress("a", 1, 2, "steps")
+    assert time.monotonic() - begun < 5
+    answers.set()
+    assert told.notes == ["the store does not answer for 0.2 s: `lumina status` may show an old state"]
+
+
 def test_a_full_disk_is_told_once_and_stops_nothing(tmp_path: Path) -> None:
-    told: list[str] = []
-
-    class Told(NoDisplay):
-        def note(self, text: str) -> None:
-            told.append(text)
-
+    told = Told()
     store = Store(tmp_path)
     store.prepare()
     (tmp_path / "live").write_text("a file where the folder should be")
-    file = StatusFile(Told(), store, begin("r5", "diamond", ["a"], {}, ""))
+    file = StatusFile(told, store, begin("r5", "diamond", ["a"], {}, ""))
     file._write()
     file._write()
-    assert len(told) == 1
-    assert "`lumina status` will not see this run" in told[0]
+    assert len(told.notes) == 1
+    assert "`lumina status` will not see this run" in told.notes[0]
 
 
 def test_without_runs_it_says_how_to_start_one(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="holds no run yet"):
         read_status(Store(tmp_path), None)
-    live_path(Store(tmp_path), "x").parent.mkdir()
-    live_path(Store(tmp_path), "x").write_text("{")
+    (tmp_path / "live").mkdir()
+    (tmp_path / "live" / "x.json").write_text("{")
     with pytest.raises(StoreError, match=r"x\.json is damaged"):
         read_status(Store(tmp_path), None)

@@ -163,7 +163,7 @@ def diff(
     b: Annotated[str, typer.Argument(metavar="B", help="Name or id of the run to compare it with.")],
     store: StoreOption = None,
     other_store: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Where the outputs of B are kept, if elsewhere.")
+        str | None, typer.Option(metavar="WHERE", help="Where the outputs of B are kept, if elsewhere.")
     ] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with curves and clips too.")] = None,
     as_json: Json = False,

@@ -27,7 +27,6 @@ def report(
         from pipelines.storage.open_store import open_store
 
         opened = open_store(store or default_store())
-        opened.need_files("`lumina report`")
         page = make_page(opened, opened.get_run(run))
         write_page(out, page, "--out")
         megabytes = len(page.encode()) / 1e6

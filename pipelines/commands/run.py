@@ -203,8 +203,11 @@ def _held(
 def _where(console: Console, store: Store, summary: RunSummary, links: Links, prompt: str) -> None:
     def path(stage: str, below: str = "") -> Path | None:
         outcome = summary.outcomes.get(stage)
-        found = outcome.path / below if outcome and outcome.path else None
-        return found if found and found.exists() else None
+        if outcome is None or outcome.path is None or outcome.manifest is None:
+            return None
+        # Of an output in a bucket there may be a part here.
+        files = [outcome.path / file.path for file in outcome.manifest.files if file.path.startswith(below)]
+        return outcome.path / below if files and all(file.is_file() for file in files) else None
 
     rows: list[tuple[str, Any]] = [
         ("set aside", _set_aside(summary)),

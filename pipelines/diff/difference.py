@@ -70,7 +70,7 @@ class Difference:
         """Plain data for `--json`; every row that changed is in it."""
         sides = {
             letter: {"run": side.run, "name": side.name, "started": side.started, "seconds": side.seconds,
-                     "store": str(side.store)}
+                     "store": side.store}
             for letter, side in (("a", self.a), ("b", self.b))
         }  # fmt: skip
         content = {
@@ -104,7 +104,7 @@ def _figure(figure: Figure) -> dict[str, Any]:
 
 
 def read_diff(a: tuple[Store, Mapping[str, Any]], b: tuple[Store, Mapping[str, Any]]) -> Difference:
-    """Compare two recorded runs; nothing is computed and nothing written.
+    """Compare two recorded runs; nothing is computed. From a bucket come their records and what differs.
 
     Args:
         a, b: a store and the record of one of its runs.
@@ -139,20 +139,22 @@ def _in_both(stage: StageDiff) -> bool:
 def _rows(pairs: Sequence[tuple[StageDiff, Held, Held]]) -> Iterator[RowsDiff]:
     uris: dict[str, str] = {}
     for stage, a, b in pairs:
-        if stage.digests[0] == stage.digests[1] or not (a.path and b.path and a.manifest and b.manifest):
+        if stage.digests[0] == stage.digests[1] or a.output is None or b.output is None:
             continue
-        if a.manifest.kind == b.manifest.kind == "rows":
+        if a.output.manifest.kind == b.output.manifest.kind == "rows":
             uris = uris or _uris(pairs)
-            yield compare_rows(stage.name, a.path, b.path, uris)
+            yield compare_rows(stage.name, a.output, b.output, uris)
 
 
 def _uris(pairs: Sequence[tuple[StageDiff, Held, Held]]) -> dict[str, str]:
     """Where each clip lies, from the first stage that tells."""
     for stage, *sides in pairs:
-        paths = [held.path for held in sides if held.path and held.manifest and held.manifest.kind == "rows"]
+        outputs = [held.output for held in sides if held.output and held.output.manifest.kind == "rows"]
+        if stage.digests[0] == stage.digests[1]:
+            outputs = outputs[:1]  # the rows are the same
         found: dict[str, str] = {}
-        for path in paths:
-            found |= read_uris(stage.name, path)
+        for output in outputs:
+            found |= read_uris(stage.name, output)
         if found:
             return found
     return {}
@@ -160,8 +162,12 @@ def _uris(pairs: Sequence[tuple[StageDiff, Held, Held]]) -> dict[str, str]:
 
 def _curves(pairs: Sequence[tuple[StageDiff, Held, Held]]) -> Iterator[CurveDiff]:
     for stage, a, b in pairs:
-        if not stage.shared and a.path and b.path and (a.path / CURVES).is_file() and (b.path / CURVES).is_file():
-            yield from compare_curves(stage.name, read_curve(stage.name, a.path), read_curve(stage.name, b.path))
+        if stage.shared or a.output is None or b.output is None:
+            continue
+        paths = [output.fetch(CURVES) for output in (a.output, b.output)]
+        if all((path / CURVES).is_file() for path in paths):
+            first, second = (read_curve(stage.name, path) for path in paths)
+            yield from compare_curves(stage.name, first, second)
 
 
 def _environment(a: Side, b: Side, names: set[str]) -> tuple[Change, ...]:

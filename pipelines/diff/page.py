@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.diff.difference import Difference
-from pipelines.diff.figures import CurveDiff, read_curve
+from pipelines.diff.figures import CURVES, CurveDiff, read_curve
 from pipelines.diff.recipe import by_inputs_alone
 from pipelines.diff.rows import RowChange, RowsDiff, most_moved, read_rows, row_keys
 from pipelines.diff.runs import Held, StageDiff
@@ -117,15 +117,15 @@ def _arrows(text: str) -> str:
 def _charts(found: Difference) -> Iterator[_Chart]:
     differing = [curve for curve in shown_curves(found.curves) if curve.first_step is not None]
     for curve in differing[:_CHARTS]:
-        paths = [side.stages[curve.stage].path for side in (found.a, found.b)]
+        outputs = [side.stages[curve.stage].output for side in (found.a, found.b)]
         series = [
             {
                 step: point[curve.metric]
-                for step, point in read_curve(curve.stage, path).items()
+                for step, point in read_curve(curve.stage, output.fetch(CURVES)).items()
                 if curve.metric in point
             }
-            for path in paths
-            if path is not None
+            for output in outputs
+            if output is not None
         ]
         values = [value for line in series for value in line.values() if abs(value) < float("inf")]
         if not values:
@@ -165,13 +165,13 @@ def _is_clip(path: str) -> bool:
 
 
 def _clips_of(stage: str, a: Held, b: Held, moved: Sequence[RowChange]) -> _Clips | None:
-    if a.path is None or b.path is None:
+    if a.output is None or b.output is None:
         return None
-    paths = [a.path, b.path]
-    tables = [read_rows(stage, path) for path in paths]
+    outputs = [a.output, b.output]
+    tables = [read_rows(stage, output) for output in outputs]
     if not all({"video", "prompt", "frames_sha256"} <= set(table.column_names) for table in tables):
         return None
-    keys = row_keys(stage, tables, paths)
+    keys = row_keys(stage, tables, outputs)
     columns = ["video", "prompt", "frames_sha256"]
     first, second = (
         dict(zip(key.to_pylist(), table.select(columns).to_pylist(), strict=True))
@@ -184,11 +184,14 @@ def _clips_of(stage: str, a: Held, b: Held, moved: Sequence[RowChange]) -> _Clip
     shown, spent = [], 0
     # Where nothing differs a few clips are enough to see that.
     for key in order[: _CLIPS if len(same) < len(common) else 4]:
-        files = [path / table[key]["video"] for path, table in zip(paths, (first, second), strict=True)]
+        names = [str(table[key]["video"]) for table in (first, second)]
+        files = [output.find(name) for output, name in zip(outputs, names, strict=True)]
         size = sum(file.stat().st_size for file in files if file.is_file())
         if spent + size > MEDIA_BYTES:
             break
         spent += size
-        media = (data_uri(files[0]), data_uri(files[1]))
-        shown.append(_Clip(key, first[key]["prompt"], media, key in same, figures.get(key, "")))
+        before, after = (
+            data_uri(file, f"{output}/{name}") for file, output, name in zip(files, outputs, names, strict=True)
+        )
+        shown.append(_Clip(key, first[key]["prompt"], (before, after), key in same, figures.get(key, "")))
     return _Clips(stage, tuple(shown), len(common), len(same))

@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import StoreError
+from pipelines.storage.output import Output
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.dataset as ds
 
 _KEYS = (("clip_id",), ("text_id",), ("model", "prompt_id", "sample"), ("model", "source", "prompt_id", "sample"))
 _FATE = ("status", "reason", "reason_stage")
 _STATUS = (*_FATE, "detail")
 STANDS_FOR = {"vae_latent_bytes": "latent_sha256"}
 """Large columns that need not be read where another column holds their hash."""
+
+Tables = Path | Output
+"""What has Parquet files in `data/`: a directory, or an output of a store."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +57,12 @@ class RowsDiff:
     """`ok -> filtered/too_short`: rows."""
 
 
-def compare_rows(stage: str, a: Path, b: Path, uris: Mapping[str, str] | None = None) -> RowsDiff:
+def compare_rows(stage: str, a: Tables, b: Tables, uris: Mapping[str, str] | None = None) -> RowsDiff:
     """Match the rows of two outputs.
 
     Args:
         stage: named in errors.
-        a, b: output directories with Parquet files in `data/`.
+        a, b: the two outputs.
         uris: clip_id to URI, for tables that do not have it.
 
     Raises:
@@ -106,7 +111,7 @@ def _named(keys: Sequence[str], table: pa.Table, uris: Mapping[str, str]) -> dic
     return {key: uris.get(key, "") for key in sorted(keys)}
 
 
-def read_rows(stage: str, path: Path) -> pa.Table:
+def read_rows(stage: str, output: Tables) -> pa.Table:
     """All rows of an output; large binary values are replaced by their SHA-256.
 
     Raises:
@@ -114,10 +119,8 @@ def read_rows(stage: str, path: Path) -> pa.Table:
     """
     import pyarrow as pa
 
-    from curation.operator import dataset
-
     try:
-        rows = dataset(path / "data")
+        rows = _dataset(output)
         names = [name for name in rows.schema.names if STANDS_FOR.get(name) not in rows.schema.names]
         binary = [name for name in names if pa.types.is_large_binary(rows.schema.field(name).type)]
         if not binary:
@@ -126,21 +129,27 @@ def read_rows(stage: str, path: Path) -> pa.Table:
         schema = batches[0].schema if batches else rows.schema
         return pa.Table.from_batches(batches, schema=schema)
     except (OSError, ValueError) as error:
-        raise StoreError(f"stage {stage}: rows in {path / 'data'} cannot be read: {error}") from error
+        raise StoreError(f"stage {stage}: rows in {output}/data cannot be read: {error}") from error
 
 
-def read_uris(stage: str, path: Path) -> dict[str, str]:
+def read_uris(stage: str, output: Tables) -> dict[str, str]:
     """clip_id to URI; empty if the output does not tell. StoreError if it cannot be read."""
-    from curation.operator import dataset
-
     try:
-        rows = dataset(path / "data")
+        rows = _dataset(output)
         if not {"clip_id", "uri"} <= set(rows.schema.names):
             return {}
         table = rows.to_table(columns=["clip_id", "uri"])
     except (OSError, ValueError) as error:
-        raise StoreError(f"stage {stage}: rows in {path / 'data'} cannot be read: {error}") from error
+        raise StoreError(f"stage {stage}: rows in {output}/data cannot be read: {error}") from error
     return dict(zip(table["clip_id"].to_pylist(), table["uri"].to_pylist(), strict=True))
+
+
+def _dataset(output: Tables) -> ds.Dataset:
+    if isinstance(output, Output):
+        return output.dataset()
+    from curation.operator import dataset
+
+    return dataset(output / "data")
 
 
 def _hashed(batch: pa.RecordBatch, binary: Sequence[str]) -> pa.RecordBatch:
@@ -160,7 +169,7 @@ def _kind(table: pa.Table, name: str) -> str:
     return str(table.schema.field(name).type) if name in table.column_names else ""
 
 
-def row_keys(stage: str, tables: Sequence[pa.Table], paths: Sequence[Path]) -> list[pa.Array]:
+def row_keys(stage: str, tables: Sequence[pa.Table], outputs: Sequence[Tables]) -> list[pa.Array]:
     """The first of the known keys that tells the rows of each table apart, one text a row.
 
     Raises:
@@ -180,10 +189,10 @@ def row_keys(stage: str, tables: Sequence[pa.Table], paths: Sequence[Path]) -> l
         counts = [pc.value_counts(of).filter(pc.greater(pc.value_counts(of).field("counts"), 1)) for of in keys]
         if not any(map(len, counts)):
             return keys
-        path, first = next((path, found[0]) for path, found in zip(paths, counts, strict=True) if len(found))
-        doubled = f"; {path / 'data'} has {first['counts']} rows of {', '.join(columns)} {first['values']}"
+        output, first = next((output, found[0]) for output, found in zip(outputs, counts, strict=True) if len(found))
+        doubled = f"; {output}/data has {first['counts']} rows of {', '.join(columns)} {first['values']}"
     known = "; ".join(", ".join(key) for key in _KEYS)
-    where = " and ".join(str(path / "data") for path in paths)
+    where = " and ".join(f"{output}/data" for output in outputs)
     raise StoreError(f"stage {stage}: no key tells the rows of {where} apart; known keys: {known}{doubled}")
 
 

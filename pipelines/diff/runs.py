@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.diff.recipe import Change, by_inputs_alone, recipe_changes
 from pipelines.storage.manifest import Manifest
+from pipelines.storage.output import Output
 from pipelines.storage.store import Store
 
 Verdict = Literal[
@@ -31,8 +31,8 @@ class Held:
     """None if the store holds no record of it any more."""
     manifest: Manifest | None
     """None if the run did not finish the stage, or its output is gone."""
-    path: Path | None
-    """The output; None without a manifest."""
+    output: Output | None
+    """None without a manifest."""
     problem: str = ""
     """Why there is no manifest although the stage was finished; else empty."""
 
@@ -46,9 +46,12 @@ class Side:
     started: str
     seconds: float | None
     """How long the run took, by the clock."""
-    store: Path
+    store: str
+    """What `--store` takes."""
     stages: Mapping[str, Held]
     """In the order in which they run."""
+    in_bucket: bool = False
+    """Whether the outputs are no files of this machine."""
 
 
 @dataclass(frozen=True)
@@ -73,35 +76,37 @@ class StageDiff:
 
 def read_side(store: Store, record: Mapping[str, Any]) -> Side:
     """A recorded run with the records of its stages; what the store has lost since is named in `problem`."""
-    store.need_files("`lumina diff`")
-    stages = {name: _held(store, entry) for name, entry in record["stages"].items()}
-    return Side(record["run"], record["name"], record["started"], record.get("seconds"), store.root, stages)
+    stages = {name: _held(store, name, entry) for name, entry in record["stages"].items()}
+    return Side(
+        record["run"], record["name"], record["started"], record.get("seconds"), store.uri, stages, store.in_bucket
+    )
 
 
-def _held(store: Store, entry: Mapping[str, Any]) -> Held:
+def _held(store: Store, name: str, entry: Mapping[str, Any]) -> Held:
     fingerprint, digest, state = entry.get("fingerprint"), entry.get("digest"), entry.get("state", "done")
     if not entry.get("path") or fingerprint is None:
         return Held(state, fingerprint, digest, None, None, None)
-    path = store.root / entry["path"]
-    file = path.parents[1] / fingerprint.removeprefix("sha256:")[:20] / "MANIFEST.json"
+    key = fingerprint.removeprefix("sha256:")
+    path, file = store.root / entry["path"], store.name(store.directory(name, key) / "MANIFEST.json")
     try:
-        manifest = Manifest.from_json(file.read_text())
-    except FileNotFoundError:
-        return Held(state, fingerprint, digest, None, None, None, f"{file} is gone")
+        text = store.record_text(name, key)
+        if text is None:
+            return Held(state, fingerprint, digest, None, None, None, f"{file} is gone")
+        manifest = Manifest.from_json(text)
     except ValueError as error:
         return Held(state, fingerprint, digest, None, None, None, f"{file} cannot be read: {error}")
     problem = ""
     if manifest.fingerprint != fingerprint:
         return Held(state, fingerprint, digest, None, None, None, f"{file} is of fingerprint {manifest.fingerprint}")
     if store.output(manifest) != path:
-        problem = f"{path} was replaced by {manifest.attempt}, which a later run computed"
-    elif not path.is_dir():
-        problem = f"{path} is gone"
+        problem = f"{store.name(path)} was replaced by {manifest.attempt}, which a later run computed"
+    elif not store.has_output(manifest):
+        problem = f"{store.name(path)} is gone"
     elif manifest.digest != digest:
         problem = f"{file} says digest {manifest.digest}, the run recorded {digest}; see `lumina verify`"
     if problem:
         return Held(state, fingerprint, digest, manifest.recipe, None, None, problem)
-    return Held(state, fingerprint, digest, manifest.recipe, manifest, path)
+    return Held(state, fingerprint, digest, manifest.recipe, manifest, Output(store, manifest))
 
 
 def compare_stages(a: Side, b: Side) -> tuple[StageDiff, ...]:
@@ -147,7 +152,7 @@ def _stage(name: str, a: Held | None, b: Held | None) -> StageDiff:
     return StageDiff(
         name,
         _verdict(a, b, same_recipe, changes),
-        a.path is not None and a.path == b.path,
+        a.output is not None and b.output is not None and str(a.output) == str(b.output),
         (a.state, b.state),
         (a.digest, b.digest),
         (_seconds(a), _seconds(b)),

@@ -42,10 +42,10 @@ def write_page(path: Path, page: str, option: str) -> None:
         raise PipelineError(f"{option} {path} cannot be written: {error.strerror or error}") from error
 
 
-def data_uri(file: Path) -> str:
-    """A clip or picture as a `data:` URI, or a sentence that says why there is none."""
+def data_uri(file: Path, name: str) -> str:
+    """A clip or picture as a `data:` URI, or a sentence that says why there is none of this name."""
     if not file.is_file():
-        return f"{file} is gone"
+        return f"{name} is gone"
     kind = mimetypes.guess_type(file.name)[0] or "video/mp4"
     return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -19,6 +19,9 @@ from rich.text import Text
 
 from pipelines.errors import PipelineError, StoreError
 from pipelines.storage.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 STAGES = ("ingest", "split", "probe", "motion", "tag", "select", "encode_text", "encode_latents")
 """Kinds of stage that set clips aside, in the order in which a clip meets them."""
@@ -142,18 +145,18 @@ def read_quarantine(store: Store, record: Mapping[str, Any], filtered_too: bool 
         PipelineError: the run has no output of curation yet.
         StoreError: an output is gone or damaged.
     """
-    store.fetch_run(record, STAGES)
-    paths = {
-        name: store.root / entry["path"]
+    entries = {
+        name: entry
         for name, entry in record["stages"].items()
         if name.partition("@")[0] in STAGES and entry.get("path") is not None
     }
-    names = sorted(paths, key=lambda name: STAGES.index(name.partition("@")[0]))  # stable: sets in the run's order
+    names = sorted(entries, key=lambda name: STAGES.index(name.partition("@")[0]))  # stable: sets in the run's order
     if not names:
         raise PipelineError(f"run {record['run']} has no clips yet: its stage ingest is not done")
     try:
-        found = _first_seen(paths, names, filtered_too)
-        named, rows = _named(paths, names, [row["clip_id"] for row in found if row["clip_id"]])
+        tables = {name: _table(store, name, entries[name]) for name in names}
+        found = _first_seen(tables, names, filtered_too)
+        named, rows = _named(tables, names, [row["clip_id"] for row in found if row["clip_id"]])
     except (OSError, ValueError) as error:
         raise StoreError(f"run {record['run']}: its clips cannot be read: {error}") from error
     clips = [_clip(row | named.get(row["clip_id"], {})) for row in found]
@@ -208,14 +211,23 @@ def _clip(row: Mapping[str, Any]) -> SetAside:
     return SetAside(**{field.name: row.get(field.name) or "" for field in fields(SetAside)})
 
 
-def _first_seen(paths: Mapping[str, Path], names: list[str], filtered_too: bool) -> list[dict[str, Any]]:
+def _table(store: Store, name: str, entry: Mapping[str, Any]) -> ds.Dataset:
+    """The rows that a run recorded, even if their record is lost since."""
+    from curation.operator import dataset
+
+    manifest = store.lookup(name, entry["fingerprint"].removeprefix("sha256:")) if entry.get("fingerprint") else None
+    path = store.root / entry["path"]
+    return store.dataset(manifest) if manifest and store.output(manifest) == path else dataset(path / "data")
+
+
+def _first_seen(tables: Mapping[str, ds.Dataset], names: list[str], filtered_too: bool) -> list[dict[str, Any]]:
     """The rows that are not ok, each clip once, with the full name of the stage that set it aside."""
     found: dict[str, dict[str, Any]] = {}
     texts = []
     in_sets: dict[str, list[dict[str, Any]]] = {}
     for name in names:
         kind = name.partition("@")[0]
-        for row in _set_aside(paths[name], filtered_too):
+        for row in _set_aside(tables[name], filtered_too):
             if kind == "encode_text" and row["reason_stage"] == kind:
                 texts.append({"clip_id": "", "caption": row["prompt"], **{key: row[key] for key in _STATUS}})
             elif kind == row["reason_stage"] == "encode_latents":
@@ -232,28 +244,23 @@ def _first_seen(paths: Mapping[str, Path], names: list[str], filtered_too: bool)
     return [*found.values(), *texts]
 
 
-def _set_aside(path: Path, filtered_too: bool) -> Iterator[dict[str, Any]]:
+def _set_aside(rows: ds.Dataset, filtered_too: bool) -> Iterator[dict[str, Any]]:
     import pyarrow.compute as pc
 
-    from curation.operator import dataset
-
-    rows = dataset(path / "data")
     wanted = pc.field("status") != "ok" if filtered_too else pc.field("status") == _QUARANTINED
     columns = [name for name in ("clip_id", "prompt", *_STATUS) if name in rows.schema.names]
     yield from rows.to_table(columns=columns, filter=wanted).to_pylist()
 
 
 def _named(
-    paths: Mapping[str, Path], names: list[str], clip_ids: list[str]
+    tables: Mapping[str, ds.Dataset], names: list[str], clip_ids: list[str]
 ) -> tuple[dict[str, dict[str, str]], dict[str, int]]:
     """URI, source and caption of clips by id, and the rows of each source: from the last table that has them all."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from curation.operator import dataset
-
     for name in reversed([name for name in names if name in STAGES]):
-        rows = dataset(paths[name] / "data")
+        rows = tables[name]
         if set(_NAMED) <= set(rows.schema.names):
             counted = rows.to_table(columns=["source"])["source"].value_counts()
             table = rows.to_table(

@@ -137,9 +137,16 @@ def previous(store: Store, record: Mapping[str, Any]) -> dict[str, Any] | None:
         except (OSError, ValueError, KeyError) as error:
             log.debug("%s: skipped: %s", path, error)
             continue
-        if fits and entry.get("path") and entry["fingerprint"] != own and (store.root / entry["path"]).is_dir():
+        if fits and entry.get("path") and entry["fingerprint"] != own:
             found.append(other)
-    return max(found, key=lambda other: (other["started"], other["run"]), default=None)
+    newest_first = sorted(found, key=lambda other: (other["started"], other["run"]), reverse=True)
+    return next((other for other in newest_first if _is_kept(store, other["stages"][STAGE])), None)
+
+
+def _is_kept(store: Store, entry: Mapping[str, Any]) -> bool:
+    """Whether the output that a run recorded is still the one in the store."""
+    manifest = store.lookup(STAGE, entry["fingerprint"].removeprefix("sha256:"))
+    return manifest is not None and store.output(manifest) == store.root / entry["path"]
 
 
 def _read(store: Store, record: Mapping[str, Any]) -> _Table:

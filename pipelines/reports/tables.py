@@ -18,6 +18,8 @@ from pipelines.dag.events import RunSummary
 from pipelines.reports.progress import duration, state_text
 from pipelines.storage.store import Store
 
+_METRICS, _SELECTION = "metrics.json", "selection.json"
+
 
 @dataclass(frozen=True)
 class Column:
@@ -58,21 +60,21 @@ def read_comparison(store: Store, record: Mapping[str, Any]) -> Comparison:
         store: where the outputs are.
         record: content of `runs/<run id>.json`.
     """
-    store.fetch_run(record, ("evaluate", "choose", "evaluate_final"))
+    store.fetch_run(record, ("evaluate", "choose", "evaluate_final"), lambda path: path in (_METRICS, _SELECTION))
     paths = {
         name: store.root / entry["path"] for name, entry in record["stages"].items() if entry.get("path") is not None
     }
-    selection = _read(paths.get("choose"), "selection.json")
+    selection = _read(paths.get("choose"), _SELECTION)
     chosen = set(selection["sources"]) if selection else set()
     sources = []
     for name, path in paths.items():
         kind, _, source = name.partition("@")
-        content = _read(path, "metrics.json") if kind == "evaluate" else None
+        content = _read(path, _METRICS) if kind == "evaluate" else None
         if content is not None:
             figures = content.get("metrics", content)
             sources.append(Column(source, figures, _clips(content), source in chosen))
     final = []
-    content = _read(paths.get("evaluate_final"), "metrics.json")
+    content = _read(paths.get("evaluate_final"), _METRICS)
     if content is not None:
         checkpoints = content.get("checkpoints", {})
         for side in ("before", "after"):

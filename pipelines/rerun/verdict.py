@@ -113,7 +113,7 @@ def _tier(held: Held | None) -> Tier:
     try:
         return read_tier(held.manifest.tier)
     except ValueError as error:
-        raise StoreError(f"the record of {held.manifest.stage} in {held.path}: {error}") from error
+        raise StoreError(f"the record of {held.manifest.stage} in {held.output}: {error}") from error
 
 
 def _compare(
@@ -128,10 +128,10 @@ def _compare(
     if isinstance(tier, Bitwise):
         why = "; ".join(map(str, stage.changes[:2])) or "from the same recipe"
         return "differs", False, f"another digest, {why}"
-    if a.path is None or b.path is None or a.manifest is None or b.manifest is None:
+    if a.output is None or b.output is None:
         return "not comparable", False, "; ".join(stage.problems) or "an output is gone"
-    if isinstance(tier, Tolerance) and a.manifest.kind == "rows":
-        close = compare_content(stage.name, a.path, b.path, tier)
+    if isinstance(tier, Tolerance) and a.output.manifest.kind == "rows":
+        close = compare_content(stage.name, a.output.fetch("data/"), b.output.fetch("data/"), tier)
         return ("within tolerance" if close.within else "differs"), close.within, str(close)
     band = tier if isinstance(tier, Metric) else Metric(tier.rtol)
     return _figures([one for one in (*found.figures, *found.metrics) if one.stage == stage.name], band)

@@ -18,6 +18,7 @@ from jobs.context import Evaluation, JobContext, JobResult
 from jobs.files import files_digest
 from jobs.runtime import RuntimeConfig
 from lumina.config import Config
+from lumina.randomness import generator
 from lumina.video import write_h264
 from pipelines.dag.runner import run
 from pipelines.dag.stage import Pipeline, Stage
@@ -40,6 +41,12 @@ class TrainConfig(Config):
 
     lr: float = 0.1
     steps: int = 30
+
+
+class LatentsConfig(Config):
+    """Which noise."""
+
+    seed: int = 0
 
 
 class NoConfig(Config):
@@ -120,6 +127,19 @@ def evaluate(ctx: JobContext) -> JobResult:
     return _written(ctx, pa.Table.from_pylist(rows), evaluations=(evaluation,))
 
 
+def encode(ctx: JobContext) -> JobResult:
+    """A megabyte of noise a clip, with its hash."""
+    config: LatentsConfig = ctx.config
+    tensors = [generator(config.seed, "latents", index).bytes(1 << 20) for index in range(CLIPS)]
+    rows = [
+        {"clip_id": f"{index:032x}", "vae_latent_bytes": data, "latent_sha256": hashlib.sha256(data).hexdigest()}
+        for index, data in enumerate(tensors)
+    ]
+    (ctx.out / "note.txt").write_text("noise")
+    schema = pa.schema([("clip_id", "string"), ("vae_latent_bytes", "large_binary"), ("latent_sha256", "string")])
+    return _written(ctx, pa.Table.from_pylist(rows, schema=schema))
+
+
 def uncertain(ctx: JobContext) -> JobResult:
     """Another output each time."""
     (ctx.out / "text.txt").write_text(uuid.uuid4().hex)
@@ -137,6 +157,11 @@ def stage(name: str, job: str, config: Config, **inputs: str) -> Stage:
     return Stage(name, f"tests.pipelines.compared:{job}", config, inputs=inputs, uses_cluster=False)
 
 
+def latents(seed: int) -> Stage:
+    """A stage with a table of 12 MB."""
+    return stage("latents", "encode", LatentsConfig(seed=seed), clips="ingest")
+
+
 def chain(*more: Stage, clips: int = CLIPS, least: float = 0.0, lr: float = 0.1, steps: int = 30) -> Pipeline:
     """ingest -> select, train@1 -> evaluate_final, and more stages."""
     stages = (
@@ -148,9 +173,9 @@ def chain(*more: Stage, clips: int = CLIPS, least: float = 0.0, lr: float = 0.1,
     return Pipeline("chain", (*stages, *more))
 
 
-def go(pipeline: Pipeline, root: Path, until: str | None = None) -> tuple[Store, dict[str, Any]]:
+def go(pipeline: Pipeline, where: Path | Store, until: str | None = None) -> tuple[Store, dict[str, Any]]:
     """Run it through the real runner; the store, and the record of the run."""
-    store = Store(root)
+    store = where if isinstance(where, Store) else Store(where)
     summary = run(pipeline, store, RuntimeConfig(), identifier=identifier(), until=until)
     assert summary.ok, summary.outcomes
     return store, store.get_run(summary.run_id)

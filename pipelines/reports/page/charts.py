@@ -71,10 +71,11 @@ def training_charts(side: Side) -> list[Training]:
     """
     found = []
     for name, held in side.stages.items():
-        if held.path is None or held.manifest is None or not (held.path / CURVES).is_file():
+        path = None if held.output is None else held.output.fetch(CURVES)
+        if path is None or not (path / CURVES).is_file():
             continue
-        tasks = _tasks(held.manifest.recipe.get("config", {}))
-        rows: list[Mapping[str, float]] = [{"step": step, **p} for step, p in read_curve(name, held.path).items()]
+        tasks = _tasks((held.recipe or {}).get("config", {}))
+        rows: list[Mapping[str, float]] = [{"step": step, **p} for step, p in read_curve(name, path).items()]
         if tasks and rows:
             found.append(Training(name, _losses(name, tasks, rows), _by_t(name, tasks, rows)))
     return found

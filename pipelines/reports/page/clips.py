@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipelines.reports.html import MEDIA_BYTES, data_uri
+from pipelines.storage.output import Output
 
 MOST = 20
 """Clips of each half: Chromium on a phone gives a page 40 players, and a clip beyond them stays black."""
@@ -44,7 +44,7 @@ class ClipSheet:
     """Prompts that all columns have."""
 
 
-def clip_sheet(columns: Sequence[tuple[str, Path, Sequence[Row]]]) -> ClipSheet:
+def clip_sheet(columns: Sequence[tuple[str, Output, Sequence[Row]]]) -> ClipSheet:
     """Choose prompts spread evenly over all of them in the order of their ids, with their first noise.
 
     The rule looks at no figure, so nothing is picked for its looks. There are `MOST` clips at most, but one row always;
@@ -63,13 +63,14 @@ def clip_sheet(columns: Sequence[tuple[str, Path, Sequence[Row]]]) -> ClipSheet:
     step = max(1, len(keys) // most)
     shown, spent = [], 0
     for key in keys[::step][:most]:
-        files = [path / str(rows[key]["video"]) for (_, path, _), rows in zip(columns, found, strict=True)]
+        names = [str(rows[key]["video"]) for rows in found]
+        files = [output.find(name) for (_, output, _), name in zip(columns, names, strict=True)]
         spent += sum(file.stat().st_size for file in files if file.is_file())
         if spent > MEDIA_BYTES // 2:
             break
         clips = tuple(
-            Clip(title, data_uri(file), *_verdict(rows[key]))
-            for (title, _, _), file, rows in zip(columns, files, found, strict=True)
+            Clip(title, data_uri(file, f"{output}/{name}"), *_verdict(rows[key]))
+            for (title, output, _), file, name, rows in zip(columns, files, names, found, strict=True)
         )
         shown.append(ClipRow(str(found[0][key]["prompt"]), clips))
     return ClipSheet(tuple(shown), len(keys))

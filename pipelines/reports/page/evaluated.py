@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lumina.evaluation.metrics import METRICS
@@ -13,6 +12,7 @@ from lumina.evaluation.summary import Results, columns_of, pivot
 from pipelines.diff.rows import read_rows
 from pipelines.diff.runs import Held, Side
 from pipelines.errors import StoreError
+from pipelines.storage.output import Output
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Evaluated:
 
     title: str
     stage: str
-    path: Path
+    output: Output
     content: Mapping[str, Any]
     """Of `metrics.json`, shared by all that one stage evaluated."""
     figures: Mapping[str, Mapping[str, float | None]]
@@ -39,7 +39,7 @@ class Evaluated:
         try:
             return pivot(self.rows, self.known(), self.stage)
         except ValueError as error:
-            raise StoreError(f"{self.path / 'data'}: {error}") from error
+            raise StoreError(f"{self.output}/data: {error}") from error
 
     def known(self) -> list[str]:
         """The metrics that were measured and whose values are in the rows, in the order of METRICS."""
@@ -56,9 +56,10 @@ def read_sources(side: Side) -> list[Evaluated]:
     found = []
     for name, held in side.stages.items():
         kind, _, source = name.partition("@")
-        if kind == "evaluate" and held.path is not None:
-            content = read_json(held.path / "metrics.json")
-            found.append(Evaluated(source, name, held.path, content, content["metrics"], _rows(name, held), _of(held)))
+        if kind == "evaluate" and held.output is not None:
+            content = _read_json(held.output, "metrics.json")
+            rows = _rows(name, held.output)
+            found.append(Evaluated(source, name, held.output, content, content["metrics"], rows, _of(held)))
     return found
 
 
@@ -69,16 +70,16 @@ def read_final(side: Side) -> list[Evaluated]:
         StoreError: a file cannot be read.
     """
     held = side.stages.get("evaluate_final")
-    if held is None or held.path is None:
+    if held is None or held.output is None:
         return []
-    content = read_json(held.path / "metrics.json")
-    rows = _rows("evaluate_final", held)
+    content = _read_json(held.output, "metrics.json")
+    rows = _rows("evaluate_final", held.output)
     titles = {"before": f"before ({content.get('checkpoints', {}).get('before', '')})", "after": "fine-tuned"}
     return [
         Evaluated(
             titles[model],
             "evaluate_final",
-            held.path,
+            held.output,
             content,
             content[model],
             [row for row in rows if row["model"] == model],
@@ -95,15 +96,11 @@ def read_selection(side: Side) -> Mapping[str, Any] | None:
         StoreError: it cannot be read.
     """
     held = side.stages.get("choose")
-    return None if held is None or held.path is None else read_json(held.path / "selection.json")
+    return None if held is None or held.output is None else _read_json(held.output, "selection.json")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Content of a JSON file of an output.
-
-    Raises:
-        StoreError: it is gone or damaged.
-    """
+def _read_json(output: Output, name: str) -> dict[str, Any]:
+    path = output.fetch(name) / name
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -111,8 +108,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _rows(stage: str, held: Held) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = [] if held.path is None else read_rows(stage, held.path).to_pylist()
+def _rows(stage: str, output: Output) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = read_rows(stage, output).to_pylist()
     return sorted(rows, key=lambda row: (row["model"], row["prompt_id"], row["sample"]))
 
 

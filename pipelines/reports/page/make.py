@@ -58,7 +58,7 @@ def make_page(store: Store, record: Mapping[str, Any]) -> str:
         disjoint=all(one.content.get("disjoint", False) for one in (*sources, *final)),
         motion=motion_table([*sources, *final]) if sources or final else None,
         sheets=[
-            (title, note, clip_sheet([(one.title, one.path, one.rows) for one in group]))
+            (title, note, clip_sheet([(one.title, one.output, one.rows) for one in group]))
             for title, note, group in (
                 ("Before and after fine-tuning", "the reporting half", final),
                 ("System prompts", "the choosing half", sources),
@@ -112,7 +112,7 @@ def _rule(selection: Mapping[str, Any]) -> str:
 
 def _commands(side: Side, record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(what for, command), only such as this run can be given to."""
-    run, store = shlex.quote(side.run), shlex.quote(str(side.store))
+    run, store = shlex.quote(side.run), shlex.quote(side.store)
     found = []
     commits = sorted({str(h.manifest.git["commit"]) for h in side.stages.values() if h.manifest and h.manifest.git})
     dirty = any(held.manifest.git.get("dirty") for held in side.stages.values() if held.manifest)
@@ -121,15 +121,18 @@ def _commands(side: Side, record: Mapping[str, Any]) -> list[tuple[str, str]]:
         found.append((what + (", which had uncommitted changes" if dirty else ""), f"git checkout {commit}"))
     if lock := record.get("lock"):
         found.append(("the command that started it", str(lock["command"])))
-        found.append(("compute it again, and compare", f"lumina rerun {run} --store {store}"))
+        if not side.in_bucket:
+            found.append(("compute it again, and compare", f"lumina rerun {run} --store {store}"))
     found.append(("check that the outputs are what the run left", f"lumina verify {run} --deep --store {store}"))
     found.append(("the figures in a terminal", f"lumina compare {run} --store {store}"))
     found.append(("this page", f"lumina report {run} --store {store}"))
     export = side.stages.get("export")
-    if export and export.path:
-        checkpoint = shlex.quote(str(export.path))
+    if export and export.output:
+        # What lies in a bucket is copied first, whether or not it is on this machine: the page goes to others.
+        what = f"a clip, once {export.output} is copied to the folder checkpoint" if side.in_bucket else "a clip"
+        checkpoint = "checkpoint" if side.in_bucket else shlex.quote(str(export.output))
         prompt = "A red circle moves to the right."
-        found.append(("a clip", f"lumina generate --checkpoint {checkpoint} --prompt {shlex.quote(prompt)}"))
+        found.append((what, f"lumina generate --checkpoint {checkpoint} --prompt {shlex.quote(prompt)}"))
     return found
 
 

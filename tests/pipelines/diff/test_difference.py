@@ -18,8 +18,11 @@ from pipelines.diff.difference import Difference, read_diff
 from pipelines.diff.page import make_page
 from pipelines.diff.view import answer_text, difference_view
 from pipelines.errors import StoreError
+from pipelines.storage.bucket import Bucket
+from pipelines.storage.remote import RemoteStore
 from pipelines.storage.store import Store
-from tests.pipelines.compared import NoConfig, RowsConfig, chain, go, stage
+from tests.pipelines.compared import CLIPS, NoConfig, RowsConfig, chain, go, latents, stage
+from tests.pipelines.storage.operations import fetched, on_disk
 
 Held = tuple[Store, dict[str, Any]]
 
@@ -222,6 +225,60 @@ def test_a_damaged_file_is_named(base: Held, tmp_path: Path, file: str, named: s
     path.write_text('{"step": 10, "loss": 1}\nrubbish\n' if file == "metrics.jsonl" else "rubbish")
     with pytest.raises(StoreError, match=named):
         read_diff(base, (store, record))
+
+
+def test_two_runs_in_a_bucket_differ_as_on_a_disk(s3_store: str, tmp_path: Path) -> None:
+    cluster = RemoteStore(s3_store, tmp_path / "cluster")
+    first, second = (go(made, cluster)[1]["run"] for made in (chain(), chain(lr=0.2, least=0.3)))
+    laptop, again = (RemoteStore(s3_store, tmp_path / name) for name in ("laptop", "again"))
+    disk = on_disk(cluster, tmp_path / "disk")
+    found = read_diff((laptop, laptop.get_run(first)), (again, again.get_run(second)))
+    told = read_diff((disk, disk.get_run(first)), (disk, disk.get_run(second)))
+    assert found.as_dict() == told.as_dict() | {side: told.as_dict()[side] | {"store": s3_store} for side in ("a", "b")}
+    assert [one.name for one in found.stages if one.shared] == ["ingest"]
+    assert fetched(laptop) == {
+        "ingest/data/part.parquet", "select/data/part.parquet", "train@1/metrics.jsonl",
+        "evaluate_final/data/part.parquet",
+    }  # fmt: skip
+    assert fetched(again) == fetched(laptop) - {"ingest/data/part.parquet"}
+    assert make_page(found).replace(s3_store.replace("&", "&amp;"), str(disk.root)) == make_page(told)
+    assert {path for path in fetched(again) if "videos" in path} == {
+        f"evaluate_final/videos/a-{shape}.mp4" for shape in ("circle", "square")
+    }
+
+
+def test_a_run_in_a_bucket_and_one_on_a_disk(base: Held, s3_store: str, tmp_path: Path) -> None:
+    _, record = go(chain(), RemoteStore(s3_store, tmp_path / "cluster"))
+    laptop = RemoteStore(s3_store, tmp_path / "laptop")
+    found = read_diff(base, (laptop, record))
+    assert found.answer == "equal: all 4 stages have the same digests"
+    assert len(found.curves) == 2
+    assert fetched(laptop) == {"train@1/metrics.jsonl"}
+    arguments = ["diff", "chain", "chain", "--store", str(base[0].root), "--other-store", s3_store]
+    assert CliRunner().invoke(cli.app, arguments).exit_code == 0
+
+
+def test_of_large_tables_in_a_bucket_only_some_columns_are_read(
+    s3_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = RemoteStore(s3_store, tmp_path / "cluster")
+    first, second = (go(chain(latents(seed)), cluster)[1] for seed in (1, 2))
+    laptop = RemoteStore(s3_store, tmp_path / "laptop")
+    asked: list[int] = []
+    read_range = Bucket.read_range
+
+    def counting(self: Bucket, key: str, start: int, length: int) -> bytes:
+        asked.append(length)
+        return read_range(self, key, start, length)
+
+    monkeypatch.setattr(Bucket, "read_range", counting)
+    [rows] = read_diff((laptop, first), (laptop, second)).rows
+    assert rows.changed == {"latent_sha256": CLIPS}
+    assert not [path for path in fetched(laptop) if path.startswith("latents/")]
+    assert 0 < sum(asked) < 1_000_000
+    laptop.bucket.remove(f"{first['stages']['latents']['path']}/data/part.parquet")
+    with pytest.raises(StoreError, match=r"data/part\.parquet is not there"):
+        read_diff((laptop, first), (laptop, second))
 
 
 def test_the_page_holds_everything_and_loads_nothing(base: Held, tmp_path: Path) -> None:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import escape
 from typer.testing import CliRunner
 
 from pipelines import cli
+from pipelines.dag.stage import Pipeline
 from pipelines.errors import StoreError
 from pipelines.reports.page import clips
 from pipelines.reports.page.make import make_page
+from pipelines.storage.remote import RemoteStore
 from pipelines.storage.store import Store
-from tests.pipelines.reports.page.toy_run import SHAPE, go, pipeline
+from tests.pipelines.reports.page.toy_run import SHAPE, TrainConfig, go, pipeline, stage
+from tests.pipelines.storage.operations import fetched, on_disk
 
 RATES = (("good", 0.9), ("nearly", 0.85), ("poor", 0.1))
 
@@ -90,6 +95,72 @@ def test_a_clip_that_is_gone_is_named(tmp_path: Path) -> None:
     gone = store.root / record["stages"]["evaluate@good"]["path"] / "videos/good/choose-00.mp4"
     gone.unlink()
     assert f"{gone} is gone" in make_page(store, record)
+
+
+def test_a_page_from_a_bucket_is_that_of_a_copy_on_a_disk(s3_store: str, tmp_path: Path) -> None:
+    cluster = RemoteStore(s3_store, tmp_path / "cluster")
+    _, record = go(pipeline(*RATES), cluster)
+    laptop = RemoteStore(s3_store, tmp_path / "laptop")
+    disk = on_disk(cluster, tmp_path / "disk")
+    page = make_page(laptop, laptop.get_run(record["run"]))
+    place = str(escape(shlex.quote(s3_store)))
+    assert f"lumina verify {record['run']} --deep --store {place}" in page
+    assert page.replace(place, "STORE") == make_page(disk, record).replace(str(disk.root), "STORE")
+    found = fetched(laptop)
+    clips_of = {stage: sum(path.startswith(f"{stage}/videos/") for path in found) for stage in record["stages"]}
+    assert clips_of == {"evaluate_final": 20} | {f"evaluate@{name}": 6 for name, _ in RATES} | dict.fromkeys(
+        ("train@1", "choose", "finetune"), 0
+    )
+    assert {path for path in found if "videos" not in path} == {
+        "train@1/metrics.jsonl",
+        "finetune/metrics.jsonl",
+        "choose/selection.json",
+        *(
+            f"{stage}/{name}"
+            for stage in clips_of
+            for name in ("metrics.json", "data/clips.parquet")
+            if clips_of[stage]
+        ),
+    }
+
+
+def test_commands_for_a_bucket_are_such_as_it_can_be_given_to(s3_store: str, tmp_path: Path) -> None:
+    stages = (
+        stage("train@1", "train", TrainConfig()),
+        stage("export", "train", TrainConfig(note="export"), init="train@1"),
+    )
+    store, record = go(Pipeline("toy", stages), RemoteStore(s3_store, tmp_path / "cluster"))
+    locked = record | {"lock": {"command": "lumina run demo"}}
+    section = _section(make_page(store, locked), "again")
+    assert "lumina rerun" not in section
+    place = f"{s3_store.partition('?')[0]}/{record['stages']['export']['path']}"
+    assert f"a clip, once {place} is copied to the folder checkpoint" in section
+    assert "lumina generate --checkpoint checkpoint --prompt" in section
+
+
+def test_what_a_bucket_has_lost_is_named(s3_store: str, tmp_path: Path) -> None:
+    store, record = go(pipeline(*RATES[:2]), RemoteStore(s3_store, tmp_path / "cluster"))
+    assert isinstance(store, RemoteStore)
+    path = record["stages"]["evaluate@good"]["path"]
+    for file, message in (("videos/good/choose-00.mp4", "is gone"), ("metrics.json", "is not there")):
+        store.bucket.remove(f"{path}/{file}")
+        laptop = RemoteStore(s3_store, tmp_path / file.replace("/", "-"))
+        lost = f"{store.bucket.uri}/{path}/{file} {message}"
+        if message == "is gone":
+            assert lost in make_page(laptop, record)
+        else:
+            with pytest.raises(StoreError, match=re.escape(lost)):
+                make_page(laptop, record)
+
+
+def test_an_output_that_a_bucket_has_lost_is_said(s3_store: str, tmp_path: Path) -> None:
+    store, record = go(pipeline(*RATES[:2]), RemoteStore(s3_store, tmp_path / "cluster"), until="train@1")
+    assert isinstance(store, RemoteStore)
+    path = record["stages"]["train@1"]["path"]
+    for entry in store.bucket.entries(path):
+        store.bucket.remove(entry.key)
+    page = make_page(RemoteStore(s3_store, tmp_path / "laptop"), record)
+    assert f"{store.bucket.uri}/{path} is gone" in page
 
 
 def test_curves_and_figure_3(made: tuple[Store, dict[str, Any]]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import combinations
-from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +13,7 @@ from pipelines.reports.page.stages import draw
 
 def _side(names: list[str]) -> Side:
     held = Held("done", None, None, None, None, None)
-    return Side("run", "name", "", None, Path(), dict.fromkeys(names, held))
+    return Side("run", "name", "", None, "", dict.fromkeys(names, held))
 
 
 @given(st.lists(st.sets(st.integers(0, 30)), min_size=1, max_size=12))

@@ -71,6 +71,7 @@ def train(ctx: JobContext) -> JobResult:
             row["val/fine"] = 0.9 * row["loss/fine"]
         rows.append(row)
     (ctx.out / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (ctx.out / "weights.txt").write_text(ctx.stage)
     metrics = {"train/flops_per_second": 2e9, "train/seconds_per_step": 0.5, "train/steps": 200.0}
     return JobResult("checkpoint", f"sha256:{hashlib.sha256(ctx.stage.encode()).hexdigest()}", metrics=metrics)
 
@@ -171,8 +172,8 @@ def pipeline(*rates: tuple[str, float], frames: int = 8, end: str = "evaluate") 
     return Pipeline("toy", tuple(stages))
 
 
-def go(made: Pipeline, root: Path, until: str | None = None) -> tuple[Store, dict[str, Any]]:
+def go(made: Pipeline, where: Path | Store, until: str | None = None) -> tuple[Store, dict[str, Any]]:
     """Run it through the real runner; the store, and the record of the run."""
-    store = Store(root)
+    store = where if isinstance(where, Store) else Store(where)
     summary = run(made, store, RuntimeConfig(), identifier=identifier(), until=until, name="toy")
     return store, store.get_run(summary.run_id)

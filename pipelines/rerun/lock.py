@@ -99,7 +99,7 @@ def read_lock(record: Mapping[str, Any]) -> Lock:
 def portable(settings: PipelineConfig) -> dict[str, Any]:
     """The config as plain data that means the same in another working directory, without passwords."""
     config: dict[str, Any] = settings.model_dump(mode="json")
-    config["store"] = str(Path(settings.store.removeprefix("file://")).expanduser().resolve())
+    config["store"] = _absolute(settings.store.removeprefix("file://"))
     for section, key in (("data", "manifest"), ("ingest", "media_dir")):
         if config[section].get(key):
             config[section][key] = _absolute(config[section][key])
@@ -159,6 +159,7 @@ def _keep(store: Store, patch: bytes) -> str:
         replace_file(path, patch, sync=True)
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+    store.share(path)
     return f"sha256:{digest}"
 
 
@@ -174,6 +175,7 @@ def read_patch(store: Store, patch: str) -> bytes:
         PipelineError: it is gone or damaged.
     """
     path = patch_path(store, patch)
+    store.bring(path)
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -72,14 +72,14 @@ def verify(
     Args:
         store: where the outputs are.
         run: id or name; None means the newest.
-        deep: hash every file, and compute the content digests again.
+        deep: hash every file, and compute the content digests again. From a bucket each is read once, into a
+            temporary directory.
         rows: read every row of row outputs, and name those that are wrong.
         threads: that hash files; as many as the machine has cores by default.
 
     Raises:
-        StoreError: there is no such run, or its record cannot be read.
+        StoreError: there is no such run, or its record cannot be read; or a bucket cannot be reached.
     """
-    store.need_files("`lumina verify`")
     begun = time.monotonic()
     record = store.get_run(run)
     path = store.run_path(run)
@@ -101,7 +101,7 @@ def verify(
 
         for stage in stages:
             if stage.manifest is not None:
-                output = Output(store.root, stage.out(store, stage.manifest), stage.manifest)
+                output = Output(store, stage.out(store, stage.manifest), stage.manifest)
                 content = check_content(output, stage.problems, deep, rows, threads or os.cpu_count() or 1)
                 stage.problems = content.problems
                 found.not_checked += [Unchecked(stage.name, note) for note in content.not_checked]
@@ -172,12 +172,12 @@ def _check_patch(store: Store, record: Mapping[str, Any], found: _Findings) -> N
 def _check_record(stage: _Stage, found: _Findings) -> None:
     """The manifest: readable, whole, of this stage and fingerprint, and in agreement with itself and with the run."""
     try:
-        text = stage.record.read_text()
+        text = found.store.record_text(stage.name, stage.entry["fingerprint"].removeprefix("sha256:"))
+        if text is None:
+            found.add(stage, "missing", stage.record, "the record of the stage is not there")
+            return
         manifest = _well_formed(Manifest.from_json(text))
         sealed = check_seal(text)
-    except FileNotFoundError:
-        found.add(stage, "missing", stage.record, "the record of the stage is not there")
-        return
     except (OSError, ValueError) as error:
         found.add(stage, "damaged", stage.record, f"cannot be read: {error}")
         return
@@ -255,7 +255,7 @@ def _check_counts(stage: _Stage, manifest: Manifest, found: _Findings) -> None:
 def _check_files(store: Store, stage: _Stage, manifest: Manifest, found: _Findings) -> None:
     """Every recorded file is there with its size, and no other."""
     out = stage.out(store, manifest)
-    there = _scan(out)
+    there = store.sizes(out)
     for file in manifest.files:
         size = there.pop(file.path, None)
         if size is None:
@@ -264,25 +264,6 @@ def _check_files(store: Store, stage: _Stage, manifest: Manifest, found: _Findin
             found.add(stage, "damaged", out / file.path, f"has {size:,} bytes, {file.bytes:,} expected")
     for name in sorted(there):
         found.add(stage, "unexpected", out / name, "was not there when the stage was done")
-
-
-def _scan(root: Path) -> dict[str, int]:
-    """Size of every file below a directory by its relative path; nothing for a directory that is not there."""
-    sizes: dict[str, int] = {}
-    below = [""]
-    while below:
-        prefix = below.pop()
-        try:
-            entries = os.scandir(root / prefix)
-        except FileNotFoundError:
-            continue
-        with entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    below.append(f"{prefix}{entry.name}/")
-                elif entry.is_file():
-                    sizes[f"{prefix}{entry.name}"] = entry.stat().st_size
-    return sizes
 
 
 def _check_lineage(stages: Sequence[_Stage], run: Path, found: _Findings) -> None:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from curation.digest import MARK_BYTES, RowsDigest, row_digest_and_marks
 from jobs.files import listing_digest
+from jobs.row_index import INDEX_FILE, read_row_index
 from lumina.files import sha256_file
 from pipelines.storage.manifest import Manifest, OutputFile
+from pipelines.storage.store import Store
 from pipelines.verify.verification import Problem, Row
-
-if TYPE_CHECKING:
-    from curation.digest import RowsDigest
 
 _SMALL_BYTES = 256 << 10
 """Files up to this size are read at once: opening costs more than reading."""
 _CHUNK = 256
 """Files that a thread takes at a time."""
+_BATCH_BYTES = 1 << 30
+"""Of tables that are fetched at a time."""
 
 
 @dataclass
@@ -36,19 +37,23 @@ class Content:
 class Output:
     """The output of one stage, and what is recorded of it."""
 
-    store: Path
-    """The store's directory."""
+    store: Store
     path: Path
+    """Its directory, or the working copy's of one in a bucket."""
     manifest: Manifest
 
     def place(self, path: str) -> str:
         """A file's path relative to the store, from the one relative to the output."""
-        return (self.path / path).relative_to(self.store).as_posix()
+        return (self.path / path).relative_to(self.store.root).as_posix()
+
+    def text(self, error: object, here: Path) -> str:
+        """An error about files in the directory `here`, by their names in the store."""
+        return str(error).replace(str(here), self.store.name(self.path))
 
     def edited(self, detail: str) -> Problem:
         """The record says something that the files do not."""
         record = self.path.parents[1] / self.manifest.fingerprint.removeprefix("sha256:")[:20] / "MANIFEST.json"
-        return Problem("edited", record.relative_to(self.store).as_posix(), detail)
+        return Problem("edited", record.relative_to(self.store.root).as_posix(), detail)
 
 
 def check_content(output: Output, problems: Sequence[Problem], deep: bool, rows: bool, threads: int) -> Content:
@@ -63,22 +68,45 @@ def check_content(output: Output, problems: Sequence[Problem], deep: bool, rows:
 
     Returns the problems, known and new; those of files with rows tell which, with `rows`.
     """
-    manifest, known = output.manifest, {problem.path for problem in problems}
     content = Content(list(problems))
-    if deep:
-        present = [file for file in manifest.files if output.place(file.path) not in known]
-        for file, detail in _hash_all(output.path, present, threads):
-            content.problems.append(Problem("damaged", output.place(file.path), detail))
-    broken = {problem.path for problem in content.problems}
-    sound = not any(output.place(file.path) in broken for file in manifest.files)
-    if manifest.kind == "rows":
-        tables = [file for file in manifest.files if file.path.startswith("data/") and file.path.endswith(".parquet")]
-        _check_rows(output, [file.path for file in tables], content, rows)
-    elif deep and sound:
-        _check_digest(output, content)
-    elif deep:
-        content.not_checked.append("its content digest: files of it are missing or damaged")
+    tables = _Tables(output, content, rows) if output.manifest.kind == "rows" else None
+    for files in _batches(output, deep):
+        with output.store.borrow(output.path, files) as here:
+            if deep:
+                known = {problem.path for problem in content.problems}
+                present = [file for file in files if output.place(file.path) not in known]
+                for file, detail in _hash_all(here, present, threads):
+                    content.problems.append(Problem("damaged", output.place(file.path), detail))
+            if tables is not None:
+                tables.read(here, [file.path for file in files if _is_table(file)])
+            elif deep:
+                _check_digest(output, here, content)
+    if tables is not None:
+        tables.end()
     return content
+
+
+def _batches(output: Output, deep: bool) -> list[list[OutputFile]]:
+    """The files that are looked at; of rows in a bucket as many at a time as a disk has room for."""
+    files, rows = list(output.manifest.files), output.manifest.kind == "rows"
+    if not output.store.in_bucket:
+        return [files]
+    if not rows:
+        return [files if deep else []]
+    # What every table is held against comes first.
+    batches = [[file for file in files if not _is_table(file) and (deep or file.path == INDEX_FILE)]]
+    room = 0
+    for file in filter(_is_table, files):
+        if room < file.bytes:
+            batches.append([])
+            room = _BATCH_BYTES
+        batches[-1].append(file)
+        room -= file.bytes
+    return batches
+
+
+def _is_table(file: OutputFile) -> bool:
+    return file.path.startswith("data/") and file.path.endswith(".parquet")
 
 
 def _hash_all(out: Path, files: Sequence[OutputFile], threads: int) -> list[tuple[OutputFile, str]]:
@@ -114,9 +142,12 @@ def _sha256(path: str, size: int) -> str:
     return hashlib.sha256(data).hexdigest() if len(data) == size else sha256_file(Path(path))
 
 
-def _check_digest(output: Output, content: Content) -> None:
-    """The content digest of an output that has no rows, computed again from files that are as recorded."""
-    manifest, out = output.manifest, output.path
+def _check_digest(output: Output, out: Path, content: Content) -> None:
+    """The content digest of an output that has no rows, computed again if its files are as recorded."""
+    manifest, broken = output.manifest, {problem.path for problem in content.problems}
+    if any(output.place(file.path) in broken for file in manifest.files):
+        content.not_checked.append("its content digest: files of it are missing or damaged")
+        return
     if manifest.kind == "checkpoint":
         if not manifest.weights:
             content.not_checked.append("its content digest: its record does not say which weights it is over")
@@ -126,7 +157,7 @@ def _check_digest(output: Output, content: Content) -> None:
         try:
             weights = {name: checkpoints.load_weights(out / folder) for name, folder in manifest.weights.items()}
         except (OSError, ValueError) as error:
-            content.problems.append(output.edited(f"its weights cannot be loaded: {error}"))
+            content.problems.append(output.edited(f"its weights cannot be loaded: {output.text(error, out)}"))
             return
         if (value := checkpoints.digest(weights)) != manifest.digest:
             content.problems.append(output.edited(f"has the digest {manifest.digest}, weights {value}"))
@@ -137,50 +168,59 @@ def _check_digest(output: Output, content: Content) -> None:
         content.not_checked.append("its content digest: neither of one of its files nor of all together")
 
 
-def _check_rows(output: Output, files: Sequence[str], content: Content, name_rows: bool) -> None:
-    """Compute the digest of all rows again; with `name_rows`, hold each row against the index of rows.
+class _Tables:
+    """Computes the digest of all rows again, some files at a time; holds each row against the index of rows, if asked.
 
     Args:
         output: what is checked.
-        files: the data files, relative to the output.
         content: takes what is found.
         name_rows: whether to name rows.
     """
-    from curation.digest import RowsDigest
 
-    broken = {problem.path for problem in content.problems}
-    index = _index(output, content) if name_rows else {}
-    total, whole = RowsDigest(), True
-    suspects: dict[str, tuple[Row, ...]] = {}
-    for path in files:
-        place = output.place(path)
-        if place in broken and not name_rows:
-            whole = False
-            continue
-        read = _read_rows(output.path / path)
-        total, whole = total + read.digest, whole and read.error is None
-        wrong = _wrong_rows(*index[path], read.marks) if path in index else ()
-        if place not in broken and (read.error or wrong):
-            content.problems.append(Problem("damaged", place, read.error or "rows are not what was written"))
-        if wrong:
-            suspects[place] = wrong
-        elif path in index and (place in broken or read.error):
-            content.not_checked.append(f"{path}: all its rows can be read and are right; the damage lies between them")
-    content.problems = [
-        replace(problem, rows=suspects[problem.path]) if problem.path in suspects else problem
-        for problem in content.problems
-    ]
-    if not whole:
-        content.not_checked.append("its content digest: files of it are missing or damaged")
-    elif str(total) != output.manifest.digest and not suspects:
-        content.problems.append(output.edited(f"has the digest {output.manifest.digest}, its rows {total}"))
+    def __init__(self, output: Output, content: Content, name_rows: bool) -> None:
+        self.output, self.content, self.name_rows = output, content, name_rows
+        self.index: Mapping[str, tuple[list[str], list[bytes]]] | None = None if name_rows else {}
+        self.total, self.whole = RowsDigest(), True
+        self.suspects: dict[str, tuple[Row, ...]] = {}
+
+    def read(self, here: Path, files: Sequence[str]) -> None:
+        """Check the rows of these files in a directory; that of the first call has the index, too."""
+        output, content = self.output, self.content
+        if self.index is None:
+            self.index = _index(output, here, content)
+        broken = {problem.path for problem in content.problems}
+        for path in files:
+            place = output.place(path)
+            if place in broken and not self.name_rows:
+                self.whole = False
+                continue
+            read = _read_rows(here / path)
+            self.total, self.whole = self.total + read.digest, self.whole and read.error is None
+            wrong = _wrong_rows(*self.index[path], read.marks) if path in self.index else ()
+            if place not in broken and (read.error or wrong):
+                detail = output.text(read.error or "rows are not what was written", here)
+                content.problems.append(Problem("damaged", place, detail))
+            if wrong:
+                self.suspects[place] = wrong
+            elif path in self.index and (place in broken or read.error):
+                note = f"{path}: all its rows can be read and are right; the damage lies between them"
+                content.not_checked.append(note)
+
+    def end(self) -> None:
+        """All files were read: name the rows, and compare the digest."""
+        output, content = self.output, self.content
+        content.problems = [
+            replace(problem, rows=self.suspects[problem.path]) if problem.path in self.suspects else problem
+            for problem in content.problems
+        ]
+        if not self.whole:
+            content.not_checked.append("its content digest: files of it are missing or damaged")
+        elif str(self.total) != output.manifest.digest and not self.suspects:
+            content.problems.append(output.edited(f"has the digest {output.manifest.digest}, its rows {self.total}"))
 
 
-def _index(output: Output, content: Content) -> dict[str, tuple[list[str], list[bytes]]]:
+def _index(output: Output, out: Path, content: Content) -> dict[str, tuple[list[str], list[bytes]]]:
     """The index of rows, if it is there and can be trusted."""
-    from jobs.row_index import INDEX_FILE, read_row_index
-
-    out = output.path
     listed = next((file for file in output.manifest.files if file.path == INDEX_FILE), None)
     if listed is None:
         content.not_checked.append("its single rows: it was made without an index of rows")
@@ -190,7 +230,7 @@ def _index(output: Output, content: Content) -> dict[str, tuple[list[str], list[
             raise ValueError(f"{out / INDEX_FILE} is not what was written")
         return read_row_index(out)
     except (OSError, ValueError) as error:
-        content.not_checked.append(f"its single rows: the index of rows cannot be used: {error}")
+        content.not_checked.append(f"its single rows: the index of rows cannot be used: {output.text(error, out)}")
         return {}
 
 
@@ -207,8 +247,6 @@ class _Read:
 def _read_rows(path: Path) -> _Read:
     import pyarrow as pa
     import pyarrow.parquet as pq
-
-    from curation.digest import MARK_BYTES, RowsDigest, row_digest_and_marks
 
     digest, marks, failed = RowsDigest(), list[bytes | None](), None
     unreadable = (OSError, ValueError, MemoryError, TypeError, pa.ArrowException)

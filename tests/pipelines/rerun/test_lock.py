@@ -22,7 +22,9 @@ from pipelines.rerun.lock import (
     read_patch,
     without_password,
 )
+from pipelines.storage.remote import RemoteStore
 from pipelines.storage.store import Store
+from tests.pipelines.storage.operations import on_disk
 
 
 @pytest.fixture
@@ -39,6 +41,20 @@ def repository(tmp_path: Path) -> Path:
     git(home, "add", "--all")
     git(home, "-c", "user.name=t", "-c", "user.email=t@t", "commit", "--quiet", "--message", "first")
     return home
+
+
+def test_a_patch_is_found_by_other_machines(
+    repository: Path, s3_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repository / "lumina" / "module.py").write_text("changed = True\n")
+    monkeypatch.setattr(repositories, "code_home", lambda: repository)
+    settings = load_config("demo", [f"store={s3_store}"])
+    lock = make_lock(settings, "lumina run demo", RemoteStore(s3_store, tmp_path / "cluster"))
+    assert lock.config["store"] == s3_store
+    assert lock.code.patch is not None
+    assert b"+changed = True" in read_patch(RemoteStore(s3_store, tmp_path / "laptop"), lock.code.patch)
+    copy = on_disk(RemoteStore(s3_store, tmp_path / "laptop"), tmp_path / "disk")
+    assert b"+changed = True" in read_patch(copy, lock.code.patch)
 
 
 def test_a_clean_tree_has_no_patch(repository: Path) -> None:

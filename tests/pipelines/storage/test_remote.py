@@ -35,7 +35,7 @@ from pipelines.storage.remote import RemoteStore
 from pipelines.storage.store import Attempt, Store
 from pipelines.verify.check import verify
 from tests.pipelines.edited import Edited, states
-from tests.pipelines.storage.operations import fingerprint_of, go, known_code, manifest_of
+from tests.pipelines.storage.operations import fetched, fingerprint_of, go, known_code, manifest_of, on_disk
 from tests.pipelines.storage.steps import CREDENTIALS, DIED, FORKS
 from tests.pipelines.storage.test_sharing import digests, pipeline
 from tests.pipelines.toy import diamond
@@ -117,15 +117,11 @@ def test_an_accepted_output_is_found_where_it_was_computed(
 def test_a_copy_of_the_bucket_is_a_store(s3_store: str, tmp_path: Path) -> None:
     store = RemoteStore(s3_store, tmp_path / "copy-1")
     found = go(store, diamond(), "r0")
-    for entry in store.bucket.entries(""):
-        (tmp_path / "disk" / entry.key).parent.mkdir(parents=True, exist_ok=True)
-        store.bucket.download(entry.key, tmp_path / "disk" / entry.key)
-    disk = Store(tmp_path / "disk")
+    disk = on_disk(store, tmp_path / "disk")
     assert verify(disk, "r0", deep=True).found == ()
     assert go(disk, diamond()) == found
-    for what in (lambda: verify(store, "r0"), lambda: find_garbage(store, Policy())):
-        with pytest.raises(StoreError, match=r"copy it to a disk with `aws s3 sync`"):
-            what()
+    with pytest.raises(StoreError, match=r"copy it to a disk with `aws s3 sync`"):
+        find_garbage(store, Policy())
 
 
 def test_three_cold_runners_compute_each_stage_once(s3_store: str, tmp_path: Path) -> None:
@@ -386,7 +382,11 @@ def test_commands_read_a_store_in_a_bucket(s3_store: str, tmp_path: Path, monkey
     shown = CliRunner().invoke(cli.app, ["compare", "r0", "--store", s3_store])
     assert shown.exit_code == 0, shown.output
     assert "no evaluation yet" in shown.output
-    refused = CliRunner().invoke(cli.app, ["verify", "--store", s3_store])
+    for command in (["status"], ["report", "--out", str(tmp_path / "page.html")], ["diff", "r0", "r0"], ["verify"]):
+        done = CliRunner().invoke(cli.app, [*command, "--store", s3_store])
+        assert done.exit_code == 0, done.output
+    assert not fetched(store)
+    refused = CliRunner().invoke(cli.app, ["rerun", "--store", s3_store])
     assert refused.exit_code == 1
     assert len([line for line in refused.output.splitlines() if line.startswith("error:")]) == 1
 

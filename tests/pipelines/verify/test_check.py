@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -28,12 +29,16 @@ from pipelines.dag.stage import Pipeline
 from pipelines.errors import StoreError
 from pipelines.rerun.lock import patch_path
 from pipelines.storage.manifest import Manifest
+from pipelines.storage.remote import RemoteStore
 from pipelines.storage.seal import seal
 from pipelines.storage.store import Store
 from pipelines.tracking.mlflow_writer import PIPELINES, MlflowWriter
 from pipelines.tracking.tracker import MlflowTracking, default_uri
+from pipelines.verify import content
 from pipelines.verify.check import verify
+from pipelines.verify.mend import mend
 from pipelines.verify.verification import Problem
+from tests.pipelines.storage.operations import fetched, on_disk
 from tests.pipelines.toy import identifier
 from tests.pipelines.toy_outputs import line
 
@@ -41,12 +46,12 @@ BOOKKEEPING = {"LEASE.lock", "attempts.jsonl", "curve.jsonl", "calls.txt", "dige
 """What no output is computed from; `verify` says that it does not look at it."""
 
 
-def make(root: Path, pipeline: Pipeline) -> Store:
-    store = Store(root)
+def make(store: Store, pipeline: Pipeline) -> Store:
     patch = b"what the working tree had besides its commit\n"
     digest = f"sha256:{hashlib.sha256(patch).hexdigest()}"
     patch_path(store, digest).parent.mkdir(parents=True)
     patch_path(store, digest).write_bytes(patch)
+    store.share(patch_path(store, digest))
     lock = {"code": {"commit": "c0ffee", "patch": digest}}
     assert run(pipeline, store, RuntimeConfig(), run_id="r1", identifier=identifier(), lock=lock).ok
     return store
@@ -55,7 +60,7 @@ def make(root: Path, pipeline: Pipeline) -> Store:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("made")
-    make(root, line(weights=True))
+    make(Store(root), line(weights=True))
     return root
 
 
@@ -242,6 +247,65 @@ def test_the_rows_that_a_flipped_byte_hits_are_named(store: Store) -> None:
         assert named(store) == {path.name: [row]}
     path.write_bytes(whole[:-8] + bytes(8))
     assert named(store) == {path.name: [0, 1, 2, 3, 4, 5]}
+
+
+def said(store: Store) -> str:
+    """All that `verify` finds, with the names of rows; the same for a copy of the store."""
+    try:
+        found = json.dumps({**verify(store, "r1", deep=True, rows=True).as_dict(), "seconds": 0})
+    except StoreError as error:
+        found = str(error)
+    return found.replace(str(store.root), "ROOT").replace(store.name(store.root).removesuffix("/."), "ROOT")
+
+
+def test_a_bucket_is_checked_as_a_copy_of_it_on_a_disk(
+    s3_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    cluster = RemoteStore(s3_store, tmp_path / "cluster")
+    make(cluster, line(weights=True))
+    disk = on_disk(cluster, tmp_path / "disk")
+    assert verify(disk, "r1", deep=True, rows=True).found == ()
+    keys = [entry.key for entry in cluster.bucket.entries("")]
+    assert len(keys) >= 15
+    for number, key in enumerate([None, *keys]):
+        laptop = RemoteStore(s3_store, tmp_path / f"laptop-{number}")
+        monkeypatch.setattr(content, "_BATCH_BYTES", (1, 1 << 30)[number % 2])
+        if key is None:
+            assert verify(laptop, None).found == ()
+            assert said(laptop) == said(disk)
+            continue
+        whole = (disk.root / key).read_bytes()
+        broken = bytearray(whole)
+        broken[len(whole) // 2] ^= 1
+        (disk.root / key).write_bytes(broken)
+        cluster.bucket.upload(disk.root / key, key)
+        assert said(laptop) == said(disk), key
+        assert key in blamed(laptop)
+        (disk.root / key).write_bytes(whole)
+        cluster.bucket.upload(disk.root / key, key)
+        assert not fetched(laptop)
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_what_a_bucket_lost_is_found_without_reading_any_and_mended(s3_store: str, tmp_path: Path) -> None:
+    cluster = RemoteStore(s3_store, tmp_path / "cluster")
+    make(cluster, line())
+    place = out(cluster, "rows").relative_to(cluster.root).as_posix()
+    lost = next(entry.key for entry in cluster.bucket.entries(f"{place}/data"))
+    cluster.bucket.remove(lost)
+    cluster.bucket.put(f"{place}/new.txt", "new")
+    laptop = RemoteStore(s3_store, tmp_path / "laptop")
+    found = verify(laptop, "r1")
+    assert [(problem.what, problem.path) for problem in found.found] == [
+        ("missing", lost), ("unexpected", f"{place}/new.txt")
+    ]  # fmt: skip
+    deep = verify(laptop, "r1", deep=True, rows=True)
+    assert [problem.what for problem in deep.found] == ["missing", "unexpected"]
+    assert len(deep.found[0].rows) == 6
+    assert mend(laptop, found).set_aside == ("rows",)
+    assert laptop.lookup("rows", laptop.get_run("r1")["stages"]["rows"]["fingerprint"][7:]) is None
 
 
 def test_rows_cannot_be_named_without_their_index_and_that_is_said(store: Store) -> None:

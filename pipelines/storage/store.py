@@ -17,7 +17,6 @@ with them. The last one saves double work only. Nothing is renamed from one dire
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -31,12 +30,12 @@ from typing import TYPE_CHECKING, Any
 
 from lumina.files import sha256_file
 from pipelines.errors import LeaseLostError, StoreError, disk_problem
-from pipelines.storage.durable import link_new, replace_file, sync_directory, sync_tree, write_synced
+from pipelines.storage import run_records
+from pipelines.storage.durable import link_new, sync_directory, sync_tree, write_synced
 from pipelines.storage.lease import HeldLease, Holder, Lease, read_holder, try_acquire
 from pipelines.storage.listing import sizes
 from pipelines.storage.live import Live, LiveFiles
 from pipelines.storage.manifest import Manifest, OutputFile
-from pipelines.storage.seal import seal
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -373,14 +372,7 @@ class Store:
         Raises:
             StoreError: the disk is full or not writable; what was there before is as it was.
         """
-        for path, text in (
-            (self.root / "runs" / f"{run_id}.json", seal(json.dumps(record, indent=1))),
-            (self.root / "latest" / name, run_id),
-        ):
-            try:
-                replace_file(path, text.encode(), sync=True)
-            except OSError as error:
-                raise StoreError(f"run {run_id}: {disk_problem(error, path)}") from error
+        run_records.write(self.root, run_id, name, record)
 
     def get_run(self, run: str | None) -> dict[str, Any]:
         """The record of a run, by id or by name; None means the newest.
@@ -388,15 +380,7 @@ class Store:
         Raises:
             StoreError: no such run, or its record is damaged.
         """
-        path = self.run_path(run)
-        try:
-            record = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{path} is damaged ({error}): restore it, or run the pipeline again") from error
-        if not isinstance(record, dict):
-            raise StoreError(f"{path} is no record of a run: restore it, or run the pipeline again")
-        record.pop("checksum", None)
-        return record
+        return run_records.read(self.run_path(run))
 
     def run_path(self, run: str | None) -> Path:
         """Where the record of a run lies, by id or by name; None means the newest.
@@ -404,23 +388,7 @@ class Store:
         Raises:
             StoreError: no such run.
         """
-        if run is None:
-            pointers = sorted((self.root / "latest").glob("*"), key=lambda path: path.stat().st_mtime_ns)
-            pointers = [path for path in pointers if not path.name.startswith(".")]
-            if not pointers:
-                raise StoreError(f"store {self.root} holds no run yet; start one with `lumina run CONFIG`")
-            run = pointers[-1].name
-        pointer = self.root / "latest" / run
-        run_id = pointer.read_text(errors="replace") if pointer.is_file() else run
-        path = self.root / "runs" / f"{run_id}.json"
-        if not path.is_file() and run_id != run:
-            raise StoreError(
-                f"{pointer} names the run {run_id!r}, whose record {path} is not there; give a run by its id"
-            )
-        if not path.is_file():
-            known = sorted(pointer.name for pointer in (self.root / "latest").glob("[!.]*"))
-            raise StoreError(f"store {self.root} holds no run {run!r}; names: {', '.join(known) or 'none'}")
-        return path
+        return run_records.find(self.root, run)
 
 
 def list_files(out: Path) -> tuple[OutputFile, ...]:

@@ -18,6 +18,7 @@ from pipelines.diff.difference import Difference, read_diff
 from pipelines.diff.page import make_page
 from pipelines.diff.view import answer_text, difference_view
 from pipelines.errors import StoreError
+from pipelines.storage import remote
 from pipelines.storage.bucket import Bucket
 from pipelines.storage.remote import RemoteStore
 from pipelines.storage.store import Store
@@ -272,6 +273,7 @@ def test_of_large_tables_in_a_bucket_only_some_columns_are_read(
         return read_range(self, key, start, length)
 
     monkeypatch.setattr(Bucket, "read_range", counting)
+    monkeypatch.setattr(remote, "_FETCHED_BYTES", 1 << 20)
     [rows] = read_diff((laptop, first), (laptop, second)).rows
     assert rows.changed == {"latent_sha256": CLIPS}
     assert not [path for path in fetched(laptop) if path.startswith("latents/")]

@@ -305,6 +305,7 @@ def gc(
         if keep_runs is not None and older_than is not None:
             raise PipelineError("--keep-runs and --older-than are two rules for the same thing: give one of them")
         opened = open_store(store or default_store())
+        opened.need_files("`lumina gc`")
         policy = Policy(keep_runs or 1, older_than, tuple(keep or ()))
         if not (opened.root / "stages").is_dir():
             raise PipelineError(f"store {opened.root} holds no outputs; give another with --store")

@@ -98,6 +98,18 @@ def test_another_machine_finds_everything_and_fetches_what_it_needs(s3_store: st
     assert not [entry.key for entry in first.bucket.entries("stages") if entry.key.endswith("LEASE.json")]
 
 
+def test_a_record_that_is_looked_at_does_not_become_the_newest(s3_store: str, tmp_path: Path) -> None:
+    first, second = RemoteStore(s3_store, tmp_path / "copy-1"), RemoteStore(s3_store, tmp_path / "copy-2")
+    go(first, diamond(), "r0")
+    [old] = first.manifests("d")
+    time.sleep(1.1)  # S3 tells whole seconds
+    go(first, diamond(d="new"), "r1")
+    [new] = [manifest for manifest in first.manifests("d") if manifest != old]
+    for text in (new, old):
+        second.record_text("d", fingerprint_of(text))
+    assert second.manifests("d") == first.manifests("d") == [new, old]
+
+
 def test_an_accepted_output_is_found_where_it_was_computed(
     s3_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,7 +76,8 @@ def status_view(found: RunStatus, height: int | None = None) -> RenderableType:
     parts += [Text(f"{name}: {text.splitlines()[0] if text else 'failed'}", "red") for name, text in found.errors]
     parts += [Text(note, "dim") for note in found.notes]
     if found.standing == "killed":
-        parts.append(Text(f"not heard of for {duration(time.time() - found.heard)}: its process is gone", "bold red"))
+        cause = "its process is gone" if found.is_here else f"its process is gone, or {found.host} is cut off"
+        parts.append(Text(f"not heard of for {duration(time.time() - found.heard)}: {cause}", "bold red"))
     parts += [Text(f"{name}  {address}", "dim") for name, address in found.links.items()]
     return Group(*parts)
 

@@ -53,6 +53,11 @@ class RunStatus:
     ended: float = 0.0
 
     @property
+    def is_here(self) -> bool:
+        """Whether it runs, or ran, on this machine."""
+        return self.host == socket.gethostname()
+
+    @property
     def standing(self) -> Standing:
         """Whether it goes on, and how it ended if not."""
         states = {row.state for row in self.stages.values()}
@@ -60,7 +65,7 @@ class RunStatus:
             if "interrupted" in states:
                 return "stopped"
             return "failed" if states & {"failed", "blocked"} else "done"
-        if self.host == socket.gethostname():
+        if self.is_here:
             alive = process_start(self.pid) == self.process_start
         else:
             alive = time.time() - self.heard < max(_SILENT_S, _SILENT_TIMES * self.every_s)

@@ -157,6 +157,7 @@ def test_a_run_elsewhere_is_seen_through_its_bucket(
             heard = {"heard": time.time() - silent_s}
             laptop.bucket.put("live/r6.json", json.dumps(json.loads(record.text) | heard))
             assert read_status(laptop, None).standing == standing
+        assert "its process is gone, or head-node is cut off" in shown(s3_store)[1]
         run(diamond(), cluster, RuntimeConfig(), run_id="r6", display=display, identifier=identifier())
     assert not laptop.bucket.entries("live")
     assert read_status(laptop, None).standing == "done"

@@ -22,7 +22,7 @@ _SMALL_BYTES = 256 << 10
 _CHUNK = 256
 """Files that a thread takes at a time."""
 _BATCH_BYTES = 1 << 30
-"""Of tables that are fetched at a time."""
+"""That are fetched from a bucket at a time."""
 
 
 @dataclass
@@ -70,7 +70,8 @@ def check_content(output: Output, problems: Sequence[Problem], deep: bool, rows:
     """
     content = Content(list(problems))
     tables = _Tables(output, content, rows) if output.manifest.kind == "rows" else None
-    for files in _batches(output, deep):
+    batches = _batches(output, deep)
+    for files in batches:
         with output.store.borrow(output.path, files) as here:
             if deep:
                 known = {problem.path for problem in content.problems}
@@ -79,7 +80,7 @@ def check_content(output: Output, problems: Sequence[Problem], deep: bool, rows:
                     content.problems.append(Problem("damaged", output.place(file.path), detail))
             if tables is not None:
                 tables.read(here, [file.path for file in files if _is_table(file)])
-            elif deep:
+            elif deep and files is batches[-1]:
                 _check_digest(output, here, content)
     if tables is not None:
         tables.end()
@@ -87,17 +88,17 @@ def check_content(output: Output, problems: Sequence[Problem], deep: bool, rows:
 
 
 def _batches(output: Output, deep: bool) -> list[list[OutputFile]]:
-    """The files that are looked at; of rows in a bucket as many at a time as a disk has room for."""
-    files, rows = list(output.manifest.files), output.manifest.kind == "rows"
-    if not output.store.in_bucket:
+    """The files that are looked at, at least one batch; from a bucket no more at a time than a disk has room for."""
+    files, kind = list(output.manifest.files), output.manifest.kind
+    if not output.store.in_bucket or (deep and kind == "checkpoint"):
         return [files]
-    if not rows:
-        return [files if deep else []]
+    if not deep:
+        files = [file for file in files if kind == "rows" and (_is_table(file) or file.path == INDEX_FILE)]
+    batches: list[list[OutputFile]] = [[]]
+    room = _BATCH_BYTES
     # What every table is held against comes first.
-    batches = [[file for file in files if not _is_table(file) and (deep or file.path == INDEX_FILE)]]
-    room = 0
-    for file in filter(_is_table, files):
-        if room < file.bytes:
+    for file in sorted(files, key=lambda file: file.path != INDEX_FILE):
+        if batches[-1] and room < file.bytes:
             batches.append([])
             room = _BATCH_BYTES
         batches[-1].append(file)

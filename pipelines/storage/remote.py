@@ -210,16 +210,17 @@ class RemoteStore(Store):
         self.bucket.remove(f"{prefix}/MANIFEST.json")
         return super()._move_record_aside(stage, fingerprint)
 
-    def fetch(self, manifest: Manifest) -> Path:
-        """The output on this machine; what is not here yet is fetched.
+    def fetch(self, manifest: Manifest, wanted: Callable[[str], bool] | None = None) -> Path:
+        """The output on this machine; what is not here yet is fetched, see `Store.fetch`.
 
         Raises:
             StoreError: an object is not what was recorded, or the disk is full.
         """
         prefix = _output_key(manifest)
         out = self.output(manifest)
+        files = [file for file in manifest.files if wanted is None or wanted(file.path)]
         with self._fetching:
-            missing = [file for file in manifest.files if not _is_here(out / file.path, file.bytes)]
+            missing = [file for file in files if not _is_here(out / file.path, file.bytes)]
             try:
                 out.mkdir(parents=True, exist_ok=True)
                 (out.parent / ".fetch").mkdir(exist_ok=True)

@@ -24,7 +24,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,11 @@ class Store:
         computed = manifest.aliased_from or manifest.fingerprint
         return self.directory(manifest.stage, computed.removeprefix("sha256:")) / manifest.attempt
 
-    def fetch(self, manifest: Manifest) -> Path:
-        """The output with its files on this machine; in a store of files they are always there."""
+    def fetch(self, manifest: Manifest, wanted: Callable[[str], bool] | None = None) -> Path:
+        """The output with its files on this machine, or with those whose paths in there are `wanted`.
+
+        In a store of files they are always there.
+        """
         return self.output(manifest)
 
     def fetch_run(self, record: Mapping[str, Any], stages: Iterable[str] | None = None) -> None:

@@ -129,7 +129,9 @@ def _make_placed(config: SquareConfig, env: Env) -> Any:
     import ray
 
     with (Path(env.media_root) / "taken").open("a") as log:
-        log.write(f"{dict(sorted(ray.get_runtime_context().get_assigned_resources().items()))}\n")
+        taken = ray.get_runtime_context().get_assigned_resources()
+        taken.pop("memory", None)  # what Ray Data has seen tasks use
+        log.write(f"{dict(sorted(taken.items()))}\n")
     return _make(config, env)
 
 
@@ -339,17 +341,17 @@ def test_after_an_edit_only_new_rows_are_computed(tmp_path: Path, ray_cluster: N
     }
     assert not any(one.taken for one in wanted.values())
     # Of 7 rows that are well, 6 were there before. Of the texts, the captions of three clips under the right prompt,
-    # and this prompt alone. Latents are encoded two at a time: the batches of the new clip and of the one that went
-    # are others.
-    assert {name: sum(one.taken.values()) for name, one in found.items()} == {
-        "ingest": 0, "probe": 6, "motion": 6, "tag": 0, "select": 0, "text": 3, "latents": 3
-    }  # fmt: skip
+    # and this prompt alone. Latents are encoded two at a time: the batch of the new clip is another one, and that of
+    # the one that went. In which order clips are batched hangs on their content.
+    taken = {name: sum(one.taken.values()) for name, one in found.items()}
+    assert 4 <= taken.pop("latents") <= 6
+    assert taken == {"ingest": 0, "probe": 6, "motion": 6, "tag": 0, "select": 0, "text": 3}
     alone = EncodeLatentsConfig(resolution=64, num_frames=9)
-    _, taken, none = (
+    _, some, none = (
         chain.run("alone", "curation.latents:ENCODE_LATENTS_OPERATOR", alone, select="select", tag="tag")
         for chain in (first, again, fresh)
     )
-    assert (taken.digest, taken.taken) == (none.digest, {"sha256:earlier": 6})
+    assert (some.digest, some.taken, none.taken) == (none.digest, {"sha256:earlier": 6}, {})
 
 
 @pytest.mark.ray

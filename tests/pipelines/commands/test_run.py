@@ -53,8 +53,7 @@ def test_another_system_prompt_encodes_no_clip_again(
     def go(store: str, *overrides: str) -> tuple[str, Manifest]:
         small = (
             "data.shapes.clips={synthetic: 4, web: 4}",
-            "data.shapes.images={}",
-            "latents={videos: {media: [video]}}",
+            "data.shapes.images={web: 2}",
         )
         options = [part for one in (*small, *overrides, "runtime.ray_address=auto") for part in ("-o", one)]
         words = ["run", "demo", "--until", "encode_latents@videos", "--store", str(tmp_path / store), *options]

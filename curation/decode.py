@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from curation.decoder import Decoder
 from curation.media import localized
 from curation.operator import Env, Input, Layout, Operator, map_rows
-from curation.schema import PROBE, Reason, RowError
+from curation.schema import INGEST, PROBE, STATUS_COLUMNS, Reason, RowError
 from lumina.config import Config
 from lumina.frame_times import pick_frames
 
@@ -74,6 +74,7 @@ PROBE_OPERATOR = Operator(
     inputs=("clips",),
     plan=_plan,
     make=_make,
+    carries=tuple(name for name in INGEST.names if name not in ("clip_id", "media", *STATUS_COLUMNS)),
     layout=lambda _config: Layout(rows_per_file=1024),
 )
 """Reads the input `clips`: the output of `ingest`."""

@@ -235,6 +235,16 @@ ENCODE_LATENTS_OPERATOR = Operator(
     make=_make,
     rows_per_unit=lambda config: config.batch_size,
     group="bucket",
+    carries=(
+        "uri",
+        "source",
+        "caption",
+        "system_prompt_id",
+        "text_id",
+        "text_id_dropped",
+        "motion_score",
+        "split",
+    ),
     runs_network=lambda _config: True,
     layout=lambda config: Layout(
         "bucket",

@@ -254,6 +254,7 @@ INGEST_OPERATOR = Operator(
     inputs=("manifest",),
     plan=_plan,
     make=_make,
+    rows_per_unit=lambda _config: 16,
     finish=_finish,
     layout=lambda _config: Layout(rows_per_file=4096),
 )

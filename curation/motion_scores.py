@@ -45,7 +45,7 @@ class MotionConfig(Config):
     """Seconds of a long clip that are looked at; None: as far as the samples go. Training sees `num_frames / fps` of
     the latents; a score of what comes after would be of other content."""
     batch_pairs: int = Field(default=8, ge=1)
-    """Pairs, of one clip or several, estimated together."""
+    """Pairs of a clip estimated together."""
 
     @property
     def times_s(self) -> list[float]:
@@ -128,7 +128,7 @@ MOTION_OPERATOR = Operator(
     inputs=("clips",),
     plan=_plan,
     make=_make,
-    rows_per_unit=lambda _config: 8,
+    carries=("uri",),
     runs_network=lambda config: config.estimator == "unimatch",
     report=_report,
     layout=lambda _config: Layout(rows_per_file=512),

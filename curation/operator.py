@@ -85,8 +85,8 @@ def _no_network(_config: Any) -> bool:
     return False
 
 
-def _rows_per_unit(_config: Any) -> int:
-    return 16
+def _one_row(_config: Any) -> int:
+    return 1
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,13 @@ class Operator:
     rows of `schema`. Rows that are not `ok` pass by."""
     computed: pa.Schema | None = None
     """Columns of what `make`'s function returns, where `finish` makes others of them."""
-    rows_per_unit: Callable[[Any], int] = _rows_per_unit
-    """Rows of one unit of work. Units are cut on the driver, so their composition depends on the rows alone."""
+    rows_per_unit: Callable[[Any], int] = _one_row
+    """Rows that are computed together, such as the batch of an encoder; else a row depends on nothing but itself. Units
+    are cut on the driver, so their composition depends on the rows alone."""
+    carries: tuple[str, ...] = ()
+    """Columns of the plan that `make`'s function hands on, and computes nothing from. The path of a clip is one of
+    them: its content is known by its id. Rows that an earlier output has are not computed again when only these differ.
+    """
     key: str = "clip_id"
     """Column that tells its rows apart."""
     group: str | None = None

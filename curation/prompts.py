@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
 
 from curation.operator import RANDOM_READ_BYTES, Env, Input, Layout, Operator, dataset
 from curation.schema import TEXT, status_ok, to_table
@@ -27,8 +26,6 @@ class EncodeTextConfig(Config):
     """Type in which features are stored."""
     compute_dtype: DType = "float32"
     """Type in which the text encoder runs."""
-    batch_size: int = Field(default=32, ge=1)
-    """Prompts handed to the encoder together. Each is encoded alone."""
 
 
 def system_prompts_of(inputs: Mapping[str, Input]) -> dict[str, SystemPrompt]:
@@ -85,7 +82,6 @@ ENCODE_TEXT_OPERATOR = Operator(
     inputs=("select", "tag"),
     plan=_plan,
     make=_make,
-    rows_per_unit=lambda config: config.batch_size,
     key="text_id",
     runs_network=lambda _config: True,
     layout=lambda _config: Layout(

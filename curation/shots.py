@@ -128,10 +128,6 @@ def _exploded(rows: Iterable[dict[str, Any]], taken: set[str]) -> Iterator[dict[
             yield shot | {"clip_id": name}
 
 
-def _rows_per_unit(_config: ShotsConfig) -> int:
-    return 4
-
-
 SPLIT_OPERATOR = Operator(
     name="split",
     config=ShotsConfig,
@@ -140,7 +136,6 @@ SPLIT_OPERATOR = Operator(
     inputs=("clips",),
     plan=_plan,
     make=_make,
-    rows_per_unit=_rows_per_unit,
     finish=_finish,
     expands=True,
     layout=lambda _config: Layout(rows_per_file=4096),

@@ -178,7 +178,8 @@ def _reason(comparison: Comparison, selected: list[str], config: ChooseConfig, p
         verdict = "it is the only source" if not comparison.differences else "which on one prompt proves nothing"
         return f"{comparison.best} scores highest ({own.value:.3f}); {verdict}."
     head = f"{comparison.best} scores highest ({own.value:.3f} [{own.low:.3f}, {own.high:.3f}]"
-    basis = f"{config.confidence:.0%} intervals, paired over {prompts} prompts with {samples} clips each)"
+    each = "a clip" if samples == 1 else f"{samples} clips"
+    basis = f"{config.confidence:.0%} intervals, paired over {prompts} prompts with {each} each)"
     if not comparison.differences:
         return f"{head}, {basis}; it is the only source."
     parts = [

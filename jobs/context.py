@@ -22,6 +22,16 @@ class InputRef:
 
 
 @dataclass(frozen=True)
+class EarlierOutput:
+    """A finished output of the same stage from which nothing but the content of the inputs differs."""
+
+    fingerprint: str
+    """`sha256:<hex>`."""
+    fetch: Callable[[Callable[[str], bool]], Path]
+    """fetch(wanted): its directory, with those of its files on this machine whose path in there is wanted."""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One evaluated (checkpoint, system prompt) pair: one flat MLflow run."""
 
@@ -59,6 +69,8 @@ class JobContext:
     """log_metrics(metrics, step): a point of a curve; cheap, never fails, ordered by step."""
     files: Mapping[str, Path] = field(default_factory=dict)
     """Files and folders from outside the store, e.g. the user's manifest."""
+    earlier: tuple[EarlierOutput, ...] = ()
+    """Where rows may be that need not be computed again, the newest first."""
 
 
 @dataclass(frozen=True)
@@ -77,3 +89,5 @@ class JobResult:
     """Files under `out`, relative, worth showing in MLflow."""
     weights: Mapping[str, str] = field(default_factory=dict)
     """For a checkpoint: name -> directory under `out` of each set of weights, so that anyone can compute its digest."""
+    taken: Mapping[str, int] = field(default_factory=dict)
+    """Fingerprint of an earlier output -> number of rows that were taken from it instead of computed again."""

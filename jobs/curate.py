@@ -1,7 +1,8 @@
 """Run a curation operator on Ray Data: rows in, the same rows out, as Parquet with a digest.
 
 Workers write what they finish themselves, as parts that survive whatever is killed (`jobs.parts`), every few seconds;
-a stage that starts again computes only the units of work that no part holds. Only numbers travel back to the driver:
+a stage that starts again computes only the units of work that no part holds, and no row that an earlier output of the
+stage has from the same content (`jobs.taken`). Only numbers travel back to the driver:
 neither frames nor latents are ever in the object store, which holds the plan's rows alone. A worker's memory is bounded
 by its network, the frames of one unit, 256 MiB of finished rows, and `runtime.decode_memory_gb` for its decoder.
 
@@ -22,7 +23,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -41,11 +42,12 @@ from jobs.context import JobContext, JobResult
 from jobs.kept import adopt
 from jobs.parts import Part, link_parts, read_part, read_parts, record_path, rows_written, write_part
 from jobs.row_index import write_row_index
+from jobs.taken import take
+from jobs.units import UNIT, UNIT_ROWS, cut_blocks, cut_units, given_marks
 
 if TYPE_CHECKING:
     from jobs.runtime import RuntimeConfig
 
-_UNIT, _UNIT_ROWS = "__unit", "__unit_rows"
 _PROGRESS_EVERY_S = 0.5
 _FLUSH_S, _FLUSH_SHARE, _FLUSH_BYTES = 2.0, 0.02, 256 << 20
 """A worker writes a part when it has computed for two seconds, or a fiftieth of its life, or holds so many bytes: what
@@ -55,8 +57,8 @@ a kill costs stays a small share of what was done, and long stages do not end in
 def run(ctx: JobContext) -> JobResult:
     """Run the operator that `ctx.operator` names over `ctx.inputs`; writes `<out>/data/*.parquet`.
 
-    RuntimeError if rows are lost, or if every row that came in well met the same kind of unforeseen error: that is a
-    broken set-up, not bad clips.
+    RuntimeError if rows are lost, or if every row that was computed met an unforeseen error: that is a broken set-up,
+    not bad clips.
     """
     operator = load_operator(ctx.operator)
     device = "cuda" if ctx.runtime.curates_on_gpu and operator.runs_network(ctx.config) else "cpu"
@@ -71,16 +73,20 @@ def run(ctx: JobContext) -> JobResult:
     data.mkdir()
     scratch.mkdir(parents=True, exist_ok=True)
     ctx.progress(0, len(rows), "rows")
+    given: dict[str, bytes] = {}
     if operator.make is None:
         directory, parts = _write(rows.cast(operator.schema), ctx, operator)
     else:
-        directory, parts = scratch, _compute(ctx, operator, env, rows, scratch)
+        units = cut_units(rows, operator.rows_per_unit(ctx.config), operator.group)
+        if operator.finish is None:
+            given = given_marks(units, operator.key, operator.carries)
+        directory, parts = scratch, _compute(ctx, operator, env, units, given, scratch)
         if operator.finish is not None:
             files = [str(scratch / file.name) for part in parts for file in part.files]
             computed = ds.dataset(files, operator.computed_schema, format="parquet").to_table()
             directory, parts = _write(operator.finish(computed, ctx.config).cast(operator.schema), ctx, operator)
     link_parts(parts, directory, data)
-    return _result(ctx, operator, rows, parts)
+    return _result(ctx, operator, rows, parts, given)
 
 
 def decode_limits(runtime: RuntimeConfig) -> DecodeLimits:
@@ -88,7 +94,9 @@ def decode_limits(runtime: RuntimeConfig) -> DecodeLimits:
     return DecodeLimits(runtime.decode_timeout_s, round(runtime.decode_memory_gb * (1 << 30)))
 
 
-def _result(ctx: JobContext, operator: Operator, rows: pa.Table, parts: list[Part]) -> JobResult:
+def _result(
+    ctx: JobContext, operator: Operator, rows: pa.Table, parts: list[Part], given: Mapping[str, bytes]
+) -> JobResult:
     counts = sum((part.counts for part in parts), Counter[str]())
     digest = sum((file.digest for part in parts for file in part.files), RowsDigest())
     broken = counts[f"{Status.QUARANTINED}/{Reason.INTERNAL_ERROR}"]
@@ -96,72 +104,44 @@ def _result(ctx: JobContext, operator: Operator, rows: pa.Table, parts: list[Par
     if lost or sum(counts.values()) != 2 * digest.rows:  # `in` plus its parts
         raise RuntimeError(f"{ctx.stage}: {len(rows)} rows went in, {digest.rows} came out: {dict(counts)}")
     written = dataset(ctx.out / "data")
-    if broken and not counts["ok"]:
+    taken = Counter[str]()
+    for part in parts:
+        taken[part.taken_from] += sum(file.rows for file in part.files)
+    del taken[""]
+    # Beside rows that were well before, a single one may be a bad clip.
+    if broken > bool(taken) and counts["ok"] == taken.total():
         found = written.to_table(columns=["detail"], filter=pc.field("reason") == Reason.INTERNAL_ERROR)
         # Nothing of it is worth keeping: once the cause is mended, all rows are computed anew.
         shutil.rmtree(ctx.work / "parts", ignore_errors=True)
         raise RuntimeError(f"{ctx.stage}: no row succeeded; the first error was: {found['detail'][0].as_py()}")
     report = operator.report(written, ctx.config, ctx.out)
-    write_row_index(ctx.out, {file.name: file.marks for part in parts for file in part.files}, operator.key)
+    write_row_index(ctx.out, {file.name: file.marks for part in parts for file in part.files}, operator.key, given)
     ctx.progress(len(rows), len(rows), "rows")
     ordered = {"in": digest.rows, "ok": counts["ok"], **{key: counts[key] for key in sorted(counts) if "/" in key}}
-    return JobResult("rows", str(digest), ordered, dict(report.metrics), artifacts=report.files)
+    return JobResult("rows", str(digest), ordered, dict(report.metrics), artifacts=report.files, taken=dict(taken))
 
 
-def cut_units(rows: pa.Table, rows_per_unit: int, group: str | None) -> pa.Table:
-    """Number the units of work: consecutive `ok` rows of one group, `rows_per_unit` at most; the others separately.
-
-    Returns the rows sorted by unit, with the columns `__unit` and `__unit_rows` added.
-    """
-    is_ok = pc.equal(rows["status"], Status.OK).to_pylist()
-    groups = rows[group].to_pylist() if group else [None] * len(rows)
-    filling: dict[tuple[bool, Any], int] = {}
-    sizes: list[int] = []
-    units = []
-    for key in zip(is_ok, groups, strict=True):
-        unit = filling.get(key)
-        if unit is None or sizes[unit] == rows_per_unit:
-            unit = filling[key] = len(sizes)
-            sizes.append(0)
-        sizes[unit] += 1
-        units.append(unit)
-    table = rows.append_column(_UNIT, pa.array(units, pa.int64()))
-    table = table.append_column(_UNIT_ROWS, pa.array([sizes[unit] for unit in units], pa.int32()))
-    # Units of one group side by side, so that a block, and with it a file, holds few groups.
-    order = sorted(range(len(units)), key=lambda at: (not is_ok[at], str(groups[at]), units[at], at))
-    return table.take(pa.array(order, pa.int64()))
-
-
-def cut_blocks(units: pa.Table, rows_per_block: int) -> list[pa.Table]:
-    """Cut a table of units into blocks of whole units with about `rows_per_block` rows."""
-    sizes = units[_UNIT_ROWS].to_pylist()
-    blocks, start, at = [], 0, 0
-    while at < len(units):
-        at += sizes[at]
-        if at - start >= rows_per_block or at == len(units):
-            blocks.append(units.slice(start, at - start).combine_chunks())
-            start = at
-    return blocks
-
-
-def _compute(ctx: JobContext, operator: Operator, env: Env, rows: pa.Table, directory: Path) -> list[Part]:
+def _compute(
+    ctx: JobContext, operator: Operator, env: Env, units: pa.Table, given: Mapping[str, bytes], directory: Path
+) -> list[Part]:
     """Bring the parts of all units into `directory`, and return them."""
-    if not len(rows):
-        return [write_part(conform(rows, operator.computed_schema), [0], directory, operator.layout(ctx.config))]
-    units = cut_units(rows, operator.rows_per_unit(ctx.config), operator.group)
-    total = len(pc.unique(units[_UNIT]))
+    layout = operator.layout(ctx.config)
+    if not len(units):
+        return [write_part(conform(units, operator.computed_schema), [0], directory, layout)]
+    total = len(pc.unique(units[UNIT]))
     if operator.finish is None:
-        sizes = zip(units[_UNIT].to_pylist(), units[_UNIT_ROWS].to_pylist(), strict=True)
+        sizes = zip(units[UNIT].to_pylist(), units[UNIT_ROWS].to_pylist(), strict=True)
         by_id = dict(zip(units[operator.key].to_pylist(), sizes, strict=True))
-        adopt(ctx.work, by_id, operator.key, directory, operator.layout(ctx.config))
+        adopt(ctx.work, by_id, operator.key, directory, layout)
+        take(ctx.earlier, units, given, operator, directory, layout)
     parts, done = read_parts(directory), -1
-    with _progress(ctx, directory, len(rows)):
+    with _progress(ctx, directory, len(units)):
         while (have := sum(len(part.units) for part in parts)) < total:
             if have == done:
                 raise RuntimeError(f"{ctx.stage}: {total - have} of {total} units of work were not written")
             done = have
             finished = pa.array([unit for part in parts for unit in part.units], pa.int64())
-            todo = units.filter(pc.invert(pc.is_in(units[_UNIT], finished)))
+            todo = units.filter(pc.invert(pc.is_in(units[UNIT], finished)))
             _execute(ctx, operator, env, todo, directory)
             parts = read_parts(directory)
     return parts
@@ -238,10 +218,10 @@ class _Worker:
         """Write the rows of all units in one packed block that are in no part yet; return their number."""
         block = _from_bytes(packed["block"][0].as_buffer())
         held: dict[int, pa.Table] = {}
-        rows = start = 0
+        rows = start = held_bytes = 0
         done = set[int]()
         while start < len(block):
-            size, number = block[_UNIT_ROWS][start].as_py(), block[_UNIT][start].as_py()
+            size, number = block[UNIT_ROWS][start].as_py(), block[UNIT][start].as_py()
             unit = block.slice(start, size)
             start += size
             # Ray gives a block of a dead worker to another one, which finds here what was written before.
@@ -250,17 +230,18 @@ class _Worker:
                 done.update(read_part(record).units)
             if number in done:
                 continue
-            held[number] = apply(self.operator, self.compute, unit.drop_columns([_UNIT, _UNIT_ROWS]))
+            held[number] = apply(self.operator, self.compute, unit.drop_columns([UNIT, UNIT_ROWS]))
+            held_bytes += held[number].nbytes
             rows += size
-            if self._is_due(held):
+            if self._is_due(held_bytes):
                 self._flush(held)
+                held_bytes = 0
         self._flush(held)
         return pa.table({"rows": pa.array([rows], pa.int64())})
 
-    def _is_due(self, held: dict[int, pa.Table]) -> bool:
+    def _is_due(self, held_bytes: int) -> bool:
         now = time.monotonic()
-        large = sum(table.nbytes for table in held.values()) > _FLUSH_BYTES
-        return large or now - self.flushed > max(_FLUSH_S, _FLUSH_SHARE * (now - self.born))
+        return held_bytes > _FLUSH_BYTES or now - self.flushed > max(_FLUSH_S, _FLUSH_SHARE * (now - self.born))
 
     def _flush(self, held: dict[int, pa.Table]) -> None:
         if held:

@@ -311,7 +311,7 @@ def _result(
     (ctx.out / "data").mkdir()
     parquet.write_table(table, ctx.out / "data" / "clips.parquet")
     digest, marks = row_digest_and_marks(table)
-    write_row_index(ctx.out, {"clips.parquet": marks}, key="video")
+    write_row_index(ctx.out, {"clips.parquet": marks}, key="video", given={})
     return JobResult(
         kind="rows",
         digest=str(digest),

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from curation.operator import Layout
 from jobs.files import link_or_copy
-from jobs.parts import read_parts, write_part
+from jobs.parts import write_units
 
 _WITHOUT = "without.json"
-_BATCH_BYTES = 256 << 20
 
 
 def keep(data: Path, work: Path, without: Iterable[str]) -> None:
@@ -34,7 +34,7 @@ def keep(data: Path, work: Path, without: Iterable[str]) -> None:
     partial.replace(directory / _WITHOUT)
 
 
-def adopt(work: Path, units: dict[str, tuple[int, int]], key: str, directory: Path, layout: Layout) -> None:
+def adopt(work: Path, units: Mapping[str, tuple[int, int]], key: str, directory: Path, layout: Layout) -> None:
     """Write the kept rows as parts into `directory`, as far as they fill whole units; then they are gone from `work`.
 
     Args:
@@ -48,26 +48,8 @@ def adopt(work: Path, units: dict[str, tuple[int, int]], key: str, directory: Pa
     if not (kept / _WITHOUT).exists():
         shutil.rmtree(kept, ignore_errors=True)
         return
-    without = set(json.loads((kept / _WITHOUT).read_text(encoding="utf-8")))
-    done = {unit for part in read_parts(directory) for unit in part.units}
-    found: dict[int, list[pa.Table]] = {}
-    whole: dict[int, pa.Table] = {}
-
-    def write() -> None:
-        if whole:
-            write_part(pa.concat_tables(whole.values()).combine_chunks(), list(whole), directory, layout)
-            whole.clear()
-
-    for file in sorted(kept.glob("*.parquet")):
-        rows = ds.dataset(file, format="parquet").to_table()
-        for at, name in enumerate(rows[key].to_pylist()):
-            unit, size = units.get(name, (-1, 0))
-            if unit < 0 or unit in done or name in without:
-                continue
-            found.setdefault(unit, []).append(rows.slice(at, 1))
-            if len(found[unit]) == size:
-                whole[unit] = pa.concat_tables(found.pop(unit))
-        if sum(table.nbytes for table in whole.values()) > _BATCH_BYTES:
-            write()
-    write()
+    without = pa.array(json.loads((kept / _WITHOUT).read_text(encoding="utf-8")), pa.string())
+    files = (ds.dataset(file, format="parquet").to_table() for file in sorted(kept.glob("*.parquet")))
+    wanted = (rows.filter(pc.invert(pc.is_in(rows[key], without))) for rows in files)
+    write_units(wanted, units, key, directory, layout)
     shutil.rmtree(kept)

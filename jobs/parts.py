@@ -11,7 +11,7 @@ import os
 import re
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from curation.operator import Layout
 from curation.schema import counts
 from jobs.files import link_or_copy
 
+_BATCH_BYTES = 256 << 20
 _FILE = re.compile(r"part-\d+-\d+-n(\d+)\.parquet")
 
 
@@ -46,9 +47,11 @@ class Part:
     files: tuple[PartFile, ...]
     counts: Counter[str] = field(hash=False)
     """See `curation.schema.counts`."""
+    taken_from: str = ""
+    """Fingerprint of the earlier output whose rows these are; empty for rows that were computed."""
 
 
-def write_part(table: pa.Table, units: Sequence[int], directory: Path, layout: Layout) -> Part:
+def write_part(table: pa.Table, units: Sequence[int], directory: Path, layout: Layout, taken_from: str = "") -> Part:
     """Write `table`, the rows of `units`, as one file, or as one per value of `layout.split_by`, and its record.
 
     Names derive from the first unit alone, so that work that is done twice replaces itself.
@@ -74,7 +77,7 @@ def write_part(table: pa.Table, units: Sequence[int], directory: Path, layout: L
         )
         _put(partial, directory / name)
         files.append(PartFile(name, len(rows), *row_digest_and_marks(rows)))
-    part = Part(tuple(units), tuple(files), Counter(counts(table)))
+    part = Part(tuple(units), tuple(files), Counter(counts(table)), taken_from)
     record = {
         "units": part.units,
         "files": [
@@ -82,12 +85,57 @@ def write_part(table: pa.Table, units: Sequence[int], directory: Path, layout: L
             for file in files
         ],
         "counts": part.counts,
+        "taken_from": part.taken_from,
     }
     path = record_path(directory, units[0])
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     partial.write_text(json.dumps(record), encoding="utf-8")
     _put(partial, path)
     return part
+
+
+def write_units(
+    tables: Iterable[pa.Table],
+    units: Mapping[str, tuple[int, int]],
+    key: str,
+    directory: Path,
+    layout: Layout,
+    taken_from: str = "",
+) -> None:
+    """Write rows that are there already as parts, as far as they fill whole units that are in no part yet.
+
+    Args:
+        tables: the rows, some at a time.
+        units: id of each planned row -> (its unit, number of rows of the unit).
+        key: column of the ids.
+        directory: where the parts go.
+        layout: of the parts.
+        taken_from: see `Part`.
+    """
+    done = {unit for part in read_parts(directory) for unit in part.units}
+    found: dict[int, list[pa.Table]] = {}
+    whole: dict[int, pa.Table] = {}
+
+    def write() -> None:
+        if whole:
+            rows = pa.concat_tables(whole.values()).combine_chunks()
+            write_part(rows, list(whole), directory, layout, taken_from)
+            whole.clear()
+
+    held = 0
+    for rows in tables:
+        for at, name in enumerate(rows[key].to_pylist()):
+            unit, size = units.get(name, (-1, 0))
+            if unit < 0 or unit in done:
+                continue
+            found.setdefault(unit, []).append(rows.slice(at, 1))
+            if len(found[unit]) == size:
+                whole[unit] = pa.concat_tables(found.pop(unit))
+        held += rows.nbytes
+        if held > _BATCH_BYTES:
+            write()
+            held = 0
+    write()
 
 
 def record_path(directory: Path, first_unit: int) -> Path:
@@ -102,7 +150,7 @@ def read_part(path: Path) -> Part:
         PartFile(file["name"], file["rows"], RowsDigest.parse(file["digest"]), bytes.fromhex(file["marks"]))
         for file in record["files"]
     )
-    return Part(tuple(record["units"]), files, Counter(record["counts"]))
+    return Part(tuple(record["units"]), files, Counter(record["counts"]), record["taken_from"])
 
 
 def read_parts(directory: Path) -> list[Part]:

@@ -29,6 +29,14 @@ class StageOutcome:
     held: bool = False
     """Stopped by the cost gate before it computed anything; then `blocked`."""
 
+    @property
+    def detail(self) -> str:
+        """What there is to say beside the state."""
+        if self.state != "done" or self.manifest is None or not self.manifest.taken:
+            return self.error
+        taken, total = sum(self.manifest.taken.values()), self.manifest.counts["in"]
+        return f"{taken:,} of {total:,} rows were in the store"
+
 
 @dataclass(frozen=True)
 class RunSummary:

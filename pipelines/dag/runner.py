@@ -19,6 +19,7 @@ from typing import Any
 
 from jobs.context import InputRef, JobContext, JobResult
 from jobs.runtime import RuntimeConfig
+from pipelines.dag.earlier import earlier_outputs
 from pipelines.dag.events import Display, Interrupted, NoDisplay, NoTracking, RunSummary, StageOutcome, Tracking
 from pipelines.dag.fingerprint import Identified, Identifier
 from pipelines.dag.gate import CostGate
@@ -210,7 +211,7 @@ class _Run:
         self.outcomes[outcome.name] = outcome
         self.tracking.end_stage(outcome.name, outcome)
         if not shown:
-            self.display.stage(outcome.name, outcome.state, outcome.error)
+            self.display.stage(outcome.name, outcome.state, outcome.detail)
 
     def _guard(self, stage: Stage) -> None:
         """Body of a stage's thread: whatever happens becomes an outcome."""
@@ -225,7 +226,7 @@ class _Run:
             outcome = StageOutcome(stage.name, "failed", time.time() - started, None, None, self._message(stage, error))
             outcome = replace(outcome, trace=traceback.format_exc())
         # Shown here, since the calling thread may be busy starting Ray.
-        self.display.stage(outcome.name, outcome.state, outcome.error)
+        self.display.stage(outcome.name, outcome.state, outcome.detail)
         self.requests.put(("ended", outcome))
 
     def _message(self, stage: Stage, error: BaseException) -> str:
@@ -332,6 +333,7 @@ class _Run:
             metrics={key: float(value) for key, value in result.metrics.items()},
             evaluations=tuple(asdict(evaluation) for evaluation in result.evaluations),
             artifacts=tuple(result.artifacts),
+            taken=dict(result.taken),
             tier=tier_record(stage.tier),
             env=environment(),
             git=git_state(),
@@ -385,6 +387,7 @@ class _Run:
             progress=lambda done, total, unit: self.display.progress(stage.name, done, total, unit),
             log_metrics=lambda metrics, step: self.tracking.point(stage.name, dict(metrics), step),
             files={**stage.files, **stage.locations},
+            earlier=tuple(earlier_outputs(self.store, stage, found)),
         )
 
     def _interrupt(self, launched: set[str]) -> None:

@@ -56,6 +56,9 @@ class Manifest:
     metrics: Mapping[str, float] = field(default_factory=dict)
     evaluations: tuple[Mapping[str, Any], ...] = ()
     artifacts: tuple[str, ...] = ()
+    taken: Mapping[str, int] = field(default_factory=dict)
+    """Fingerprint of an earlier output -> number of rows that are its, since they were given the same; see
+    `jobs.taken`."""
     tier: Mapping[str, Any] = field(default_factory=dict)
     """How alike another computation has to be; see `pipelines.dag.tier`."""
     env: Mapping[str, Any] = field(default_factory=dict)

@@ -99,6 +99,8 @@ class Records:
         }
         summary = {"seconds": manifest.seconds, **manifest.metrics}
         summary |= {f"rows/{key}": value for key, value in manifest.counts.items()}
+        if manifest.taken:
+            summary["rows/taken"] = sum(manifest.taken.values())
         told = {
             "digest": manifest.digest,
             "fingerprint": manifest.fingerprint.removeprefix("sha256:"),

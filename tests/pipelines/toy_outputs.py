@@ -24,7 +24,7 @@ def rows(ctx: JobContext) -> JobResult:
     layout = Layout(row_group_size=3, compression="none", use_dictionary=False)
     parts = [write_part(table.slice(start, 6), [start], ctx.work, layout) for start in (0, 6)]
     link_parts(parts, ctx.work, ctx.out / "data")
-    write_row_index(ctx.out, {file.name: file.marks for part in parts for file in part.files}, "clip_id")
+    write_row_index(ctx.out, {file.name: file.marks for part in parts for file in part.files}, "clip_id", {})
     return JobResult("rows", str(row_digest(table)), {"in": 12, "ok": 12})
 
 

@@ -1,4 +1,4 @@
-"""`lumina run` on a cluster that is too small for its config."""
+"""`lumina run` on a real cluster: what is refused, and what is not computed again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines import cli
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 
 
 @pytest.mark.ray
@@ -40,3 +42,33 @@ def test_a_store_that_a_node_does_not_see_is_refused(
     words = " ".join(done.output.split())
     assert f"does not see the store {store}: give one on a file system that all nodes mount" in words
     assert not list(store.glob(".seen-*"))
+
+
+@pytest.mark.ray
+def test_another_system_prompt_encodes_no_clip_again(
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.cluster.shutdown", lambda: None)
+
+    def go(store: str, *overrides: str) -> tuple[str, Manifest]:
+        small = (
+            "data.shapes.clips={synthetic: 4, web: 4}",
+            "data.shapes.images={web: 2}",
+        )
+        options = [part for one in (*small, *overrides, "runtime.ray_address=auto") for part in ("-o", one)]
+        words = ["run", "demo", "--until", "encode_latents@videos", "--store", str(tmp_path / store), *options]
+        done = CliRunner().invoke(cli.app, words)
+        assert done.exit_code == 0, done.output
+        [manifest, *_] = Store(tmp_path / store).manifests("encode_latents@videos")
+        return done.output, manifest
+
+    _, first = go("store")
+    output, again = go("store", "tag.system_prompts.web=You generate terrible videos.")
+    total = first.counts["ok"]
+    assert total > 0
+    assert again.taken == {first.fingerprint: total}
+    assert f"{total} of {first.counts['in']} rows were in the store" in " ".join(output.split())
+    _, fresh = go("fresh", "tag.system_prompts.web=You generate terrible videos.")
+    assert (again.digest, again.fingerprint) == (fresh.digest, fresh.fingerprint)
+    assert not fresh.taken
+    assert again.digest != first.digest

@@ -7,7 +7,6 @@ import platform
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +51,8 @@ def environment() -> dict[str, Any]:
     return {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count()}
 
 
-@cache
 def git_state() -> dict[str, Any]:
-    """Commit of the code, and whether it had more than that; empty for code without a repository."""
+    """Commit of the code as the run began, and whether it had more than that; empty for code without a repository."""
     found = origin()
     return {} if found is None else {"commit": found.commit, "dirty": bool(found.patch)}
 

@@ -97,6 +97,7 @@ def run(
     # CPython 3.11 cannot build syntax trees in two threads at a time: all code is read before the first stage starts.
     for stage in pipeline.stages:
         identifier.base(stage)
+    git_state()  # Asked before anything runs: what is edited or committed from here on is none of it.
     prepared = _Run(
         pipeline=pipeline,
         store=store,

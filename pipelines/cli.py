@@ -16,9 +16,11 @@ from pipelines.commands.options import (
     ConfigArgument,
     Debug,
     Json,
+    NameOption,
     Overrides,
     StoreOption,
     UntilOption,
+    all_overrides,
     default_store,
     one_line_errors,
 )
@@ -48,7 +50,7 @@ def run(
     override: Overrides = None,
     until: UntilOption = None,
     store: StoreOption = None,
-    name: Annotated[str | None, typer.Option(metavar="RUN", help="Name of the run.")] = None,
+    name: NameOption = None,
     rerun: Annotated[
         list[str] | None,
         typer.Option(
@@ -330,8 +332,7 @@ def _open(config: str, override: list[str] | None, store: str | None, name: str 
     from pipelines.config import load_config
     from pipelines.storage.open_store import open_store
 
-    overrides = [*(override or []), *([f"name={name}"] if name else []), *([f"store={store}"] if store else [])]
-    settings = load_config(config, overrides)
+    settings = load_config(config, all_overrides(override, name, store))
     return settings, open_store(settings.store, settings.store_cache)
 
 

@@ -19,9 +19,11 @@ from pipelines.commands.options import (
     ConfigArgument,
     Debug,
     Json,
+    NameOption,
     Overrides,
     StoreOption,
     UntilOption,
+    all_overrides,
     one_line_errors,
 )
 from pipelines.errors import PipelineError
@@ -55,7 +57,7 @@ def submit(
     override: Overrides = None,
     until: UntilOption = None,
     store: StoreOption = None,
-    name: Annotated[str | None, typer.Option(metavar="RUN", help="Name of the run.")] = None,
+    name: NameOption = None,
     python: Annotated[str, typer.Option(metavar="PATH", help="Interpreter on the cluster.")] = "python",
     cpus: Annotated[float, typer.Option(min=0, help="CPUs that the driver takes; it takes no GPU.")] = 1.0,
     resource: Annotated[
@@ -75,7 +77,7 @@ def submit(
         from pipelines.commands.package import make_package
         from pipelines.config import load_config
 
-        overrides = [*(override or []), *([f"name={name}"] if name else []), *([f"store={store}"] if store else [])]
+        overrides = all_overrides(override, name, store)
         settings = load_config(config, overrides)
         where = _address(address)
         words = ["lumina", "submit", config, "--address", where, *(part for one in overrides for part in ("-o", one))]

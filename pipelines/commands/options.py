@@ -19,11 +19,17 @@ StoreOption = Annotated[
     str | None,
     typer.Option("--store", metavar="WHERE", help="Where outputs are kept: a directory, s3://... or gs://..."),
 ]
+NameOption = Annotated[str | None, typer.Option(metavar="RUN", help="Name of the run.")]
 UntilOption = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage and what it needs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _OURS = ("pipelines", "jobs", "curation", "lumina")
+
+
+def all_overrides(override: list[str] | None, name: str | None, store: str | None) -> list[str]:
+    """What a command changes of its config: `-o` in the order given, then `--name` and `--store`, which win."""
+    return [*(override or []), *([f"name={name}"] if name else []), *([f"store={store}"] if store else [])]
 
 
 def default_store() -> str:

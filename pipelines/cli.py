@@ -18,6 +18,7 @@ from pipelines.commands.options import (
     Json,
     NameOption,
     Overrides,
+    RerunOption,
     StoreOption,
     UntilOption,
     all_overrides,
@@ -51,14 +52,7 @@ def run(
     until: UntilOption = None,
     store: StoreOption = None,
     name: NameOption = None,
-    rerun: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="STAGE",
-            help="Compute this stage again though only its code has changed and it took longer than cost_gate_s; "
-            "may be repeated; `all` for every one.",
-        ),
-    ] = None,
+    rerun: RerunOption = None,
     continue_with: Annotated[str | None, typer.Option(hidden=True, help="What the user types to go on.")] = None,
     debug: Debug = False,
 ) -> None:

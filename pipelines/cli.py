@@ -289,7 +289,7 @@ def gc(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Remove the outputs that no kept run needs, and abandoned attempts; shows what would go unless --yes is given.
+    """Remove the outputs that no kept run needs, and what killed runs left; shows what would go unless --yes is given.
 
     The newest run of every name is always kept, and the newest whole one: complete, and without --until.
     """

@@ -204,7 +204,6 @@ class _Run:
                 return
             except Exception as error:  # noqa: BLE001  (each stage that asked reports it)
                 self.cluster_error = error
-            self.stop.install()  # ray.init puts its own SIGTERM handler in place.
         value.put(self.cluster_error)
 
     def _end(self, outcome: StageOutcome, shown: bool = False) -> None:

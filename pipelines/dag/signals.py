@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 _SAME_SIGNAL_S = 0.5
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -29,7 +30,8 @@ class StopSignal:
             yield
             return
         before = {number: signal.getsignal(number) for number in _SIGNALS}
-        self.install()
+        for number in _SIGNALS:
+            signal.signal(number, self._on_signal)
         try:
             yield
         finally:
@@ -40,18 +42,25 @@ class StopSignal:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """The first signal raises KeyboardInterrupt inside this context: for a call that would not end by itself."""
+        """The first signal raises KeyboardInterrupt inside this context: for a call that would not end by itself.
+
+        The call cannot take the signals for itself: `ray.init` puts handlers in place that end the process silently.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        set_handler = signal.signal
+
+        def set_other_handler(signalnum: int, handler: Any) -> Any:
+            return signal.getsignal(signalnum) if signalnum in _SIGNALS else set_handler(signalnum, handler)
+
         self._raises = not self.requested
+        signal.signal = set_other_handler
         try:
             yield
         finally:
+            signal.signal = set_handler
             self._raises = False
-
-    def install(self) -> None:
-        """Put the handlers in place, again after a call that has put others there."""
-        if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         # Nothing here may take a lock: the next signal can arrive within this very function, on the same thread.

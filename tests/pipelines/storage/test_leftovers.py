@@ -15,7 +15,7 @@ from jobs.runtime import RuntimeConfig
 from pipelines import cli
 from pipelines.dag.events import NoDisplay
 from pipelines.dag.runner import run
-from pipelines.reports.status import StatusFile, begin, live_path, read_status
+from pipelines.reports.status import StatusFile, begin, read_status
 from pipelines.storage.durable import replace_file
 from pipelines.storage.gc import Policy, collect, find_garbage
 from pipelines.storage.store import Store
@@ -50,12 +50,16 @@ def kill_while_writing(path: Path) -> None:
     die(half)
 
 
+def live(store: Store, run_id: str) -> Path:
+    return store.root / "live" / f"{run_id}.json"
+
+
 def kill_run(store: Store, run_id: str, name: str = "toy", started: float | None = None) -> Path:
     """A run that began and was killed; returns what it left."""
     status = begin(run_id, name, ["a"], {}, "lumina run toy")
     status.started = started or status.started
     die(lambda: StatusFile(NoDisplay(), store, status).__enter__())
-    return live_path(store, run_id)
+    return live(store, run_id)
 
 
 def age(path: Path, days: float) -> None:
@@ -96,9 +100,9 @@ def test_how_a_killed_run_stood_is_kept_while_somebody_may_go_on_with_it(store: 
 
 def test_it_goes_when_another_run_of_the_name_came_after_it(store: Store) -> None:
     first, second, other = kill_run(store, "r0", started=1.0), kill_run(store, "r2"), kill_run(store, "r3", "other")
-    with StatusFile(NoDisplay(), store, begin("r4", "other", ["a"], {}, "")) as display:
+    with StatusFile(NoDisplay(), store, begin("r4", "other", ["a"], {}, "")):
         assert [item.path for item in collect(store, Policy()).remove] == ["live/r0.json", "live/r3.json"]
-        assert display.path.exists()
+        assert live(store, "r4").exists()
     assert (first.exists(), second.exists(), other.exists()) == (False, True, False)
     run(diamond(), store, RuntimeConfig(), name="toy", run_id="r2", identifier=identifier())
     assert [item.why for item in collect(store, Policy()).remove] == ["the record of the run says how it ended"]
@@ -106,7 +110,7 @@ def test_it_goes_when_another_run_of_the_name_came_after_it(store: Store) -> Non
 
 @pytest.mark.parametrize("text", ["", "[]", '{"name": "toy"}', "\0"])
 def test_what_cannot_be_read_goes_once_it_is_old(store: Store, text: str) -> None:
-    path = live_path(store, "r2")
+    path = live(store, "r2")
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     assert "cannot be read" in find_garbage(store, Policy()).left[0].why

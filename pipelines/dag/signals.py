@@ -15,6 +15,10 @@ _SAME_SIGNAL_S = 0.5
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class Stopped(Exception):
+    """The run is being stopped; the thread of a stage ends without an outcome."""
+
+
 class StopSignal:
     """Becomes `requested` with the first signal; the second one ends the process at once."""
 
@@ -22,6 +26,11 @@ class StopSignal:
         self.requested = False
         self._at = 0.0
         self._raises = False
+
+    def check(self) -> None:
+        """Raises Stopped once it is requested."""
+        if self.requested:
+            raise Stopped
 
     @contextmanager
     def listening(self) -> Iterator[None]:

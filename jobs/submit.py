@@ -134,6 +134,20 @@ def find(client: JobSubmissionClient, name: str) -> Job:
     raise SubmissionError(f"the cluster knows no job {name!r}; the newest are: {listed}")
 
 
+def look(client: JobSubmissionClient, job: str) -> Job:
+    """How the job with this id stands now; unlike `find` it has the cluster list no other jobs.
+
+    Raises:
+        SubmissionError: the cluster knows none, or no longer: its head was started anew.
+    """
+    try:
+        return _job(client.get_job_info(job))
+    except RuntimeError as error:
+        if "status code 404" not in str(error):
+            raise
+        raise SubmissionError(f"the cluster knows no job {job!r}; `lumina jobs list` shows those it has") from error
+
+
 def _job(found: JobDetails) -> Job:
     return Job(
         str(found.submission_id),
@@ -180,14 +194,14 @@ def submit(client: JobSubmissionClient, work: Work, again: bool = False) -> Subm
                     continue
             else:
                 raise SubmissionError(f"the cluster refuses the job: {str(error).strip().splitlines()[-1]}") from error
-        return Submitted(find(client, name), "started")
+        return Submitted(look(client, name), "started")
 
 
 def wait_until_started(client: JobSubmissionClient, job: Job, note: Callable[[str], None]) -> Job:
     """Wait until a job runs or has ended; `note` is told once what it waits for when that takes a minute."""
     begun, told = time.monotonic(), False
     while True:
-        found = find(client, job.id)
+        found = look(client, job.id)
         if found.state != "PENDING":
             return found
         if not told and time.monotonic() - begun > _PENDING_NOTE_S:
@@ -229,7 +243,7 @@ def follow(client: JobSubmissionClient, job: Job, write: Callable[[str], None]) 
         The job as it ended.
 
     Raises:
-        SubmissionError: the cluster stays away for minutes.
+        SubmissionError: the cluster stays away for minutes, or comes back without the job.
     """
     import aiohttp
 
@@ -238,14 +252,16 @@ def follow(client: JobSubmissionClient, job: Job, write: Callable[[str], None]) 
     while True:
         try:
             asyncio.run(log.tail(client, job.id))
-            found = find(client, job.id)
+            found = look(client, job.id)
             if found.state in ENDED:
                 # What came between the last part and the end.
                 log.take(client.get_job_logs(job.id), 0)
                 return found
             last_heard = time.monotonic()
+        except SubmissionError:
+            raise
         except (OSError, RuntimeError, aiohttp.ClientError) as error:
-            if time.monotonic() - last_heard > _AWAY_S or isinstance(error, SubmissionError):
+            if time.monotonic() - last_heard > _AWAY_S:
                 raise SubmissionError(
                     f"the cluster does not answer any more ({error}); the job goes on without you, "
                     f"`lumina jobs logs {job.id}` follows it again"
@@ -283,7 +299,7 @@ def stop(client: JobSubmissionClient, job: Job, timeout_s: float) -> Job:
     """
     client.stop_job(job.id)
     deadline = time.monotonic() + timeout_s
-    while (found := find(client, job.id)).state not in ENDED:
+    while (found := look(client, job.id)).state not in ENDED:
         waiting = found.state == "PENDING" and time.monotonic() > deadline - timeout_s + _STOP_PENDING_S
         if waiting:
             raise SubmissionError(

@@ -16,9 +16,12 @@ from pipelines.commands.options import (
     ConfigArgument,
     Debug,
     Json,
+    NameOption,
     Overrides,
+    RerunOption,
     StoreOption,
     UntilOption,
+    all_overrides,
     default_store,
     one_line_errors,
 )
@@ -48,15 +51,8 @@ def run(
     override: Overrides = None,
     until: UntilOption = None,
     store: StoreOption = None,
-    name: Annotated[str | None, typer.Option(metavar="RUN", help="Name of the run.")] = None,
-    rerun: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="STAGE",
-            help="Compute this stage again though only its code has changed and it took longer than cost_gate_s; "
-            "may be repeated; `all` for every one.",
-        ),
-    ] = None,
+    name: NameOption = None,
+    rerun: RerunOption = None,
     continue_with: Annotated[str | None, typer.Option(hidden=True, help="What the user types to go on.")] = None,
     debug: Debug = False,
 ) -> None:
@@ -293,7 +289,7 @@ def gc(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Remove the outputs that no kept run needs, and abandoned attempts; shows what would go unless --yes is given.
+    """Remove the outputs that no kept run needs, and what killed runs left; shows what would go unless --yes is given.
 
     The newest run of every name is always kept, and the newest whole one: complete, and without --until.
     """
@@ -331,8 +327,7 @@ def _open(config: str, override: list[str] | None, store: str | None, name: str 
     from pipelines.config import load_config
     from pipelines.storage.open_store import open_store
 
-    overrides = [*(override or []), *([f"name={name}"] if name else []), *([f"store={store}"] if store else [])]
-    settings = load_config(config, overrides)
+    settings = load_config(config, all_overrides(override, name, store))
     return settings, open_store(settings.store, settings.store_cache)
 
 

@@ -43,6 +43,15 @@ def disk_problem(error: OSError, where: Path) -> str:
     return f"{at}: {error.strerror or error}{hint}"
 
 
+def failure(error: BaseException, where: Path) -> str:
+    """What the user is told of a stage that failed; `where` if an error of the disk does not name a file."""
+    if isinstance(error, PipelineError):
+        return str(error).strip()
+    if (disk := disk_error_of(error)) is not None:
+        return disk_problem(disk, where)
+    return f"{type(error).__name__}: {error}".strip()
+
+
 def disk_error_of(error: BaseException) -> OSError | None:
     """The full disk or the lost permission behind an error, if that is what it is about.
 

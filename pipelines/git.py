@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal, overload
 
@@ -66,15 +67,22 @@ class Origin:
 def origin() -> Origin | None:
     """Where the running code comes from: its repository, or what was noted when it was sent to a cluster.
 
+    A process asks once, when its run begins: what somebody edits or commits after that is not what runs.
+
     Returns None for code that was installed without a repository.
 
     Raises:
         PipelineError: git refuses.
     """
+    return _origin_of(HOME)
+
+
+@cache
+def _origin_of(code: Path) -> Origin | None:
     home = code_home()
     if home is not None:
         return Origin(git(home, "rev-parse", "HEAD").strip(), working_patch(home))
-    shipped = HOME / SHIPPED
+    shipped = code / SHIPPED
     if not shipped.is_file():
         return None
     found = json.loads(shipped.read_text())

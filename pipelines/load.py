@@ -139,27 +139,49 @@ def _explain(model: type[BaseModel], item: Any) -> str:
     if unknown:
         key = str(item["loc"][-1])
         known = sorted({name for owner in owners for name in owner.model_fields})
-        near = difflib.get_close_matches(key, known, 1, cutoff=0.5)
+        tags = {name: tag for owner in owners for name, tag in _tags(owner).items()}
+        # The kind was given, and understood.
+        near = difflib.get_close_matches(key, [name for name in known if name not in tags], 1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
-        return f"{'.'.join([*path, key])}: unknown key; {hint}"
+        where = "".join(f" where {name} is {tag!r}" for name, tag in tags.items() if len(owners) == 1)
+        return f"{'.'.join([*path, key])}: unknown key{where}; {hint}"
+    if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return _explain_kind(path, owners, item["ctx"])
     message = item["msg"].removeprefix("Value error, ")
     got = "" if item["type"] in ("missing", "value_error") else f"; got {item['input']!r}"
     return f"{'.'.join(path)}: {message}{got}" if path else f"{message}{got}"
 
 
+def _explain_kind(path: Sequence[str], owners: set[type[BaseModel]], context: Mapping[str, Any]) -> str:
+    """A section of several kinds names none of them, or one that there is not."""
+    name = context["discriminator"].strip("'")
+    fields = [owner.model_fields[name] for owner in owners if name in owner.model_fields]
+    key, known = ".".join([*path, name]), sorted(kind for field in fields for kind in typing.get_args(field.annotation))
+    if "tag" not in context:
+        return f"{key}: missing; there are: {', '.join(known)}"
+    near = difflib.get_close_matches(context["tag"], known, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{key}: there is no {context['tag']!r}; there are: {', '.join(known)}{hint}"
+
+
 def _walk(model: type[BaseModel], location: Sequence[Any]) -> tuple[list[str], set[type[BaseModel]]]:
     """The keys a user wrote to get to a location, and the models that may stand there.
 
-    Unions are followed on all sides; the parts of a location that only name a member of one are no keys.
+    Unions are followed on all sides, unless a part of the location names a member; such parts are no keys.
     """
     here: list[Any] = [model]
     path = []
     for part in location:
         if str(part).startswith(_FORMS):
             continue
+        models = [one for one in here if isinstance(one, type) and issubclass(one, BaseModel)]
+        chosen = [one for one in models if part in _tags(one).values()]
+        if len(models) > 1 and chosen:
+            here = chosen
+            continue
         below: list[Any] = []
         for annotation in here:
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            if annotation in models:
                 field = annotation.model_fields.get(str(part))
                 below += list(_expand(field.annotation)) if field is not None else []
             else:
@@ -168,6 +190,16 @@ def _walk(model: type[BaseModel], location: Sequence[Any]) -> tuple[list[str], s
             here = below
             path.append(str(part))
     return path, {a for a in here if isinstance(a, type) and issubclass(a, BaseModel)}
+
+
+def _tags(model: type[BaseModel]) -> dict[str, Any]:
+    """The fields of a model that have one value only, which tells it from other kinds."""
+    found = {name: typing.get_args(field.annotation) for name, field in model.model_fields.items()}
+    return {
+        name: values[0]
+        for name, values in found.items()
+        if len(values) == 1 and typing.get_origin(model.model_fields[name].annotation) is typing.Literal
+    }
 
 
 def _expand(annotation: Any) -> Iterator[Any]:

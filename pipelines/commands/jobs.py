@@ -19,10 +19,14 @@ from pipelines.commands.options import (
     ConfigArgument,
     Debug,
     Json,
+    NameOption,
     Overrides,
+    RerunOption,
     StoreOption,
     UntilOption,
+    all_overrides,
     one_line_errors,
+    rerun_words,
 )
 from pipelines.errors import PipelineError
 from pipelines.reports.progress import duration, make_console
@@ -55,7 +59,8 @@ def submit(
     override: Overrides = None,
     until: UntilOption = None,
     store: StoreOption = None,
-    name: Annotated[str | None, typer.Option(metavar="RUN", help="Name of the run.")] = None,
+    name: NameOption = None,
+    rerun: RerunOption = None,
     python: Annotated[str, typer.Option(metavar="PATH", help="Interpreter on the cluster.")] = "python",
     cpus: Annotated[float, typer.Option(min=0, help="CPUs that the driver takes; it takes no GPU.")] = 1.0,
     resource: Annotated[
@@ -75,15 +80,15 @@ def submit(
         from pipelines.commands.package import make_package
         from pipelines.config import load_config
 
-        overrides = [*(override or []), *([f"name={name}"] if name else []), *([f"store={store}"] if store else [])]
+        overrides = all_overrides(override, name, store)
         settings = load_config(config, overrides)
         where = _address(address)
         words = ["lumina", "submit", config, "--address", where, *(part for one in overrides for part in ("-o", one))]
-        told = shlex.join([*words, *(["--until", until] if until else [])])
+        told = shlex.join([*words, *(["--until", until] if until else []), *rerun_words(rerun or [])])
         console = make_console()
         resources = _resources(resource or [])
         with tempfile.TemporaryDirectory(prefix="lumina-submit-") as folder:
-            package = make_package(settings, Path(folder), until, told, python)
+            package = make_package(settings, Path(folder), until, told, python, rerun or [])
             console.print(Text(f"The cluster has to see: {', '.join(package.shared)}", "dim"), soft_wrap=True)
             client = connect(where)
             work = Work(
@@ -106,11 +111,24 @@ def submit(
             console.print(_status_view(found.job))
             console.print(Text("--again starts another attempt; what is in the store is not computed again.", "dim"))
             return
+        if found.action == "attached" and (lacks := _lacks(found.job, rerun or [])):
+            console.print(Text(lacks, "yellow"), soft_wrap=True)
         if not wait:
             console.print(f"  lumina jobs logs {found.job.id} --address {where}", soft_wrap=True)
             return
         code = _follow(client, found.job, where)
     raise typer.Exit(code)
+
+
+def _lacks(job: Job, rerun: list[str]) -> str:
+    """What is to be said of a job that was submitted without some of these words; empty if it has them all."""
+    unsaid = sorted(set(rerun) - set(job.metadata.get("rerun", "").split()))
+    if not unsaid:
+        return ""
+    return (
+        f"It was submitted without {shlex.join(rerun_words(unsaid))}: what the cost gate holds back stays so. "
+        "Submit this again once the job has ended."
+    )
 
 
 def _resources(given: list[str]) -> dict[str, float]:

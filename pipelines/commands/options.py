@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -19,11 +19,31 @@ StoreOption = Annotated[
     str | None,
     typer.Option("--store", metavar="WHERE", help="Where outputs are kept: a directory, s3://... or gs://..."),
 ]
+NameOption = Annotated[str | None, typer.Option(metavar="RUN", help="Name of the run.")]
 UntilOption = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage and what it needs.")]
+RerunOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rerun",
+        metavar="STAGE",
+        help="Compute this stage again though only its code has changed and it took longer than cost_gate_s; "
+        "may be repeated; `all` for every one.",
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _OURS = ("pipelines", "jobs", "curation", "lumina")
+
+
+def all_overrides(override: list[str] | None, name: str | None, store: str | None) -> list[str]:
+    """What a command changes of its config: `-o` in the order given, then `--name` and `--store`, which win."""
+    return [*(override or []), *([f"name={name}"] if name else []), *([f"store={store}"] if store else [])]
+
+
+def rerun_words(rerun: Sequence[str]) -> list[str]:
+    """`--rerun` as it is typed."""
+    return [word for stage in rerun for word in ("--rerun", stage)]
 
 
 def default_store() -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import yaml
 
+from pipelines.commands.options import rerun_words
 from pipelines.config import PipelineConfig
 from pipelines.dag.fingerprint import canonical_json
 from pipelines.errors import PipelineError
@@ -38,7 +39,12 @@ class Package:
 
 
 def make_package(
-    settings: PipelineConfig, folder: Path, until: str | None, told: str, python: str = "python"
+    settings: PipelineConfig,
+    folder: Path,
+    until: str | None,
+    told: str,
+    python: str = "python",
+    rerun: Sequence[str] = (),
 ) -> Package:
     """Put everything into `folder`.
 
@@ -48,6 +54,7 @@ def make_package(
         until: last stage that is wanted.
         told: the command by which the user goes on after a failure.
         python: interpreter on the cluster.
+        rerun: stages that the cost gate lets through; what is computed is the same with them, and so is the name.
 
     Raises:
         PipelineError: the config cannot work on another machine, or holds a password.
@@ -63,15 +70,17 @@ def make_package(
     (folder / _CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     identity = {"code": _code(folder, code), "config": config, "until": until}
     fingerprint = hashlib.sha256(canonical_json(identity).encode()).hexdigest()
-    words = [python, "-c", _CLI, "run", _CONFIG, *(["--until", until] if until else []), "--continue-with", told]
+    words = [python, "-c", _CLI, "run", _CONFIG, *(["--until", until] if until else []), *rerun_words(rerun)]
+    command = shlex.join([*words, "--continue-with", told])
     metadata = {
         "run": settings.name,
         "fingerprint": fingerprint,
         "store": str(config["store"]),
         "commit": code.commit if code else "",
         "changes": str(bool(code and code.patch)).lower(),
+        "rerun": " ".join(rerun),
     }
-    return Package(f"lumina-{settings.name}-{fingerprint[:8]}", folder, shlex.join(words), metadata, _shared(config))
+    return Package(f"lumina-{settings.name}-{fingerprint[:8]}", folder, command, metadata, _shared(config))
 
 
 def _code(folder: Path, code: Origin | None) -> str:

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from pipelines.commands.options import rerun_words
 from pipelines.errors import PipelineError, disk_problem
 from pipelines.reports.progress import make_console
 
@@ -58,8 +59,8 @@ def run_pipeline(
     pipeline, gate = build(settings), CostGate(settings.cost_gate_s, frozenset(rerun))
     gate.check(pipeline)
     wanted = pipeline.until(until)
-    again = [item for stage in rerun for item in ("--rerun", stage)]
-    command = continue_with or shlex.join(["lumina", "run", *words, *(["--until", until] if until else []), *again])
+    typed = ["lumina", "run", *words, *(["--until", until] if until else []), *rerun_words(rerun)]
+    command = continue_with or shlex.join(typed)
     store.prepare(settings.min_free_gb)
     console = make_console()
     screen = RunDisplay(console, [stage.name for stage in wanted.order])
@@ -107,7 +108,8 @@ def run_pipeline(
             _leave(console, stopped.summary, command)
         links = tracking.close("FINISHED" if summary.ok else "FAILED")
     _finish(console, store, summary, links, command, settings.example_prompt())
-    _held(console, store, summary, continue_with, command, words)
+    # The config that another command made for this one is gone with it.
+    _held(console, summary, command, ["CONFIG", "--store", store.uri] if continue_with else words)
     if "ray" in sys.modules:
         cluster.shutdown()
     if not summary.ok:
@@ -185,18 +187,13 @@ def _finish(console: Console, store: Store, summary: RunSummary, links: Links, c
         console.print(f"  {command}", soft_wrap=True)
 
 
-def _held(
-    console: Console, store: Store, summary: RunSummary, outer: str | None, command: str, words: Sequence[str]
-) -> None:
-    """What to do about stages that the cost gate holds back; `outer` is the command that started this one, if any."""
+def _held(console: Console, summary: RunSummary, command: str, words: Sequence[str]) -> None:
+    """What to do about stages that the cost gate holds back."""
     for outcome in summary.outcomes.values():
         if outcome.held:
-            again = f"{outer} -o cost_gate_s=null" if outer else f"{command} --rerun {shlex.quote(outcome.name)}"
-            # The config that another command made for this one is gone with it.
-            named = ["CONFIG", "--store", str(store.root)] if outer else words
-            keep = shlex.join(["lumina", "accept", outcome.name, *named])
+            keep = shlex.join(["lumina", "accept", outcome.name, *words])
             console.print(Text(f"\n{outcome.name} is held back: {outcome.error}", "bold yellow"), soft_wrap=True)
-            console.print(f"  {again}", soft_wrap=True)
+            console.print(f"  {command} --rerun {shlex.quote(outcome.name)}", soft_wrap=True)
             console.print(f'  {keep} --reason "..."', soft_wrap=True)
 
 

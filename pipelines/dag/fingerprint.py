@@ -21,6 +21,7 @@ from lumina.files import sha256_file
 from pipelines.dag.code import CodeIndex
 from pipelines.dag.stage import Stage
 from pipelines.errors import PipelineError
+from pipelines.storage.durable import replace_file
 
 log = logging.getLogger(__name__)
 
@@ -108,15 +109,11 @@ class DigestCache:
                 return
             text = json.dumps(self._entries)
             self._dirty = False
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.{threading.get_ident()}")
         # Another user's store may be readable only, and a disk full; the cache is a convenience.
         try:
-            temporary.write_text(text)
-            temporary.replace(self.path)
+            replace_file(self.path, text.encode())
         except OSError as error:
             log.debug("%s: not saved: %s", self.path, error)
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

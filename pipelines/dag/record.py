@@ -7,12 +7,12 @@ import platform
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jobs.context import JobResult
 from pipelines.dag.events import RunSummary
+from pipelines.dag.stage import Pipeline
 from pipelines.errors import StageError
 from pipelines.git import origin
 
@@ -52,21 +52,14 @@ def environment() -> dict[str, Any]:
     return {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count()}
 
 
-@cache
 def git_state() -> dict[str, Any]:
-    """Commit of the code, and whether it had more than that; empty for code without a repository."""
+    """Commit of the code as the run began, and whether it had more than that; empty for code without a repository."""
     found = origin()
     return {} if found is None else {"commit": found.commit, "dirty": bool(found.patch)}
 
 
 def run_record(
-    summary: RunSummary,
-    store: Path,
-    started: float,
-    complete: bool,
-    inputs: Mapping[str, Mapping[str, str]],
-    until: str | None,
-    media_root: str | Path = "",
+    summary: RunSummary, store: Path, started: float, pipeline: Pipeline, until: str | None
 ) -> dict[str, Any]:
     """Content of `runs/<run id>.json`.
 
@@ -74,10 +67,8 @@ def run_record(
         summary: how the run ended, or where it stands.
         store: root that output paths are relative to.
         started: seconds since the epoch.
-        complete: whether every stage of the pipeline is done.
-        inputs: stage -> input key -> upstream stage.
+        pipeline: what was to be run.
         until: last stage that was wanted; None if the pipeline was not cut.
-        media_root: directory against which relative clip URIs resolve; empty if the run has none, or not yet.
     """
     stages = {
         outcome.name: {
@@ -85,13 +76,14 @@ def run_record(
             "fingerprint": outcome.manifest.fingerprint if outcome.manifest else None,
             "digest": outcome.manifest.digest if outcome.manifest else None,
             "path": str(outcome.path.relative_to(store)) if outcome.path else None,
-            "inputs": dict(inputs[outcome.name]),
+            "inputs": dict(pipeline.by_name[outcome.name].inputs),
             "accepted": outcome.manifest.accepted_why if outcome.manifest else "",
             "seconds": round(outcome.seconds, 3),
             "error": outcome.error,
         }
         for outcome in summary.outcomes.values()
     }
+    media_root = _media_root(pipeline, summary)
     return {
         "schema": "lumina.run/1",
         "run": summary.run_id,
@@ -99,7 +91,7 @@ def run_record(
         "pipeline": summary.pipeline,
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "seconds": round(summary.seconds, 3),
-        "ok": complete,
+        "ok": summary.ok and len(stages) == len(pipeline.stages),
         "until": until,
         # Relative where it lies in the store, which may be moved.
         "media_root": str(
@@ -107,3 +99,14 @@ def run_record(
         ),
         "stages": stages,
     }
+
+
+def _media_root(pipeline: Pipeline, summary: RunSummary) -> str | Path:
+    """The directory against which relative URIs of clips resolve; empty if the run has none, or not yet."""
+    for stage in pipeline.order:
+        if stage.media_root:
+            return stage.media_root
+        made = summary.outcomes.get(stage.inputs[stage.media_root_from]) if stage.media_root_from else None
+        if made is not None and made.path is not None:
+            return made.path
+    return ""

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import queue
 import socket
 import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from jobs.context import InputRef, JobContext, JobResult
@@ -25,20 +22,17 @@ from pipelines.dag.fingerprint import Identified, Identifier
 from pipelines.dag.gate import CostGate
 from pipelines.dag.plan import digest_cache, explain, plan
 from pipelines.dag.record import check_result, environment, git_state, run_record
-from pipelines.dag.signals import StopSignal
+from pipelines.dag.signals import Stopped, StopSignal
 from pipelines.dag.stage import Pipeline, Stage
+from pipelines.dag.start import ClusterStart
 from pipelines.dag.tier import tier_record
-from pipelines.errors import LeaseLostError, PipelineError, StageError, StoreError, disk_error_of, disk_problem
-from pipelines.storage.lease import HeldLeases, Holder
+from pipelines.dag.turns import Turns
+from pipelines.errors import StoreError, failure
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Attempt, Store, list_files
 from pipelines.storage.store_lock import in_use
 
 __all__ = ["Interrupted", "RunSummary", "StageOutcome", "plan", "run"]
-
-log = logging.getLogger(__name__)
-
-_WAIT_POLL_S = 0.5
 
 
 def new_run_id() -> str:
@@ -98,6 +92,7 @@ def run(
     # CPython 3.11 cannot build syntax trees in two threads at a time: all code is read before the first stage starts.
     for stage in pipeline.stages:
         identifier.base(stage)
+    git_state()  # Asked before anything runs: what is edited or committed from here on is none of it.
     prepared = _Run(
         pipeline=pipeline,
         store=store,
@@ -115,10 +110,6 @@ def run(
     )
     with in_use(store.root, prepared.display.note):
         return prepared.execute()
-
-
-class _Stopped(Exception):
-    """The run is being stopped; the stage's thread ends without an outcome."""
 
 
 @dataclass
@@ -140,21 +131,25 @@ class _Run:
     lock: Mapping[str, Any] | None
 
     def __post_init__(self) -> None:
-        self.slots = threading.Semaphore(self.max_parallel)
         self.started = time.time()
         self.outcomes: dict[str, StageOutcome] = {}
-        self.held = HeldLeases()
         self.import_lock = threading.Lock()
         self.stop = StopSignal()
-        # What stage threads tell the calling thread: ("ended", outcome), or ask: ("cluster", reply queue).
+        self.turns = Turns(self.store, self.display, self.stop, self.max_parallel)
+        # What stage threads tell the calling thread: ("ended", outcome), or ask of it: ("call", function).
         self.requests: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        self.cluster_wanted = any(stage.uses_cluster for stage in self.pipeline.stages)
-        self.cluster_error: BaseException | None = None
-        self.cluster_up = self.start_cluster is None
+        self.cluster = ClusterStart(
+            self.start_cluster,
+            self.runtime,
+            any(stage.uses_cluster for stage in self.pipeline.stages),
+            lambda function: self.requests.put(("call", function)),
+            self.display,
+            self.stop,
+        )
 
     def execute(self) -> RunSummary:
         finished = threading.Event()
-        threading.Thread(target=self.held.beat, args=(finished,), name="lease-heartbeat", daemon=True).start()
+        threading.Thread(target=self.turns.held.beat, args=(finished,), name="lease-heartbeat", daemon=True).start()
         launched: set[str] = set()
         with self.stop.listening():
             try:
@@ -192,20 +187,8 @@ class _Run:
             return
         if kind == "ended":
             self._end(value, shown=True)
-            return
-        if not self.cluster_up and self.cluster_error is None and self.start_cluster is not None:
-            self.display.note("starting Ray" if self.runtime.ray_address is None else "connecting to Ray")
-            try:
-                # Else it would wait a minute for processes that the same Ctrl-C has ended.
-                with self.stop.interrupting():
-                    self.start_cluster(self.runtime)
-                self.cluster_up = True
-            except KeyboardInterrupt:
-                return
-            except Exception as error:  # noqa: BLE001  (each stage that asked reports it)
-                self.cluster_error = error
-            self.stop.install()  # ray.init puts its own SIGTERM handler in place.
-        value.put(self.cluster_error)
+        else:
+            value()
 
     def _end(self, outcome: StageOutcome, shown: bool = False) -> None:
         self.outcomes[outcome.name] = outcome
@@ -218,23 +201,18 @@ class _Run:
         started = time.time()
         try:
             outcome = self._stage(stage)
-        except _Stopped:
+        except Stopped:
             return
         except BaseException as error:  # noqa: BLE001  (reported as the stage's outcome)
             if self.stop.requested:
                 return
-            outcome = StageOutcome(stage.name, "failed", time.time() - started, None, None, self._message(stage, error))
-            outcome = replace(outcome, trace=traceback.format_exc())
+            said = failure(error, self.store.root / "stages" / stage.name)
+            outcome = StageOutcome(
+                stage.name, "failed", time.time() - started, error=said, trace=traceback.format_exc()
+            )
         # Shown here, since the calling thread may be busy starting Ray.
         self.display.stage(outcome.name, outcome.state, outcome.detail)
         self.requests.put(("ended", outcome))
-
-    def _message(self, stage: Stage, error: BaseException) -> str:
-        if isinstance(error, PipelineError):
-            return str(error).strip()
-        if (disk := disk_error_of(error)) is not None:
-            return disk_problem(disk, self.store.root / "stages" / stage.name)
-        return f"{type(error).__name__}: {error}".strip()
 
     def _stage(self, stage: Stage) -> StageOutcome:
         started = time.time()
@@ -246,80 +224,41 @@ class _Run:
         if manifest is not None:
             self.store.sweep(manifest)
             return self._cached(stage, found, manifest, started)
-        with self._slot(stage):
-            attempt = self._acquire(stage, found)
+        with self.turns.slot(stage.name):
+            attempt = self.turns.acquire(stage.name, found.fingerprint)
             manifest = self.store.lookup(stage.name, found.fingerprint)
             if manifest is not None:
-                self._drop(attempt)
+                self.turns.drop(attempt)
                 return self._cached(stage, found, manifest, started)
             old = None if attempt.resumed else self.gate.held_by(self.store, stage, found)
             if old is not None:
-                self._drop(attempt)
+                self.turns.drop(attempt)
                 return StageOutcome(stage.name, "blocked", error=self.gate.message(stage.name, old), held=True)
             try:
                 return self._compute(stage, found, attempt, upstream)
             except BaseException:
-                self._drop(attempt)
+                self.turns.drop(attempt)
                 raise
 
     def _cached(self, stage: Stage, found: Identified, manifest: Manifest, started: float) -> StageOutcome:
         self.tracking.begin_stage(stage, found.fingerprint, found.recipe["inputs"], None)
         return StageOutcome(stage.name, "cached", time.time() - started, manifest, self.store.output(manifest))
 
-    @contextmanager
-    def _slot(self, stage: Stage) -> Iterator[None]:
-        self.display.stage(stage.name, "waiting")
-        while not self.slots.acquire(timeout=_WAIT_POLL_S):
-            if self.stop.requested:
-                raise _Stopped
-        try:
-            yield
-        finally:
-            self.slots.release()
-
-    def _acquire(self, stage: Stage, found: Identified) -> Attempt:
-        told = ""
-        while True:
-            if self.stop.requested:
-                raise _Stopped
-            attempt = self.store.acquire(stage.name, found.fingerprint)
-            if not isinstance(attempt, Holder):
-                self.held.add(attempt.lease)
-                return attempt
-            if str(attempt) != told:
-                told = str(attempt)
-                self.display.stage(stage.name, "waiting", f"for {told}, which computes the same")
-            time.sleep(_WAIT_POLL_S)
-
-    def _drop(self, attempt: Attempt) -> None:
-        self.held.remove(attempt.lease)
-        self.store.abandon(attempt)
-
     def _compute(
         self, stage: Stage, found: Identified, attempt: Attempt, upstream: Mapping[str, StageOutcome]
     ) -> StageOutcome:
         history = self.store.manifests(stage.name)
         why = "continues unfinished work" if attempt.resumed else explain(history, found.recipe)
-        if not stage.uses_cluster and self.cluster_wanted and not self.cluster_up:
-            # Later stages will most likely need it: it starts while this one works.
-            self.requests.put(("cluster", queue.SimpleQueue()))
-        if stage.uses_cluster and not self.cluster_up:
-            self.display.stage(stage.name, "waiting", "for Ray")
-            reply: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-            self.requests.put(("cluster", reply))
-            error = reply.get()
-            if error is not None:
-                known = isinstance(error, PipelineError)
-                raise StageError(
-                    f"{error}" if known else f"Ray did not start: {type(error).__name__}: {error}"
-                ) from error
+        if stage.uses_cluster:
+            self.cluster.need(stage.name)
+        else:
+            self.cluster.prepare()
         self.display.stage(stage.name, "running", why)
         self.tracking.begin_stage(stage, found.fingerprint, found.recipe["inputs"], attempt.directory / "curve.jsonl")
         started_at, started = datetime.now(UTC), time.time()
         result = self._job(stage.entry)(self._context(stage, found, attempt, upstream))
         check_result(stage.name, result)
-        if self.stop.requested:
-            raise _Stopped
+        self.stop.check()
         manifest = Manifest(
             stage=stage.name,
             fingerprint=f"sha256:{found.fingerprint}",
@@ -344,19 +283,8 @@ class _Run:
             seconds=round(time.time() - started, 3),
             host=socket.gethostname(),
         )
-        manifest = self._commit(attempt, manifest)
+        manifest = self.turns.commit(attempt, manifest)
         return StageOutcome(stage.name, "done", time.time() - started, manifest, self.store.output(manifest))
-
-    def _commit(self, attempt: Attempt, manifest: Manifest) -> Manifest:
-        try:
-            kept = self.store.commit(attempt, manifest)
-        except LeaseLostError:
-            winner = self.store.lookup(manifest.stage, manifest.fingerprint.removeprefix("sha256:"))
-            if winner is None:
-                raise
-            kept = winner
-        self.held.remove(attempt.lease)
-        return kept
 
     def _job(self, entry: str) -> Callable[[JobContext], JobResult]:
         module, _, name = entry.partition(":")
@@ -391,7 +319,7 @@ class _Run:
         )
 
     def _interrupt(self, launched: set[str]) -> None:
-        self.held.release_all()
+        self.turns.held.release_all()
         for name in launched - set(self.outcomes):
             self._end(StageOutcome(name, "interrupted"))
         raise Interrupted(self._record())
@@ -400,9 +328,7 @@ class _Run:
         order = [stage.name for stage in self.pipeline.order]
         outcomes = {name: self.outcomes[name] for name in order if name in self.outcomes}
         summary = RunSummary(self.run_id, self.name, self.pipeline.name, outcomes, time.time() - self.started)
-        complete = summary.ok and len(outcomes) == len(order)
-        inputs = {stage.name: stage.inputs for stage in self.pipeline.order}
-        record = run_record(summary, self.store.root, self.started, complete, inputs, self.until, self._media_root())
+        record = run_record(summary, self.store.root, self.started, self.pipeline, self.until)
         if self.lock is not None:
             record["lock"] = dict(self.lock)
         try:
@@ -411,13 +337,3 @@ class _Run:
             # How the stages ended must be told all the same.
             return replace(summary, unrecorded=str(error))
         return summary
-
-    def _media_root(self) -> str | Path:
-        """Where the clips of this run lie, for those who look at them later."""
-        for stage in self.pipeline.order:
-            if stage.media_root:
-                return stage.media_root
-            made = self.outcomes.get(stage.inputs[stage.media_root_from]) if stage.media_root_from else None
-            if made is not None and made.path is not None:
-                return made.path
-        return ""

@@ -9,9 +9,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 _SAME_SIGNAL_S = 0.5
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(Exception):
+    """The run is being stopped; the thread of a stage ends without an outcome."""
 
 
 class StopSignal:
@@ -22,6 +27,11 @@ class StopSignal:
         self._at = 0.0
         self._raises = False
 
+    def check(self) -> None:
+        """Raises Stopped once it is requested."""
+        if self.requested:
+            raise Stopped
+
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Handle signals inside this context; only the main thread can, elsewhere nothing happens."""
@@ -29,7 +39,8 @@ class StopSignal:
             yield
             return
         before = {number: signal.getsignal(number) for number in _SIGNALS}
-        self.install()
+        for number in _SIGNALS:
+            signal.signal(number, self._on_signal)
         try:
             yield
         finally:
@@ -40,18 +51,25 @@ class StopSignal:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """The first signal raises KeyboardInterrupt inside this context: for a call that would not end by itself."""
+        """The first signal raises KeyboardInterrupt inside this context: for a call that would not end by itself.
+
+        The call cannot take the signals for itself: `ray.init` puts handlers in place that end the process silently.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        set_handler = signal.signal
+
+        def set_other_handler(signalnum: int, handler: Any) -> Any:
+            return signal.getsignal(signalnum) if signalnum in _SIGNALS else set_handler(signalnum, handler)
+
         self._raises = not self.requested
+        signal.signal = set_other_handler
         try:
             yield
         finally:
+            signal.signal = set_handler
             self._raises = False
-
-    def install(self) -> None:
-        """Put the handlers in place, again after a call that has put others there."""
-        if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         # Nothing here may take a lock: the next signal can arrive within this very function, on the same thread.

@@ -12,7 +12,14 @@ from rich.text import Text
 from pipelines.storage.gc import Collection, Item
 from pipelines.verify.view import size
 
-_NOUNS = {"output": "output", "attempt": "abandoned attempt", "unfinished": "piece of unfinished work"}
+_NOUNS = {
+    "output": ("output", "outputs"),
+    "attempt": ("abandoned attempt", "abandoned attempts"),
+    "unfinished": ("piece of unfinished work", "pieces of unfinished work"),
+    "partial": ("half-written file", "half-written files"),
+    "status": ("status of a killed run", "statuses of killed runs"),
+}
+"""One of a kind, and several."""
 
 
 def collection_view(found: Collection, removed: bool) -> RenderableType:
@@ -51,8 +58,4 @@ def _count(items: Iterable[Item]) -> str:
     numbers: dict[str, int] = {}
     for item in items:
         numbers[item.what] = numbers.get(item.what, 0) + 1
-    return ", ".join(
-        f"{number:,} {_NOUNS[what] if number == 1 else _NOUNS[what].replace('piece', 'pieces', 1)}"
-        + ("s" if number > 1 and what != "unfinished" else "")
-        for what, number in numbers.items()
-    )
+    return ", ".join(f"{number:,} {_NOUNS[what][number > 1]}" for what, number in numbers.items())

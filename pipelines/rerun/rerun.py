@@ -32,7 +32,7 @@ from pipelines.rerun.preflight import (
 from pipelines.rerun.seed import copy_stages
 from pipelines.rerun.verdict import Verdict, judge
 from pipelines.storage.store import Store
-from pipelines.tracking.mlflow_reader import TrackerAwayError
+from pipelines.tracking.mlflow_client import TrackerAwayError
 from pipelines.tracking.mlflow_tags import tag_pipeline_run
 from pipelines.tracking.tracker import default_uri
 

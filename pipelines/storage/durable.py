@@ -7,6 +7,9 @@ import os
 import uuid
 from pathlib import Path
 
+PARTIAL = ".*.tmp"
+"""Files that `replace_file` has not given their name yet, or never will: whoever wrote them was killed."""
+
 
 def write_synced(path: Path, text: str) -> None:
     """Write a file that is on the disk, and not only on its way there, before it gets its name."""

@@ -1,7 +1,8 @@
 """What of a store no kept run needs, and its removal.
 
 A run needs the output of every stage that its record names. What no record names belongs to a run that was killed; it
-is kept until it is old, since the same command goes on from there. Whatever is in doubt stays.
+is kept until it is old, since the same command goes on from there. Whatever is in doubt stays. What writers that died
+left beside the outputs goes too; see `pipelines.storage.leftovers`.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from typing import Any, Literal
 from pipelines.errors import StoreError
 from pipelines.storage.durable import sync_directory
 from pipelines.storage.lease import Holder, read_holder, try_acquire
+from pipelines.storage.leftovers import leftovers
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
 from pipelines.storage.store_lock import alone
 
-What = Literal["output", "attempt", "unfinished"]
-"""`attempt`: a directory that no record names; `unfinished`: work from which a run could go on."""
+What = Literal["output", "attempt", "unfinished", "partial", "status"]
+"""`attempt`: a directory that no record names; `unfinished`: work from which a run could go on; `partial`: a file that
+was never written to its end; `status`: how a run stood that was killed."""
 _DAY_S = 86400.0
 Key = tuple[str, str]
 """Stage and name of the fingerprint's directory."""
@@ -94,16 +97,15 @@ def find_garbage(store: Store, policy: Policy, now: float | None = None) -> Coll
     Args:
         store: where to look.
         policy: which runs are kept.
-        now: seconds since the epoch, for the age of runs; the present by default.
+        now: seconds since the epoch, for the age of runs and files; the present by default.
 
     Raises:
         StoreError: a record of a run cannot be read, so that nobody knows what it needs; or a run that was asked for
             is not there.
     """
     store.need_files("`lumina gc`")
-    cutoff = None
-    if policy.older_than_days is not None:
-        cutoff = (time.time() if now is None else now) - policy.older_than_days * _DAY_S
+    now = time.time() if now is None else now
+    cutoff = None if policy.older_than_days is None else now - policy.older_than_days * _DAY_S
     records = _records(store)
     kept = _kept_runs(store, records, policy, cutoff)
     named: dict[Key, list[str]] = {}
@@ -118,6 +120,9 @@ def find_garbage(store: Store, policy: Policy, now: float | None = None) -> Coll
     for key, directory in _directories(store):
         looked = _Directory(directory, store.root, sizes, remove, left, borrowed.get(key, frozenset()))
         looked.judge(key in needed, named.get(key, []), kept, records, cutoff)
+    for one in leftovers(store.root, records, cutoff, now):
+        item = Item(one.what, one.path.relative_to(store.root).as_posix(), one.bytes, one.why)
+        (remove if one.goes else left).append(item)
     dropped = tuple(run for run in sorted(records) if run not in kept)
     return Collection(tuple(sorted(kept)), dropped, tuple(remove), tuple(left))
 
@@ -316,6 +321,9 @@ def _remove(path: Path, what: What) -> bool:
     """
     directory = path if what == "output" else path.parent
     try:
+        if what in ("partial", "status"):
+            path.unlink(missing_ok=True)
+            return True
         lease = try_acquire(directory)
         if isinstance(lease, Holder):
             return False

@@ -1,13 +1,40 @@
-"""Adds tags to the MLflow run of a pipeline run that has ended."""
+"""Tags of the MLflow runs of a pipeline run that has ended: read back, and added to."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from pipelines.tracking.mlflow_reader import REQUEST_S, TrackerAwayError, is_away
+from pipelines.tracking.mlflow_client import TrackerAwayError, answering
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+
+def read_tags(uri: str, run: str, others: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
+    """Tags of MLflow runs by their id: all stage runs of a pipeline run, and `others`; absent ones are left out.
+
+    Args:
+        uri: tracking URI.
+        run: id of the pipeline run.
+        others: ids of MLflow runs.
+
+    Raises:
+        TrackerAwayError: it cannot be asked.
+    """
+    with answering(uri) as client:
+        from mlflow.exceptions import MlflowException
+
+        stages = _runs_of(client, run, "tags.`lumina.kind` != 'pipeline'")
+        found: dict[str, Mapping[str, str]] = {one.info.run_id: one.data.tags for one in stages}
+        for other in sorted(set(others) - set(found)):
+            try:
+                found[other] = client.get_run(other).data.tags
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+    return found
 
 
 def tag_pipeline_run(uri: str, run: str, tags: Mapping[str, str]) -> None:
@@ -21,24 +48,23 @@ def tag_pipeline_run(uri: str, run: str, tags: Mapping[str, str]) -> None:
     Raises:
         TrackerAwayError: it cannot be asked, or has no such run.
     """
-    if reason := is_away(uri):
-        raise TrackerAwayError(reason)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_S))
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    from pipelines.tracking.mlflow_writer import PIPELINES
-
-    try:
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        experiment = client.get_experiment_by_name(PIPELINES)
-        wanted = f"tags.`lumina.run` = '{run}' and tags.`lumina.kind` = 'pipeline'"
-        found = client.search_runs([experiment.experiment_id], wanted) if experiment else []
+    with answering(uri) as client:
+        found = list(_runs_of(client, run, "tags.`lumina.kind` = 'pipeline'"))
         for one in found:
             for key, value in tags.items():
                 client.set_tag(one.info.run_id, key, value[:5000])
-    except MlflowException as error:
-        raise TrackerAwayError(f"{uri}: {str(error).strip().splitlines()[0]}") from error
-    if not found:
-        raise TrackerAwayError(f"{uri} has no pipeline run {run}")
+        if not found:
+            raise TrackerAwayError(f"{uri} has no pipeline run {run}")
+
+
+def _runs_of(client: MlflowClient, run: str, kind: str) -> Iterator[Run]:
+    """The MLflow runs of a pipeline run that are of a kind."""
+    from pipelines.tracking.mlflow_writer import PIPELINES
+
+    experiment = client.get_experiment_by_name(PIPELINES)
+    token: str | None = ""
+    while experiment is not None and token is not None:
+        wanted = f"tags.`lumina.run` = '{run}' and {kind}"
+        page = client.search_runs([experiment.experiment_id], wanted, page_token=token or None)
+        yield from page
+        token = page.token or None

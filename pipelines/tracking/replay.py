@@ -9,7 +9,7 @@ from typing import Any
 from pipelines.errors import StoreError
 from pipelines.storage.store import Store
 from pipelines.tracking.journal import Journal, waiting
-from pipelines.tracking.mlflow_reader import check_answers
+from pipelines.tracking.mlflow_client import check_answers
 from pipelines.tracking.mlflow_writer import MlflowWriter, is_refusal
 from pipelines.tracking.tracker import artifacts_of, default_uri, groups
 

@@ -223,7 +223,7 @@ class MlflowTracking:
 
     def _connect(self) -> MlflowWriter:
         """Reach MLflow, and write what earlier runs could not: it comes first."""
-        from pipelines.tracking.mlflow_reader import check_answers
+        from pipelines.tracking.mlflow_client import check_answers
 
         check_answers(self.uri)
         # MLflow takes seconds to import: the run need not wait for it.
@@ -239,7 +239,7 @@ class MlflowTracking:
         self, writer: MlflowWriter, pending: list[dict[str, Any]]
     ) -> tuple[MlflowWriter | None, list[dict[str, Any]]]:
         """Find MLflow as it was; or start again with all events, where it came back without our run."""
-        from pipelines.tracking.mlflow_reader import check_answers
+        from pipelines.tracking.mlflow_client import check_answers
 
         check_answers(self.uri)
         if self._journal is None or not writer.is_forgotten():

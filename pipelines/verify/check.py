@@ -297,7 +297,8 @@ def _check_lineage(stages: Sequence[_Stage], run: Path, found: _Findings) -> Non
 
 def _check_mlflow(store: Store, record: Mapping[str, Any], stages: Sequence[_Stage], found: _Findings) -> None:
     """The tags of the stages' MLflow runs, as far as there is somebody to ask."""
-    from pipelines.tracking.mlflow_reader import TrackerAwayError, read_tags
+    from pipelines.tracking.mlflow_client import TrackerAwayError
+    from pipelines.tracking.mlflow_tags import read_tags
     from pipelines.tracking.tracker import default_uri
 
     tracked: dict[str, list[_Stage]] = {}

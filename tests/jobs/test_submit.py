@@ -19,6 +19,7 @@ from jobs.submit import (
     find,
     follow,
     jobs,
+    look,
     stop,
     submit,
     wait_until_started,
@@ -79,7 +80,7 @@ def test_after_a_failure_comes_the_next_attempt(nodes: Nodes, tmp_path: Path) ->
     assert "lumina-failing-1-a1" in {job.id for job in jobs(client)}
 
 
-def test_a_job_is_stopped_in_good_order(nodes: Nodes, tmp_path: Path) -> None:
+def test_a_job_is_stopped_in_good_order(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = connect(nodes.dashboard)
     code = (
         "import signal, sys, time\n"
@@ -87,11 +88,15 @@ def test_a_job_is_stopped_in_good_order(nodes: Nodes, tmp_path: Path) -> None:
         "signal.signal(signal.SIGTERM, leave); print('at work', flush=True); time.sleep(600)"
     )
     running = submit(client, work(tmp_path, "endless-1", code)).job
+    assert wait_until_started(client, running, print) == look(client, running.id) == find(client, "endless-1")
+    monkeypatch.setattr(client, "list_jobs", None)  # who waits for one job has no others listed
     wait_until_started(client, running, print)
     while "at work" not in client.get_job_logs(running.id):
         time.sleep(0.5)
     assert stop(client, running, 60).state == "STOPPED"
     assert "left in good order" in client.get_job_logs(running.id)
+    with pytest.raises(SubmissionError, match="knows no job 'lumina-endless-1-a2'"):
+        look(client, "lumina-endless-1-a2")
 
 
 def test_a_waiting_job_says_for_what(nodes: Nodes, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def lumina(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return lambda *arguments: CliRunner().invoke(cli.app, ["run", *arguments])
 
 
+LIST_SUITE = "{kind: list, choose: [A cat.], report: [A dog.], count: 3}"
 IMAGE_TASK = "{name: i, media: image, patch: [1, 2, 2], time_shift: 1, batch_size: 4}"
 
 
@@ -62,7 +63,9 @@ IMAGE_TASK = "{name: i, media: image, patch: [1, 2, 2], time_shift: 1, batch_siz
         (["finetune.tasks.0.bach_size=3"], "finetune.tasks.0.bach_size: unknown key; did you mean 'batch_size'?"),
         (["train.1.lr=-1e-4"], "train.1.lr: Input should be greater than 0; got"),
         (["model.dim=100"], "model: dim / n_heads must be a multiple of 16"),
-        (["evaluate.suite.cuont=3"], "evaluate.suite.cuont: unknown key; did you mean 'count'?"),
+        (["evaluate.suite.cuont=3"], "suite.cuont: unknown key where kind is 'captions'; did you mean 'count'?"),
+        ([f"evaluate.suite={LIST_SUITE}"], "count: unknown key where kind is 'list'; known here: choose, kind, report"),
+        (["evaluate.suite.kind=caption"], "kind: there is no 'caption'; there are: captions, list, shapes; did you"),
         (["train.2.latents=[images]"], "train.2.latents names 'images'; there are videos"),
         ([f"train.2.tasks.0={IMAGE_TASK}"], "train.2: task i trains on images, but train.2.latents (videos) holds"),
         (["latents.videos.min_frames=5"], "train.1: task video-2x2 needs 2 latents after the first"),

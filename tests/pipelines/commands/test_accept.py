@@ -90,6 +90,18 @@ def test_the_gate_stops_a_run_and_both_ways_out_work(code: Edited) -> None:
     assert "b in A: another name (" in compared.output
 
 
+def test_what_another_command_started_goes_on_with_that_command(code: Edited) -> None:
+    options = ["toy", "--store", str(code.store.root)]
+    assert lumina("run", *options).exit_code == 0
+    code.edit("b")
+    stopped = lumina("run", *options, "--continue-with", "lumina submit toy --until d")
+    said = [line.strip() for line in stopped.output.splitlines() if line.startswith("  lumina ")]
+    assert said[-2:] == [
+        "lumina submit toy --until d --rerun b",
+        f'lumina accept b CONFIG --store {code.store.root} --reason "..."',
+    ]
+
+
 def newest(code: Edited, stage: str) -> Path:
     [manifest, *_] = code.store.manifests(stage)
     return code.store.directory(stage, manifest.fingerprint.removeprefix("sha256:"))

@@ -117,10 +117,8 @@ def test_a_stopped_run_leaves_a_store_that_the_next_attempt_goes_on_with(
 
 
 def test_after_a_failure_the_same_command_starts_the_next_attempt(nodes: Nodes, tmp_path: Path) -> None:
-    manifest = tmp_path / "clips.csv"
-    command = lumina(
-        tmp_path, "submit", "folder", "--address", nodes.dashboard, "--name", "failing", "--until", "probe"
-    )
+    manifest, where = tmp_path / "clips.csv", ("--address", nodes.dashboard)
+    command = lumina(tmp_path, "submit", "folder", *where, "--name", "failing", "--until", "probe")
     command += ["--resource", "driver=1", "--store", str(tmp_path / "store"), "-o", f"data.manifest={manifest}"]
     first = output(*command)
     assert first.returncode == 1
@@ -128,9 +126,15 @@ def test_after_a_failure_the_same_command_starts_the_next_attempt(nodes: Nodes, 
     assert str(manifest) in first.stdout, first.stdout
     write_h264(tmp_path / "a.mp4", np.zeros((16, 64, 64, 3), np.uint8), 8)
     manifest.write_text("video,caption,source\na.mp4,A black clip.,web\n")
-    second = output(*command)
+    second = output(*command, "--rerun", "probe")
     assert second.returncode == 0, second.stdout + second.stderr
     assert "-a2 submitted" in second.stdout
+    third = output(*command, "--rerun", "all")
+    assert third.returncode == 0, third.stdout + third.stderr
+    assert "-a2 has done it" in third.stdout
+    known = json.loads(output(*lumina(tmp_path, "jobs", "status", "failing", *where, "--json")).stdout)
+    assert known["id"].endswith("-a2")
+    assert known["metadata"]["rerun"] == "probe"
 
 
 def test_a_node_lost_in_a_curation_stage_changes_no_digest(

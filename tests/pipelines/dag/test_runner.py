@@ -21,6 +21,7 @@ from pipelines.dag.fingerprint import Identifier
 from pipelines.dag.plan import plan
 from pipelines.dag.record import check_result
 from pipelines.dag.runner import run
+from pipelines.dag.signals import StopSignal
 from pipelines.dag.stage import Pipeline, Stage
 from pipelines.errors import StageError
 from pipelines.storage.store import Store
@@ -200,7 +201,7 @@ except Interrupted as stopped:
 
 
 DRIVER_WITH_CLUSTER = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from pipelines.dag.events import Interrupted
 from pipelines.dag.runner import run
@@ -208,6 +209,7 @@ from pipelines.storage.store import Store
 from tests.pipelines.dag.test_runner import RUNTIME, diamond_on_cluster
 from tests.pipelines.toy import identifier
 def start(runtime):
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as ray.init does
     print("starting", flush=True)
     time.sleep(60)
 try:
@@ -237,15 +239,31 @@ def test_a_stopped_driver_leaves_nothing_in_the_way(tmp_path: Path, number: sign
     assert time.monotonic() - started < 5
 
 
-def test_ctrl_c_does_not_wait_for_a_cluster_that_starts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_is_stopped_does_not_wait_for_a_cluster_that_starts(tmp_path: Path, number: signal.Signals) -> None:
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVER_WITH_CLUSTER, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
     assert driver.stdout is not None
     assert driver.stdout.readline() == "starting\n"
-    driver.send_signal(signal.SIGINT)
-    driver.send_signal(signal.SIGINT)
+    driver.send_signal(number)
+    driver.send_signal(number)
     assert driver.wait(timeout=10) == 130
+    assert not list(tmp_path.glob("stages/*/*/LEASE.json"))
+
+
+def test_a_call_that_takes_signals_has_those_of_others_only() -> None:
+    before, alarm = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGALRM)
+    stop = StopSignal()
+    with stop.listening():
+        ours = signal.getsignal(signal.SIGTERM)
+        with stop.interrupting():
+            assert signal.signal(signal.SIGTERM, signal.SIG_DFL) == ours
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGTERM) == ours
+        assert signal.signal(signal.SIGALRM, alarm) == signal.SIG_IGN
+        assert signal.signal(signal.SIGTERM, signal.SIG_DFL) == ours
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_an_edited_helper_module_reruns_its_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import yaml
 
 from pipelines import git as repositories
 from pipelines.config import load_config
+from pipelines.dag.record import git_state
 from pipelines.errors import PipelineError, StoreError
 from pipelines.git import CODE, checked_out, git, has_commit, origin, ship_origin, working_patch
 from pipelines.load import shipped
@@ -117,7 +118,7 @@ def test_passwords_are_not_locked() -> None:
 
 
 def test_a_lock_comes_back_from_its_record(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repositories, "code_home", lambda: repository)
+    monkeypatch.setattr(repositories, "HOME", repository)
     (repository / "lumina" / "new.py").write_text("x = 1\n")
     store = Store(tmp_path / "store")
     made = make_lock(load_config("demo"), "lumina run demo", store)
@@ -133,18 +134,48 @@ def test_a_lock_comes_back_from_its_record(tmp_path: Path, repository: Path, mon
         read_patch(store, made.code.patch)
 
 
+def test_a_run_records_the_code_that_it_began_with(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repositories, "HOME", repository)
+    (repository / "lumina" / "new.py").write_text("x = 1\n")
+    store = Store(tmp_path / "store")
+    made = make_lock(load_config("demo"), "lumina run demo", store)
+    git(repository, "add", "--all")
+    git(repository, "-c", "user.name=t", "-c", "user.email=t@t", "commit", "--quiet", "--message", "second")
+    assert git_state() == {"commit": made.code.commit, "dirty": True}
+    assert make_lock(load_config("demo"), "lumina run demo", store).code == made.code
+
+
+def test_git_is_asked_for_the_patch_once(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repositories, "HOME", repository)
+    asked: list[Path] = []
+
+    def count(home: Path) -> bytes:
+        asked.append(home)
+        return b""
+
+    monkeypatch.setattr(repositories, "working_patch", count)
+    make_lock(load_config("demo"), "lumina run demo", Store(tmp_path / "store"))
+    git_state()
+    git_state()
+    assert asked == [repository]
+
+
 def test_code_without_a_repository_knows_what_was_sent_along(
     tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repositories, "code_home", lambda: repository)
+    monkeypatch.setattr(repositories, "HOME", repository)
     (repository / "lumina" / "new.bin").write_bytes(b"\xff\0")
     here = origin()
     assert here is not None
-    monkeypatch.setattr(repositories, "code_home", lambda: None)
-    monkeypatch.setattr(repositories, "HOME", tmp_path)
+    for name in ("installed", "sent"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(repositories, "HOME", tmp_path / "installed")
     assert origin() is None
     assert make_lock(load_config("demo"), "lumina run demo", Store(tmp_path)).code.commit is None
-    ship_origin(here, tmp_path)
+    ship_origin(here, tmp_path / "sent")
+    monkeypatch.setattr(repositories, "HOME", tmp_path / "sent")
     assert origin() == here
 
 

@@ -8,8 +8,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -37,41 +35,14 @@ from pipelines.verify.check import verify
 from tests.pipelines.edited import Edited, states
 from tests.pipelines.storage.operations import fetched, fingerprint_of, go, known_code, manifest_of, on_disk
 from tests.pipelines.storage.steps import CREDENTIALS, DIED, FORKS
-from tests.pipelines.storage.test_sharing import digests, pipeline
+from tests.pipelines.storage.test_sharing import digests, pipeline, start
 from tests.pipelines.toy import diamond
 from tests.pipelines.toy_outputs import line
 
-RUNNER = """
-import json, sys
-from pipelines.storage.open_store import open_store
-from tests.pipelines.storage.operations import go, known_code
-from tests.pipelines.storage.test_sharing import pipeline
-known_code()
-print("ready", flush=True)
-sys.stdin.readline()
-print(json.dumps(go(open_store(sys.argv[1], sys.argv[2]), pipeline(float(sys.argv[3])))))
-"""
 
-
-def start(uri: str, root: Path, number: int, sleep: float, copies: int = 3) -> list[subprocess.Popen[str]]:
-    """Runners with a working copy each, as on several machines, or with fewer `copies`."""
-    runners = [
-        subprocess.Popen(
-            [sys.executable, "-c", RUNNER, uri, str(root / f"copy-{name % copies}"), str(sleep)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for name in range(number)
-    ]
-    for runner in runners:
-        assert runner.stdout is not None
-        assert runner.stdout.readline() == "ready\n"
-    for runner in runners:
-        assert runner.stdin is not None
-        runner.stdin.write("\n")
-        runner.stdin.flush()
-    return runners
+def copies(root: Path, number: int) -> list[Path]:
+    """Working copies, as on several machines."""
+    return [root / f"copy-{name}" for name in range(number)]
 
 
 def calls(root: Path) -> list[str]:
@@ -137,13 +108,13 @@ def test_a_copy_of_the_bucket_is_a_store(s3_store: str, tmp_path: Path) -> None:
 
 
 def test_three_cold_runners_compute_each_stage_once(s3_store: str, tmp_path: Path) -> None:
-    found = [digests(runner) for runner in start(s3_store, tmp_path, 3, 0.5)]
+    found = [digests(runner) for runner in start(s3_store, copies(tmp_path, 3), 0.5)]
     assert found[0] == found[1] == found[2] == go(Store(tmp_path / "local"), pipeline(0.5))
     assert calls(tmp_path) == ["a", "b", "c", "d"]
 
 
 def test_when_one_is_killed_another_takes_over(s3_store: str, tmp_path: Path) -> None:
-    runners = {runner.pid: runner for runner in start(s3_store, tmp_path, 2, 1.5)}
+    runners = {runner.pid: runner for runner in start(s3_store, copies(tmp_path, 2), 1.5)}
     bucket = Bucket(s3_store)
     while not (held := [entry.key for entry in bucket.entries("stages/a") if entry.key.endswith("LEASE.json")]):
         time.sleep(0.05)
@@ -406,7 +377,7 @@ def test_commands_read_a_store_in_a_bucket(s3_store: str, tmp_path: Path, monkey
 
 
 def test_runners_may_share_a_working_copy(s3_store: str, tmp_path: Path) -> None:
-    found = [digests(runner) for runner in start(s3_store, tmp_path, 2, 0.3, copies=1)]
+    found = [digests(runner) for runner in start(s3_store, copies(tmp_path, 1) * 2, 0.3)]
     assert found[0] == found[1]
     assert calls(tmp_path) == ["a", "b", "c", "d"]
 

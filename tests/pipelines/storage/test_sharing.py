@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -23,14 +24,13 @@ from tests.pipelines.toy import stage
 
 RUNNER = """
 import json, sys
-from pipelines.dag import runner
-from pipelines.storage.store import Store
+from pipelines.storage.open_store import open_store
 from tests.pipelines.storage.operations import go, known_code
 from tests.pipelines.storage.test_sharing import pipeline
 known_code()
 print("ready", flush=True)
 sys.stdin.readline()
-print(json.dumps(go(Store(sys.argv[1]), pipeline(float(sys.argv[2])))))
+print(json.dumps(go(open_store(sys.argv[1], sys.argv[2]), pipeline(float(sys.argv[3])))))
 """
 
 
@@ -47,11 +47,16 @@ def pipeline(sleep: float) -> Pipeline:
     )
 
 
-def start(root: Path, number: int, sleep: float) -> list[subprocess.Popen[str]]:
-    """Runners that all begin at once."""
-    command = [sys.executable, "-c", RUNNER, str(root), str(sleep)]
+def start(store: str, copies: Sequence[Path], sleep: float) -> list[subprocess.Popen[str]]:
+    """Runners that all begin at once, one for each working copy; a store on a disk is its own."""
     runners = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(number)
+        subprocess.Popen(
+            [sys.executable, "-c", RUNNER, store, str(copy), str(sleep)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for copy in copies
     ]
     for runner in runners:
         assert runner.stdout is not None
@@ -78,7 +83,7 @@ def calls(root: Path) -> list[str]:
 
 
 def test_three_cold_runners_compute_each_stage_once(tmp_path: Path) -> None:
-    found = [digests(runner) for runner in start(tmp_path, 3, 0.3)]
+    found = [digests(runner) for runner in start(str(tmp_path), [tmp_path] * 3, 0.3)]
     assert found[0].keys() == set("abcd")
     assert found[0] == found[1] == found[2]
     assert calls(tmp_path) == ["a", "b", "c", "d"]
@@ -87,7 +92,7 @@ def test_three_cold_runners_compute_each_stage_once(tmp_path: Path) -> None:
 
 
 def test_when_one_is_killed_another_takes_over(tmp_path: Path) -> None:
-    runners = {runner.pid: runner for runner in start(tmp_path, 3, 1.5)}
+    runners = {runner.pid: runner for runner in start(str(tmp_path), [tmp_path] * 3, 1.5)}
     while not (held := list(tmp_path.glob("stages/a/*/LEASE.json"))):
         time.sleep(0.02)
     time.sleep(0.3)

@@ -24,7 +24,7 @@ from pipelines.cli import app
 from pipelines.dag.events import StageOutcome
 from pipelines.storage.store import Store
 from pipelines.tracking.journal import Journal, waiting
-from pipelines.tracking.mlflow_reader import TrackerAwayError
+from pipelines.tracking.mlflow_client import TrackerAwayError
 from pipelines.tracking.mlflow_writer import EVALS, PIPELINES, MlflowWriter
 from pipelines.tracking.replay import replay_waiting
 from pipelines.tracking.tracker import MlflowTracking, default_uri, groups

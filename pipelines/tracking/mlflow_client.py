@@ -1,4 +1,4 @@
-"""Reads back what MLflow holds of stage runs. It waits for no server: what does not answer is said to be away."""
+"""A client for what MLflow holds. It waits for no server: what does not answer is said to be away."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import contextlib
 import os
 import socket
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -59,16 +64,15 @@ def check_answers(uri: str) -> None:
             raise TrackerAwayError(f"{path}: {error}") from error
 
 
-def read_tags(uri: str, run: str, others: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
-    """Tags of MLflow runs by their id: all stage runs of a pipeline run, and `others`; absent ones are left out.
+@contextmanager
+def answering(uri: str) -> Iterator[MlflowClient]:
+    """A client for a tracking store that is there, for the length of the block.
 
     Args:
         uri: tracking URI.
-        run: id of the pipeline run.
-        others: ids of MLflow runs.
 
     Raises:
-        TrackerAwayError: it cannot be asked.
+        TrackerAwayError: it cannot be asked, or what the block asks fails.
     """
     if reason := is_away(uri):
         raise TrackerAwayError(reason)
@@ -76,31 +80,11 @@ def read_tags(uri: str, run: str, others: Iterable[str]) -> Mapping[str, Mapping
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_S))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     try:
-        return _read(uri, run, others)
+        from mlflow import MlflowClient
+
+        yield MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except TrackerAwayError:
+        raise
     except Exception as error:  # a database that is none fails in ways of its own
         text = str(error).strip().splitlines()
         raise TrackerAwayError(f"{uri}: {type(error).__name__}: {text[0] if text else ''}") from error
-
-
-def _read(uri: str, run: str, others: Iterable[str]) -> dict[str, Mapping[str, str]]:
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    from pipelines.tracking.mlflow_writer import PIPELINES
-
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    experiment = client.get_experiment_by_name(PIPELINES)
-    found: dict[str, Mapping[str, str]] = {}
-    token: str | None = ""
-    while experiment is not None and token is not None:
-        wanted = f"tags.`lumina.run` = '{run}' and tags.`lumina.kind` != 'pipeline'"
-        page = client.search_runs([experiment.experiment_id], wanted, page_token=token or None)
-        found |= {one.info.run_id: one.data.tags for one in page}
-        token = page.token or None
-    for other in sorted(set(others) - set(found)):
-        try:
-            found[other] = client.get_run(other).data.tags
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-    return found

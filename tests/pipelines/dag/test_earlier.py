@@ -10,6 +10,7 @@ from pipelines.dag.earlier import earlier_outputs
 from pipelines.dag.runner import run
 from pipelines.dag.stage import Pipeline, Stage
 from pipelines.storage.manifest import Acceptance, Manifest
+from pipelines.storage.open_store import open_store
 from pipelines.storage.store import Store
 from tests.pipelines.toy import identifier, stage
 
@@ -56,3 +57,12 @@ def test_what_is_damaged_or_was_accepted_is_none_of_them(store: Store) -> None:
     path = store.directory("rows", accepted.fingerprint.removeprefix("sha256:")) / "MANIFEST.json"
     path.write_text(replace(accepted, accepted=(word,)).to_json())
     assert found(store, rows()) == []
+
+
+def test_of_an_output_in_a_bucket_only_wanted_files_are_fetched(s3_store: str, tmp_path: Path) -> None:
+    made = go(open_store(s3_store, tmp_path / "one"), "a")
+    elsewhere = open_store(s3_store, tmp_path / "two")
+    [earlier] = earlier_outputs(elsewhere, rows(), identifier().identify(rows(), {"raw": "d"}))
+    out = earlier.fetch(lambda path: path == "text.txt")
+    assert earlier.fingerprint == made.fingerprint
+    assert [path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()] == ["text.txt"]

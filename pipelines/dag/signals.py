@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 _SAME_SIGNAL_S = 0.5
+_AGAIN_S = 0.05
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -53,7 +54,8 @@ class StopSignal:
     def interrupting(self) -> Iterator[None]:
         """The first signal raises KeyboardInterrupt inside this context: for a call that would not end by itself.
 
-        The call cannot take the signals for itself: `ray.init` puts handlers in place that end the process silently.
+        Not while it imports: CPython 3.11 may keep its import lock then, and all later imports would wait for ever. And
+        the call cannot take the signals for itself: `ray.init` puts handlers in place that end the process silently.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -64,21 +66,42 @@ class StopSignal:
             return signal.getsignal(signalnum) if signalnum in _SIGNALS else set_handler(signalnum, handler)
 
         self._raises = not self.requested
+        over = threading.Event()
+        here = threading.get_ident()
+        threading.Thread(target=self._insist, args=(over, here), name="stop", daemon=True).start()
         signal.signal = set_other_handler
         try:
             yield
         finally:
             signal.signal = set_handler
             self._raises = False
+            over.set()
+
+    def _insist(self, over: threading.Event, thread: int) -> None:
+        """Wake the main thread again, once the first signal has found it at an import."""
+        while not over.wait(_AGAIN_S):
+            if self.requested and self._raises:
+                self._at = time.monotonic()
+                # After the first signal the handlers stay, so that this one always finds them.
+                signal.pthread_kill(thread, signal.SIGTERM)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         # Nothing here may take a lock: the next signal can arrive within this very function, on the same thread.
         now = time.monotonic()
         if not self.requested:
             self._at, self.requested = now, True
-            if self._raises:
-                self._raises = False
-                raise KeyboardInterrupt
-        # One Ctrl-C may arrive twice, from the terminal and from a parent that passes it on.
+        # One Ctrl-C may arrive twice, from the terminal and from a parent that passes it on; or `_insist` has sent it.
         elif now - self._at > _SAME_SIGNAL_S:
             os._exit(128 + number)
+        if self._raises and not _imports(frame):
+            self._raises = False
+            raise KeyboardInterrupt
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported where the thread is."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

@@ -15,7 +15,7 @@ from tests.ray_nodes import kill_tree, lumina
 @pytest.mark.ray
 @pytest.mark.parametrize("seconds", [0.1, 1.5])
 def test_who_is_told_to_end_while_ray_starts_says_how_to_go_on(tmp_path: Path, seconds: float) -> None:
-    """At the time given after the start: Ray is loaded first, and then takes SIGTERM for itself."""
+    """At the time given after the start: Ray is imported first, and then takes SIGTERM for itself."""
     store = tmp_path / "store"
     command = lumina(tmp_path, "run", "demo", "--until", "render_shapes", "--store", str(store))
     driver = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -27,7 +27,7 @@ def test_who_is_told_to_end_while_ray_starts_says_how_to_go_on(tmp_path: Path, s
             assert driver.poll() is None, said
         time.sleep(seconds)
         driver.send_signal(signal.SIGTERM)
-        said += driver.communicate(timeout=60)[0]
+        said += driver.communicate(timeout=120)[0]
     finally:
         kill_tree(driver)
     assert driver.returncode == 130, said

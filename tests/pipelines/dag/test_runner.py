@@ -252,6 +252,21 @@ def test_who_is_stopped_does_not_wait_for_a_cluster_that_starts(tmp_path: Path, 
     assert not list(tmp_path.glob("stages/*/*/LEASE.json"))
 
 
+def test_who_is_stopped_while_a_cluster_is_imported_breaks_no_import(tmp_path: Path) -> None:
+    """An import that is torn keeps the lock under which all later ones of the process wait."""
+    slow = "import time; print('starting', flush=True); time.sleep(1); print('imported', flush=True)"
+    (tmp_path / "slow.py").write_text(slow)
+    code = DRIVER_WITH_CLUSTER.replace(
+        'print("starting", flush=True)', f"sys.path.append({str(tmp_path)!r}); import slow"
+    )
+    driver = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == "starting\n"
+    driver.send_signal(signal.SIGTERM)
+    assert driver.wait(timeout=10) == 130
+    assert driver.stdout.read() == "imported\n"
+
+
 def test_a_call_that_takes_signals_has_those_of_others_only() -> None:
     before, alarm = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGALRM)
     stop = StopSignal()

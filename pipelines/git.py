@@ -74,12 +74,11 @@ def origin() -> Origin | None:
     Raises:
         PipelineError: git refuses.
     """
-    return _origin_of(HOME)
+    return _origin_of(code_home(), HOME)
 
 
 @cache
-def _origin_of(code: Path) -> Origin | None:
-    home = code_home()
+def _origin_of(home: Path | None, code: Path) -> Origin | None:
     if home is not None:
         return Origin(git(home, "rev-parse", "HEAD").strip(), working_patch(home))
     shipped = code / SHIPPED

@@ -17,16 +17,14 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests side by side: those that use Ray on one worker, which starts with them, and each other module on one."""
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Modules with tests that use Ray come first: they take longest, and other workers have the rest meanwhile."""
+    slow = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """The one local Ray cluster that every test marked `ray` shares."""
+    """The one local Ray cluster that all tests of a worker share."""
     import ray
 
     # GPUs by name only: what is given one here uses none.

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from pipelines.dag.events import RunSummary
 from pipelines.reports.progress import duration, state_text
+from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
 
 _METRICS, _SELECTION = "metrics.json", "selection.json"
@@ -177,7 +178,7 @@ def summary_view(summary: RunSummary) -> RenderableType:
     for outcome in summary.outcomes.values():
         manifest = outcome.manifest
         digest = manifest.digest.rpartition(":")[2][:12] if manifest else ""
-        output = Text(counts_text(manifest.counts) or manifest.kind) if manifest else Text(outcome.error, "red")
+        output = Text(output_text(manifest)) if manifest else Text(outcome.error, "red")
         if manifest and manifest.accepted:
             output.append(f"; accepted: {manifest.accepted_why}", "yellow")
         table.add_row(outcome.name, state_text(outcome.state), duration(outcome.seconds), output, Text(digest, "dim"))
@@ -196,8 +197,14 @@ def summary_view(summary: RunSummary) -> RenderableType:
     return Group(table, line, Text(""))
 
 
-def counts_text(counts: Mapping[str, int]) -> str:
-    """`12 rows: 9 ok, 2 quarantined, 1 filtered`."""
+def output_text(manifest: Manifest) -> str:
+    """What a stage made: `12 rows: 9 ok, 2 quarantined, 1 filtered; 8 taken from earlier outputs`."""
+    taken = sum(manifest.taken.values())
+    text = _counts_text(manifest.counts) or manifest.kind
+    return f"{text}; {taken} taken from earlier outputs" if taken else text
+
+
+def _counts_text(counts: Mapping[str, int]) -> str:
     if "in" not in counts:
         return ", ".join(f"{value} {key}" for key, value in counts.items())
     parts = [f"{counts.get('ok', 0)} ok"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.diff.runs import Held, Side
 from pipelines.reports.progress import duration, state_text
-from pipelines.reports.tables import counts_text
+from pipelines.reports.tables import output_text
 
 _WIDTH, _HEIGHT, _GAP, _BEND = 150, 46, 14, 26
 _PAD = 4
@@ -83,7 +83,7 @@ def stage_rows(side: Side, record: Mapping[str, Any]) -> tuple[list[StageRow], s
                 100 * (seconds or 0.0) / longest,
                 _hours(number, unit) if number >= 5e-4 else "–",
                 _operations(held),
-                (counts_text(manifest.counts) or manifest.kind) if manifest else "–",
+                output_text(manifest) if manifest else "–",
                 size_text(sum(file.bytes for file in manifest.files)) if manifest else "–",
                 str(entry.get("error") or held.problem),
             )

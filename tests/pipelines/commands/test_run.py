@@ -68,6 +68,7 @@ def test_another_system_prompt_encodes_no_clip_again(
     assert total > 0
     assert again.taken == {first.fingerprint: total}
     assert f"{total} of {first.counts['in']} rows were in the store" in " ".join(output.split())
+    assert f"{total} taken from earlier outputs" in " ".join(output.split())
     _, fresh = go("fresh", "tag.system_prompts.web=You generate terrible videos.")
     assert (again.digest, again.fingerprint) == (fresh.digest, fresh.fingerprint)
     assert not fresh.taken

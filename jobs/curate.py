@@ -2,9 +2,9 @@
 
 Workers write what they finish themselves, as parts that survive whatever is killed (`jobs.parts`), every few seconds;
 a stage that starts again computes only the units of work that no part holds, and no row that an earlier output of the
-stage has from the same content (`jobs.taken`). Only numbers travel back to the driver:
-neither frames nor latents are ever in the object store, which holds the plan's rows alone. A worker's memory is bounded
-by its network, the frames of one unit, 256 MiB of finished rows, and `runtime.decode_memory_gb` for its decoder.
+stage has from the same content (`jobs.taken`). Only numbers travel back to the driver: neither frames nor latents are
+ever in the object store, which holds the plan's rows alone. A worker's memory is bounded by its network, the frames of
+one unit, 256 MiB of finished rows, and `runtime.decode_memory_gb` for its decoder.
 
 The plan is fed from memory in blocks that hold whole units of work (`from_arrow`), for three reasons measured with
 Ray 2.60: a small table read from Parquet collapses into one block and so into one task; its listing, reading and

@@ -48,7 +48,9 @@ def take(
         layout: of the parts.
     """
     sizes = zip(units[UNIT].to_pylist(), units[UNIT_ROWS].to_pylist(), strict=True)
-    by_id = dict(zip(units[operator.key].to_pylist(), sizes, strict=True))
+    names = units[operator.key].to_pylist()
+    by_id = dict(zip(names, sizes, strict=True))
+    places = {name: at for at, name in enumerate(names)}
     for output in earlier:
         done = {unit for part in read_parts(directory) for unit in part.units}
         missing = {name: mark for name, mark in marks.items() if by_id[name][0] not in done}
@@ -57,7 +59,8 @@ def take(
         try:
             files = _wanted(output.fetch(lambda path: path == INDEX_FILE), missing)
             data = output.fetch(files.__contains__)
-            rows = (_rows(data / file, wanted, units, operator) for file, wanted in sorted(files.items()))
+            found = (_rows(data / file, files[file], operator.key) for file in sorted(files))
+            rows = (_as_planned(one, units, places, operator) for one in found)
             write_units(rows, by_id, operator.key, directory, layout, output.fingerprint)
         except (FileNotFoundError, ValueError) as error:
             # What it has taken is whole; the rest is computed.
@@ -74,24 +77,23 @@ def _wanted(out: Path, marks: Mapping[str, bytes]) -> dict[str, dict[str, bytes]
     return found
 
 
-def _rows(file: Path, wanted: Mapping[str, bytes], units: pa.Table, operator: Operator) -> pa.Table:
-    """The wanted rows of a file, with the columns that they carry as they are planned now.
-
-    Raises:
-        FileNotFoundError: it is gone.
-        ValueError: it is not what was written.
-    """
+def _rows(file: Path, wanted: Mapping[str, bytes], key: str) -> pa.Table:
+    """The wanted rows of a file. ValueError if it is not what was written."""
     try:
         rows = pq.read_table(file, partitioning=None)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
-    key = operator.key
     rows = rows.filter(pc.is_in(rows[key], pa.array(wanted, pa.string())))
     _, marks = row_digest_and_marks(rows)
     if marks != b"".join(wanted[name] for name in rows[key].to_pylist()) or len(rows) != len(wanted):
         raise ValueError(f"{file}: its rows are not what was written")
-    planned = units.take(pc.index_in(rows[key].combine_chunks(), units[key].combine_chunks()))
-    for at, field in enumerate(rows.schema):
+    return rows
+
+
+def _as_planned(rows: pa.Table, units: pa.Table, places: Mapping[str, int], operator: Operator) -> pa.Table:
+    """The rows with the columns that they carry as these are planned now."""
+    at = pa.array([places[name] for name in rows[operator.key].to_pylist()], pa.int64())
+    for column, field in enumerate(rows.schema):
         if field.name in operator.carries:
-            rows = rows.set_column(at, field, planned[field.name].cast(field.type))
+            rows = rows.set_column(column, field, units[field.name].take(at).cast(field.type))
     return rows

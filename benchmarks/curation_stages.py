@@ -36,6 +36,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from curation.decode import PROBE_OPERATOR, ProbeConfig
+from curation.film_frames import Track
 from curation.latents import ENCODE_LATENTS_OPERATOR, EncodeLatentsConfig
 from curation.manifests import INGEST_OPERATOR, IngestConfig
 from curation.motion_scores import MOTION_OPERATOR, MotionConfig
@@ -47,7 +48,7 @@ from jobs.context import InputRef
 from jobs.parts import write_part
 from jobs.runtime import RuntimeConfig
 from lumina import zoo
-from lumina.frame_times import pick_frames
+from lumina.frame_times import pick_indices
 from lumina.motion import UniMatchFlow
 from lumina.randomness import generator
 from lumina.shapes import SOURCES, film, sample_scene
@@ -171,7 +172,7 @@ def released_motion(files: list[Path]) -> float:
     for file in files:
         reader = decord.VideoReader(str(file), num_threads=1)
         whole = torch.from_numpy(reader.get_batch(range(len(reader))).asnumpy()).permute(0, 3, 1, 2).float()
-        indices = pick_frames(MOTION.times_s, reader.get_avg_fps(), len(reader))
+        indices = pick_indices(MOTION.times_s, reader.get_avg_fps(), len(reader))
         size = (MOTION.height, MOTION.width)
         resized = F.interpolate(whole, size, mode="bilinear", align_corners=True)[indices]
         with torch.no_grad():
@@ -192,7 +193,7 @@ def released_encode(files: list[Path]) -> float:
     for file in files:
         reader = decord.VideoReader(str(file), num_threads=1)
         whole = reader.get_batch(range(len(reader))).asnumpy()
-        indices = pick_frames([step / 8 for step in range(17)], reader.get_avg_fps(), len(reader))
+        indices = pick_indices([step / 8 for step in range(17)], reader.get_avg_fps(), len(reader))
         pixels = torch.from_numpy(resize_crop(whole, (64, 64))).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
         with torch.no_grad():
             vae.encode(pixels[:, :, indices]).latent_dist.mode()
@@ -262,7 +263,7 @@ def _plan_all(root: Path, count: int) -> float:
         "width": pa.array([192] * count, pa.int32()),
         "height": pa.array([192] * count, pa.int32()),
         "fps": pa.array([24.0] * count),
-        "frames_decodable": pa.array([96] * count, pa.int64()),
+        "track": pa.array([str(Track(0, "pts", 1 / 24))] * count),
         "duration_s": pa.array([4.0] * count),
     }
     for name in PROBE_OPERATOR.schema.names:

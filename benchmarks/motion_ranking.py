@@ -8,16 +8,18 @@ Prints the score of every clip that PyAV decodes, by OpenCV's DIS and by a UniMa
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 
+from curation.decode import clip_times
+from curation.film_frames import Track
+from curation.schema import RowError
+from curation.video_files import probe_video, read_video
 from lumina.evaluation.subsets import rank_correlation
-from lumina.frame_times import pick_frames
 from lumina.motion import RELEASED_TIMES_S, DISFlow, UniMatchFlow, motion_score
-from lumina.video import read_frames
 
 ZOO = Path(__file__).parent.parent / "lumina" / "zoo" / "unimatch"
 
@@ -25,17 +27,14 @@ ZOO = Path(__file__).parent.parent / "lumina" / "zoo" / "unimatch"
 def sampled(path: Path) -> np.ndarray | None:
     """The frames [T, H, W, 3] that motion is scored on; None where the clip is too short or does not decode."""
     try:
-        with av.open(path) as container:
-            rate = float(container.streams.video[0].average_rate or 0)
-        frames = read_frames(path)
-    except (OSError, IndexError, ValueError) as error:
-        print(f"{path.name}: left out ({error})")
-        return None
-    picked = pick_frames(RELEASED_TIMES_S, rate, len(frames)) if rate > 0 else []
-    if len(picked) < 2:
+        row = asdict(probe_video(path)) | {"media": "video"}
+        times = clip_times(row, RELEASED_TIMES_S)
+        if len(times) >= 2:
+            return read_video(path, Track.parse(row["track"]), times).pixels
         print(f"{path.name}: left out (no two samples)")
-        return None
-    return frames[picked]
+    except RowError as error:
+        print(f"{path.name}: left out ({error})")
+    return None
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""Probe: what each file is, and which decoder reads it.
+"""Probe: what each file is, after decoding it.
 
-Rows in: clips. Rows out: the same, with what the container says and what a decoder delivers. The decoder that worked is
-recorded per row, and later stages use that one: two backends may round colours differently.
+Rows in: clips. Rows out: the same, with what the container says and what the decoder delivers, and how its frames are
+read again (`track`). Durations, rates and spans are by the film's own time stamps.
 """
 
 from __future__ import annotations
@@ -9,57 +9,57 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from curation.decoder import Decoder
+from curation.film_frames import Track
 from curation.media import localized
 from curation.operator import Env, Input, Layout, Operator, map_rows
 from curation.schema import INGEST, PROBE, STATUS_COLUMNS, Reason, RowError
+from curation.video_files import Frames
 from lumina.config import Config
-from lumina.frame_times import pick_frames
+from lumina.frame_times import times_within
+
+READ_COLUMNS = ("uri", "media", "track", "span_start_s", "duration_s")
+"""Columns of a probed row that reading its frames needs."""
 
 
 class ProbeConfig(Config):
-    """How files are probed."""
-
-    decoder: Literal["decord", "pyav"] = "decord"
-    """Backend to try first; `decord` falls back to PyAV where it fails, or sees another video than PyAV does."""
+    """How files are probed: there is nothing to choose."""
 
 
-def frames_at(
-    decoder: Decoder, uri: str, media_root: str, media: str, backend: str, indices: Sequence[int]
-) -> NDArray[np.uint8]:
-    """`decode_frames` of a URI, in the child process of `decoder`."""
-    with localized(uri, media_root) as path:
-        return decoder.frames(path, media, backend, indices)
+def clip_times(row: Mapping[str, Any], times_s: Iterable[float]) -> list[float]:
+    """Those of the ascending `times_s`, seconds from a probed clip's start, at which it shows a frame of its own.
+
+    An image shows its one picture at each.
+    """
+    if row["media"] == "image":
+        return list(times_s)
+    return times_within(times_s, row["duration_s"], Track.parse(row["track"]).interval_s)
 
 
-def span_end(row: Mapping[str, Any]) -> int:
-    """Index behind the last frame of a probed clip's span."""
-    end: int = row["frames_decodable"]
-    return end if row["span_end_s"] is None else min(end, round(row["span_end_s"] * row["fps"]))
+def frames_at(decoder: Decoder, row: Mapping[str, Any], media_root: str, times_s: Sequence[float]) -> Frames:
+    """The frames that a probed clip shows at the ascending `times_s`, seconds from its start.
 
-
-def pick_in_span(row: Mapping[str, Any], times_s: Iterable[float]) -> list[int]:
-    """`lumina.frame_times.pick_frames` of a probed clip at seconds from the start of its span."""
+    Stamps are seconds from the film's first frame. RowError if they cannot be had.
+    """
     start = row["span_start_s"] or 0.0
-    return pick_frames([start + time for time in times_s], row["fps"], span_end(row))
+    with localized(row["uri"], media_root) as path:
+        return decoder.frames(path, row["media"], row["track"], [start + time for time in times_s])
 
 
 def _plan(inputs: Mapping[str, Input], _config: ProbeConfig, _env: Env) -> pa.Table:
     return inputs["clips"].rows().sort_by("clip_id")
 
 
-def _make(config: ProbeConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
+def _make(_config: ProbeConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
     decoder = Decoder(env.limits)
 
     def look(row: dict[str, Any]) -> dict[str, Any]:
         with localized(row["uri"], env.media_root) as path:
-            found = asdict(decoder.probe(path, row["media"], config.decoder))
+            found = asdict(decoder.probe(path, row["media"], row["span_start_s"], row["span_end_s"]))
         if not all(math.isfinite(found[name] or 0) for name in ("fps", "duration_s")):
             raise RowError(Reason.DECODE_ERROR, f"impossible frame rate {found['fps']}")
         return found
@@ -74,7 +74,10 @@ PROBE_OPERATOR = Operator(
     inputs=("clips",),
     plan=_plan,
     make=_make,
-    carries=tuple(name for name in INGEST.names if name not in ("clip_id", "media", *STATUS_COLUMNS)),
+    # A span is looked at by itself.
+    carries=tuple(
+        name for name in INGEST.names if name not in ("clip_id", "media", "span_start_s", "span_end_s", *STATUS_COLUMNS)
+    ),
     layout=lambda _config: Layout(rows_per_file=1024),
 )
 """Reads the input `clips`: the output of `ingest`."""

@@ -1,7 +1,7 @@
 """Decode in a child process that can be killed: native decoders hang, crash and grow on files that lie.
 
-decord spins for ever on some files while it holds Python's global lock, where neither a signal handler nor a thread
-gets a word in. A child that exceeds its deadline or its memory is killed and replaced, and so is one that died; its
+A decoder may spin for ever while it holds Python's global lock, where neither a signal handler nor a thread gets a word
+in. A child that exceeds its deadline or its memory is killed and replaced, and so is one that died; its
 clip leaves with a reason, and the next clip finds a new child.
 """
 
@@ -24,11 +24,10 @@ from typing import Any
 
 import numpy as np
 import psutil
-from numpy.typing import NDArray
 
-from curation.backends import Probe
 from curation.decode_limits import DecodeLimits
 from curation.schema import Reason, RowError, Status
+from curation.video_files import Frames, Probe
 
 log = logging.getLogger(__name__)
 
@@ -61,16 +60,17 @@ class Decoder:
         self._child: subprocess.Popen[bytes] | None = None
         self._used = 0.0
 
-    def probe(self, path: Path, media: str, decoder: str) -> Probe:
-        """`curation.backends.probe`, with `decoder` to try first; RowError says why the file cannot be used."""
-        answer, _ = self._call({"call": "probe", "path": str(path), "media": media, "decoder": decoder})
+    def probe(self, path: Path, media: str, start_s: float | None = None, end_s: float | None = None) -> Probe:
+        """`curation.backends.probe`; RowError says why the file cannot be used."""
+        request = {"call": "probe", "path": str(path), "media": media, "start_s": start_s, "end_s": end_s}
+        answer, _ = self._call(request)
         return Probe(**answer["probe"])
 
-    def frames(self, path: Path, media: str, decoder: str, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """`curation.backends.decode_frames`: uint8 [len(indices), H, W, 3]; RowError if they cannot be had."""
-        request = {"call": "frames", "path": str(path), "media": media, "decoder": decoder, "indices": list(indices)}
+    def frames(self, path: Path, media: str, track: str | None, times_s: Sequence[float]) -> Frames:
+        """`curation.backends.read`: frames at the ascending `times_s`; RowError if they cannot be had."""
+        request = {"call": "frames", "path": str(path), "media": media, "track": track, "times_s": list(times_s)}
         answer, pixels = self._call(request)
-        return np.frombuffer(pixels, np.uint8).reshape(answer["shape"])
+        return Frames(np.frombuffer(pixels, np.uint8).reshape(answer["shape"]), tuple(answer["stamps_s"]))
 
     def whole_file(self, function: str, path: Path, settings: Mapping[str, Any]) -> Any:
         """What `function(path, settings)` finds in the whole of a video file, in the time that this takes.

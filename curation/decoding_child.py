@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from curation.backends import decode_frames, load_backends, probe
+from curation.backends import load_backends, probe, read
 from curation.decoder import IDLE_S, LENGTH, message
 from curation.schema import Reason, RowError, Status
 
@@ -48,11 +48,11 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]
     path, media = Path(request["path"]), request["media"]
     try:
         if request["call"] == "probe":
-            return {"probe": asdict(probe(path, media, request["decoder"]))}, None
+            return {"probe": asdict(probe(path, media, request["start_s"], request["end_s"]))}, None
         if request["call"] == "whole_file":
             return {"found": _function(request["function"])(path, request["settings"])}, None
-        frames = decode_frames(path, media, request["decoder"], request["indices"])
-        return {"shape": frames.shape}, np.ascontiguousarray(frames)
+        frames = read(path, media, request["track"], request["times_s"])
+        return {"shape": frames.pixels.shape, "stamps_s": frames.stamps_s}, np.ascontiguousarray(frames.pixels)
     except RowError as error:
         return {"status": error.status, "reason": error.reason, "detail": str(error)}, None
     except MemoryError:

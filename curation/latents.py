@@ -15,11 +15,11 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
-from curation.decode import frames_at, pick_in_span
+from curation.decode import clip_times, frames_at
 from curation.decoder import Decoder
 from curation.operator import RANDOM_READ_BYTES, Env, Input, Layout, Operator, aside, map_rows
 from curation.prompts import system_prompts_of
-from curation.schema import LATENTS, Reason, RowError, Status, iterate, set_aside, status_not_ok, to_table
+from curation.schema import LATENTS, SELECT, Reason, RowError, Status, iterate, set_aside, status_not_ok, to_table
 from curation.tensors import DType, pack
 from lumina.config import Config
 from lumina.models.config import EncodeRecipe
@@ -42,7 +42,7 @@ class EncodeLatentsConfig(Config):
     """Longest side over shortest side of a crop; 1 makes every crop square."""
     fps: float | None = Field(default=None, gt=0)
     """Frames per second of the encoded clip; None keeps each clip's own. A clip with fewer repeats frames, see
-    `lumina.frame_times.pick_frames` (the select stage's `min_fps` keeps such clips out)."""
+    `lumina.frame_times` (the select stage's `min_fps` keeps such clips out)."""
     num_frames: int = Field(default=33, ge=5)
     """Most frames of a clip, 4n + 1. A shorter clip gives the largest 4n + 1 it has, from its first frame on."""
     min_frames: int = Field(default=5, ge=5)
@@ -87,23 +87,28 @@ class EncodeLatentsConfig(Config):
 
 
 _PLANNED = pa.schema(
-    [*LATENTS, pa.field("uri", pa.string()), pa.field("decoder", pa.string()), pa.field("size", pa.list_(pa.int32()))]
+    [
+        *LATENTS,
+        *(SELECT.field(name) for name in ("uri", "track", "span_start_s", "duration_s")),
+        pa.field("times_s", pa.list_(pa.float64())),
+        pa.field("size", pa.list_(pa.int32())),
+    ]
 )
 
 
-def frame_indices(row: Row, config: EncodeLatentsConfig) -> list[int]:
-    """Frames of a clip to encode: at `config.fps` from the start of its span, 4n + 1 of them.
+def encode_times(row: Row, config: EncodeLatentsConfig) -> list[float]:
+    """Times of a clip to encode: at `config.fps` from its start, 4n + 1 of them, in seconds.
 
     RowError `too_few_frames` if fewer than `config.min_frames` fall into the clip.
     """
     if row["media"] == "image":
-        return [0]
+        return [0.0]
     rate = config.fps or row["fps"]
-    picked = pick_in_span(row, (step / rate for step in range(config.num_frames)))
-    if len(picked) < config.min_frames:
-        detail = f"{len(picked)} frames at {rate:.6g} fps, fewer than {config.min_frames}"
+    times = clip_times(row, (step / rate for step in range(config.num_frames)))
+    if len(times) < config.min_frames:
+        detail = f"{len(times)} frames at {rate:.6g} fps, fewer than {config.min_frames}"
         raise RowError(Reason.TOO_FEW_FRAMES, detail, Status.FILTERED)
-    return picked[: largest_clip(len(picked))]
+    return times[: largest_clip(len(times))]
 
 
 def crop_of(size: Size, crop: Size) -> list[int]:
@@ -126,11 +131,11 @@ def plan_row(row: Row, config: EncodeLatentsConfig, sizes: list[Size]) -> Row:
         detail = f"this stage encodes {' and '.join(config.media)}s"
         raise RowError(Reason.OTHER_MEDIA, detail, Status.FILTERED)
     _check_selected(row, config.name)
-    indices = frame_indices(row, config)
+    times = encode_times(row, config)
     crop = best_crop_size((row["width"], row["height"]), sizes)
     return {
-        "bucket": f"{crop[0]}x{crop[1]}x{len(indices)}",
-        "frame_indices": indices,
+        "bucket": f"{crop[0]}x{crop[1]}x{len(times)}",
+        "times_s": times,
         "crop": crop_of((row["width"], row["height"]), crop),
         "size": list(crop),
         "target_fps": None if row["media"] == "image" else config.fps or row["fps"],
@@ -192,9 +197,9 @@ def _make(config: EncodeLatentsConfig, env: Env) -> Callable[[pa.Table], pa.Tabl
     decoder = Decoder(env.limits)
 
     def load(row: Row, frames: dict[str, Any]) -> Row:
-        raw = frames_at(decoder, row["uri"], env.media_root, row["media"], row["decoder"], row["frame_indices"])
-        frames[row["clip_id"]] = resize_crop(raw, (row["size"][0], row["size"][1]))
-        return {}
+        read = frames_at(decoder, row, env.media_root, row["times_s"])
+        frames[row["clip_id"]] = resize_crop(read.pixels, (row["size"][0], row["size"][1]))
+        return {"frame_times_s": read.stamps_s, "frames_shown": len(set(read.stamps_s))}
 
     def encode(table: pa.Table) -> pa.Table:
         frames: dict[str, Any] = {}

@@ -11,16 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from curation.decode import frames_at, pick_in_span
+from curation.decode import READ_COLUMNS, clip_times, frames_at
 from curation.decoder import Decoder
 from curation.operator import Env, Input, Layout, Operator, Report, map_rows
-from curation.schema import MOTION, Reason, RowError, Status, to_table
+from curation.schema import MOTION, STATUS_COLUMNS, Reason, RowError, Status, to_table
+from curation.video_files import Frames
 from lumina.config import Config
 from lumina.motion import DISFlow, MotionScore, OpticalFlowEstimator, UniMatchFlow, motion_scores
 
@@ -68,31 +67,31 @@ def build_estimator(config: MotionConfig, env: Env) -> OpticalFlowEstimator:
 
 
 def _plan(inputs: Mapping[str, Input], _config: MotionConfig, _env: Env) -> pa.Table:
-    columns = ["clip_id", "uri", "media", "decoder", "fps", "frames_decodable", "span_start_s", "span_end_s"]
-    return inputs["clips"].rows([*columns, "status", "reason", "reason_stage", "detail"]).sort_by("clip_id")
+    return inputs["clips"].rows(["clip_id", *READ_COLUMNS, *STATUS_COLUMNS]).sort_by("clip_id")
 
 
 def _make(config: MotionConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
     estimator, decoder = build_estimator(config, env), Decoder(env.limits)
 
-    def load(row: dict[str, Any], frames: dict[str, NDArray[np.uint8]]) -> dict[str, Any]:
+    def load(row: dict[str, Any], frames: dict[str, Frames]) -> dict[str, Any]:
         if row["media"] == "image":
             return {}
-        indices = pick_in_span(row, config.times_s)
-        if len(indices) < 2:
-            detail = (
-                f"{row['frames_decodable']} frames at {row['fps']:.6g} fps: no two samples {config.interval_s} s apart"
-            )
+        times = clip_times(row, config.times_s)
+        if len(times) < 2:
+            detail = f"{row['duration_s']:.6g} s: no two samples {config.interval_s} s apart"
             raise RowError(Reason.TOO_FEW_FRAMES, detail, Status.FILTERED)
-        frames[row["clip_id"]] = frames_at(decoder, row["uri"], env.media_root, "video", row["decoder"], indices)
+        frames[row["clip_id"]] = frames_at(decoder, row, env.media_root, times)
         return {}
 
     def score(table: pa.Table) -> pa.Table:
-        frames: dict[str, NDArray[np.uint8]] = {}
+        frames: dict[str, Frames] = {}
         loaded = map_rows(table, table.schema, MOTION_OPERATOR.name, partial(load, frames=frames))
         size = (config.height, config.width)
-        found = motion_scores(list(frames.values()), estimator, size, config.batch_pairs)
-        columns = {name: _columns(one, config, estimator.name) for name, one in zip(frames, found, strict=True)}
+        found = motion_scores([one.pixels for one in frames.values()], estimator, size, config.batch_pairs)
+        columns = {
+            name: _columns(one, config, estimator.name) | {"samples_shown": len(set(frames[name].stamps_s))}
+            for name, one in zip(frames, found, strict=True)
+        }
         return to_table((row | columns.get(row["clip_id"], {}) for row in loaded.to_pylist()), MOTION)
 
     return score

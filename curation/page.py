@@ -21,15 +21,16 @@ from pydantic import Field
 from curation.charts import PALETTE, Histogram, Ranking, Values, histogram, quantile_index, ranking
 from curation.operator import Input
 from curation.schema import RowError, Status
-from curation.thumbnails import Thumbnail, frame_indices, thumbnails
+from curation.thumbnails import Thumbnail, thumbnail_times, thumbnails
 from lumina.config import Config
 from lumina.randomness import generator
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 Row = dict[str, Any]
-Decode = Callable[[Mapping[str, Any], Sequence[int]], NDArray[np.uint8]]
-"""decode(row, indices): the frames `indices` of a probed clip, uint8 [T, H, W, 3]; RowError if they cannot be had."""
+Decode = Callable[[Mapping[str, Any], Sequence[float]], NDArray[np.uint8]]
+"""decode(row, times_s): the frames that a probed clip shows at these seconds from its start, uint8 [T, H, W, 3];
+RowError if they cannot be had."""
 
 _PROBED = ("codec", "pix_fmt", "num_bytes")
 _CAPTION_CHARS, _DETAIL_CHARS = 300, 400
@@ -254,11 +255,11 @@ def _pictures(
     for done, (index, row) in enumerate(rows.items(), start=1):
         if row["status"] == Status.QUARANTINED:
             pictures[index] = "Not decoded: something is wrong with it."
-        elif row["decoder"] is None:
+        elif row["width"] is None:
             pictures[index] = "Not decoded: it was set aside before it was probed."
         else:
             try:
-                pictures[index] = thumbnails(decode(row, frame_indices(row)), config.thumbnail_width)
+                pictures[index] = thumbnails(decode(row, thumbnail_times(row)), config.thumbnail_width)
             except RowError as error:
                 pictures[index] = error
         progress(done, len(rows), "clips")

@@ -22,8 +22,11 @@ Bound = Annotated[float, Field(allow_inf_nan=False)]
 EXTRA = "extra."
 """What a score's name begins with when it is a column of the manifest."""
 _OF_VIDEOS = frozenset(
-    {"fps", "duration_s", "frames_container", "frames_decodable", "span_start_s", "span_end_s", *MOTION.names}
-)
+    {
+        "fps", "duration_s", "file_duration_s", "frames_container", "frames_decodable", "frames_shown", "max_gap_s",
+        "interlaced", "hdr", "span_start_s", "span_end_s", *MOTION.names,
+    }
+)  # fmt: skip
 """Columns that an image has no value in."""
 
 
@@ -46,7 +49,7 @@ class Rules(Config):
     """Limits on clips; one that is null is off. Rules on time and motion do not concern images."""
 
     min_duration_s: Limit | None = None
-    """Shortest clip in seconds."""
+    """Shortest clip in seconds; of a span or a shot its own length, here as everywhere."""
     max_duration_s: Limit | None = None
     """Longest clip in seconds."""
     min_fps: Limit | None = None

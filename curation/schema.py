@@ -40,6 +40,7 @@ class Reason(StrEnum):
     DECODE_CRASHED = "decode_crashed"
     DECODE_MEMORY = "decode_memory"
     NO_VIDEO_STREAM = "no_video_stream"
+    SIZE_CHANGES = "size_changes"
     NOT_FINITE = "not_finite"
     TOO_FEW_FRAMES = "too_few_frames"
     MIN_DURATION = "min_duration"
@@ -97,17 +98,28 @@ PROBE = pa.schema(
         "width": pa.int32(),
         "height": pa.int32(),
         "rotation": pa.int32(),
+        "mirrored": pa.bool_(),
+        "pixel_aspect": pa.float64(),
         "fps": pa.float64(),
         "frames_container": pa.int64(),
         "frames_decodable": pa.int64(),
+        "frames_shown": pa.int64(),
+        "max_gap_s": pa.float64(),
         "duration_s": pa.float64(),
+        "file_duration_s": pa.float64(),
+        "interlaced": pa.float64(),
+        "hdr": pa.int32(),
+        "color_transfer": pa.string(),
+        "container": pa.string(),
         "codec": pa.string(),
         "pix_fmt": pa.string(),
         "decoder": pa.string(),
+        "track": pa.string(),
     }
     | _STATUS
 )
-"""Width and height as shown (after rotation); `rotation` in degrees clockwise is what was applied to show it."""
+"""See `curation.video_files.Probe`. Width and height as shown. `duration_s`, `fps`, `frames_shown` and `max_gap_s` are
+of the row's span, by the film's time stamps; `track` tells how its frames are read."""
 
 MOTION = pa.schema(
     {
@@ -117,13 +129,15 @@ MOTION = pa.schema(
         "flow_mag_p90": pa.float32(),
         "pair_scores": pa.list_(pa.float32()),
         "sample_times_s": pa.list_(pa.float32()),
+        "samples_shown": pa.int32(),
         "input_hw": pa.list_(pa.int32()),
         "transposed": pa.bool_(),
         "estimator": pa.string(),
     }
     | _STATUS
 )
-"""Scores in pixels of the `input_hw` frame per sampling interval; `pair_scores` is the series of `flow_abs_mean`."""
+"""Scores in pixels of the `input_hw` frame per sampling interval; `pair_scores` is the series of `flow_abs_mean`.
+`samples_shown` counts the frames among the samples: fewer than these where one frame stands longer than an interval."""
 
 TAG = pa.schema({"clip_id": pa.string(), "source": pa.string(), "system_prompt_id": pa.string()} | _STATUS)
 
@@ -146,9 +160,7 @@ SELECT = pa.schema(
         "height": pa.int32(),
         "fps": pa.float64(),
         "duration_s": pa.float64(),
-        "rotation": pa.int32(),
-        "frames_decodable": pa.int64(),
-        "decoder": pa.string(),
+        "track": pa.string(),
         "span_start_s": pa.float64(),
         "span_end_s": pa.float64(),
     }
@@ -181,7 +193,8 @@ LATENTS = pa.schema(
         "vae_latent_shape": pa.list_(pa.int32()),
         "vae_latent_dtype": pa.string(),
         "bucket": pa.string(),
-        "frame_indices": pa.list_(pa.int32()),
+        "frame_times_s": pa.list_(pa.float64()),
+        "frames_shown": pa.int32(),
         "crop": pa.list_(pa.int32()),
         "target_fps": pa.float32(),
         "media": pa.string(),
@@ -197,7 +210,9 @@ LATENTS = pa.schema(
     }
     | _STATUS
 )
-"""Latents [C, T, H, W], C order, little-endian; `crop` is [resized width, resized height, left, top] in pixels."""
+"""Latents [C, T, H, W], C order, little-endian; `crop` is [resized width, resized height, left, top] in pixels.
+`frame_times_s` are the stamps of the encoded frames, in seconds from the film's first; `frames_shown` counts those that
+differ."""
 
 
 def short_detail(text: str) -> str:

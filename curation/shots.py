@@ -17,11 +17,14 @@ from curation.decoder import Decoder
 from curation.manifests import clip_id
 from curation.media import localized
 from curation.operator import Env, Input, Layout, Operator, map_rows
-from curation.schema import INGEST, Reason, RowError, Status, status_not_ok, to_table
+from curation.schema import INGEST, Reason, Status, status_not_ok, to_table
+from curation.video_files import watch_video
 from lumina.config import Config
 
 Span = tuple[float, float]
 _THRESHOLDS = {"content": 27.0, "adaptive": 3.0}
+_WIDTH = 256
+"""Columns of the pictures that are compared: PySceneDetect's own choice."""
 
 
 class ShotsConfig(Config):
@@ -43,33 +46,59 @@ def find_shots(path: Path, config: ShotsConfig) -> list[Span]:
 
     RowError `no_video_stream` or `decode_error`.
     """
-    import av
-    from scenedetect import AdaptiveDetector, ContentDetector, SceneManager, ThresholdDetector, VideoOpenFailure
-    from scenedetect.backends.pyav import VideoStreamAv
-    from scenedetect.video_stream import FrameRateUnavailable
+    detector = _Detector(config)
+    line = watch_video(path, detector.see)
+    return spans([line.stamps_s[cut] for cut in detector.cuts()], line.end_s, config.min_shot_s)
 
-    threshold = config.threshold or _THRESHOLDS[config.detector]
-    manager = SceneManager()
-    # Each detector sees every cut; which are too close is decided for all of them together.
-    if config.detector == "content":
-        manager.add_detector(ContentDetector(threshold, min_scene_len=0))
-    else:
-        manager.add_detector(AdaptiveDetector(threshold, min_scene_len=0))
-    if config.black_level is not None:
-        manager.add_detector(ThresholdDetector(config.black_level, min_scene_len=0))
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise RowError(Reason.NO_VIDEO_STREAM, "the file has no video stream")
-            if container.streams.video[0].codec_context is None:
-                raise RowError(Reason.DECODE_ERROR, "pyav: no decoder for the video stream")
-        video = VideoStreamAv(str(path), suppress_output=True)
-        if not manager.detect_scenes(video):
-            raise RowError(Reason.DECODE_ERROR, "pyav: the video stream has no frame")
-        scenes = manager.get_scene_list(start_in_scene=True)
-    except (av.FFmpegError, VideoOpenFailure, FrameRateUnavailable, OSError) as error:
-        raise RowError(Reason.DECODE_ERROR, f"pyscenedetect: {type(error).__name__}") from error
-    return spans([start.seconds for start, _ in scenes[1:]], scenes[-1][1].seconds, config.min_shot_s)
+
+class _Detector:
+    """PySceneDetect's detectors over the frames that pass, which are told apart by their number."""
+
+    def __init__(self, config: ShotsConfig) -> None:
+        from av.video.reformatter import VideoReformatter
+        from scenedetect import AdaptiveDetector, ContentDetector, ThresholdDetector
+
+        threshold = config.threshold or _THRESHOLDS[config.detector]
+        # Each detector sees every cut; which are too close is decided for all of them together.
+        kind = ContentDetector if config.detector == "content" else AdaptiveDetector
+        self._detectors = [kind(threshold, min_scene_len=0)]
+        if config.black_level is not None:
+            self._detectors.append(ThresholdDetector(config.black_level, min_scene_len=0))
+        self._reformatter = VideoReformatter()
+        self._cuts: set[int] = set()
+        self._seen = 0
+        self._size: tuple[int, int] | None = None
+
+    def see(self, frame: Any) -> None:
+        """Look at the next frame (av.VideoFrame)."""
+        import cv2
+        from scenedetect import FrameTimecode
+
+        # All of one size, whatever the film does: as small as PySceneDetect looks at it.
+        self._size = self._size or small_size(frame.width, frame.height)
+        picture = self._reformatter.reformat(frame, format="bgr24", threads=1).to_ndarray()
+        image = cv2.resize(picture, self._size, interpolation=cv2.INTER_LINEAR)
+        now = FrameTimecode(self._seen, 1.0)
+        for detector in self._detectors:
+            self._add(detector.process_frame(now, image))
+        self._seen += 1
+
+    def cuts(self) -> list[int]:
+        """Numbers of the frames with which shots begin, but for the first."""
+        from scenedetect import FrameTimecode
+
+        for detector in self._detectors:
+            self._add(detector.post_process(FrameTimecode(self._seen - 1, 1.0)))
+        return sorted(cut for cut in self._cuts if 0 < cut < self._seen)
+
+    def _add(self, cuts: Sequence[Any]) -> None:
+        self._cuts.update(cut.frame_num for cut in cuts)
+
+
+def small_size(width: int, height: int) -> tuple[int, int]:
+    """Size at which shots are told apart: no wider than `_WIDTH`, the aspect kept."""
+    scale = min(1.0, _WIDTH / width)
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def shots_of(path: Path, settings: Mapping[str, Any]) -> list[Span]:

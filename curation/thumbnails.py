@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.decode import span_end
+from curation.film_frames import Track
 
 _QUALITY = 75
 
@@ -26,14 +26,12 @@ class Thumbnail:
     height: int
 
 
-def frame_indices(row: Mapping[str, Any]) -> list[int]:
-    """The first, middle and last frame of a probed clip's span, in order; fewer where it is short, one of an image."""
+def thumbnail_times(row: Mapping[str, Any]) -> list[float]:
+    """When a probed clip shows its first, middle and last frame, in seconds from its start; 0 of an image."""
     if row["media"] == "image":
-        return [0]
-    first, end = 0, span_end(row)
-    if row["span_start_s"] is not None:
-        first = min(round(row["span_start_s"] * row["fps"]), end - 1)
-    return sorted({max(first, 0), max((first + end - 1) // 2, 0), max(end - 1, 0)})
+        return [0.0]
+    end, interval = row["duration_s"], Track.parse(row["track"]).interval_s
+    return sorted({0.0, max(0.0, (end - interval) / 2), max(0.0, end - interval)})
 
 
 def thumbnails(frames: NDArray[np.uint8], side: int) -> tuple[Thumbnail, ...]:

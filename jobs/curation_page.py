@@ -37,8 +37,8 @@ def run(ctx: JobContext) -> JobResult:
     config: CurationPageConfig = ctx.config
     decoder = Decoder(decode_limits(ctx.runtime))
 
-    def decode(row: Mapping[str, Any], indices: Sequence[int]) -> NDArray[np.uint8]:
-        return frames_at(decoder, row["uri"], ctx.media_root, row["media"], row["decoder"], indices)
+    def decode(row: Mapping[str, Any], times_s: Sequence[float]) -> NDArray[np.uint8]:
+        return frames_at(decoder, row, ctx.media_root, times_s).pixels
 
     prompts = read_system_prompts(ctx.inputs["tag"].path / SYSTEM_PROMPTS_FILE)
     tables = read_tables(

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lumina.colour import to_rgb
+
 
 def write_h264(
     path: str | Path, frames: NDArray[np.uint8], fps: float, *, crf: int = 18, preset: str = "medium"
@@ -41,10 +43,10 @@ def write_h264(
 
 
 def read_frames(path: str | Path, indices: Sequence[int] | None = None) -> NDArray[np.uint8]:
-    """Decode frames [T, H, W, 3] (RGB, uint8, upright) in display order; `indices` picks some, in any order.
+    """Decode a file that `write_h264` wrote: frames [T, H, W, 3] (RGB, uint8); `indices` picks some, in any order.
 
-    Reads no further than the last index, and converts only the frames asked for. Raises ValueError if the file has
-    no video stream, no frame, or fewer frames than an index asks for; `av.FFmpegError` if it cannot be decoded.
+    Files from elsewhere are `curation.video_files`'s. Raises ValueError if the file has no video stream, no frame, or
+    fewer frames than an index asks for; `av.FFmpegError` if it cannot be decoded.
     """
     import av
 
@@ -54,21 +56,16 @@ def read_frames(path: str | Path, indices: Sequence[int] | None = None) -> NDArr
     last = None if wanted is None else max(wanted)
     picked: dict[int, NDArray[np.uint8]] = {}
     count = 0
-    with av.open(str(path), metadata_errors="replace") as container:
+    with av.open(f"file:{Path(path).absolute()}") as container:
         if not container.streams.video:
             raise ValueError(f"{path}: has no video stream")
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         for count, frame in enumerate(container.decode(stream), start=1):
             if wanted is None or count - 1 in wanted:
-                picked[count - 1] = upright(frame.to_ndarray(format="rgb24"), frame.rotation)
+                picked[count - 1] = to_rgb(frame)
             if last is not None and count > last:
                 break
     if not picked or (last is not None and count <= last):
         raise ValueError(f"{path}: has {count} frames, asked for frame {last if last is not None else 0}")
     return np.stack([picked[index] for index in (sorted(picked) if indices is None else indices)])
-
-
-def upright(image: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
-    """Turn an image [H, W, 3] as its display matrix says: `rotation` degrees counter-clockwise, a multiple of 90."""
-    return np.ascontiguousarray(np.rot90(image, round(rotation / 90) % 4))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 from curation.manifest_tables import ManifestError
@@ -27,8 +26,7 @@ _BASE = RegisteredModel("base", "Trained on all sources.", _TRAIN_FROM)
 _BEST_SUBSET = RegisteredModel("best-subset", "Fine-tuned on the best subset of sources.", _TRAIN_FROM)
 _GENERATE = 'lumina generate --checkpoint {checkpoint} \\\n    --prompt "..." --out clip.mp4'
 _FINAL = RegisteredModel("final", "The fine-tuned model with all that it needs to generate clips.", _GENERATE)
-# Platforms without a wheel of decord read everything with PyAV.
-_DECODERS = (*(name for name in ("decord",) if find_spec(name)), "av", "opencv-python-headless")
+_DECODERS = ("av", "opencv-python-headless")
 
 
 def sources_of(data: RenderShapesConfig | Manifest) -> tuple[str, ...]:

@@ -47,3 +47,11 @@ def real_clips() -> Path:
     if not (SHARED / "clips").is_dir():
         pytest.skip(f"no real clips at {SHARED / 'clips'}")
     return SHARED / "clips"
+
+
+@pytest.fixture(scope="session")
+def faulty() -> Path:
+    """Directory of small inputs that showed faults; its README has the right values."""
+    if not (SHARED / "inputs").is_dir():
+        pytest.skip(f"no inputs at {SHARED / 'inputs'}")
+    return SHARED / "inputs"

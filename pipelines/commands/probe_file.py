@@ -21,7 +21,7 @@ def probe_view(uri: str) -> RenderableType:
     media, decoder = media_of(uri), Decoder(DecodeLimits())
     try:
         with localized(uri, ".") as path:
-            found = asdict(decoder.probe(path, media, "decord"))
+            found = asdict(decoder.probe(path, media))
     except RowError as error:
         raise PipelineError(f"{uri}: {error.reason}: {error.detail}") from error
     finally:

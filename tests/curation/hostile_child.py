@@ -8,14 +8,14 @@ import signal
 from pathlib import Path
 
 from curation import decoding_child
-from curation.backends import Probe
+from curation.video_files import Probe
 
 _probe = decoding_child.probe
 
 
-def probe(path: Path, media: str, first: str) -> Probe:
+def probe(path: Path, media: str, start_s: float | None, end_s: float | None) -> Probe:
     if path.stem.startswith("hang"):
-        ctypes.PyDLL(None).sleep(1000)  # holds Python's global lock, as decord does
+        ctypes.PyDLL(None).sleep(1000)  # holds Python's global lock
     if path.stem.startswith("crash"):
         os.kill(os.getpid(), signal.SIGSEGV)
     if path.stem.startswith("grow"):
@@ -24,7 +24,7 @@ def probe(path: Path, media: str, first: str) -> Probe:
             held.append(bytearray(os.urandom(1 << 20)) * 8)
     if path.stem.startswith("print"):
         os.write(1, b"what native libraries like to say")
-    return _probe(path, media, first)
+    return _probe(path, media, start_s, end_s)
 
 
 decoding_child.probe = probe

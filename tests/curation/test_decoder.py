@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from curation.backends import decode_frames, probe
+from curation.backends import probe, read
 from curation.decode_limits import DecodeLimits
 from curation.decoder import Decoder
 from curation.schema import Reason, RowError
@@ -41,12 +41,14 @@ def children() -> set[int]:
 
 
 def test_the_child_finds_what_the_backends_find(clip: Path, decoder: Decoder) -> None:
-    found = decoder.probe(clip, "video", "decord")
-    assert found == probe(clip, "video")
-    frames = decoder.frames(clip, "video", found.decoder, [7, 0, 7])
-    np.testing.assert_array_equal(frames, decode_frames(clip, "video", found.decoder, [7, 0, 7]))
-    with pytest.raises(RowError, match="asked for frame 99") as caught:
-        decoder.frames(clip, "video", found.decoder, [99])
+    found = decoder.probe(clip, "video", 0.5, 1.5)
+    assert found == probe(clip, "video", 0.5, 1.5)
+    times = [0.5, 0.875, 0.875]
+    frames, expected = decoder.frames(clip, "video", found.track, times), read(clip, "video", found.track, times)
+    np.testing.assert_array_equal(frames.pixels, expected.pixels)
+    assert frames.stamps_s == expected.stamps_s == (0.5, 0.875, 0.875)
+    with pytest.raises(RowError, match="has not been probed") as caught:
+        decoder.frames(clip, "video", None, times)
     assert caught.value.reason == Reason.DECODE_ERROR
 
 
@@ -64,35 +66,35 @@ def test_a_decoder_that_misbehaves_is_replaced(
     bad = tmp_path / f"{name}.mp4"
     shutil.copy(clip, bad)
     before = children()
-    assert decoder.probe(clip, "video", "decord").frames_decodable == 12
+    assert decoder.probe(clip, "video").frames_decodable == 12
     with pytest.raises(RowError, match=detail) as caught:
-        decoder.probe(bad, "video", "decord")
+        decoder.probe(bad, "video")
     assert caught.value.reason == reason
     assert children() == before
-    assert decoder.probe(clip, "video", "decord").frames_decodable == 12
+    assert decoder.probe(clip, "video").frames_decodable == 12
     decoder.close()
     assert children() == before
 
 
 def test_what_native_code_prints_disturbs_nothing(clip: Path, decoder: Decoder, tmp_path: Path) -> None:
     shutil.copy(clip, tmp_path / "print.mp4")
-    assert decoder.probe(tmp_path / "print.mp4", "video", "decord").frames_decodable == 12
+    assert decoder.probe(tmp_path / "print.mp4", "video").frames_decodable == 12
 
 
 def test_a_child_that_died_between_two_clips_costs_none(clip: Path, decoder: Decoder) -> None:
     before = children()
-    decoder.probe(clip, "video", "decord")
+    decoder.probe(clip, "video")
     [pid] = children() - before
     os.kill(pid, signal.SIGKILL)
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.01)
-    assert decoder.probe(clip, "video", "decord").frames_decodable == 12
+    assert decoder.probe(clip, "video").frames_decodable == 12
 
 
 def test_a_child_that_does_not_start_is_no_row_s_fault(clip: Path) -> None:
     broken = Decoder(DecodeLimits(), (sys.executable, "-c", "raise SystemExit(3)"))
     with pytest.raises(RuntimeError, match="did not start: the decoder died of exit status 3"):
-        broken.probe(clip, "video", "decord")
+        broken.probe(clip, "video")
 
 
 def test_a_hanging_child_does_not_outlive_its_parent(clip: Path, tmp_path: Path) -> None:
@@ -100,9 +102,9 @@ def test_a_hanging_child_does_not_outlive_its_parent(clip: Path, tmp_path: Path)
     script = (
         "import sys, threading, time, psutil; from pathlib import Path\n"
         "from curation.decode_limits import DecodeLimits\nfrom curation.decoder import Decoder\n"
-        f"d = Decoder(DecodeLimits(timeout_s=1), {HOSTILE!r}); d.probe(Path({str(clip)!r}), 'video', 'decord')\n"
+        f"d = Decoder(DecodeLimits(timeout_s=1), {HOSTILE!r}); d.probe(Path({str(clip)!r}), 'video')\n"
         "print(d._child.pid, flush=True)\n"
-        f"threading.Thread(target=d.probe, args=(Path({str(tmp_path / 'hang.mp4')!r}), 'video', 'decord')).start()\n"
+        f"threading.Thread(target=d.probe, args=(Path({str(tmp_path / 'hang.mp4')!r}), 'video')).start()\n"
         "time.sleep(0.3); print('asked', flush=True); time.sleep(60)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)

@@ -9,40 +9,46 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from curation.latents import EncodeLatentsConfig, crop_of, frame_indices, plan_row
+from curation.film_frames import Track
+from curation.latents import EncodeLatentsConfig, crop_of, encode_times, plan_row
 from curation.schema import Reason, RowError, Status, set_aside, status_not_ok
-from lumina.frame_times import pick_frames
+from lumina.frame_times import pick_indices
 from lumina.sizes import resize_crop
 
 CLIP: dict[str, Any] = {
-    "media": "video", "width": 64, "height": 48, "fps": 8.0, "frames_decodable": 20, "span_start_s": None,
-    "span_end_s": None, "clip_id": "c", "stages": None, "stage_failed": None,
+    "media": "video", "width": 64, "height": 48, "fps": 8.0, "duration_s": 2.5, "span_start_s": None,
+    "track": str(Track(0, "pts", 1 / 8)), "clip_id": "c", "stages": None, "stage_failed": None,
 }  # fmt: skip
+
+
+def clip_of(fps: float, count: int) -> dict[str, Any]:
+    return CLIP | {"fps": fps, "duration_s": count / fps, "track": str(Track(0, "pts", 1 / fps))}
 
 
 @given(fps=st.floats(1, 60), target=st.none() | st.floats(1, 60), count=st.integers(1, 300), most=st.integers(1, 20))
 def test_clips_have_4n_plus_1_frames_in_order(fps: float, target: float | None, count: int, most: int) -> None:
     config = EncodeLatentsConfig(fps=target, num_frames=4 * most + 1)
-    clip = CLIP | {"fps": fps, "frames_decodable": count}
-    if len(pick_frames([step / (target or fps) for step in range(5)], fps, count)) < 5:
+    clip = clip_of(fps, count)
+    if len(pick_indices([step / (target or fps) for step in range(5)], fps, count)) < 5:
         with pytest.raises(RowError, match="fewer than 5") as caught:
-            frame_indices(clip, config)
+            encode_times(clip, config)
         assert caught.value.reason == Reason.TOO_FEW_FRAMES
         return
-    indices = frame_indices(clip, config)
-    assert len(indices) % 4 == 1
-    assert 5 <= len(indices) <= config.num_frames
-    assert indices == sorted(indices)
-    assert indices[0] == 0
-    assert indices[-1] < count
+    times = encode_times(clip, config)
+    assert len(times) % 4 == 1
+    assert 5 <= len(times) <= config.num_frames
+    assert times == sorted(times)
+    assert times[0] == 0
+    assert len(pick_indices(times, fps, count)) == len(times)
 
 
-def test_frames_follow_the_target_rate_and_the_span() -> None:
-    assert frame_indices(CLIP, EncodeLatentsConfig(num_frames=9)) == list(range(9))
-    assert frame_indices(CLIP, EncodeLatentsConfig(fps=4, num_frames=9)) == list(range(0, 18, 2))
-    assert frame_indices(CLIP, EncodeLatentsConfig(fps=16, num_frames=5)) == [0, 0, 1, 2, 2]
-    assert frame_indices(CLIP | {"span_start_s": 1.0, "span_end_s": 2.0}, EncodeLatentsConfig()) == list(range(8, 13))
-    assert frame_indices(CLIP | {"media": "image"}, EncodeLatentsConfig()) == [0]
+def test_times_follow_the_target_rate_and_the_span() -> None:
+    assert encode_times(CLIP, EncodeLatentsConfig(num_frames=9)) == [step / 8 for step in range(9)]
+    assert encode_times(CLIP, EncodeLatentsConfig(fps=4, num_frames=9)) == [step / 4 for step in range(9)]
+    assert encode_times(CLIP, EncodeLatentsConfig(fps=16, num_frames=5)) == [step / 16 for step in range(5)]
+    short = CLIP | {"span_start_s": 1.0, "duration_s": 1.0}
+    assert encode_times(short, EncodeLatentsConfig()) == [step / 8 for step in range(5)]
+    assert encode_times(CLIP | {"media": "image"}, EncodeLatentsConfig()) == [0]
 
 
 def test_a_row_is_planned_from_its_metadata() -> None:

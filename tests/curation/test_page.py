@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+from curation.film_frames import Track
 from curation.operator import Input
 from curation.page import TEMPLATE, CurationPageConfig, Page, Tables, make_page, read_tables
 from curation.schema import MOTION, PROBE, SELECT, Reason, RowError, status_not_ok, status_ok, to_table
@@ -69,11 +70,14 @@ class Reader(HTMLParser):
             self.rows[-1][-1] += data
 
 
+TRACK = str(Track(0, "pts", 1 / 8))
+
+
 def clip(name: str, source: str = "web", **changes: Any) -> dict[str, Any]:
     row = {
         "clip_id": name, "keep": True, "failed_rules": [], "split": "train", "uri": f"{name}.mp4", "media": "video",
         "source": source, "caption": f"The clip {name}.", "motion_score": 1.0, "width": 32, "height": 24, "fps": 8.0,
-        "duration_s": 1.25, "frames_decodable": 10, "decoder": "pyav/1", "codec": "h264", "pix_fmt": "yuv420p",
+        "duration_s": 1.25, "track": TRACK, "codec": "h264", "pix_fmt": "yuv420p",
         "num_bytes": 2_000_000, **status_ok(),
     }  # fmt: skip
     return row | changes
@@ -84,10 +88,10 @@ def aside(status: str, reason: Reason, stage: str, detail: str) -> dict[str, Any
 
 
 BROKEN = aside("quarantined", Reason.DECODE_ERROR, "probe", "pyav: <b>bad</b>") | dict.fromkeys(
-    ("width", "height", "fps", "duration_s", "frames_decodable", "decoder", "codec", "pix_fmt", "motion_score")
+    ("width", "height", "fps", "duration_s", "track", "codec", "pix_fmt", "motion_score")
 )
 DUPLICATE = BROKEN | aside("filtered", Reason.DUPLICATE_CONTENT, "ingest", "same content as a.mp4")
-STILL = {"media": "image", "motion_score": None, "fps": None, "duration_s": 0.0, "frames_decodable": 1}
+STILL = {"media": "image", "motion_score": None, "fps": None, "duration_s": 0.0, "track": None}
 SLOW = aside("filtered", Reason.MIN_MOTION, "select", "motion 0.1 below 0.5") | {"motion_score": 0.1}
 
 
@@ -96,13 +100,13 @@ def page(
 ) -> Page:
     """A page of `rows`, whose frames are read from `root` where that is given."""
 
-    def decode(row: Mapping[str, Any], indices: Sequence[int]) -> NDArray[np.uint8]:
+    def decode(row: Mapping[str, Any], times_s: Sequence[float]) -> NDArray[np.uint8]:
         assert row["status"] != "quarantined"
         if root is None:
-            return np.zeros((len(indices), 24, 32, 3), np.uint8)
+            return np.zeros((len(times_s), 24, 32, 3), np.uint8)
         if not (root / row["uri"]).is_file():
             raise RowError(Reason.DECODE_ERROR, f"{row['uri']}: gone")
-        return read_frames(root / row["uri"], indices)
+        return read_frames(root / row["uri"], [round(time * 8) for time in times_s])
 
     told: list[tuple[int, int, str]] = []
     tables = Tables(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from curation.operator import Env, Input, apply
 from curation.schema import INGEST, Reason, RowError, status_ok, to_table
 from curation.shots import SPLIT_OPERATOR, ShotsConfig, find_shots, spans
 from lumina.video import write_h264
+from tests.curation.numbered import Film, write
 
 DETECTORS = ("content", "adaptive")
 
@@ -59,6 +61,35 @@ def test_a_real_clip_with_a_cut_through_black(real_clips: Path, detector: Any) -
     # Black from frame 104 to 165, and a hard cut at frame 214, of 240 at 24 fps.
     assert [start for start, _ in found] == [0, pytest.approx(135 / 24, abs=0.2), 214 / 24]
     assert found[-1][1] == 10
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("name", ["three_shots.ts", "three_shots.mp4"])
+def test_shots_of_every_container(faulty: Path, detector: Any, name: str) -> None:
+    assert find_shots(faulty / name, ShotsConfig(detector=detector)) == [(0, 2), (2, 4.5), (4.5, 7)]
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_shots_of_a_variable_rate_are_where_they_are_seen(faulty: Path, detector: Any) -> None:
+    found = find_shots(faulty / "vfr_shots.mp4", ShotsConfig(detector=detector))
+    assert found == [(0, 4), (4, pytest.approx(6, abs=0.05))]
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("mkv", "mpeg2video"), ("avi", "mpeg4"), ("webm", "libvpx")])
+def test_shots_of_other_codecs_at_two_rates(tmp_path: Path, suffix: str, codec: str) -> None:
+    """A second of eight frames, then two of 24 that show something else."""
+    slow = tuple(Fraction(index, 8) for index in range(8)) if suffix != "avi" else ()
+    first = 1 if slow else 0
+    stamps = (*slow, *(first + Fraction(index, 24) for index in range(48)))
+    colours = [30] * len(slow) + [200] * 24 + [90] * 24
+
+    def colour(number: int, width: int, height: int) -> np.ndarray:
+        return np.full((height, width, 3), colours[number], np.uint8)
+
+    write(tmp_path / f"film.{suffix}", Film(codec, stamps=stamps, picture=colour, size=(64, 48)))
+    found = find_shots(tmp_path / f"film.{suffix}", ShotsConfig(detector="content"))
+    wanted = [*([(0, 1)] if slow else []), (first, first + 1), (first + 1, first + 2)]
+    assert [(round(start, 2), round(end, 2)) for start, end in found] == wanted
 
 
 def test_what_is_no_video_is_a_row_error(clips: Path, tmp_path: Path) -> None:

@@ -8,28 +8,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from curation.thumbnails import frame_indices, thumbnails
+from curation.film_frames import Track
+from curation.thumbnails import thumbnail_times, thumbnails
 
-CLIP: dict[str, Any] = {
-    "media": "video", "fps": 10.0, "frames_decodable": 31, "span_start_s": None, "span_end_s": None
-}  # fmt: skip
+CLIP: dict[str, Any] = {"media": "video", "duration_s": 3.1, "track": str(Track(0, "pts", 0.1))}
 
 
 @pytest.mark.parametrize(
-    ("change", "indices"),
+    ("change", "times"),
     [
-        ({}, [0, 15, 30]),
-        ({"frames_decodable": 2}, [0, 1]),
-        ({"frames_decodable": 1}, [0]),
-        ({"span_start_s": 1.0}, [10, 20, 30]),
-        ({"span_start_s": 1.0, "span_end_s": 2.0}, [10, 14, 19]),
-        ({"span_end_s": 9.0}, [0, 15, 30]),
-        ({"span_start_s": 9.0}, [30]),
-        ({"media": "image", "fps": None, "frames_decodable": 1}, [0]),
+        ({}, [0, 1.5, 3.0]),
+        ({"duration_s": 0.2}, [0, 0.05, 0.1]),
+        ({"duration_s": 0.1}, [0]),
+        ({"media": "image", "duration_s": 0.0, "track": None}, [0]),
     ],
 )
-def test_first_middle_and_last_frame_of_the_span(change: dict[str, Any], indices: list[int]) -> None:
-    assert frame_indices(CLIP | change) == indices
+def test_first_middle_and_last_frame_of_the_clip(change: dict[str, Any], times: list[float]) -> None:
+    assert thumbnail_times(CLIP | change) == pytest.approx(times)
 
 
 def test_pictures_fit_and_are_what_they_show() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from curation.film_frames import Track
 from curation.page import CurationPageConfig
 from curation.schema import MOTION, PROBE, SELECT, Reason, status_not_ok, status_ok, to_table
+from curation.video_files import probe_video
 from jobs.context import InputRef, JobContext
 from jobs.curation_page import FILE, run
 from jobs.files import files_digest
@@ -19,9 +22,10 @@ from jobs.runtime import RuntimeConfig
 from lumina.system_prompts import PROMPT_START, SystemPrompt, write_system_prompts
 from lumina.video import write_h264
 
+TRACK = str(Track(0, "pts", 1 / 8))
 CLIP: dict[str, Any] = {
     "media": "video", "source": "web", "caption": "A grey clip.", "width": 64, "height": 48, "fps": 8.0,
-    "duration_s": 1.25, "frames_decodable": 10, "decoder": "pyav/1", "codec": "h264", "pix_fmt": "yuv420p",
+    "duration_s": 1.25, "track": TRACK, "codec": "h264", "pix_fmt": "yuv420p",
     "num_bytes": 900, "motion_score": 0.25, "keep": True, "split": "train", **status_ok(),
 }  # fmt: skip
 
@@ -38,7 +42,7 @@ def media(tmp_path: Path) -> Path:
 
 def context(root: Path, media: Path, attempt: str) -> JobContext:
     """Stages with two clips that are there, one that has gone, and one that never was."""
-    never = dict.fromkeys(("width", "height", "fps", "duration_s", "frames_decodable", "decoder", "codec"))
+    never = dict.fromkeys(("width", "height", "fps", "duration_s", "track", "codec"))
     missing = status_not_ok("ingest", "quarantined", Reason.MISSING_FILE, "never.mp4: no such file")  # type: ignore[arg-type]
     rows = [CLIP | {"clip_id": name, "uri": f"{name}.mp4"} for name in ("one", "two", "gone")]
     rows.append(CLIP | never | missing | {"clip_id": "never", "uri": "never.mp4", "keep": False, "motion_score": None})
@@ -100,8 +104,8 @@ def test_the_page_is_written_and_its_digest_is_that_of_a_rerun(tmp_path: Path, m
 def test_real_clips(tmp_path: Path, real_clips: Path) -> None:
     """AV1, a rotated clip, and Matroska: what the shared folder holds."""
     ctx = context(tmp_path, real_clips, "out")
-    names = {"av1.mkv": 125, "rotated_90.mov": 3, "hiker_tiny.mp4": 49}
-    rows = [CLIP | {"clip_id": name, "uri": name, "frames_decodable": n} for name, n in names.items()]
+    names = ("av1.mkv", "rotated_90.mov", "hiker_tiny.mp4")
+    rows = [CLIP | asdict(probe_video(real_clips / name)) | {"clip_id": name, "uri": name} for name in names]
     for stage, schema in (("clips", PROBE), ("select", SELECT)):
         pq.write_table(to_table(rows, schema), tmp_path / stage / "data" / "rows.parquet")
     result = run(ctx)

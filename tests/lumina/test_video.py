@@ -7,7 +7,7 @@ import pytest
 
 from lumina.randomness import generator
 from lumina.shapes import SOURCES, film, sample_scene
-from lumina.video import read_frames, upright, write_h264
+from lumina.video import read_frames, write_h264
 
 
 def _frames(count: int = 9, height: int = 48, width: int = 64) -> np.ndarray:
@@ -44,23 +44,6 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     write_h264(tmp_path / "x.mp4", _frames(3), fps=8)
     with pytest.raises(ValueError, match="has 3 frames, asked for frame 3"):
         read_frames(tmp_path / "x.mp4", [3])
-
-
-def test_rotation_is_applied() -> None:
-    image = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
-    clockwise = upright(image, -90)
-    assert clockwise.shape == (3, 2, 3)
-    assert np.array_equal(clockwise[0, 1], image[0, 0])  # the top left corner goes to the top right
-    assert np.array_equal(upright(clockwise, 90), image)
-    assert np.array_equal(upright(image, 0), image)
-
-
-def test_rotated_real_clip_is_upright_like_decord(real_clips: Path) -> None:
-    decord = pytest.importorskip("decord")
-    reader = decord.VideoReader(str(real_clips / "rotated_90.mov"), num_threads=1)
-    frames = read_frames(real_clips / "rotated_90.mov")
-    assert frames.shape == (3, 568, 320, 3)
-    assert np.abs(frames[1].astype(int) - reader[1].asnumpy()).mean() < 2
 
 
 def test_noisy_clips_give_the_same_bytes_every_time(tmp_path: Path) -> None:

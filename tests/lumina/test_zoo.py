@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lumina.frame_times import pick_frames
+from lumina.frame_times import pick_indices
 from lumina.models.autoencoder import VideoAutoencoder
 from lumina.models.text_encoder import TextEncoder
 from lumina.models.unimatch import UniMatch
@@ -95,7 +95,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Scene, np.ndar
         source = SOURCES["synthetic"]
         path = folder / f"{index}.mp4"
         write_h264(path, film(scene, source, rng, num_frames=35, height=96, width=96, fps=16), 16, crf=source.crf)
-        frames = read_frames(path, pick_frames([step / 8 for step in range(17)], 16, 35))
+        frames = read_frames(path, pick_indices([step / 8 for step in range(17)], 16, 35))
         clips.append((scene, resize_crop(frames, (64, 64))))
     return clips
 

@@ -13,7 +13,13 @@ from pipelines.reports.progress import make_console
 
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Path of a YAML file, or `demo`, `folder`, ...")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("-o", "--override", metavar="KEY=VALUE", help="Change a setting; may be repeated. Text is taken as it is, the rest as YAML.")
+    list[str] | None,
+    typer.Option(
+        "-o",
+        "--override",
+        metavar="KEY=VALUE",
+        help="Change a setting; may be repeated. Text is taken as it is, the rest as YAML.",
+    ),
 ]
 StoreOption = Annotated[
     str | None,

@@ -17,11 +17,13 @@ def write_h264(
 ) -> None:
     """Write frames [T, H, W, 3] (RGB, uint8, H and W even) as an H.264 yuv420p MP4 that browsers play.
 
+    Its colours are BT.709 of limited range, and tagged so: what is untagged is of other colours from player to player.
     The same frames give the same bytes with one build of the libraries: the encoder runs in one thread, and the muxer
     writes neither dates nor versions. `crf` is libx264's quality, 0 (lossless) to 51. Raises ValueError for a wrong
     shape, dtype or rate.
     """
     import av
+    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
         raise ValueError(f"{path}: frames must be uint8 [T, H, W, 3] with T >= 1, got {frames.dtype} {frames.shape}")
@@ -37,8 +39,19 @@ def write_h264(
             "crf": str(crf), "preset": preset, "threads": "1", "flags": "+bitexact", "x264-params": "mbtree=0",
         })  # fmt: skip
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        codec, reformatter = stream.codec_context, VideoReformatter()
+        codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
+        codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        for image in frames:
+            frame = reformatter.reformat(
+                av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24"),
+                format="yuv420p",
+                dst_colorspace=Colorspace.ITU709,
+                dst_color_range=ColorRange.MPEG,
+                interpolation=Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT,
+                threads=1,
+            )
+            container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 
 

@@ -29,6 +29,7 @@ from pipelines.commands.report import report
 from pipelines.commands.rerun import rerun
 from pipelines.commands.status import status
 from pipelines.commands.track import track
+from pipelines.commands.written import check_file
 from pipelines.errors import PipelineError
 from pipelines.reports.progress import make_console
 
@@ -225,9 +226,11 @@ def quarantine(
 ) -> None:
     """Show which clips a run set aside, at which stage and why, and how to look at one."""
     with one_line_errors(debug):
-        from pipelines.reports.quarantine import put_back, quarantine_view, read_quarantine, write_csv
+        from pipelines.reports.quarantine import csv_header, put_back, quarantine_view, read_quarantine, write_csv
         from pipelines.storage.open_store import open_store
 
+        if csv is not None:
+            check_file("--csv", csv, begins=csv_header(), makes_folder=True)
         opened = open_store(store or default_store())
         if retry is not None:
             for stage, count in put_back(opened, opened.get_run(run), retry).items():

@@ -6,8 +6,8 @@ import difflib
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from pathlib import Path, PurePath
+from typing import Any, TypeGuard, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -36,6 +36,9 @@ def load(
 ) -> M:
     """Read `name_or_path`, apply `key.path=value` overrides in order, and check everything.
 
+    The value for a key whose field is text (a path, a word of a choice) is that text as it is; where the field may also
+    be None, `null` or nothing means that. Other values are YAML.
+
     `defaults` are sections that take the place of those that are missing or empty.
 
     Raises:
@@ -44,13 +47,13 @@ def load(
     path = _find(name_or_path)
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter of 2026-13-01, and of what is not UTF-8
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping of settings at the top, got {type(data).__name__}")
     data = _own(data)
     for override in overrides:
-        _override(data, override)
+        _override(model, data, override)
     data |= {key: section for key, section in (defaults or {}).items() if not data.get(key)}
     try:
         return model.model_validate(data)
@@ -85,17 +88,13 @@ def _own(value: Any) -> Any:
     return [_own(child) for child in value] if isinstance(value, list) else value
 
 
-def _override(data: dict[str, Any], override: str) -> None:
+def _override(model: type[BaseModel], data: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"override {override!r}: expected key=value, e.g. train.2.steps=100")
-    try:
-        # YAML 1.1 reads 1e-4 as text; the field's own type turns it into a number afterwards.
-        value = _own(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
-    node: Any = data
     parts = key.split(".")
+    value = _read(_kinds(model, data, parts), override, text)
+    node: Any = data
     for depth, part in enumerate(parts[:-1]):
         if isinstance(node, list):
             node = node[_index(node, part, override)]
@@ -109,6 +108,95 @@ def _override(data: dict[str, Any], override: str) -> None:
         node[_index(node, parts[-1], override)] = value
     else:
         node[parts[-1]] = value
+
+
+def _kinds(model: type[BaseModel], data: Any, parts: Sequence[str]) -> list[Any]:
+    """What may stand at a key, as annotations without unions; nothing for a key that there is not."""
+    here: list[Any] = [model]
+    for part in parts:
+        below: list[Any] = []
+        for kind in here:
+            if _is_model(kind):
+                other = isinstance(data, dict) and any(data.get(name, tag) != tag for name, tag in _tags(kind).items())
+                fields = {} if other else kind.model_fields
+                below += _expand(fields[part].annotation) if part in fields else []
+            else:
+                inside = typing.get_args(kind)[1 if _is_mapping(kind) else 0 :]
+                below += [inner for argument in inside if argument is not ... for inner in _expand(argument)]
+        if isinstance(data, list):
+            data = data[int(part)] if part.isdigit() and int(part) < len(data) else None
+        else:
+            data = data.get(part) if isinstance(data, dict) else None
+        here = below
+    return here
+
+
+def _read(kinds: Sequence[Any], override: str, text: str) -> Any:
+    """The value of an override: of a key for text the text itself, else YAML."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"override {override!a}: the value is not UTF-8") from error
+    others = [kind for kind in kinds if not _is_text(kind) and kind is not types.NoneType]
+    takes_text = any(map(_is_text, kinds))
+    written = text.lstrip().startswith(("{", "["))
+    if takes_text and not (others and (written or not all(map(_is_section, others)))):
+        return None if types.NoneType in kinds and text in ("", "null") else text
+    try:
+        # YAML 1.1 reads 1e-4 as text; the field's own type turns it into a number afterwards.
+        value = _own(yaml.safe_load(text))
+        comment = _has_comment(text)
+    except (yaml.YAMLError, ValueError) as error:
+        if (takes_text and not written) or not kinds:
+            return text  # where there is no such key, that is the mistake
+        wanted = " or ".join(dict.fromkeys(map(_describe, others)))
+        problem = getattr(error, "problem", None) or str(error)
+        advice = "; text inside goes in quotes" if any(map(_is_section, others)) else ""
+        raise ConfigError(
+            f"override {override!r}: expected {wanted}, which {text!r} is not: as YAML, {problem}{advice}"
+        ) from error
+    if takes_text and not isinstance(value, (bool, int, float, dict, list, types.NoneType)):
+        return text
+    if comment:
+        raise ConfigError(f"override {override!r}: in YAML # begins a comment: put the text in quotes, or leave it out")
+    return value
+
+
+def _has_comment(text: str) -> bool:
+    """Whether YAML would leave out a part of it."""
+    end = 0
+    for token in yaml.scan(text):
+        if "#" in text[end : token.start_mark.index]:
+            return True
+        end = token.end_mark.index
+    return False
+
+
+def _is_text(kind: Any) -> bool:
+    if typing.get_origin(kind) is typing.Literal:
+        return all(isinstance(word, str) for word in typing.get_args(kind))
+    return isinstance(kind, type) and issubclass(kind, (str, PurePath))
+
+
+def _is_model(kind: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _is_mapping(kind: Any) -> bool:
+    origin = typing.get_origin(kind) or kind
+    return isinstance(origin, type) and issubclass(origin, Mapping)
+
+
+def _is_section(kind: Any) -> bool:
+    return _is_mapping(kind) or typing.get_origin(kind) in (tuple, list) or _is_model(kind)
+
+
+def _describe(kind: Any) -> str:
+    if _is_mapping(kind) or _is_model(kind):
+        return "a section like {key: value}"
+    if typing.get_origin(kind) in (tuple, list):
+        return "a list like [a, b]"
+    return {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "a value")
 
 
 def _index(node: list[Any], part: str, override: str) -> int:
@@ -174,7 +262,7 @@ def _walk(model: type[BaseModel], location: Sequence[Any]) -> tuple[list[str], s
     for part in location:
         if str(part).startswith(_FORMS):
             continue
-        models = [one for one in here if isinstance(one, type) and issubclass(one, BaseModel)]
+        models = [one for one in here if _is_model(one)]
         chosen = [one for one in models if part in _tags(one).values()]
         if len(models) > 1 and chosen:
             here = chosen
@@ -189,7 +277,7 @@ def _walk(model: type[BaseModel], location: Sequence[Any]) -> tuple[list[str], s
         if below and part != "[key]":
             here = below
             path.append(str(part))
-    return path, {a for a in here if isinstance(a, type) and issubclass(a, BaseModel)}
+    return path, set(filter(_is_model, here))
 
 
 def _tags(model: type[BaseModel]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.commands.options import Debug, Json, Overrides, one_line_errors
+from pipelines.commands.written import check_file
 from pipelines.errors import PipelineError
 from pipelines.reports.progress import make_console
 
@@ -52,6 +53,8 @@ def check(
 
         if override and config is None:
             raise PipelineError("-o changes a config, and none is named: give one with --config")
+        if out is not None:
+            check_file("--out", out)
         found = look(file, _values(values or []), _runtime(config, override))
         if as_json:
             typer.echo(json.dumps(found.as_dict(), indent=1))

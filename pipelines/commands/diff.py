@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 from rich.text import Text
 
+from pipelines.commands.written import PAGE, check_file
 from pipelines.diff.difference import read_diff
 from pipelines.diff.view import answer_text, difference_view
 from pipelines.reports.html import write_page
@@ -30,6 +31,8 @@ def compare_runs(a: tuple[Store, str], b: tuple[Store, str], html: Path | None, 
         StoreError: no such run, or an output cannot be read.
         PipelineError: the page cannot be written.
     """
+    if html is not None:
+        check_file("--html", html, begins=PAGE)
     found = read_diff((a[0], a[0].get_run(a[1])), (b[0], b[0].get_run(b[1])))
     if html is not None:
         from pipelines.diff.page import make_page

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
 
 from pipelines.reports.progress import make_console
+
+
+def clip_files(out: Path, count: int) -> list[Path]:
+    """Where the clips of `count` prompts are written."""
+    return [out] if count == 1 else [out.with_stem(f"{out.stem}-{number}") for number in range(1, count + 1)]
 
 
 def generate_clips(
@@ -18,9 +24,9 @@ def generate_clips(
     preset: str | None,
     steps: int | None,
     tiling: bool,
-    out: Path,
+    files: Sequence[Path],
 ) -> None:
-    """Generate a clip of every prompt and write each to a file, with a progress bar."""
+    """Generate a clip of every prompt and write each to its file, with a progress bar."""
     console = make_console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("loading", total=None)
@@ -44,9 +50,8 @@ def generate_clips(
             sampler=sampler,
             progress=lambda done, total: bar.update(task, description="generating", completed=done, total=total),
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for number, frames in enumerate(made.frames, start=1):
-        path = out if len(prompts) == 1 else out.with_stem(f"{out.stem}-{number}")
+    for path, frames in zip(files, made.frames, strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_h264(path, frames, made.fps)
         count, height, width = frames.shape[:3]
         console.print(f"{path}: {count} frames, {width}x{height}, {made.fps:g} fps", soft_wrap=True)

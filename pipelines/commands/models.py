@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from pipelines.commands.options import Debug, Json, Overrides, one_line_errors
+from pipelines.commands.written import check_file, check_new_folder
 from pipelines.errors import PipelineError
 from pipelines.reports.progress import make_console
 
@@ -54,8 +55,13 @@ def generate(
 ) -> None:
     """Generate clips from texts."""
     with one_line_errors(debug):
+        from pipelines.commands.generate import clip_files, generate_clips
+
         if out.suffix.lower() != ".mp4":
             raise PipelineError(f"--out {out}: expected a file name that ends in .mp4")
+        files = clip_files(out, len(prompt))
+        for file in files:
+            check_file("--out", file, makes_folder=True)
         if not Path(checkpoint).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", checkpoint):
             raise PipelineError(
                 f"--checkpoint {checkpoint}: no such directory, and no hub id (owner/name); `lumina run` prints where "
@@ -72,9 +78,7 @@ def generate(
             "height": height,
             "fps": fps,
         }
-        from pipelines.commands.generate import generate_clips
-
-        generate_clips(checkpoint, prompt, settings, preset, steps, tiling, out)
+        generate_clips(checkpoint, prompt, settings, preset, steps, tiling, files)
 
 
 def convert(
@@ -88,6 +92,7 @@ def convert(
 ) -> None:
     """Convert transformer weights between the released layout and ours; numbers and types stay as they are."""
     with one_line_errors(debug):
+        check_new_folder("OUT", out)
         from lumina import checkpoints, released
 
         if back:

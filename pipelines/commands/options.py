@@ -13,7 +13,13 @@ from pipelines.reports.progress import make_console
 
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Path of a YAML file, or `demo`, `folder`, ...")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("-o", "--override", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "-o",
+        "--override",
+        metavar="KEY=VALUE",
+        help="Change a setting; may be repeated. Text is taken as it is, the rest as YAML.",
+    ),
 ]
 StoreOption = Annotated[
     str | None,
@@ -38,15 +44,7 @@ _OURS = ("pipelines", "jobs", "curation", "lumina")
 
 def all_overrides(override: list[str] | None, name: str | None, store: str | None) -> list[str]:
     """What a command changes of its config: `-o` in the order given, then `--name` and `--store`, which win."""
-    given = {"name": name, "store": store}
-    return [*(override or []), *(f"{key}={_text(value)}" for key, value in given.items() if value)]
-
-
-def _text(value: str) -> str:
-    """YAML that reads as this text, though it may look like a number or a list."""
-    import yaml
-
-    return yaml.safe_dump(value, allow_unicode=True, width=1 << 20).removesuffix("...\n").strip()
+    return [*(override or []), *([f"name={name}"] if name else []), *([f"store={store}"] if store else [])]
 
 
 def rerun_words(rerun: Sequence[str]) -> list[str]:

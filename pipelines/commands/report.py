@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from pipelines.commands.options import Debug, StoreOption, default_store, one_line_errors
+from pipelines.commands.written import PAGE, check_file
 from pipelines.reports.progress import make_console
 
 
@@ -26,6 +27,7 @@ def report(
         from pipelines.reports.page.make import make_page
         from pipelines.storage.open_store import open_store
 
+        check_file("--out", out, begins=PAGE)
         opened = open_store(store or default_store())
         page = make_page(opened, opened.get_run(run))
         write_page(out, page, "--out")

@@ -198,12 +198,17 @@ def put_back(store: Store, record: Mapping[str, Any], reason: str) -> dict[str, 
     return {stage: len(ids) for stage, ids in wanted.items()}
 
 
+def csv_header() -> str:
+    """The first line of what `write_csv` writes."""
+    return ",".join(field.name for field in fields(SetAside))
+
+
 def write_csv(clips: Iterable[SetAside], path: Path) -> None:
     """Write one row per clip that was set aside, with a header; an existing file is replaced."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
+        file.write(f"{csv_header()}\r\n")
         writer = csv.DictWriter(file, [field.name for field in fields(SetAside)])
-        writer.writeheader()
         writer.writerows(asdict(clip) for clip in clips)
 
 

@@ -79,7 +79,14 @@ class RemoteStore(Store):
 
     def name(self, path: Path) -> str:
         """The URI of the object of which a path of the working copy is the copy."""
-        return self.bucket.name(path.relative_to(self.root).as_posix())
+        return self.bucket.name(self._object(path))
+
+    def _object(self, path: Path) -> str:
+        """The key of what a path of the working copy is the copy of."""
+        return path.relative_to(self.root).as_posix()
+
+    def _key(self, stage: str, fingerprint: str) -> str:
+        return self._object(self.directory(stage, fingerprint))
 
     def prepare(self, min_free_gb: float = 0.0) -> None:
         """Check bucket and working copy; see `Store.prepare` and `Bucket.check`."""
@@ -95,11 +102,11 @@ class RemoteStore(Store):
 
     def has_output(self, manifest: Manifest) -> bool:
         """Whether the output has objects; see `Store.has_output`."""
-        return not manifest.files or self.bucket.holds(_output_key(manifest))
+        return not manifest.files or self.bucket.holds(self._object(self.output(manifest)))
 
     def record_text(self, stage: str, fingerprint: str) -> str | None:
         """Of the record in the bucket, which is copied to this machine; see `Store.record_text`."""
-        record = self.bucket.read(f"{_key(stage, fingerprint)}/MANIFEST.json")
+        record = self.bucket.read(f"{self._key(stage, fingerprint)}/MANIFEST.json")
         if record is None:
             return None
         path = self.directory(stage, fingerprint) / "MANIFEST.json"
@@ -107,18 +114,8 @@ class RemoteStore(Store):
         self._copy(path, record.text, None if path.exists() else record.modified)
         return record.text
 
-    def _problem(self, manifest: Manifest, fingerprint: str) -> str | None:
-        if manifest.fingerprint != f"sha256:{fingerprint}":
-            return f"the record is of fingerprint {manifest.fingerprint}"
-        prefix = _output_key(manifest)
-        sizes = {entry.key: entry.bytes for entry in self.bucket.entries(prefix)}
-        for file in manifest.files:
-            key = f"{prefix}/{file.path}"
-            if key not in sizes:
-                return f"{self.bucket.name(key)} is missing"
-            if sizes[key] != file.bytes:
-                return f"{self.bucket.name(key)} has {sizes[key]} bytes, {file.bytes} expected"
-        return None
+    def _size_of(self, out: Path) -> Callable[[str], int | None]:
+        return self.sizes(out).get
 
     def manifests(self, stage: str) -> list[Manifest]:
         """All readable manifests of a stage, the newest first; see `Store.manifests`."""
@@ -131,12 +128,12 @@ class RemoteStore(Store):
 
     def holder(self, stage: str, fingerprint: str) -> Holder | None:
         """The process that works on a fingerprint and may be alive, if any."""
-        holder = read_holder(self.bucket, f"{_key(stage, fingerprint)}/LEASE.json")
+        holder = read_holder(self.bucket, f"{self._key(stage, fingerprint)}/LEASE.json")
         return holder if holder is not None and holder.is_alive() else None
 
     def acquire(self, stage: str, fingerprint: str) -> Attempt | Holder:
         """Take the lease in the bucket, then that of the working copy; see `Store.acquire`."""
-        lease = try_acquire(self.bucket, f"{_key(stage, fingerprint)}/LEASE.json", self._seen)
+        lease = try_acquire(self.bucket, f"{self._key(stage, fingerprint)}/LEASE.json", self._seen)
         if isinstance(lease, Holder):
             return lease
         try:
@@ -164,7 +161,7 @@ class RemoteStore(Store):
 
     def _remove_orphans(self, stage: str, fingerprint: str) -> None:
         """Remove the objects of attempts that no manifest names; only the holder of the lease may."""
-        prefix = _key(stage, fingerprint)
+        prefix = self._key(stage, fingerprint)
         kept = self.lookup(stage, fingerprint)
         for name in self.bucket.folders(prefix):
             if name.startswith("a-") and (kept is None or name != kept.attempt):
@@ -174,7 +171,7 @@ class RemoteStore(Store):
         """Remove what a runner of this machine that died right after its commit left; see `Store.sweep`."""
         directory = self.output(manifest).parent
         if (directory / "LEASE.json").exists() or (directory / "work").exists():
-            key = f"{_key(manifest.stage, manifest.fingerprint.removeprefix('sha256:'))}/LEASE.json"
+            key = f"{self._key(manifest.stage, manifest.fingerprint.removeprefix('sha256:'))}/LEASE.json"
             lease = try_acquire(self.bucket, key, self._seen)
             if isinstance(lease, ObjectLease):
                 lease.release()
@@ -187,7 +184,7 @@ class RemoteStore(Store):
             StoreError: the bucket cannot be reached or written.
         """
         fingerprint = manifest.fingerprint.removeprefix("sha256:")
-        prefix = _key(manifest.stage, fingerprint)
+        prefix = self._key(manifest.stage, fingerprint)
         names = [file.path for file in manifest.files]
         # The files of an accepted output are there.
         names = [] if manifest.aliased_from else names
@@ -218,11 +215,11 @@ class RemoteStore(Store):
         return True
 
     def _remove_record(self, stage: str, fingerprint: str) -> None:
-        self.bucket.remove(f"{_key(stage, fingerprint)}/MANIFEST.json")
+        self.bucket.remove(f"{self._key(stage, fingerprint)}/MANIFEST.json")
         super()._remove_record(stage, fingerprint)
 
     def _move_record_aside(self, stage: str, fingerprint: str) -> Path:
-        prefix = _key(stage, fingerprint)
+        prefix = self._key(stage, fingerprint)
         record = self.bucket.read(f"{prefix}/MANIFEST.json")
         if record is not None:
             self.bucket.put(f"{prefix}/MANIFEST.broken-{uuid.uuid4().hex[:8]}.json", record.text)
@@ -236,8 +233,8 @@ class RemoteStore(Store):
             GoneError: the bucket has lost an object.
             StoreError: an object is not what was recorded, or the disk is full.
         """
-        prefix = _output_key(manifest)
         out = self.output(manifest)
+        prefix = self._object(out)
         with self._fetching:
             files = [file for file in manifest.files if wanted is None or wanted(file.path)]
             missing = [file for file in files if not _is_here(out / file.path, file.bytes)]
@@ -272,7 +269,7 @@ class RemoteStore(Store):
 
     def sizes(self, out: Path) -> dict[str, int]:
         """Of the objects; see `Store.sizes`."""
-        prefix = out.relative_to(self.root).as_posix()
+        prefix = self._object(out)
         return {entry.key.removeprefix(f"{prefix}/"): entry.bytes for entry in self.bucket.entries(prefix)}
 
     @contextlib.contextmanager
@@ -282,7 +279,7 @@ class RemoteStore(Store):
         Raises:
             StoreError: an object cannot be read, or the disk is full.
         """
-        prefix = out.relative_to(self.root).as_posix()
+        prefix = self._object(out)
         with tempfile.TemporaryDirectory(prefix="lumina-") as folder:
             try:
                 self._each(self._borrow, [(f"{prefix}/{file.path}", Path(folder) / file.path) for file in files])
@@ -297,7 +294,7 @@ class RemoteStore(Store):
 
     def share(self, path: Path) -> None:
         """See `Store.share`."""
-        self.bucket.upload(path, path.relative_to(self.root).as_posix())
+        self.bucket.upload(path, self._object(path))
 
     def bring(self, path: Path) -> None:
         """See `Store.bring`."""
@@ -306,7 +303,7 @@ class RemoteStore(Store):
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.bucket.download(path.relative_to(self.root).as_posix(), temporary)
+            self.bucket.download(self._object(path), temporary)
             temporary.replace(path)
         except GoneError:
             return  # who reads the file says so
@@ -330,7 +327,7 @@ class RemoteStore(Store):
         import pyarrow as pa
         import pyarrow.dataset as ds
 
-        form, prefix = ds.ParquetFileFormat(), _output_key(manifest)
+        form, prefix = ds.ParquetFileFormat(), self._object(self.output(manifest))
         opened = [self.bucket.open(f"{prefix}/{file.path}", file.bytes) for file in files]
         fragments = [form.make_fragment(pa.PythonFile(file, mode="r")) for file in opened]
         return ds.FileSystemDataset(fragments, fragments[0].physical_schema, form)
@@ -380,16 +377,6 @@ class RemoteStore(Store):
         with ThreadPoolExecutor(_THREADS, "bucket") as pool:
             for done in [pool.submit(function, *each) for each in arguments]:
                 done.result()
-
-
-def _key(stage: str, fingerprint: str) -> str:
-    return f"stages/{stage}/{fingerprint[:20]}"
-
-
-def _output_key(manifest: Manifest) -> str:
-    """Under which the files of an output lie; of an accepted one, where it was computed."""
-    computed = manifest.aliased_from or manifest.fingerprint
-    return f"{_key(manifest.stage, computed.removeprefix('sha256:'))}/{manifest.attempt}"
 
 
 def _is_table(path: str) -> bool:

@@ -199,15 +199,25 @@ class Store:
         if manifest.fingerprint != f"sha256:{fingerprint}":
             return f"the record is of fingerprint {manifest.fingerprint}"
         out = self.output(manifest)
+        size_of = self._size_of(out)
         for file in manifest.files:
-            path = os.path.join(out, file.path)
-            try:
-                size = os.stat(path).st_size
-            except OSError:
-                return f"{path} is missing"
+            size = size_of(file.path)
+            if size is None:
+                return f"{self.name(out / file.path)} is missing"
             if size != file.bytes:
-                return f"{path} has {size} bytes, {file.bytes} expected"
+                return f"{self.name(out / file.path)} has {size} bytes, {file.bytes} expected"
         return None
+
+    def _size_of(self, out: Path) -> Callable[[str], int | None]:
+        """Tells the bytes of a file of the attempt in `out` by its relative path; None if it is not there."""
+
+        def look(path: str) -> int | None:
+            try:
+                return os.stat(os.path.join(out, path)).st_size
+            except OSError:
+                return None
+
+        return look
 
     def manifests(self, stage: str) -> list[Manifest]:
         """All readable manifests of a stage, the newest first; their files are not checked."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -34,6 +35,24 @@ def test_quality_is_configurable(tmp_path: Path) -> None:
         write_h264(tmp_path / f"{crf}.mp4", noise, fps=29.97, crf=crf)
         sizes.append((tmp_path / f"{crf}.mp4").stat().st_size)
     assert sizes[0] > 2 * sizes[1]
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 48), (1280, 720)])
+def test_colours_are_bt709_and_say_so(tmp_path: Path, width: int, height: int) -> None:
+    path = tmp_path / "x.mp4"
+    # Y, Cb and Cr by the formulas of BT.709 with limited range.
+    for rgb, yuv in {(255, 0, 0): (63, 102, 240), (0, 255, 0): (173, 42, 26), (0, 0, 255): (32, 240, 118)}.items():
+        write_h264(path, np.full((2, height, width, 3), rgb, np.uint8), fps=8)
+        with av.open(str(path)) as container:
+            codec = container.streams.video[0].codec_context
+            assert (codec.colorspace, codec.color_range, codec.color_primaries, codec.color_trc) == (1, 1, 1, 1)
+            planes = next(container.decode(video=0)).to_ndarray(format="yuv420p").reshape(-1)
+        luma, chroma = planes[: height * width], planes[height * width :].reshape(2, -1)
+        for plane, value in zip((luma, *chroma), yuv, strict=True):
+            assert np.abs(plane.astype(int) - value).max() <= 1
+        assert np.abs(read_frames(path).astype(int) - rgb).max() <= 3
+    # ISO 14496-12: "nclx", then primaries, transfer, matrix (two bytes each) and a bit for full range.
+    assert b"colrnclx" + bytes([0, 1, 0, 1, 0, 1, 0]) in path.read_bytes()
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

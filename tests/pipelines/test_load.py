@@ -37,6 +37,11 @@ class Whole(Config):
     form: Annotated[Square | Round, Field(discriminator="kind")] = Square()
     stages: dict[str, Stage] = Field(default_factory=dict)
     limit: float | None = 1.0
+    names: dict[str, str] = Field(default_factory=dict)
+    note: str | None = "note"
+    where: Path | None = None
+    word: Literal["off", "on"] = "on"
+    shade: Literal["dark"] | float | dict[str, str] = 0.5
 
     @model_validator(mode="before")
     @classmethod
@@ -114,6 +119,40 @@ def test_a_mistake_is_one_line_that_names_the_key(tmp_path: Path, override: str,
     assert str(caught.value) == f"{tmp_path / 'whole.yaml'}: {message}"
 
 
+@pytest.mark.parametrize("key", ["names.a", "note", "where"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the world's #1 assistant", "#1", "a: b", "a:", "{a", "{a: b}", "[a, b]", "@a", "*a", "&a", "- a", "-", "%a",
+        "!a", "!!int 3", "|", "> a", "'a", "'a'", '"a"', "true", "no", "~", "123", "1e3", "0x10", "2026-01-01",
+        "2026-13-45", "a=b", " a ", "a\nb", "---", "`a`", "ä 🎬", "Null", "a, b",
+    ],
+)  # fmt: skip
+def test_a_key_for_text_takes_the_text_as_it_is(tmp_path: Path, key: str, text: str) -> None:
+    found = read(tmp_path, f"{key}={text}")
+    assert {"names.a": found.names.get("a"), "note": found.note, "where": found.where}[key] == (
+        Path(text) if key == "where" else text
+    )
+
+
+def test_null_is_none_where_that_may_be(tmp_path: Path) -> None:
+    for override in ("note=null", "note=", "where=null", "where="):
+        found = read(tmp_path, "where=a", override)
+        assert [found.note, found.where].count(None) == 1
+    assert read(tmp_path, "names.a=null", "names.b=").names == {"a": "null", "b": ""}
+
+
+def test_words_of_a_choice_are_texts_and_sections_are_yaml(tmp_path: Path) -> None:
+    assert read(tmp_path, "word=off").word == "off"
+    assert read(tmp_path, "names={a: hello, b: 'x # y'}").names == {"a": "hello", "b": "x # y"}
+    with pytest.raises(ConfigError, match="word: Input should be 'off' or 'on'; got '- on'"):
+        read(tmp_path, "word=- on")
+    # One of several forms: the one that is written.
+    assert [read(tmp_path, f"shade={text}").shade for text in ("dark", "0.25", "{a: b}")] == ["dark", 0.25, {"a": "b"}]
+    with pytest.raises(ConfigError, match="got '@dark'"):
+        read(tmp_path, "shade=@dark")
+
+
 def test_several_mistakes_are_listed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"2 settings to mend\n  part.width: .*\n  stages.b.rate: "):
         read(tmp_path, "part.width=0", "stages.b.rate=-1")
@@ -124,14 +163,29 @@ def test_several_mistakes_are_listed(tmp_path: Path) -> None:
     [
         ("rate", "expected key=value"),
         ("=3", "expected key=value"),
-        ("a={b: [", "not valid YAML"),
+        ("a={b: [", "a: unknown key; known here: form, limit, names, note, part, shade, stages, where, word"),
+        ("part={width: [", "expected a section like {key: value}, which '{width: [' is not: as YAML, "),
+        ("stages.b.sizes=[1, #2]", "<stream end>'; text inside goes in quotes"),
+        ("part.width=@8", "expected a whole number, which '@8' is not: as YAML, found character '@' that cannot start"),
+        ("limit=%8", "expected a number, which '%8' is not: as YAML, "),
+        (
+            "part.width=2026-13-01",
+            "expected a whole number, which '2026-13-01' is not: as YAML, month must be in 1..12",
+        ),
+        ("part.width=8 # wide", "in YAML # begins a comment"),
+        ("names=a: the world's #1 assistant", "in YAML # begins a comment"),
+        ("names.a=caf\udce9", "the value is not UTF-8"),
         ("stages.b.sizes.5.0=1", "'5' is no position of a list of 2"),
         ("stages.b.sizes.0.0.0=1", "stages.b.sizes.0.0 is no section"),
     ],
 )
 def test_an_override_that_is_none(tmp_path: Path, override: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError) as caught:
         read(tmp_path, override)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="not valid YAML: month must be in"):
+        read(tmp_path, text="limit: 2026-13-01")
 
 
 def test_a_config_that_is_none(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ class Reason(StrEnum):
     MISSING_FILE = "missing_file"
     UNREADABLE_FILE = "unreadable_file"
     UNSUPPORTED_URI = "unsupported_uri"
+    UNREADABLE_CAPTION = "unreadable_caption"
     DUPLICATE_CONTENT = "duplicate_content"
     DECODE_ERROR = "decode_error"
     DECODE_TIMEOUT = "decode_timeout"
@@ -202,7 +203,7 @@ LATENTS = pa.schema(
 
 def short_detail(text: str) -> str:
     """Cut `text` to at most 2 KB of UTF-8."""
-    return text.encode(errors="replace")[:DETAIL_BYTES].decode(errors="ignore")
+    return text.encode(errors="backslashreplace")[:DETAIL_BYTES].decode(errors="ignore")
 
 
 def status_ok() -> dict[str, str | None]:

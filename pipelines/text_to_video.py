@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from curation.manifest_tables import ManifestError
+from curation.manifest_mistakes import ManifestError
 from curation.manifests import Manifest, external_digest, media_root, read_manifest
 from curation.selection import SelectConfig
 from curation.shots import ShotsConfig

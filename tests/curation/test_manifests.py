@@ -14,7 +14,7 @@ import pytest
 
 from curation import manifests
 from curation.manifest_formats import IngestConfig
-from curation.manifest_tables import ManifestError
+from curation.manifest_mistakes import ManifestError
 from curation.manifests import INGEST_OPERATOR, clip_id, external_digest, read_manifest
 from curation.operator import Env, Input, apply
 

@@ -15,6 +15,7 @@ from curation.sources import SourceError, check_sources
 from jobs.evaluate import EvaluateConfig, EvaluateFinalConfig
 from jobs.shapes import RenderShapesConfig
 from lumina.config import Config
+from lumina.files import place_of
 from pipelines.checks import check_names, check_select, check_store, check_weights, starting_weights
 from pipelines.config import PipelineConfig, TrainConfig
 from pipelines.dag.stage import Pipeline, RegisteredModel, Stage
@@ -146,7 +147,7 @@ def _ingest(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> Stag
     if config.data.manifest is None or not isinstance(data, Manifest):
         inputs = {"manifest": "render_shapes"}
         return Stage("ingest", entry, config.ingest, operator, inputs=inputs, media_root_from="manifest")
-    manifest = config.data.manifest.resolve()
+    manifest = place_of(config.data.manifest)
     return Stage(
         "ingest",
         entry,
@@ -202,7 +203,7 @@ def _on_media(
 def _reads_media(config: PipelineConfig, stage: Stage) -> Stage:
     if config.data.manifest is None:
         return replace(stage, inputs={**stage.inputs, "media": "render_shapes"}, media_root_from="media")
-    return replace(stage, media_root=str(media_root(config.data.manifest.resolve(), config.ingest)))
+    return replace(stage, media_root=str(media_root(place_of(config.data.manifest), config.ingest)))
 
 
 def _training(config: PipelineConfig, start: Path | None) -> list[Stage]:

@@ -170,10 +170,11 @@ TEXT = pa.schema(
         "text_feature_shape": pa.list_(pa.int32()),
         "text_feature_dtype": pa.string(),
         "tokens": pa.int32(),
+        "tokens_cut": pa.int32(),
     }
     | _STATUS
 )
-"""Features [L, D], C order, little-endian."""
+"""Features [L, D], C order, little-endian; `tokens` is L, `tokens_cut` what a longer prompt has beyond it."""
 
 LATENTS = pa.schema(
     {

@@ -74,7 +74,7 @@ def read_manifest(path: str | Path, config: IngestConfig | None = None) -> Manif
     if path.is_dir():
         path = _folder_manifest(path, config)
     if not path.is_file():
-        if path.is_symlink():
+        if _leads_nowhere(path):
             raise ManifestError(f"manifest {path} is a link to {path.readlink()}, which does not exist: fetch it again")
         raise ManifestError(
             f"manifest {path} does not exist; give a CSV, JSON lines or Parquet file, or a folder with videos"
@@ -113,7 +113,12 @@ def external_digest(manifest: Manifest) -> str:
 
 
 def _manifests_in(folder: Path) -> list[Path]:
-    return [folder / name for name in FOLDER_MANIFESTS if (folder / name).is_file()]
+    return [path for path in (folder / name for name in FOLDER_MANIFESTS) if path.is_file() or _leads_nowhere(path)]
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """Whether it is a link to what is not there: a download that did not end, and no reason to do without it."""
+    return path.is_symlink() and not path.exists()
 
 
 def _folder_manifest(folder: Path, config: IngestConfig) -> Path:
@@ -181,7 +186,7 @@ def _scanned(folder: Path, file: Path, config: IngestConfig) -> ManifestRow:
 def _caption(folder: Path, video: Path) -> tuple[str, str]:
     """The caption of a video in a bare folder, and why it is none."""
     sidecar = video.with_suffix(".txt")
-    if not sidecar.is_file():
+    if not sidecar.is_file() and not _leads_nowhere(sidecar):
         return checked_caption(" ".join(video.stem.replace("_", " ").replace("-", " ").split()))
     try:
         caption, fault = checked_caption(decode(sidecar.read_bytes()))

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from curation.texts import TextError, decode
 from pipelines.errors import PipelineError
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -43,7 +44,9 @@ def load(
     """
     path = _find(name_or_path)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        data = yaml.safe_load(decode(path.read_bytes())) or {}
+    except TextError as error:
+        raise ConfigError(f"{path}, line {error.line}: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(data, dict):

@@ -98,6 +98,13 @@ def test_a_folder_is_scanned(tmp_path: Path) -> None:
         read_manifest(tmp_path)
 
 
+def test_a_folder_whose_manifest_was_not_fetched_is_not_scanned_instead(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "clips.csv").symlink_to("../blobs/2222")
+    with pytest.raises(ManifestError, match=r"clips.csv is a link to ../blobs/2222, which does not exist: fetch it"):
+        read_manifest(tmp_path)
+
+
 def test_what_a_plan_can_know_changes_with_rows_and_files(tmp_path: Path) -> None:
     path = _csv(tmp_path, "video,caption,source\na.mp4,x,y\ngone.mp4,x,y\nhttp://b/c.mp4,x,y\n")
     missing = external_digest(read_manifest(path))

@@ -109,6 +109,13 @@ def test_sidecars_that_are_no_text_set_their_rows_aside_and_no_others(tmp_path: 
     assert external_digest(read_manifest(tmp_path)) != before
 
 
+def test_a_sidecar_that_cannot_be_read_sets_its_row_aside(tmp_path: Path) -> None:
+    (tmp_path / "a_b.mp4").touch()
+    (tmp_path / "a_b.txt").symlink_to("../blobs/2222")
+    [row] = read_manifest(tmp_path).rows
+    assert (row.caption, row.fault) == ("", "a_b.txt: No such file or directory")
+
+
 def test_the_captions_that_showed_the_fault() -> None:
     if not (SHARED / "inputs").is_dir():
         pytest.skip(f"no inputs at {SHARED / 'inputs'}")

@@ -24,7 +24,8 @@ from plain_model import PlainNextDiT
 from torch import Tensor
 
 from lumina.models.next_dit import MultiScaleNextDiT
-from lumina.models.text_encoder import MAX_TOKENS, TextEncoder
+from lumina.models.text_encoder import TextEncoder
+from lumina.prompt_length import MAX_TOKENS
 from lumina.training.stage import TaskConfig, TrainStageConfig
 
 VAE_SCALE = 1.15258426

@@ -6,18 +6,21 @@ Every format turns one record into the rows of its clips. A column that a format
 from __future__ import annotations
 
 import ast
+import difflib
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from zipfile import BadZipFile
 
 from pydantic import Field
 
-from curation.manifest_tables import ManifestError, Record, as_json
+from curation.manifest_mistakes import ManifestError
+from curation.manifest_tables import Record, as_json, plain
 from curation.media import has_credentials, member_uri, members, suffix
+from curation.texts import TextError, caption_of
 from lumina.config import Config
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".gif"})
@@ -29,6 +32,12 @@ _SPAN = ("span_start_s", "span_end_s")
 _OPENVID_NAMES = frozenset({"video", "caption", "aesthetic score", "motion score"})
 _PANDA_NAMES = frozenset({"videoID", "timestamp", "caption"})
 _PANDA_LISTS = ("matching_score", "desirable_filtering", "shot_boundary_detection")
+KINDS = (
+    MEDIA_NAMES,
+    CAPTION_NAMES,
+    *((name,) for name in ("source", *_SPAN, "aesthetic score", "motion score", "videoID", "timestamp", *_PANDA_LISTS)),
+)
+"""Columns that are known, whatever their capitals: each with the others that mean the same."""
 _TIME = re.compile(r"(\d+):([0-5]?\d):([0-5]?\d(?:\.\d+)?)")
 
 Format = Literal["auto", "clips", "openvid", "panda", "folder"]
@@ -61,6 +70,8 @@ class ManifestRow:
     span_start_s: float | None = None
     """Seconds from the file's start at which the clip begins; None, as `span_end_s`, if it is the whole file."""
     span_end_s: float | None = None
+    fault: str = ""
+    """Why the caption is no text; it is empty then, and ingest sets the row aside."""
 
 
 RowsOf = Callable[[Record], Iterator[ManifestRow]]
@@ -76,13 +87,26 @@ def detect(names: Sequence[str]) -> Literal["clips", "openvid", "panda"]:
 def check_columns(format: str, names: Sequence[str], where: str) -> None:
     """ManifestError if a format's columns are not among `names`."""
     if format == "clips":
-        lacking = [f"{kind[0]} (or {', '.join(kind[1:])})" for kind in (MEDIA_NAMES, CAPTION_NAMES)
-                   if not set(kind) & set(names)]  # fmt: skip
+        kinds: list[tuple[str, ...]] = [MEDIA_NAMES, CAPTION_NAMES]
     else:
-        needed = _PANDA_NAMES if format == "panda" else {"video", "caption"}
-        lacking = sorted(needed - set(names))
+        kinds = [(name,) for name in sorted(_PANDA_NAMES if format == "panda" else {"video", "caption"})]
+    lacking = [kind for kind in kinds if set(kind).isdisjoint(names)]
     if lacking:
-        raise ManifestError(f"{where} lacks the columns {' and '.join(lacking)}; it has {', '.join(names) or 'none'}")
+        listed = [f"{kind[0]} (or {', '.join(kind[1:])})" if kind[1:] else kind[0] for kind in lacking]
+        hints = "".join(f"; {hint}" for kind in lacking for hint in _nearest(kind, names))
+        raise ManifestError(
+            f"{where} lacks the columns {' and '.join(listed)}; it has {', '.join(names) or 'none'}{hints}"
+        )
+
+
+def _nearest(kind: Sequence[str], names: Sequence[str]) -> Iterator[str]:
+    """What the column that is spelt most like one of a kind should be called."""
+    wanted = {plain(name): name for name in kind}
+    known = {name for kind in KINDS for name in kind}
+    for name in names:
+        for near in difflib.get_close_matches(plain(name), wanted if name not in known else (), 1, 0.75):
+            yield f"did you mean {wanted[near]!r} by {name!r}?"
+            return
 
 
 def clip_rows(config: IngestConfig) -> RowsOf:
@@ -96,7 +120,7 @@ def openvid_rows(config: IngestConfig, archives: ArchiveIndex) -> RowsOf:
     def rows(record: Record) -> Iterator[ManifestRow]:
         video = _text(record, "video")
         uri = archives.find(video) if video else None
-        yield _clip(Record(record.where, {**record.cells, "video": uri or video}), config)
+        yield _clip(replace(record, cells={**record.cells, "video": uri or video}), config)
 
     return rows
 
@@ -119,7 +143,7 @@ def panda_rows(config: IngestConfig) -> RowsOf:
         for index, span in enumerate(spans):
             own = {column: values[index] for column, values in lists.items()}
             own |= {"video": f"{name}.mp4", **dict(zip(_SPAN, span, strict=True))}
-            yield _clip(Record(f"{record.where}, span {index + 1}", shared | own), config)
+            yield _clip(Record(record.number, f"{record.where}, span {index + 1}", shared | own), config)
 
     return rows
 
@@ -173,6 +197,7 @@ def _clip(record: Record, config: IngestConfig) -> ManifestRow:
         raise ManifestError(f"{record.where}: the URI holds a user or password; credentials belong in the environment")
     media = media_of(uri)
     start, end = _span(record, media)
+    caption, fault = checked_caption(caption)
     known = {uri_name, caption_name, "source", *_SPAN}
     return ManifestRow(
         uri=uri,
@@ -182,7 +207,16 @@ def _clip(record: Record, config: IngestConfig) -> ManifestRow:
         extra=as_json({name: value for name, value in cells.items() if name not in known}, record.where),
         span_start_s=start,
         span_end_s=end,
+        fault=fault,
     )
+
+
+def checked_caption(text: str) -> tuple[str, str]:
+    """A caption as it is kept, and why it is none."""
+    try:
+        return caption_of(text), ""
+    except TextError as error:
+        return "", str(error)
 
 
 def _first(record: Record, names: Sequence[str]) -> tuple[str | None, str]:
@@ -223,7 +257,7 @@ def _seconds(record: Record, name: str) -> float | None:
     except (ValueError, OverflowError):
         seconds = math.nan
     if not math.isfinite(seconds):
-        raise ManifestError(f"{record.where}: {name} is {value!r}, expected seconds")
+        raise ManifestError(f"{record.where}: {name} is {value!r}, expected seconds, such as 1.5")
     return seconds
 
 

@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
 import decimal
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curation.manifest_csv import csv_rows, long_fields
+from curation.manifest_lines import Lines, text_lines
+from curation.manifest_mistakes import ManifestError, Mistakes
+
 JSON_LINES = frozenset({".jsonl", ".ndjson"})
 PARQUET = frozenset({".parquet"})
 _BATCH_ROWS = 4096
-_FIELD_CHARS = 1 << 24
 
-
-class ManifestError(ValueError):
-    """The manifest cannot be used; nothing has been done yet."""
+Kinds = Sequence[Sequence[str]]
+"""The columns that formats know: each with the others that mean the same."""
+_Meant = Callable[[tuple[str, ...]], tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """One row of a table."""
 
+    number: int
+    """Line or row, from 1."""
     where: str
-    """File and line, or file and row: how errors begin."""
+    """`line 2`, or `row 2` of Parquet: how mistakes begin."""
     cells: Mapping[str, Any]
     """Column to value: text from CSV, else numbers, text, truth values, lists and dicts of these, or None."""
 
@@ -41,19 +46,55 @@ class Table:
     """A file that was opened: its columns, and its rows as they are read."""
 
     names: tuple[str, ...]
-    """Columns; of JSON lines those of the first."""
+    """Columns, as the formats spell them; of JSON lines those of the first."""
     records: Iterable[Record]
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Table]:
-    """Open a table by its extension: JSON lines, Parquet, else CSV. ManifestError for what is not such a file."""
+def opened(path: Path, kinds: Kinds, mistakes: Mistakes) -> Iterator[Table]:
+    """Open a table by its extension: JSON lines, Parquet, else CSV.
+
+    Rows that are none are left out, and added to `mistakes`. ManifestError for what is not such a file.
+    """
     extension = path.suffix.lower()
     if extension == ".json":
         raise ManifestError(f"manifest {path}: give JSON lines, one object a line, in a file named *.jsonl")
-    read = _parquet if extension in PARQUET else _json_lines if extension in JSON_LINES else _csv
-    with read(path) as table:
-        yield table
+
+    @lru_cache(maxsize=64)
+    def meant(names: tuple[str, ...]) -> tuple[str, ...]:
+        return known_as(names, kinds)
+
+    if extension in PARQUET:
+        with _parquet(path, meant, mistakes) as table:
+            yield table
+        return
+    with text_lines(path, mistakes) as lines, long_fields():
+        if extension in JSON_LINES:
+            yield _json_lines(lines, meant, mistakes)
+        else:
+            yield _csv(lines, kinds, meant, mistakes)
+
+
+def known_as(names: Sequence[str], kinds: Kinds) -> tuple[str, ...]:
+    """The names with capitals, blanks and hyphens as the formats have them, where no column is spelt so already.
+
+    ValueError for two columns that would become the same.
+    """
+    meant = [name.strip() for name in names]
+    for kind in kinds:
+        if set(kind).isdisjoint(meant):
+            spelt = {plain(name): name for name in kind}
+            meant = [spelt.get(plain(name), name) for name in meant]
+    twice = [name for name, other in zip(names, meant, strict=True) if meant.count(other) > 1]
+    if twice:
+        listed = ", ".join(dict.fromkeys(name.strip() for name in twice))
+        raise ValueError(f"has the column(s) {listed} twice, capitals aside: rename or remove one")
+    return tuple(meant)
+
+
+def plain(name: str) -> str:
+    """A column's name without regard to capitals, blanks and hyphens: `File-Name` is `file_name`."""
+    return "_".join(name.replace("-", " ").replace("_", " ").split()).casefold()
 
 
 def as_json(value: Mapping[str, Any], where: str) -> str:
@@ -81,55 +122,88 @@ def _plain(value: Any, where: str) -> Any:
     raise ManifestError(f"{where} holds {type(value).__name__}, which has no JSON form: leave the column out")
 
 
-@contextmanager
-def _csv(path: Path) -> Iterator[Table]:
-    limit = csv.field_size_limit(_FIELD_CHARS)  # the module's own would refuse the captions of a long video
+def _header(path: Path, names: Sequence[str], meant: _Meant) -> tuple[str, ...]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            names = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = names
-            _check_unique(path, names)
-            yield Table(tuple(names), _csv_records(path, reader))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ManifestError(f"manifest {path} is not a UTF-8 CSV file: {error}") from error
-    finally:
-        csv.field_size_limit(limit)
+        return meant(tuple(names))
+    except ValueError as error:
+        raise ManifestError(f"manifest {path} {error}") from error
 
 
-def _csv_records(path: Path, reader: csv.DictReader[str]) -> Iterator[Record]:
-    for cells in reader:
-        where = f"manifest {path}, line {reader.line_num}"
-        if None in cells or None in cells.values():
-            raise ManifestError(f"{where}: the number of cells differs from the header's")
-        yield Record(where, cells)
+def _csv(lines: Lines, kinds: Kinds, meant: _Meant, mistakes: Mistakes) -> Table:
+    known = frozenset(plain(name) for kind in kinds for name in kind)
+    rows = csv_rows(lines, lambda name: plain(name) in known, mistakes)
+    _, header = next(rows, (0, []))
+    names = _header(lines.path, [name for name in header if name.strip()], meant)
+    return Table(names, _csv_records(rows, header, names, mistakes))
 
 
-@contextmanager
-def _json_lines(path: Path) -> Iterator[Table]:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            records = _json_records(path, file)
-            first = next(records, None)
-            yield Table(tuple(first.cells) if first else (), _chained(first, records))
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"manifest {path} is not a UTF-8 file: {error}") from error
-
-
-def _json_records(path: Path, lines: Iterable[str]) -> Iterator[Record]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
+def _csv_records(
+    rows: Iterator[tuple[int, list[str]]], header: list[str], names: tuple[str, ...], mistakes: Mistakes
+) -> Iterator[Record]:
+    width = len(header)
+    named = [place for place, name in enumerate(header) if name.strip()]
+    unnamed = [place for place, name in enumerate(header) if not name.strip()]
+    for number, cells in rows:
+        # Spreadsheets write empty cells to the right of what they hold.
+        while len(cells) > width and not cells[-1].strip():
+            cells.pop()
+        if len(cells) != width:
+            hint = "; a cell that holds the separator needs quotation marks" if len(cells) > width else ""
+            text = f"the number of cells differs from the header's: {len(cells)}, not {width}{hint}"
+            mistakes.add(number, f"line {number}: {text}")
             continue
-        where = f"manifest {path}, line {number}"
-        try:
-            cells = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ManifestError(f"{where}: no JSON: {error}") from error
-        if not isinstance(cells, dict):
-            raise ManifestError(f"{where}: expected a JSON object, found {type(cells).__name__}")
-        if "\\u" in line and not _is_unicode(json.dumps(cells, ensure_ascii=False)):
-            raise ManifestError(f"{where}: half of a surrogate pair, which is no character")
-        yield Record(where, cells)
+        nameless = next((place for place in unnamed if cells[place].strip()), None)
+        if nameless is not None:
+            text = f"column {nameless + 1} has an empty column name, but holds {cells[nameless]!r:.60}"
+            mistakes.add(number, f"line {number}: {text}: name it in the header, or empty it")
+            continue
+        values = (cells[place] for place in named)
+        yield Record(number, f"line {number}", dict(zip(names, values, strict=True)))
+
+
+def _json_lines(lines: Lines, meant: _Meant, mistakes: Mistakes) -> Table:
+    records = _json_records(lines, meant, mistakes)
+    first = next(records, None)
+    return Table(tuple(first.cells) if first else (), _chained(first, records))
+
+
+def _json_records(lines: Lines, meant: _Meant, mistakes: Mistakes) -> Iterator[Record]:
+    while True:
+        number = lines.begin()
+        line = next(lines, None)
+        if line is None:
+            return
+        if lines.is_text(mistakes) and line.strip():
+            where = f"line {number}"
+            try:
+                cells = _object(line, meant)
+            except (ValueError, RecursionError) as error:
+                mistakes.add(number, f"{where}: {_json_fault(error)}")
+            else:
+                yield Record(number, where, cells)
+
+
+def _object(line: str, meant: _Meant) -> dict[str, Any]:
+    cells = json.loads(line.rstrip(), object_pairs_hook=_unique)
+    if not isinstance(cells, dict):
+        raise ValueError(f"expected a JSON object, found {type(cells).__name__}")
+    if "\\u" in line and not _is_unicode(json.dumps(cells, ensure_ascii=False)):
+        raise ValueError("half of a surrogate pair, which is no character")
+    return dict(zip(meant(tuple(cells)), cells.values(), strict=True))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
+    return found
+
+
+def _json_fault(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"no JSON: {error.msg} (character {error.colno})"
+    return f"no JSON: {error}" if isinstance(error, RecursionError) else str(error)
 
 
 def _is_unicode(text: str) -> bool:
@@ -147,25 +221,37 @@ def _chained(first: Record | None, rest: Iterator[Record]) -> Iterator[Record]:
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[Table]:
+def _parquet(path: Path, meant: _Meant, mistakes: Mistakes) -> Iterator[Table]:
     try:
         with pq.ParquetFile(path) as file:
-            names = list(file.schema_arrow.names)
-            _check_unique(path, names)
-            yield Table(tuple(names), _parquet_records(path, file))
+            names = _header(path, file.schema_arrow.names, meant)
+            yield Table(names, _parquet_records(file, names, mistakes))
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(f"manifest {path} is not a Parquet file: {error}") from error
 
 
-def _parquet_records(path: Path, file: pq.ParquetFile) -> Iterator[Record]:
+def _parquet_records(file: pq.ParquetFile, names: tuple[str, ...], mistakes: Mistakes) -> Iterator[Record]:
     number = 0
     for batch in file.iter_batches(_BATCH_ROWS):
-        for cells in batch.to_pylist():
+        for cells in _parquet_cells(batch.rename_columns(list(names))):
             number += 1
-            yield Record(f"manifest {path}, row {number}", cells)
+            if isinstance(cells, str):
+                mistakes.add(number, f"row {number}: the column {cells} holds text that is not UTF-8: write it anew")
+            else:
+                yield Record(number, f"row {number}", cells)
 
 
-def _check_unique(path: Path, names: list[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ManifestError(f"manifest {path} has the column(s) {', '.join(twice)} twice")
+def _parquet_cells(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
+    """The cells of each row, or the name of the column whose text is none: Parquet does not check what it stores."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for row in range(len(batch)):
+            cells: dict[str, Any] = {}
+            try:
+                for name in batch.schema.names:
+                    cells[name] = batch[name][row].as_py()
+            except UnicodeDecodeError:
+                yield batch.schema.names[len(cells)]
+            else:
+                yield cells

@@ -16,20 +16,24 @@ from typing import Any
 import pyarrow as pa
 
 from curation.manifest_formats import (
+    KINDS,
     VIDEO_SUFFIXES,
     ArchiveIndex,
     IngestConfig,
     ManifestRow,
     check_columns,
+    checked_caption,
     clip_rows,
     detect,
     openvid_rows,
     panda_rows,
 )
-from curation.manifest_tables import ManifestError, opened
+from curation.manifest_mistakes import ManifestError, Mistakes
+from curation.manifest_tables import opened
 from curation.media import chunks, neighbours, stamps
 from curation.operator import Env, Input, Layout, Operator, map_rows
 from curation.schema import INGEST, Reason, RowError, Status, iterate, status_not_ok, status_ok, to_table
+from curation.texts import TextError, decode
 
 FOLDER_MANIFESTS = ("clips.csv", "clips.jsonl", "clips.parquet")
 _COLUMNS = tuple(field.name for field in fields(ManifestRow))
@@ -61,7 +65,7 @@ def read_manifest(path: str | Path, config: IngestConfig | None = None) -> Manif
     A folder that holds one of `FOLDER_MANIFESTS` is that file. In a bare folder every video below it is a row, in
     sorted order; its caption is the text file of the same name, else the file name's words. Opens no media file but
     the directories of zip archives. Raises ManifestError for a path that does not exist, missing columns, malformed
-    rows, and when there is no row at all.
+    rows (all of them), and when there is no row at all.
     """
     config = config or IngestConfig()
     path = Path(path)
@@ -70,6 +74,8 @@ def read_manifest(path: str | Path, config: IngestConfig | None = None) -> Manif
     if path.is_dir():
         path = _folder_manifest(path, config)
     if not path.is_file():
+        if _leads_nowhere(path):
+            raise ManifestError(f"manifest {path} is a link to {path.readlink()}, which does not exist: fetch it again")
         raise ManifestError(
             f"manifest {path} does not exist; give a CSV, JSON lines or Parquet file, or a folder with videos"
         )
@@ -86,7 +92,7 @@ def is_scanned(path: Path, config: IngestConfig) -> bool:
 
 
 def media_root(path: Path, config: IngestConfig) -> Path:
-    """Directory to which the relative URIs of a manifest refer, without reading it."""
+    """Directory to which the relative URIs of a manifest refer, without reading it: of a link, where the link lies."""
     folder = path if path.is_dir() else path.parent
     return folder if config.media_dir is None else folder / config.media_dir
 
@@ -107,7 +113,12 @@ def external_digest(manifest: Manifest) -> str:
 
 
 def _manifests_in(folder: Path) -> list[Path]:
-    return [folder / name for name in FOLDER_MANIFESTS if (folder / name).is_file()]
+    return [path for path in (folder / name for name in FOLDER_MANIFESTS) if path.is_file() or _leads_nowhere(path)]
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """Whether it is a link to what is not there: a download that did not end, and no reason to do without it."""
+    return path.is_symlink() and not path.exists()
 
 
 def _folder_manifest(folder: Path, config: IngestConfig) -> Path:
@@ -124,7 +135,10 @@ def _read_table(path: Path, config: IngestConfig) -> Manifest:
     root = media_root(path, config)
     if not root.is_dir():
         raise ManifestError(f"ingest.media_dir: {root} is no directory")
-    with opened(path) as table:
+    mistakes = Mistakes(path)
+    with opened(path, KINDS, mistakes) as table:
+        if not table.names:
+            mistakes.check()
         kind = detect(table.names) if config.format == "auto" else config.format
         check_columns(kind, table.names, f"manifest {path}")
         archives = ArchiveIndex(root) if kind == "openvid" else None
@@ -132,10 +146,16 @@ def _read_table(path: Path, config: IngestConfig) -> Manifest:
             rows_of = openvid_rows(config, archives)
         else:
             rows_of = panda_rows(config) if kind == "panda" else clip_rows(config)
-        rows = tuple(row for record in table.records for row in rows_of(record))
+        rows: list[ManifestRow] = []
+        for record in table.records:
+            try:
+                rows += rows_of(record)
+            except ManifestError as error:
+                mistakes.add(record.number, str(error))
+    mistakes.check()
     if not rows:
         raise ManifestError(f"manifest {path} has a header but no rows")
-    return Manifest(root, rows, tuple(archives.unreferenced()) if archives else ())
+    return Manifest(root, tuple(rows), tuple(archives.unreferenced()) if archives else ())
 
 
 def _scan(folder: Path, config: IngestConfig) -> Manifest:
@@ -159,14 +179,22 @@ def _scanned(folder: Path, file: Path, config: IngestConfig) -> ManifestRow:
         name.encode()
     except UnicodeEncodeError:
         raise ManifestError(f"folder {folder}: the file name {name!r} is not UTF-8; rename it") from None
-    return ManifestRow(name, "video", config.default_source, _caption(file), "{}")
+    caption, fault = _caption(folder, file)
+    return ManifestRow(name, "video", config.default_source, caption, "{}", fault=fault)
 
 
-def _caption(video: Path) -> str:
+def _caption(folder: Path, video: Path) -> tuple[str, str]:
+    """The caption of a video in a bare folder, and why it is none."""
     sidecar = video.with_suffix(".txt")
-    if sidecar.is_file():
-        return sidecar.read_text(encoding="utf-8", errors="replace").strip()
-    return " ".join(video.stem.replace("_", " ").replace("-", " ").split())
+    if not sidecar.is_file() and not _leads_nowhere(sidecar):
+        return checked_caption(" ".join(video.stem.replace("_", " ").replace("-", " ").split()))
+    try:
+        caption, fault = checked_caption(decode(sidecar.read_bytes()))
+    except TextError as error:
+        caption, fault = "", f"line {error.line}, {error}"
+    except OSError as error:
+        caption, fault = "", error.strerror or str(error)
+    return caption, fault and f"{sidecar.relative_to(folder).as_posix()}: {fault}"
 
 
 _HASHED = pa.schema([*INGEST, pa.field("row", pa.int64())])
@@ -175,11 +203,14 @@ _HASHED = pa.schema([*INGEST, pa.field("row", pa.int64())])
 def _plan(inputs: Mapping[str, Input], config: IngestConfig, _env: Env) -> pa.Table:
     manifest = read_manifest(inputs["manifest"].path, config)
     order = sorted(range(len(manifest.rows)), key=lambda index: neighbours(manifest.rows[index].uri))
-    rows = (
-        {"row": index, **{name: getattr(manifest.rows[index], name) for name in _COLUMNS}, **status_ok()}
-        for index in order
-    )
-    return to_table(rows, _HASHED)
+    return to_table((_planned(index, manifest.rows[index]) for index in order), _HASHED)
+
+
+def _planned(index: int, row: ManifestRow) -> dict[str, Any]:
+    status = status_ok()
+    if row.fault:
+        status = status_not_ok(INGEST_OPERATOR.name, Status.QUARANTINED, Reason.UNREADABLE_CAPTION, row.fault)
+    return {"row": index, **{name: getattr(row, name) for name in _COLUMNS}, **status}
 
 
 def _make(_config: IngestConfig, env: Env) -> Callable[[pa.Table], pa.Table]:

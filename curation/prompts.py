@@ -6,17 +6,26 @@ dropped caption). Rows out: the same, with features.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.operator import RANDOM_READ_BYTES, Env, Input, Layout, Operator, dataset
+from curation.operator import RANDOM_READ_BYTES, Env, Input, Layout, Operator, Report, dataset
 from curation.schema import TEXT, status_ok, to_table
 from curation.sources import SYSTEM_PROMPTS_FILE
 from curation.tensors import DType, pack
 from lumina.config import Config
+from lumina.prompt_length import cut_message
 from lumina.system_prompts import SystemPrompt, compose, read_system_prompts, text_id
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
+
+log = logging.getLogger(__name__)
 
 
 class EncodeTextConfig(Config):
@@ -66,6 +75,7 @@ def _make(config: EncodeTextConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
                     "text_feature_shape": feature.shape,
                     "text_feature_dtype": feature.dtype,
                     "tokens": feature.shape[0],
+                    "tokens_cut": encoder.tokens_cut(row["prompt"]),
                 }
                 for row, feature in zip(rows, packed, strict=True)
             ),
@@ -73,6 +83,14 @@ def _make(config: EncodeTextConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
         )
 
     return encode
+
+
+def _report(rows: ds.Dataset, _config: EncodeTextConfig, _out: Path) -> Report:
+    cuts = [cut for cut in rows.to_table(["tokens_cut"])["tokens_cut"].to_pylist() if cut is not None]
+    message = cut_message(cuts, "shorten them, or set select.max_caption_chars")
+    if message:
+        log.warning("encode_text: %s", message)
+    return Report({"prompts_cut": float(sum(cut > 0 for cut in cuts))})
 
 
 ENCODE_TEXT_OPERATOR = Operator(
@@ -84,6 +102,7 @@ ENCODE_TEXT_OPERATOR = Operator(
     make=_make,
     key="text_id",
     runs_network=lambda _config: True,
+    report=_report,
     layout=lambda _config: Layout(
         rows_per_file=256,
         row_group_size=16,

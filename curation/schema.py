@@ -34,6 +34,7 @@ class Reason(StrEnum):
     MISSING_FILE = "missing_file"
     UNREADABLE_FILE = "unreadable_file"
     UNSUPPORTED_URI = "unsupported_uri"
+    UNREADABLE_CAPTION = "unreadable_caption"
     DUPLICATE_CONTENT = "duplicate_content"
     DECODE_ERROR = "decode_error"
     DECODE_TIMEOUT = "decode_timeout"
@@ -181,10 +182,11 @@ TEXT = pa.schema(
         "text_feature_shape": pa.list_(pa.int32()),
         "text_feature_dtype": pa.string(),
         "tokens": pa.int32(),
+        "tokens_cut": pa.int32(),
     }
     | _STATUS
 )
-"""Features [L, D], C order, little-endian."""
+"""Features [L, D], C order, little-endian; `tokens` is L, `tokens_cut` what a longer prompt has beyond it."""
 
 LATENTS = pa.schema(
     {
@@ -217,7 +219,7 @@ differ."""
 
 def short_detail(text: str) -> str:
     """Cut `text` to at most 2 KB of UTF-8."""
-    return text.encode(errors="replace")[:DETAIL_BYTES].decode(errors="ignore")
+    return text.encode(errors="backslashreplace")[:DETAIL_BYTES].decode(errors="ignore")
 
 
 def status_ok() -> dict[str, str | None]:

@@ -114,7 +114,8 @@ class ClipWorker:
 
         job, folder = batch.job, Path(batch.folder)
         rows: list[dict[str, Any]] = []
-        clips = self._generator(job).generate(
+        generator = self._generator(job)
+        clips = generator.generate(
             job.system_prompt,
             [request.prompt.caption for request in batch.requests],
             # Not keyed by system prompt or checkpoint: those are compared from the same noise.
@@ -132,6 +133,7 @@ class ClipWorker:
                 {
                     "prompt_id": request.prompt.prompt_id,
                     "sample": request.sample,
+                    "tokens_cut": generator.tokens_cut(job.system_prompt, request.prompt.caption),
                     "frames_sha256": hashlib.sha256(frames.tobytes()).hexdigest(),
                     **values,
                 }

@@ -7,6 +7,7 @@ measured as the VAE decodes them, before H.264. Rows: one per clip, with `frames
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +22,13 @@ from lumina.evaluation.metrics import METRICS, Estimate, difference
 from lumina.evaluation.prompts import Prompt, PromptSet, ShapesSuite, Split, Suite, build
 from lumina.evaluation.summary import columns_of, estimates, interval_json, pivot
 from lumina.flow_matching.schedules import Sampler, SamplerConfig
+from lumina.prompt_length import cut_message
 
 METRICS_FILE = "metrics.json"
 SHEET_FILE = "contact_sheet.png"
 _SHOWN_CLIPS = 4
 _SHEET_CLIPS = 12
+log = logging.getLogger(__name__)
 
 
 class EvaluationConfig(Config):
@@ -115,6 +118,8 @@ class _Evaluated:
     estimates: dict[str, Estimate]
     videos: tuple[str, ...]
     """Relative to the job's `out`, sorted."""
+    prompts_cut: int
+    """Prompts that are longer than the text encoder takes."""
 
 
 def run(ctx: JobContext) -> JobResult:
@@ -130,7 +135,7 @@ def run(ctx: JobContext) -> JobResult:
     prompts = _prompts(ctx, "choose")
     label = ctx.inputs["checkpoint"].stage
     [evaluated] = _evaluate(ctx, config.source, prompts.prompts, [_Model(label, "checkpoint", "videos")])
-    summary = _describe(config, config.source, prompts, "choose") | {
+    summary = _describe(config, config.source, prompts, "choose", evaluated) | {
         "checkpoint": label,
         "metrics": _intervals(evaluated.estimates, config.confidence),
     }
@@ -156,7 +161,7 @@ def run_final(ctx: JobContext) -> JobResult:
     found = dict(zip(("before", "after"), _evaluate(ctx, chosen, prompts.prompts, models), strict=True))
     before, after = found["before"].estimates, found["after"].estimates
     differences = {n: difference(before[n], after[n]) for n in before}
-    summary = _describe(config, chosen, prompts, "report") | {
+    summary = _describe(config, chosen, prompts, "report", found["after"]) | {
         "checkpoints": {model: ctx.inputs[model].stage for model in found},
         "before": _intervals(before, config.confidence),
         "after": _intervals(after, config.confidence),
@@ -223,6 +228,10 @@ def _evaluate(ctx: JobContext, source: str, prompts: Sequence[Prompt], models: S
         work += batches(job, prompts, config.samples, config.batch_size, ctx.work / model.name)
     measured = make_clips(work, ctx.runtime, lambda done, total: ctx.progress(done, total, "clips"))
     captions = {prompt.prompt_id: prompt.caption for prompt in prompts}
+    cuts = {row["prompt_id"]: row["tokens_cut"] for row in measured}
+    message = cut_message(list(cuts.values()), "shorten them")
+    if message:
+        log.warning("%s: %s", ctx.stage, message)
     clips = len(prompts) * config.samples
     evaluated = []
     for number, model in enumerate(models):
@@ -243,11 +252,14 @@ def _evaluate(ctx: JobContext, source: str, prompts: Sequence[Prompt], models: S
             for row in measured[number * clips : (number + 1) * clips]
         ]
         figures = estimates(pivot(rows, names, ctx.stage), names, config.seed, config.resamples)
-        evaluated.append(_Evaluated(rows, figures, tuple(sorted(row["video"] for row in rows))))
+        videos = tuple(sorted(row["video"] for row in rows))
+        evaluated.append(_Evaluated(rows, figures, videos, sum(cut > 0 for cut in cuts.values())))
     return evaluated
 
 
-def _describe(config: EvaluationConfig, source: str, prompts: PromptSet, split: Split) -> dict[str, Any]:
+def _describe(
+    config: EvaluationConfig, source: str, prompts: PromptSet, split: Split, evaluated: _Evaluated
+) -> dict[str, Any]:
     return {
         "schema": "lumina-metrics/1",
         "system_prompt": source,
@@ -255,6 +267,7 @@ def _describe(config: EvaluationConfig, source: str, prompts: PromptSet, split: 
         "split": split,
         "disjoint": prompts.disjoint,
         "prompts": len(prompts.prompts),
+        "prompts_cut": evaluated.prompts_cut,
         "samples": config.samples,
         "confidence": config.confidence,
         "resamples": config.resamples,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,15 @@ from lumina.models.autoencoder import VideoAutoencoder
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.models.text_encoder import TextEncoder
 from lumina.pretrained import locate
+from lumina.prompt_length import MAX_TOKENS
 from lumina.randomness import generator
 from lumina.sizes import SPATIAL_COMPRESSION, check_size, generated_latents
 from lumina.system_prompts import SystemPrompt, compose, read_system_prompts, write_system_prompts
 
 TRANSFORMER, VAE, TEXT_ENCODER = "transformer", "vae", "text_encoder"
 SYSTEM_PROMPTS_FILE, GENERATION_FILE = "system_prompts.json", "generation.json"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +115,8 @@ class TextToVideo:
             negative_prompt: what to stay away from; empty is the system prompt alone, as released.
             progress: called with (evaluations done, evaluations in all).
 
+        A prompt that is longer than the text encoder takes is cut off there, with a warning in the log.
+
         Raises ValueError for an unknown source or preset, or a size that does not fit, naming what does.
         """
         captions = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -125,8 +131,14 @@ class TextToVideo:
             config,
         )
         system_prompt = self.system_prompt(source)
-        text = self.text_encoder.encode([compose(system_prompt, caption) for caption in captions])
-        [negative] = self.text_encoder.encode([compose(system_prompt, negative_prompt)])
+        composed = [compose(system_prompt, caption) for caption in captions]
+        one = len(captions) == 1
+        for number, prompt in enumerate(composed, start=1):
+            self._warn_of_cut("the prompt" if one else f"prompt {number}", prompt)
+        text = self.text_encoder.encode(composed)
+        without = compose(system_prompt, negative_prompt)
+        self._warn_of_cut("the negative prompt", without)
+        [negative] = self.text_encoder.encode([without])
         latents = sample(
             self.transformer,
             torch.stack([initial_noise(shape, each) for each in each_seed]),
@@ -137,6 +149,18 @@ class TextToVideo:
             progress=progress,
         )
         return Generation(self.vae.decode(latents).numpy(), self.defaults.fps if fps is None else fps)
+
+    def _warn_of_cut(self, name: str, prompt: str) -> None:
+        cut = self.text_encoder.tokens_cut(prompt)
+        if cut:
+            logger.warning(
+                "%s has %s tokens with its system prompt, and the text encoder takes %d: the last %s are cut off; "
+                "shorten it",
+                name,
+                f"{MAX_TOKENS + cut:,}",
+                MAX_TOKENS,
+                f"{cut:,}",
+            )
 
     def system_prompt(self, source: str | None) -> str:
         """Text of a source's system prompt; None is the default source, or the only one."""

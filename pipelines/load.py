@@ -12,6 +12,7 @@ from typing import Any, TypeGuard, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from curation.texts import TextError, decode
 from pipelines.errors import PipelineError
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -46,8 +47,10 @@ def load(
     """
     path = _find(name_or_path)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, ValueError) as error:  # the latter of 2026-13-01, and of what is not UTF-8
+        data = yaml.safe_load(decode(path.read_bytes())) or {}
+    except TextError as error:
+        raise ConfigError(f"{path}, line {error.line}: {error}") from error
+    except (yaml.YAMLError, ValueError) as error:  # the latter of 2026-13-01
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping of settings at the top, got {type(data).__name__}")

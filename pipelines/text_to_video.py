@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from curation.manifest_tables import ManifestError
+from curation.manifest_mistakes import ManifestError
 from curation.manifests import Manifest, external_digest, media_root, read_manifest
 from curation.selection import SelectConfig
 from curation.shots import ShotsConfig
@@ -14,6 +14,7 @@ from curation.sources import SourceError, check_sources
 from jobs.evaluate import EvaluateConfig, EvaluateFinalConfig
 from jobs.shapes import RenderShapesConfig
 from lumina.config import Config
+from lumina.files import place_of
 from pipelines.checks import check_names, check_select, check_store, check_weights, starting_weights
 from pipelines.config import PipelineConfig, TrainConfig
 from pipelines.dag.stage import Pipeline, RegisteredModel, Stage
@@ -144,7 +145,7 @@ def _ingest(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> Stag
     if config.data.manifest is None or not isinstance(data, Manifest):
         inputs = {"manifest": "render_shapes"}
         return Stage("ingest", entry, config.ingest, operator, inputs=inputs, media_root_from="manifest")
-    manifest = config.data.manifest.resolve()
+    manifest = place_of(config.data.manifest)
     return Stage(
         "ingest",
         entry,
@@ -200,7 +201,7 @@ def _on_media(
 def _reads_media(config: PipelineConfig, stage: Stage) -> Stage:
     if config.data.manifest is None:
         return replace(stage, inputs={**stage.inputs, "media": "render_shapes"}, media_root_from="media")
-    return replace(stage, media_root=str(media_root(config.data.manifest.resolve(), config.ingest)))
+    return replace(stage, media_root=str(media_root(place_of(config.data.manifest), config.ingest)))
 
 
 def _training(config: PipelineConfig, start: Path | None) -> list[Stage]:

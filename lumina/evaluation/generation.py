@@ -49,6 +49,10 @@ class ClipGenerator:
             TextEncoder.from_pretrained(text_encoder, device, dtype),
         )
 
+    def tokens_cut(self, system_prompt: str, caption: str) -> int:
+        """How many tokens of a prompt the text encoder does not take."""
+        return self.text_encoder.tokens_cut(compose(system_prompt, caption))
+
     def generate(
         self,
         system_prompt: str,

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 
 from lumina.pretrained import locate
+from lumina.prompt_length import MAX_TOKENS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-MAX_TOKENS = 256
-"""Longest prompt in tokens, system prompt included; the rest is cut off."""
 
 
 class TextEncoder:
@@ -68,6 +66,11 @@ class TextEncoder:
         if not ids:
             raise ValueError(f"the prompt {prompt!r} has no tokens")
         return ids
+
+    def tokens_cut(self, prompt: str) -> int:
+        """How many tokens of a prompt `tokenize` leaves out; 0 for all but long ones."""
+        ids: list[int] = self.tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
+        return max(0, len(ids) - MAX_TOKENS)
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> list[Tensor]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lumina.config import Config
-from lumina.files import sha256_file
+from lumina.files import place_of, sha256_file
 from pipelines.dag.code import CodeIndex
 from pipelines.dag.stage import Stage
 from pipelines.errors import PipelineError
@@ -153,7 +153,7 @@ def locate_weights(spec: str, where: str) -> Located:
     """
     path = Path(spec).expanduser()
     if path.exists():
-        return Located(path.resolve())
+        return Located(place_of(path))
     full, _, revision = spec.partition("@")
     parts = full.split("/")
     if len(parts) < 2 or not all(parts) or {".", "..", "~"} & set(parts):

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from curation.manifests import media_root
+from lumina.files import place_of
 from pipelines.config import PipelineConfig
 from pipelines.errors import PipelineError, StoreError
 from pipelines.git import origin
@@ -99,20 +101,19 @@ def read_lock(record: Mapping[str, Any]) -> Lock:
 def portable(settings: PipelineConfig) -> dict[str, Any]:
     """The config as plain data that means the same in another working directory, without passwords."""
     config: dict[str, Any] = settings.model_dump(mode="json")
-    config["store"] = _absolute(settings.store.removeprefix("file://"))
-    for section, key in (("data", "manifest"), ("ingest", "media_dir")):
-        if config[section].get(key):
-            config[section][key] = _absolute(config[section][key])
+    store = settings.store.removeprefix("file://")
+    config["store"] = store if "://" in store else str(Path(store).expanduser().resolve())
+    if settings.data.manifest is not None:
+        manifest = place_of(settings.data.manifest)
+        config["data"]["manifest"] = str(manifest)
+        if settings.ingest.media_dir is not None:
+            config["ingest"]["media_dir"] = str(place_of(media_root(manifest, settings.ingest)))
     for name, spec in config["weights"].items():
         if isinstance(spec, str) and Path(spec).expanduser().exists():
-            config["weights"][name] = _absolute(spec)
+            config["weights"][name] = str(place_of(spec))
     if settings.tracking_uri:
         config["tracking_uri"] = without_password(settings.tracking_uri)
     return config
-
-
-def _absolute(path: str) -> str:
-    return path if "://" in path else str(Path(path).expanduser().resolve())
 
 
 def without_password(uri: str) -> str:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curation.manifest_formats import IngestConfig, detect
-from curation.manifest_tables import ManifestError
+from curation.manifest_mistakes import ManifestError
 from curation.manifests import read_manifest
 
 TIMESTAMP = "[['0:00:21.520', '0:00:38.030'], ['1:02:03', '1:02:04.5']]"
@@ -81,10 +81,10 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
 def test_what_is_no_table_is_named(tmp_path: Path) -> None:
     for name, content, message in (
         ("a.json", b"[]", "give JSON lines"),
-        ("a.jsonl", b"\xff\xff\n", "is not a UTF-8 file"),
+        ("a.jsonl", b"\xff\xff\n", r"line 1: byte 0 \(0xff\) is not UTF-8: save it as UTF-8"),
         ("b.jsonl", b"", "lacks the columns"),
         ("a.parquet", b"PAR1", "is not a Parquet file"),
-        ("a.csv", b"\xff,b\n", "is not a UTF-8 CSV file"),
+        ("a.csv", b"\xff,b\n", r"line 1: byte 0 \(0xff\) is not UTF-8: save it as UTF-8"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ManifestError, match=message):

@@ -14,7 +14,7 @@ import pytest
 
 from curation import manifests
 from curation.manifest_formats import IngestConfig
-from curation.manifest_tables import ManifestError
+from curation.manifest_mistakes import ManifestError
 from curation.manifests import INGEST_OPERATOR, clip_id, external_digest, read_manifest
 from curation.operator import Env, Input, apply
 
@@ -95,6 +95,13 @@ def test_a_folder_is_scanned(tmp_path: Path) -> None:
     assert read_manifest(tmp_path, IngestConfig(format="folder")).sources == ("clips",)
     (tmp_path / "clips.jsonl").write_text("{}")
     with pytest.raises(ManifestError, match=r"holds clips.csv, clips.jsonl: give the path"):
+        read_manifest(tmp_path)
+
+
+def test_a_folder_whose_manifest_was_not_fetched_is_not_scanned_instead(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "clips.csv").symlink_to("../blobs/2222")
+    with pytest.raises(ManifestError, match=r"clips.csv is a link to ../blobs/2222, which does not exist: fetch it"):
         read_manifest(tmp_path)
 
 

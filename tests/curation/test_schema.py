@@ -12,6 +12,7 @@ def test_counts_add_up() -> None:
 
 def test_details_are_cut_at_whole_characters() -> None:
     assert short_detail("é" * 3000) == "é" * 1024
+    assert short_detail("a\udcff.mp4") == "a\\udcff.mp4"
 
 
 def test_conform_adds_casts_and_drops() -> None:

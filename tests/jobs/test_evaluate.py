@@ -164,6 +164,17 @@ def test_final_compares_before_and_after_on_other_prompts(stages: Path, tmp_path
     assert len(pq.read_table(context.out / "data")) == 12
 
 
+@pytest.mark.ray
+def test_prompts_that_the_text_encoder_cuts_are_said_once(
+    stages: Path, tmp_path: Path, ray_cluster: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ListSuite(choose=("a cat", "a long cat " * 400), report=("a dog",))
+    context, _, _ = _run(stages, tmp_path / "long", EvaluateConfig(source="red", **(SMALL | {"suite": words})))
+    assert json.loads((context.out / "metrics.json").read_text())["prompts_cut"] == 1
+    [message] = [text for text in caplog.messages if "text encoder" in text]
+    assert "1 of 2 prompts is longer than the 256 tokens that the text encoder takes" in message
+
+
 def test_noise_is_the_prompts_alone(stages: Path) -> None:
     from lumina.evaluation.generation import ClipGenerator, NoiseAddress
 

@@ -57,6 +57,22 @@ def test_what_is_asked_for_matters(pipeline: TextToVideo) -> None:
         assert not np.array_equal(other.frames, plain)
 
 
+def test_a_prompt_that_is_cut_is_said(pipeline: TextToVideo, caplog: pytest.LogCaptureFixture) -> None:
+    pipeline("a red circle", negative_prompt="blue")
+    assert not caplog.messages
+    words = " ".join(["circle"] * 800)
+    encoder = pipeline.text_encoder
+    whole = len(encoder.tokenizer(pipeline.system_prompt(None) + words)["input_ids"])
+    pipeline(words)
+    said = (
+        f"{whole:,} tokens with its system prompt, and the text encoder takes 256: the last {whole - 256:,} are cut off"
+    )
+    assert caplog.messages == [f"the prompt has {said}; shorten it"]
+    caplog.clear()
+    pipeline(["a red circle", words], negative_prompt=words)
+    assert caplog.messages == [f"prompt 2 has {said}; shorten it", f"the negative prompt has {said}; shorten it"]
+
+
 def test_errors_name_what_fits(pipeline: TextToVideo) -> None:
     with pytest.raises(ValueError, match="near it: 64x32, 96x32"):
         pipeline("x", width=72)

@@ -198,3 +198,13 @@ def test_a_config_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected a mapping"):
         read(tmp_path, text="- a")
     assert {"demo", "folder"} <= set(shipped())
+
+
+def test_a_config_is_read_by_its_byte_order_mark_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    for encoding in ("utf-8-sig", "utf-16"):
+        path.write_text("# Größe\npart: {width: 7}\n", encoding=encoding)
+        assert load(Whole, str(path)).part.width == 7
+    path.write_text("part:\n  width: 7  # Größe\n", encoding="cp1252")
+    with pytest.raises(ConfigError, match=r"mine.yaml, line 2: byte 22 \(0xf6\) is not UTF-8: save it as UTF-8"):
+        load(Whole, str(path))

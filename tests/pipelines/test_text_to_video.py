@@ -160,6 +160,28 @@ def test_a_folder_is_identified_by_its_rows_and_files_and_not_by_its_place(
     assert one["ingest"] != three["ingest"]
 
 
+def test_a_manifest_behind_a_link_is_planned_and_read_where_the_link_lies(
+    identifier: Identifier, tmp_path: Path
+) -> None:
+    for name in ("blobs", "snapshots", "plain"):
+        (tmp_path / name).mkdir()
+    text = '{"video": "a.mp4", "caption": "one", "source": "web"}\n'
+    (tmp_path / "blobs" / "2222").write_text(text)
+    link, plain = tmp_path / "snapshots" / "clips.jsonl", tmp_path / "plain" / "clips.jsonl"
+    link.symlink_to("../blobs/2222")
+    plain.write_text(text)
+    (tmp_path / "latest").symlink_to("snapshots")
+    expected = fingerprints(identifier, "folder", [f"data.manifest={plain}"])
+    for manifest in (link, tmp_path / "latest" / "clips.jsonl"):
+        assert fingerprints(identifier, "folder", [f"data.manifest={manifest}"]) == expected
+        stages = build(load_config("folder", [f"data.manifest={manifest}"])).by_name
+        assert stages["ingest"].locations == {"manifest": link}
+        assert {stages[name].media_root for name in ("ingest", "probe", "motion")} == {str(link.parent)}
+    (tmp_path / "blobs" / "2222").unlink()
+    with pytest.raises(PipelineError, match=r"clips.jsonl is a link to ../blobs/2222, which does not exist: fetch it"):
+        build(load_config("folder", [f"data.manifest={link}"]))
+
+
 def test_clips_are_cut_into_shots_where_that_is_asked_for(identifier: Identifier) -> None:
     plain, cut = (build(load_config("demo", change)) for change in ((), ["split={}"]))
     arrows = {stage.name: set(stage.inputs.values()) for stage in cut.stages}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lumina.models.text_encoder import MAX_TOKENS, TextEncoder
+from lumina.models.text_encoder import TextEncoder
+from lumina.prompt_length import MAX_TOKENS, cut_message
 from tests.lumina import tiny
 
 
@@ -33,6 +34,25 @@ def test_results_do_not_depend_on_neighbours(encoder: TextEncoder) -> None:
 
 def test_long_prompts_are_cut(encoder: TextEncoder) -> None:
     assert len(encoder.encode(["circle " * 400])[0]) == MAX_TOKENS
+
+
+@pytest.mark.parametrize("words", [0, 1, 3, 200, 254, 255, 256, 257, 400])
+def test_what_is_cut_is_counted(encoder: TextEncoder, words: int) -> None:
+    prompt = "x" * words
+    whole = encoder.tokenizer(prompt)["input_ids"]
+    assert len(whole) == 1 + words
+    assert encoder.tokenize(prompt) == whole[:MAX_TOKENS]
+    assert len(encoder.tokenize(prompt)) + encoder.tokens_cut(prompt) == len(whole)
+
+
+def test_one_line_says_how_many_prompts_are_cut() -> None:
+    assert cut_message([], "shorten them") is None
+    assert cut_message([0, 0], "shorten them") is None
+    assert cut_message([0, 3, 1200], "shorten them") == (
+        "2 of 3 prompts are longer than the 256 tokens that the text encoder takes, system prompt included; what is "
+        "over is cut off (1,200 tokens of the longest): shorten them"
+    )
+    assert str(cut_message([0, 1], "x")).startswith("1 of 2 prompts is longer")
 
 
 def test_loading(encoder: TextEncoder, tmp_path: Path) -> None:

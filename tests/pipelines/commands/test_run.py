@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,34 @@ def test_another_system_prompt_encodes_no_clip_again(
     assert (again.digest, again.fingerprint) == (fresh.digest, fresh.fingerprint)
     assert not fresh.taken
     assert again.digest != first.digest
+
+
+@pytest.mark.ray
+def test_a_manifest_behind_a_link_runs_like_a_plain_one(
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.cluster.shutdown", lambda: None)
+    lines = '{"video": "a.mp4", "caption": "one"}\n{"video": "b.mp4", "caption": "two"}\n'
+    for folder in ("plain", "snapshots/x"):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in ("a.mp4", "b.mp4"):
+            (tmp_path / folder / name).write_bytes(name.encode())
+            os.utime(tmp_path / folder / name, (1e9, 1e9))
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "2222").write_text(lines)
+    (tmp_path / "plain" / "clips.jsonl").write_text(lines)
+    (tmp_path / "snapshots" / "x" / "clips.jsonl").symlink_to("../../blobs/2222")
+
+    def go(folder: str) -> Manifest:
+        store = tmp_path / f"store of {folder.partition('/')[0]}"
+        options = ["-o", f"data.manifest={tmp_path / folder / 'clips.jsonl'}", "-o", "runtime.ray_address=auto"]
+        planned = CliRunner().invoke(cli.app, ["plan", "folder", "--store", str(store), *options])
+        assert planned.exit_code == 2, planned.output
+        done = CliRunner().invoke(cli.app, ["run", "folder", "--until", "ingest", "--store", str(store), *options])
+        assert done.exit_code == 0, done.output
+        [made] = Store(store).manifests("ingest")
+        return made
+
+    plain, linked = go("plain"), go("snapshots/x")
+    assert plain.counts == linked.counts == {"in": 2, "ok": 2}
+    assert (plain.digest, plain.fingerprint) == (linked.digest, linked.fingerprint)

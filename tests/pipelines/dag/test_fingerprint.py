@@ -54,6 +54,16 @@ def test_locations_do_not_count_but_contents_do(tmp_path: Path) -> None:
     assert resolve_weights(str(tmp_path / "two"), DigestCache(), "w").identity != one.identity
 
 
+def test_a_file_in_the_cache_of_a_hub_keeps_its_name(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "2222").write_bytes(b"weights")
+    link = tmp_path / "flow.pth"
+    link.symlink_to("blobs/2222")
+    found = resolve_weights(str(link), DigestCache(), "w")
+    assert found.location == str(link)
+    assert found.identity == resolve_weights(str(tmp_path / "blobs" / "2222"), DigestCache(), "w").identity
+
+
 def test_hub_weights_need_a_local_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(PipelineError, match="hf download org/vae"):

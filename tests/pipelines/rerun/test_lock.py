@@ -112,6 +112,19 @@ def test_a_locked_config_is_the_same_config(name: str, tmp_path: Path, monkeypat
     assert again.model_copy(update=same) == settings
 
 
+def test_a_locked_config_reads_the_same_manifest_and_media(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("blobs", "snapshots", "elsewhere"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "blobs" / "2222").write_text('{"video": "a.mp4", "caption": "A circle."}\n')
+    link = tmp_path / "snapshots" / "clips.jsonl"
+    link.symlink_to("../blobs/2222")
+    (tmp_path / "media").mkdir()
+    monkeypatch.chdir(tmp_path)
+    locked = portable(load_config("folder", ["data.manifest=snapshots/clips.jsonl", "ingest.media_dir=../media"]))
+    assert locked["data"]["manifest"] == str(link)
+    assert locked["ingest"]["media_dir"] == str(tmp_path / "media")
+
+
 def test_passwords_are_not_locked() -> None:
     assert without_password("https://me:secret@mlflow.example:5000/a?b=c") == "https://mlflow.example:5000/a?b=c"
     assert without_password("sqlite:////tmp/mlflow.db") == "sqlite:////tmp/mlflow.db"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from curation.images import read_image
 from curation.schema import Reason, RowError
 
 
@@ -63,8 +64,9 @@ class _Decoded:
 def probe(path: Path, media: str, first: str = "decord") -> Probe:
     """Probe a file, with the backend `first` before PyAV. RowError for one that cannot be used, with what each said."""
     if media == "image":
-        image, codec, mode = _read_image(path)
-        return Probe(image.shape[1], image.shape[0], 0, None, 1, 1, 0.0, codec, mode, _pillow_name())
+        still = read_image(path)
+        height, width = still.pixels.shape[:2]
+        return Probe(width, height, 0, None, 1, 1, 0.0, still.codec, still.pix_fmt, _pillow_name())
     stream = _read_stream(path)
     failures = []
     for backend in (_try_decord, _try_pyav) if first == "decord" else (_try_pyav,):
@@ -98,7 +100,7 @@ def decode_frames(path: Path, media: str, decoder: str, indices: Sequence[int]) 
     """
     backend = decoder.partition("/")[0]
     if media == "image":
-        return np.repeat(_read_image(path)[0][None], len(indices), axis=0)
+        return np.repeat(read_image(path).pixels[None], len(indices), axis=0)
     try:
         if backend == "decord":
             return _decord_frames(path, indices)
@@ -214,17 +216,6 @@ def _decord() -> Any:
 
     decord.logging.set_level(decord.logging.QUIET)
     return decord
-
-
-def _read_image(path: Path) -> tuple[NDArray[np.uint8], str, str]:
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            codec, mode = (image.format or "unknown").lower(), image.mode
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB")), codec, mode
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise RowError(Reason.DECODE_ERROR, f"pillow: {_brief(error)}") from error
 
 
 def _pillow_name() -> str:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from curation.decoder import Decoder
+from curation.duplicates import copies_aside, with_copies
 from curation.media import localized
 from curation.operator import Env, Input, Layout, Operator, map_rows
 from curation.schema import INGEST, PROBE, STATUS_COLUMNS, Reason, RowError
@@ -51,7 +52,7 @@ def pick_in_span(row: Mapping[str, Any], times_s: Iterable[float]) -> list[int]:
 
 
 def _plan(inputs: Mapping[str, Input], _config: ProbeConfig, _env: Env) -> pa.Table:
-    return inputs["clips"].rows().sort_by("clip_id")
+    return with_copies(inputs["clips"].rows()).sort_by("clip_id")
 
 
 def _make(config: ProbeConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
@@ -64,7 +65,7 @@ def _make(config: ProbeConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
             raise RowError(Reason.DECODE_ERROR, f"impossible frame rate {found['fps']}")
         return found
 
-    return lambda table: map_rows(table, PROBE, PROBE_OPERATOR.name, look)
+    return lambda table: map_rows(table, PROBE, PROBE_OPERATOR.name, copies_aside(look))
 
 
 PROBE_OPERATOR = Operator(

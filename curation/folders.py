@@ -15,9 +15,8 @@ from pathlib import Path, PurePosixPath
 
 from curation.media_kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
-HIDDEN, LINKED, UNREADABLE, COVER, NO_FILE = (
-    "hidden", "linked folders, not followed", "folders that cannot be read", "covers of videos", "no regular files"
-)  # fmt: skip
+HIDDEN, LINKED, UNREADABLE = "hidden", "linked folder, not followed", "unreadable folder"
+COVER, NO_FILE = "cover of a video", "pipe, socket or device"
 NO_SUFFIX = "without extension"
 SIDECAR_SUFFIX = ".txt"
 _CLIP, _TEXT = "clip", "text"
@@ -69,12 +68,12 @@ def scan(folder: Path) -> Scan:
 
 
 def said(left_out: Sequence[tuple[str, str]]) -> str:
-    """How many are left out of each kind, the most first, with an example: `12 .json (a.json), 1 hidden (.x.mp4)`."""
+    """How many are left out of each kind, the most first, with an example: `12 .json (a.json); 1 hidden (.x.mp4)`."""
     kinds: dict[str, list[str]] = {}
     for kind, path in left_out:
         kinds.setdefault(kind, []).append(path)
     ordered = sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0]))
-    return ", ".join(f"{len(paths)} {kind} ({shown(paths[0])})" for kind, paths in ordered)
+    return "; ".join(f"{len(paths)} {kind} ({shown(paths[0])})" for kind, paths in ordered)
 
 
 def shown(path: str) -> str:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from curation.decoder import Decoder
+from curation.duplicates import like_their_first
 from curation.manifests import clip_id
 from curation.media import localized
 from curation.operator import Env, Input, Layout, Operator, map_rows
@@ -106,7 +107,7 @@ def _make(config: ShotsConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
 
 
 def _finish(table: pa.Table, _config: ShotsConfig) -> pa.Table:
-    rows = table.sort_by("clip_id").to_pylist()
+    rows = like_their_first(table.sort_by("clip_id").to_pylist(), SPLIT_OPERATOR.name)
     return to_table(_exploded(rows, {row["clip_id"] for row in rows}), INGEST)
 
 

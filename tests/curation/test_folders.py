@@ -58,7 +58,7 @@ def test_what_is_no_clip_is_counted(tmp_path: Path) -> None:
         )),
         (NO_SUFFIX, "README"),
     )  # fmt: skip
-    assert said(found.left_out).startswith(f"9 {HIDDEN} (.DS_Store), 2 {COVER} (a.jpg), 1 .json (a.json)")
+    assert said(found.left_out).startswith(f"9 {HIDDEN} (.DS_Store); 2 {COVER} (a.jpg); 1 .json (a.json)")
 
 
 def test_links_and_what_is_no_file(tmp_path: Path) -> None:

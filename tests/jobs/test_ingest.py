@@ -72,4 +72,4 @@ def test_files_of_a_folder_that_are_no_clips_are_told(
         "count": 2,
         "kinds": {".json": {"count": 1, "first": ["d.json"]}, "hidden": {"count": 1, "first": [".trash/e.mp4"]}},
     }
-    assert f"ingest: of the files below {folder} these are no clips: 1 .json (d.json), 1 hidden" in caplog.text
+    assert f"ingest: of the files below {folder} these are no clips: 1 .json (d.json); 1 hidden" in caplog.text

@@ -6,16 +6,17 @@ what stays aside as `duplicate_content` is a copy of a clip that is sound.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.schema import STATUS_COLUMNS, Reason, Status
+from curation.schema import STATUS_COLUMNS, Reason, Status, iterate
 
 Row = dict[str, Any]
 Look = Callable[[Row], Mapping[str, Any]]
+_CONTENT = ("sha256", "span_start_s", "span_end_s")
 
 
 def with_copies(clips: pa.Table) -> pa.Table:
@@ -37,18 +38,27 @@ def copies_aside(look: Look) -> Look:
     return looked
 
 
-def like_their_first(rows: Sequence[Row], stage: str) -> list[Row]:
-    """The rows, such that the copies of those that `stage` found broken leave for the same reason."""
-    broken = {
-        _content(row): row for row in rows if row["status"] == Status.QUARANTINED and row["reason_stage"] == stage
+def reasons_of_firsts(clips: pa.Table, looked: pa.Table, stage: str) -> dict[str, Row]:
+    """`clip_id` of each copy of a clip that a stage quarantined -> the status columns of that clip.
+
+    Args:
+        clips: with the content and the span of each row.
+        looked: what became of these rows in the stage.
+        stage: its name.
+    """
+    is_broken = pc.and_(pc.equal(looked["status"], Status.QUARANTINED), pc.equal(looked["reason_stage"], stage))
+    broken = {row["clip_id"]: row for row in looked.select(["clip_id", *STATUS_COLUMNS]).filter(is_broken).to_pylist()}
+    if not broken:
+        return {}
+    content = clips.select(["clip_id", "reason", *_CONTENT])
+    firsts = {_content(row): broken[row["clip_id"]] for row in iterate(content) if row["clip_id"] in broken}
+    copies = content.filter(pc.equal(content["reason"], Reason.DUPLICATE_CONTENT))
+    return {
+        row["clip_id"]: {name: firsts[_content(row)][name] for name in STATUS_COLUMNS}
+        for row in iterate(copies)
+        if _content(row) in firsts
     }
-    return [
-        row | {name: broken[_content(row)][name] for name in STATUS_COLUMNS}
-        if row["reason"] == Reason.DUPLICATE_CONTENT and _content(row) in broken
-        else row
-        for row in rows
-    ]
 
 
 def _content(row: Row) -> tuple[Any, ...]:
-    return row["sha256"], row["span_start_s"], row["span_end_s"]
+    return tuple(row[name] for name in _CONTENT)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curation.decode import PROBE_OPERATOR, ProbeConfig
-from curation.duplicates import copies_aside, like_their_first, with_copies
+from curation.duplicates import copies_aside, reasons_of_firsts, with_copies
 from curation.manifests import INGEST_OPERATOR, IngestConfig
 from curation.operator import Env, Input, Operator, apply, map_rows
 from curation.schema import INGEST, PROBE, Reason, RowError, Status, counts, status_not_ok, status_ok, to_table
@@ -89,9 +89,14 @@ def test_no_copy_hides_behind_what_is_broken(contents: list[tuple[str, float | N
     well = with_copies(ingested)
     assert well["status"].to_pylist() == ["ok"] * len(rows)
     looked = map_rows(well, PROBE, "probe", copies_aside(look)).to_pylist()
-    first = map_rows(ingested, INGEST, "split", look).to_pylist()
-    passed = [new if row["status"] == Status.OK else row for row, new in zip(ingested.to_pylist(), first, strict=True)]
-    for found, stage in ((looked, "probe"), (like_their_first(passed, "split"), "split")):
+    passed = apply(
+        Operator("split", ShotsConfig, INGEST, (), lambda *_: ingested),
+        lambda table: map_rows(table, INGEST, "split", look),
+        ingested,
+    )
+    behind = reasons_of_firsts(ingested, passed, "split")
+    split = {row["clip_id"]: row | behind.get(row["clip_id"], {}) for row in passed.to_pylist()}
+    for found, stage in ((looked, "probe"), ([split[row["clip_id"]] for row in rows], "split")):
         for before, row in zip(rows, found, strict=True):
             if before["sha256"] in broken:
                 assert (row["status"], row["reason"], row["reason_stage"]) == ("quarantined", "decode_error", stage)

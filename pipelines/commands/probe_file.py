@@ -25,7 +25,7 @@ def probe_view(uri: str) -> RenderableType:
                 media = media_of(file.read(HEAD_BYTES), uri)
             found = asdict(decoder.probe(path, media, "decord"))
     except RowError as error:
-        raise PipelineError(f"{uri}: {error.reason}: {error.detail}") from error
+        raise PipelineError(f"{uri}: {error.reason}: {error.detail.removeprefix(f'{uri}: ')}") from error
     finally:
         decoder.close()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)

@@ -51,3 +51,16 @@ def test_a_file_is_found_by_its_name_alone(name: str, tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     code, shown = _probe(name)
     assert (code, "frames_decodable 6" in shown) == (0, True), shown
+
+
+def test_a_file_is_what_it_holds_and_not_what_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (20, 10)).save("still.mp4", "PNG")
+    first, *rest = (Image.new("RGB", (20, 10), (90 * number, 0, 0)) for number in range(3))
+    first.save("moves.png", save_all=True, append_images=rest, duration=100)
+    first.save("moves.webp", save_all=True, append_images=rest, duration=100)
+    (tmp_path / "empty.mp4").touch()
+    assert "media image width 20 height 10" in _probe("still.mp4")[1]
+    assert "media video width 20 height 10" in _probe("moves.png")[1]
+    assert "moves.webp: decode_error: an animation of 3 frames (WEBP), which no video" in _probe("moves.webp")[1]
+    assert _probe("empty.mp4") == (1, "error: empty.mp4: unreadable_file: the file is empty (0 bytes)")

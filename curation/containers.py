@@ -11,6 +11,7 @@ from typing import Any
 
 from curation.clock import STAMPED
 from curation.schema import Reason, RowError
+from lumina.files import ffmpeg_path
 
 _NO_TIMESTAMPS = 0x0080
 """AVFMT_NOTIMESTAMPS: the demuxer makes its stamps up."""
@@ -23,8 +24,8 @@ def opened(path: Path) -> Iterator[Any]:
     """A container open for reading. av.FFmpegError or OSError if it is none."""
     import av
 
-    # By a URL, since a colon in a file's name would make a protocol of what is before it. Its texts are never read.
-    with av.open(f"file:{path.absolute()}", metadata_errors="ignore") as container:
+    # Its texts are never read.
+    with av.open(ffmpeg_path(path), metadata_errors="ignore") as container:
         yield container
 
 

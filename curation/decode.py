@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from curation.decoder import Decoder
+from curation.duplicates import copies_aside, with_copies
 from curation.film_frames import Track
 from curation.media import localized
 from curation.operator import Env, Input, Layout, Operator, map_rows
@@ -51,7 +52,7 @@ def frames_at(decoder: Decoder, row: Mapping[str, Any], media_root: str, times_s
 
 
 def _plan(inputs: Mapping[str, Input], _config: ProbeConfig, _env: Env) -> pa.Table:
-    return inputs["clips"].rows().sort_by("clip_id")
+    return with_copies(inputs["clips"].rows()).sort_by("clip_id")
 
 
 def _make(_config: ProbeConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
@@ -64,7 +65,7 @@ def _make(_config: ProbeConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
             raise RowError(Reason.DECODE_ERROR, f"impossible frame rate {found['fps']}")
         return found
 
-    return lambda table: map_rows(table, PROBE, PROBE_OPERATOR.name, look)
+    return lambda table: map_rows(table, PROBE, PROBE_OPERATOR.name, copies_aside(look))
 
 
 PROBE_OPERATOR = Operator(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumina.colour import to_rgb
+from lumina.transparency import alpha_of, over_white
 
 Turn = tuple[int, int, int, int]
 """(a, b, c, d) of -1, 0 and 1: a pixel at (x, y) is shown at (a x + c y, b x + d y)."""
@@ -97,8 +98,11 @@ def _turn(frame: Any) -> Turn:
 
 
 def picture(frame: Any, display: Display) -> NDArray[np.uint8]:
-    """RGB [display.height, display.width, 3] of a decoded frame as it is shown. ValueError for unreadable colours."""
-    image = to_rgb(frame)
+    """RGB [display.height, display.width, 3] of a decoded frame as it is shown, over white where it is transparent.
+
+    ValueError for unreadable colours.
+    """
+    image = over_white(to_rgb(frame), alpha_of(frame))
     if display.pixel_aspect != 1:
         import cv2
 

@@ -20,11 +20,9 @@ from pydantic import Field
 from curation.manifest_mistakes import ManifestError
 from curation.manifest_tables import Record, as_json, plain
 from curation.media import has_credentials, member_uri, members, suffix
+from curation.media_kinds import STILL_SUFFIXES, guess_media
 from curation.texts import TextError, caption_of
 from lumina.config import Config
-
-VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".gif"})
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 
 MEDIA_NAMES = ("video", "path", "file", "file_name", "uri", "video_path", "image", "image_path")
 CAPTION_NAMES = ("caption", "text", "prompt")
@@ -48,7 +46,8 @@ class IngestConfig(Config):
 
     format: Format = "auto"
     """`clips` (a file, a caption and a source per row), `openvid` (OpenVid-1M, read from its zip parts), `panda`
-    (Panda-70M, a row per span), `folder` (every video in a folder); `auto` tells them apart by their columns."""
+    (Panda-70M, a row per span), `folder` (every video and image in a folder); `auto` tells them apart by their
+    columns."""
     default_source: str = Field(default="clips", min_length=1)
     """Source of files in a bare folder, and of rows that name none."""
     media_dir: Path | None = None
@@ -62,7 +61,7 @@ class ManifestRow:
     uri: str
     """As given: relative to the media root, absolute, or a URL."""
     media: str
-    """"video" or "image", by file extension."""
+    """"video" or "image", by file extension: a guess, until the content is read."""
     source: str
     caption: str
     extra: str
@@ -182,11 +181,6 @@ class ArchiveIndex:
         return [member_uri(*place) for place in sorted(rest, key=lambda place: (_natural(place[0]), place[1]))]
 
 
-def media_of(uri: str) -> str:
-    """ "video" or "image", by file extension."""
-    return "image" if suffix(uri) in IMAGE_SUFFIXES else "video"
-
-
 def _clip(record: Record, config: IngestConfig) -> ManifestRow:
     cells = record.cells
     uri_name, uri = _first(record, MEDIA_NAMES)
@@ -195,13 +189,12 @@ def _clip(record: Record, config: IngestConfig) -> ManifestRow:
         raise ManifestError(f"{record.where}: the column {uri_name or MEDIA_NAMES[0]} is empty")
     if has_credentials(uri):
         raise ManifestError(f"{record.where}: the URI holds a user or password; credentials belong in the environment")
-    media = media_of(uri)
-    start, end = _span(record, media)
+    start, end = _span(record, uri)
     caption, fault = checked_caption(caption)
     known = {uri_name, caption_name, "source", *_SPAN}
     return ManifestRow(
         uri=uri,
-        media=media,
+        media=guess_media(uri),
         source=_text(record, "source") or config.default_source,
         caption=caption,
         extra=as_json({name: value for name, value in cells.items() if name not in known}, record.where),
@@ -235,7 +228,7 @@ def _text(record: Record, name: str) -> str:
     return value.strip()
 
 
-def _span(record: Record, media: str) -> tuple[float, float] | tuple[None, None]:
+def _span(record: Record, uri: str) -> tuple[float, float] | tuple[None, None]:
     start, end = (_seconds(record, name) for name in _SPAN)
     if start is None and end is None:
         return None, None
@@ -243,7 +236,7 @@ def _span(record: Record, media: str) -> tuple[float, float] | tuple[None, None]
         raise ManifestError(
             f"{record.where}: the span is {start} to {end} seconds; expected 0 <= span_start_s < span_end_s"
         )
-    if media == "image":
+    if suffix(uri) in STILL_SUFFIXES:
         raise ManifestError(f"{record.where}: an image has no span; leave span_start_s and span_end_s empty")
     return start, end
 

@@ -1,7 +1,8 @@
 """Ingest: a manifest or a folder of media to one row per clip, identified by content.
 
-Rows in: manifest rows. Rows out: the same, with `clip_id`, `sha256` and `num_bytes`; a file that is missing or cannot
-be read is quarantined, and all but the first of clips with equal content and span are filtered.
+Rows in: manifest rows. Rows out: the same, with `clip_id`, `sha256`, `num_bytes` and what kind of media the content is;
+a file that is missing, empty or cannot be read is quarantined, and all but the first of clips with equal content and
+span are filtered.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from curation.folders import said, scan
 from curation.manifest_formats import (
     KINDS,
-    VIDEO_SUFFIXES,
     ArchiveIndex,
     IngestConfig,
     ManifestRow,
@@ -31,6 +32,7 @@ from curation.manifest_formats import (
 from curation.manifest_mistakes import ManifestError, Mistakes
 from curation.manifest_tables import opened
 from curation.media import chunks, neighbours, stamps
+from curation.media_kinds import HEAD_BYTES, guess_media, media_of
 from curation.operator import Env, Input, Layout, Operator, map_rows
 from curation.schema import INGEST, Reason, RowError, Status, iterate, status_not_ok, status_ok, to_table
 from curation.texts import TextError, decode
@@ -47,6 +49,8 @@ class Manifest:
     rows: tuple[ManifestRow, ...]
     unreferenced: tuple[str, ...] = ()
     """Members of the archives beside an OpenVid manifest to which no row refers."""
+    left_out: tuple[tuple[str, str], ...] = ()
+    """Files below a scanned folder that are neither clips nor their captions, see `curation.folders.Scan`."""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -62,10 +66,10 @@ class Manifest:
 def read_manifest(path: str | Path, config: IngestConfig | None = None) -> Manifest:
     """Read a CSV, JSON lines or Parquet file, or a folder; see `IngestConfig.format`.
 
-    A folder that holds one of `FOLDER_MANIFESTS` is that file. In a bare folder every video below it is a row, in
-    sorted order; its caption is the text file of the same name, else the file name's words. Opens no media file but
-    the directories of zip archives. Raises ManifestError for a path that does not exist, missing columns, malformed
-    rows (all of them), and when there is no row at all.
+    A folder that holds one of `FOLDER_MANIFESTS` is that file. In a bare folder every video and image below it is a
+    row, in sorted order (see `curation.folders`); its caption is the text file of the same name, else the file name's
+    words. Opens no media file but the directories of zip archives. Raises ManifestError for a path that does not exist,
+    missing columns, malformed rows (all of them), and when there is no row at all.
     """
     config = config or IngestConfig()
     path = Path(path)
@@ -161,26 +165,21 @@ def _read_table(path: Path, config: IngestConfig) -> Manifest:
 def _scan(folder: Path, config: IngestConfig) -> Manifest:
     if config.media_dir is not None:
         raise ManifestError(f"ingest.media_dir has no meaning for the bare folder {folder}: give that folder itself")
-    # Not followed into symlinked directories, which may form loops.
-    files = sorted(
-        (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()),
-        key=lambda path: path.relative_to(folder).as_posix(),
-    )
-    if not files:
-        raise ManifestError(
-            f"folder {folder} holds no video ({', '.join(sorted(VIDEO_SUFFIXES))}) and no {FOLDER_MANIFESTS[0]}"
-        )
-    return Manifest(folder, tuple(_scanned(folder, file, config) for file in files))
+    found = scan(folder)
+    if not found.media:
+        rest = f"; of other things there are {said(found.left_out)}" if found.left_out else ""
+        raise ManifestError(f"folder {folder} holds no video, no image and no {FOLDER_MANIFESTS[0]}{rest}")
+    rows = tuple(_scanned(folder, name, config) for name in found.media)
+    return Manifest(folder, rows, left_out=found.left_out)
 
 
-def _scanned(folder: Path, file: Path, config: IngestConfig) -> ManifestRow:
-    name = file.relative_to(folder).as_posix()
+def _scanned(folder: Path, name: str, config: IngestConfig) -> ManifestRow:
     try:
         name.encode()
     except UnicodeEncodeError:
         raise ManifestError(f"folder {folder}: the file name {name!r} is not UTF-8; rename it") from None
-    caption, fault = _caption(folder, file)
-    return ManifestRow(name, "video", config.default_source, caption, "{}", fault=fault)
+    caption, fault = _caption(folder, folder / name)
+    return ManifestRow(name, guess_media(name), config.default_source, caption, "{}", fault=fault)
 
 
 def _caption(folder: Path, video: Path) -> tuple[str, str]:
@@ -227,6 +226,9 @@ def _make(_config: IngestConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
             found = known[uri]
             if isinstance(found, RowError):
                 raise found
+            if found["media"] == "image" and row["span_start_s"] is not None:
+                detail = f"{uri}: the content is an image, which has no span; leave span_start_s and span_end_s empty"
+                raise RowError(Reason.NO_VIDEO_STREAM, detail)
             return found
 
         return map_rows(table, _HASHED, INGEST_OPERATOR.name, hash_row)
@@ -235,11 +237,13 @@ def _make(_config: IngestConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
 
 
 def _hashed(uri: str, media_root: str) -> dict[str, Any]:
-    sha, size = hashlib.sha256(), 0
+    sha, size, head = hashlib.sha256(), 0, b""
     for chunk in chunks(uri, media_root):
         sha.update(chunk)
         size += len(chunk)
-    return {"sha256": sha.hexdigest(), "num_bytes": size}
+        if len(head) < HEAD_BYTES:
+            head += chunk[: HEAD_BYTES - len(head)]
+    return {"sha256": sha.hexdigest(), "num_bytes": size, "media": media_of(head, uri)}
 
 
 def clip_id(sha256: str, span_start_s: float | None, span_end_s: float | None, occurrence: int = 0) -> str:

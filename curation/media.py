@@ -67,7 +67,7 @@ _Place = _File | _Member | _Object
 
 @contextmanager
 def localized(uri: str, media_root: str) -> Iterator[Path]:
-    """A local file with the bytes and the extension of the media, for as long as the block lasts.
+    """A local file with the bytes and the extension of the media, for as long as the block lasts; an absolute path.
 
     A local file is itself; a member or an object is copied to a temporary file. RowError if the media cannot be had;
     what the block raises passes through.
@@ -76,7 +76,7 @@ def localized(uri: str, media_root: str) -> Iterator[Path]:
     if isinstance(place, _File):
         with _row_errors(uri):
             _stat(place.path)
-        yield place.path
+        yield place.path.absolute()
         return
     with tempfile.TemporaryDirectory(prefix="lumina-media-") as directory:
         ending = suffix(uri)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import pyarrow as pa
 from pydantic import Field, model_validator
 
+from curation.duplicates import reasons_of_firsts
 from curation.operator import Env, Input, Operator, Report
 from curation.rules import (
     EXTRA,
@@ -216,6 +217,7 @@ def _join(inputs: Mapping[str, Input], config: SelectConfig) -> Iterator[Row]:
     tags = inputs["tag"].rows(["clip_id", "system_prompt_id", *STATUS_COLUMNS]).sort_by("clip_id")
     if not len(clips) == len(motion) == len(tags):
         raise ValueError(f"the tables differ: {len(clips)} clips, {len(motion)} motion rows, {len(tags)} tags")
+    broken = reasons_of_firsts(clips, motion, "motion")
     for clip, moving, tag in zip(iterate(clips), iterate(motion), iterate(tags), strict=True):
         name = clip["clip_id"]
         if not name == moving["clip_id"] == tag["clip_id"]:
@@ -226,6 +228,7 @@ def _join(inputs: Mapping[str, Input], config: SelectConfig) -> Iterator[Row]:
             | clip
             | {"motion_score": moving["flow_abs_mean"], "system_prompt_id": tag["system_prompt_id"]}
             | {column: status[column] for column in STATUS_COLUMNS}
+            | broken.get(name, {})
         )
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from curation.decoder import Decoder
+from curation.duplicates import reasons_of_firsts
 from curation.manifests import clip_id
 from curation.media import localized
 from curation.operator import Env, Input, Layout, Operator, map_rows
@@ -135,7 +136,8 @@ def _make(config: ShotsConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
 
 
 def _finish(table: pa.Table, _config: ShotsConfig) -> pa.Table:
-    rows = table.sort_by("clip_id").to_pylist()
+    broken = reasons_of_firsts(table, table, SPLIT_OPERATOR.name)
+    rows = [row | broken.get(row["clip_id"], {}) for row in table.sort_by("clip_id").to_pylist()]
     return to_table(_exploded(rows, {row["clip_id"] for row in rows}), INGEST)
 
 

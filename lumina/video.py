@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumina.colour import to_rgb
+from lumina.files import ffmpeg_path
 
 
 def write_h264(
@@ -34,7 +35,7 @@ def write_h264(
         raise ValueError(f"{path}: fps must be positive and crf in 0..51, got fps={fps}, crf={crf}")
     options = {"fflags": "+bitexact", "movflags": "+faststart"}
     # libx264's macroblock tree gives other bits from call to call on CPUs with AVX-512, even in one thread.
-    with av.open(str(path), "w", format="mp4", options=options) as container:
+    with av.open(ffmpeg_path(path), "w", format="mp4", options=options) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={
             "crf": str(crf), "preset": preset, "threads": "1", "flags": "+bitexact", "x264-params": "mbtree=0",
         })  # fmt: skip
@@ -69,7 +70,7 @@ def read_frames(path: str | Path, indices: Sequence[int] | None = None) -> NDArr
     last = None if wanted is None else max(wanted)
     picked: dict[int, NDArray[np.uint8]] = {}
     count = 0
-    with av.open(f"file:{Path(path).absolute()}") as container:
+    with av.open(ffmpeg_path(path)) as container:
         if not container.streams.video:
             raise ValueError(f"{path}: has no video stream")
         stream = container.streams.video[0]

@@ -10,20 +10,22 @@ from rich.table import Table
 
 from curation.decode_limits import DecodeLimits
 from curation.decoder import Decoder
-from curation.manifest_formats import media_of
 from curation.media import localized
+from curation.media_kinds import HEAD_BYTES, media_of
 from curation.schema import RowError
 from pipelines.errors import PipelineError
 
 
 def probe_view(uri: str) -> RenderableType:
     """A table of what is known of a file after decoding it; PipelineError says why it would be quarantined."""
-    media, decoder = media_of(uri), Decoder(DecodeLimits())
+    decoder = Decoder(DecodeLimits())
     try:
         with localized(uri, ".") as path:
+            with path.open("rb") as file:
+                media = media_of(file.read(HEAD_BYTES), uri)
             found = asdict(decoder.probe(path, media))
     except RowError as error:
-        raise PipelineError(f"{uri}: {error.reason}: {error.detail}") from error
+        raise PipelineError(f"{uri}: {error.reason}: {error.detail.removeprefix(f'{uri}: ')}") from error
     finally:
         decoder.close()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)

@@ -238,7 +238,9 @@ def _first_seen(tables: Mapping[str, ds.Dataset], names: list[str], filtered_too
             elif kind == row["reason_stage"] == "encode_latents":
                 in_sets.setdefault(row["clip_id"], []).append(row | {"reason_stage": name})
             elif kind != "encode_text":
-                found.setdefault(row["clip_id"], row)
+                first = found.setdefault(row["clip_id"], row)
+                if row["status"] == _QUARANTINED != first["status"]:  # a copy of what turned out to be broken
+                    found[row["clip_id"]] = row
     sets = sum(1 for name in names if name.partition("@")[0] == "encode_latents")
     for clip_id, rows in in_sets.items():
         broken = [row for row in rows if row["status"] == _QUARANTINED]

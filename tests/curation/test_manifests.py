@@ -8,15 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from curation import manifests
+from curation.folders import LINKED, NO_FILE
 from curation.manifest_formats import IngestConfig
 from curation.manifest_mistakes import ManifestError
 from curation.manifests import INGEST_OPERATOR, clip_id, external_digest, read_manifest
 from curation.operator import Env, Input, apply
+from lumina.video import write_h264
 
 
 def _csv(tmp_path: Path, text: str) -> Path:
@@ -77,16 +81,23 @@ def test_a_folder_is_scanned(tmp_path: Path) -> None:
         read_manifest(tmp_path / "nowhere")
     with pytest.raises(ManifestError, match="holds no video"):
         read_manifest(tmp_path)
+    (tmp_path / "data.json").touch()
+    with pytest.raises(ManifestError, match=r"no video, no image and no clips.csv; of other .* 1 .json \(data.json\)"):
+        read_manifest(tmp_path)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "loop").symlink_to(tmp_path)
-    for name in ("b/a_red-ball.MP4", "a.mkv", "notes.md"):
+    for name in ("b/a_red-ball.MP4", "a.mkv", "notes.md", "still.jpe"):
         (tmp_path / name).touch()
     (tmp_path / "a.txt").write_text("from the sidecar\n")
     os.mkfifo(tmp_path / "pipe.mp4")
     manifest = read_manifest(tmp_path)
-    assert [(row.uri, row.caption) for row in manifest.rows] == [
-        ("a.mkv", "from the sidecar"), ("b/a_red-ball.MP4", "a red ball")
+    assert [(row.uri, row.media, row.caption) for row in manifest.rows] == [
+        ("a.mkv", "video", "from the sidecar"), ("b/a_red-ball.MP4", "video", "a red ball"),
+        ("still.jpe", "image", "still"),
     ]  # fmt: skip
+    assert manifest.left_out == (
+        (".json", "data.json"), (".md", "notes.md"), (LINKED, "b/loop"), (NO_FILE, "pipe.mp4")
+    )  # fmt: skip
     assert manifest.sources == ("clips",)
     with pytest.raises(ManifestError, match="media_dir has no meaning for the bare folder"):
         read_manifest(tmp_path, IngestConfig(media_dir=Path("b")))
@@ -114,6 +125,36 @@ def test_what_a_plan_can_know_changes_with_rows_and_files(tmp_path: Path) -> Non
     digests = {missing, present, external_digest(read_manifest(path))}
     assert len(digests) == 3
     assert external_digest(read_manifest(path)) in digests
+
+
+def test_the_kind_of_media_is_told_by_the_content(tmp_path: Path) -> None:
+    image = Image.new("RGB", (16, 16), "red")
+    rest = [Image.new("RGB", (16, 16), "blue")]
+    image.save(tmp_path / "still.mp4", format="PNG")
+    image.save(tmp_path / "still", format="JPEG")
+    image.save(tmp_path / "still.gif")
+    image.save(tmp_path / "moves.png", save_all=True, append_images=rest)
+    image.save(tmp_path / "moves.gif", save_all=True, append_images=rest)
+    write_h264(tmp_path / "film.mp4", np.zeros((5, 16, 16, 3), np.uint8), 8)
+    (tmp_path / "film.mp4").rename(tmp_path / "film.jpg")
+    names = ["still.mp4", "still", "still.gif", "moves.png", "moves.gif", "film.jpg"]
+    rows = _ingest(_csv(tmp_path, "video,caption\n" + "".join(f"{name},x\n" for name in names)))
+    assert [row["media"] for row in rows] == ["image", "image", "image", "video", "video", "video"]
+    rows = _ingest(_csv(tmp_path, "video,caption,span_start_s,span_end_s\nstill.mp4,x,0,1\nmoves.gif,x,0,1\n"))
+    assert [(row["status"], row["reason"]) for row in rows] == [("quarantined", "no_video_stream"), ("ok", None)]
+    assert "still.mp4: the content is an image, which has no span" in rows[0]["detail"]
+
+
+def test_empty_files_and_links_to_nowhere_are_quarantined_each(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.wmv", "c.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "d.mp4").symlink_to("nowhere.mp4")
+    rows = _ingest(tmp_path)
+    assert [(row["uri"], row["status"], row["reason"]) for row in rows] == [
+        ("a.mp4", "quarantined", "unreadable_file"), ("b.wmv", "quarantined", "unreadable_file"),
+        ("c.png", "quarantined", "unreadable_file"), ("d.mp4", "quarantined", "missing_file"),
+    ]  # fmt: skip
+    assert rows[1]["detail"] == "b.wmv: the file is empty (0 bytes)"
 
 
 def test_identity_is_content_and_span() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from curation.operator import Env, Input, dataset
-from curation.schema import MOTION, PROBE, SELECT, TAG, Reason, status_not_ok, status_ok, to_table
+from curation.schema import MOTION, PROBE, SELECT, TAG, Reason, Status, status_not_ok, status_ok, to_table
 from curation.selection import SELECT_OPERATOR, SelectConfig
 from curation.selection import select as select_table
 
@@ -236,6 +236,18 @@ def test_scores_come_from_the_tables_and_the_manifest(tmp_path: Path) -> None:
         "failed/score": 1, "failed/score/web": 1, "kept": 1, "kept/video/web": 1, "removed/score": 1,
         "removed/score/web": 1,
     }  # fmt: skip
+
+
+def test_a_copy_of_what_motion_found_broken_leaves_with_it(tmp_path: Path) -> None:
+    inputs = _inputs(tmp_path)
+    copy = status_not_ok("ingest", Status.FILTERED, Reason.DUPLICATE_CONTENT, "same")
+    first, other = (row | {"sha256": "aa"} for row in _rows(2))
+    broken = status_not_ok("motion", Status.QUARANTINED, Reason.DECODE_ERROR, "frame 7")
+    tables = {"clips": (first, PROBE), "motion": (first | broken, MOTION), "tag": (first, TAG)}
+    for name, (row, schema) in tables.items():
+        pq.write_table(to_table([row, other | copy], schema), inputs[name].path / "data" / "part.parquet")
+    found = SELECT_OPERATOR.plan(inputs, SelectConfig(), Env("")).to_pylist()
+    assert [{name: row[name] for name in broken} for row in found] == [broken, broken]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from curation.manifest_formats import IngestConfig
 from curation.operator import Input
 from jobs.context import JobContext, JobResult
-from jobs.ingest import UNREFERENCED_FILE, run
+from jobs.ingest import LEFT_OUT_FILE, UNREFERENCED_FILE, run
 from jobs.runtime import RuntimeConfig
 
 
@@ -26,7 +26,7 @@ def _run(root: Path, manifest: Path) -> tuple[JobResult, list[dict[str, Any]]]:
         runtime=RuntimeConfig(),
         inputs={},
         weights={},
-        media_root=str(manifest.parent),
+        media_root=str(manifest if manifest.is_dir() else manifest.parent),
         out=out,
         work=work,
         progress=lambda done, total, unit: None,
@@ -55,3 +55,21 @@ def test_members_that_no_row_refers_to_are_reported(tmp_path: Path, ray_cluster:
     manifest.write_text("video,caption\nzip://a.mp4::OpenVid_part0.zip,one\n")
     result, rows = _run(tmp_path / "two", manifest)
     assert (result.metrics, result.artifacts, len(rows)) == ({}, (), 1)
+
+
+@pytest.mark.ray
+def test_files_of_a_folder_that_are_no_clips_are_told(
+    tmp_path: Path, ray_cluster: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "clips"
+    (folder / ".trash").mkdir(parents=True)
+    for name in ("a.mp4", "b.wmv", "c.flv", "c.txt", "d.json", ".trash/e.mp4"):
+        (folder / name).write_text(name)
+    result, rows = _run(tmp_path / "one", folder)
+    assert {row["uri"] for row in rows} == {"a.mp4", "b.wmv", "c.flv"}
+    assert (result.metrics, result.artifacts) == ({"left_out": 2.0}, (LEFT_OUT_FILE,))
+    assert json.loads((tmp_path / "one" / "out" / LEFT_OUT_FILE).read_text()) == {
+        "count": 2,
+        "kinds": {".json": {"count": 1, "first": ["d.json"]}, "hidden": {"count": 1, "first": [".trash/e.mp4"]}},
+    }
+    assert f"ingest: of the files below {folder} these are no clips: 1 .json (d.json); 1 hidden" in caplog.text

@@ -28,6 +28,14 @@ def test_a_file_is_the_same_bytes_every_time_and_reads_back(tmp_path: Path) -> N
     assert np.array_equal(read_frames(tmp_path / "a.mp4", [7, 0, 7]), read[[7, 0, 7]])
 
 
+def test_a_name_with_a_colon_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("12:30.mp4", "concat:a.mp4", "file:a.mp4"):
+        write_h264(name, _frames(), fps=8)
+        assert read_frames(name).shape == (9, 48, 64, 3)
+        assert (tmp_path / name).is_file()
+
+
 def test_quality_is_configurable(tmp_path: Path) -> None:
     noise = np.random.Generator(np.random.Philox(0)).integers(0, 255, (4, 64, 64, 3), dtype=np.uint8)
     sizes = []

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from curation.schema import LATENTS, TEXT, to_table
+from curation.schema import LATENTS, PROBE, TEXT, to_table
 from curation.selection import SelectConfig
 from pipelines import cli
 from pipelines.errors import PipelineError, StoreError
@@ -95,6 +95,18 @@ def test_a_clip_of_several_sets_counts_where_one_quarantined_it(curated: Curated
     assert (found[kept[1]].reason_stage, found[kept[1]].reason) == ("encode_latents@large", "too_few_frames")
     assert kept[2] not in found
     assert _read(curated, **stages).counts()["encode_latents@large", "quarantined", "not_finite"] == 1
+
+
+def test_a_copy_counts_where_its_first_was_found_broken(curated: Curated) -> None:
+    stages = curated.store.get_run("r1")["stages"]
+    rows = pq.read_table(curated.store.root / stages["probe"]["path"] / "data").to_pylist()
+    broken = {"status": "quarantined", "reason": "decode_error", "reason_stage": "probe", "detail": "x"}
+    rows = [row | broken if row["reason"] == "duplicate_content" else row for row in rows]
+    made = _output(curated, "probe", rows, PROBE)
+    for filtered_too in (False, True):
+        counts = _read(curated, filtered_too, probe=made).counts()
+        assert ("ingest", "filtered", "duplicate_content") not in counts
+        assert counts["probe", "quarantined", "decode_error"] == 2
 
 
 def test_a_text_that_was_not_encoded_is_no_clip(curated: Curated) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from curation.backends import decode_frames, probe
+from curation.backends import probe, read
 from curation.media_kinds import HEAD_BYTES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, format_of, guess_media, media_of
 from curation.schema import Reason, RowError
 from tests.conftest import SHARED
@@ -53,8 +53,9 @@ def test_a_picture_that_moves_is_a_video_of_its_frames(kind: str, name: str, tmp
     assert media_of((tmp_path / name).read_bytes(), name) == "video"
     found = probe(tmp_path / name, "video")
     assert (found.width, found.height, found.frames_decodable) == (64, 48, 5)
-    frames = decode_frames(tmp_path / name, "video", found.decoder, [0, 2, 4])
-    assert np.abs(frames.mean(axis=(1, 2, 3)) - [20, 100, 180]).max() <= 2
+    assert found.duration_s == pytest.approx(0.8)
+    frames = read(tmp_path / name, "video", found.track, [0, 0.22, 0.5, 0.62, 0.7]).pixels
+    assert np.abs(frames.mean(axis=(1, 2, 3)) - [20, 100, 100, 140, 180]).max() <= 2
 
 
 def test_what_moves_and_no_decoder_reads_is_refused_by_name(tmp_path: Path) -> None:
@@ -65,6 +66,7 @@ def test_what_moves_and_no_decoder_reads_is_refused_by_name(tmp_path: Path) -> N
     assert caught.value.reason == Reason.DECODE_ERROR
     _moving(tmp_path / "x.avif", "AVIF")
     assert media_of((tmp_path / "x.avif").read_bytes(), "x.avif") == "video"
+    assert probe(tmp_path / "x.avif", "video").frames_decodable == 5
 
 
 def test_what_moves_once_is_a_still(tmp_path: Path) -> None:

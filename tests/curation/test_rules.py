@@ -81,5 +81,5 @@ def test_names_of_rules_and_scores() -> None:
         Reason.MIN_FPS, Reason.MIN_FPS, Reason.SCORE
     ]  # fmt: skip
     assert score_columns(MOTION, pa.schema({"z": pa.int64(), "text": pa.string()})) == (
-        "flow_abs_mean", "flow_mag_mean", "flow_mag_p90", "z"
+        "flow_abs_mean", "flow_mag_mean", "flow_mag_p90", "samples_shown", "z"
     )  # fmt: skip

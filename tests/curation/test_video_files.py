@@ -425,3 +425,20 @@ def test_a_stretched_picture_is_that_of_another_library(tmp_path: Path) -> None:
     write(tmp_path / "film.mkv", lossless)
     stretched = cv2.resize(picture(0, 96, 96), (128, 96), interpolation=cv2.INTER_LINEAR)
     assert np.abs(read(tmp_path / "film.mkv", [0]).pixels[0].astype(int) - stretched).mean() < 3
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "pix_fmt"), [("mkv", "ffv1", "bgra"), ("mov", "prores_ks", "yuva444p10le")]
+)
+def test_what_is_transparent_is_white(tmp_path: Path, suffix: str, codec: str, pix_fmt: str) -> None:
+    noise = generator(4, "test/alpha").integers(0, 255, (48, 64, 4), np.uint8)
+    noise[..., 3] = 0
+    noise[16:32, 16:32] = [255, 0, 0, 255]
+    with av.open(str(tmp_path / f"film.{suffix}"), "w") as container:
+        stream = container.add_stream(codec, rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgba")))
+        container.mux(stream.encode())
+    shown = read(tmp_path / f"film.{suffix}", [0]).pixels[0].astype(int)
+    assert np.abs(shown[20:28, 20:28] - [255, 0, 0]).max() < 12
+    assert shown[:12].min() > 250

@@ -68,18 +68,6 @@ def to_rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
     return _limited_grey()[rgb] if _is_limited_grey(frame) else rgb
 
 
-def is_usual(frame: av.VideoFrame) -> bool:
-    """Whether a decoder that knows tagged matrices and ranges, but takes what is untagged for BT.601, shows it right.
-
-    decord is one, and so is `frame.to_ndarray(format="rgb24")`.
-    """
-    if is_wide(frame) or _is_limited_grey(frame):
-        return False
-    if frame.format.is_rgb:
-        return True
-    return frame.colorspace in _READ_AS or (frame.colorspace in (0, _UNSPECIFIED) and _matrix(frame) == 5)
-
-
 def is_wide(frame: av.VideoFrame) -> bool:
     """Whether a frame is HDR or of a wide gamut, so that it would look pale or dull on an SDR screen."""
     return frame.color_trc in (_PQ, _HLG) or frame.color_primaries in _WIDE

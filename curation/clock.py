@@ -83,6 +83,8 @@ def find_clock(container: str, has_stamps: bool, pts: Stamps, dts: Stamps, rates
         for rate in stated:
             if is_even(known, rate):
                 return Clock("rate", rate)
+    if stated and _ascends(pts) and _is_telecined(pts, stated[0]):
+        return Clock("pts")
     if any(second < first for first, second in pairwise([stamp for stamp in dts if stamp is not None])):
         raise ClockError("the time stamps jump back: files put behind one another, or damage")
     raise ClockError(
@@ -107,6 +109,12 @@ def is_even(stamps: Stamps, rate: Fraction) -> bool:
         return False
     first, origin = known[0]
     return all(abs(stamp - origin - (index - first) / rate) <= _ROUNDING_S for index, stamp in known)
+
+
+def _is_telecined(stamps: Stamps, rate: Fraction) -> bool:
+    """Whether frames are shown for two or three fields each, as film is on NTSC discs."""
+    known = [stamp for stamp in stamps if stamp is not None]
+    return all(Fraction(9, 10) <= (second - first) * rate <= Fraction(8, 5) for first, second in pairwise(known))
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def stamps_of(frame: Any) -> tuple[Fraction | None, Fraction | None]:
 
 
 def _jumped(container: Any, stream: Any, time_s: float) -> Iterator[tuple[Fraction, Any]] | None:
-    """As `_reached`, from the last key frame before; None where it is not safe to begin there."""
+    """As `reached`, from the last key frame before; None where it is not safe to begin there."""
     import av
 
     first = next(decoded(stream, container.demux(stream)))
@@ -122,6 +122,8 @@ def decoded(stream: Any, packets: Iterable[Any]) -> Iterator[Any]:
         except av.FFmpegError as error:  # the container ends in the middle
             damage, packet = damage or _Damage(brief(error), None), None
         if packet is not None and packet.is_corrupt:
+            if packet.pts is None:
+                damage = damage or _Damage("a damaged packet", None)
             torn.add(packet.pts)
         try:
             frames = stream.decode(None) if packet is None else packet.decode()
@@ -129,7 +131,7 @@ def decoded(stream: Any, packets: Iterable[Any]) -> Iterator[Any]:
             damage = damage or _Damage(brief(error), packet.pts if packet is not None else None)
             frames = []
         for frame in frames:
-            if frame.is_corrupt or frame.pts in torn:
+            if frame.is_corrupt or (frame.pts is not None and frame.pts in torn):
                 damage = damage or _Damage("a damaged picture", frame.pts)
             elif begun and damage is not None and damage.is_before(frame.pts):
                 when = "" if frame.pts is None else f" before {float(frame.pts * stream.time_base):.6g} s"

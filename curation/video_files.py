@@ -126,7 +126,7 @@ def probe_video(path: Path, start_s: float | None = None, end_s: float | None = 
 
     with row_errors():
         film, span = find_film(path), (start_s or 0.0, end_s)
-        seen = _as_listed(path, film, span) or _asdecoded(path, film, span)
+        seen = _as_listed(path, film, span) or _as_decoded(path, film, span)
         line, first = seen.line, seen.looks[0].shown
         _check_one_size(seen)
         begins = [line.stamps_s[index] for index in seen.clip]
@@ -220,7 +220,7 @@ def _as_listed(path: Path, film: Film, span: tuple[float, float | None]) -> _See
     return None
 
 
-def _asdecoded(path: Path, film: Film, span: tuple[float, float | None]) -> _Seen:
+def _as_decoded(path: Path, film: Film, span: tuple[float, float | None]) -> _Seen:
     """A clip by the times of all frames that are decoded."""
     track = Track(film.index, "1", 1.0, str(film.pixel_aspect))
     looks = [look for _, look in _looks(path, track, 0.0)]

@@ -15,6 +15,7 @@ LATE = [*EVEN[2:], None, None]
 """Times of decoding as a decoder with two reordered frames hands them on."""
 JUMBLED = [EVEN[index ^ 1] for index in range(20)]
 NONE = [None] * 20
+TELECINED = [F(fields, 50) for fields in (0, 2, 5, 7, 10, 12, 15, 17, 20, 22)]
 SPARSE = [stamp if index % 7 == 3 else None for index, stamp in enumerate(EVEN)]
 
 
@@ -32,6 +33,7 @@ SPARSE = [stamp if index % 7 == 3 else None for index, stamp in enumerate(EVEN)]
         ("mpeg", EVEN, EVEN, "25"),
         ("mpeg", SPARSE, NONE, "25"),
         ("mxf", JUMBLED, LATE, "25"),
+        ("mpeg", TELECINED, TELECINED, "pts"),
     ],
 )
 def test_a_clock_is_as_good_as_its_container(

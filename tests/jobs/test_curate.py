@@ -282,7 +282,7 @@ def test_the_whole_of_curation(tmp_path: Path, ray_cluster: None, networks: dict
     assert {row["bucket"] for row in latents} == {"64x64x1", "64x64x5", "64x64x9"}
     for row in latents:
         latent = unpack(row["vae_latent_bytes"], row["vae_latent_shape"], row["vae_latent_dtype"])
-        frames = len(row["frame_indices"])
+        frames = len(row["frame_times_s"])
         assert latent.shape == (16, (frames - 1) // 4 + 1, 8, 8)
         assert text[row["text_id"]]["prompt"].endswith(f" <Prompt Start> {row['caption']}")
         assert text[row["text_id_dropped"]]["prompt"].endswith(" <Prompt Start> ")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lumina.models.config import NextDiTConfig
 from lumina.models.next_dit import MultiScaleNextDiT
-from lumina.tensor_files import check_tensors, read_tensors
+from lumina.tensor_files import check_tensors, fitting, read_tensors
 from lumina.weights_digest import digest
 
 CONFIG_FILE = "config.json"
@@ -94,8 +94,7 @@ def load_weights(directory: Path) -> dict[str, Tensor]:
             raise FileNotFoundError(
                 f"{directory} lacks {path.name}, which its index names: restore the file"
             ) from error
-    check_weights(config, weights, str(directory))
-    return weights
+    return fitting(tensors_of(config), weights, str(directory))
 
 
 def _weight_files(directory: Path) -> list[Path]:
@@ -121,7 +120,11 @@ def load_model(
 
 
 def check_weights(config: NextDiTConfig, weights: Mapping[str, Tensor], place: str) -> None:
-    """Raise one ValueError that lists every missing, unexpected or wrongly shaped tensor."""
+    """Raise one ValueError about missing, unexpected and wrongly shaped tensors."""
+    check_tensors(tensors_of(config), weights, place)
+
+
+def tensors_of(config: NextDiTConfig) -> dict[str, Tensor]:
+    """The tensors of a network by name, with shapes and without content."""
     with torch.device("meta"):
-        wanted = MultiScaleNextDiT(config).state_dict()
-    check_tensors(wanted, weights, place)
+        return MultiScaleNextDiT(config).state_dict()

@@ -15,12 +15,11 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lumina.checkpoints import CONFIG_FILE, check_weights, write_whole
+from lumina.checkpoints import CONFIG_FILE, check_weights, tensors_of, write_whole
 from lumina.models.config import RELEASED_MODELS, NextDiTConfig
-from lumina.tensor_files import read_tensors
+from lumina.tensor_files import fitting, read_tensors
 
 ARGUMENTS_FILE = "model_args.json"
-_COMPILE_PREFIX = "_orig_mod."
 _MODEL_PREFIX = "MultiScaleNextDiT_"
 
 
@@ -49,13 +48,10 @@ def read_released(source: Path, config: NextDiTConfig, *, ema: bool = False) -> 
 
     Raises:
         FileNotFoundError: there are none.
-        ValueError: the file is damaged or holds more than tensors, or its tensors are not those of `config`; every
-            missing, unexpected or wrongly shaped one is listed.
+        ValueError: the file is damaged or holds more than tensors, or its tensors are not those of `config`.
     """
     path = weights_file(source, ema)
-    weights = {name.replace(_COMPILE_PREFIX, ""): value for name, value in read_tensors(path).items()}
-    check_weights(config, weights, str(path))
-    return weights
+    return fitting(tensors_of(config), read_tensors(path), str(path))
 
 
 def write_released(config: NextDiTConfig, weights: Mapping[str, Tensor], directory: Path, *, ema: bool = False) -> None:

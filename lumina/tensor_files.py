@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lumina.tensor_names import misfit, unwrapped
+
 
 def read_tensors(path: Path, entry: str | None = None) -> dict[str, Tensor]:
     """Read a `.safetensors` file, or a torch file that holds tensors alone, to the CPU.
@@ -39,13 +41,30 @@ def read_tensors(path: Path, entry: str | None = None) -> dict[str, Tensor]:
     return {str(name): value for name, value in content.items()}
 
 
+def fitting(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:
+    """The tensors of a file by the names that a network gives them: wrappers of the network may have left prefixes.
+
+    Raises ValueError as `check_tensors`.
+    """
+    names = unwrapped(wanted, weights)
+    found = {names[name]: value for name, value in weights.items()}
+    check_tensors(wanted, found, place)
+    return found
+
+
 def check_tensors(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], place: str) -> None:
-    """Raise one ValueError that lists every missing, unexpected or wrongly shaped tensor; `wanted` gives the shapes."""
-    problems = [f"{name} {list(value.shape)}: missing" for name, value in wanted.items() if name not in weights]
-    for name, value in weights.items():
-        if name not in wanted:
-            problems.append(f"{name} {list(value.shape)}: unexpected")
-        elif value.shape != wanted[name].shape:
-            problems.append(f"{name} {list(value.shape)}: should be {list(wanted[name].shape)}")
-    if problems:
-        raise ValueError(f"{place} does not fit its model config, {len(problems)} tensors:\n  " + "\n  ".join(problems))
+    """Raise one ValueError about missing, unexpected and wrongly shaped tensors; `wanted` gives the shapes."""
+    problem = misfit(
+        place,
+        "its model config",
+        wanted,
+        missing=[f"{name} {list(value.shape)}" for name, value in wanted.items() if name not in weights],
+        unexpected=[f"{name} {list(value.shape)}" for name, value in weights.items() if name not in wanted],
+        misshapen=[
+            f"{name} {list(value.shape)}: should be {list(wanted[name].shape)}"
+            for name, value in weights.items()
+            if name in wanted and value.shape != wanted[name].shape
+        ],
+    )
+    if problem:
+        raise ValueError(problem)

@@ -52,20 +52,23 @@ class VideoAutoencoder:
     ) -> Self:
         """Load a directory, or a hub id with the subfolder appended, e.g. "THUDM/CogVideoX-2b/vae".
 
-        Raises FileNotFoundError naming what is missing.
+        Raises FileNotFoundError naming what is missing, ValueError if the tensors are not those of its config.
         """
         from diffusers import AutoencoderKLCogVideoX
 
         place = locate(source, "a CogVideoX VAE", ("config.json", "*.safetensors"))
         with place.explained():
-            vae = AutoencoderKLCogVideoX.from_pretrained(
+            vae, info = AutoencoderKLCogVideoX.from_pretrained(
                 place.name,
                 subfolder=place.subfolder,
                 torch_dtype=dtype,
                 use_safetensors=True,
                 # The cheaper way needs accelerate, and the network is small.
                 low_cpu_mem_usage=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
             )
+        place.check(vae.state_dict().keys(), info)
         return cls(vae.to(device).eval().requires_grad_(False))
 
     def save_pretrained(self, directory: Path) -> None:

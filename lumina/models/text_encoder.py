@@ -37,21 +37,24 @@ class TextEncoder:
     ) -> Self:
         """Load a directory or a hub id, e.g. "google/gemma-2-2b".
 
-        Raises FileNotFoundError naming what is missing.
+        Raises FileNotFoundError naming what is missing, ValueError if the tensors are not those of its config.
         """
         from transformers import AutoModel, AutoTokenizer
 
         place = locate(source, "a text encoder", ("config.json", "*.safetensors", "tokenizer*"))
         with place.explained():
             # Gemma-2 caps its attention scores, which the fused kernels leave out.
-            model = AutoModel.from_pretrained(
+            model, info = AutoModel.from_pretrained(
                 place.name,
                 subfolder=place.subfolder,
                 dtype=dtype,
                 use_safetensors=True,
                 attn_implementation="eager",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
             )
             tokenizer = AutoTokenizer.from_pretrained(place.name, subfolder=place.subfolder, padding_side="right")
+        place.check(model.state_dict().keys(), info, more_is_fine=True)
         return cls(model.to(device).eval().requires_grad_(False), tokenizer)
 
     def save_pretrained(self, directory: Path) -> None:

@@ -29,7 +29,7 @@ from lumina.models.correspondence import (
     upsample_flow,
     warp,
 )
-from lumina.tensor_files import check_tensors, read_tensors
+from lumina.tensor_files import fitting, read_tensors
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -393,8 +393,7 @@ class UniMatch(nn.Module):
         config = load_flow_config(source)
         weights = read_tensors(source, entry="model") if source.suffix == ".pth" else _saved(source)
         model = cls(config)
-        check_tensors(model.state_dict(), weights, str(source))
-        model.load_state_dict(weights)
+        model.load_state_dict(fitting(model.state_dict(), weights, str(source)))
         return model.eval().requires_grad_(False)
 
 

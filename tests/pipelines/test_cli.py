@@ -208,7 +208,8 @@ def test_convert_there_and_back(tmp_path: Path) -> None:
     assert "give --preset, one of 2B_GQA, 2B, or --config" in output
     code, output = convert(str(tmp_path), str(tmp_path / "ours"), "--preset", "2B_GQA")
     assert code == 1
-    assert "layers.23.attention.gate [16]: missing" in output
+    assert "(506 missing, 77 of another shape; the network has 583): layers.2.attention.gate [16]: missing; " in output
+    assert output.count("\n") == 1
     assert not (tmp_path / "ours").exists()
     code, output = convert(str(tmp_path), str(tmp_path / "ours"), "--config", str(tmp_path / "shape.json"))
     assert code == 0, output

@@ -74,7 +74,9 @@ def run_pipeline(
     with screen, StatusFile(screen, store, status) as display:
 
         def start_cluster(runtime: RuntimeConfig) -> None:
-            if page := _start_cluster(wanted, store, runtime):
+            with display.waiting_for("starting Ray" if runtime.ray_address is None else "connecting to Ray"):
+                page = _start_cluster(wanted, store, runtime)
+            if page:
                 display.link("Ray", page)
 
         tracking = MlflowTracking(
@@ -120,7 +122,7 @@ def _start_cluster(pipeline: Pipeline, store: Store, runtime: RuntimeConfig) -> 
     """Bring up the cluster, and return the address of its page.
 
     Raises:
-        PipelineError: it can never run the stages. Ray would wait for ever, or fail late.
+        PipelineError: it does not start, or can never run the stages. Ray would wait for ever, or fail late.
     """
     from jobs import capacity, cluster
     from jobs.curate import load_operator
@@ -130,10 +132,10 @@ def _start_cluster(pipeline: Pipeline, store: Store, runtime: RuntimeConfig) -> 
         load_operator(stage.operator).runs_network(stage.config) for stage in pipeline.stages if stage.operator
     )
     work = capacity.Work("jobs.curate" in jobs, networks, "jobs.train" in jobs, "jobs.evaluate" in jobs)
-    page = cluster.ensure(runtime)
     try:
+        page = cluster.ensure(runtime)
         capacity.check(runtime, work)
-    except capacity.CapacityError as error:
+    except (cluster.ClusterError, capacity.CapacityError) as error:
         raise PipelineError(str(error)) from error
     if runtime.ray_address is not None:
         with tempfile.NamedTemporaryFile(dir=store.root, prefix=".seen-") as marker:

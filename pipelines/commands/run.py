@@ -55,6 +55,7 @@ def run_pipeline(
     from pipelines.rerun.lock import lock_record, make_lock
     from pipelines.text_to_video import build
     from pipelines.tracking.tracker import MlflowTracking
+    from pipelines.tracking.uri import target, without_password
 
     pipeline, gate = build(settings), CostGate(settings.cost_gate_s, frozenset(rerun))
     gate.check(pipeline)
@@ -69,6 +70,8 @@ def run_pipeline(
     lock = lock_record(make_lock(settings, command, store))
     run_id = runner.new_run_id()
     console.print(Text(f"Run {run_id} ({settings.name}), store {store.uri}", "dim"))
+    tracked = target(store, settings.tracking_uri)
+    console.print(Text(f"MLflow: {without_password(tracked.uri)} ({tracked.why})", "dim"), soft_wrap=True)
     upstream = {stage.name: list(stage.inputs.values()) for stage in wanted.order}
     status = begin(run_id, settings.name, [stage.name for stage in wanted.order], upstream, command)
     with screen, StatusFile(screen, store, status) as display:

@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from pipelines.config import PipelineConfig
 from pipelines.errors import PipelineError, StoreError
 from pipelines.git import origin
 from pipelines.storage.durable import replace_file
 from pipelines.storage.store import Store
+from pipelines.tracking.uri import without_password
 
 
 @dataclass(frozen=True)
@@ -113,14 +113,6 @@ def portable(settings: PipelineConfig) -> dict[str, Any]:
 
 def _absolute(path: str) -> str:
     return path if "://" in path else str(Path(path).expanduser().resolve())
-
-
-def without_password(uri: str) -> str:
-    """The URI without `user:password@`."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def environment() -> Environment:

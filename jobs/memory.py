@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from pathlib import Path
 
@@ -38,6 +39,12 @@ def memory_told(need: int, objects: int) -> str:
         shared = shutil.disk_usage(_SHARED)
         short = short or shared.free < objects
         said += f"; {_SHARED} has {_gib(shared.free)} free of {_gib(shared.total)}, and objects need {_gib(objects)}"
+    addresses = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if addresses != resource.RLIM_INFINITY:
+        short = True
+        said += (
+            f"; `ulimit -v` allows a process {_gib(addresses)} of addresses, of which Ray takes many times its memory"
+        )
     if users := _largest():
         said += f"; most is used by {', '.join(users)}"
     return f"memory is short: {said}. Free some" if short else f"memory is not short: {said}. Look into Ray's logs"

@@ -38,4 +38,9 @@ def test_it_says_whether_memory_is_short_and_who_has_it(monkeypatch: pytest.Monk
     assert said.startswith("memory is short: 0.5 GiB are available, and Ray needs about 2.0 GiB; /dev/shm has ")
     assert re.search(r"objects need 1\.0 GiB; most is used by .+ \(process \d+, \d+\.\d GiB\), .+\. Free some$", said)
     assert memory_told(0, 0).startswith("memory is not short: ")
+    with monkeypatch.context() as limited:
+        limited.setattr(memory.resource, "getrlimit", lambda _: (12 * GIB, 12 * GIB))
+        said = memory_told(0, 0)
+    assert said.startswith("memory is short: ")
+    assert "; `ulimit -v` allows a process 12.0 GiB of addresses, of which Ray takes many times its memory; " in said
     assert memory_told(0, 1 << 60).startswith("memory is short: ")  # all that /dev/shm has

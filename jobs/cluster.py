@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
+from jobs.head import Head, NotStartedError
+from jobs.memory import memory_told
 from jobs.runtime import RuntimeConfig
 
 OBJECT_STORE_BYTES = 1 << 30
+_NEEDS_BYTES = OBJECT_STORE_BYTES + (1 << 30)
+"""What a local cluster takes before it does anything: the objects' memory, and its own processes."""
 _ANSWER_S = 120.0
 _lock = threading.Lock()
+_heads: list[Head] = []
+"""The local cluster of this process, if it has started one."""
+
+
+class ClusterError(Exception):
+    """There is no cluster to run on; the message says why and what to do."""
 
 
 def logical_cpus(runtime: RuntimeConfig) -> int:
@@ -28,11 +41,14 @@ def ensure(runtime: RuntimeConfig) -> str:
     Call it on the main thread: the system ends the processes of a local cluster with the thread that started them, so
     that nothing is left behind even by `kill -9`. A second call does nothing.
 
+    Ray starts, or is tried out, in another process first. Only that one waits where nothing can interrupt it; an
+    exception that a signal raises here ends it, and all that it started.
+
     Returns:
         Address of the cluster's page; empty if it has none, or the second time.
 
     Raises:
-        ConnectionError: nothing answers at `runtime.ray_address`.
+        ClusterError: it does not start, or answer, within `runtime.ray_start_s`, or says why it cannot.
     """
     with _lock:
         # Read when Ray is imported, here and in its workers. A user's own setting stands.
@@ -43,33 +59,78 @@ def ensure(runtime: RuntimeConfig) -> str:
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")
             # Ray warns when four times as many workers run; here most of them wait, as intended.
             os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(logical_cpus(runtime)))
-        import ray
-
-        if ray.is_initialized():
+        if "ray" in sys.modules and sys.modules["ray"].is_initialized():
             return ""
-        quiet = {"logging_level": logging.WARNING, "log_to_driver": False}
-        if runtime.ray_address is not None:
-            joined = ray.init(address=runtime.ray_address, **quiet)
-        else:
-            # Else it would join, or stumble over, a cluster that happens to run on this machine.
-            joined = ray.init(
-                address="local",
-                num_cpus=logical_cpus(runtime),
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=True,
-                **quiet,
-            )
-        from ray.data import DataContext
+        return _quieten(_join(runtime))
 
-        context = DataContext.get_current()
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
-        # It would warn about every dataset that its progress bars are off.
-        logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-        # And that a dataset may wait for a CPU: here stages wait for each other, as intended.
-        logging.getLogger("ray.data.dataset").setLevel(logging.ERROR)
-        return f"http://{joined.dashboard_url}" if joined.dashboard_url else ""
+
+def _join(runtime: RuntimeConfig) -> Any:
+    """Start a cluster in another process and connect to it, or connect to the one that is named, once that works."""
+    deadline = time.monotonic() + runtime.ray_start_s
+    quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
+    environment = dict(os.environ)
+    if runtime.ray_address is None:
+        # Else it would join, or stumble over, a cluster that happens to run on this machine.
+        local = {
+            "address": "local",
+            "num_cpus": logical_cpus(runtime),
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "include_dashboard": True,
+        }
+        head = Head({**local, **quiet}, environment)
+    else:
+        # The process that tries is no part of the submitted job that this may be.
+        environment.pop("RAY_JOB_CONFIG_JSON_ENV_VAR", None)
+        head = Head({"address": runtime.ray_address, **quiet}, environment)
+    try:
+        import ray  # while the other process does the same
+
+        try:
+            address = head.address(deadline)
+        except (TimeoutError, NotStartedError) as error:
+            raise ClusterError(_why(runtime, error)) from error
+        if runtime.ray_address is None:
+            _heads.append(head)
+            return ray.init(address=address, **quiet)
+        head.close()
+        return ray.init(address=runtime.ray_address, **quiet)
+    except BaseException:
+        _heads.clear()
+        head.kill()
+        raise
+
+
+def _why(runtime: RuntimeConfig, error: Exception) -> str:
+    """What the user reads of a cluster that did not start."""
+    late = isinstance(error, TimeoutError)
+    if runtime.ray_address is None:
+        said = f"within {runtime.ray_start_s:g} s" if late else f"({error})"
+        return (
+            f"Ray did not start {said}: {memory_told(_NEEDS_BYTES, OBJECT_STORE_BYTES)}, or allow a slow machine a "
+            "longer runtime.ray_start_s"
+        )
+    if late:
+        return (
+            f"the Ray cluster at {runtime.ray_address} did not answer within {runtime.ray_start_s:g} s: see that its "
+            "head runs and can be reached from here, or give another runtime.ray_address or a longer "
+            "runtime.ray_start_s"
+        )
+    return f"the Ray cluster at {runtime.ray_address} cannot be joined ({error}); see that it runs, and its address"
+
+
+def _quieten(joined: Any) -> str:
+    """Keep Ray Data from reporting by itself; returns the address of the cluster's page, or nothing."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # It would warn about every dataset that its progress bars are off.
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    # And that a dataset may wait for a CPU: here stages wait for each other, as intended.
+    logging.getLogger("ray.data.dataset").setLevel(logging.ERROR)
+    return f"http://{joined.dashboard_url}" if joined.dashboard_url else ""
 
 
 def blind_nodes(path: Path) -> list[str]:
@@ -102,3 +163,5 @@ def shutdown() -> None:
 
         if ray.is_initialized():
             ray.shutdown()
+        while _heads:
+            _heads.pop().close()

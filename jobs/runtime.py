@@ -16,6 +16,8 @@ class RuntimeConfig(Config):
 
     ray_address: str | None = None
     """Address of a running Ray cluster; None starts one on this machine."""
+    ray_start_s: float = Field(default=180.0, gt=0, le=3600)
+    """Seconds that Ray may take to start on this machine, or the cluster at `ray_address` to answer."""
     autoscaling: bool = False
     """The cluster at `ray_address` adds nodes by itself: what it lacks when a run starts is waited for, not refused.
     Needs `curation_workers`, since nodes that are not there yet cannot be counted."""

@@ -126,7 +126,8 @@ class PipelineConfig(Config):
     store_cache: str | None = None
     """Working copy of a store in a bucket; None is a folder below `$XDG_CACHE_HOME/lumina/stores`."""
     tracking_uri: str | None = None
-    """MLflow tracking server; None is an SQLite file in the store."""
+    """MLflow tracking server, or a database such as `sqlite:///mlflow.db`; None takes the environment variable
+    `MLFLOW_TRACKING_URI`, and without it an SQLite file in the store."""
     min_free_gb: float = Field(default=2.0, ge=0)
     """Free disk space that must be there before any work starts."""
     cost_gate_s: float | None = Field(default=900.0, ge=0)

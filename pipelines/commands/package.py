@@ -17,7 +17,8 @@ from pipelines.config import PipelineConfig
 from pipelines.dag.fingerprint import canonical_json
 from pipelines.errors import PipelineError
 from pipelines.git import HOME, Origin, origin, ship_origin
-from pipelines.rerun.lock import portable, without_password
+from pipelines.rerun.lock import portable
+from pipelines.tracking.uri import without_password
 
 PACKAGES = ("lumina", "curation", "jobs", "pipelines")
 _CONFIG = "config.yaml"

@@ -55,6 +55,7 @@ def run_pipeline(
     from pipelines.rerun.lock import lock_record, make_lock
     from pipelines.text_to_video import build
     from pipelines.tracking.tracker import MlflowTracking
+    from pipelines.tracking.uri import target, without_password
 
     pipeline, gate = build(settings), CostGate(settings.cost_gate_s, frozenset(rerun))
     gate.check(pipeline)
@@ -69,12 +70,16 @@ def run_pipeline(
     lock = lock_record(make_lock(settings, command, store))
     run_id = runner.new_run_id()
     console.print(Text(f"Run {run_id} ({settings.name}), store {store.uri}", "dim"))
+    tracked = target(store, settings.tracking_uri)
+    console.print(Text(f"MLflow: {without_password(tracked.uri)} ({tracked.why})", "dim"), soft_wrap=True)
     upstream = {stage.name: list(stage.inputs.values()) for stage in wanted.order}
     status = begin(run_id, settings.name, [stage.name for stage in wanted.order], upstream, command)
     with screen, StatusFile(screen, store, status) as display:
 
         def start_cluster(runtime: RuntimeConfig) -> None:
-            if page := _start_cluster(wanted, store, runtime):
+            with display.waiting_for("starting Ray" if runtime.ray_address is None else "connecting to Ray"):
+                page = _start_cluster(wanted, store, runtime)
+            if page:
                 display.link("Ray", page)
 
         tracking = MlflowTracking(
@@ -120,7 +125,7 @@ def _start_cluster(pipeline: Pipeline, store: Store, runtime: RuntimeConfig) -> 
     """Bring up the cluster, and return the address of its page.
 
     Raises:
-        PipelineError: it can never run the stages. Ray would wait for ever, or fail late.
+        PipelineError: it does not start, or can never run the stages. Ray would wait for ever, or fail late.
     """
     from jobs import capacity, cluster
     from jobs.curate import load_operator
@@ -130,10 +135,10 @@ def _start_cluster(pipeline: Pipeline, store: Store, runtime: RuntimeConfig) -> 
         load_operator(stage.operator).runs_network(stage.config) for stage in pipeline.stages if stage.operator
     )
     work = capacity.Work("jobs.curate" in jobs, networks, "jobs.train" in jobs, "jobs.evaluate" in jobs)
-    page = cluster.ensure(runtime)
     try:
+        page = cluster.ensure(runtime)
         capacity.check(runtime, work)
-    except capacity.CapacityError as error:
+    except (cluster.ClusterError, capacity.CapacityError) as error:
         raise PipelineError(str(error)) from error
     if runtime.ray_address is not None:
         with tempfile.NamedTemporaryFile(dir=store.root, prefix=".seen-") as marker:

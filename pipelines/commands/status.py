@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _REFRESH_S = 2.0
 _STYLES = {
     "running": "bold cyan",
+    "silent": "bold red",
     "done": "bold green",
     "failed": "bold red",
     "stopped": "bold yellow",
@@ -34,12 +35,14 @@ def status(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show where a run stands: its stages, rates, time left and errors. Exit: 0, or 1 if it failed or was killed.
+    """Show where a run stands: its stages, rates, time left and errors.
+
+    Exit: 0, or 1 if it failed, was killed, or has been silent for long though its process is there.
 
     Where the store is in a bucket, runs on other machines are seen, too.
     """
     with one_line_errors(debug):
-        from pipelines.reports.status import read_status
+        from pipelines.reports.status import GOING, read_status
         from pipelines.storage.open_store import open_store
 
         opened = open_store(store or default_store())
@@ -47,7 +50,7 @@ def status(
         console = make_console()
         if watch and not as_json:
             with Live(status_view(found), console=console, auto_refresh=False, transient=True) as live:
-                while found.standing == "running":
+                while found.standing in GOING:
                     live.update(status_view(found, console.height - 8), refresh=True)
                     time.sleep(_REFRESH_S)
                     found = read_status(opened, found.run)
@@ -58,7 +61,7 @@ def status(
             if found.standing in ("failed", "stopped", "killed") and found.command:
                 console.print(Text("The same command continues it:", "bold"))
                 console.print(f"  {found.command}", soft_wrap=True)
-    raise typer.Exit(1 if found.standing in ("failed", "killed") else 0)
+    raise typer.Exit(1 if found.standing in ("failed", "killed", "silent") else 0)
 
 
 def status_view(found: RunStatus, height: int | None = None) -> RenderableType:
@@ -67,8 +70,11 @@ def status_view(found: RunStatus, height: int | None = None) -> RenderableType:
     head = (
         Text(f"{found.run} ", "bold").append(f"({found.name}) ", "dim").append(found.standing, _STYLES[found.standing])
     )
-    if found.standing == "running":
+    going = found.standing in ("running", "silent")
+    if going:
         head.append(f" on {found.host}, process {found.pid}", "dim")
+    if found.awaits and going:
+        head.append(f", {found.awaits}, {duration(now - found.awaits_since)}", "yellow")
     parts: list[RenderableType] = [head, stages_table(found.stages, found.started, now, height)]
     waiting = _next(found)
     if waiting and found.standing == "running":
@@ -78,6 +84,13 @@ def status_view(found: RunStatus, height: int | None = None) -> RenderableType:
     if found.standing == "killed":
         cause = "its process is gone" if found.is_here else f"its process is gone, or {found.host} is cut off"
         parts.append(Text(f"not heard of for {duration(time.time() - found.heard)}: {cause}", "bold red"))
+    if found.standing == "silent":
+        silent = (
+            f"silent for {duration(time.time() - found.heard)}: process {found.pid} is there, but it may hang, its "
+            "machine may be short of memory, or it cannot write to the store; wait, or stop it with Ctrl-C or kill and "
+            "start it again: it continues"
+        )
+        parts.append(Text(silent, "bold red"))
     parts += [Text(f"{name}  {address}", "dim") for name, address in found.links.items()]
     return Group(*parts)
 

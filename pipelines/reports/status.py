@@ -7,7 +7,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Self
@@ -20,12 +21,15 @@ from pipelines.storage.store import Store
 
 _SILENT_S = 30.0
 _SILENT_TIMES = 6
-"""A run on another host that was not heard of for so long, and as many times as it should be, is taken for dead."""
+"""A run that was not heard of for so long, and as many times as it should be, is silent: on another host it is taken
+for dead."""
 _END_S = 10.0
 """That the end of a run waits for the store."""
 _NOTES = 5
 _OLD = "`lumina status` may show an old state"
-Standing = Literal["running", "done", "failed", "stopped", "killed"]
+Standing = Literal["running", "silent", "done", "failed", "stopped", "killed"]
+GOING = ("running", "silent")
+"""A run that has not ended."""
 
 
 @dataclass
@@ -51,6 +55,9 @@ class RunStatus:
     every_s: float = 0.0
     """Seconds after which it means to say something again."""
     ended: float = 0.0
+    awaits: str = ""
+    """What the run waits for to start, such as Ray; empty if nothing."""
+    awaits_since: float = 0.0
 
     @property
     def is_here(self) -> bool:
@@ -59,17 +66,18 @@ class RunStatus:
 
     @property
     def standing(self) -> Standing:
-        """Whether it goes on, and how it ended if not."""
+        """Whether it goes on, and how it ended if not; `silent` where its process is there, but says nothing."""
         states = {row.state for row in self.stages.values()}
         if self.ended:
             if "interrupted" in states:
                 return "stopped"
             return "failed" if states & {"failed", "blocked"} else "done"
+        silent = time.time() - self.heard >= max(_SILENT_S, _SILENT_TIMES * self.every_s)
         if self.is_here:
-            alive = process_start(self.pid) == self.process_start
-        else:
-            alive = time.time() - self.heard < max(_SILENT_S, _SILENT_TIMES * self.every_s)
-        return "running" if alive else "killed"
+            if process_start(self.pid) != self.process_start:
+                return "killed"
+            return "silent" if silent else "running"
+        return "killed" if silent else "running"
 
     @property
     def errors(self) -> list[tuple[str, str]]:
@@ -138,6 +146,17 @@ class StatusFile:
         with self._lock:
             self.status.links[name] = address
 
+    @contextmanager
+    def waiting_for(self, what: str) -> Iterator[None]:
+        """The run waits for something to start, inside this context."""
+        with self._lock:
+            self.status.awaits, self.status.awaits_since = what, time.time()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.status.awaits, self.status.awaits_since = "", 0.0
+
     def _beat(self) -> None:
         self._write()
         self._begun.set()
@@ -178,7 +197,7 @@ def read_status(store: Store, run: str | None) -> RunStatus:
         StoreError: there is no such run.
     """
     live = [status for status in _live(store) if run in (None, status.run, status.name)]
-    going = [status for status in live if status.standing == "running"]
+    going = [status for status in live if status.standing in GOING]
     if going:
         return going[0]
     try:

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from curation.manifests import media_root
 from lumina.files import place_of
@@ -25,6 +24,7 @@ from pipelines.errors import PipelineError, StoreError
 from pipelines.git import origin
 from pipelines.storage.durable import replace_file
 from pipelines.storage.store import Store
+from pipelines.tracking.uri import without_password
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,6 @@ def portable(settings: PipelineConfig) -> dict[str, Any]:
     if settings.tracking_uri:
         config["tracking_uri"] = without_password(settings.tracking_uri)
     return config
-
-
-def without_password(uri: str) -> str:
-    """The URI without `user:password@`."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def environment() -> Environment:

@@ -34,7 +34,7 @@ from pipelines.rerun.verdict import Verdict, judge
 from pipelines.storage.store import Store
 from pipelines.tracking.mlflow_client import TrackerAwayError
 from pipelines.tracking.mlflow_tags import tag_pipeline_run
-from pipelines.tracking.tracker import default_uri
+from pipelines.tracking.uri import target
 
 REPRODUCED, NOT_REPRODUCED, NOT_ATTEMPTED = 0, 3, 4
 """Exit codes; 1 is an error, as everywhere, and what the run itself ends with if a stage fails."""
@@ -167,7 +167,7 @@ def _tag(store: Store, lock: Lock, verdict: Verdict) -> str:
 
 
 def _tracking_uri(store: Store, lock: Lock) -> str:
-    return str(lock.config.get("tracking_uri") or default_uri(store))
+    return target(store, lock.config.get("tracking_uri")).uri
 
 
 def _check_options(record: Mapping[str, Any], options: Options) -> None:

@@ -1,6 +1,7 @@
 """The journal of one run's tracking events: written before MLflow is told, removed when MLflow has it all.
 
     <store>/tracking/<run>.jsonl            a header, then one event per line
+    <store>/tracking/<run>.held.jsonl       the same, of which a part was left out that somebody can make possible
     <store>/tracking/<run>.refused.jsonl    events that MLflow would not take, each with its error
 
 Whoever writes a journal, or replays it, holds a lock on the file, which the system frees when the process ends. So a
@@ -21,6 +22,7 @@ from pipelines.errors import StoreError
 SCHEMA = "lumina.tracking/1"
 _FOLDER = "tracking"
 _REFUSED = ".refused.jsonl"
+_HELD = ".held.jsonl"
 
 
 class Journal:
@@ -100,6 +102,13 @@ class Journal:
             file.writelines(f"{line}\n" for line in lines if line not in known)
         return path
 
+    def hold(self) -> None:
+        """MLflow has it but for a part, which is tried again when the user asks for it; no other run does."""
+        held = self.path.with_name(f"{self.run}{_HELD}")
+        self.path.replace(held)
+        self.path = held
+        self._file.close()
+
     def remove(self) -> None:
         """MLflow has it all."""
         self.path.unlink(missing_ok=True)
@@ -110,7 +119,19 @@ class Journal:
         self._file.close()
 
 
-def waiting(store: Path) -> tuple[Path, ...]:
-    """The journals in a store, the oldest run first; those of runs that go on are among them."""
+def waiting(store: Path, held: bool = False) -> tuple[Path, ...]:
+    """The journals in a store, the oldest run first; those of runs that go on are among them, and `held` ones if asked
+    for."""
     found = (store / _FOLDER).glob("*.jsonl")
-    return tuple(sorted(path for path in found if not path.name.endswith(_REFUSED)))
+    left_out = (_REFUSED,) if held else (_REFUSED, _HELD)
+    return tuple(sorted(path for path in found if not path.name.endswith(left_out)))
+
+
+def refused(store: Path) -> tuple[Path, ...]:
+    """The files of events that MLflow would not take."""
+    return tuple(sorted((store / _FOLDER).glob(f"*{_REFUSED}")))
+
+
+def run_of(journal: Path) -> str:
+    """Id of the pipeline run whose journal a file is."""
+    return journal.name.removesuffix(_HELD).removesuffix(".jsonl")

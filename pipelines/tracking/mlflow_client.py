@@ -3,46 +3,90 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
+
+from pipelines.tracking.uri import database_file, folder, one_line, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
+ALLOW_FOLDERS = "MLFLOW_ALLOW_FILE_STORE"
 CONNECT_S = 3.0
 REQUEST_S = 10
 """Seconds that a server may take for one answer."""
 
 
-class TrackerAwayError(Exception):
-    """The tracking database is not there, or the server does not answer; the message says which."""
+_REFUSED = range(400, 500)
+_LATER = (408, 409, 429, 499)
+"""Answers of that range that say: try again."""
+
+
+class TrackerError(Exception):
+    """Nothing can be written to the tracking store now; the message says why."""
+
+
+class TrackerAwayError(TrackerError):
+    """The tracking database is not there, or the server does not answer: it may later."""
+
+
+class TrackerRefusedError(TrackerError):
+    """The tracking store answers, and takes nothing: somebody has to change that."""
+
+
+class TrackerFaultError(TrackerError):
+    """What this machine would write to, or by, is broken, full or missing."""
+
+
+def sorted_error(error: Exception, uri: str) -> TrackerError:
+    """Whether a tracking store is away, refuses, or cannot be used from here.
+
+    Args:
+        error: what a call of MLflow's client raised.
+        uri: the tracking store.
+    """
+    if isinstance(error, TrackerError):
+        return error
+    said = one_line(error)
+    told = said if said == type(error).__name__ else f"{type(error).__name__}: {said}"
+    status = getattr(error, "get_http_status_code", int)()
+    if status in _REFUSED and status not in _LATER:
+        hint = "; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD of somebody who may write there"
+        return TrackerRefusedError(f"{told}{hint if status in (401, 403) else ''}")
+    if isinstance(error, ImportError):
+        return TrackerFaultError(f"{told}: {without_password(uri)} needs a package that is not installed")
+    local = database_file(uri) is not None or folder(uri) is not None
+    if local and "database is locked" not in str(error):
+        return TrackerFaultError(told)
+    return TrackerAwayError(told)
 
 
 def is_away(uri: str) -> str | None:
     """Why a tracking store cannot be asked, found out within seconds; None when it seems to be there.
 
     Args:
-        uri: `sqlite:///<absolute path>`, or the address of a server.
+        uri: `sqlite:///<absolute path>`, `file://<absolute path>`, the address of a server, or another database that
+            MLflow knows.
     """
-    if uri.startswith("sqlite:///"):
-        path = Path(uri.removeprefix("sqlite:///"))
+    path = database_file(uri)
+    if path is not None:
         return None if path.is_file() else f"{path} is not there"
-    address = urlsplit(uri)
-    if address.scheme not in ("http", "https") or not address.hostname:
-        return f"{uri} is neither a database nor a server that can be asked"
-    port = address.port or (443 if address.scheme == "https" else 80)
+    shown, address = without_password(uri), urlsplit(uri)
+    if address.scheme not in ("http", "https"):
+        return None
     try:
-        socket.create_connection((address.hostname, port), timeout=CONNECT_S).close()
-    except OSError as error:
-        return f"{uri} does not answer ({error})"
+        port = address.port or (443 if address.scheme == "https" else 80)
+        socket.create_connection((address.hostname or "", port), timeout=CONNECT_S).close()
+    except (OSError, ValueError) as error:
+        return f"{shown} does not answer ({error})"
     return None
 
 
@@ -50,18 +94,40 @@ def check_answers(uri: str) -> None:
     """Find out within seconds whether a tracking store can be written to; a database need not be there yet.
 
     Raises:
-        TrackerAwayError: the server does not answer, or what is there is no database. MLflow itself would try for
-            minutes.
+        TrackerAwayError: the server does not answer. MLflow itself would try for minutes.
+        TrackerRefusedError: it is a folder, which MLflow takes no more.
+        TrackerFaultError: what is there is no database.
     """
+    path, where = database_file(uri), folder(uri)
     if uri.startswith(("http://", "https://")) and (reason := is_away(uri)):
         raise TrackerAwayError(reason)
-    path = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and path.exists():
+    if where is not None and os.environ.get(ALLOW_FOLDERS, "").lower() not in ("true", "1"):
+        raise TrackerRefusedError(
+            f"MLflow keeps nothing in folders any more: name a database, such as sqlite:///{where / 'mlflow.db'}; "
+            f"`mlflow migrate-filestore` moves what is there, or set {ALLOW_FOLDERS}=true"
+        )
+    if uri.startswith("sqlite:") and (path is None or not path.parts):
+        raise TrackerFaultError(f"{uri} names no file, so nothing would be kept: expected sqlite:////<path>/mlflow.db")
+    if path is not None and path.exists():
         try:
             with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", CONNECT_S, uri=True)) as found:
                 found.execute("PRAGMA schema_version")
         except sqlite3.Error as error:
-            raise TrackerAwayError(f"{path}: {error}") from error
+            kind = TrackerAwayError if "locked" in str(error) else TrackerFaultError
+            raise kind(f"{path}: {error}") from error
+
+
+@contextmanager
+def first_touch(uri: str) -> Iterator[None]:
+    """Let one process at a time create or migrate a SQLite database: two at once break it."""
+    path = database_file(uri)
+    if path is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager
@@ -86,5 +152,4 @@ def answering(uri: str) -> Iterator[MlflowClient]:
     except TrackerAwayError:
         raise
     except Exception as error:  # a database that is none fails in ways of its own
-        text = str(error).strip().splitlines()
-        raise TrackerAwayError(f"{uri}: {type(error).__name__}: {text[0] if text else ''}") from error
+        raise TrackerAwayError(f"{without_password(uri)}: {type(error).__name__}: {one_line(error)}") from error

@@ -7,33 +7,38 @@ again.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# It would print the address of each run that ends, with the password that may be in it.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 # Events wait in a journal, and are tried again from there: MLflow's own patience of minutes would only hide an outage.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from pipelines.storage.lease import process_start
 from pipelines.tracking.datasets import dataset_input
+from pipelines.tracking.mlflow_client import TrackerRefusedError, first_touch
 from pipelines.tracking.records import flatten, safe_name
 from pipelines.tracking.registry import Registry
+from pipelines.tracking.uri import one_line, without_password
 
 PIPELINES = "lumina-video/pipelines"
 EVALS = "lumina-video/evals"
+_UNSENT = "lumina.artifacts"
+"""Tag of a run whose artifacts could not be written."""
 _STATUS = {"cached": "FINISHED", "done": "FINISHED", "failed": "FAILED", "blocked": "KILLED", "interrupted": "KILLED"}
 _PARAMS_PER_CALL, _METRICS_PER_CALL, _TAG_CHARS = 100, 1000, 5000
 _REFUSALS = {
@@ -62,6 +67,12 @@ class MlflowWriter:
         learn: told ids as they become known, under the keys `parent`, `stage:<name>`, `evaluations`, `model`
             (name and version), `pipelines_experiment` and `evals_experiment`.
         note: told what the user should know.
+
+    Attributes:
+        left_out: what was not written, and can be once somebody has put it right: told to the user, by its name.
+
+    Raises:
+        TrackerRefusedError: an experiment was deleted.
     """
 
     def __init__(
@@ -74,13 +85,15 @@ class MlflowWriter:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         self.uri, self.learn, self.note = uri, learn, note
-        with _first_touch(uri):
+        with first_touch(uri):
             self.client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             self.pipelines = self._experiment(PIPELINES, uri, artifacts)
             self.evals = self._experiment(EVALS, uri, artifacts)
+        self._names = {self.pipelines: PIPELINES, self.evals: EVALS}
         learn("pipelines_experiment", self.pipelines)
         learn("evals_experiment", self.evals)
-        self.registry = Registry(self.client, uri, (self.pipelines, self.evals))
+        self.registry = Registry(self.client, uri, (self.pipelines, self.evals), self._artifact)
+        self.left_out: dict[str, str] = {}
         self.parent = ""
         self.run = ""
         self.stages: dict[str, str] = {}
@@ -89,6 +102,7 @@ class MlflowWriter:
     def _experiment(self, name: str, uri: str, artifacts: Path) -> str:
         found = self.client.get_experiment_by_name(name)
         if found is not None:
+            self._check_active(found)
             return str(found.experiment_id)
         location = (artifacts / name.rpartition("/")[2]).as_uri() if uri.startswith("sqlite:") else None
         return str(self.client.create_experiment(name, artifact_location=location))
@@ -100,6 +114,37 @@ class MlflowWriter:
         else:
             [event] = events
             getattr(self, f"_{event['event']}")(event)
+
+    def explain(self, event: Mapping[str, Any]) -> bool:
+        """Whether an event was refused since its run was deleted: it is left out then, until somebody restores it.
+
+        Raises:
+            TrackerRefusedError: the whole experiment was deleted.
+        """
+        for experiment in (self.pipelines, self.evals):
+            self._check_active(self.client.get_experiment(experiment))
+        runs = {self.stages.get(event.get("stage", ""), ""), self.parent} - {""}
+        deleted = [run for run in sorted(runs) if self.client.get_run(run).info.lifecycle_stage == "deleted"]
+        for run in deleted:
+            self._leave_out(
+                f"MLflow run {run}",
+                f"was deleted, and what belongs to it is left out; `{self._restore('runs', run)}` brings it back",
+            )
+        return bool(deleted)
+
+    def _check_active(self, experiment: Experiment) -> None:
+        if experiment.lifecycle_stage == "deleted":
+            restore = self._restore("experiments", experiment.experiment_id)
+            raise TrackerRefusedError(f"experiment {experiment.name} was deleted; `{restore}` brings it back")
+
+    def _restore(self, kind: str, number: str) -> str:
+        option = f"--{kind.removesuffix('s')}-id"
+        return f"MLFLOW_TRACKING_URI={without_password(self.uri)} mlflow {kind} restore {option} {number}"
+
+    def _leave_out(self, what: str, why: str) -> None:
+        if what not in self.left_out:
+            self.left_out[what] = why
+            self.note(f"{what} {why}, and `lumina track {self.run}` adds it then")
 
     def is_forgotten(self) -> bool:
         """Whether MLflow no longer has the pipeline run that this has made: it came back with another database."""
@@ -126,7 +171,12 @@ class MlflowWriter:
                 for key, value in point["metrics"].items()
             )
         for stage, metrics in by_stage.items():
-            self._batch(self.stages[stage], metrics=metrics)
+            try:
+                self._batch(self.stages[stage], metrics=metrics)
+            except MlflowException as error:
+                # Those of other stages are none of it.
+                if not is_refusal(error) or not self.explain({"stage": stage}):
+                    raise
 
     def _batch(self, run: str, metrics: Sequence[Metric] = (), params: Any = None, tags: Any = None) -> None:
         parameters = [Param(key, value) for key, value in (params or {}).items()]
@@ -159,7 +209,7 @@ class MlflowWriter:
         if event["config"]:
             self._batch(self.parent, params=flatten(event["config"]))
             text = yaml.safe_dump(event["config"], sort_keys=False, allow_unicode=True)
-            self.client.log_text(self.parent, text, "config.yaml")
+            self._artifact(self.parent, lambda: self.client.log_text(self.parent, text, "config.yaml"))
 
     def _close_orphans(self) -> None:
         """Mark the runs of killed drivers of this host as killed: nobody else will."""
@@ -183,7 +233,8 @@ class MlflowWriter:
             if run.info.status != "RUNNING":
                 continue
             parent = self.client.get_run(run.data.tags["mlflow.parentRunId"])
-            if parent.data.tags["lumina.host"] == socket.gethostname():
+            deleted = parent.info.lifecycle_stage == "deleted"
+            if deleted or parent.data.tags["lumina.host"] == socket.gethostname():
                 self._kill(run.info.run_id)
             else:
                 self._kill_all(parent.info.run_id)
@@ -277,9 +328,27 @@ class MlflowWriter:
             path = Path(event["path"]) / name
             parent = Path(name).parent.as_posix()
             if path.is_file():
-                self.client.log_artifact(run, str(path), None if parent == "." else parent)
+                folder = None if parent == "." else parent
+                self._artifact(run, partial(self.client.log_artifact, run, str(path), folder))
             else:
                 self.note(f"MLflow run {run}: {path} is no longer there, so it has no artifact {name}")
+
+    def _artifact(self, run: str, send: Callable[[], object]) -> None:
+        """Send an artifact. Where artifacts lie is none of the tracking store: what fails there holds up nothing else.
+
+        Raises whatever says that the tracking store itself is away.
+        """
+        try:
+            send()
+        except Exception as error:  # noqa: BLE001  (each kind of place fails in its own way)
+            found = self.client.get_run(run)
+            root = found.info.artifact_uri.removesuffix(f"/{run}/artifacts")
+            self.client.set_tag(run, _UNSENT, "missing")
+            self._leave_out(
+                f"artifacts of MLflow's experiment {self._names[found.info.experiment_id]}",
+                f"cannot be written to {without_password(root)} ({type(error).__name__}: {one_line(error)}), and are "
+                "left out, unlike all else; let this host write there",
+            )
 
     def _prompts(self, event: dict[str, Any]) -> None:
         for source in self.registry.prompts(event["texts"]):
@@ -297,7 +366,8 @@ class MlflowWriter:
         """One flat run per evaluation: nested ones open collapsed, and their charts stay empty."""
         name, fingerprint, params = event["name"], event["fingerprint"], event["params"]
         known = {run.data.tags["lumina.evaluation"]: run for run in self._find(self.evals, fingerprint=fingerprint)}
-        if name in known and known[name].info.status == "FINISHED":
+        whole = name in known and _UNSENT not in known[name].data.tags
+        if whole and known[name].info.status == "FINISHED":
             run_id = known[name].info.run_id
         else:
             tags = {
@@ -317,6 +387,8 @@ class MlflowWriter:
             metrics = [Metric(key, value, event["ended_ms"], event["step"]) for key, value in event["metrics"].items()]
             self._batch(run_id, metrics=metrics, params=params)
             self._datasets(run_id, event)
+            if _UNSENT in run.data.tags:
+                self.client.delete_tag(run_id, _UNSENT)
             self._upload(run_id, event)
             self.client.set_terminated(run_id, "FINISHED", event["ended_ms"])
         self.registry.link(run_id, [params["system_prompt"]] if "system_prompt" in params else [])
@@ -327,16 +399,3 @@ class MlflowWriter:
     def _end_run(self, event: dict[str, Any]) -> None:
         self.client.set_tag(self.parent, "lumina.state", event["state"].lower())
         self.client.set_terminated(self.parent, event["state"], event["at_ms"])
-
-
-@contextmanager
-def _first_touch(uri: str) -> Iterator[None]:
-    """Let one process at a time create or migrate a SQLite database: two at once break it."""
-    if not uri.startswith("sqlite:///"):
-        yield
-        return
-    database = Path(uri.removeprefix("sqlite:///"))
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with database.with_name(f"{database.name}.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mlflow import MlflowClient
@@ -40,8 +40,16 @@ def looks_like_a_template(text: str) -> bool:
 class Registry:
     """The registries of one tracking server, for one pipeline run."""
 
-    def __init__(self, client: MlflowClient, uri: str, experiments: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        client: MlflowClient,
+        uri: str,
+        experiments: tuple[str, ...],
+        artifact: Callable[[str, Callable[[], object]], None],
+    ) -> None:
+        """Look at the registries of `uri`; `artifact` sends one of the run that is named."""
         self._client, self._remote, self._experiments = client, not uri.startswith("sqlite:"), experiments
+        self._artifact = artifact
         self._versions: dict[str, tuple[str, str]] = {}
 
     def model(self, event: Mapping[str, Any], run: str, pipeline_run: str) -> tuple[str, str]:
@@ -76,7 +84,7 @@ class Registry:
         else:
             source = event["uri"]
             if self._remote and source.startswith("file:"):
-                self._client.log_text(run, text, "checkpoint/README.md")
+                self._artifact(run, lambda: self._client.log_text(run, text, "checkpoint/README.md"))
                 source = f"runs:/{run}/checkpoint"
             version = str(self._client.create_model_version(name, source, run, tags, description=text).version)
         # A record that is replayed late must not take the alias from a newer run.

@@ -8,10 +8,11 @@ from typing import Any
 
 from pipelines.errors import StoreError
 from pipelines.storage.store import Store
-from pipelines.tracking.journal import Journal, waiting
-from pipelines.tracking.mlflow_client import check_answers
+from pipelines.tracking.journal import Journal, run_of, waiting
+from pipelines.tracking.mlflow_client import check_answers, sorted_error
 from pipelines.tracking.mlflow_writer import MlflowWriter, is_refusal
-from pipelines.tracking.tracker import artifacts_of, default_uri, groups
+from pipelines.tracking.tracker import artifacts_of, groups
+from pipelines.tracking.uri import default_uri, one_line, without_password
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,14 @@ class Replayed:
     events: int
     killed: bool
     """Whether the events break off, since the driver was killed: the run and its open stages then end as KILLED."""
+    left_out: tuple[str, ...] = ()
+    """What still cannot be written, by name."""
 
     def told(self) -> str:
         """One line for the user."""
         end = "; it was killed" if self.killed else ""
-        return f"{self.events:,} records of run {self.run} were still to be written, and now are{end}"
+        but = f", without {' and '.join(self.left_out)}" if self.left_out else ""
+        return f"{self.events:,} records of run {self.run} were still to be written, and now are{but}{end}"
 
 
 def apply(
@@ -35,22 +39,25 @@ def apply(
 ) -> None:
     """Write events; what MLflow refuses for good is put aside, since it would hold up all that follow.
 
-    Raises whatever says that MLflow is away.
+    Raises whatever says that MLflow is away, or takes nothing.
     """
     try:
         writer.apply(list(events))
     except Exception as error:
         if not is_refusal(error):
             raise
+        if writer.explain(events[0]):
+            return
         kept = f", kept in {journal.refuse(events, error)}" if journal is not None else ""
-        text = str(error).strip().splitlines()
-        note(f"MLflow refused a record ({events[0]['event']}: {text[0] if text else type(error).__name__}){kept}")
+        note(f"MLflow refused a record ({events[0]['event']}: {one_line(error)}){kept}")
 
 
 def replay_waiting(
     store: Store, uri: str | None, note: Callable[[str], None], run: str | None = None, to: str | None = None
 ) -> Iterator[Replayed]:
     """Write the journals of runs that are over, the oldest first, and remove each when MLflow has it.
+
+    What a person had to put right first is tried again only for a run that is named: it would hold up the others.
 
     Args:
         store: whose journals.
@@ -59,10 +66,12 @@ def replay_waiting(
         run: only the one of this pipeline run.
         to: write to this tracking URI instead.
 
-    Raises whatever says that MLflow is away; the journal is kept, and what was written is not written twice later.
+    Raises:
+        TrackerError: MLflow is away, or takes nothing; the journal is kept, and what was written is not written twice
+            later.
     """
-    for path in waiting(store.root):
-        if run is not None and path.stem != run:
+    for path in waiting(store.root, held=run is not None):
+        if run is not None and run_of(path) != run:
             continue
         try:
             journal = Journal.claim(path)
@@ -75,6 +84,8 @@ def replay_waiting(
             target = journal.uri or default_uri(store)
             if uri is None or uri == target:
                 yield _replay(store, journal, to or target, note)
+        except Exception as error:
+            raise sorted_error(error, to or journal.uri or default_uri(store)) from error
         finally:
             journal.close()
 
@@ -90,5 +101,8 @@ def _replay(store: Store, journal: Journal, uri: str, note: Callable[[str], None
     killed = not events or events[-1]["event"] != "end_run"
     if killed and events:
         writer.close_killed(events[-1]["at_ms"])
-    journal.remove()
-    return Replayed(journal.run, uri, len(events), killed)
+    if writer.left_out:
+        journal.hold()
+    else:
+        journal.remove()
+    return Replayed(journal.run, without_password(uri), len(events), killed, tuple(writer.left_out))

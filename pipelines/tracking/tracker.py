@@ -27,17 +27,21 @@ from pipelines.tracking.attempts import Attempts
 from pipelines.tracking.journal import Journal
 from pipelines.tracking.links import Links, links
 from pipelines.tracking.records import Records
+from pipelines.tracking.uri import target, without_password
 
 if TYPE_CHECKING:
+    from pipelines.tracking.mlflow_client import TrackerError
     from pipelines.tracking.mlflow_writer import MlflowWriter
 
 _RUN_ID_WAIT_S = 1.0
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 60.0
-
-
-def default_uri(store: Store) -> str:
-    """SQLite database in the store, as an absolute URI: a relative one would follow the working directory."""
-    return f"sqlite:///{store.root / 'mlflow.db'}"
+_MENDED = "once that is mended, by the next run or `lumina track`"
+_KINDS = {
+    "TrackerAwayError": ("is away", "when MLflow is back"),
+    "TrackerRefusedError": ("takes no records", _MENDED),
+    "TrackerFaultError": ("cannot be used from here", _MENDED),
+}
+"""Kind of error -> what is said of MLflow, and when it has the records."""
 
 
 def artifacts_of(store: Store) -> Path:
@@ -60,7 +64,7 @@ class MlflowTracking:
         run_id: id of the pipeline run.
         name: name of the pipeline run.
         config: the resolved configuration, for parameters and the artifact `config.yaml`.
-        uri: tracking server or absolute database URI; None takes the store's own database.
+        uri: setting `tracking_uri`; see `pipelines.tracking.uri.target` for None.
         note: told when tracking fails and when it goes on.
     """
 
@@ -73,18 +77,21 @@ class MlflowTracking:
         uri: str | None = None,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.store, self.uri, self.run_id = store, uri or default_uri(store), run_id
+        self.target = target(store, uri)
+        self.store, self.uri, self.run_id = store, self.target.uri, run_id
+        self._shown = without_password(self.uri)
         self.note = note
         self.stage_ids: dict[str, str] = {}
         self.found: dict[str, Any] = {}
         self._records = Records(name)
         self._known = threading.Condition()
         self._away = threading.Event()
+        self._told: type[TrackerError] | None = None
         self._last: dict[str, dict[str, int]] = {}
         self._attempts: dict[str, Attempts] = {}
         self._points_lock = threading.Lock()
         self._order = threading.Lock()
-        self._journal = self._open_journal(uri)
+        self._journal = self._open_journal()
         self._unwritten = True
         self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="tracking", daemon=True)
@@ -144,7 +151,7 @@ class MlflowTracking:
         with self._known:
             while stage not in self.stage_ids and not self._away.is_set() and time.monotonic() < deadline:
                 self._known.wait(0.2)
-            return {"run_id": self.stage_ids[stage], "uri": self.uri} if stage in self.stage_ids else {}
+            return {"run_id": self.stage_ids[stage], "uri": self._shown} if stage in self.stage_ids else {}
 
     def end_stage(self, stage: str, outcome: StageOutcome) -> None:
         """Close the stage's run with what its manifest says."""
@@ -164,13 +171,15 @@ class MlflowTracking:
         self._put("end_run", state=state)
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            self.note(f"MLflow ({self.uri}) is slow: the next run, or `lumina track`, writes the rest of the records")
+            self.note(
+                f"MLflow ({self._shown}) is slow: the next run, or `lumina track`, writes the rest of the records"
+            )
         buffer = self._journal.path if self._journal is not None and self._unwritten else None
-        return links(self.uri, self.found, buffer)
+        return links(self._shown, self.found, buffer)
 
-    def _open_journal(self, uri: str | None) -> Journal | None:
+    def _open_journal(self) -> Journal | None:
         try:
-            return Journal.create(self.store.root, self.run_id, uri)
+            return Journal.create(self.store.root, self.run_id, None if self.target.is_own else self.uri)
         except OSError as error:
             self.note(f"no journal of MLflow's records can be kept ({error}): should MLflow be away, they are lost")
             return None
@@ -207,9 +216,11 @@ class MlflowTracking:
                     delay = _FIRST_RETRY_S
                     self._regain()
             if ending:
-                self._unwritten = bool(pending)
+                left_out = bool(writer is not None and writer.left_out)
                 if self._journal is not None:
-                    (self._journal.close if pending else self._journal.remove)()
+                    end = self._journal.close if pending else self._journal.hold if left_out else self._journal.remove
+                    end()
+                self._unwritten = bool(pending) or left_out
                 return
 
     def _take(self, wait_s: float | None) -> list[dict[str, Any]]:
@@ -232,7 +243,7 @@ class MlflowTracking:
 
         writer = MlflowWriter(self.uri, artifacts_of(self.store), self._learn, self.note)
         for replayed in replay_waiting(self.store, self.uri, self.note):
-            self.note(f"MLflow ({self.uri}): {replayed.told()}")
+            self.note(f"MLflow ({self._shown}): {replayed.told()}")
         return writer
 
     def _reconnect(
@@ -265,18 +276,22 @@ class MlflowTracking:
             self._known.notify_all()
 
     def _lose(self, error: Exception) -> None:
-        if not self._away.is_set():
-            text = str(error).strip().splitlines()
+        from pipelines.tracking.mlflow_client import sorted_error
+
+        found = sorted_error(error, self.uri)
+        if self._told is not type(found):
             where = f"kept in {self._journal.path}" if self._journal else "kept in memory"
+            kind, when = _KINDS[type(found).__name__]
             self.note(
-                f"MLflow ({self.uri}) is away: {type(error).__name__}: {text[0] if text else ''}; the run goes on, its "
-                f"records are {where} and written when MLflow is back"
+                f"MLflow ({self._shown}) {kind}: {found}; the run goes on, its records are {where} and written {when}"
             )
+        self._told = type(found)
         self._away.set()
 
     def _regain(self) -> None:
         if self._away.is_set():
-            self.note(f"MLflow ({self.uri}) is back, and has the records that it missed")
+            self.note(f"MLflow ({self._shown}) is back, and has the records that it missed")
+        self._told = None
         self._away.clear()
 
 

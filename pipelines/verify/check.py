@@ -299,7 +299,7 @@ def _check_mlflow(store: Store, record: Mapping[str, Any], stages: Sequence[_Sta
     """The tags of the stages' MLflow runs, as far as there is somebody to ask."""
     from pipelines.tracking.mlflow_client import TrackerAwayError
     from pipelines.tracking.mlflow_tags import read_tags
-    from pipelines.tracking.tracker import default_uri
+    from pipelines.tracking.uri import default_uri
 
     tracked: dict[str, list[_Stage]] = {}
     for stage in stages:

@@ -107,6 +107,32 @@ def test_the_file_goes_with_the_run_and_the_record_tells(tmp_path: Path) -> None
     assert shown(tmp_path)[0] == 0
 
 
+@pytest.mark.parametrize(("silent_s", "standing", "code"), [(20, "running", 0), (720, "silent", 1)])
+def test_a_run_whose_process_is_there_but_says_nothing_is_not_called_running(
+    tmp_path: Path, silent_s: float, standing: str, code: int
+) -> None:
+    store = Store(tmp_path)
+    store.prepare()
+    file = StatusFile(NoDisplay(), store, begin("r9", "diamond", ["a"], {}, "lumina run diamond"))
+    with file.waiting_for("starting Ray"):
+        file._write()
+    told = tmp_path / "live" / "r9.json"
+    heard = time.time() - silent_s
+    since = {"heard": heard, "awaits_since": heard - 40}
+    told.write_text(json.dumps(json.loads(told.read_text()) | since))
+    assert json.loads(shown(tmp_path, "--json")[1])["standing"] == standing
+    exit_code, text = shown(tmp_path)
+    assert exit_code == code
+    text = " ".join(text.split())
+    assert f"r9 (diamond) {standing} on {file.status.host}, process {file.status.pid}, starting Ray, " in text
+    said = f"silent for 12 min 00 s: process {file.status.pid} is there, but it may hang"
+    assert (said in text) == (standing == "silent")
+    # A run that goes on says so again.
+    file._write()
+    assert read_status(store, "r9").awaits == ""
+    assert read_status(store, "r9").standing == "running"
+
+
 def test_watching_ends_with_the_run(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.prepare()

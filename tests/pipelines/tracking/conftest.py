@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipelines.storage.store import Store
-from pipelines.tracking.tracker import default_uri
+from pipelines.tracking.uri import default_uri
 
 
 @pytest.fixture(scope="session")

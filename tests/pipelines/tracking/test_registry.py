@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from pipelines.storage.store import Store
 from pipelines.tracking.mlflow_writer import EVALS, PIPELINES
 from pipelines.tracking.registry import looks_like_a_template, prompt_name
-from pipelines.tracking.tracker import default_uri
+from pipelines.tracking.uri import default_uri
 from tests.pipelines.tracking.observed import WEB, runs, toy_training, track
 
 MODEL = "lumina-video-toy"

@@ -27,7 +27,8 @@ from pipelines.tracking.journal import Journal, waiting
 from pipelines.tracking.mlflow_client import TrackerAwayError
 from pipelines.tracking.mlflow_writer import EVALS, PIPELINES, MlflowWriter
 from pipelines.tracking.replay import replay_waiting
-from pipelines.tracking.tracker import MlflowTracking, default_uri, groups
+from pipelines.tracking.tracker import MlflowTracking, groups
+from pipelines.tracking.uri import default_uri
 from tests.pipelines.toy import stage
 from tests.pipelines.tracking.observed import curve, observed, runs, toy_training, track
 

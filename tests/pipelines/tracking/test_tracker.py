@@ -23,7 +23,8 @@ from pipelines.tracking.datasets import short_digest
 from pipelines.tracking.links import Links
 from pipelines.tracking.mlflow_writer import EVALS, PIPELINES
 from pipelines.tracking.records import flatten
-from pipelines.tracking.tracker import MlflowTracking, default_uri
+from pipelines.tracking.tracker import MlflowTracking
+from pipelines.tracking.uri import default_uri
 from pipelines.verify.check import verify
 from tests.pipelines import toy
 from tests.pipelines.edited import LIMIT, Edited

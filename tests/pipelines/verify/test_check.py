@@ -33,7 +33,8 @@ from pipelines.storage.remote import RemoteStore
 from pipelines.storage.seal import seal
 from pipelines.storage.store import Store
 from pipelines.tracking.mlflow_writer import PIPELINES, MlflowWriter
-from pipelines.tracking.tracker import MlflowTracking, default_uri
+from pipelines.tracking.tracker import MlflowTracking
+from pipelines.tracking.uri import default_uri
 from pipelines.verify import content
 from pipelines.verify.check import verify
 from pipelines.verify.mend import mend

@@ -1,0 +1,102 @@
+"""A Ray cluster that is started, or tried out, in a process that can be given up: within a deadline, or on Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+_LOOK_S = 0.2
+_END_S = 15.0
+"""That a cluster may take to end by itself."""
+_SCRIPT = Path(__file__).with_name("ray_head.py")
+
+
+class NotStartedError(Exception):
+    """Ray said why it did not start, or its process ended without a word; the message tells."""
+
+
+class Head:
+    """The process; call everything on the thread that makes it, which has to live as long as the cluster."""
+
+    def __init__(self, settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+        """Begin to start or join a cluster.
+
+        Args:
+            settings: keyword arguments of `ray.init`.
+            environment: variables of the process.
+        """
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process)
+        command = [sys.executable, "-P", str(_SCRIPT), json.dumps(dict(settings)), str(os.getpid())]
+        # In a session of its own, so that Ctrl-C in a terminal ends it in our order.
+        self._process = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, start_new_session=True,
+            env=dict(environment),
+        )  # fmt: skip
+        # Both are pipes, and so there.
+        self._wanted: Any = self._process.stdin
+        self._said: Any = self._process.stdout
+
+    def address(self, deadline: float) -> str:
+        """Wait until the cluster answers, and return its address.
+
+        Args:
+            deadline: in seconds of `time.monotonic`.
+
+        Raises:
+            TimeoutError: it does not.
+            NotStartedError: it never will.
+        """
+        line = b""
+        while not line.endswith(b"\n"):
+            # Python handles signals between two looks.
+            if not select.select([self._said], [], [], _LOOK_S)[0]:
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+                continue
+            chunk = os.read(self._said.fileno(), 1 << 16)
+            if not chunk:
+                raise NotStartedError(self._last_words())
+            line += chunk
+        said = json.loads(line)
+        if "error" in said:
+            raise NotStartedError(" ".join(said["error"].split()))
+        return str(said["address"])
+
+    def close(self) -> None:
+        """End the cluster if this process has started it, else leave it; kill what does not end by itself."""
+        self._wanted.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_S)
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill it, and all that it has started."""
+        if self._process.poll() is None:
+            root = psutil.Process(self._process.pid)
+            # It starts nothing any more.
+            root.suspend()
+            for one in [*root.children(recursive=True), root]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
+            self._process.wait()
+        for file in (self._wanted, self._said, self._log):
+            file.close()
+
+    def _last_words(self) -> str:
+        code = self._process.wait()
+        self._log.seek(0)
+        lines = self._log.read().decode("utf-8", "backslashreplace").split("\n")
+        words = [line.strip() for line in lines if line.strip()]
+        end = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return f"its process ended with {end}{f' ({words[-1]})' if words else ''}"

@@ -58,9 +58,11 @@ class Head:
             NotStartedError: it never will.
         """
         line = b""
+        said = select.poll()  # unlike select(), for any number of a descriptor
+        said.register(self._said, select.POLLIN)
         while not line.endswith(b"\n"):
             # Python handles signals between two looks.
-            if not select.select([self._said], [], [], _LOOK_S)[0]:
+            if not said.poll(_LOOK_S * 1000):
                 if time.monotonic() > deadline:
                     raise TimeoutError
                 continue
@@ -68,10 +70,10 @@ class Head:
             if not chunk:
                 raise NotStartedError(self._last_words())
             line += chunk
-        said = json.loads(line)
-        if "error" in said:
-            raise NotStartedError(" ".join(said["error"].split()))
-        return str(said["address"])
+        answer = json.loads(line)
+        if "error" in answer:
+            raise NotStartedError(" ".join(answer["error"].split()))
+        return str(answer["address"])
 
     def close(self) -> None:
         """End the cluster if this process has started it, else leave it; kill what does not end by itself."""

@@ -59,6 +59,7 @@ RULES: tuple[tuple[str, Run | Read], ...] = (
     (r"lumina verify.*", Run("compared_copy")),
     (r"lumina gc.*", Run("compared_copy")),
     (r"lumina track", Run("compared_copy")),
+    (r"lumina track RUN", Read("names in capitals stand for something else")),
     (r"lumina cluster check .+", Run("program")),
     (r"lumina selection.*", Run("curated")),
     (r"lumina quarantine --retry .*", Run("curated_copy")),
@@ -73,6 +74,7 @@ RULES: tuple[tuple[str, Run | Read], ...] = (
     (r"lumina (generate|diff|probe|COMMAND)\b.*", Read("names in capitals stand for something else")),
     (r"make \w+", Read(OTHER)),
     (r"mlflow ui .*", Read("a server that stays")),
+    (r"mlflow (experiments|runs) restore .*", Read("needs what was deleted; tests/pipelines/tracking/ has some")),
     (r"(\.|cp|export|python|pip|hf|aws|kubectl|docker|ray) .*", Read(OTHER)),
 )
 COMMANDS = commands()
@@ -238,9 +240,11 @@ def _mlflow(words: list[str]) -> None:
     import click
     from mlflow.cli import cli as group
 
-    found = group.get_command(click.Context(group), words[0])
+    found, rest = group.get_command(click.Context(group), words[0]), list(words[1:])
+    while isinstance(found, click.Group):
+        found = found.get_command(click.Context(found), rest.pop(0))
     assert found is not None
-    found.make_context("mlflow", list(words[1:]))
+    found.make_context("mlflow", rest)
 
 
 def _elsewhere(words: list[str]) -> None:

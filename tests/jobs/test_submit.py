@@ -91,7 +91,7 @@ def test_a_job_is_stopped_in_good_order(nodes: Nodes, tmp_path: Path, monkeypatc
     assert wait_until_started(client, running, print) == look(client, running.id) == find(client, "endless-1")
     monkeypatch.setattr(client, "list_jobs", None)  # who waits for one job has no others listed
     wait_until_started(client, running, print)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while "at work" not in (log := client.get_job_logs(running.id)):
         assert time.monotonic() < deadline, (look(client, running.id), log)
         time.sleep(0.5)

@@ -315,7 +315,7 @@ class MlflowWriter:
 
         The manifest names it, unless MLflow was away then, or another server is asked now.
         """
-        if manifest["origin"].get("uri") == self.uri:
+        if manifest["origin"].get("uri") == without_password(self.uri):
             return str(manifest["origin"]["run_id"])
         found = self._find(self.pipelines, fingerprint=manifest["fingerprint"], state="done")
         return found[0].info.run_id if found else ""

@@ -73,6 +73,10 @@ RULES: tuple[tuple[str, Run | Read], ...] = (
     (r"lumina (generate|diff|probe|COMMAND)\b.*", Read("names in capitals stand for something else")),
     (r"make \w+", Read(OTHER)),
     (r"mlflow ui .*", Read("a server that stays")),
+    (
+        r"mlflow experiments restore .*",
+        Read("needs an experiment that was deleted; tests/pipelines/tracking/test_left_out.py has one"),
+    ),
     (r"(\.|cp|export|python|pip|hf|aws|kubectl|docker|ray) .*", Read(OTHER)),
 )
 COMMANDS = commands()

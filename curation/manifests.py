@@ -18,7 +18,6 @@ from typing import Any
 import pyarrow as pa
 
 from curation.folders import SIDECAR_SUFFIX, said, scan
-from curation.links import ALLOWED_BY, is_on_no_disk, leads_out
 from curation.manifest_formats import (
     KINDS,
     ArchiveIndex,
@@ -39,9 +38,11 @@ from curation.object_stores import ObjectStores
 from curation.operator import Env, Input, Layout, Operator, map_rows
 from curation.schema import INGEST, Reason, RowError, Status, iterate, status_not_ok, status_ok, to_table
 from curation.texts import TextError, decode
+from lumina.links import is_on_no_disk, leads_out
 
 FOLDER_MANIFESTS = ("clips.csv", "clips.jsonl", "clips.parquet")
 _SIDECAR_BYTES = 1 << 20
+_ALLOWED_BY = "put a copy in its place, or set ingest.follow_links=true if you trust who made the folder"
 _COLUMNS = tuple(field.name for field in fields(ManifestRow))
 
 
@@ -134,7 +135,7 @@ def _folder_manifest(folder: Path, config: IngestConfig) -> Path:
     if len(found) == 1:
         # Its mistakes are told with what stands in it.
         if not config.follow_links and not _leads_nowhere(found[0]) and leads_out(found[0].name, folder):
-            raise ManifestError(f"manifest {found[0]} is a link that leads out of the folder: {ALLOWED_BY}")
+            raise ManifestError(f"manifest {found[0]} is a link that leads out of the folder: {_ALLOWED_BY}")
         return found[0]
     names = ", ".join(path.name for path in found) or f"none of {', '.join(FOLDER_MANIFESTS)}"
     raise ManifestError(
@@ -206,7 +207,7 @@ def _caption(folder: Path, video: Path, follow_links: bool) -> tuple[str, str]:
 def _sidecar(folder: Path, sidecar: Path, follow_links: bool) -> bytes:
     """The content of a caption's file. OSError or TextError if it is none, which tell nothing of the content."""
     if not follow_links and leads_out(sidecar.relative_to(folder).as_posix(), folder):
-        raise OSError(f"this link leads out of the folder: {ALLOWED_BY}")
+        raise OSError(f"this link leads out of the folder: {_ALLOWED_BY}")
     with sidecar.open("rb") as file:
         if is_on_no_disk(os.fstat(file.fileno())):
             raise OSError("the system makes this up (/proc, /sys, /dev), it is no file")
@@ -258,7 +259,9 @@ def _make(config: IngestConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
 
 def _hashed(uri: str, env: Env, config: IngestConfig) -> dict[str, Any]:
     if not config.follow_links and (link := local_name(uri)) and leads_out(link, Path(env.media_root)):
-        raise RowError(Reason.LEADS_OUTSIDE, f"{uri}: this link leads out of the folder {env.media_root}: {ALLOWED_BY}")
+        raise RowError(
+            Reason.LEADS_OUTSIDE, f"{uri}: this link leads out of the folder {env.media_root}: {_ALLOWED_BY}"
+        )
     sha, size, head = hashlib.sha256(), 0, b""
     for chunk in chunks(uri, env.media_root, env.stores):
         sha.update(chunk)

@@ -26,9 +26,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 from urllib.parse import parse_qsl, unquote, urlencode
 
-from curation.links import is_on_no_disk
 from curation.object_stores import ObjectStore, ObjectStores
 from curation.schema import Reason, RowError
+from lumina.links import is_on_no_disk
 
 SCHEMES = ("file", "zip", "s3", "gs")
 _CHUNK = 1 << 23

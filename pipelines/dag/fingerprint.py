@@ -18,6 +18,7 @@ from typing import Any
 
 from lumina.config import Config
 from lumina.files import place_of, sha256_file
+from lumina.links import first_that_leads_out
 from pipelines.dag.code import CodeIndex
 from pipelines.dag.stage import Stage
 from pipelines.errors import PipelineError
@@ -149,10 +150,12 @@ def locate_weights(spec: str, where: str) -> Located:
         where: names the weights in errors, e.g. `stage encode_latents@1: weights vae`.
 
     Raises:
-        PipelineError: neither a local path nor in the local Hugging Face cache.
+        PipelineError: neither a local path nor in the local Hugging Face cache, or a link in it leads elsewhere.
     """
     path = Path(spec).expanduser()
     if path.exists():
+        if path.is_dir() and (link := first_that_leads_out(path)) is not None:
+            raise PipelineError(f"{where}: {link} is a link that leads out of the folder: put a copy in its place")
         return Located(place_of(path))
     full, _, revision = spec.partition("@")
     parts = full.split("/")

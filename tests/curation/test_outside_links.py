@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from curation.links import leads_out
 from curation.manifest_mistakes import ManifestError
 from curation.manifests import INGEST_OPERATOR, IngestConfig, read_manifest
 from curation.operator import Env, Input, apply
+from lumina.links import leads_out
 
 SECRET = "aws_secret_access_key = marked-7731"  # noqa: S105 - none
 

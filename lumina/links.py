@@ -12,7 +12,6 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 _NO_DISK = ("/proc", "/sys", "/dev")
-ALLOWED_BY = "put a copy in its place, or set ingest.follow_links=true if you trust who made the folder"
 
 
 def leads_out(name: str, folder: Path) -> bool:
@@ -28,6 +27,12 @@ def leads_out(name: str, folder: Path) -> bool:
         return False
     real = Path(os.path.realpath(os.path.join(folder, name)))
     return real.exists() and not any(real.is_relative_to(place) for place in _places(Path(os.path.abspath(folder))))
+
+
+def first_that_leads_out(folder: Path) -> Path | None:
+    """Of all that lies below a folder, the first link that leads out of it."""
+    found = (path for path in sorted(folder.rglob("*")) if path.is_symlink())
+    return next((path for path in found if leads_out(path.relative_to(folder).as_posix(), folder)), None)
 
 
 def is_on_no_disk(found: os.stat_result) -> bool:

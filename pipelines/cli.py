@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +31,7 @@ from pipelines.commands.status import status
 from pipelines.commands.track import track
 from pipelines.commands.written import check_file
 from pipelines.errors import PipelineError
-from pipelines.terminal import Text, json_text, make_console
+from pipelines.terminal import Text, json_text, log_to_terminal, make_console, plain
 
 if TYPE_CHECKING:
     from pipelines.config import PipelineConfig
@@ -321,7 +323,12 @@ app.add_typer(cluster.app, name="cluster")
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    log_to_terminal()
+    try:
+        app()
+    except Exception:  # noqa: BLE001  (--debug, or what nobody foresaw; its text is anybody's)
+        sys.stderr.write(plain(traceback.format_exc()))
+        sys.exit(1)
 
 
 def _open(config: str, override: list[str] | None, store: str | None, name: str | None) -> tuple[PipelineConfig, Store]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -68,3 +69,16 @@ def test_a_command_says_the_same_to_a_shell(words: list[str]) -> None:
 def test_json_keeps_its_meaning() -> None:
     assert json.loads(json_text({"caption": NASTY})) == {"caption": NASTY}
     assert not CONTROL.search(json_text({"caption": NASTY}).replace("\n", ""))
+
+
+def test_a_traceback_tells_no_password_and_obeys_nothing() -> None:
+    code = (
+        "from pipelines import cli\n"
+        "def fail(*_): raise ValueError('at http://me:' + 'marked@host: ' + chr(27) + '[2J')\n"
+        "cli._open = fail\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "plan", "demo", "--debug"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == r"ValueError: at http://host: \x1b[2J"
+    assert "marked@" not in done.stderr

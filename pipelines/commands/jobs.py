@@ -112,7 +112,9 @@ def submit(
         if found.action == "attached" and (lacks := _lacks(found.job, rerun or [])):
             console.print(Text(lacks, "yellow"), soft_wrap=True)
         if not wait:
-            console.print(f"  lumina jobs logs {found.job.id} --address {where}", soft_wrap=True)
+            console.print(
+                "  " + command_line(["lumina", "jobs", "logs", found.job.id, "--address", where]), soft_wrap=True
+            )
             return
         code = _follow(client, found.job, where)
     raise typer.Exit(code)
@@ -159,8 +161,13 @@ def _follow(client: JobSubmissionClient, job: Job, address: str) -> int:
         ended = follow(client, started, lambda text: print(plain(text), end="", flush=True))
     except KeyboardInterrupt:
         console.print(Text("\nThe job goes on without you.", "bold yellow"))
-        console.print(f"  lumina jobs logs {job.id} --address {address}    follows it again", soft_wrap=True)
-        console.print(f"  lumina jobs stop {job.id} --address {address}    ends it", soft_wrap=True)
+        console.print(
+            f"  {command_line(['lumina', 'jobs', 'logs', job.id, '--address', address])}    follows it again",
+            soft_wrap=True,
+        )
+        console.print(
+            f"  {command_line(['lumina', 'jobs', 'stop', job.id, '--address', address])}    ends it", soft_wrap=True
+        )
         return 130
     console.print(_status_view(ended))
     return 0 if ended.state == "SUCCEEDED" else 1

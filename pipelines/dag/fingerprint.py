@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import threading
 import time
 from collections.abc import Mapping
@@ -168,11 +169,11 @@ def locate_weights(spec: str, where: str) -> Located:
     commit = reference.read_text().strip() if reference.is_file() else revision
     snapshot = repository / "snapshots" / commit
     if not (snapshot / folder).is_dir():
-        options = f" --include '{folder}/*'" if folder else ""
-        options += "" if revision == "main" else f" --revision {revision}"
+        words = ["hf", "download", name, *(["--include", f"{folder}/*"] if folder else [])]
+        words += [] if revision == "main" else ["--revision", revision]
         raise PipelineError(
             f"{where}: {spec!r} is neither a local path nor in the Hugging Face cache ({_hub_cache()}); "
-            f"fetch it with `hf download {name}{options}`"
+            f"fetch it with `{shlex.join(words)}`"
         )
     return Located(snapshot / folder, f"hub:{name}@{commit}" + (f"/{folder}" if folder else ""))
 

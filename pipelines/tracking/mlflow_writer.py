@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -139,7 +140,7 @@ class MlflowWriter:
 
     def _restore(self, kind: str, number: str) -> str:
         option = f"--{kind.removesuffix('s')}-id"
-        return f"MLFLOW_TRACKING_URI={without_password(self.uri)} mlflow {kind} restore {option} {number}"
+        return f"MLFLOW_TRACKING_URI={shlex.quote(without_password(self.uri))} mlflow {kind} restore {option} {number}"
 
     def _leave_out(self, what: str, why: str) -> None:
         if what not in self.left_out:

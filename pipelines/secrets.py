@@ -10,11 +10,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# SQLAlchemy takes a password with slashes; what looks like a port and a path is none.
-_USER = re.compile(r"(?<=://)(?!anonymous@)(?:[^/\s\"'`<>]*|[^:/\s\"'`<>]*:(?!\d+/)[^@\s\"'`<>]*)@")
+# SQLAlchemy takes a password with slashes; what looks like a port and a path is none. Every part has a longest length,
+# for a caption of "://" a million times is text too.
+_USER = re.compile(r"(?<=://)(?!anonymous@)(?:[^/\s\"'`<>]{0,1024}|[^:/\s\"'`<>]{0,256}:(?!\d+/)[^@\s\"'`<>]{0,512})@")
 _OPTION = re.compile(
-    r"(?i)([?&;][\w.\-]*(?:password|passwd|pwd|secret|token|access_key|accesskey|api_?key|signature|credential)[\w.\-]*=)"
-    r"(?!\*\*\*)[^&;\s\"'`<>)]+"
+    r"(?i)([?&;][\w.\-]{0,64}?(?:password|passwd|pwd|secret|token|access_key|accesskey|api_?key|signature|credential)"
+    r"[\w.\-]{0,64}=)(?!\*\*\*)[^&;\s\"'`<>)]+"
 )
 HIDDEN = "***"
 

@@ -272,3 +272,15 @@ def test_what_the_system_makes_up_is_no_media(tmp_path: Path, place: str) -> Non
         assert _reason(uri, tmp_path) == (
             Reason.UNREADABLE_FILE, f"{uri}: the system makes this up (/proc, /sys, /dev), it is no file"
         )  # fmt: skip
+
+
+def test_a_member_is_read_and_never_unpacked_under_its_name(tmp_path: Path) -> None:
+    root = tmp_path / "deep" / "root"
+    root.mkdir(parents=True)
+    names = ("../../evil.mp4", "/srv/evil.mp4", "a/../b.mp4")
+    with zipfile.ZipFile(root / "part.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, name)
+    for name in names:
+        assert _read(f"zip://{name}::part.zip", root) == name.encode()
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["part.zip"]

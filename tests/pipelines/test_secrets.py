@@ -49,6 +49,12 @@ def test_other_text_is_left_as_it_is(text: str) -> None:
     assert scrub(text) == text
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("word", ["://", "://:", "?token", "://a:b@", "?" + "x" * 50, "&password=", ":" * 50])
+def test_no_text_takes_long(word: str) -> None:
+    scrub(word * (300_000 // len(word)))
+
+
 def _greps(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and MARK.encode() in path.read_bytes()]
 

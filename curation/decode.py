@@ -41,13 +41,13 @@ def clip_times(row: Mapping[str, Any], times_s: Iterable[float]) -> list[float]:
     return times_within(times_s, row["duration_s"], Track.parse(row["track"]).interval_s)
 
 
-def frames_at(decoder: Decoder, row: Mapping[str, Any], media_root: str, times_s: Sequence[float]) -> Frames:
+def frames_at(decoder: Decoder, row: Mapping[str, Any], env: Env, times_s: Sequence[float]) -> Frames:
     """The frames that a probed clip shows at the ascending `times_s`, seconds from its start.
 
     Stamps are seconds from the film's first frame. RowError if they cannot be had.
     """
     start = row["span_start_s"] or 0.0
-    with localized(row["uri"], media_root) as path:
+    with localized(row["uri"], env.media_root, env.stores) as path:
         return decoder.frames(path, row["media"], row["track"], [start + time for time in times_s])
 
 
@@ -59,7 +59,7 @@ def _make(_config: ProbeConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
     decoder = Decoder(env.limits)
 
     def look(row: dict[str, Any]) -> dict[str, Any]:
-        with localized(row["uri"], env.media_root) as path:
+        with localized(row["uri"], env.media_root, env.stores) as path:
             found = asdict(decoder.probe(path, row["media"], row["span_start_s"], row["span_end_s"]))
         if not all(math.isfinite(found[name] or 0) for name in ("fps", "duration_s")):
             raise RowError(Reason.DECODE_ERROR, f"impossible frame rate {found['fps']}")

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from curation.confinement import bound_memory, environment
 from curation.decode_limits import DecodeLimits
 from curation.schema import Reason, RowError, Status
 from curation.video_files import Frames, Probe
@@ -37,6 +38,8 @@ IDLE_S = 60.0
 """Seconds without a request after which the child ends by itself."""
 _WHOLE_FILE = 10
 """What every frame of a file is decoded for may take so many times as long."""
+# -P: the folder in which the user stands is no place to take code from.
+_COMMAND = (sys.executable, "-P", "-m", "curation.decoding_child")
 _POLL_S = 0.05
 _START_S = 120.0
 _CHUNK = 1 << 20
@@ -53,7 +56,7 @@ class Decoder:
     def __init__(
         self,
         limits: DecodeLimits,
-        command: Sequence[str] = (sys.executable, "-m", "curation.decoding_child"),
+        command: Sequence[str] = _COMMAND,
     ) -> None:
         self.limits = limits
         self._command = tuple(command)
@@ -128,7 +131,7 @@ class Decoder:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": paths},
+            env=environment(paths),
             # Ctrl-C is the parent's business.
             start_new_session=True,
         )
@@ -140,6 +143,7 @@ class Decoder:
             raise RuntimeError(f"the decoding process did not start: {error}") from error
         if answer != {"ready": True}:
             raise RuntimeError(f"the decoding process greets with {answer}")
+        bound_memory(child.pid, psutil.Process(child.pid).memory_info().vms, self.limits.memory_bytes)
         self._child, self._used = child, time.monotonic()
         return child
 

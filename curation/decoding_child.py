@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import resource
 import select
 import signal
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from curation.backends import load_backends, probe, read
+from curation.confinement import confine
 from curation.decoder import IDLE_S, LENGTH, message
 from curation.schema import Reason, RowError, Status
 
@@ -32,9 +32,9 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     requests = os.fdopen(0, "rb", buffering=0)
     load_backends()
+    confine()
     _send(answers, {"ready": True})
     while select.select([requests], [], [], IDLE_S)[0] and (request := _receive(requests)) is not None:
         # The kernel ends this process even where native code hangs for ever and the parent is no more.

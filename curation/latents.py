@@ -197,7 +197,7 @@ def _make(config: EncodeLatentsConfig, env: Env) -> Callable[[pa.Table], pa.Tabl
     decoder = Decoder(env.limits)
 
     def load(row: Row, frames: dict[str, Any]) -> Row:
-        read = frames_at(decoder, row, env.media_root, row["times_s"])
+        read = frames_at(decoder, row, env, row["times_s"])
         frames[row["clip_id"]] = resize_crop(read.pixels, (row["size"][0], row["size"][1]))
         return {"frame_times_s": read.stamps_s, "frames_shown": len(set(read.stamps_s))}
 

@@ -52,6 +52,9 @@ class IngestConfig(Config):
     """Source of files in a bare folder, and of rows that name none."""
     media_dir: Path | None = None
     """Directory of the media files and zip archives, relative to the manifest's; None is the manifest's own."""
+    follow_links: bool = False
+    """Follow symbolic links that lead out of the directory of the media, or of the folder that is scanned: whoever made
+    them has this user's files read. Links of a hub's cache into its `blobs` are followed in any case."""
 
 
 @dataclass(frozen=True, slots=True)

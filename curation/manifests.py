@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation.folders import said, scan
+from curation.folders import SIDECAR_SUFFIX, said, scan
 from curation.manifest_formats import (
     KINDS,
     ArchiveIndex,
@@ -31,13 +32,17 @@ from curation.manifest_formats import (
 )
 from curation.manifest_mistakes import ManifestError, Mistakes
 from curation.manifest_tables import opened
-from curation.media import chunks, neighbours, stamps
+from curation.media import chunks, local_name, neighbours, stamps
 from curation.media_kinds import HEAD_BYTES, guess_media, media_of
+from curation.object_stores import ObjectStores
 from curation.operator import Env, Input, Layout, Operator, map_rows
 from curation.schema import INGEST, Reason, RowError, Status, iterate, status_not_ok, status_ok, to_table
 from curation.texts import TextError, decode
+from lumina.links import is_on_no_disk, leads_out
 
 FOLDER_MANIFESTS = ("clips.csv", "clips.jsonl", "clips.parquet")
+_SIDECAR_BYTES = 1 << 20
+_ALLOWED_BY = "put a copy in its place, or set ingest.follow_links=true if you trust who made the folder"
 _COLUMNS = tuple(field.name for field in fields(ManifestRow))
 
 
@@ -101,13 +106,13 @@ def media_root(path: Path, config: IngestConfig) -> Path:
     return folder if config.media_dir is None else folder / config.media_dir
 
 
-def external_digest(manifest: Manifest) -> str:
+def external_digest(manifest: Manifest, stores: ObjectStores | None = None) -> str:
     """What a plan can know of a manifest and its media without reading them: the rows, and the stamp of each file.
 
     Two equal digests mean the same data; a touched file changes it, and then ingest finds equal content and an equal
     dataset digest.
     """
-    found = stamps((row.uri for row in manifest.rows), str(manifest.root))
+    found = stamps((row.uri for row in manifest.rows), str(manifest.root), stores or ObjectStores())
     sha = hashlib.sha256()
     for row in manifest.rows:
         sha.update(json.dumps([getattr(row, name) for name in _COLUMNS]).encode())
@@ -128,6 +133,9 @@ def _leads_nowhere(path: Path) -> bool:
 def _folder_manifest(folder: Path, config: IngestConfig) -> Path:
     found = _manifests_in(folder)
     if len(found) == 1:
+        # Its mistakes are told with what stands in it.
+        if not config.follow_links and not _leads_nowhere(found[0]) and leads_out(found[0].name, folder):
+            raise ManifestError(f"manifest {found[0]} is a link that leads out of the folder: {_ALLOWED_BY}")
         return found[0]
     names = ", ".join(path.name for path in found) or f"none of {', '.join(FOLDER_MANIFESTS)}"
     raise ManifestError(
@@ -178,22 +186,35 @@ def _scanned(folder: Path, name: str, config: IngestConfig) -> ManifestRow:
         name.encode()
     except UnicodeEncodeError:
         raise ManifestError(f"folder {folder}: the file name {name!r} is not UTF-8; rename it") from None
-    caption, fault = _caption(folder, folder / name)
+    caption, fault = _caption(folder, folder / name, config.follow_links)
     return ManifestRow(name, guess_media(name), config.default_source, caption, "{}", fault=fault)
 
 
-def _caption(folder: Path, video: Path) -> tuple[str, str]:
+def _caption(folder: Path, video: Path, follow_links: bool) -> tuple[str, str]:
     """The caption of a video in a bare folder, and why it is none."""
-    sidecar = video.with_suffix(".txt")
+    sidecar = video.with_suffix(SIDECAR_SUFFIX)
     if not sidecar.is_file() and not _leads_nowhere(sidecar):
         return checked_caption(" ".join(video.stem.replace("_", " ").replace("-", " ").split()))
     try:
-        caption, fault = checked_caption(decode(sidecar.read_bytes()))
+        caption, fault = checked_caption(decode(_sidecar(folder, sidecar, follow_links)))
     except TextError as error:
         caption, fault = "", f"line {error.line}, {error}"
     except OSError as error:
         caption, fault = "", error.strerror or str(error)
     return caption, fault and f"{sidecar.relative_to(folder).as_posix()}: {fault}"
+
+
+def _sidecar(folder: Path, sidecar: Path, follow_links: bool) -> bytes:
+    """The content of a caption's file. OSError or TextError if it is none, which tell nothing of the content."""
+    if not follow_links and leads_out(sidecar.relative_to(folder).as_posix(), folder):
+        raise OSError(f"this link leads out of the folder: {_ALLOWED_BY}")
+    with sidecar.open("rb") as file:
+        if is_on_no_disk(os.fstat(file.fileno())):
+            raise OSError("the system makes this up (/proc, /sys, /dev), it is no file")
+        content = file.read(_SIDECAR_BYTES + 1)
+    if len(content) > _SIDECAR_BYTES:
+        raise OSError(f"it is larger than a caption may be ({_SIDECAR_BYTES >> 20} MiB)")
+    return content
 
 
 _HASHED = pa.schema([*INGEST, pa.field("row", pa.int64())])
@@ -212,7 +233,7 @@ def _planned(index: int, row: ManifestRow) -> dict[str, Any]:
     return {"row": index, **{name: getattr(row, name) for name in _COLUMNS}, **status}
 
 
-def _make(_config: IngestConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
+def _make(config: IngestConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
     def hash_unit(table: pa.Table) -> pa.Table:
         known: dict[str, dict[str, Any] | RowError] = {}  # several spans of one file: it is read once
 
@@ -220,7 +241,7 @@ def _make(_config: IngestConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
             uri = row["uri"]
             if uri not in known:
                 try:
-                    known[uri] = _hashed(uri, env.media_root)
+                    known[uri] = _hashed(uri, env, config)
                 except RowError as error:
                     known[uri] = error
             found = known[uri]
@@ -236,9 +257,13 @@ def _make(_config: IngestConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
     return hash_unit
 
 
-def _hashed(uri: str, media_root: str) -> dict[str, Any]:
+def _hashed(uri: str, env: Env, config: IngestConfig) -> dict[str, Any]:
+    if not config.follow_links and (link := local_name(uri)) and leads_out(link, Path(env.media_root)):
+        raise RowError(
+            Reason.LEADS_OUTSIDE, f"{uri}: this link leads out of the folder {env.media_root}: {_ALLOWED_BY}"
+        )
     sha, size, head = hashlib.sha256(), 0, b""
-    for chunk in chunks(uri, media_root):
+    for chunk in chunks(uri, env.media_root, env.stores):
         sha.update(chunk)
         size += len(chunk)
         if len(head) < HEAD_BYTES:

@@ -1,11 +1,11 @@
 """Media by URI: local files, members of zip archives, objects of a store.
 
 A relative path is relative to the media root, and so is the archive in `zip://inside/clip.mp4::archive.zip`. Objects
-(`s3://`, `gs://`) are read by pyarrow, which takes options from the URI (`?region=...&endpoint_override=...`) and
-credentials from the environment alone.
+(`s3://`, `gs://`) are read by pyarrow, from the server that the config names and with credentials from the environment
+alone.
 
-Every error of the media itself is a RowError: `missing_file`, `unreadable_file` (also for a pipe, a device or a
-directory, which is never opened) or `unsupported_uri`.
+Every error of the media itself is a RowError: `missing_file`, `unreadable_file` (also for a pipe, a device, a directory
+or what the system makes up, as in /proc, which is never opened) or `unsupported_uri`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote, urlencode
 
+from curation.object_stores import ObjectStore, ObjectStores
 from curation.schema import Reason, RowError
+from lumina.links import is_on_no_disk
 
 SCHEMES = ("file", "zip", "s3", "gs")
 _CHUNK = 1 << 23
 _STAMP_THREADS = 16
 _LOCAL_HEADER = 30
 _ENCRYPTED = 1
+_NO_STORES = ObjectStores()
+_BUCKET = re.compile(r"(anonymous@)?[A-Za-z0-9][A-Za-z0-9._-]*")
 _ENDING = re.compile(r"\.\w{1,16}", re.ASCII)
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -58,6 +62,7 @@ class _Member:
 class _Object:
     store: str
     """The URI without its key: what names the server and its options."""
+    anonymous: bool
     path: str
     """Bucket and key."""
 
@@ -66,13 +71,13 @@ _Place = _File | _Member | _Object
 
 
 @contextmanager
-def localized(uri: str, media_root: str) -> Iterator[Path]:
+def localized(uri: str, media_root: str, stores: ObjectStores = _NO_STORES) -> Iterator[Path]:
     """A local file with the bytes and the extension of the media, for as long as the block lasts; an absolute path.
 
     A local file is itself; a member or an object is copied to a temporary file. RowError if the media cannot be had;
     what the block raises passes through.
     """
-    place = _place(uri, media_root)
+    place = _place(uri, media_root, stores)
     if isinstance(place, _File):
         with _row_errors(uri):
             _stat(place.path)
@@ -82,14 +87,14 @@ def localized(uri: str, media_root: str) -> Iterator[Path]:
         ending = suffix(uri)
         path = Path(directory) / ("media" + (ending if _ENDING.fullmatch(ending) else ""))
         with path.open("wb") as copy:
-            for chunk in chunks(uri, media_root):
+            for chunk in chunks(uri, media_root, stores):
                 copy.write(chunk)
         yield path
 
 
-def chunks(uri: str, media_root: str) -> Iterator[bytes]:
+def chunks(uri: str, media_root: str, stores: ObjectStores = _NO_STORES) -> Iterator[bytes]:
     """The bytes of the media, some MiB at a time. A member is checked against its CRC. RowError as for `localized`."""
-    place = _place(uri, media_root)
+    place = _place(uri, media_root, stores)
     with _row_errors(uri):
         stream = _open(place)
     with stream:
@@ -101,12 +106,12 @@ def chunks(uri: str, media_root: str) -> Iterator[bytes]:
             yield chunk
 
 
-def stamp(uri: str, media_root: str) -> str:
+def stamp(uri: str, media_root: str, stores: ObjectStores = _NO_STORES) -> str:
     """What can be known of the media without reading it: size and time of a file or object, size and CRC of a member.
 
     RowError as for `localized`.
     """
-    place = _place(uri, media_root)
+    place = _place(uri, media_root, stores)
     with _row_errors(uri):
         match place:
             case _File(path):
@@ -115,19 +120,19 @@ def stamp(uri: str, media_root: str) -> str:
             case _Member():
                 member = _member(place)
                 return f"{member.file_size}:{member.CRC:08x}"
-            case _Object(store, path):
-                info = _filesystem(store).get_file_info(path)
+            case _Object(store, anonymous, path):
+                info = _filesystem(store, anonymous).get_file_info(path)
                 if not info.is_file:
                     raise FileNotFoundError(path)
                 return f"{info.size}:{info.mtime_ns}"
 
 
-def stamps(uris: Iterable[str], media_root: str) -> dict[str, str]:
+def stamps(uris: Iterable[str], media_root: str, stores: ObjectStores = _NO_STORES) -> dict[str, str]:
     """The stamp of each URI, or the reason why it has none. Reads the directory of each archive once."""
 
     def look(uri: str) -> str:
         try:
-            return stamp(uri, media_root)
+            return stamp(uri, media_root, stores)
         except RowError as error:
             return str(error.reason)
 
@@ -179,6 +184,13 @@ def neighbours(uri: str) -> tuple[str, str]:
     return uri.rpartition("::")[2] if uri.startswith("zip://") else "", uri
 
 
+def local_name(uri: str) -> str:
+    """The path in a URI that is relative to the media root: of a file, or of a member's archive; empty if there is
+    none."""
+    archive = uri.removeprefix("zip://").rpartition("::")[2] if uri.startswith("zip://") else uri
+    return "" if "://" in archive else archive
+
+
 def has_credentials(uri: str) -> bool:
     """Whether a URI holds a user or a password, which would end up in every table. `gs://anonymous@` does not."""
     if "://" not in uri or uri.startswith("zip://"):
@@ -188,7 +200,7 @@ def has_credentials(uri: str) -> bool:
     return bool(at) and user != "anonymous"
 
 
-def _place(uri: str, media_root: str) -> _Place:
+def _place(uri: str, media_root: str, stores: ObjectStores = _NO_STORES) -> _Place:
     scheme, separator, rest = uri.partition("://")
     if not separator:
         return _File(Path(media_root) / uri)
@@ -211,10 +223,20 @@ def _place(uri: str, media_root: str) -> _Place:
         raise RowError(Reason.UNSUPPORTED_URI, f"{scheme}:// URI with a user in it: credentials are the environment's")
     place, _, options = rest.partition("?")
     bucket, _, key = place.partition("/")
-    if not bucket or not key:
+    if not _BUCKET.fullmatch(bucket) or not key:
         raise RowError(Reason.UNSUPPORTED_URI, f"cannot open {uri!r}: expected {scheme}://bucket/key")
-    store = f"{scheme}://{bucket}" + (f"?{options}" if options else "")
-    return _Object(store, f"{bucket.rpartition('@')[2]}/{unquote(key)}")
+    server: ObjectStore = getattr(stores, scheme)
+    given = dict(parse_qsl(options, keep_blank_values=True))
+    refused = sorted(set(given) - set(stores.row_options))
+    if refused or (options and not given):
+        raise RowError(
+            Reason.UNSUPPORTED_URI,
+            f"{scheme}://{place}: a row names no server or options ({', '.join(refused) or 'none that can be read'}): "
+            f"set runtime.object_stores.{scheme}, or allow them by name with runtime.object_stores.row_options",
+        )
+    query = urlencode({**server.options(), **given})
+    store = f"{scheme}://{bucket}" + (f"?{query}" if query else "")
+    return _Object(store, server.anonymous, f"{bucket.rpartition('@')[2]}/{unquote(key)}")
 
 
 @contextmanager
@@ -241,8 +263,8 @@ def _open(place: _Place) -> BinaryIO:
             return path.open("rb")
         case _Member(archive):
             return _open_member(archive, _member(place))
-        case _Object(store, path):
-            return cast(BinaryIO, _filesystem(store).open_input_stream(path))
+        case _Object(store, anonymous, path):
+            return cast(BinaryIO, _filesystem(store, anonymous).open_input_stream(path))
 
 
 def _stat(path: Path) -> os.stat_result:
@@ -251,6 +273,8 @@ def _stat(path: Path) -> os.stat_result:
     if not stat.S_ISREG(found.st_mode):
         kind = next((name for test, name in _KINDS if test(found.st_mode)), "something else")
         raise OSError(errno.EINVAL, f"this is {kind}, not a file")
+    if is_on_no_disk(found):
+        raise OSError(errno.EINVAL, "the system makes this up (/proc, /sys, /dev), it is no file")
     return found
 
 
@@ -290,8 +314,11 @@ def _open_member(archive: Path, member: zipfile.ZipInfo) -> BinaryIO:
 
 
 @lru_cache(maxsize=8)
-def _filesystem(store: str) -> Any:
+def _filesystem(store: str, anonymous: bool) -> Any:
     """The client of a store; making one may ask the store for its region."""
-    from pyarrow.fs import FileSystem
+    from pyarrow import fs
 
-    return FileSystem.from_uri(store)[0]
+    if not anonymous:
+        return fs.FileSystem.from_uri(store)[0]
+    kind = fs.S3FileSystem if store.startswith("s3://") else fs.GcsFileSystem
+    return kind(anonymous=True, **dict(parse_qsl(store.partition("?")[2])))

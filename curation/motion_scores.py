@@ -80,7 +80,7 @@ def _make(config: MotionConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
         if len(times) < 2:
             detail = f"{row['duration_s']:.6g} s: no two samples {config.interval_s} s apart"
             raise RowError(Reason.TOO_FEW_FRAMES, detail, Status.FILTERED)
-        frames[row["clip_id"]] = frames_at(decoder, row, env.media_root, times)
+        frames[row["clip_id"]] = frames_at(decoder, row, env, times)
         return {}
 
     def score(table: pa.Table) -> pa.Table:

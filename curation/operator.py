@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.decode_limits import DecodeLimits
+from curation.object_stores import ObjectStores
 from curation.schema import Reason, RowError, Status, conform, status_not_ok, status_ok, to_table
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class Env:
     weights: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
     limits: DecodeLimits = field(default_factory=DecodeLimits)
+    stores: ObjectStores = field(default_factory=ObjectStores)
+    """Which servers hold the media in object stores."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from curation.charts import PALETTE, Histogram, Ranking, Values, histogram, quantile_index, ranking
+from curation.control_characters import shown_value
 from curation.operator import Input
 from curation.schema import RowError, Status
 from curation.thumbnails import Thumbnail, thumbnail_times, thumbnails
@@ -155,7 +156,9 @@ def make_page(
     def cards(group: _Group) -> list[_Card]:
         return [_card(rows[index], title, pictures[index]) for index, title in group.picks]
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, finalize=shown_value, trim_blocks=True, lstrip_blocks=True
+    )
     html = environment.from_string(template).render(
         colors=colors,
         grey=PALETTE,

@@ -34,6 +34,8 @@ class Reason(StrEnum):
     MISSING_FILE = "missing_file"
     UNREADABLE_FILE = "unreadable_file"
     UNSUPPORTED_URI = "unsupported_uri"
+    LEADS_OUTSIDE = "leads_outside"
+    """A link that leads out of the folder that was named."""
     UNREADABLE_CAPTION = "unreadable_caption"
     DUPLICATE_CONTENT = "duplicate_content"
     DECODE_ERROR = "decode_error"

@@ -129,7 +129,7 @@ def _make(config: ShotsConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
     def look(row: dict[str, Any]) -> dict[str, Any]:
         if row["media"] != "video" or row["span_start_s"] is not None:
             return {}
-        with localized(row["uri"], env.media_root) as path:
+        with localized(row["uri"], env.media_root, env.stores) as path:
             return {"shots": decoder.whole_file("curation.shots:shots_of", path, config.model_dump(mode="json"))}
 
     return lambda table: map_rows(table, _SHOTS, SPLIT_OPERATOR.name, look)

@@ -62,7 +62,7 @@ def run(ctx: JobContext) -> JobResult:
     """
     operator = load_operator(ctx.operator)
     device = "cuda" if ctx.runtime.curates_on_gpu and operator.runs_network(ctx.config) else "cpu"
-    env = Env(ctx.media_root, dict(ctx.weights), device, decode_limits(ctx.runtime))
+    env = Env(ctx.media_root, dict(ctx.weights), device, decode_limits(ctx.runtime), ctx.runtime.object_stores)
     inputs = {name: Input(path) for name, path in ctx.files.items()}
     inputs |= {name: Input(ref.path) for name, ref in ctx.inputs.items()}
     missing = [name for name in operator.inputs if name not in inputs]
@@ -258,7 +258,7 @@ _MOST_WORKERS = 2
 
 def _apply_blocks(packed: pa.Table, reference: str, config: Any, env: Env, directory: str) -> pa.Table:
     """The task form of `_Worker`."""
-    key = json.dumps([reference, config.model_dump(mode="json"), asdict(env), directory], sort_keys=True)
+    key = json.dumps([reference, config.model_dump(mode="json"), asdict(env), directory], sort_keys=True, default=repr)
     worker = _WORKERS.pop(key, None) or _Worker(reference, config, env, directory)
     _WORKERS[key] = worker
     while len(_WORKERS) > _MOST_WORKERS:

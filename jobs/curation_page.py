@@ -30,15 +30,16 @@ def run(ctx: JobContext) -> JobResult:
     """
     from curation.decode import frames_at
     from curation.decoder import Decoder
-    from curation.operator import Input
+    from curation.operator import Env, Input
     from curation.sources import SYSTEM_PROMPTS_FILE
     from lumina.system_prompts import read_system_prompts
 
     config: CurationPageConfig = ctx.config
     decoder = Decoder(decode_limits(ctx.runtime))
+    env = Env(ctx.media_root, stores=ctx.runtime.object_stores)
 
     def decode(row: Mapping[str, Any], times_s: Sequence[float]) -> NDArray[np.uint8]:
-        return frames_at(decoder, row, ctx.media_root, times_s).pixels
+        return frames_at(decoder, row, env, times_s).pixels
 
     prompts = read_system_prompts(ctx.inputs["tag"].path / SYSTEM_PROMPTS_FILE)
     tables = read_tables(

@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING
 from jobs.context import JobContext, JobResult
 from lumina.files import sha256_file
 from lumina.generation_config import GenerationConfig
+from lumina.links import first_that_leads_out
 
 if TYPE_CHECKING:
     from lumina.models.autoencoder import VideoAutoencoder
     from lumina.models.text_encoder import TextEncoder
 
 LINEAGE_FILE = "lineage.json"
+_FILES = (
+    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json",
+    "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "chat_template.j*", "LICENSE*", "NOTICE*", "README.md",
+)  # fmt: skip
+"""What belongs to a network or a tokenizer; what else lies there is nobody's to publish."""
 
 
 class ExportConfig(GenerationConfig):
@@ -80,11 +87,16 @@ def _chosen(ctx: JobContext) -> str | None:
 
 
 def _copy(source: str, target: Path, loader: type[VideoAutoencoder] | type[TextEncoder]) -> None:
-    """Copy a local directory's files, or fetch a hub id."""
+    """Copy the files of a network from a local directory, or fetch a hub id.
+
+    ValueError for a link that leads out of the directory.
+    """
     if not Path(source).is_dir():
         loader.from_pretrained(source).save_pretrained(target)
         return
+    if (link := first_that_leads_out(Path(source))) is not None:
+        raise ValueError(f"{link} is a link that leads out of the folder: put a copy in its place")
     target.mkdir()
     for path in sorted(Path(source).iterdir()):
-        if path.is_file():
+        if path.is_file() and any(path.match(pattern) for pattern in _FILES):
             shutil.copyfile(path, target / path.name)

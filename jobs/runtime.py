@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from curation.object_stores import ObjectStores
 from lumina.config import Config
 from lumina.models.config import Recompute
 
@@ -35,6 +36,8 @@ class RuntimeConfig(Config):
     """Seconds after which the decoding of one clip is given up: its row is quarantined as `decode_timeout`."""
     decode_memory_gb: float = Field(default=4.0, gt=0)
     """GiB that the process which decodes one clip may grow to: beyond, its row is quarantined as `decode_memory`."""
+    object_stores: ObjectStores = Field(default_factory=ObjectStores)
+    """Which servers hold the media in `s3://` and `gs://`; what they hold is known by its content."""
     train_workers: int = Field(default=2, ge=1)
     """Ray Train workers (the world size)."""
     min_train_workers: int | None = Field(default=None, ge=1)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lumina.links import first_that_leads_out
 from lumina.tensor_names import misfit
 
 
@@ -76,13 +77,16 @@ def locate(source: str | Path, what: str, files: Sequence[str]) -> Place:
         what: what is loaded, for messages.
         files: glob patterns that a local directory must satisfy.
 
-    Raises FileNotFoundError if the directory lacks a file, or the source is neither a directory nor a hub id.
+    Raises FileNotFoundError if the directory lacks a file, or the source is neither a directory nor a hub id;
+    ValueError if a link in it leads elsewhere.
     """
     path = Path(source)
     if path.is_dir():
         missing = [pattern for pattern in files if not any(path.glob(pattern))]
         if missing:
             raise FileNotFoundError(f"{path} does not hold {what}: no {', no '.join(missing)}")
+        if (link := first_that_leads_out(path)) is not None:
+            raise ValueError(f"{link} is a link that leads out of the folder: put a copy in its place")
         return Place(str(path), "", what)
     parts = str(source).split("/")
     if isinstance(source, Path) or path.is_absolute() or parts[0] in ("", ".", "..") or len(parts) < 2:

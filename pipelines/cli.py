@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from pipelines.commands import cluster, jobs
 from pipelines.commands.jobs import submit
@@ -31,7 +31,7 @@ from pipelines.commands.status import status
 from pipelines.commands.track import track
 from pipelines.commands.written import check_file
 from pipelines.errors import PipelineError
-from pipelines.reports.progress import make_console
+from pipelines.terminal import Text, json_text, log_to_terminal, make_console, plain
 
 if TYPE_CHECKING:
     from pipelines.config import PipelineConfig
@@ -90,7 +90,7 @@ def plan(
         settings, opened = _open(config, override, store, None)
         made = make_plan(build(settings).until(until), opened, gate=CostGate(settings.cost_gate_s))
         if as_json:
-            typer.echo(json.dumps(made.as_dict(), indent=1, ensure_ascii=False))
+            typer.echo(json_text(made.as_dict()))
         else:
             console = make_console()
             console.print(plan_view(made, opened.root))
@@ -147,7 +147,7 @@ def compare(
         record = opened.get_run(run)
         comparison = read_comparison(opened, record)
         if as_json:
-            typer.echo(json.dumps({"run": record["run"], **comparison.as_dict()}, indent=1, ensure_ascii=False))
+            typer.echo(json_text({"run": record["run"], **comparison.as_dict()}))
             return
         console = make_console()
         console.print(Text(f"Run {record['run']} ({record['name']}, {record['started']})", "dim"))
@@ -202,7 +202,7 @@ def selection(
         difference = report.read_difference(opened, before, record) if before else None
         if as_json:
             content = {"selection": report.as_dict(found), "difference": difference and report.as_dict(difference)}
-            typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
+            typer.echo(json_text(content))
             return
         console = make_console()
         console.print(selection_view(found, console.width))
@@ -241,7 +241,7 @@ def quarantine(
             write_csv(found.clips, csv)
         if as_json:
             written = {"csv": str(csv.resolve())} if csv else {}
-            typer.echo(json.dumps(found.as_dict() | written, indent=1, ensure_ascii=False))
+            typer.echo(json_text(found.as_dict() | written))
             return
         console = make_console()
         console.print(quarantine_view(found), crop=False)  # a command is whole, or of no use
@@ -272,7 +272,7 @@ def verify(
         found = check(opened, run, deep, rows)
         found = mend(opened, found) if repair else found
         if as_json:
-            typer.echo(json.dumps(found.as_dict(), indent=1, ensure_ascii=False))
+            typer.echo(json_text(found.as_dict()))
         else:
             make_console().print(verification_view(found))
     raise typer.Exit(found.exit_code)
@@ -310,7 +310,7 @@ def gc(
             raise PipelineError(f"store {opened.root} holds no outputs; give another with --store")
         found = collect(opened, policy) if yes else find_garbage(opened, policy)
         if as_json:
-            typer.echo(json.dumps({"removed": yes, **found.as_dict()}, indent=1, ensure_ascii=False))
+            typer.echo(json_text({"removed": yes, **found.as_dict()}))
         else:
             make_console().print(collection_view(found, removed=yes))
 
@@ -323,7 +323,12 @@ app.add_typer(cluster.app, name="cluster")
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    log_to_terminal()
+    try:
+        app()
+    except Exception:  # noqa: BLE001  (--debug, or what nobody foresaw; its text is anybody's)
+        sys.stderr.write(plain(traceback.format_exc()))
+        sys.exit(1)
 
 
 def _open(config: str, override: list[str] | None, store: str | None, name: str | None) -> tuple[PipelineConfig, Store]:

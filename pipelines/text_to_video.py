@@ -152,7 +152,7 @@ def _ingest(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> Stag
         config.ingest,
         operator,
         locations={"manifest": manifest},
-        facts={"media": external_digest(data)},
+        facts={"media": external_digest(data, config.runtime.object_stores)},
         media_root=str(media_root(manifest, config.ingest)),
     )
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from pipelines.commands.options import Debug, Json, Overrides, one_line_errors
 from pipelines.commands.written import check_file
 from pipelines.errors import PipelineError
-from pipelines.reports.progress import make_console
+from pipelines.terminal import Text, json_text, make_console
 
 if TYPE_CHECKING:
     from jobs.runtime import RuntimeConfig
@@ -57,7 +55,7 @@ def check(
             check_file("--out", out)
         found = look(file, _values(values or []), _runtime(config, override))
         if as_json:
-            typer.echo(json.dumps(found.as_dict(), indent=1))
+            typer.echo(json_text(found.as_dict()))
         else:
             _show(found)
         if out is not None:

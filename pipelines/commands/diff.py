@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import typer
-from rich.text import Text
 
 from pipelines.commands.written import PAGE, check_file
 from pipelines.diff.difference import read_diff
 from pipelines.diff.view import answer_text, difference_view
 from pipelines.reports.html import write_page
-from pipelines.reports.progress import make_console
 from pipelines.storage.store import Store
+from pipelines.terminal import Text, json_text, make_console
 
 
 def compare_runs(a: tuple[Store, str], b: tuple[Store, str], html: Path | None, as_json: bool) -> int:
@@ -39,7 +37,7 @@ def compare_runs(a: tuple[Store, str], b: tuple[Store, str], html: Path | None, 
 
         write_page(html, make_page(found), "--html")
     if as_json:
-        typer.echo(json.dumps(found.as_dict(), indent=1, ensure_ascii=False, allow_nan=False))
+        typer.echo(json_text(found.as_dict(), allow_nan=False))
         return found.exit_code
     console = make_console()
     # One line, however wide the terminal: scripts read it.

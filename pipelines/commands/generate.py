@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from pipelines.reports.progress import make_console
+from pipelines.terminal import make_console
 
 
 def clip_files(out: Path, count: int) -> list[Path]:

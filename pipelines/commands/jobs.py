@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shlex
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from pipelines.commands.options import (
     ConfigArgument,
@@ -29,7 +26,8 @@ from pipelines.commands.options import (
     rerun_words,
 )
 from pipelines.errors import PipelineError
-from pipelines.reports.progress import duration, make_console
+from pipelines.reports.progress import duration
+from pipelines.terminal import Text, command_line, json_text, make_console, plain
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -84,7 +82,7 @@ def submit(
         settings = load_config(config, overrides)
         where = _address(address)
         words = ["lumina", "submit", config, "--address", where, *(part for one in overrides for part in ("-o", one))]
-        told = shlex.join([*words, *(["--until", until] if until else []), *rerun_words(rerun or [])])
+        told = command_line([*words, *(["--until", until] if until else []), *rerun_words(rerun or [])])
         console = make_console()
         resources = _resources(resource or [])
         with tempfile.TemporaryDirectory(prefix="lumina-submit-") as folder:
@@ -114,7 +112,9 @@ def submit(
         if found.action == "attached" and (lacks := _lacks(found.job, rerun or [])):
             console.print(Text(lacks, "yellow"), soft_wrap=True)
         if not wait:
-            console.print(f"  lumina jobs logs {found.job.id} --address {where}", soft_wrap=True)
+            console.print(
+                "  " + command_line(["lumina", "jobs", "logs", found.job.id, "--address", where]), soft_wrap=True
+            )
             return
         code = _follow(client, found.job, where)
     raise typer.Exit(code)
@@ -126,7 +126,7 @@ def _lacks(job: Job, rerun: list[str]) -> str:
     if not unsaid:
         return ""
     return (
-        f"It was submitted without {shlex.join(rerun_words(unsaid))}: what the cost gate holds back stays so. "
+        f"It was submitted without {command_line(rerun_words(unsaid))}: what the cost gate holds back stays so. "
         "Submit this again once the job has ended."
     )
 
@@ -158,11 +158,16 @@ def _follow(client: JobSubmissionClient, job: Job, address: str) -> int:
     console = make_console()
     try:
         started = wait_until_started(client, job, lambda text: console.print(Text(text, "yellow"), soft_wrap=True))
-        ended = follow(client, started, lambda text: print(text, end="", flush=True))
+        ended = follow(client, started, lambda text: print(plain(text), end="", flush=True))
     except KeyboardInterrupt:
         console.print(Text("\nThe job goes on without you.", "bold yellow"))
-        console.print(f"  lumina jobs logs {job.id} --address {address}    follows it again", soft_wrap=True)
-        console.print(f"  lumina jobs stop {job.id} --address {address}    ends it", soft_wrap=True)
+        console.print(
+            f"  {command_line(['lumina', 'jobs', 'logs', job.id, '--address', address])}    follows it again",
+            soft_wrap=True,
+        )
+        console.print(
+            f"  {command_line(['lumina', 'jobs', 'stop', job.id, '--address', address])}    ends it", soft_wrap=True
+        )
         return 130
     console.print(_status_view(ended))
     return 0 if ended.state == "SUCCEEDED" else 1
@@ -189,7 +194,7 @@ def list_jobs(address: AddressOption = None, as_json: Json = False, debug: Debug
 
         found = jobs(connect(_address(address)))
         if as_json:
-            typer.echo(json.dumps([_plain(job) for job in found], indent=1))
+            typer.echo(json_text([_plain(job) for job in found]))
             return
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for column in ("job", "state", "started (UTC)", "took"):
@@ -214,7 +219,7 @@ def status(job: JobArgument = None, address: AddressOption = None, as_json: Json
         client = connect(_address(address))
         found = _find(client, job)
         if as_json:
-            typer.echo(json.dumps(_plain(found), indent=1))
+            typer.echo(json_text(_plain(found)))
         else:
             make_console().print(_status_view(found), soft_wrap=True)
             if found.state == "PENDING":
@@ -238,7 +243,7 @@ def logs(
         found = _find(client, job)
         if follow and found.state not in ENDED:
             raise typer.Exit(_follow(client, found, where))
-        typer.echo(client.get_job_logs(found.id), nl=False)
+        typer.echo(plain(client.get_job_logs(found.id)), nl=False)
 
 
 @app.command()

@@ -5,7 +5,6 @@ Heavy imports stand inside the commands, as in `pipelines.cli`.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +14,7 @@ import typer
 from pipelines.commands.options import Debug, Json, Overrides, one_line_errors
 from pipelines.commands.written import check_file, check_new_folder
 from pipelines.errors import PipelineError
-from pipelines.reports.progress import make_console
+from pipelines.terminal import json_text, make_console
 
 
 def probe(
@@ -161,7 +160,7 @@ def cost(
             planned = cluster_report.on_cluster(settings, gpus, utilisation or 0.4, text_tokens) if gpus else None
         if as_json:
             content = cost_report.as_dict(made) | ({"cluster": cluster_report.as_dict(planned)} if planned else {})
-            typer.echo(json.dumps(content, indent=1))
+            typer.echo(json_text(content))
             return
         console = make_console()
         console.print(cost_report.cost_view(made, sampling=planned is None))

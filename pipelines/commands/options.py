@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
-from pipelines.reports.progress import make_console
+from pipelines.terminal import Text, make_console
 
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Path of a YAML file, or `demo`, `folder`, ...")]
 Overrides = Annotated[

@@ -12,6 +12,7 @@ from curation.decode_limits import DecodeLimits
 from curation.decoder import Decoder
 from curation.media import localized
 from curation.media_kinds import HEAD_BYTES, media_of
+from curation.object_stores import AS_TYPED
 from curation.schema import RowError
 from pipelines.errors import PipelineError
 
@@ -20,7 +21,7 @@ def probe_view(uri: str) -> RenderableType:
     """A table of what is known of a file after decoding it; PipelineError says why it would be quarantined."""
     decoder = Decoder(DecodeLimits())
     try:
-        with localized(uri, ".") as path:
+        with localized(uri, ".", AS_TYPED) as path:
             with path.open("rb") as file:
                 media = media_of(file.read(HEAD_BYTES), uri)
             found = asdict(decoder.probe(path, media))

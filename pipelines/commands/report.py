@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from pipelines.commands.options import Debug, StoreOption, default_store, one_line_errors
 from pipelines.commands.written import PAGE, check_file
-from pipelines.reports.progress import make_console
+from pipelines.terminal import Text, make_console
 
 
 def report(

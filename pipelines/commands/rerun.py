@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from pipelines.commands.options import Debug, Json, StoreOption, default_store, one_line_errors
-from pipelines.reports.progress import make_console
+from pipelines.terminal import Text, json_text, make_console
 
 
 def rerun(
@@ -67,5 +65,5 @@ def rerun(
                 console.print(difference_text(found.difference), soft_wrap=True)
                 console.print(verdict_view(found))
         if as_json:
-            typer.echo(json.dumps(found.as_dict(), indent=1, ensure_ascii=False, allow_nan=False))
+            typer.echo(json_text(found.as_dict(), allow_nan=False))
     raise typer.Exit(found.exit_code)

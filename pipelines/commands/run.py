@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -13,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
+from curation.control_characters import shown
 from pipelines.commands.options import rerun_words
 from pipelines.errors import PipelineError, disk_problem
-from pipelines.reports.progress import make_console
+from pipelines.secrets import scrub
+from pipelines.terminal import Text, command_line, log_to_terminal, make_console
 
 if TYPE_CHECKING:
     from jobs.runtime import RuntimeConfig
@@ -61,12 +60,12 @@ def run_pipeline(
     gate.check(pipeline)
     wanted = pipeline.until(until)
     typed = ["lumina", "run", *words, *(["--until", until] if until else []), *rerun_words(rerun)]
-    command = continue_with or shlex.join(typed)
+    command = continue_with or command_line(typed)
     store.prepare(settings.min_free_gb)
     console = make_console()
     screen = RunDisplay(console, [stage.name for stage in wanted.order])
     # A handler that writes around the live table would tear it.
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    log_to_terminal()
     lock = lock_record(make_lock(settings, command, store))
     run_id = runner.new_run_id()
     console.print(Text(f"Run {run_id} ({settings.name}), store {store.uri}", "dim"))
@@ -172,7 +171,7 @@ def _finish(console: Console, store: Store, summary: RunSummary, links: Links, c
             trace = store.root / "logs" / summary.run_id / f"{outcome.name}.log"
             try:
                 trace.parent.mkdir(parents=True, exist_ok=True)
-                trace.write_text(outcome.trace)
+                trace.write_text(shown(scrub(outcome.trace)), encoding="utf-8")
                 console.print(f"  traceback: {trace}", soft_wrap=True)
             except OSError as error:
                 console.print(Text(f"  no traceback: {disk_problem(error, trace)}"), soft_wrap=True)
@@ -196,9 +195,9 @@ def _held(console: Console, summary: RunSummary, command: str, words: Sequence[s
     """What to do about stages that the cost gate holds back."""
     for outcome in summary.outcomes.values():
         if outcome.held:
-            keep = shlex.join(["lumina", "accept", outcome.name, *words])
+            keep = command_line(["lumina", "accept", outcome.name, *words])
             console.print(Text(f"\n{outcome.name} is held back: {outcome.error}", "bold yellow"), soft_wrap=True)
-            console.print(f"  {command} --rerun {shlex.quote(outcome.name)}", soft_wrap=True)
+            console.print(f"  {command} --rerun {command_line([outcome.name])}", soft_wrap=True)
             console.print(f'  {keep} --reason "..."', soft_wrap=True)
 
 
@@ -227,19 +226,19 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
     commands = []
     if exported := path("export"):
         words = ["lumina", "generate", "--checkpoint", str(exported), "--prompt", prompt, "--out", "clip.mp4"]
-        commands.append(shlex.join(words))
+        commands.append(command_line(words))
     if path("choose"):
-        commands.append(shlex.join(["lumina", "compare", summary.run_id, "--store", store.uri]))
-        commands.append(shlex.join(["lumina", "report", summary.run_id, "--store", store.uri]))
+        commands.append(command_line(["lumina", "compare", summary.run_id, "--store", store.uri]))
+        commands.append(command_line(["lumina", "report", summary.run_id, "--store", store.uri]))
     selected = summary.outcomes.get("select")
     counts = selected.manifest.counts if selected and selected.manifest else {}
     for command, status in (("quarantine", "quarantined"), ("selection", "filtered")):
         if any(key.startswith(f"{status}/") for key in counts):
-            commands.append(shlex.join(["lumina", command, summary.run_id, "--store", store.uri]))
+            commands.append(command_line(["lumina", command, summary.run_id, "--store", store.uri]))
     if links.ui_command:
         commands.append(links.ui_command)
     if links.buffer:
-        commands.append(shlex.join(["lumina", "track", summary.run_id, "--store", store.uri]))
+        commands.append(command_line(["lumina", "track", summary.run_id, "--store", store.uri]))
     console.print(Text("\nLook closer:", "bold"))
     for command in commands:
         console.print(f"  {command}", soft_wrap=True)

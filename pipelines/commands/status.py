@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.text import Text
 
 from pipelines.commands.options import Debug, Json, StoreOption, default_store, one_line_errors
-from pipelines.reports.progress import duration, make_console, stages_table
+from pipelines.reports.progress import duration, stages_table
+from pipelines.terminal import Text, json_text, make_console
 
 if TYPE_CHECKING:
     from pipelines.reports.status import RunStatus
@@ -55,7 +54,7 @@ def status(
                     time.sleep(_REFRESH_S)
                     found = read_status(opened, found.run)
         if as_json:
-            typer.echo(json.dumps(found.as_dict(), indent=1, ensure_ascii=False))
+            typer.echo(json_text(found.as_dict()))
         else:
             console.print(status_view(found), soft_wrap=False)
             if found.standing in ("failed", "stopped", "killed") and found.command:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from pipelines.commands.options import Debug, StoreOption, default_store, one_line_errors
 from pipelines.errors import PipelineError
-from pipelines.reports.progress import make_console
+from pipelines.terminal import make_console
 
 
 def track(

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import threading
 import time
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from typing import Any
 
 from lumina.config import Config
 from lumina.files import place_of, sha256_file
+from lumina.links import first_that_leads_out
 from pipelines.dag.code import CodeIndex
 from pipelines.dag.stage import Stage
 from pipelines.errors import PipelineError
@@ -149,10 +151,12 @@ def locate_weights(spec: str, where: str) -> Located:
         where: names the weights in errors, e.g. `stage encode_latents@1: weights vae`.
 
     Raises:
-        PipelineError: neither a local path nor in the local Hugging Face cache.
+        PipelineError: neither a local path nor in the local Hugging Face cache, or a link in it leads elsewhere.
     """
     path = Path(spec).expanduser()
     if path.exists():
+        if path.is_dir() and (link := first_that_leads_out(path)) is not None:
+            raise PipelineError(f"{where}: {link} is a link that leads out of the folder: put a copy in its place")
         return Located(place_of(path))
     full, _, revision = spec.partition("@")
     parts = full.split("/")
@@ -165,11 +169,11 @@ def locate_weights(spec: str, where: str) -> Located:
     commit = reference.read_text().strip() if reference.is_file() else revision
     snapshot = repository / "snapshots" / commit
     if not (snapshot / folder).is_dir():
-        options = f" --include '{folder}/*'" if folder else ""
-        options += "" if revision == "main" else f" --revision {revision}"
+        words = ["hf", "download", name, *(["--include", f"{folder}/*"] if folder else [])]
+        words += [] if revision == "main" else ["--revision", revision]
         raise PipelineError(
             f"{where}: {spec!r} is neither a local path nor in the Hugging Face cache ({_hub_cache()}); "
-            f"fetch it with `hf download {name}{options}`"
+            f"fetch it with `{shlex.join(words)}`"
         )
     return Located(snapshot / folder, f"hub:{name}@{commit}" + (f"/{folder}" if folder else ""))
 

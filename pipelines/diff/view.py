@@ -10,7 +10,6 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
 from pipelines.diff.difference import EQUAL, SAME_CONTENT, Difference
 from pipelines.diff.figures import CurveDiff, Figure
@@ -18,6 +17,7 @@ from pipelines.diff.recipe import Change, by_inputs_alone
 from pipelines.diff.rows import RowChange, RowsDiff, most_moved
 from pipelines.diff.runs import Side, StageDiff
 from pipelines.reports.progress import duration
+from pipelines.terminal import Text
 
 _NAMED = 10
 """Rows that are named for each stage."""

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
 from lumina.cluster_cost import Memory, Mend, Retention, StageCost, stage_cost
 from lumina.hardware import Cluster
 from pipelines.config import PipelineConfig, stage_name
 from pipelines.reports.cost import table, task_loads, unit
+from pipelines.terminal import Text
 
 
 @dataclass(frozen=True)

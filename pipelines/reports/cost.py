@@ -10,7 +10,6 @@ from typing import Any
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from curation.latents import EncodeLatentsConfig
 from lumina.cluster_cost import NUMBER_BYTES, TaskLoad
@@ -30,6 +29,7 @@ from lumina.models.config import NextDiTConfig, PatchSize
 from lumina.sizes import SPATIAL_COMPRESSION, check_size, generated_latents, largest_clip, latent_frames
 from lumina.training.stage import TaskConfig
 from pipelines.config import PipelineConfig, TrainConfig, stage_name
+from pipelines.terminal import Text
 
 STORED_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Bytes of a number of latents and text features, by the type in which they are stored."""

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from pipelines.storage.gc import Collection, Item
+from pipelines.terminal import Text
 from pipelines.verify.view import size
 
 _NOUNS = {

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from curation.control_characters import shown
 from pipelines.errors import PipelineError
+from pipelines.secrets import scrub
 
 MEDIA_BYTES = 6_000_000
 """Of clips on one page: text makes a third more of them, and a page shall stay below 10 MB."""
@@ -24,10 +26,16 @@ def fill(template: Path, **values: Any) -> str:
         loader=FileSystemLoader([template.parent, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_clean,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     return environment.get_template(template.name).render(**values)
+
+
+def _clean(value: Any) -> Any:
+    """What a template fills in; HTML that it has made itself is left."""
+    return shown(scrub(value)) if type(value) is str else value
 
 
 def write_page(path: Path, page: str, option: str) -> None:

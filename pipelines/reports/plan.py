@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from pipelines.dag.plan import STATES, Plan
 from pipelines.reports.progress import duration, state_text
+from pipelines.terminal import Text, command_line
 from pipelines.verify.view import size
 
 
@@ -53,6 +52,6 @@ def gate_lines(plan: Plan, words: Sequence[str]) -> list[str]:
     return [
         f"`lumina run` stops at {held[0]}{unknown}: only its code has changed, and it took more than cost_gate_s."
         f"{more} Compute it again, or keep its output:",
-        "  " + shlex.join(["lumina", "run", *words, "--rerun", held[0]]),
-        "  " + shlex.join(["lumina", "accept", held[0], *words]) + ' --reason "..."',
+        "  " + command_line(["lumina", "run", *words, "--rerun", held[0]]),
+        "  " + command_line(["lumina", "accept", held[0], *words]) + ' --reason "..."',
     ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -15,12 +13,11 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
 from pipelines.reports.stage_progress import ENDED, StageProgress
+from pipelines.terminal import Text
 
 LOG_EVERY_S = 30.0
-_LOG_WIDTH = 120
 _LOOK = {
     "pending": ("·", "dim"),
     "checking": ("·", "dim"),
@@ -36,14 +33,6 @@ _LOOK = {
     "run": ("▶", "bold cyan"),
     "unknown": ("?", "yellow"),
 }
-
-
-def make_console(stderr: bool = False) -> Console:
-    """A console that is wide enough for tables in a log; NO_COLOR is honoured by rich."""
-    stream = sys.stderr if stderr else sys.stdout
-    if stream.isatty() or "COLUMNS" in os.environ:
-        return Console(stderr=stderr, highlight=False)
-    return Console(stderr=stderr, highlight=False, width=_LOG_WIDTH)
 
 
 def state_text(state: str) -> Text:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -15,10 +14,11 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
+from curation.control_characters import shown
 from pipelines.errors import PipelineError, StoreError
 from pipelines.storage.store import Store
+from pipelines.terminal import Text, command_line, in_line
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -28,6 +28,8 @@ STAGES = ("ingest", "split", "probe", "motion", "tag", "select", "encode_text", 
 _NAMED = ("clip_id", "uri", "source", "caption")
 _STATUS = ("status", "reason", "reason_stage", "detail")
 _QUARANTINED, _OTHER_MEDIA = "quarantined", "other_media"
+_FORMULA = ("=", "+", "-", "@", "\t", "\n", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""The last four are the first ones in full width, which some spreadsheets take for the same."""
 WORST = 10
 """Sources shown."""
 
@@ -118,7 +120,7 @@ class Quarantine:
             uri = absolute(clip.uri, str(self.media_root))
         except RowError:
             return None
-        return shlex.join(["lumina", "probe", uri]) if "://" in uri or Path(uri).is_file() else None
+        return command_line(["lumina", "probe", uri]) if "://" in uri or Path(uri).is_file() else None
 
 
 def clip_ids(clips: Iterable[SetAside]) -> dict[tuple[str, str], tuple[str, ...]]:
@@ -204,12 +206,21 @@ def csv_header() -> str:
 
 
 def write_csv(clips: Iterable[SetAside], path: Path) -> None:
-    """Write one row per clip that was set aside, with a header; an existing file is replaced."""
+    """Write one row per clip that was set aside, with a header; an existing file is replaced.
+
+    A cell that a spreadsheet would take for a formula begins with an apostrophe; control characters are shown.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         file.write(f"{csv_header()}\r\n")
         writer = csv.DictWriter(file, [field.name for field in fields(SetAside)])
-        writer.writerows(asdict(clip) for clip in clips)
+        writer.writerows({name: _cell(text) for name, text in asdict(clip).items()} for clip in clips)
+
+
+def _cell(text: str) -> str:
+    """As OWASP says against CSV injection: in front of what begins a formula stands an apostrophe."""
+    text = shown(text)
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def _clip(row: Mapping[str, Any]) -> SetAside:
@@ -302,7 +313,7 @@ def _sources(found: Quarantine) -> RenderableType:
         table.add_column(column, justify="right")
     worst = found.sources()
     for source, lost, clips in worst[:WORST]:
-        table.add_row(source, f"{lost:,}", f"{clips:,}", f"{lost / clips:.1%}")
+        table.add_row(in_line(source), f"{lost:,}", f"{clips:,}", f"{lost / clips:.1%}")
     if len(worst) > WORST:
         table.add_row(Text(f"and {len(worst) - WORST} more", "dim"))
     return table
@@ -312,8 +323,8 @@ def _examples(found: Quarantine) -> RenderableType:
     parts: list[RenderableType] = [Text("One of each:", "bold")]
     for (stage, _, reason), clip in found.examples().items():
         parts.append(Text(reason, "bold").append(f" ({stage})", "not bold dim"))
-        parts.append(Padding(Text(clip.uri or clip.caption), (0, 0, 0, 2), expand=False))
-        parts.append(Padding(Text(clip.detail, "dim"), (0, 0, 0, 2), expand=False))
+        parts.append(Padding(in_line(clip.uri or clip.caption), (0, 0, 0, 2), expand=False))
+        parts.append(Padding(in_line(clip.detail, "dim"), (0, 0, 0, 2), expand=False))
         if command := found.look(clip):
             parts.append(Text(f"  {command}", no_wrap=True, overflow="ignore"))
     return Group(*parts)

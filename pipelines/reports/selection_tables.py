@@ -10,9 +10,10 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
+from curation.control_characters import shown_in_line
 from pipelines.reports.selection import ABSENT, BySource, Change, Difference, Selection
+from pipelines.terminal import Text, in_line
 
 _TITLE = 12
 """Characters of a column's title that stay on one line."""
@@ -73,7 +74,7 @@ def _settings(changed: Mapping[str, tuple[Any, Any]]) -> RenderableType:
     for column in ("setting", "before", "now"):
         table.add_column(column, overflow="fold")
     for key, pair in changed.items():
-        cells = (Text(_value(value), "dim" if value in (None, ABSENT) else "") for value in pair)
+        cells = (in_line(_value(value), "dim" if value in (None, ABSENT) else "") for value in pair)
         table.add_row(f"select.{key}", *cells)
     return table
 
@@ -94,7 +95,9 @@ def _changes(
     lines = [_Line(change.rule, (change.clips,)) for change in changes]
     total = sum(sum(change.clips.values()) for change in changes)
     examples = [
-        Text(example.uri).append(f"  {example.source}  {example.detail}  {example.clip_id[:12]}", "dim")
+        in_line(example.uri).append(
+            shown_in_line(f"  {example.source}  {example.detail}  {example.clip_id[:12]}"), "dim"
+        )
         for change in changes
         for example in change.examples
     ]
@@ -118,7 +121,7 @@ def _by_source(first: str, sections: Sequence[Sequence[_Line]], clips: BySource,
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(first, overflow="fold", min_width=min(_FIRST, len(first)))
     for (title, _), cells in zip(groups, widths, strict=True):
-        table.add_column(Text(title, no_wrap=False), justify="right", overflow="fold", min_width=cells)
+        table.add_column(in_line(title, no_wrap=False), justify="right", overflow="fold", min_width=cells)
     rows = iter(zip(*columns, strict=True))
     for section in sections:
         for line in section:

@@ -16,6 +16,7 @@ from typing import Any, Literal, Self
 from pipelines.dag.events import Display
 from pipelines.errors import StoreError
 from pipelines.reports.stage_progress import StageProgress
+from pipelines.secrets import scrubbed
 from pipelines.storage.lease import process_start
 from pipelines.storage.store import Store
 
@@ -171,7 +172,7 @@ class StatusFile:
     def _write(self) -> None:
         with self._lock:
             self.status.heard = time.time()
-            text = json.dumps(self.status.as_dict())
+            text = json.dumps(scrubbed(self.status.as_dict()))
         try:
             self.live.put(self.status.run, text)
         except StoreError as error:

@@ -12,12 +12,12 @@ from typing import Any
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from pipelines.dag.events import RunSummary
 from pipelines.reports.progress import duration, state_text
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
+from pipelines.terminal import Text
 
 _METRICS, _SELECTION = "metrics.json", "selection.json"
 

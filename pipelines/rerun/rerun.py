@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -32,9 +31,10 @@ from pipelines.rerun.preflight import (
 from pipelines.rerun.seed import copy_stages
 from pipelines.rerun.verdict import Verdict, judge
 from pipelines.storage.store import Store
+from pipelines.terminal import command_line
 from pipelines.tracking.mlflow_client import TrackerAwayError
 from pipelines.tracking.mlflow_tags import tag_pipeline_run
-from pipelines.tracking.uri import target
+from pipelines.tracking.uri import target, with_password, without_password
 
 REPRODUCED, NOT_REPRODUCED, NOT_ATTEMPTED = 0, 3, 4
 """Exit codes; 1 is an error, as everywhere, and what the run itself ends with if a stage fails."""
@@ -64,7 +64,7 @@ class Options:
         words += ["--fresh"] * self.fresh + ["--here"] * self.here + ["--allow-env-drift"] * self.allow_env_drift
         words += ["--into", str(self.into)] if self.into else []
         words += ["--from", self.start] if self.start else []
-        return shlex.join([*words, *(part for value in self.overrides for part in ("-o", value))])
+        return command_line([*words, *(part for value in self.overrides for part in ("-o", value))])
 
     @property
     def apart(self) -> bool:
@@ -167,7 +167,7 @@ def _tag(store: Store, lock: Lock, verdict: Verdict) -> str:
 
 
 def _tracking_uri(store: Store, lock: Lock) -> str:
-    return target(store, lock.config.get("tracking_uri")).uri
+    return with_password(target(store, lock.config.get("tracking_uri")).uri)
 
 
 def _check_options(record: Mapping[str, Any], options: Options) -> None:
@@ -268,7 +268,10 @@ def _execute(
     output: IO[str] | None,
 ) -> str:
     """Run it, and return the id of the run."""
-    options = ["--store", str(target.root), "--name", _name(record), "-o", f"tracking_uri={_tracking_uri(store, lock)}"]
+    tracked = _tracking_uri(store, lock)
+    # All users of this machine see the words of a process; its environment has the password.
+    tracked = tracked if without_password(tracked) == tracked else "null"
+    options = ["--store", str(target.root), "--name", _name(record), "-o", f"tracking_uri={tracked}"]
     options += ["--until", record["until"]] if record.get("until") else []
     options += ["--continue-with", again_command]
     # Whoever reruns means to compute; code of before the cost gate does not know the option.

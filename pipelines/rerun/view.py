@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from pipelines.rerun.preflight import Check, stops
 from pipelines.rerun.rerun import Rerun
 from pipelines.rerun.verdict import StageVerdict, Verdict
+from pipelines.terminal import Text
 
 _STATES = {"ok": ("✓", "green"), "differs": ("≠", "yellow"), "missing": ("✗", "bold red")}
 _OUTCOMES = {"bitwise equal": "green", "within tolerance": "green", "within band": "green", "reused": "dim"}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import StoreError, disk_problem
+from pipelines.secrets import scrubbed
 from pipelines.storage.durable import replace_file
 from pipelines.storage.seal import seal
 
@@ -15,7 +16,7 @@ from pipelines.storage.seal import seal
 def write(root: Path, run_id: str, name: str, record: Mapping[str, Any]) -> None:
     """See `Store.put_run`."""
     for path, text in (
-        (root / "runs" / f"{run_id}.json", seal(json.dumps(record, indent=1))),
+        (root / "runs" / f"{run_id}.json", seal(json.dumps(scrubbed(record), indent=1))),
         (root / "latest" / name, run_id),
     ):
         try:

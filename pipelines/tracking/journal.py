@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from pipelines.errors import StoreError
+from pipelines.secrets import scrub
 
 SCHEMA = "lumina.tracking/1"
 _FOLDER = "tracking"
@@ -31,7 +32,8 @@ class Journal:
     Attributes:
         path: the file.
         run: id of the pipeline run.
-        uri: MLflow tracking URI; None stands for the store's own database, also after the store was moved.
+        uri: MLflow tracking URI, without its password; None stands for the store's own database, also after the store
+            was moved.
     """
 
     def __init__(self, path: Path, run: str, uri: str | None, file: IO[str]) -> None:
@@ -97,7 +99,7 @@ class Journal:
         """Put aside events that MLflow would not take; returns the file."""
         path = self.path.with_name(f"{self.run}{_REFUSED}")
         known = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
-        lines = [json.dumps({"error": f"{type(error).__name__}: {error}", **event}) for event in events]
+        lines = [json.dumps({"error": scrub(f"{type(error).__name__}: {error}"), **event}) for event in events]
         with path.open("a", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines if line not in known)
         return path

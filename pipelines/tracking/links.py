@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from pipelines.terminal import command_line
+
 _LOCAL_UI = "http://127.0.0.1:5000"
 
 
@@ -53,5 +55,5 @@ def links(uri: str, found: Mapping[str, Any], buffer: Path | None) -> Links:
         model = f"{base}/models/{quote(name, safe='')}/versions/{version}"
     if evaluations:
         clips = f"{base}/experiments/{experiment}/runs/{evaluations[-1]}/artifacts"
-    command = f"mlflow ui --backend-store-uri {uri}" if local else ""
+    command = command_line(["mlflow", "ui", "--backend-store-uri", uri]) if local else ""
     return Links(uri, command, pipeline, compare, model, clips, buffer)

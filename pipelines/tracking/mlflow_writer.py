@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -139,7 +140,7 @@ class MlflowWriter:
 
     def _restore(self, kind: str, number: str) -> str:
         option = f"--{kind.removesuffix('s')}-id"
-        return f"MLFLOW_TRACKING_URI={without_password(self.uri)} mlflow {kind} restore {option} {number}"
+        return f"MLFLOW_TRACKING_URI={shlex.quote(without_password(self.uri))} mlflow {kind} restore {option} {number}"
 
     def _leave_out(self, what: str, why: str) -> None:
         if what not in self.left_out:
@@ -315,7 +316,7 @@ class MlflowWriter:
 
         The manifest names it, unless MLflow was away then, or another server is asked now.
         """
-        if manifest["origin"].get("uri") == self.uri:
+        if manifest["origin"].get("uri") == without_password(self.uri):
             return str(manifest["origin"]["run_id"])
         found = self._find(self.pipelines, fingerprint=manifest["fingerprint"], state="done")
         return found[0].info.run_id if found else ""

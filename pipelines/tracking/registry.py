@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import PromptVersion
 from mlflow.exceptions import MlflowException
 from mlflow.prompt.constants import PROMPT_TEMPLATE_VARIABLE_PATTERN
+
+from curation.control_characters import shown_in_line
 
 _LINKED_PROMPTS = "mlflow.linkedPrompts"
 _PROMPT_EXPERIMENTS = "_mlflow_experiment_ids"
@@ -30,6 +33,13 @@ def prompt_name(source: str) -> str:
     if clean != source:
         clean += f"-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
     return f"system-prompt.{clean}"
+
+
+def as_code(text: str) -> str:
+    """Text from outside as a span of code in Markdown, where it is neither a link nor a picture from elsewhere."""
+    fence = "`" * (1 + max((len(found) for found in re.findall("`+", text)), default=0))
+    blank = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{blank}{shown_in_line(text)}{blank}{fence}"
 
 
 def looks_like_a_template(text: str) -> bool:
@@ -100,7 +110,7 @@ class Registry:
         for source, text in sorted(texts.items()):
             name, digest = prompt_name(source), hashlib.sha256(text.encode()).hexdigest()
             self._unless_there(
-                self._client.create_prompt, name, description=f"System prompt of the source {source}.",
+                self._client.create_prompt, name, description=f"System prompt of the source {as_code(source)}.",
                 tags={_PROMPT_EXPERIMENTS: f",{','.join(self._experiments)},", "lumina.source": source},
             )  # fmt: skip
             known = {one.tags.get("lumina.sha256"): str(one.version) for one in self._prompt_versions(name)}
@@ -143,7 +153,7 @@ class Registry:
 def _how_to_use(event: Mapping[str, Any]) -> str:
     """Description of a model version, in Markdown."""
     model = event["model"]
-    command = model["use"].format(checkpoint=event["path"]).replace("\n", "\n    ")
+    command = model["use"].format(checkpoint=shlex.quote(event["path"])).replace("\n", "\n    ")
     return (
         f"{model['what']} Stage `{event['stage']}`.\n\n"
         f"The weights stay where the pipeline put them:\n\n    {event['path']}\n\n"

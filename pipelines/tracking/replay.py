@@ -12,7 +12,7 @@ from pipelines.tracking.journal import Journal, run_of, waiting
 from pipelines.tracking.mlflow_client import check_answers, sorted_error
 from pipelines.tracking.mlflow_writer import MlflowWriter, is_refusal
 from pipelines.tracking.tracker import artifacts_of, groups
-from pipelines.tracking.uri import default_uri, one_line, without_password
+from pipelines.tracking.uri import default_uri, one_line, with_password, without_password
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def replay_waiting(
             continue
         try:
             target = journal.uri or default_uri(store)
-            if uri is None or uri == target:
-                yield _replay(store, journal, to or target, note)
+            if uri is None or without_password(uri) == target:
+                yield _replay(store, journal, to or uri or with_password(target), note)
         except Exception as error:
             raise sorted_error(error, to or journal.uri or default_uri(store)) from error
         finally:

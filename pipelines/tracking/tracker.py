@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.dag.events import StageOutcome
 from pipelines.dag.record import git_state
 from pipelines.dag.stage import Stage
+from pipelines.secrets import scrubbed
 from pipelines.storage.lease import process_start
 from pipelines.storage.store import Store
 from pipelines.tracking.attempts import Attempts
@@ -179,13 +180,13 @@ class MlflowTracking:
 
     def _open_journal(self) -> Journal | None:
         try:
-            return Journal.create(self.store.root, self.run_id, None if self.target.is_own else self.uri)
+            return Journal.create(self.store.root, self.run_id, None if self.target.is_own else self._shown)
         except OSError as error:
             self.note(f"no journal of MLflow's records can be kept ({error}): should MLflow be away, they are lost")
             return None
 
     def _put(self, event: str, **fields: Any) -> None:
-        record = {"event": event, "at_ms": int(time.time() * 1000), **fields}
+        record = scrubbed({"event": event, "at_ms": int(time.time() * 1000), **fields})
         with self._order:
             if self._journal is not None:
                 # A full disk stops no training; what is in the queue is written all the same.

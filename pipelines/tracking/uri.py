@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
+from pipelines.secrets import scrub
 from pipelines.storage.store import Store
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 _SQLITE = "sqlite:///"
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 @dataclass(frozen=True)
@@ -48,17 +47,20 @@ def target(store: Store, configured: str | None, environment: Mapping[str, str] 
 
 
 def without_password(uri: str) -> str:
-    """The URI without `user:password@`."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    """The URI without `user:password@`, and without the values of options that are secrets."""
+    return scrub(uri)
+
+
+def with_password(uri: str, environment: Mapping[str, str] = os.environ) -> str:
+    """A URI as it was before `without_password`, where `MLFLOW_TRACKING_URI` is the same one: none is written down."""
+    named = environment.get(VARIABLE)
+    return named if named and without_password(named) == uri else uri
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says first, without what lies between `://` and `@` of an address."""
+    """What an error says first, without passwords."""
     text = str(error).strip().splitlines()
-    return _CREDENTIALS.sub("", text[0]) if text else type(error).__name__
+    return scrub(text[0]) if text else type(error).__name__
 
 
 def database_file(uri: str) -> Path | None:

@@ -9,9 +9,9 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
 from pipelines.reports.progress import duration
+from pipelines.terminal import Text
 from pipelines.verify.mend import can_mend
 from pipelines.verify.verification import Problem, Row, Unchecked, Verification
 

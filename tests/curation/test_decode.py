@@ -63,7 +63,7 @@ def test_a_span_is_measured_and_read_by_itself(tmp_path: Path, suffix: str, code
     for row, first in ((middle, 50), (end, 150)):
         times = clip_times(row, [step * 0.4 for step in range(100)])
         assert len(times) == row["frames_shown"] // 10 + (row["frames_shown"] % 10 > 0)
-        frames = frames_at(decoder, row, str(tmp_path), times)
+        frames = frames_at(decoder, row, Env(str(tmp_path)), times)
         assert [number_of(image) for image in frames.pixels] == [first + 10 * step for step in range(len(times))]
     decoder.close()
 

@@ -115,3 +115,42 @@ def test_a_hanging_child_does_not_outlive_its_parent(clip: Path, tmp_path: Path)
     parent.wait()
     parent.stdout.close()
     assert child.wait(timeout=20) is None  # ended by the kernel's timer; not ours to reap
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="as Linux tells of processes")
+def test_the_child_has_no_more_than_it_needs(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "marked-7731")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # Who stands in a folder of somebody else's runs no code of it.
+    (tmp_path / "json.py").write_text("raise SystemExit('taken from the folder')")
+    monkeypatch.chdir(tmp_path)
+    before = children()
+    made = Decoder(DecodeLimits(memory_bytes=1 << 30))
+    try:
+        assert made.probe(clip, "video").frames_decodable == 12
+        [pid] = children() - before
+        process = psutil.Process(pid)
+        environment = process.environ()
+        assert environment.pop("OMP_NUM_THREADS") == "1"
+        assert set(environment) <= {"PATH", "PYTHONPATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH"}
+        assert "\nNoNewPrivs:\t1\n" in Path(f"/proc/{pid}/status").read_text()
+        assert process.rlimit(psutil.RLIMIT_FSIZE) == process.rlimit(psutil.RLIMIT_CORE) == (0, 0)
+        assert process.rlimit(psutil.RLIMIT_NOFILE)[1] <= 256
+        assert process.rlimit(psutil.RLIMIT_AS)[1] < 64 << 30
+    finally:
+        made.close()
+
+
+def test_the_confined_write_no_file(tmp_path: Path) -> None:
+    code = f"""
+from curation.confinement import confine
+confine()
+file = open({str(tmp_path / "x")!r}, "w", buffering=1)
+try:
+    file.write("much\\n")
+except OSError as error:
+    print(error.strerror)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "File too large" in done.stdout
+    assert (tmp_path / "x").read_bytes() == b""

@@ -172,7 +172,7 @@ def test_a_file_is_read_once_for_its_spans_and_repeats_are_set_aside(
     path = _csv(tmp_path, "video,span_start_s,span_end_s,caption\n" + "".join(f"{line},x\n" for line in lines))
     opened: list[str] = []
     read: Callable[..., Any] = manifests.chunks
-    monkeypatch.setattr(manifests, "chunks", lambda uri, root: opened.append(uri) or read(uri, root))
+    monkeypatch.setattr(manifests, "chunks", lambda uri, *where: opened.append(uri) or read(uri, *where))
     rows = _ingest(path)
     assert sorted(opened) == ["a.mp4", "copy.mp4", "gone.mp4"]
     assert [(row["uri"], row["span_start_s"], row["span_end_s"], row["reason"]) for row in rows] == [

@@ -13,26 +13,28 @@ from typing import Any
 
 import pytest
 
+from curation import media
 from curation.media import chunks, localized, member_uri, stamp, stamps, suffix
+from curation.object_stores import ObjectStore, ObjectStores
 from curation.schema import Reason, RowError
 
 OBJECTS = {"/bucket/a b.mp4": b"0123456789" * 300_000, "/bucket/folder/empty.mp4": b""}
 
 
-def _read(uri: str, root: Path) -> bytes:
-    content = b"".join(chunks(uri, str(root)))
-    with localized(uri, str(root)) as path:
+def _read(uri: str, root: Path, stores: ObjectStores = ObjectStores()) -> bytes:  # noqa: B008 - it is frozen
+    content = b"".join(chunks(uri, str(root), stores))
+    with localized(uri, str(root), stores) as path:
         assert path.read_bytes() == content
         assert path.suffix.lower() == suffix(uri)
     return content
 
 
-def _reason(uri: str, root: Path) -> tuple[Reason, str]:
+def _reason(uri: str, root: Path, stores: ObjectStores = ObjectStores()) -> tuple[Reason, str]:  # noqa: B008
     """Why a URI cannot be used: the same for all that open or look at it."""
     said = []
-    for use in (_read, lambda uri, root: stamp(uri, str(root))):
+    for use in (_read, lambda uri, root, stores: stamp(uri, str(root), stores)):
         with pytest.raises(RowError) as caught:
-            use(uri, root)
+            use(uri, root, stores)
         said.append((caught.value.reason, caught.value.detail))
     assert said[0] == said[1]
     return said[0]
@@ -193,35 +195,92 @@ class _S3(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Options of a URI that lead to a local server."""
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    """A local server."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "dummy-key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "dummy-secret")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     server = ThreadingHTTPServer(("127.0.0.1", 0), _S3)
     Thread(target=server.serve_forever, daemon=True).start()
-    yield f"?region=us-east-1&scheme=http&endpoint_override=127.0.0.1:{server.server_port}"
+    yield ObjectStore(region="us-east-1", scheme="http", endpoint_override=f"127.0.0.1:{server.server_port}")
     server.shutdown()
     server.server_close()
 
 
-def test_objects_of_s3(s3: str, tmp_path: Path) -> None:
+def test_objects_of_s3(s3: ObjectStore, tmp_path: Path) -> None:
+    stores = ObjectStores(s3=s3)
     content = OBJECTS["/bucket/a b.mp4"]
-    uri = f"s3://bucket/a%20b.mp4{s3}"
-    assert hashlib.sha256(_read(uri, tmp_path)).digest() == hashlib.sha256(content).digest()
-    assert stamp(uri, "") == f"{len(content)}:1700000000000000000"
-    with localized(uri, "") as path:
+    uri = "s3://bucket/a%20b.mp4"
+    assert hashlib.sha256(_read(uri, tmp_path, stores)).digest() == hashlib.sha256(content).digest()
+    assert stamp(uri, "", stores) == f"{len(content)}:1700000000000000000"
+    with localized(uri, "", stores) as path:
         assert path.name == "media.mp4"
     assert not path.exists()
-    assert _read(f"s3://bucket/folder/empty.mp4{s3}", tmp_path) == b""
-    gone, secret = f"s3://bucket/gone.mp4{s3}", f"s3://bucket/secret.mp4{s3}"
-    assert _reason(gone, tmp_path)[0] == Reason.MISSING_FILE
+    assert _read("s3://bucket/folder/empty.mp4", tmp_path, stores) == b""
+    gone, secret = "s3://bucket/gone.mp4", "s3://bucket/secret.mp4"
+    assert _reason(gone, tmp_path, stores)[0] == Reason.MISSING_FILE
     with pytest.raises(RowError, match="ACCESS_DENIED") as caught:
-        _read(secret, tmp_path)
+        _read(secret, tmp_path, stores)
     assert caught.value.reason == Reason.UNREADABLE_FILE
     assert "dummy" not in caught.value.detail
-    assert stamps([uri, gone, secret], "") == {
-        uri: stamp(uri, ""), gone: "missing_file", secret: "unreadable_file"
+    assert stamps([uri, gone, secret], "", stores) == {
+        uri: stamp(uri, "", stores), gone: "missing_file", secret: "unreadable_file"
     }  # fmt: skip
-    with pytest.raises(RowError, match="Unexpected query parameter"):
-        _read("s3://bucket/a.mp4?colour=red", tmp_path)
+
+
+def test_a_row_names_no_server(s3: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contacted: list[str] = []
+    monkeypatch.setattr(media, "_filesystem", lambda store, anonymous: contacted.append(store))
+    rows = [
+        f"s3://bucket/a.mp4?scheme=http&endpoint_override={s3.endpoint_override}", "gs://bucket/a.mp4?endpoint_override=x",
+        "s3://bucket/a.mp4?region=eu-west-1", "s3://bucket/a.mp4?REGION=x", "s3://bucket/a.mp4?x", "s3://bucket/a.mp4?=&",
+        "s3://bucket:80/a.mp4", "s3://buck%2fet/a.mp4", "s3://evil.example#/a.mp4", "s3://@/a.mp4", "s3:///a.mp4",
+    ]  # fmt: skip
+    for uri in rows:
+        reason, detail = _reason(uri, tmp_path)
+        assert reason == Reason.UNSUPPORTED_URI, uri
+        assert str(s3.endpoint_override) not in detail
+    assert set(stamps(rows, str(tmp_path)).values()) == {"unsupported_uri"}
+    assert _reason(rows[0], tmp_path)[1] == (
+        "s3://bucket/a.mp4: a row names no server or options (endpoint_override, scheme): set "
+        "runtime.object_stores.s3, or allow them by name with runtime.object_stores.row_options"
+    )
+    some = ObjectStores(row_options=("region",))
+    assert "options (endpoint_override, scheme)" in _reason(rows[0] + "&region=x", tmp_path, some)[1]
+    assert contacted == []
+
+
+def test_rows_may_name_what_the_config_allows(s3: ObjectStore, tmp_path: Path) -> None:
+    stores = ObjectStores(s3=ObjectStore(region="nowhere", scheme="http"), row_options=("region", "endpoint_override"))
+    uri = f"s3://bucket/folder/empty.mp4?region=us-east-1&endpoint_override={s3.endpoint_override}"
+    assert _read(uri, tmp_path, stores) == b""
+
+
+def test_no_credentials_are_sent_where_the_config_says_so(s3: ObjectStore) -> None:
+    # The server asserts that every question is signed.
+    nobody = ObjectStores(s3=s3.model_copy(update={"anonymous": True}))
+    with pytest.raises(RowError):
+        stamp("s3://bucket/a%20b.mp4", "", nobody)
+
+
+@pytest.mark.parametrize("place", ["/proc/self/environ", "/sys/kernel/mm/transparent_hugepage/enabled"])
+def test_what_the_system_makes_up_is_no_media(tmp_path: Path, place: str) -> None:
+    if not Path(place).is_file():
+        pytest.skip(f"no {place}")
+    (tmp_path / "a.mp4").symlink_to(place)
+    for uri in (place, f"file://{place}", "a.mp4", f"zip://a.mp4::{place}"):
+        assert _reason(uri, tmp_path) == (
+            Reason.UNREADABLE_FILE, f"{uri}: the system makes this up (/proc, /sys, /dev), it is no file"
+        )  # fmt: skip
+
+
+def test_a_member_is_read_and_never_unpacked_under_its_name(tmp_path: Path) -> None:
+    root = tmp_path / "deep" / "root"
+    root.mkdir(parents=True)
+    names = ("../../evil.mp4", "/srv/evil.mp4", "a/../b.mp4")
+    with zipfile.ZipFile(root / "part.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, name)
+    for name in names:
+        assert _read(f"zip://{name}::part.zip", root) == name.encode()
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["part.zip"]

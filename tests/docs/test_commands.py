@@ -59,7 +59,6 @@ RULES: tuple[tuple[str, Run | Read], ...] = (
     (r"lumina verify.*", Run("compared_copy")),
     (r"lumina gc.*", Run("compared_copy")),
     (r"lumina track", Run("compared_copy")),
-    (r"lumina track RUN", Read("names in capitals stand for something else")),
     (r"lumina cluster check .+", Run("program")),
     (r"lumina selection.*", Run("curated")),
     (r"lumina quarantine --retry .*", Run("curated_copy")),
@@ -71,10 +70,13 @@ RULES: tuple[tuple[str, Run | Read], ...] = (
     (r"lumina accept .*", Read("needs stages in drift; tests/pipelines/commands/test_accept.py has some")),
     (r"lumina convert.*", Read(NETWORKS)),
     (r"lumina [a-z]+( [a-z]+)?", Read("named in a sentence")),
-    (r"lumina (generate|diff|probe|COMMAND)\b.*", Read("names in capitals stand for something else")),
+    (r"lumina (generate|diff|probe|track|COMMAND)\b.*", Read("names in capitals stand for something else")),
     (r"make \w+", Read(OTHER)),
     (r"mlflow ui .*", Read("a server that stays")),
-    (r"mlflow (experiments|runs) restore .*", Read("needs what was deleted; tests/pipelines/tracking/ has some")),
+    (
+        r"mlflow (experiments|runs) restore .*",
+        Read("needs what was deleted; tests/pipelines/tracking/test_left_out.py has one"),
+    ),
     (r"(\.|cp|export|python|pip|hf|aws|kubectl|docker|ray) .*", Read(OTHER)),
 )
 COMMANDS = commands()

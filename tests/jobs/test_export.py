@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,25 @@ def test_default_source_must_have_a_prompt(inputs: tuple[Path, MultiScaleNextDiT
     ctx = context(inputs[0], tmp_path / "out", ExportConfig(source="film"), "checkpoint", "tag")
     with pytest.raises(ValueError, match="only for synthetic, web"):
         run(ctx)
+
+
+def test_only_files_of_networks_are_copied_and_no_link_leads_out(
+    inputs: tuple[Path, MultiScaleNextDiT], tmp_path: Path
+) -> None:
+    root = tmp_path / "inputs"
+    shutil.copytree(inputs[0], root)
+    encoder = root / "text_encoder"
+    (encoder / "notes.txt").write_text("not to be published")
+    (encoder / "LICENSE").write_text("as it is")
+    (tmp_path / "credentials").write_text("marked-7731")
+    (encoder / "merges.txt").symlink_to(tmp_path / "credentials")
+    ctx = context(root, tmp_path / "out", ExportConfig(), "checkpoint", "tag")
+    with pytest.raises(ValueError, match=r"text_encoder/merges\.txt is a link that leads out of the folder: "):
+        run(ctx)
+    assert not [path for path in ctx.out.rglob("*") if path.is_file() and b"marked-7731" in path.read_bytes()]
+    (encoder / "merges.txt").unlink()
+    made = context(root, tmp_path / "again", ExportConfig(), "checkpoint", "tag")
+    run(made)
+    copied = {path.name for path in (made.out / "text_encoder").iterdir()}
+    assert {"config.json", "model.safetensors", "LICENSE"} < copied
+    assert "notes.txt" not in copied

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from pipelines.reports.page.motion import motion_table
 from pipelines.reports.page.stages import draw, stage_rows
 from pipelines.reports.progress import duration
 from pipelines.storage.store import Store
+from pipelines.terminal import command_line
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 SCRIPT = Path(__file__).with_name("report.js")
@@ -112,7 +112,7 @@ def _rule(selection: Mapping[str, Any]) -> str:
 
 def _commands(side: Side, record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(what for, command), only such as this run can be given to."""
-    run, store = shlex.quote(side.run), shlex.quote(side.store)
+    run, store = command_line([side.run]), command_line([side.store])
     found = []
     commits = sorted({str(h.manifest.git["commit"]) for h in side.stages.values() if h.manifest and h.manifest.git})
     dirty = any(held.manifest.git.get("dirty") for held in side.stages.values() if held.manifest)
@@ -130,9 +130,9 @@ def _commands(side: Side, record: Mapping[str, Any]) -> list[tuple[str, str]]:
     if export and export.output:
         # What lies in a bucket is copied first, whether or not it is on this machine: the page goes to others.
         what = f"a clip, once {export.output} is copied to the folder checkpoint" if side.in_bucket else "a clip"
-        checkpoint = "checkpoint" if side.in_bucket else shlex.quote(str(export.output))
+        checkpoint = "checkpoint" if side.in_bucket else command_line([str(export.output)])
         prompt = "A red circle moves to the right."
-        found.append((what, f"lumina generate --checkpoint {checkpoint} --prompt {shlex.quote(prompt)}"))
+        found.append((what, f"lumina generate --checkpoint {checkpoint} --prompt {command_line([prompt])}"))
     return found
 
 

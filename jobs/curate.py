@@ -35,6 +35,7 @@ import pyarrow.dataset as ds
 
 from curation.decode_limits import DecodeLimits
 from curation.digest import RowsDigest
+from curation.faults import MachineError, told_by
 from curation.operator import Env, Input, Operator, apply, dataset
 from curation.schema import Reason, Status, conform
 from jobs import capacity
@@ -58,7 +59,8 @@ def run(ctx: JobContext) -> JobResult:
     """Run the operator that `ctx.operator` names over `ctx.inputs`; writes `<out>/data/*.parquet`.
 
     RuntimeError if rows are lost, or if every row that was computed met an unforeseen error: that is a broken set-up,
-    not bad clips.
+    not bad clips. MachineError for a fault of the machine, and if so many rows failed alike that one is likely; rows
+    that are finished, and not among these, are kept for the next run.
     """
     operator = load_operator(ctx.operator)
     device = "cuda" if ctx.runtime.curates_on_gpu and operator.runs_network(ctx.config) else "cpu"
@@ -180,7 +182,13 @@ def _execute(ctx: JobContext, operator: Operator, env: Env, units: pa.Table, dir
             num_cpus=1,
             resources=capacity.curation_place(ctx.runtime),
         )
-    written.materialize()
+    try:
+        written.materialize()
+    except Exception as error:
+        fault = told_by(error)
+        if fault is None:
+            raise
+        raise fault from error
 
 
 def _to_bytes(table: pa.Table) -> bytes:
@@ -230,7 +238,11 @@ class _Worker:
                 done.update(read_part(record).units)
             if number in done:
                 continue
-            held[number] = apply(self.operator, self.compute, unit.drop_columns([UNIT, UNIT_ROWS]))
+            try:
+                held[number] = apply(self.operator, self.compute, unit.drop_columns([UNIT, UNIT_ROWS]))
+            except MachineError:
+                self._flush(held)  # what is done stays
+                raise
             held_bytes += held[number].nbytes
             rows += size
             if self._is_due(held_bytes):

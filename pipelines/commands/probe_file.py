@@ -20,7 +20,7 @@ def probe_view(uri: str) -> RenderableType:
     """A table of what is known of a file after decoding it; PipelineError says why it would be quarantined."""
     decoder = Decoder(DecodeLimits())
     try:
-        with localized(uri, ".") as path:
+        with localized(uri, ".", seen=False) as path:
             with path.open("rb") as file:
                 media = media_of(file.read(HEAD_BYTES), uri)
             found = asdict(decoder.probe(path, media))

@@ -40,6 +40,7 @@ from curation.operator import Env, Input, Operator, apply, dataset
 from curation.schema import Reason, Status, conform
 from jobs import capacity
 from jobs.context import JobContext, JobResult
+from jobs.failed_alike import check_failed_alike
 from jobs.kept import adopt
 from jobs.parts import Part, link_parts, read_part, read_parts, record_path, rows_written, write_part
 from jobs.row_index import write_row_index
@@ -116,6 +117,7 @@ def _result(
         # Nothing of it is worth keeping: once the cause is mended, all rows are computed anew.
         shutil.rmtree(ctx.work / "parts", ignore_errors=True)
         raise RuntimeError(f"{ctx.stage}: no row succeeded; the first error was: {found['detail'][0].as_py()}")
+    check_failed_alike(ctx, operator, rows, written)
     report = operator.report(written, ctx.config, ctx.out)
     write_row_index(ctx.out, {file.name: file.marks for part in parts for file in part.files}, operator.key, given)
     ctx.progress(len(rows), len(rows), "rows")

@@ -35,6 +35,9 @@ class RuntimeConfig(Config):
     """Seconds after which the decoding of one clip is given up: its row is quarantined as `decode_timeout`."""
     decode_memory_gb: float = Field(default=4.0, gt=0, le=1024)
     """GiB that the process which decodes one clip may grow to: beyond, its row is quarantined as `decode_memory`."""
+    max_failed_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of a curation stage's rows that may fail alike. If more are quarantined for one reason, and 20 at least,
+    the stage stops and asks: the machine or a setting is likelier at fault than so many clips. 1 never stops."""
     train_workers: int = Field(default=2, ge=1, le=65536)
     """Ray Train workers (the world size)."""
     min_train_workers: int | None = Field(default=None, ge=1)

@@ -20,7 +20,7 @@ def test_limits_of_decoding_have_bounds_on_both_sides(name: str, value: float) -
 
 
 def test_the_longest_limits_are_taken() -> None:
-    assert RuntimeConfig(decode_timeout_s=86400, decode_memory_gb=1024).decode_memory_gb == 1024
+    assert RuntimeConfig(decode_timeout_s=86400, decode_memory_gb=1024, max_failed_share=1).max_failed_share == 1
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,7 @@ def test_the_longest_limits_are_taken() -> None:
     [
         (RuntimeConfig, "peak_tflops"),
         (RuntimeConfig, "ray_start_s"),
+        (RuntimeConfig, "max_failed_share"),
         (MotionConfig, "interval_s"),
         (MotionConfig, "window_s"),
         (ShotsConfig, "threshold"),

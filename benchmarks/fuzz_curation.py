@@ -43,7 +43,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--timeout-s", type=float, default=5.0)
     args = parser.parse_args()
-    runtime = RuntimeConfig(decode_timeout_s=args.timeout_s)
+    # Half of these files are meant to fail.
+    runtime = RuntimeConfig(decode_timeout_s=args.timeout_s, max_failed_share=1)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         (root / "media").mkdir()

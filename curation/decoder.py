@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ import psutil
 
 from curation.confinement import bound_memory, environment
 from curation.decode_limits import DecodeLimits
+from curation.faults import MachineError, machine_errors
 from curation.schema import Reason, RowError, Status
 from curation.video_files import Frames, Probe
 
@@ -105,16 +106,21 @@ class Decoder:
         # Native libraries leak: a child that has become large makes room for a new one between two clips.
         if self._child is not None and _resident(self._child.pid) > self.limits.memory_bytes // 2:
             self.close()
+        if "fault" in answer:
+            raise MachineError(answer["fault"])
         if "reason" in answer:
             raise RowError(Reason(answer["reason"]), answer["detail"], Status(answer["status"]))
         return answer, pixels
 
     def _asked(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytearray]:
         child = self._started()
+        answer = _Answer(child, request["timeout_s"], self.limits.memory_bytes)
         try:
-            _send(child, request)
-            return _Answer(child, request["timeout_s"], self.limits.memory_bytes).read()
-        except RowError:
+            with _not_begun("the decoding process did not begin"):
+                _send(child, request)
+                answer.read()
+            return answer.read()
+        except BaseException:  # what is left of an answer must not be taken for that to the next request
             self.close()
             raise
 
@@ -126,37 +132,37 @@ class Decoder:
         self.close()
         root = str(Path(__file__).resolve().parents[1])
         paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-        child = subprocess.Popen(  # noqa: S603 - the project's own module
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment(paths),
-            # Ctrl-C is the parent's business.
-            start_new_session=True,
-        )
+        with machine_errors("the decoding process cannot be started"):
+            child = subprocess.Popen(  # noqa: S603 - the project's own module
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment(paths),
+                # Ctrl-C is the parent's business.
+                start_new_session=True,
+            )
         weakref.finalize(self, _end, child)
         try:
-            answer, _ = _Answer(child, _START_S, self.limits.memory_bytes).read()
-        except RowError as error:
+            with _not_begun("the decoding process did not start"):
+                _Answer(child, _START_S, self.limits.memory_bytes).read()
+        except MachineError:
             _end(child)
-            raise RuntimeError(f"the decoding process did not start: {error}") from error
-        if answer != {"ready": True}:
-            raise RuntimeError(f"the decoding process greets with {answer}")
+            raise
         bound_memory(child.pid, psutil.Process(child.pid).memory_info().vms, self.limits.memory_bytes)
         self._child, self._used = child, time.monotonic()
         return child
 
 
 class _Answer:
-    """Reads one answer of a child while it looks at the clock and at the child's memory."""
+    """Reads what a child says while it looks at the clock and at the child's memory."""
 
     def __init__(self, child: subprocess.Popen[bytes], timeout_s: float, memory_bytes: int) -> None:
         self._child, self._timeout_s, self._memory_bytes = child, timeout_s, memory_bytes
         self._deadline = time.monotonic() + timeout_s
 
     def read(self) -> tuple[dict[str, Any], bytearray]:
-        """The answer and the pixels behind it; RowError if none comes."""
+        """What it says next, and the pixels behind it; RowError if nothing comes."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._stdout(), selectors.EVENT_READ)
             length = LENGTH.unpack(self._exactly(LENGTH.size, selector))[0]
@@ -180,6 +186,11 @@ class _Answer:
     def _wait(self, selector: selectors.BaseSelector) -> None:
         while not selector.select(_POLL_S):
             if time.monotonic() > self._deadline:
+                if _waits_for_disk(self._child.pid):
+                    raise MachineError(
+                        f"the decoder waits for a disk or a mount, for {self._timeout_s:g} s in all "
+                        "(runtime.decode_timeout_s); see that it answers, and the same command continues"
+                    )
                 detail = f"no answer within {self._timeout_s:g} s (runtime.decode_timeout_s)"
                 raise RowError(Reason.DECODE_TIMEOUT, detail)
             if _resident(self._child.pid) > self._memory_bytes:
@@ -209,6 +220,25 @@ def _send(child: subprocess.Popen[bytes], request: dict[str, Any]) -> None:
         child.stdin.flush()
     except BrokenPipeError:
         raise RowError(Reason.DECODE_CRASHED, f"the decoder died of {_cause(child)}") from None
+
+
+@contextlib.contextmanager
+def _not_begun(what: str) -> Iterator[None]:
+    """What happens to a child inside says nothing of a clip."""
+    try:
+        yield
+    except RowError as error:
+        raise MachineError(
+            f"{what}: {error}; where memory is not short, `python -m curation.decoding_child` tells why; mend that, "
+            "and the same command continues"
+        ) from error
+
+
+def _waits_for_disk(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_DISK_SLEEP)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _resident(pid: int) -> int:

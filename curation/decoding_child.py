@@ -1,6 +1,7 @@
 """The child process of `curation.decoder`: answers one request after another until its input ends.
 
-Requests and answers are JSON, each behind its length in 4 bytes; pixels follow an answer as raw bytes. Nothing is
+Requests and answers are JSON, each behind its length in 4 bytes; before the answer to a request goes a word that it was
+read, and pixels follow as raw bytes. Nothing is
 pickled: the parent must not trust a process whose native code has read a hostile file.
 """
 
@@ -21,6 +22,7 @@ import numpy as np
 from curation.backends import load_backends, probe, read
 from curation.confinement import confine
 from curation.decoder import IDLE_S, LENGTH, message
+from curation.faults import MachineError, is_of_machine, machine_error
 from curation.schema import Reason, RowError, Status
 
 _GRACE_S = 5.0
@@ -39,6 +41,7 @@ def main() -> None:
     while select.select([requests], [], [], IDLE_S)[0] and (request := _receive(requests)) is not None:
         # The kernel ends this process even where native code hangs for ever and the parent is no more.
         signal.setitimer(signal.ITIMER_REAL, request["timeout_s"] + _GRACE_S)
+        _send(answers, {"begun": True})
         answer, pixels = _answer(request)
         signal.setitimer(signal.ITIMER_REAL, 0)
         _send(answers, answer, pixels)
@@ -55,10 +58,14 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]
         return {"shape": frames.pixels.shape, "stamps_s": frames.stamps_s}, np.ascontiguousarray(frames.pixels)
     except RowError as error:
         return {"status": error.status, "reason": error.reason, "detail": str(error)}, None
+    except MachineError as error:
+        return {"fault": str(error)}, None
     except MemoryError:
         detail = "the decoder could not get the memory it asked for"
         return {"status": Status.QUARANTINED, "reason": Reason.DECODE_MEMORY, "detail": detail}, None
     except Exception as error:  # noqa: BLE001 - told to the parent, which sets the row aside
+        if is_of_machine(error):
+            return {"fault": str(machine_error(error))}, None
         detail = f"{type(error).__name__}: {error}"
         return {"status": Status.QUARANTINED, "reason": Reason.INTERNAL_ERROR, "detail": detail}, None
 

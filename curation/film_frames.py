@@ -6,7 +6,9 @@ it: every other way to jump gives other frames than asked for, in some codec or 
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,9 +21,12 @@ from typing import Any
 from curation.clock import Clock, ClockError
 from curation.containers import opened
 from curation.display import DisplayError
+from curation.faults import is_of_machine, machine_error
 from curation.key_frames import is_clean
 from curation.schema import Reason, RowError
 
+_AMBIGUOUS = (errno.EIO, errno.ENOMEM, errno.EPERM, errno.ENOSPC, errno.EAGAIN)
+"""What FFmpeg says of damaged files, too."""
 _SEEK_S = 10.0
 """Frames later than this are reached by a jump to a key frame, where that is safe."""
 
@@ -120,6 +125,7 @@ def decoded(stream: Any, packets: Iterable[Any]) -> Iterator[Any]:
         try:
             packet = next(source, None)
         except av.FFmpegError as error:  # the container ends in the middle
+            check_machine(error)
             damage, packet = damage or _Damage(brief(error), None), None
         if packet is not None and packet.is_corrupt:
             if packet.pts is None:
@@ -157,8 +163,24 @@ class _Damage:
         return self.pts is None or pts is None or self.pts < pts
 
 
+def check_machine(error: Exception) -> None:
+    """MachineError for what is said of the machine for certain; FFmpeg has numbers of its own for many things."""
+    import av
+
+    number = getattr(error, "errno", None)
+    if (
+        isinstance(number, int)
+        and number in errno.errorcode
+        and not (isinstance(error, av.FFmpegError) and number in _AMBIGUOUS)
+    ):
+        system = OSError(number, os.strerror(number))
+        if is_of_machine(system):
+            raise machine_error(system) from error
+
+
 @contextmanager
 def row_errors() -> Iterator[None]:
+    """Errors of decoding as RowError; MachineError for those of the machine."""
     import av
 
     try:
@@ -166,6 +188,7 @@ def row_errors() -> Iterator[None]:
     except (ClockError, DisplayError) as error:
         raise RowError(Reason.DECODE_ERROR, str(error)) from error
     except (av.FFmpegError, OSError, ValueError, ArithmeticError) as error:
+        check_machine(error)
         raise RowError(Reason.DECODE_ERROR, f"pyav: {brief(error)}") from error
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from curation.faults import FORBIDDEN, is_of_machine, machine_error
 from curation.media_kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 HIDDEN, LINKED, UNREADABLE = "hidden", "linked folder, not followed", "unreadable folder"
@@ -41,7 +42,10 @@ class Scan:
 
 
 def scan(folder: Path) -> Scan:
-    """Look at all that lies below a folder; opens no file. The result does not depend on the order of directories."""
+    """Look at all that lies below a folder; opens no file. The result does not depend on the order of directories.
+
+    MachineError for a folder that the system fails to list; one that it forbids to is left out.
+    """
     media: list[str] = []
     sidecars: list[str] = []
     left_out: list[tuple[str, str]] = []
@@ -51,6 +55,8 @@ def scan(folder: Path) -> Scan:
         return os.path.relpath(os.path.join(path, name), folder)
 
     def unreadable(error: OSError) -> None:
+        if is_of_machine(error) and error.errno not in FORBIDDEN:
+            raise machine_error(error, str(error.filename)) from error
         left_out.append((UNREADABLE, below(str(error.filename))))
 
     for place, folders, files in os.walk(folder, onerror=unreadable):

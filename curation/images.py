@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from curation.faults import is_of_machine, machine_error
 from curation.media_kinds import HEAD_BYTES, format_of
 from curation.schema import Reason, RowError
 
@@ -51,7 +52,10 @@ class Still:
 
 
 def read_image(path: Path) -> Still:
-    """Read a still image. RowError `decode_error` for what is none, is damaged, or does not say how it looks."""
+    """Read a still image. RowError `decode_error` for what is none, is damaged, or does not say how it looks.
+
+    MachineError if the system refuses to read it.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
@@ -65,6 +69,8 @@ def read_image(path: Path) -> Still:
     except UnidentifiedImageError as error:
         raise RowError(Reason.DECODE_ERROR, _unidentified(path)) from error
     except Exception as error:  # plug-ins raise whatever a damaged file leads them to
+        if is_of_machine(error):
+            raise machine_error(error) from error
         raise RowError(Reason.DECODE_ERROR, f"pillow: {_brief(error, path)}") from error
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from curation.faults import is_of_machine, machine_error
 from curation.folders import SIDECAR_SUFFIX, said, scan
 from curation.manifest_formats import (
     KINDS,
@@ -32,7 +33,7 @@ from curation.manifest_formats import (
 )
 from curation.manifest_mistakes import ManifestError, Mistakes
 from curation.manifest_tables import opened
-from curation.media import chunks, local_name, neighbours, stamps
+from curation.media import chunks, local_name, neighbours, stamps, with_folders
 from curation.media_kinds import HEAD_BYTES, guess_media, media_of
 from curation.object_stores import ObjectStores
 from curation.operator import Env, Input, Layout, Operator, map_rows
@@ -200,6 +201,8 @@ def _caption(folder: Path, video: Path, follow_links: bool) -> tuple[str, str]:
     except TextError as error:
         caption, fault = "", f"line {error.line}, {error}"
     except OSError as error:
+        if is_of_machine(error):
+            raise machine_error(error, str(sidecar)) from error
         caption, fault = "", error.strerror or str(error)
     return caption, fault and f"{sidecar.relative_to(folder).as_posix()}: {fault}"
 
@@ -217,20 +220,22 @@ def _sidecar(folder: Path, sidecar: Path, follow_links: bool) -> bytes:
     return content
 
 
-_HASHED = pa.schema([*INGEST, pa.field("row", pa.int64())])
+_HASHED = pa.schema([*INGEST, pa.field("row", pa.int64()), pa.field("has_folder", pa.bool_())])
+"""`has_folder`: the folder of the file was there when the rows were planned; if it is not later, no file is missing."""
 
 
 def _plan(inputs: Mapping[str, Input], config: IngestConfig, _env: Env) -> pa.Table:
     manifest = read_manifest(inputs["manifest"].path, config)
     order = sorted(range(len(manifest.rows)), key=lambda index: neighbours(manifest.rows[index].uri))
-    return to_table((_planned(index, manifest.rows[index]) for index in order), _HASHED)
+    found = with_folders((row.uri for row in manifest.rows), str(manifest.root))
+    return to_table((_planned(index, manifest.rows[index], found) for index in order), _HASHED)
 
 
-def _planned(index: int, row: ManifestRow) -> dict[str, Any]:
+def _planned(index: int, row: ManifestRow, found: Set[str]) -> dict[str, Any]:
     status = status_ok()
     if row.fault:
         status = status_not_ok(INGEST_OPERATOR.name, Status.QUARANTINED, Reason.UNREADABLE_CAPTION, row.fault)
-    return {"row": index, **{name: getattr(row, name) for name in _COLUMNS}, **status}
+    return {"row": index, "has_folder": row.uri in found, **{name: getattr(row, name) for name in _COLUMNS}, **status}
 
 
 def _make(config: IngestConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
@@ -241,7 +246,7 @@ def _make(config: IngestConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
             uri = row["uri"]
             if uri not in known:
                 try:
-                    known[uri] = _hashed(uri, env, config)
+                    known[uri] = _hashed(uri, env, config, row["has_folder"])
                 except RowError as error:
                     known[uri] = error
             found = known[uri]
@@ -257,13 +262,13 @@ def _make(config: IngestConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
     return hash_unit
 
 
-def _hashed(uri: str, env: Env, config: IngestConfig) -> dict[str, Any]:
+def _hashed(uri: str, env: Env, config: IngestConfig, seen: bool) -> dict[str, Any]:
     if not config.follow_links and (link := local_name(uri)) and leads_out(link, Path(env.media_root)):
         raise RowError(
             Reason.LEADS_OUTSIDE, f"{uri}: this link leads out of the folder {env.media_root}: {_ALLOWED_BY}"
         )
     sha, size, head = hashlib.sha256(), 0, b""
-    for chunk in chunks(uri, env.media_root, env.stores):
+    for chunk in chunks(uri, env.media_root, env.stores, seen):
         sha.update(chunk)
         size += len(chunk)
         if len(head) < HEAD_BYTES:

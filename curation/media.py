@@ -5,12 +5,15 @@ A relative path is relative to the media root, and so is the archive in `zip://i
 alone.
 
 Every error of the media itself is a RowError: `missing_file`, `unreadable_file` (also for a pipe, a device, a directory
-or what the system makes up, as in /proc, which is never opened) or `unsupported_uri`.
+or what the system makes up, as in /proc, which is never opened) or `unsupported_uri`. What the machine or the store is
+at fault for is a MachineError: see `curation.faults`. Of a store that is all but "there is no such object"; of a file,
+that its folder is away.
 """
 
 from __future__ import annotations
 
 import errno
+import lzma
 import os
 import re
 import stat
@@ -21,11 +24,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 from urllib.parse import parse_qsl, unquote, urlencode
 
+from curation.faults import MachineError, is_of_machine, machine_error, machine_errors, patiently, said
 from curation.object_stores import ObjectStore, ObjectStores
 from curation.schema import Reason, RowError
 from lumina.links import is_on_no_disk
@@ -37,6 +41,7 @@ _LOCAL_HEADER = 30
 _ENCRYPTED = 1
 _NO_STORES = ObjectStores()
 _BUCKET = re.compile(r"(anonymous@)?[A-Za-z0-9][A-Za-z0-9._-]*")
+_REFUSED = (Reason.DECODE_ERROR, Reason.DECODE_CRASHED)
 _ENDING = re.compile(r"\.\w{1,16}", re.ASCII)
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -71,35 +76,62 @@ _Place = _File | _Member | _Object
 
 
 @contextmanager
-def localized(uri: str, media_root: str, stores: ObjectStores = _NO_STORES) -> Iterator[Path]:
+def localized(uri: str, media_root: str, stores: ObjectStores = _NO_STORES, seen: bool = True) -> Iterator[Path]:
     """A local file with the bytes and the extension of the media, for as long as the block lasts; an absolute path.
 
-    A local file is itself; a member or an object is copied to a temporary file. RowError if the media cannot be had;
-    what the block raises passes through.
+    A local file is itself; a member or an object is copied to a temporary file. RowError if the media cannot be had,
+    MachineError if the machine is at fault; what the block raises passes through, but for a decoder's word on a file
+    that cannot be read any more.
+
+    Args:
+        uri: of the media.
+        media_root: see above.
+        seen: the media was there before, so that its folder can only be away for a time.
     """
     place = _place(uri, media_root, stores)
     if isinstance(place, _File):
-        with _row_errors(uri):
+        with _sorted_errors(uri, place, media_root, seen):
             _stat(place.path)
-        yield place.path.absolute()
+        with _blamed(uri, place, media_root, seen):
+            yield place.path.absolute()
         return
-    with tempfile.TemporaryDirectory(prefix="lumina-media-") as directory:
+    with machine_errors(f"no temporary copy of {uri} (TMPDIR)"):
+        directory = tempfile.TemporaryDirectory(prefix="lumina-media-")
+    with directory as name:
         ending = suffix(uri)
-        path = Path(directory) / ("media" + (ending if _ENDING.fullmatch(ending) else ""))
-        with path.open("wb") as copy:
-            for chunk in chunks(uri, media_root, stores):
+        path = Path(name) / ("media" + (ending if _ENDING.fullmatch(ending) else ""))
+        with machine_errors(f"no temporary copy of {uri} in {name} (TMPDIR)"), path.open("wb") as copy:
+            for chunk in chunks(uri, media_root, stores, seen):
                 copy.write(chunk)
-        yield path
+        with _blamed(uri, _File(path), name, seen=True):
+            yield path
 
 
-def chunks(uri: str, media_root: str, stores: ObjectStores = _NO_STORES) -> Iterator[bytes]:
-    """The bytes of the media, some MiB at a time. A member is checked against its CRC. RowError as for `localized`."""
-    place = _place(uri, media_root, stores)
-    with _row_errors(uri):
+@contextmanager
+def _blamed(uri: str, file: _File, media_root: str, seen: bool) -> Iterator[None]:
+    """What a decoder says of a file counts if the file can be read: to a decoder, a lost mount is a damaged file."""
+    try:
+        yield
+    except MachineError as error:
+        raise MachineError(f"{uri}: {error}") from error
+    except RowError as error:
+        if error.reason in _REFUSED:
+            for _ in _read(uri, file, media_root, seen):
+                pass
+        raise
+
+
+def chunks(uri: str, media_root: str, stores: ObjectStores = _NO_STORES, seen: bool = False) -> Iterator[bytes]:
+    """The bytes of the media, some MiB at a time. A member is checked against its CRC. Errors as of `localized`."""
+    return _read(uri, _place(uri, media_root, stores), media_root, seen)
+
+
+def _read(uri: str, place: _Place, media_root: str, seen: bool) -> Iterator[bytes]:
+    with _sorted_errors(uri, place, media_root, seen):
         stream = _open(place)
     with stream:
         while True:
-            with _row_errors(uri):
+            with _sorted_errors(uri, place, media_root, seen):
                 chunk = stream.read(_CHUNK)
             if not chunk:
                 return
@@ -109,10 +141,10 @@ def chunks(uri: str, media_root: str, stores: ObjectStores = _NO_STORES) -> Iter
 def stamp(uri: str, media_root: str, stores: ObjectStores = _NO_STORES) -> str:
     """What can be known of the media without reading it: size and time of a file or object, size and CRC of a member.
 
-    RowError as for `localized`.
+    Errors as of `localized`.
     """
     place = _place(uri, media_root, stores)
-    with _row_errors(uri):
+    with _sorted_errors(uri, place, media_root):
         match place:
             case _File(path):
                 found = _stat(path)
@@ -128,11 +160,14 @@ def stamp(uri: str, media_root: str, stores: ObjectStores = _NO_STORES) -> str:
 
 
 def stamps(uris: Iterable[str], media_root: str, stores: ObjectStores = _NO_STORES) -> dict[str, str]:
-    """The stamp of each URI, or the reason why it has none. Reads the directory of each archive once."""
+    """The stamp of each URI, or the reason why it has none. Reads the directory of each archive once.
+
+    MachineError if the machine or the store refuses to tell.
+    """
 
     def look(uri: str) -> str:
         try:
-            return stamp(uri, media_root, stores)
+            return patiently(partial(stamp, uri, media_root, stores), uri)
         except RowError as error:
             return str(error.reason)
 
@@ -153,14 +188,36 @@ def members(archive: Path) -> list[str]:
     return sorted(_directory(archive))
 
 
+def with_folders(uris: Iterable[str], media_root: str) -> set[str]:
+    """Those URIs of files, and of members of archives, whose folder is there with something in it.
+
+    MachineError if the system refuses to tell.
+    """
+    known: dict[Path, bool] = {}
+    found = set()
+    for uri in uris:
+        try:
+            place = _place(uri, media_root)
+        except RowError:
+            continue
+        if isinstance(place, _Object):
+            continue
+        folder = _local(place).parent
+        if folder not in known:
+            known[folder] = patiently(partial(_lists, folder), str(folder))
+        if known[folder]:
+            found.add(uri)
+    return found
+
+
 def member_uri(archive: str, name: str) -> str:
     """The URI of a member of an archive whose path is relative to the media root, or absolute."""
     return f"zip://{name}::{archive}"
 
 
-def absolute(uri: str, media_root: str) -> str:
+def absolute(uri: str, media_root: str, stores: ObjectStores = _NO_STORES) -> str:
     """The URI, such that it does not depend on the media root. RowError `unsupported_uri` for what is none."""
-    place = _place(uri, media_root)
+    place = _place(uri, media_root, stores)
     match place:
         case _File(path):
             return str(path.absolute())
@@ -240,14 +297,83 @@ def _place(uri: str, media_root: str, stores: ObjectStores = _NO_STORES) -> _Pla
 
 
 @contextmanager
-def _row_errors(uri: str) -> Iterator[None]:
+def _sorted_errors(uri: str, place: _Place, media_root: str, seen: bool = False) -> Iterator[None]:
+    """Errors as RowError or MachineError, see above."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError):
+        _check_folder(uri, place, media_root, seen)
         raise RowError(Reason.MISSING_FILE, f"{uri}: no such file{_where(uri)}") from None
-    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        said = (error.strerror if isinstance(error, OSError) else None) or str(error).partition("\n")[0]
-        raise RowError(Reason.UNREADABLE_FILE, f"{uri}: {said}") from error
+    except MemoryError as error:
+        raise machine_error(error, uri) from error
+    except OSError as error:
+        if isinstance(place, _Object):
+            raise _store_error(uri, error) from error
+        if is_of_machine(error):
+            raise machine_error(error, uri) from error
+        raise RowError(Reason.UNREADABLE_FILE, f"{uri}: {said(error)}") from error
+    except (ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
+        raise RowError(Reason.UNREADABLE_FILE, f"{uri}: {said(error)}") from error
+
+
+def _check_folder(uri: str, place: _Place, media_root: str, seen: bool) -> None:
+    """MachineError if a file is missing because its bucket, the media root or its folder is away."""
+    if isinstance(place, _Object):
+        if not _has_bucket(uri, place):
+            raise MachineError(
+                f"{uri}: there is no such bucket; see that its store is the right one, and the same command continues"
+            )
+        return
+    path, root = _local(place), Path(media_root)
+    folder = None
+    if path.is_relative_to(root) and not _lists(root):
+        folder = root
+    elif seen and not _lists(path.parent):
+        folder = path.parent
+    elif seen and path.is_symlink() and not _lists(path.resolve().parent):
+        folder = path.resolve().parent
+    if folder is not None:
+        state = "is empty" if folder.is_dir() else "is not there"
+        raise MachineError(
+            f"{uri}: its folder {folder} {state}; see that it is mounted, and the same command continues"
+        )
+
+
+def _local(place: _File | _Member) -> Path:
+    return place.path if isinstance(place, _File) else place.archive
+
+
+def _lists(folder: Path) -> bool:
+    """Whether a folder is there and not empty: what a mount leaves behind is an empty one. MachineError."""
+    try:
+        with os.scandir(folder) as names:
+            return next(names, None) is not None
+    except OSError as error:
+        if is_of_machine(error):
+            raise machine_error(error, str(folder)) from error
+        return False
+    except ValueError:  # a NUL in the name
+        return False
+
+
+def _has_bucket(uri: str, place: _Object) -> bool:
+    from pyarrow.fs import FileSelector, FileType
+
+    bucket, store = place.path.partition("/")[0], _filesystem(place.store, place.anonymous)
+    try:
+        if store.get_file_info(bucket).type == FileType.NotFound:
+            store.get_file_info(FileSelector(bucket))  # not every store tells of a bucket by its name
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or "NO_SUCH_BUCKET" in str(error):
+            return False
+        raise _store_error(uri, error) from error
+    return True
+
+
+def _store_error(uri: str, error: OSError) -> MachineError:
+    """pyarrow tells what a store answered in words of its own: all that is certain is that there was no 404."""
+    hint = "see that the credentials are valid and the store answers, and the same command continues"
+    return MachineError(f"{uri}: {said(error)}; {hint}")
 
 
 def _where(uri: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.decode_limits import DecodeLimits
+from curation.faults import MachineError, patiently
 from curation.object_stores import ObjectStores
 from curation.schema import Reason, RowError, Status, conform, status_not_ok, status_ok, to_table
 
@@ -159,11 +161,16 @@ def apply(operator: Operator, compute: RowsFunction, table: pa.Table) -> pa.Tabl
 def map_rows(
     table: pa.Table, schema: pa.Schema, stage: str, compute: Callable[[dict[str, Any]], Mapping[str, Any]]
 ) -> pa.Table:
-    """Apply `compute` to each row; what it returns is laid over the row. An exception sets that row aside only."""
+    """Apply `compute` to each row; what it returns is laid over the row. An exception sets that row aside only.
+
+    MachineError, which says nothing of a row, passes once `patiently` gives up.
+    """
     rows = []
     for row in table.to_pylist():
         try:
-            rows.append(row | status_ok() | compute(row))
+            rows.append(row | status_ok() | patiently(partial(compute, row), str(row.get("uri") or row.get("clip_id"))))
+        except MachineError:
+            raise
         except Exception as error:  # noqa: BLE001 - one bad file must not take its neighbours along
             rows.append(row | aside(stage, error))
     return to_table(rows, schema)

@@ -35,10 +35,12 @@ import pyarrow.dataset as ds
 
 from curation.decode_limits import DecodeLimits
 from curation.digest import RowsDigest
+from curation.faults import MachineError, told_by
 from curation.operator import Env, Input, Operator, apply, dataset
 from curation.schema import Reason, Status, conform
 from jobs import capacity
 from jobs.context import JobContext, JobResult
+from jobs.failed_alike import check_failed_alike
 from jobs.kept import adopt
 from jobs.parts import Part, link_parts, read_part, read_parts, record_path, rows_written, write_part
 from jobs.row_index import write_row_index
@@ -58,7 +60,8 @@ def run(ctx: JobContext) -> JobResult:
     """Run the operator that `ctx.operator` names over `ctx.inputs`; writes `<out>/data/*.parquet`.
 
     RuntimeError if rows are lost, or if every row that was computed met an unforeseen error: that is a broken set-up,
-    not bad clips.
+    not bad clips. MachineError for a fault of the machine, and if so many rows failed alike that one is likely; rows
+    that are finished, and not among these, are kept for the next run.
     """
     operator = load_operator(ctx.operator)
     device = "cuda" if ctx.runtime.curates_on_gpu and operator.runs_network(ctx.config) else "cpu"
@@ -114,6 +117,7 @@ def _result(
         # Nothing of it is worth keeping: once the cause is mended, all rows are computed anew.
         shutil.rmtree(ctx.work / "parts", ignore_errors=True)
         raise RuntimeError(f"{ctx.stage}: no row succeeded; the first error was: {found['detail'][0].as_py()}")
+    check_failed_alike(ctx, operator, rows, written)
     report = operator.report(written, ctx.config, ctx.out)
     write_row_index(ctx.out, {file.name: file.marks for part in parts for file in part.files}, operator.key, given)
     ctx.progress(len(rows), len(rows), "rows")
@@ -180,7 +184,13 @@ def _execute(ctx: JobContext, operator: Operator, env: Env, units: pa.Table, dir
             num_cpus=1,
             resources=capacity.curation_place(ctx.runtime),
         )
-    written.materialize()
+    try:
+        written.materialize()
+    except Exception as error:
+        fault = told_by(error)
+        if fault is None:
+            raise
+        raise fault from error
 
 
 def _to_bytes(table: pa.Table) -> bytes:
@@ -230,7 +240,11 @@ class _Worker:
                 done.update(read_part(record).units)
             if number in done:
                 continue
-            held[number] = apply(self.operator, self.compute, unit.drop_columns([UNIT, UNIT_ROWS]))
+            try:
+                held[number] = apply(self.operator, self.compute, unit.drop_columns([UNIT, UNIT_ROWS]))
+            except MachineError:
+                self._flush(held)  # what is done stays
+                raise
             held_bytes += held[number].nbytes
             rows += size
             if self._is_due(held_bytes):

@@ -27,9 +27,11 @@ def run(ctx: JobContext) -> JobResult:
 
     Raises:
         ValueError: the inputs are not of one run.
+        MachineError: the machine is at fault for a clip that does not decode.
     """
     from curation.decode import frames_at
     from curation.decoder import Decoder
+    from curation.faults import patiently
     from curation.operator import Env, Input
     from curation.sources import SYSTEM_PROMPTS_FILE
     from lumina.system_prompts import read_system_prompts
@@ -39,7 +41,7 @@ def run(ctx: JobContext) -> JobResult:
     env = Env(ctx.media_root, stores=ctx.runtime.object_stores)
 
     def decode(row: Mapping[str, Any], times_s: Sequence[float]) -> NDArray[np.uint8]:
-        return frames_at(decoder, row, env, times_s).pixels
+        return patiently(lambda: frames_at(decoder, row, env, times_s).pixels, row["uri"])
 
     prompts = read_system_prompts(ctx.inputs["tag"].path / SYSTEM_PROMPTS_FILE)
     tables = read_tables(

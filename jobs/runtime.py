@@ -22,9 +22,9 @@ class RuntimeConfig(Config):
     autoscaling: bool = False
     """The cluster at `ray_address` adds nodes by itself: what it lacks when a run starts is waited for, not refused.
     Needs `curation_workers`, since nodes that are not there yet cannot be counted."""
-    num_cpus: int | None = Field(default=None, ge=2)
+    num_cpus: int | None = Field(default=None, ge=2, le=65536)
     """Logical CPUs of the local Ray cluster; None takes twice the cores, and at least four."""
-    curation_workers: int | None = Field(default=None, ge=1)
+    curation_workers: int | None = Field(default=None, ge=1, le=65536)
     """Workers of a curation stage at most; None: one per GPU where a stage uses them, else half of the logical CPUs of
     a local cluster and all but one of another."""
     curation_use_gpu: bool | None = None
@@ -32,13 +32,16 @@ class RuntimeConfig(Config):
     curation_resource: str | None = None
     """Custom resource that marks the nodes for curation without GPUs, so that decoding stays away from the CPUs of GPU
     nodes. None takes any node."""
-    decode_timeout_s: float = Field(default=120.0, gt=0)
+    decode_timeout_s: float = Field(default=120.0, gt=0, le=86400)
     """Seconds after which the decoding of one clip is given up: its row is quarantined as `decode_timeout`."""
-    decode_memory_gb: float = Field(default=4.0, gt=0)
+    decode_memory_gb: float = Field(default=4.0, gt=0, le=1024)
     """GiB that the process which decodes one clip may grow to: beyond, its row is quarantined as `decode_memory`."""
     object_stores: ObjectStores = Field(default_factory=ObjectStores)
     """Which servers hold the media in `s3://` and `gs://`; what they hold is known by its content."""
-    train_workers: int = Field(default=2, ge=1)
+    max_failed_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of a curation stage's rows that may fail alike. If more are quarantined for one reason, and 20 at least,
+    the stage stops and asks: the machine or a setting is likelier at fault than so many clips. 1 never stops."""
+    train_workers: int = Field(default=2, ge=1, le=65536)
     """Ray Train workers (the world size)."""
     min_train_workers: int | None = Field(default=None, ge=1)
     """Workers with which training goes on when nodes are lost; it takes more again, up to `train_workers`, when they
@@ -47,7 +50,7 @@ class RuntimeConfig(Config):
     """Training workers on as few nodes as hold them (pack), or on as many as there are (spread)."""
     use_gpu: bool = False
     """Give every training and evaluation worker one GPU."""
-    threads_per_worker: int = Field(default=1, ge=1)
+    threads_per_worker: int = Field(default=1, ge=1, le=1024)
     """Torch threads of each worker."""
     checkpoint_every: int = Field(default=100, ge=1)
     """Training steps between two engine checkpoints, which a stage continues from after a failure."""
@@ -60,13 +63,13 @@ class RuntimeConfig(Config):
     """What the backward pass computes again instead of keeping it: nothing, all but the results of matrix products and
     attention (per-op), or everything inside a block (full). For all training stages, or by stage
     (`{train@3: per-op, train@4: full}`). Changes memory and time, and no number."""
-    prefetch: int = Field(default=4, ge=0)
+    prefetch: int = Field(default=4, ge=0, le=1024)
     """Micro-batches that each training worker prepares ahead."""
     validate_every: int = Field(default=500, ge=1)
     """Training steps between two looks at held-out clips; there is one at the end in any case."""
     validation_clips: int = Field(default=16, ge=0)
     """Held-out clips per source and media that a look takes; 0 takes none."""
-    peak_tflops: float | None = Field(default=None, gt=0)
+    peak_tflops: float | None = Field(default=None, gt=0, le=1e6)
     """Peak of one training worker's device, in 10^12 floating-point operations a second, by which FLOP utilisation is
     told; None looks up known GPUs."""
     max_failures: int = Field(default=2, ge=0)

@@ -6,9 +6,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Config(BaseModel):
-    """A frozen model that refuses unknown keys.
+    """A frozen model that refuses unknown keys, and numbers that are infinite or none.
 
     The docstring under a field is its help text: it appears in the JSON schema and in error messages.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from pathlib import Path
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+from curation.faults import FORBIDDEN, FULL, MachineError, cure, is_of_machine
+
 _IN_TEXT = re.compile(r"^\w+Error: \[Errno (\d+)\][^\n]*?(?:: '([^'\n]+)')?$", re.MULTILINE)
 
 
@@ -36,16 +35,18 @@ def disk_problem(error: OSError, where: Path) -> str:
     """Which file or directory a system call failed at, why, and what to do; `where` if the error does not tell."""
     at = where if error.filename is None else error.filename
     hint = ""
-    if error.errno in _FULL:
+    if error.errno in FULL:
         hint = "; free some space, and the same command continues"
-    elif error.errno in _FORBIDDEN:
+    elif error.errno in FORBIDDEN:
         hint = "; allow this user to write there, and the same command continues"
+    elif is_of_machine(error):
+        hint = f"; {cure(error)}"
     return f"{at}: {error.strerror or error}{hint}"
 
 
 def failure(error: BaseException, where: Path) -> str:
     """What the user is told of a stage that failed; `where` if an error of the disk does not name a file."""
-    if isinstance(error, PipelineError):
+    if isinstance(error, (PipelineError, MachineError)):
         return str(error).strip()
     if (disk := disk_error_of(error)) is not None:
         return disk_problem(disk, where)
@@ -53,14 +54,14 @@ def failure(error: BaseException, where: Path) -> str:
 
 
 def disk_error_of(error: BaseException) -> OSError | None:
-    """The full disk or the lost permission behind an error, if that is what it is about.
+    """The full disk, the lost permission or mount behind an error, if that is what it is about.
 
     Ray hands on what happened in a worker as text.
     """
-    if isinstance(error, OSError) and error.errno in (*_FULL, *_FORBIDDEN):
+    if isinstance(error, OSError) and is_of_machine(error):
         return error
     for match in _IN_TEXT.finditer(str(error)):
-        number = int(match[1])
-        if number in (*_FULL, *_FORBIDDEN):
-            return OSError(number, os.strerror(number), match[2])
+        found = OSError(int(match[1]), os.strerror(int(match[1])), match[2])
+        if is_of_machine(found):
+            return found
     return None

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from curation.decode_limits import DecodeLimits
 from curation.decoder import Decoder
-from curation.media import localized
+from curation.media import absolute, localized
 from curation.media_kinds import HEAD_BYTES, media_of
 from curation.object_stores import AS_TYPED
 from curation.schema import RowError
@@ -19,14 +19,17 @@ from pipelines.errors import PipelineError
 
 def probe_view(uri: str) -> RenderableType:
     """A table of what is known of a file after decoding it; PipelineError says why it would be quarantined."""
-    decoder = Decoder(DecodeLimits())
+    decoder, found_at = Decoder(DecodeLimits()), uri
     try:
-        with localized(uri, ".", AS_TYPED) as path:
+        found_at = absolute(uri, ".", AS_TYPED)
+        # No media root is at stake: nothing but this file can be missing.
+        with localized(found_at, "/", AS_TYPED, seen=False) as path:
             with path.open("rb") as file:
                 media = media_of(file.read(HEAD_BYTES), uri)
             found = asdict(decoder.probe(path, media))
     except RowError as error:
-        raise PipelineError(f"{uri}: {error.reason}: {error.detail.removeprefix(f'{uri}: ')}") from error
+        detail = error.detail.removeprefix(f"{found_at}: ").removeprefix(f"{uri}: ")
+        raise PipelineError(f"{uri}: {error.reason}: {detail}") from error
     finally:
         decoder.close()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -22,6 +23,13 @@ def probe(path: Path, media: str, start_s: float | None, end_s: float | None) ->
         held = []
         while True:
             held.append(bytearray(os.urandom(1 << 20)) * 8)
+    if path.stem.startswith("files"):
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, most[1]))
+        try:
+            return _probe(path, media, start_s, end_s)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, most)
     if path.stem.startswith("print"):
         os.write(1, b"what native libraries like to say")
     return _probe(path, media, start_s, end_s)

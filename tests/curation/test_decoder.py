@@ -16,6 +16,7 @@ import pytest
 from curation.backends import probe, read
 from curation.decode_limits import DecodeLimits
 from curation.decoder import Decoder
+from curation.faults import MachineError
 from curation.schema import Reason, RowError
 from lumina.video import write_h264
 
@@ -93,8 +94,39 @@ def test_a_child_that_died_between_two_clips_costs_none(clip: Path, decoder: Dec
 
 def test_a_child_that_does_not_start_is_no_row_s_fault(clip: Path) -> None:
     broken = Decoder(DecodeLimits(), (sys.executable, "-c", "raise SystemExit(3)"))
-    with pytest.raises(RuntimeError, match="did not start: the decoder died of exit status 3"):
+    with pytest.raises(MachineError, match=r"did not start: the decoder died of exit status 3; .* command continues"):
         broken.probe(clip, "video")
+    starved = Decoder(DecodeLimits(memory_bytes=1 << 20))
+    with pytest.raises(MachineError, match=r"did not start: .* more than 0\.000976562 GiB \(runtime.decode_memory_gb"):
+        starved.probe(clip, "video")
+    nothing = Decoder(DecodeLimits(), (str(clip.with_name("python")),))
+    with pytest.raises(MachineError, match="the decoding process cannot be started: No such file"):
+        nothing.probe(clip, "video")
+
+
+def test_a_child_that_dies_before_it_reads_is_no_row_s_fault(clip: Path) -> None:
+    greets = "from curation.decoder import message; import os; os.write(1, message({'ready': True})); "
+    for end in ("os._exit(1)", "import signal; os.read(0, 1); os.kill(os.getpid(), signal.SIGKILL)"):
+        dying = Decoder(DecodeLimits(), (sys.executable, "-c", greets + end))
+        with pytest.raises(MachineError, match=r"did not begin: the decoder died of (exit status 1|SIGKILL)"):
+            dying.probe(clip, "video")
+
+
+def test_too_many_open_files_in_the_child_are_no_row_s_fault(clip: Path, decoder: Decoder, tmp_path: Path) -> None:
+    for name in ("files.mp4", "files.png"):
+        shutil.copy(clip, tmp_path / name)
+        with pytest.raises(MachineError, match=r"Too many open files; raise the limit of open files \(ulimit -n\)"):
+            decoder.probe(tmp_path / name, "video" if name.endswith("mp4") else "image")
+
+
+def test_a_child_that_waits_for_a_disk_is_no_row_s_fault(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(clip, tmp_path / "hang.mp4")
+    waiting = Decoder(DecodeLimits(timeout_s=0.5), HOSTILE)
+    monkeypatch.setattr(psutil.Process, "status", lambda _self: psutil.STATUS_DISK_SLEEP)
+    with pytest.raises(MachineError, match=r"the decoder waits for a disk or a mount, for 0.5 s in all"):
+        waiting.probe(tmp_path / "hang.mp4", "video")
 
 
 def test_a_hanging_child_does_not_outlive_its_parent(clip: Path, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import socket
+import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
@@ -13,11 +15,14 @@ from typing import Any
 
 import pytest
 
-from curation import media
-from curation.media import chunks, localized, member_uri, stamp, stamps, suffix
+from curation import faults, media
+from curation.faults import MachineError
+from curation.media import chunks, localized, member_uri, stamp, stamps, suffix, with_folders
 from curation.object_stores import ObjectStore, ObjectStores
 from curation.schema import Reason, RowError
 
+REFUSED: dict[tuple[str, str], int] = {}
+"""Method and path -> the HTTP status with which the store refuses it."""
 OBJECTS = {"/bucket/a b.mp4": b"0123456789" * 300_000, "/bucket/folder/empty.mp4": b""}
 
 
@@ -166,7 +171,19 @@ class _S3(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def _refuse(self) -> bool:
+        """Whether the answer is an error that `REFUSED` names."""
+        status = REFUSED.get((self.command, self._path()), 0)
+        if status:
+            # pyarrow tries for six seconds what it knows to be passing, such as SlowDown.
+            code = "NoSuchBucket" if status == 404 else "ExpiredToken"
+            said = f"<Error><Code>{code}</Code><Message>no</Message></Error>"
+            self._answer(status, b"" if self.command == "HEAD" else said.encode(), Content_Type="application/xml")
+        return bool(status)
+
     def do_HEAD(self) -> None:
+        if self._refuse():
+            return
         assert "dummy-key" in self.headers["Authorization"]
         content = OBJECTS.get(self._path())
         modified = formatdate(1_700_000_000, usegmt=True)
@@ -178,6 +195,8 @@ class _S3(BaseHTTPRequestHandler):
             self._answer(200, length=len(content), Last_Modified=modified, ETag='"x"')
 
     def do_GET(self) -> None:
+        if self._refuse():
+            return
         content = OBJECTS.get(self._path())
         if content is None:
             body = b'<?xml version="1.0"?><ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>'
@@ -203,11 +222,12 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _S3)
     Thread(target=server.serve_forever, daemon=True).start()
     yield ObjectStore(region="us-east-1", scheme="http", endpoint_override=f"127.0.0.1:{server.server_port}")
+    REFUSED.clear()
     server.shutdown()
     server.server_close()
 
 
-def test_objects_of_s3(s3: ObjectStore, tmp_path: Path) -> None:
+def test_objects_of_s3(s3: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stores = ObjectStores(s3=s3)
     content = OBJECTS["/bucket/a b.mp4"]
     uri = "s3://bucket/a%20b.mp4"
@@ -219,13 +239,179 @@ def test_objects_of_s3(s3: ObjectStore, tmp_path: Path) -> None:
     assert _read("s3://bucket/folder/empty.mp4", tmp_path, stores) == b""
     gone, secret = "s3://bucket/gone.mp4", "s3://bucket/secret.mp4"
     assert _reason(gone, tmp_path, stores)[0] == Reason.MISSING_FILE
-    with pytest.raises(RowError, match="ACCESS_DENIED") as caught:
-        _read(secret, tmp_path, stores)
-    assert caught.value.reason == Reason.UNREADABLE_FILE
-    assert "dummy" not in caught.value.detail
-    assert stamps([uri, gone, secret], "", stores) == {
-        uri: stamp(uri, "", stores), gone: "missing_file", secret: "unreadable_file"
-    }  # fmt: skip
+    assert stamps([uri, gone], "", stores) == {uri: stamp(uri, "", stores), gone: "missing_file"}
+    monkeypatch.setattr(faults, "WAITS_S", (0.0,))
+    for use in (lambda: _read(secret, tmp_path, stores), lambda: stamps([uri, gone, secret], "", stores)):
+        with pytest.raises(MachineError, match=r"ACCESS_DENIED.*see that the credentials are valid") as caught:
+            use()
+        assert "dummy" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 429, 503])
+def test_a_store_that_refuses_is_no_object_s_fault(s3: ObjectStore, tmp_path: Path, status: int) -> None:
+    """Credentials may expire, and servers be busy, between two reads; 400 is how some say that a token has expired."""
+    uri, stores = "s3://bucket/a%20b.mp4", ObjectStores(s3=s3)
+    REFUSED["GET", "/bucket/a b.mp4"] = status
+    with pytest.raises(MachineError, match=r"AWS Error .*; see that the credentials are valid and the store answers"):
+        _read(uri, tmp_path, stores)
+    with pytest.raises(MachineError, match="AWS Error"), localized(uri, "", stores):
+        pass
+    REFUSED.clear()
+    assert _read(uri, tmp_path, stores) == OBJECTS["/bucket/a b.mp4"]
+
+
+def test_a_bucket_that_is_away_is_no_object_s_fault(s3: ObjectStore, tmp_path: Path) -> None:
+    uri, stores = "s3://bucket/gone.mp4", ObjectStores(s3=s3)
+    assert _reason(uri, tmp_path, stores)[0] == Reason.MISSING_FILE
+    REFUSED["GET", "/bucket"] = 404
+    for use in (stamp, lambda uri, root, stores: b"".join(chunks(uri, root, stores))):
+        with pytest.raises(MachineError, match="there is no such bucket"):
+            use(uri, "", stores)
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    root = tmp_path / "root"
+    (root / "day").mkdir(parents=True)
+    (root / "other.mp4").write_bytes(b"other")
+    (root / "day" / "a.mp4").write_bytes(b"content")
+    with zipfile.ZipFile(root / "day" / "part.zip", "w") as file:
+        file.writestr("a.mp4", b"content")
+    return root
+
+
+URIS = ("day/a.mp4", "zip://a.mp4::day/part.zip")
+
+
+@pytest.mark.parametrize("uri", URIS)
+@pytest.mark.parametrize("emptied", [True, False])
+def test_a_folder_that_was_there_is_away_and_its_files_not_missing(clips: Path, uri: str, emptied: bool) -> None:
+    assert with_folders([*URIS, "no/a.mp4", "s3://b/k", "x://"], str(clips)) == set(URIS)
+    (clips / "day").rename(clips / "elsewhere")
+    if emptied:
+        (clips / "day").mkdir()
+    state = "is empty" if emptied else "is not there"
+    for use in (lambda: b"".join(chunks(uri, str(clips), seen=True)), lambda: localized(uri, str(clips)).__enter__()):
+        with pytest.raises(MachineError, match=rf"its folder \S+/root/day {state}; see that it is mounted"):
+            use()
+    assert _reason_of_unseen(uri, clips) == Reason.MISSING_FILE
+    (clips / "day").mkdir(exist_ok=True)
+    (clips / "day" / "b.mp4").touch()
+    with pytest.raises(RowError) as caught, localized(uri, str(clips)):
+        pass
+    assert caught.value.reason == Reason.MISSING_FILE
+
+
+def _reason_of_unseen(uri: str, root: Path) -> Reason:
+    with pytest.raises(RowError) as caught:
+        stamp(uri, str(root))
+    with pytest.raises(RowError) as again:
+        b"".join(chunks(uri, str(root)))
+    assert caught.value.reason == again.value.reason
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("uri", URIS)
+@pytest.mark.parametrize("emptied", [True, False])
+def test_a_media_root_that_is_away_is_no_file_s_fault(
+    clips: Path, uri: str, emptied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "WAITS_S", ())
+    clips.rename(clips.with_name("elsewhere"))
+    if emptied:
+        clips.mkdir()
+    for use in (
+        lambda: stamp(uri, str(clips)),
+        lambda: stamps([uri], str(clips)),
+        lambda: b"".join(chunks(uri, str(clips))),
+        lambda: localized(uri, str(clips)).__enter__(),
+    ):
+        with pytest.raises(MachineError, match=rf"its folder \S+/root is {'empty' if emptied else 'not there'}; see"):
+            use()
+
+
+def test_a_link_into_a_mount_that_is_away(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "mount").mkdir()
+    (tmp_path / "mount" / "a.mp4").write_bytes(b"content")
+    (clips / "link.mp4").symlink_to(tmp_path / "mount" / "a.mp4")
+    assert _read("link.mp4", clips) == b"content"
+    (tmp_path / "mount" / "a.mp4").unlink()
+    with pytest.raises(MachineError, match="mount is empty"), localized("link.mp4", str(clips)):
+        pass
+    assert _reason_of_unseen("link.mp4", clips) == Reason.MISSING_FILE
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE, errno.ETIMEDOUT])
+@pytest.mark.parametrize("uri", URIS)
+def test_what_the_system_refuses_is_no_file_s_fault(
+    clips: Path, uri: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    for name in ("open", "stat"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, name, refuse)
+            with pytest.raises(MachineError, match=f"{os.strerror(number)}; .* the same command continues"):
+                b"".join(chunks(uri, str(clips)))
+
+
+def test_a_decoder_is_not_believed_while_the_file_cannot_be_read(clips: Path) -> None:
+    refused = RowError(Reason.DECODE_ERROR, "pyav: moov atom not found")
+    with pytest.raises(RowError, match="moov"), localized("day/a.mp4", str(clips)):
+        raise refused
+
+    def decode(meanwhile: Callable[[], object]) -> None:
+        with localized("day/a.mp4", str(clips)):
+            meanwhile()
+            raise refused
+
+    with pytest.raises(MachineError, match="is not there; see that it is mounted"):
+        decode(lambda: (clips / "day").rename(clips / "elsewhere"))
+    (clips / "elsewhere").rename(clips / "day")
+    with pytest.raises(RowError, match="no such file") as caught:
+        decode((clips / "day" / "a.mp4").unlink)
+    assert caught.value.reason == Reason.MISSING_FILE
+
+
+def test_a_full_or_lost_temporary_directory_is_no_file_s_fault(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(clips / "large.zip", "w") as file:
+        file.writestr("a.mp4", os.urandom(1 << 20))
+    small = tmp_path / "small"
+    small.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(small / "none"))
+    with (
+        pytest.raises(MachineError, match=r"no temporary copy of zip://a.mp4\S+ \(TMPDIR\): No such file"),
+        localized("zip://a.mp4::large.zip", str(clips)),
+    ):
+        pass
+    monkeypatch.setattr("tempfile.tempdir", str(small))
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        with (
+            pytest.raises(MachineError, match=r"\(TMPDIR\): No space left on device; free some space"),
+            localized("zip://a.mp4::large.zip", str(clips)),
+        ):
+            pass
+        assert not list(small.iterdir())
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_damaged_member_of_any_compression_is_unreadable(tmp_path: Path) -> None:
+    for kind in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        path = tmp_path / f"{kind}.zip"
+        with zipfile.ZipFile(path, "w", kind) as file:
+            file.writestr("a.mp4", os.urandom(4096))
+        whole = bytearray(path.read_bytes())
+        whole[60:2000] = bytes(1940)
+        path.write_bytes(whole)
+        with pytest.raises(RowError) as caught:
+            _read(f"zip://a.mp4::{path.name}", tmp_path)
+        assert caught.value.reason == Reason.UNREADABLE_FILE
 
 
 def test_a_row_names_no_server(s3: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +445,7 @@ def test_rows_may_name_what_the_config_allows(s3: ObjectStore, tmp_path: Path) -
 def test_no_credentials_are_sent_where_the_config_says_so(s3: ObjectStore) -> None:
     # The server asserts that every question is signed.
     nobody = ObjectStores(s3=s3.model_copy(update={"anonymous": True}))
-    with pytest.raises(RowError):
+    with pytest.raises(MachineError, match="NETWORK_CONNECTION"):
         stamp("s3://bucket/a%20b.mp4", "", nobody)
 
 

@@ -20,6 +20,7 @@ import contextlib
 import logging
 import os
 import shutil
+import stat
 import tempfile
 import time
 import uuid
@@ -36,6 +37,7 @@ from pipelines.storage.lease import HeldLease, Holder, Lease, read_holder, try_a
 from pipelines.storage.listing import sizes
 from pipelines.storage.live import Live, LiveFiles
 from pipelines.storage.manifest import Manifest, OutputFile
+from pipelines.storage.typed import read_text
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -165,14 +167,18 @@ class Store:
         """
 
     def record_text(self, stage: str, fingerprint: str) -> str | None:
-        """Content of the MANIFEST.json of a fingerprint (64 hex digits), as it is; None if there is none."""
+        """Content of the MANIFEST.json of a fingerprint (64 hex digits), as it is; None if there is none.
+
+        Raises:
+            ValueError: what is there is no text, or no file but a link to one.
+        """
         try:
-            return (self.directory(stage, fingerprint) / "MANIFEST.json").read_text()
+            return read_text(self.directory(stage, fingerprint) / "MANIFEST.json")
         except FileNotFoundError:
             return None
 
     def lookup(self, stage: str, fingerprint: str, heal: bool = False) -> Manifest | None:
-        """The manifest of a finished stage whose files are all there with the recorded sizes.
+        """The manifest of a finished stage, as it was sealed, whose files are all there with the recorded sizes.
 
         Args:
             stage: full stage name.
@@ -184,8 +190,8 @@ class Store:
             text = self.record_text(stage, fingerprint)
             if text is None:
                 return None
-            manifest = Manifest.from_json(text)
-            problem = self._problem(manifest, fingerprint)
+            manifest = Manifest.from_sealed(text)
+            problem = self._problem(manifest, stage, fingerprint)
         except ValueError as error:
             manifest, problem = None, str(error)
         if problem is None:
@@ -195,9 +201,11 @@ class Store:
             log.warning("%s: output is damaged (%s): computing it again; the old record is %s", stage, problem, aside)
         return None
 
-    def _problem(self, manifest: Manifest, fingerprint: str) -> str | None:
+    def _problem(self, manifest: Manifest, stage: str, fingerprint: str) -> str | None:
         if manifest.fingerprint != f"sha256:{fingerprint}":
             return f"the record is of fingerprint {manifest.fingerprint}"
+        if manifest.stage != stage:
+            return f"the record is of stage {manifest.stage}"
         out = self.output(manifest)
         size_of = self._size_of(out)
         for file in manifest.files:
@@ -209,22 +217,33 @@ class Store:
         return None
 
     def _size_of(self, out: Path) -> Callable[[str], int | None]:
-        """Tells the bytes of a file of the attempt in `out` by its relative path; None if it is not there."""
+        """Tells the bytes of a file of the attempt in `out` by its relative path; None if it is not there.
+
+        A link is no file of the output, nor is what lies behind one.
+        """
+        folders: dict[str, bool] = {}
+
+        def is_folder(path: str) -> bool:
+            if path not in folders:
+                above = not path or is_folder(os.path.dirname(path))
+                folders[path] = above and stat.S_ISDIR(os.lstat(os.path.join(out, path) if path else out).st_mode)
+            return folders[path]
 
         def look(path: str) -> int | None:
             try:
-                return os.stat(os.path.join(out, path)).st_size
+                found = os.lstat(os.path.join(out, path)) if is_folder(os.path.dirname(path)) else None
             except OSError:
                 return None
+            return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else None
 
         return look
 
     def manifests(self, stage: str) -> list[Manifest]:
-        """All readable manifests of a stage, the newest first; their files are not checked."""
+        """All readable manifests of a stage as they were sealed, the newest first; their files are not checked."""
         found = []
         for path in (self.root / "stages" / stage).glob("*/MANIFEST.json"):
             try:
-                found.append((path.stat().st_mtime_ns, Manifest.from_json(path.read_text())))
+                found.append((path.stat().st_mtime_ns, Manifest.from_sealed(read_text(path))))
             except (OSError, ValueError) as error:
                 log.debug("%s: skipped: %s", path, error)
         return [manifest for _, manifest in sorted(found, key=lambda item: item[0], reverse=True)]
@@ -384,13 +403,17 @@ class Store:
         """
         run_records.write(self.root, run_id, name, record)
 
-    def get_run(self, run: str | None) -> dict[str, Any]:
+    def get_run(self, run: str | None, sealed: bool = True) -> dict[str, Any]:
         """The record of a run, by id or by name; None means the newest.
 
+        Args:
+            run: id or name.
+            sealed: whether it must be as it was written; only who does not act on it may read what was edited.
+
         Raises:
-            StoreError: no such run, or its record is damaged.
+            StoreError: no such run, or its record is damaged or was edited.
         """
-        return run_records.read(self.run_path(run))
+        return run_records.read(self.run_path(run), sealed)
 
     def run_path(self, run: str | None) -> Path:
         """Where the record of a run lies, by id or by name; None means the newest.

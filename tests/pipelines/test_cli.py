@@ -149,10 +149,12 @@ def test_compare_shows_figures_choice_and_final(lumina: Any, tmp_path: Path) -> 
     for name, (file, content) in outputs.items():
         (store / name).mkdir(parents=True)
         (store / name / file).write_text(json.dumps(content))
-        stages[name] = {"path": name}
+        stages[name] = {"path": name, "fingerprint": None, "digest": None}
     from pipelines.storage.store import Store
 
-    Store(store).put_run("r1", "toy", {"run": "r1", "name": "toy", "started": "now", "stages": stages})
+    Store(store).put_run(
+        "r1", "toy", {"run": "r1", "name": "toy", "started": "2026-11-01T10:00:00+00:00", "stages": stages}
+    )
     shown = lumina("compare").output
     for text in ("★ clean", "0.80  [0.70, 0.90]", "0.50  [0.40, 0.60]", "Best by far.", "★ fine-tuned", "0.93", "18"):
         assert text in shown

@@ -15,7 +15,6 @@ import hashlib
 import logging
 import os
 import shutil
-import socket
 import tempfile
 import threading
 import time
@@ -156,7 +155,7 @@ class RemoteStore(Store):
             attempt = self.acquire(stage, fingerprint)
             if not isinstance(attempt, Holder):
                 return attempt
-            if attempt.host == socket.gethostname() or time.monotonic() > deadline:
+            if attempt.is_here or time.monotonic() > deadline:
                 raise StoreError(f"stage {stage}: {attempt} works on it; wait until it is done")
             time.sleep(leases.EXPIRY_S / 60)
 

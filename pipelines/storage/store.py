@@ -271,6 +271,8 @@ class Store:
                 return lease
             for leftover in _leftovers(directory, self.lookup(stage, fingerprint, heal=True)):
                 _remove(leftover)
+            if (directory / "work").is_symlink():
+                (directory / "work").unlink()
             resumed = self.has_work(stage, fingerprint)
             if not resumed:
                 (directory / "curve.jsonl").unlink(missing_ok=True)
@@ -437,7 +439,7 @@ def _leftovers(directory: Path, kept: Manifest | None) -> list[Path]:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

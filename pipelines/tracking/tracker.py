@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.dag.events import StageOutcome
 from pipelines.dag.record import git_state
 from pipelines.dag.stage import Stage
-from pipelines.storage.lease import process_start
+from pipelines.storage.lease import process_start, this_machine
 from pipelines.storage.store import Store
 from pipelines.tracking.attempts import Attempts
 from pipelines.tracking.journal import Journal
@@ -107,6 +107,7 @@ class MlflowTracking:
                 "lumina.host": socket.gethostname(),
                 "lumina.pid": str(os.getpid()),
                 "lumina.process_start": process_start(os.getpid()) or "",
+                "lumina.machine": this_machine(),
                 "mlflow.source.name": "lumina run",
                 **({"mlflow.source.git.commit": commit} if (commit := git_state().get("commit")) else {}),
             },

@@ -76,6 +76,11 @@ def read_text(path: Path) -> str:
         return file.read().decode()
 
 
+def unlinked(path: str, flags: int) -> int:
+    """Opener of `open` that fails at a link: OSError."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
 def parse(text: str) -> Any:
     """JSON text as plain data.
 

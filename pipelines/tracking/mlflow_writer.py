@@ -330,7 +330,7 @@ class MlflowWriter:
         for name in event["names"]:
             path = Path(event["path"]) / name
             parent = Path(name).parent.as_posix()
-            if path.is_file():
+            if path.is_file() and path.resolve() == Path(event["path"]).resolve() / name:
                 folder = None if parent == "." else parent
                 self._artifact(run, partial(self.client.log_artifact, run, str(path), folder))
             else:

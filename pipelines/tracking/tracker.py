@@ -258,7 +258,7 @@ class MlflowTracking:
             return writer, pending
         with self._order:
             self._take(0.0)
-            return None, self._journal.read()[0]
+            return None, self._journal.read().events
 
     def _apply(self, writer: MlflowWriter, pending: list[dict[str, Any]]) -> None:
         """Write and take away the first events, until one fails."""

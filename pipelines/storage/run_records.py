@@ -27,8 +27,6 @@ from pipelines.storage.typed import (
     read_text,
 )
 
-_MEND = "restore it, or run the pipeline again"
-
 
 def _moment(text: str) -> str:
     datetime.fromisoformat(text)
@@ -92,9 +90,12 @@ def read(path: Path, sealed: bool = True) -> dict[str, Any]:
         record: dict[str, Any] = parse(text)
         checked(_Run, record)
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path} is damaged ({error}): {_MEND}") from error
+        raise StoreError(f"{path} is damaged ({error}): restore it, or run the pipeline again") from error
     if sealed and not is_whole(text):
-        raise StoreError(f"{path} was edited: its checksum is not that of what it says; nothing acts on it: {_MEND}")
+        raise StoreError(
+            f"{path} was edited: its checksum is not that of what it says, and nothing acts on it: restore it, or run "
+            "the pipeline again"
+        )
     record.pop("checksum", None)
     return record
 

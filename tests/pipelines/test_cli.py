@@ -166,7 +166,7 @@ def test_compare_shows_figures_choice_and_final(lumina: Any, tmp_path: Path) -> 
 def test_generate_names_what_is_wrong_before_loading_anything(tmp_path: Path) -> None:
     for arguments, text in (
         (["--checkpoint", str(tmp_path), "--out", "x.avi"], "ends in .mp4"),
-        (["--checkpoint", str(tmp_path / "none")], "no such directory"),
+        (["--checkpoint", str(tmp_path / "none")], "none is no folder; give a path that exists"),
         (["--checkpoint", str(tmp_path), "--size", "64"], "expected WIDTHxHEIGHT"),
         (["--checkpoint", str(tmp_path)], "does not hold a text-to-video checkpoint"),
     ):

@@ -27,6 +27,7 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import unquote
 
 from curation.schema import Reason, RowError
+from curation.zip_limits import check_member
 
 SCHEMES = ("file", "zip", "s3", "gs")
 _CHUNK = 1 << 23
@@ -276,6 +277,7 @@ def _open_member(archive: Path, member: zipfile.ZipInfo) -> BinaryIO:
     """Open a member by its place in the archive: zipfile.ZipFile would read the whole directory for each."""
     if member.flag_bits & _ENCRYPTED:
         raise zipfile.BadZipFile("the member is encrypted")
+    check_member(member)
     file = archive.open("rb")
     try:
         file.seek(member.header_offset)

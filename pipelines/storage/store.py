@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
-import stat
 import tempfile
 import time
 import uuid
@@ -34,7 +32,7 @@ from pipelines.errors import LeaseLostError, StoreError, disk_problem
 from pipelines.storage import run_records
 from pipelines.storage.durable import link_new, sync_directory, sync_tree, write_synced
 from pipelines.storage.lease import HeldLease, Holder, Lease, read_holder, try_acquire
-from pipelines.storage.listing import sizes
+from pipelines.storage.listing import sizes, sizes_below
 from pipelines.storage.live import Live, LiveFiles
 from pipelines.storage.manifest import Manifest, OutputFile
 from pipelines.storage.typed import read_text
@@ -186,20 +184,28 @@ class Store:
             heal: move a manifest aside whose output is damaged, so that the stage can be computed again. Only for the
                 holder of the lease.
         """
-        try:
-            text = self.record_text(stage, fingerprint)
-            if text is None:
-                return None
-            manifest = Manifest.from_sealed(text)
-            problem = self._problem(manifest, stage, fingerprint)
-        except ValueError as error:
-            manifest, problem = None, str(error)
+        manifest, problem = self._look(stage, fingerprint)
         if problem is None:
             return manifest
         if heal:
             aside = self._move_record_aside(stage, fingerprint)
             log.warning("%s: output is damaged (%s): computing it again; the old record is %s", stage, problem, aside)
         return None
+
+    def damage(self, stage: str, fingerprint: str) -> str | None:
+        """Why `lookup` finds nothing although a record is there; None if it finds one, or there is none."""
+        return self._look(stage, fingerprint)[1]
+
+    def _look(self, stage: str, fingerprint: str) -> tuple[Manifest | None, str | None]:
+        try:
+            text = self.record_text(stage, fingerprint)
+            if text is None:
+                return None, None
+            manifest = Manifest.from_sealed(text)
+            problem = self._problem(manifest, stage, fingerprint)
+        except ValueError as error:
+            return None, f"{self.name(self.directory(stage, fingerprint) / 'MANIFEST.json')}: {error}"
+        return (manifest, None) if problem is None else (None, problem)
 
     def _problem(self, manifest: Manifest, stage: str, fingerprint: str) -> str | None:
         if manifest.fingerprint != f"sha256:{fingerprint}":
@@ -217,26 +223,8 @@ class Store:
         return None
 
     def _size_of(self, out: Path) -> Callable[[str], int | None]:
-        """Tells the bytes of a file of the attempt in `out` by its relative path; None if it is not there.
-
-        A link is no file of the output, nor is what lies behind one.
-        """
-        folders: dict[str, bool] = {}
-
-        def is_folder(path: str) -> bool:
-            if path not in folders:
-                above = not path or is_folder(os.path.dirname(path))
-                folders[path] = above and stat.S_ISDIR(os.lstat(os.path.join(out, path) if path else out).st_mode)
-            return folders[path]
-
-        def look(path: str) -> int | None:
-            try:
-                found = os.lstat(os.path.join(out, path)) if is_folder(os.path.dirname(path)) else None
-            except OSError:
-                return None
-            return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else None
-
-        return look
+        """Tells the bytes of a file of the attempt in `out` by its relative path; None if it is not there."""
+        return sizes_below(out)
 
     def manifests(self, stage: str) -> list[Manifest]:
         """All readable manifests of a stage as they were sealed, the newest first; their files are not checked."""

@@ -19,14 +19,64 @@ _CARRIES = {"wtv": frozenset({"mpeg1video", "mpeg2video", "h264"})}
 """Containers that lose the set-up of other codecs, so that these decode to noise."""
 
 
+_FORMATS = (
+    "mov,matroska,avi,asf,asf_o,flv,live_flv,kux,rm,ivr,mpeg,mpegts,mpegtsraw,mpegvideo,mxf,gxf,ogg,nut,nsv,dv,wtv,roq,"
+    "bink,smk,flic,yuv4mpegpipe,h261,h263,h264,hevc,vvc,evc,ivf,obu,av1,apv,vc1,vc1test,mjpeg,m4v,dnxhd,dirac,"
+    "cavsvideo,avs2,avs3,film_cpk,filmstrip,swf,gif,apng,jpegxl_anim,pva,ty,nuv,lxf,cine,mlv,dhav,smjpeg,v210"
+)
+"""Demuxers of films: none of them opens another file or a server, as playlists and scripts do, nor shows a text."""
+_OPTIONS = {
+    "format_whitelist": _FORMATS,
+    "protocol_whitelist": "file",
+    # Of QuickTime: tracks that lie in other files.
+    "enable_drefs": "0",
+}
+MOST_PIXELS = 1 << 27
+"""Of a frame: 16k x 8k. More is no film, and decoded once it takes gigabytes."""
+_LISTS = (
+    ("#EXTM3U", "a playlist (HLS)"),
+    ("ffconcat", "a list of files to join (ffconcat)"),
+    ("<MPD", "a playlist (DASH)"),
+    ("<SmoothStreamingMedia", "a playlist (Smooth Streaming)"),
+    ("v=0", "a description of a stream (SDP)"),
+    ("# VobSub", "an index of subtitles (VobSub)"),
+    ("[playlist]", "a playlist"),
+)
+_LIST_BYTES = 2048
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """A container open for reading. av.FFmpegError or OSError if it is none."""
+    """A container open for reading.
+
+    Raises:
+        RowError: `decode_error` for a text that names other files, and for a format of which none is read here.
+        av.FFmpegError, OSError: it is no container.
+    """
     import av
 
-    # Its texts are never read.
-    with av.open(ffmpeg_path(path), metadata_errors="ignore") as container:
+    try:
+        # Its texts are never read.
+        container = av.open(ffmpeg_path(path), options=dict(_OPTIONS), metadata_errors="ignore")
+    except av.FFmpegError as error:
+        if kind := _list_kind(path):
+            raise RowError(
+                Reason.DECODE_ERROR, f"{kind} names other files, and is no video itself: list those instead"
+            ) from error
+        if isinstance(error, av.ArgumentError):
+            raise RowError(Reason.DECODE_ERROR, "pyav: its format is none that is read as a video") from error
+        raise
+    with container:
         yield container
+
+
+def _list_kind(path: Path) -> str | None:
+    """What a text is that names other files; None for anything else."""
+    with path.open("rb") as file:
+        head = file.read(_LIST_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if head.startswith(b"<?xml"):
+        head = head.partition(b"?>")[2].lstrip()
+    return next((kind for mark, kind in _LISTS if head.startswith(mark.encode())), None)
 
 
 @dataclass(frozen=True)
@@ -96,6 +146,11 @@ def _film(container: Any, stream: Any, packets: list[tuple[int | None, int | Non
     context = stream.codec_context
     if context is None:
         raise RowError(Reason.DECODE_ERROR, "pyav: no decoder for the video stream")
+    if context.width * context.height > MOST_PIXELS:
+        raise RowError(
+            Reason.DECODE_MEMORY,
+            f"frames of {context.width}x{context.height} pixels: at most {MOST_PIXELS:,} are decoded",
+        )
     codec, name = context.codec.canonical_name, container.format.name.partition(",")[0]
     if codec not in _CARRIES.get(name, {codec}):
         raise RowError(Reason.DECODE_ERROR, f"{codec} in {name}: the container does not store how to decode it")

@@ -36,6 +36,7 @@ KINDS = (
     *((name,) for name in ("source", *_SPAN, "aesthetic score", "motion score", "videoID", "timestamp", *_PANDA_LISTS)),
 )
 """Columns that are known, whatever their capitals: each with the others that mean the same."""
+_LIST_CHARS = 1 << 20
 _TIME = re.compile(r"(\d+):([0-5]?\d):([0-5]?\d(?:\.\d+)?)")
 
 Format = Literal["auto", "clips", "openvid", "panda", "folder"]
@@ -261,6 +262,8 @@ def _list(record: Record, name: str) -> list[Any]:
     """A list, or the text of one as Python writes it."""
     value = record.cells.get(name)
     if isinstance(value, str):
+        if len(value) > _LIST_CHARS:
+            raise ManifestError(f"{record.where}: {name} is no list that is read: over {_LIST_CHARS:,} characters")
         try:
             value = ast.literal_eval(value)
         except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError) as error:

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from curation.manifest_csv import csv_rows, long_fields
 from curation.manifest_lines import Lines, text_lines
 from curation.manifest_mistakes import ManifestError, Mistakes
+from curation.manifest_parquet import SmallParquet, small_parquet
 
 JSON_LINES = frozenset({".jsonl", ".ndjson"})
 PARQUET = frozenset({".parquet"})
-_BATCH_ROWS = 4096
+_DEPTH = 64
 
 Kinds = Sequence[Sequence[str]]
 """The columns that formats know: each with the others that mean the same."""
@@ -102,19 +102,21 @@ def as_json(value: Mapping[str, Any], where: str) -> str:
 
     ManifestError for binary values, which would be copied into every table.
     """
-    plain = {name: _plain(child, f"{where}: column {name!r}") for name, child in value.items()}
+    plain = {name: _plain(child, f"{where}: column {name!r}", _DEPTH) for name, child in value.items()}
     return json.dumps(plain, sort_keys=True, ensure_ascii=False)
 
 
-def _plain(value: Any, where: str) -> Any:
+def _plain(value: Any, where: str, depth: int) -> Any:
+    if not depth:
+        raise ManifestError(f"{where} is nested over {_DEPTH} deep: leave the column out")
     if value is None or isinstance(value, str | int):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, list | tuple):
-        return [_plain(child, where) for child in value]
+        return [_plain(child, where, depth - 1) for child in value]
     if isinstance(value, Mapping):
-        return {str(key): _plain(child, where) for key, child in value.items()}
+        return {str(key): _plain(child, where, depth - 1) for key, child in value.items()}
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, decimal.Decimal | datetime.timedelta):
@@ -223,16 +225,16 @@ def _chained(first: Record | None, rest: Iterator[Record]) -> Iterator[Record]:
 @contextmanager
 def _parquet(path: Path, meant: _Meant, mistakes: Mistakes) -> Iterator[Table]:
     try:
-        with pq.ParquetFile(path) as file:
-            names = _header(path, file.schema_arrow.names, meant)
+        with small_parquet(path) as file:
+            names = _header(path, file.names, meant)
             yield Table(names, _parquet_records(file, names, mistakes))
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(f"manifest {path} is not a Parquet file: {error}") from error
 
 
-def _parquet_records(file: pq.ParquetFile, names: tuple[str, ...], mistakes: Mistakes) -> Iterator[Record]:
+def _parquet_records(file: SmallParquet, names: tuple[str, ...], mistakes: Mistakes) -> Iterator[Record]:
     number = 0
-    for batch in file.iter_batches(_BATCH_ROWS):
+    for batch in file.batches():
         for cells in _parquet_cells(batch.rename_columns(list(names))):
             number += 1
             if isinstance(cells, str):

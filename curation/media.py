@@ -32,6 +32,7 @@ from urllib.parse import parse_qsl, unquote, urlencode
 from curation.faults import MachineError, is_of_machine, machine_error, machine_errors, patiently, said
 from curation.object_stores import ObjectStore, ObjectStores
 from curation.schema import Reason, RowError
+from curation.zip_limits import check_member
 from lumina.links import is_on_no_disk
 
 SCHEMES = ("file", "zip", "s3", "gs")
@@ -426,6 +427,7 @@ def _open_member(archive: Path, member: zipfile.ZipInfo) -> BinaryIO:
     """Open a member by its place in the archive: zipfile.ZipFile would read the whole directory for each."""
     if member.flag_bits & _ENCRYPTED:
         raise zipfile.BadZipFile("the member is encrypted")
+    check_member(member)
     file = archive.open("rb")
     try:
         file.seek(member.header_offset)

@@ -7,6 +7,7 @@ and on the disk; so whatever was killed, the parts with a record are what need n
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import uuid
@@ -23,6 +24,8 @@ from curation.digest import RowsDigest, row_digest_and_marks
 from curation.operator import Layout
 from curation.schema import counts
 from jobs.files import link_or_copy
+
+log = logging.getLogger(__name__)
 
 _BATCH_BYTES = 256 << 20
 _FILE = re.compile(r"part-\d+-\d+-n(\d+)\.parquet")
@@ -144,13 +147,25 @@ def record_path(directory: Path, first_unit: int) -> Path:
 
 
 def read_part(path: Path) -> Part:
-    """Read a record."""
-    record = json.loads(path.read_text(encoding="utf-8"))
-    files = tuple(
-        PartFile(file["name"], file["rows"], RowsDigest.parse(file["digest"]), bytes.fromhex(file["marks"]))
-        for file in record["files"]
-    )
-    return Part(tuple(record["units"]), files, Counter(record["counts"]), record["taken_from"])
+    """Read a record. ValueError if it is none, or names a file that is not beside it."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        files = tuple(
+            PartFile(
+                _own(file["name"]), int(file["rows"]), RowsDigest.parse(file["digest"]), bytes.fromhex(file["marks"])
+            )
+            for file in record["files"]
+        )
+        units = tuple(map(int, record["units"]))
+        return Part(units, files, Counter(record["counts"]), record["taken_from"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is no record of a part: {error!r}") from error
+
+
+def _own(name: str) -> str:
+    if not _FILE.fullmatch(name):
+        raise ValueError(f"{name!r:.80} is no name of a part")
+    return name
 
 
 def read_parts(directory: Path) -> list[Part]:
@@ -160,11 +175,20 @@ def read_parts(directory: Path) -> list[Part]:
     """
     parts, seen = [], set[int]()
     for path in sorted(directory.glob("part-*.json")):
-        part = read_part(path)
-        if seen.isdisjoint(part.units) and all((directory / file.name).is_file() for file in part.files):
+        try:
+            part = read_part(path)
+        except ValueError as error:
+            log.warning("%s; its rows are computed again", error)
+            continue
+        if seen.isdisjoint(part.units) and all(_is_here(directory / file.name) for file in part.files):
             seen.update(part.units)
             parts.append(part)
     return parts
+
+
+def _is_here(path: Path) -> bool:
+    """A link is not: it may lead anywhere."""
+    return path.is_file() and not path.is_symlink()
 
 
 def link_parts(parts: Iterable[Part], source: Path, target: Path) -> None:

@@ -7,6 +7,7 @@ clip, it holds the same result, whatever other clips came or went. Columns that 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from jobs.context import EarlierOutput
 
 log = logging.getLogger(__name__)
+
+_DATA_FILE = re.compile(r"data/(?!\.)[^/\0]+\.parquet")
 
 
 def take(
@@ -72,6 +75,8 @@ def _wanted(out: Path, marks: Mapping[str, bytes]) -> dict[str, dict[str, bytes]
     found: dict[str, dict[str, bytes]] = {}
     for batch in read_given(out).to_batches():
         for row in batch.to_pylist():
+            if not _DATA_FILE.fullmatch(row["file"] or ""):
+                raise ValueError(f"{out / INDEX_FILE} names {row['file']!r:.80}, which is no file of rows")
             if marks.get(row["id"]) == row["given"]:
                 found.setdefault(row["file"], {})[row["id"]] = row["mark"]
     return found

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import save_torch_state_dict
+from pydantic import ValidationError
 from torch import Tensor
 
+from lumina.files import read_json
 from lumina.models.config import NextDiTConfig
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.tensor_files import check_tensors, fitting, read_tensors
@@ -73,11 +75,17 @@ def write_whole(directory: Path) -> Iterator[Path]:
 
 
 def load_config(directory: Path) -> NextDiTConfig:
-    """Read the config of a saved model. Raises FileNotFoundError if the directory holds none."""
+    """Read the config of a saved model. Raises FileNotFoundError if the directory holds none, ValueError if it is of
+    something else."""
     path = directory / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{directory} holds no {CONFIG_FILE}: it is not a saved transformer")
-    return NextDiTConfig.model_validate_json(path.read_text())
+    try:
+        return NextDiTConfig.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise ValueError(f"{path} is no config of a transformer of ours: {where}: {first['msg']}") from error
 
 
 def load_weights(directory: Path) -> dict[str, Tensor]:
@@ -101,9 +109,9 @@ def _weight_files(directory: Path) -> list[Path]:
     index = directory / INDEX_FILE
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            if outside := [name for name in names if Path(name).name != name]:
-                raise ValueError(f"{outside[0]!r} is no file of this folder")
+            names = sorted(set(read_json(index)["weight_map"].values()))
+            if strange := [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]:
+                raise ValueError(f"{strange[0]!r} is no safetensors file beside it")
             return [directory / name for name in names]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{index} is damaged ({error}): restore the file") from error

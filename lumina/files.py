@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
+
+_JSON_BYTES = 1 << 26
 
 
 def ffmpeg_path(path: str | Path) -> str:
     """The path such that FFmpeg takes it for one: `12:30.mp4` alone would name a protocol `12`."""
     return str(Path(path).absolute())
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises FileNotFoundError if there is none, ValueError naming the file, and the line of a mistake, for what is no
+    JSON, over 64 MiB, or nested without end.
+    """
+    size = path.stat().st_size
+    if size > _JSON_BYTES:
+        raise ValueError(f"{path} has {size:,} bytes; a JSON file of at most {_JSON_BYTES:,} is read")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply to be read") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {error.lineno}: no JSON: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8") from error
 
 
 def sha256_file(path: Path) -> str:

@@ -56,7 +56,7 @@ class TextToVideo:
     def from_pretrained(
         cls, directory: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> Self:
-        """Load what `save_pretrained` wrote: a directory, or a hub id "owner/name".
+        """Load what `save_pretrained` wrote: a directory, or a model of the hub, "hf:owner/name".
 
         Raises FileNotFoundError naming the part that is missing.
         """
@@ -191,13 +191,7 @@ class TextToVideo:
 
 def _local(source: str | Path) -> Path:
     """The directory `source`, or a snapshot of the hub repository of that name."""
-    place = locate(source, "a text-to-video checkpoint", (GENERATION_FILE,))
-    if Path(place.name).is_dir():
-        return Path(place.name)
-    from huggingface_hub import snapshot_download
-
-    with place.explained():
-        return Path(snapshot_download(place.name)) / place.subfolder
+    return locate(source, "a text-to-video checkpoint", (GENERATION_FILE,)).folder
 
 
 def initial_noise(shape: Sequence[int], seed: int, *address: int | str) -> Tensor:

@@ -1,4 +1,7 @@
-"""Where pretrained weights lie: a local directory or a hub id, with one clear error when they do not."""
+"""Where pretrained weights lie: a local directory or a model of the hub, with one clear error when they do not.
+
+A checkpoint is data: what asks for code of its own is refused, and nothing but `hf:` ever fetches anything.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +12,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lumina.files import read_json
+from lumina.hub import PREFIX, hub_model, no_folder
 from lumina.links import first_that_leads_out
 from lumina.tensor_names import misfit
+
+_IGNORED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.gguf", "*.py", "*.pkl")
+"""Of a repository, what nothing here reads."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Arguments of a `from_pretrained` call."""
+    """Where to load from, and what."""
 
-    name: str
-    """Local directory or hub repository."""
-    subfolder: str
-    """Folder inside the repository, or empty."""
+    folder: Path
     what: str
     """What is loaded, for messages."""
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Turn a loader's OSError into a FileNotFoundError that says what was tried.
+        """Turn a loader's error into one line: a FileNotFoundError for a file, a ValueError for what is in it.
 
         The loaders' own words about tensors, a line for each, are left out: see `check`.
         """
@@ -37,9 +42,11 @@ class Place:
                 logger.setLevel(logging.ERROR)
             yield
         except OSError as error:
-            raise FileNotFoundError(
-                f"cannot load {self.what} from {self._path!r}: {error}. "
-                "Give a local directory, or a hub id and access to the hub"
+            raise FileNotFoundError(f"cannot load {self.what} from {self.folder}: {_first_line(error)}") from error
+        except Exception as error:
+            # Tokenizers raise no class of their own, safetensors one of each version.
+            raise ValueError(
+                f"cannot load {self.what} from {self.folder}: {type(error).__name__}: {_first_line(error)}"
             ) from error
         finally:
             for logger, level in zip(loggers, levels, strict=True):
@@ -61,34 +68,64 @@ class Place:
         )
         if missing or shapes or (unexpected and not more_is_fine):
             raise ValueError(
-                misfit(self._path, self.what, names, missing=missing, unexpected=unexpected, misshapen=shapes)
+                misfit(str(self.folder), self.what, names, missing=missing, unexpected=unexpected, misshapen=shapes)
             )
-
-    @property
-    def _path(self) -> str:
-        return "/".join(filter(None, (self.name, self.subfolder)))
 
 
 def locate(source: str | Path, what: str, files: Sequence[str]) -> Place:
     """Find pretrained weights.
 
     Args:
-        source: an existing directory, or a hub id "owner/name" with an optional "/subfolder".
+        source: an existing directory; a model of the hub that its cache has, or, after `hf:`, that is fetched.
         what: what is loaded, for messages.
-        files: glob patterns that a local directory must satisfy.
+        files: glob patterns that the directory must satisfy.
 
-    Raises FileNotFoundError if the directory lacks a file, or the source is neither a directory nor a hub id;
-    ValueError if a link in it leads elsewhere.
+    Raises FileNotFoundError if the directory lacks a file or there is none, ValueError if it asks for code of its own
+    or a link in it leads elsewhere.
     """
-    path = Path(source)
-    if path.is_dir():
-        missing = [pattern for pattern in files if not any(path.glob(pattern))]
-        if missing:
-            raise FileNotFoundError(f"{path} does not hold {what}: no {', no '.join(missing)}")
-        if (link := first_that_leads_out(path)) is not None:
-            raise ValueError(f"{link} is a link that leads out of the folder: put a copy in its place")
-        return Place(str(path), "", what)
-    parts = str(source).split("/")
-    if isinstance(source, Path) or path.is_absolute() or parts[0] in ("", ".", "..") or len(parts) < 2:
-        raise FileNotFoundError(f"{source} is no directory with {what}, and no hub id (owner/name)")
-    return Place("/".join(parts[:2]), "/".join(parts[2:]), what)
+    folder = local_folder(source)
+    missing = [pattern for pattern in files if not any(folder.glob(pattern))]
+    if missing:
+        raise FileNotFoundError(f"{folder} does not hold {what}: no {', no '.join(missing)}")
+    if Path(source).is_dir() and (link := first_that_leads_out(folder)) is not None:
+        raise ValueError(f"{link} is a link that leads out of the folder: put a copy in its place")
+    refuse_code(folder)
+    return Place(folder, what)
+
+
+def local_folder(source: str | Path) -> Path:
+    """The directory that `source` is, or that holds the model of the hub which it names; see `locate`."""
+    if Path(source).is_dir():
+        return Path(source)
+    text = str(source)
+    model = hub_model(text)
+    snapshot = model.snapshot if model is not None else None
+    if snapshot is not None:
+        return snapshot
+    if model is None or not text.startswith(PREFIX):
+        raise FileNotFoundError(no_folder(text))
+    from huggingface_hub import snapshot_download
+
+    patterns = [f"{model.folder}/*"] if model.folder else None
+    try:
+        found = snapshot_download(
+            model.name, revision=model.revision, allow_patterns=patterns, ignore_patterns=list(_IGNORED)
+        )
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(f"{text} cannot be fetched from the hub: {_first_line(error)}") from error
+    return Path(found) / model.folder
+
+
+def refuse_code(folder: Path) -> None:
+    """ValueError if a JSON file of a checkpoint names code that its loader would fetch and run."""
+    for path in sorted(folder.glob("*config.json")):
+        settings = read_json(path)
+        if isinstance(settings, dict) and settings.get("auto_map"):
+            raise ValueError(
+                f"{path} asks for code of its own (auto_map), which is never run: take a model whose classes "
+                "`transformers` has, or remove auto_map if they are these"
+            )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "")

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lumina.checkpoints import CONFIG_FILE, check_weights, tensors_of, write_whole
+from lumina.files import read_json
 from lumina.models.config import RELEASED_MODELS, NextDiTConfig
 from lumina.tensor_files import fitting, read_tensors
 
@@ -101,10 +102,7 @@ def find_config(source: Path, preset: str | None, arguments: Path | None) -> Nex
             f"{source} does not tell its model's shape (model_args.pth is never unpickled): give --preset, one of "
             f"{', '.join(RELEASED_MODELS)}, or --config with a JSON file"
         )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON file: {error}") from error
+    values = read_json(path)
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a JSON object with the model's arguments")
     if "all_patch_size" in values:

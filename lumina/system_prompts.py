@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lumina.files import read_json
+
 PROMPT_START = " <Prompt Start> "
 """What every system prompt ends with: the caption follows directly."""
 
@@ -71,7 +73,7 @@ def read_system_prompts(path: Path) -> dict[str, SystemPrompt]:
     Raises ValueError if a text does not match its digest.
     """
     prompts = {}
-    for row in json.loads(path.read_text(encoding="utf-8")):
+    for row in read_json(path):
         if hashlib.sha256(row["text"].encode()).hexdigest() != row["sha256"]:
             raise ValueError(
                 f"{path}: the text of source {row['source']!r} does not match its sha256: restore the file"

@@ -70,7 +70,8 @@ def read_frames(path: str | Path, indices: Sequence[int] | None = None) -> NDArr
     last = None if wanted is None else max(wanted)
     picked: dict[int, NDArray[np.uint8]] = {}
     count = 0
-    with av.open(ffmpeg_path(path)) as container:
+    options = {"format_whitelist": "mov", "protocol_whitelist": "file"}
+    with av.open(ffmpeg_path(path), options=options) as container:
         if not container.streams.video:
             raise ValueError(f"{path}: has no video stream")
         stream = container.streams.video[0]

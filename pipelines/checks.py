@@ -10,6 +10,7 @@ from curation.manifests import is_scanned
 from curation.rules import score_columns
 from curation.schema import MOTION, PROBE
 from curation.selection import check_scores
+from lumina.files import read_json
 from lumina.models.config import NextDiTConfig, load_flow_config
 from pipelines.config import PipelineConfig
 from pipelines.dag.fingerprint import locate_weights
@@ -100,7 +101,7 @@ def check_weights(config: PipelineConfig) -> None:
         if not file.is_file():
             raise PipelineError(f"weights.{name}: {directory} holds no config.json, so it is no pretrained network")
         try:
-            width = json.loads(file.read_text(encoding="utf-8"))[key]
+            width = read_json(file)[key]
         except (ValueError, KeyError, TypeError) as error:
             raise PipelineError(
                 f"weights.{name}: {file} does not say {key!r}: is it another kind of network?"

@@ -55,7 +55,7 @@ class DataConfig(Config):
 
 
 class WeightsConfig(Config):
-    """Pretrained networks: a local directory, a hub id, or `zoo:<name>` for the small ones that are shipped."""
+    """Pretrained networks: a local directory, `hf:owner/name` of the hub, or `zoo:<name>` for small shipped ones."""
 
     vae: str = "zoo:vae"
     """A CogVideoX autoencoder."""
@@ -69,7 +69,7 @@ class WeightsConfig(Config):
     training stage, the output of `lumina convert`), or an exported checkpoint; None starts from nothing."""
 
     def resolve(self) -> dict[str, str]:
-        """Return name to local directory or hub id, with `zoo:` names resolved; what is not given is left out."""
+        """Return name to local directory or model of the hub, `zoo:` names resolved; what is not given is left out."""
         return {name: _zoo(value) for name, value in self if value is not None}
 
 

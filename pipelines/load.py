@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from curation.texts import TextError, decode
 from pipelines.errors import PipelineError
+from pipelines.yaml_text import YamlLimitError, load_yaml
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -47,8 +48,8 @@ def load(
     """
     path = _find(name_or_path)
     try:
-        data = yaml.safe_load(decode(path.read_bytes())) or {}
-    except TextError as error:
+        data = load_yaml(decode(path.read_bytes())) or {}
+    except (TextError, YamlLimitError) as error:
         raise ConfigError(f"{path}, line {error.line}: {error}") from error
     except (yaml.YAMLError, ValueError) as error:  # the latter of 2026-13-01
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
@@ -147,8 +148,10 @@ def _read(kinds: Sequence[Any], override: str, text: str) -> Any:
         return None if types.NoneType in kinds and text in ("", "null") else text
     try:
         # YAML 1.1 reads 1e-4 as text; the field's own type turns it into a number afterwards.
-        value = _own(yaml.safe_load(text))
+        value = _own(load_yaml(text))
         comment = _has_comment(text)
+    except YamlLimitError as error:
+        raise ConfigError(f"override {override!r:.80}: {error}") from error
     except (yaml.YAMLError, ValueError) as error:
         if (takes_text and not written) or not kinds:
             return text  # where there is no such key, that is the mistake

@@ -50,17 +50,18 @@ class VideoAutoencoder:
     def from_pretrained(
         cls, source: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> Self:
-        """Load a directory, or a hub id with the subfolder appended, e.g. "THUDM/CogVideoX-2b/vae".
+        """Load a directory, or a model of the hub with its folder, e.g. "hf:THUDM/CogVideoX-2b/vae".
 
-        Raises FileNotFoundError naming what is missing, ValueError if the tensors are not those of its config.
+        Raises FileNotFoundError naming what is missing, ValueError if it is damaged, asks for code of its own, or the
+        tensors are not those of its config.
         """
         from diffusers import AutoencoderKLCogVideoX
 
         place = locate(source, "a CogVideoX VAE", ("config.json", "*.safetensors"))
         with place.explained():
             vae, info = AutoencoderKLCogVideoX.from_pretrained(
-                place.name,
-                subfolder=place.subfolder,
+                place.folder,
+                local_files_only=True,
                 torch_dtype=dtype,
                 use_safetensors=True,
                 # The cheaper way needs accelerate, and the network is small.

@@ -33,9 +33,10 @@ class TextEncoder:
     def from_pretrained(
         cls, source: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> Self:
-        """Load a directory or a hub id, e.g. "google/gemma-2-2b".
+        """Load a directory or a model of the hub, e.g. "hf:google/gemma-2-2b".
 
-        Raises FileNotFoundError naming what is missing, ValueError if the tensors are not those of its config.
+        Raises FileNotFoundError naming what is missing, ValueError if it is damaged, asks for code of its own, or the
+        tensors are not those of its config.
         """
         from transformers import AutoModel, AutoTokenizer
 
@@ -43,15 +44,18 @@ class TextEncoder:
         with place.explained():
             # Gemma-2 caps its attention scores, which the fused kernels leave out.
             model, info = AutoModel.from_pretrained(
-                place.name,
-                subfolder=place.subfolder,
+                place.folder,
                 dtype=dtype,
+                trust_remote_code=False,
+                local_files_only=True,
                 use_safetensors=True,
                 attn_implementation="eager",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )
-            tokenizer = AutoTokenizer.from_pretrained(place.name, subfolder=place.subfolder, padding_side="right")
+            tokenizer = AutoTokenizer.from_pretrained(
+                place.folder, padding_side="right", trust_remote_code=False, local_files_only=True
+            )
         place.check(model.state_dict().keys(), info, more_is_fine=True)
         return cls(model.to(device).eval().requires_grad_(False), tokenizer)
 

@@ -5,12 +5,12 @@ Heavy imports stand inside the commands, as in `pipelines.cli`.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lumina.hub import PREFIX, hub_model, no_folder
 from pipelines.commands.options import Debug, Json, Overrides, one_line_errors
 from pipelines.commands.written import check_file, check_new_folder
 from pipelines.errors import PipelineError
@@ -31,7 +31,7 @@ def probe(
 
 
 def generate(
-    checkpoint: Annotated[str, typer.Option(metavar="DIR", help="Exported checkpoint directory, or a hub id.")],
+    checkpoint: Annotated[str, typer.Option(metavar="DIR", help="Exported checkpoint directory, or hf:owner/name.")],
     prompt: Annotated[list[str], typer.Option(metavar="TEXT", help="What the clip shows; may be repeated.")],
     source: Annotated[
         str | None, typer.Option(metavar="NAME", help="Whose system prompt; the exported default otherwise.")
@@ -61,11 +61,10 @@ def generate(
         files = clip_files(out, len(prompt))
         for file in files:
             check_file("--out", file, makes_folder=True)
-        if not Path(checkpoint).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", checkpoint):
-            raise PipelineError(
-                f"--checkpoint {checkpoint}: no such directory, and no hub id (owner/name); `lumina run` prints where "
-                "it exported one"
-            )
+        model = hub_model(checkpoint)
+        named = model is not None and (checkpoint.startswith(PREFIX) or model.snapshot is not None)
+        if not Path(checkpoint).is_dir() and not named:
+            raise PipelineError(f"--checkpoint {no_folder(checkpoint)}; `lumina run` prints where it exported one")
         width, height = _size(size) if size else (None, None)
         settings = {
             "source": source,

@@ -7,8 +7,6 @@ import hashlib
 import json
 import logging
 import math
-import os
-import shlex
 import threading
 import time
 from collections.abc import Mapping
@@ -19,6 +17,7 @@ from typing import Any
 
 from lumina.config import Config
 from lumina.files import place_of, sha256_file
+from lumina.hub import PREFIX, hub_model, no_folder
 from lumina.links import first_that_leads_out
 from pipelines.dag.code import CodeIndex
 from pipelines.dag.stage import Stage
@@ -147,42 +146,23 @@ def locate_weights(spec: str, where: str) -> Located:
     """Find weights on this machine, without reading them.
 
     Args:
-        spec: local file or directory, or hub id `org/name`, `org/name/folder`, each with an optional `@revision`.
+        spec: local file or directory, or model of the hub, `hf:org/name`, `hf:org/name/folder`, each with an optional
+            `@revision`. What is in the hub's cache may do without `hf:`.
         where: names the weights in errors, e.g. `stage encode_latents@1: weights vae`.
 
     Raises:
         PipelineError: neither a local path nor in the local Hugging Face cache, or a link in it leads elsewhere.
     """
     path = Path(spec).expanduser()
-    if path.exists():
+    if not spec.startswith(PREFIX) and path.exists():
         if path.is_dir() and (link := first_that_leads_out(path)) is not None:
             raise PipelineError(f"{where}: {link} is a link that leads out of the folder: put a copy in its place")
         return Located(place_of(path))
-    full, _, revision = spec.partition("@")
-    parts = full.split("/")
-    if len(parts) < 2 or not all(parts) or {".", "..", "~"} & set(parts):
-        raise PipelineError(f"{where}: no file or directory {spec!r}; give a path that exists or a hub id `org/name`")
-    name, folder = "/".join(parts[:2]), "/".join(parts[2:])
-    repository = _hub_cache() / f"models--{name.replace('/', '--')}"
-    revision = revision or "main"
-    reference = repository / "refs" / revision
-    commit = reference.read_text().strip() if reference.is_file() else revision
-    snapshot = repository / "snapshots" / commit
-    if not (snapshot / folder).is_dir():
-        words = ["hf", "download", name, *(["--include", f"{folder}/*"] if folder else [])]
-        words += [] if revision == "main" else ["--revision", revision]
-        raise PipelineError(
-            f"{where}: {spec!r} is neither a local path nor in the Hugging Face cache ({_hub_cache()}); "
-            f"fetch it with `{shlex.join(words)}`"
-        )
-    return Located(snapshot / folder, f"hub:{name}@{commit}" + (f"/{folder}" if folder else ""))
-
-
-def _hub_cache() -> Path:
-    if "HF_HUB_CACHE" in os.environ:
-        return Path(os.environ["HF_HUB_CACHE"])
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    return Path(home).expanduser() / "hub"
+    model = hub_model(spec)
+    snapshot = model.snapshot if model is not None else None
+    if model is None or snapshot is None:
+        raise PipelineError(f"{where}: {no_folder(spec)}")
+    return Located(snapshot, f"hub:{model.name}@{model.commit}" + (f"/{model.folder}" if model.folder else ""))
 
 
 def _content(path: Path, cache: DigestCache) -> str:

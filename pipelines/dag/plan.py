@@ -155,7 +155,7 @@ class _Planner:
             return _line(stage, "cached", why, [manifest], fingerprint=name)
         history = self.store.manifests(stage.name)
         old, holder = nearest(history, found.recipe), self.store.holder(stage.name, name)
-        why = f"{holder} is computing it now" if holder else _why(old)
+        why = f"{holder} is computing it now" if holder else _why(old, self.store.damage(stage.name, name))
         state: PlanState = "drift" if old is not None and old.by_code_alone and holder is None else "run"
         gated = False
         if self.store.has_work(stage.name, name):
@@ -195,7 +195,9 @@ def explain(history: list[Manifest], recipe: Mapping[str, Any]) -> str:
     return _why(nearest(history, recipe))
 
 
-def _why(old: Nearest | None) -> str:
+def _why(old: Nearest | None, damage: str | None = None) -> str:
+    if damage is not None:
+        return f"its output is gone or damaged: {damage}"
     if old is None:
         return _NEVER
     return reason(old.changes) or "its output is gone or damaged"

@@ -27,7 +27,7 @@ from pipelines.dag.stage import Pipeline, Stage
 from pipelines.dag.start import ClusterStart
 from pipelines.dag.tier import tier_record
 from pipelines.dag.turns import Turns
-from pipelines.errors import StoreError, failure
+from pipelines.errors import LeaseLostError, StoreError, failure
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Attempt, Store, list_files
 from pipelines.storage.store_lock import in_use
@@ -158,6 +158,8 @@ class _Run:
                     self._serve()
                     if self.stop.requested:
                         self._interrupt(launched)
+                    if lost := self.turns.lost():
+                        self._yield_to_other(launched, *lost)
             finally:
                 finished.set()
                 self.identifier.cache.save()
@@ -317,6 +319,16 @@ class _Run:
             files={**stage.files, **stage.locations},
             earlier=tuple(earlier_outputs(self.store, stage, found)),
         )
+
+    def _yield_to_other(self, launched: set[str], stage: str, error: LeaseLostError) -> None:
+        """End the run: nothing else stops a job for certain, and two must not write into the same scratch."""
+        self.stop.requested = True
+        why = f"{error}; this run has stopped, and the same command goes on once nobody works on {stage}"
+        self._end(StageOutcome(stage, "failed", error=why))
+        self.turns.held.release_all()
+        for name in self.pipeline.by_name:
+            if name not in self.outcomes:
+                self._end(StageOutcome(name, "interrupted" if name in launched else "blocked", error=f"{stage} failed"))
 
     def _interrupt(self, launched: set[str]) -> None:
         self.turns.held.release_all()

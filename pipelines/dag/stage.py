@@ -52,7 +52,7 @@ class Stage:
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Key the job uses -> name of the upstream stage."""
     weights: Mapping[str, str] = field(default_factory=dict)
-    """Name -> local file or directory, or hub id (`org/name` or `org/name@revision`), identified by content."""
+    """Name -> local file or directory, or model of the hub (`hf:org/name@revision`), identified by content."""
     files: Mapping[str, Path] = field(default_factory=dict)
     """External input files (identified by content) and directories (by relative path, size and time)."""
     locations: Mapping[str, Path] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pipelines.dag.events import Display
 from pipelines.dag.signals import StopSignal
 from pipelines.errors import LeaseLostError
-from pipelines.storage.lease import HeldLeases, Holder
+from pipelines.storage.lease import HeldLease, HeldLeases, Holder
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Attempt, Store
 
@@ -29,6 +29,7 @@ class Turns:
 
     def __init__(self, store: Store, display: Display, stop: StopSignal, max_parallel: int) -> None:
         self.held = HeldLeases()
+        self._computing: dict[str, HeldLease] = {}
         self._store, self._display, self._stop = store, display, stop
         self._slots = threading.Semaphore(max_parallel)
 
@@ -58,6 +59,7 @@ class Turns:
             self._stop.check()
             attempt = self._store.acquire(stage, fingerprint)
             if not isinstance(attempt, Holder):
+                self._computing[stage] = attempt.lease
                 self.held.add(attempt.lease)
                 return attempt
             if str(attempt) != told:
@@ -65,13 +67,25 @@ class Turns:
                 self._display.stage(stage, "waiting", f"for {told}, which computes the same")
             time.sleep(_WAIT_POLL_S)
 
+    def lost(self) -> tuple[str, LeaseLostError] | None:
+        """A stage that is computed here although somebody else may compute it now; None if there is none.
+
+        At its commit no lease counts any more: the manifest decides.
+        """
+        found = dict(self._computing)
+        return next(
+            ((stage, error) for lease, error in self.held.lost for stage in found if found[stage] is lease), None
+        )
+
     def drop(self, attempt: Attempt) -> None:
         """Give up an attempt and its lease."""
+        self._computing = {stage: lease for stage, lease in self._computing.items() if lease is not attempt.lease}
         self.held.remove(attempt.lease)
         self._store.abandon(attempt)
 
     def commit(self, attempt: Attempt, manifest: Manifest) -> Manifest:
         """Finish an attempt; returns the manifest that counts, which is another's if that was quicker."""
+        self._computing.pop(manifest.stage, None)
         try:
             kept = self._store.commit(attempt, manifest)
         except LeaseLostError:

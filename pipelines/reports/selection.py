@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines.errors import PipelineError, StoreError
+from pipelines.storage import run_records
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
+from pipelines.storage.typed import read_text
 
 log = logging.getLogger(__name__)
 
@@ -128,13 +130,13 @@ def previous(store: Store, record: Mapping[str, Any]) -> dict[str, Any] | None:
     found = []
     for path in (store.root / "runs").glob("*.json"):
         try:
-            other = json.loads(path.read_text())
+            other = run_records.read(path)
             entry = other["stages"].get(STAGE) or {}
             fits = other["name"] == record["name"] and (other["started"], other["run"]) < (
                 record["started"],
                 record["run"],
             )
-        except (OSError, ValueError, KeyError) as error:
+        except StoreError as error:
             log.debug("%s: skipped: %s", path, error)
             continue
         if fits and entry.get("path") and entry["fingerprint"] != own:
@@ -160,7 +162,7 @@ def _read(store: Store, record: Mapping[str, Any]) -> _Table:
     columns = ["clip_id", "uri", "source", "keep", "reason", "reason_stage", "detail", "failed_rules", "policy_id"]
     try:
         own = store.directory(STAGE, entry["fingerprint"].removeprefix("sha256:"))
-        manifest = Manifest.from_json((own / "MANIFEST.json").read_text())
+        manifest = Manifest.from_sealed(read_text(own / "MANIFEST.json"))
         rows = dataset(path / "data")
         # Selections of older versions know no latents sets.
         columns += [name for name in ("stages", "stage_failed") if name in rows.schema.names]

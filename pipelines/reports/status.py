@@ -17,8 +17,9 @@ from pipelines.dag.events import Display
 from pipelines.errors import StoreError
 from pipelines.reports.stage_progress import StageProgress
 from pipelines.secrets import scrubbed
-from pipelines.storage.lease import process_start
+from pipelines.storage.lease import is_here, process_start, this_machine
 from pipelines.storage.store import Store
+from pipelines.storage.typed import checked, parse
 
 _SILENT_S = 30.0
 _SILENT_TIMES = 6
@@ -51,6 +52,8 @@ class RunStatus:
     host: str = ""
     pid: int = 0
     process_start: str = ""
+    machine: str = ""
+    """See `pipelines.storage.lease.this_machine`."""
     heard: float = 0.0
     """When the run last said something."""
     every_s: float = 0.0
@@ -63,7 +66,7 @@ class RunStatus:
     @property
     def is_here(self) -> bool:
         """Whether it runs, or ran, on this machine."""
-        return self.host == socket.gethostname()
+        return is_here(self.host, self.machine)
 
     @property
     def standing(self) -> Standing:
@@ -105,7 +108,7 @@ class StatusFile:
         self.inner, self.status, self.live = inner, status, store.live
         status.every_s = self.live.every_s
         status.host, status.pid = socket.gethostname(), os.getpid()
-        status.process_start = process_start(status.pid) or ""
+        status.process_start, status.machine = process_start(status.pid) or "", this_machine()
         self._lock = threading.Lock()
         self._begun, self._closed = threading.Event(), threading.Event()
         self._told = False
@@ -216,12 +219,9 @@ def _live(store: Store) -> list[RunStatus]:
     found = []
     for place, text in store.live.read():
         try:
-            data = json.loads(text)
-            data.pop("standing", None)
-            data["stages"] = {name: StageProgress(**row) for name, row in data["stages"].items()}
-            found.append(RunStatus(**data))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise StoreError(f"{place} is damaged ({error!r}): remove it") from error
+            found.append(checked(RunStatus, parse(text)))
+        except ValueError as error:
+            raise StoreError(f"{place} is damaged ({error}): remove it") from error
     return sorted(found, key=lambda status: (status.started, status.run), reverse=True)
 
 

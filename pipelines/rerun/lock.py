@@ -15,7 +15,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import StringConstraints
 
 from curation.manifests import media_root
 from lumina.files import place_of
@@ -24,16 +26,20 @@ from pipelines.errors import PipelineError, StoreError
 from pipelines.git import origin
 from pipelines.storage.durable import replace_file
 from pipelines.storage.store import Store
+from pipelines.storage.typed import Fingerprint, Text, Whole, checked
 from pipelines.tracking.uri import without_password
+
+Commit = Annotated[Text, StringConstraints(pattern="^[0-9a-f]{40,64}$")]
+"""Of a commit, nothing that `git` could take for an option or a name."""
 
 
 @dataclass(frozen=True)
 class Code:
     """The code that ran."""
 
-    commit: str | None
+    commit: Commit | None
     """None when it ran outside its repository."""
-    patch: str | None = None
+    patch: Fingerprint | None = None
     """`sha256:<hex>` of what the working tree had besides, new files included; None if nothing."""
 
 
@@ -41,11 +47,11 @@ class Code:
 class Environment:
     """The machine and the installed packages of the driver."""
 
-    python: str
-    platform: str
-    cpus: int | None
-    gpus: tuple[str, ...] = ()
-    packages: Mapping[str, str] = field(default_factory=dict)
+    python: Text
+    platform: Text
+    cpus: Whole | None
+    gpus: tuple[Text, ...] = ()
+    packages: Mapping[Text, Text] = field(default_factory=dict)
     """Distribution -> version, sorted by name."""
 
 
@@ -53,8 +59,8 @@ class Environment:
 class Lock:
     """All that was recorded to compute a run again."""
 
-    command: str
-    config: Mapping[str, Any]
+    command: Text
+    config: Mapping[Text, Any]
     code: Code
     environment: Environment
 
@@ -62,6 +68,19 @@ class Lock:
     def workers(self) -> int:
         """World size of training."""
         return int(self.config["runtime"]["train_workers"])
+
+
+@dataclass(frozen=True)
+class _Runtime:
+    train_workers: Whole
+
+
+@dataclass(frozen=True)
+class _Config:
+    """What is relied upon of a recorded config before the code that wrote it reads it."""
+
+    runtime: _Runtime
+    tracking_uri: Text | None = None
 
 
 def make_lock(settings: PipelineConfig, command: str, store: Store) -> Lock:
@@ -91,10 +110,10 @@ def read_lock(record: Mapping[str, Any]) -> Lock:
             "so there is nothing to run again"
         )
     try:
-        environment = dict(found["environment"])
-        environment["gpus"] = tuple(environment["gpus"])
-        return Lock(found["command"], dict(found["config"]), Code(**found["code"]), Environment(**environment))
-    except (KeyError, TypeError) as error:
+        lock = checked(Lock, found)
+        checked(_Config, lock.config)
+        return lock
+    except ValueError as error:
         raise StoreError(f"run {record.get('run')}: the lock in its record is damaged: {error}") from error
 
 
@@ -157,7 +176,9 @@ def _keep(store: Store, patch: bytes) -> str:
 
 
 def patch_path(store: Store, patch: str) -> Path:
-    """Where the patch with this digest lies."""
+    """Where the patch with this digest lies. Raises StoreError for what is no digest, and could be another path."""
+    if not re.fullmatch("sha256:[0-9a-f]{64}", patch):
+        raise StoreError(f"patch {patch!r:.80}: expected sha256:<64 hex digits>")
     return store.root / "patches" / f"{patch.removeprefix('sha256:')}.patch"
 
 

@@ -299,5 +299,7 @@ def _outliving(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def _newest(target: Store, record: Mapping[str, Any]) -> str | None:
-    pointer = target.root / "latest" / _name(record)
-    return pointer.read_text() if pointer.is_file() else None
+    try:
+        return target.run_path(_name(record)).stem
+    except StoreError:
+        return None

@@ -24,6 +24,7 @@ from pipelines.storage.leftovers import leftovers
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
 from pipelines.storage.store_lock import alone
+from pipelines.storage.typed import read_text
 
 What = Literal["output", "attempt", "unfinished", "partial", "status"]
 """`attempt`: a directory that no record names; `unfinished`: work from which a run could go on; `partial`: a file that
@@ -217,7 +218,7 @@ def _directories(store: Store) -> Iterator[tuple[Key, Path]]:
 
 def _manifest(directory: Path) -> Manifest | Literal["none", "damaged"]:
     try:
-        return Manifest.from_json((directory / "MANIFEST.json").read_text())
+        return Manifest.from_sealed(read_text(directory / "MANIFEST.json"))
     except FileNotFoundError:
         return "none"
     except (OSError, ValueError):

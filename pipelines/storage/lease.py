@@ -18,10 +18,12 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import IO, Protocol
 
 from pipelines.errors import LeaseLostError, PipelineError
+from pipelines.storage.typed import Number, Text, Whole, checked, parse, read_text
 
 log = logging.getLogger(__name__)
 
@@ -33,26 +35,57 @@ EXPIRY_S = 60.0
 class Holder:
     """The process that holds a lease."""
 
-    owner: str
+    owner: Text
     """Unique per acquisition."""
-    host: str
-    pid: int
-    process_start: str
+    host: Text
+    pid: Whole
+    process_start: Text
     """Start time of the process as the system tells it: with the pid it names one process for ever."""
-    heartbeat: float = field(default=0.0, compare=False)
+    machine: Text = ""
+    """See `this_machine`: two containers may have one name, and each a process of the same number."""
+    heartbeat: Number = field(default=0.0, compare=False)
     """Seconds since the epoch, by the clock of the file system."""
 
+    @classmethod
+    def me(cls) -> Holder:
+        """This process, for one acquisition."""
+        pid = os.getpid()
+        return cls(uuid.uuid4().hex, socket.gethostname(), pid, process_start(pid) or "", this_machine())
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its pid says something in this process."""
+        return is_here(self.host, self.machine)
+
     def is_alive(self, now: float | None = None) -> bool:
-        """Whether the holder may still be at work: exact on this host, by heartbeat elsewhere.
+        """Whether the holder may still be at work: exact on this machine, by heartbeat elsewhere.
 
         `now` is the present by the clock that told the heartbeat; by default this host's, good enough to show.
         """
-        if self.host == socket.gethostname():
+        if self.is_here:
             return process_start(self.pid) == self.process_start
         return (time.time() if now is None else now) - self.heartbeat < EXPIRY_S
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
+
+
+@cache
+def this_machine() -> str:
+    """What tells the pids of this process from those of others: the boot of the kernel and the namespace of pids.
+
+    Empty where the system has neither, and the name of the host is all there is.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def is_here(host: str, machine: str) -> bool:
+    """Whether a process of that host and machine is seen from this one by its pid."""
+    return (host, machine) == (socket.gethostname(), this_machine())
 
 
 def process_start(pid: int) -> str | None:
@@ -97,10 +130,10 @@ class Lease:
             with _locked(self.directory):
                 current = read_holder(self.directory)
                 if current is None or current.owner != self.holder.owner:
-                    raise LeaseLostError(f"{self.directory}: the lease went to {current or 'nobody'}")
+                    raise lost(str(self.directory / "LEASE.json"), current)
                 os.utime(self.directory / "LEASE.json")
         except FileNotFoundError as error:
-            raise LeaseLostError(f"{self.directory}: the lease went to nobody") from error
+            raise lost(str(self.directory / "LEASE.json"), None) from error
 
     def release(self) -> None:
         """Give the lease back; nothing happens if it was lost. Where it cannot be, it ends with this process."""
@@ -122,6 +155,8 @@ class HeldLeases:
     def __init__(self) -> None:
         self._leases: list[HeldLease] = []
         self._lock = threading.Lock()
+        self.lost: list[tuple[HeldLease, LeaseLostError]] = []
+        """Those that another runner has now, or nobody: what they were for must not go on."""
 
     def add(self, lease: HeldLease) -> None:
         """Keep a lease alive from now on."""
@@ -148,36 +183,52 @@ class HeldLeases:
             for lease in leases:
                 try:
                     lease.refresh()
+                except LeaseLostError as error:
+                    # One that was given back in the meantime is none.
+                    if self._holds(lease):
+                        self.remove(lease)
+                        self.lost.append((lease, error))
                 except (PipelineError, OSError) as error:
-                    # The manifest decides who wins, so the stage may go on; a full disk shows up at its commit.
-                    # A lease that was given back in the meantime is none of these.
-                    if any(held is lease for held in self._leases):
+                    # Whoever takes the lease over meanwhile shows up at the next beat; a full disk at the commit.
+                    if self._holds(lease):
                         log.warning("heartbeat: %s", error)
+
+    def _holds(self, lease: HeldLease) -> bool:
+        with self._lock:
+            return any(held is lease for held in self._leases)
+
+
+def lost(record: str, now: Holder | None) -> LeaseLostError:
+    """The error of a holder that is none any more; `record` names the lease."""
+    if now is None:
+        return LeaseLostError(f"{record} is gone or was overwritten, so another runner may compute the same")
+    return LeaseLostError(f"{now} has taken the lease {record} over, and computes the same")
 
 
 def read_holder(directory: Path) -> Holder | None:
     """Who holds the lease, dead or alive; None when nobody does or the record is damaged."""
+    path = directory / "LEASE.json"
     try:
-        with (directory / "LEASE.json").open() as file:
-            return Holder(**{**json.load(file), "heartbeat": os.fstat(file.fileno()).st_mtime})
+        found = parse(read_text(path))
+        # Of one that was replaced in between, a heartbeat that is too young: nobody takes that over too early.
+        return checked(Holder, {**found, "heartbeat": path.stat().st_mtime})
     except FileNotFoundError:
         return None
     except (ValueError, TypeError):
-        # Written by os.replace, so only a disk fault can damage it; taking over is safe.
+        # Written by os.replace, so only a disk fault or a stranger can damage it; taking over is safe.
         return None
 
 
 def try_acquire(directory: Path) -> Lease | Holder:
     """Take the lease, from a dead holder too; returns the holder when one is alive."""
     directory.mkdir(parents=True, exist_ok=True)
-    pid = os.getpid()
     with _locked(directory) as lock:
         current = read_holder(directory)
         if current is not None:
             os.utime(lock.fileno())
             if current.is_alive(os.fstat(lock.fileno()).st_mtime):
                 return current
-        holder = Holder(uuid.uuid4().hex, socket.gethostname(), pid, process_start(pid) or "")
+        holder = Holder.me()
         _write(directory, holder)
         return Lease(directory, holder)
 

@@ -6,7 +6,6 @@ Outputs and attempts are not among it: those are `pipelines.storage.gc`'s own.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 from pipelines.storage.durable import PARTIAL
 from pipelines.storage.lease import Holder
+from pipelines.storage.typed import checked, parse, read_text
 
 _FOLDERS = ("cache", "latest", "live", "patches", "runs")
 """Those whose files are replaced whole."""
@@ -101,6 +101,7 @@ def _statuses(
 
 
 def _read(path: Path) -> _Told:
-    stat, told = path.stat(), json.loads(path.read_text())
-    writer = Holder(path.stem, told["host"], int(told["pid"]), told["process_start"], stat.st_mtime)
+    told = parse(read_text(path))
+    stat = path.stat()
+    writer = checked(Holder, {**told, "owner": path.stem, "heartbeat": stat.st_mtime})
     return _Told(path, stat.st_size, str(told["name"]), float(told["started"]), writer)

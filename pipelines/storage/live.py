@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 from pipelines.errors import StoreError
 from pipelines.storage.bucket import Bucket
 from pipelines.storage.durable import replace_file
+from pipelines.storage.typed import read_text
 
 
 class Live(Protocol):
@@ -67,11 +68,13 @@ class LiveFiles:
         found = []
         for path in sorted(self.folder.glob("[!.]*.json")):
             try:
-                found.append((str(path), path.read_text(errors="replace")))
+                found.append((str(path), read_text(path)))
             except FileNotFoundError:
                 continue  # it has ended in the meantime
             except OSError as error:
                 raise StoreError(f"{path} cannot be read ({error.strerror})") from error
+            except ValueError as error:
+                raise StoreError(f"{path} is damaged ({error}): remove it") from error
         return found
 
     def _path(self, run: str) -> Path:

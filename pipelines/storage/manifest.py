@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from pipelines.storage.seal import seal
+from pydantic import AfterValidator
+
+from pipelines.storage.seal import is_whole, seal
+from pipelines.storage.typed import Below, Fingerprint, Name, Number, Text, Whole, checked, parse
 
 MANIFEST_SCHEMA = "lumina.manifest/1"
 
@@ -16,24 +19,52 @@ MANIFEST_SCHEMA = "lumina.manifest/1"
 class OutputFile:
     """One file of an attempt."""
 
-    path: str
+    path: Below
     """Relative to the attempt directory, with forward slashes."""
-    bytes: int
-    sha256: str
+    bytes: Whole
+    sha256: Text
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """What is relied upon of an evaluation; see `jobs.context.Evaluation`."""
+
+    name: Text
+    params: Mapping[Text, Text | Number]
+    metrics: Mapping[Text, Number]
+    artifacts: tuple[Below, ...]
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What is relied upon of a recipe; see `pipelines.dag.fingerprint`."""
+
+    code: Mapping[Text, Text] = field(default_factory=dict)
+    inputs: Mapping[Text, Text] = field(default_factory=dict)
+
+
+def _like(kind: type) -> AfterValidator:
+    """Holds plain data to a kind, and leaves it as it is."""
+
+    def check(data: Mapping[str, Any]) -> Mapping[str, Any]:
+        checked(kind, data)
+        return data
+
+    return AfterValidator(check)
 
 
 @dataclass(frozen=True)
 class Acceptance:
     """Somebody's word that other code computes the same, so that an output stands for a recipe that never ran."""
 
-    reason: str
-    who: str
+    reason: Text
+    who: Text
     """`user@host`."""
-    at: str
+    at: Text
     """UTC, ISO 8601."""
-    fingerprint: str
+    fingerprint: Fingerprint
     """`sha256:<hex>` of the recipe whose output was accepted."""
-    code: Mapping[str, Sequence[str | None]]
+    code: Mapping[Text, tuple[Text | None, Text | None]]
     """Module -> its digest then and now; None where there was, or is, no such module."""
 
 
@@ -41,41 +72,41 @@ class Acceptance:
 class Manifest:
     """What is known of a finished stage. Only `recipe` and `digest` are identity; the rest informs."""
 
-    stage: str
-    fingerprint: str
+    stage: Name
+    fingerprint: Fingerprint
     """`sha256:<hex>` of the canonical JSON of `recipe`, so a reader can check it."""
-    attempt: str
+    attempt: Name
     """Name of the attempt directory beside the manifest, or beside that of `aliased_from`."""
-    kind: str
-    digest: str
-    recipe: Mapping[str, Any]
+    kind: Text
+    digest: Text
+    recipe: Annotated[Mapping[Text, Any], _like(_Recipe)]
     files: tuple[OutputFile, ...]
-    weights: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[Text, Below] = field(default_factory=dict)
     """For a checkpoint: name -> directory of each set of weights that the digest is over."""
-    counts: Mapping[str, int] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    evaluations: tuple[Mapping[str, Any], ...] = ()
-    artifacts: tuple[str, ...] = ()
-    taken: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[Text, Whole] = field(default_factory=dict)
+    metrics: Mapping[Text, Number] = field(default_factory=dict)
+    evaluations: tuple[Annotated[Mapping[Text, Any], _like(_Evaluation)], ...] = ()
+    artifacts: tuple[Below, ...] = ()
+    taken: Mapping[Text, Whole] = field(default_factory=dict)
     """Fingerprint of an earlier output -> number of rows that are its, since they were given the same; see
     `jobs.taken`."""
-    tier: Mapping[str, Any] = field(default_factory=dict)
+    tier: Mapping[Text, Any] = field(default_factory=dict)
     """How alike another computation has to be; see `pipelines.dag.tier`."""
-    env: Mapping[str, Any] = field(default_factory=dict)
-    git: Mapping[str, Any] = field(default_factory=dict)
-    runtime: Mapping[str, Any] = field(default_factory=dict)
-    mlflow: Mapping[str, Any] = field(default_factory=dict)
-    run: str = ""
+    env: Mapping[Text, Any] = field(default_factory=dict)
+    git: Mapping[Text, Any] = field(default_factory=dict)
+    runtime: Mapping[Text, Any] = field(default_factory=dict)
+    mlflow: Mapping[Text, Text] = field(default_factory=dict)
+    run: Text = ""
     """Id of the pipeline run that computed it."""
-    started: str = ""
+    started: Text = ""
     """UTC, ISO 8601."""
-    seconds: float = 0.0
-    host: str = ""
-    aliased_from: str | None = None
+    seconds: Number = 0.0
+    host: Text = ""
+    aliased_from: Fingerprint | None = None
     """Fingerprint whose directory holds the attempt, where the output was accepted instead of computed."""
     accepted: tuple[Acceptance, ...] = ()
     """Every acceptance on the way from what was computed to this recipe, the first one first."""
-    schema: str = MANIFEST_SCHEMA
+    schema: Text = MANIFEST_SCHEMA
 
     @property
     def accepted_why(self) -> str:
@@ -88,20 +119,23 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Parse what `to_json` wrote.
+        """Parse what `to_json` wrote, whether or not its checksum is right; see `pipelines.storage.seal`.
 
         Raises:
-            ValueError: not JSON, not this schema, or a field is missing.
+            ValueError: not JSON, not this schema, a field is missing or of another type, or a path leaves the output.
         """
-        data = json.loads(text)
+        data = parse(text)
         if not isinstance(data, dict) or data.get("schema") != MANIFEST_SCHEMA:
             raise ValueError(f"not a {MANIFEST_SCHEMA} record")
-        try:
-            data["files"] = tuple(OutputFile(**entry) for entry in data["files"])
-            data["evaluations"] = tuple(data.get("evaluations", ()))
-            data["artifacts"] = tuple(data.get("artifacts", ()))
-            data["accepted"] = tuple(Acceptance(**entry) for entry in data.get("accepted", ()))
-            known = {key: value for key, value in data.items() if key in cls.__dataclass_fields__}
-            return cls(**known)
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"a field is missing or malformed: {error}") from error
+        return checked(cls, data)
+
+    @classmethod
+    def from_sealed(cls, text: str) -> Manifest:
+        """Parse what `to_json` wrote and nobody has changed since.
+
+        Raises:
+            ValueError: as `from_json`, or the checksum is another one.
+        """
+        if not is_whole(text):
+            raise ValueError("its checksum is not that of what it says: it was edited, or written by something else")
+        return cls.from_json(text)

@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import socket
 import threading
 import time
-import uuid
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
-from pipelines.errors import LeaseLostError, StoreError
+from pipelines.errors import StoreError
 from pipelines.storage import lease as leases
 from pipelines.storage.bucket import Bucket, Record, Tag
-from pipelines.storage.lease import HeldLease, Holder, process_start
+from pipelines.storage.lease import HeldLease, Holder, lost
+from pipelines.storage.typed import checked, parse
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +47,7 @@ class ObjectLease:
             self._beats += 1
             tag = self.bucket.replace(self.key, _text(self.holder, self._beats), self.tag)
             if tag is None:
-                raise LeaseLostError(f"{self.bucket.name(self.key)}: the lease went to somebody else")
+                raise lost(self.bucket.name(self.key), read_holder(self.bucket, self.key))
             self.tag = tag
         if self.local is not None:
             self.local.refresh()
@@ -75,8 +71,7 @@ def try_acquire(bucket: Bucket, key: str, seen: Seen) -> ObjectLease | Holder:
 
     `seen` is what this process knows of the leases it waits for.
     """
-    pid = os.getpid()
-    holder = Holder(uuid.uuid4().hex, socket.gethostname(), pid, process_start(pid) or "")
+    holder = Holder.me()
     while True:
         current = bucket.read(key)
         if current is None:
@@ -97,7 +92,7 @@ def read_holder(bucket: Bucket, key: str) -> Holder | None:
 
 
 def _may_live(other: Holder, key: str, current: Record, seen: Seen) -> bool:
-    if other.host == socket.gethostname():
+    if other.is_here:
         return other.is_alive()
     tag, since = seen.get(key, ({}, 0.0))
     if tag != current.tag:
@@ -113,10 +108,6 @@ def _text(holder: Holder, beats: int) -> str:
 
 def _holder(record: Record) -> Holder | None:
     try:
-        content: Mapping[str, Any] = json.loads(record.text)
-        return Holder(**{**{key: content[key] for key in _FIELDS}, "heartbeat": record.modified})
-    except (ValueError, TypeError, KeyError):
+        return checked(Holder, {**parse(record.text), "heartbeat": record.modified})
+    except (ValueError, TypeError):
         return None
-
-
-_FIELDS = ("owner", "host", "pid", "process_start")

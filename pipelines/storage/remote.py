@@ -15,7 +15,6 @@ import hashlib
 import logging
 import os
 import shutil
-import socket
 import tempfile
 import threading
 import time
@@ -35,6 +34,7 @@ from pipelines.storage.live import LiveObjects
 from pipelines.storage.manifest import Manifest, OutputFile
 from pipelines.storage.object_lease import ObjectLease, Seen, read_holder, try_acquire
 from pipelines.storage.store import Attempt, Store, Wanted
+from pipelines.storage.typed import is_name
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -155,7 +155,7 @@ class RemoteStore(Store):
             attempt = self.acquire(stage, fingerprint)
             if not isinstance(attempt, Holder):
                 return attempt
-            if attempt.host == socket.gethostname() or time.monotonic() > deadline:
+            if attempt.is_here or time.monotonic() > deadline:
                 raise StoreError(f"stage {stage}: {attempt} works on it; wait until it is done")
             time.sleep(leases.EXPIRY_S / 60)
 
@@ -353,7 +353,10 @@ class RemoteStore(Store):
     def run_path(self, run: str | None) -> Path:
         """Where the copy of a run's record lies; see `Store.run_path`. Brings all records that are not here."""
         for entry in [*self.bucket.entries("runs"), *self.bucket.entries("latest")]:
-            path = self.root / entry.key
+            folder, _, name = entry.key.partition("/")
+            if folder not in ("runs", "latest") or not is_name(name):
+                continue  # none that was put by us, and no path here
+            path = self.root / folder / name
             # Of a pointer that was changed twice in a second, neither size nor time tells.
             known = entry.key.startswith("runs/") and _is_here(path, entry.bytes)
             if known and abs(path.stat().st_mtime - entry.modified) < _SAME_TIME_S:

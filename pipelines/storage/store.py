@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -33,9 +32,10 @@ from pipelines.errors import LeaseLostError, StoreError, disk_problem
 from pipelines.storage import run_records
 from pipelines.storage.durable import link_new, sync_directory, sync_tree, write_synced
 from pipelines.storage.lease import HeldLease, Holder, Lease, read_holder, try_acquire
-from pipelines.storage.listing import sizes
+from pipelines.storage.listing import sizes, sizes_below
 from pipelines.storage.live import Live, LiveFiles
 from pipelines.storage.manifest import Manifest, OutputFile
+from pipelines.storage.typed import read_text
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -165,14 +165,18 @@ class Store:
         """
 
     def record_text(self, stage: str, fingerprint: str) -> str | None:
-        """Content of the MANIFEST.json of a fingerprint (64 hex digits), as it is; None if there is none."""
+        """Content of the MANIFEST.json of a fingerprint (64 hex digits), as it is; None if there is none.
+
+        Raises:
+            ValueError: what is there is no text, or no file but a link to one.
+        """
         try:
-            return (self.directory(stage, fingerprint) / "MANIFEST.json").read_text()
+            return read_text(self.directory(stage, fingerprint) / "MANIFEST.json")
         except FileNotFoundError:
             return None
 
     def lookup(self, stage: str, fingerprint: str, heal: bool = False) -> Manifest | None:
-        """The manifest of a finished stage whose files are all there with the recorded sizes.
+        """The manifest of a finished stage, as it was sealed, whose files are all there with the recorded sizes.
 
         Args:
             stage: full stage name.
@@ -180,14 +184,7 @@ class Store:
             heal: move a manifest aside whose output is damaged, so that the stage can be computed again. Only for the
                 holder of the lease.
         """
-        try:
-            text = self.record_text(stage, fingerprint)
-            if text is None:
-                return None
-            manifest = Manifest.from_json(text)
-            problem = self._problem(manifest, fingerprint)
-        except ValueError as error:
-            manifest, problem = None, str(error)
+        manifest, problem = self._look(stage, fingerprint)
         if problem is None:
             return manifest
         if heal:
@@ -195,9 +192,26 @@ class Store:
             log.warning("%s: output is damaged (%s): computing it again; the old record is %s", stage, problem, aside)
         return None
 
-    def _problem(self, manifest: Manifest, fingerprint: str) -> str | None:
+    def damage(self, stage: str, fingerprint: str) -> str | None:
+        """Why `lookup` finds nothing although a record is there; None if it finds one, or there is none."""
+        return self._look(stage, fingerprint)[1]
+
+    def _look(self, stage: str, fingerprint: str) -> tuple[Manifest | None, str | None]:
+        try:
+            text = self.record_text(stage, fingerprint)
+            if text is None:
+                return None, None
+            manifest = Manifest.from_sealed(text)
+            problem = self._problem(manifest, stage, fingerprint)
+        except ValueError as error:
+            return None, f"{self.name(self.directory(stage, fingerprint) / 'MANIFEST.json')}: {error}"
+        return (manifest, None) if problem is None else (None, problem)
+
+    def _problem(self, manifest: Manifest, stage: str, fingerprint: str) -> str | None:
         if manifest.fingerprint != f"sha256:{fingerprint}":
             return f"the record is of fingerprint {manifest.fingerprint}"
+        if manifest.stage != stage:
+            return f"the record is of stage {manifest.stage}"
         out = self.output(manifest)
         size_of = self._size_of(out)
         for file in manifest.files:
@@ -210,21 +224,14 @@ class Store:
 
     def _size_of(self, out: Path) -> Callable[[str], int | None]:
         """Tells the bytes of a file of the attempt in `out` by its relative path; None if it is not there."""
-
-        def look(path: str) -> int | None:
-            try:
-                return os.stat(os.path.join(out, path)).st_size
-            except OSError:
-                return None
-
-        return look
+        return sizes_below(out)
 
     def manifests(self, stage: str) -> list[Manifest]:
-        """All readable manifests of a stage, the newest first; their files are not checked."""
+        """All readable manifests of a stage as they were sealed, the newest first; their files are not checked."""
         found = []
         for path in (self.root / "stages" / stage).glob("*/MANIFEST.json"):
             try:
-                found.append((path.stat().st_mtime_ns, Manifest.from_json(path.read_text())))
+                found.append((path.stat().st_mtime_ns, Manifest.from_sealed(read_text(path))))
             except (OSError, ValueError) as error:
                 log.debug("%s: skipped: %s", path, error)
         return [manifest for _, manifest in sorted(found, key=lambda item: item[0], reverse=True)]
@@ -252,6 +259,8 @@ class Store:
                 return lease
             for leftover in _leftovers(directory, self.lookup(stage, fingerprint, heal=True)):
                 _remove(leftover)
+            if (directory / "work").is_symlink():
+                (directory / "work").unlink()
             resumed = self.has_work(stage, fingerprint)
             if not resumed:
                 (directory / "curve.jsonl").unlink(missing_ok=True)
@@ -384,13 +393,17 @@ class Store:
         """
         run_records.write(self.root, run_id, name, record)
 
-    def get_run(self, run: str | None) -> dict[str, Any]:
+    def get_run(self, run: str | None, sealed: bool = True) -> dict[str, Any]:
         """The record of a run, by id or by name; None means the newest.
 
+        Args:
+            run: id or name.
+            sealed: whether it must be as it was written; only who does not act on it may read what was edited.
+
         Raises:
-            StoreError: no such run, or its record is damaged.
+            StoreError: no such run, or its record is damaged or was edited.
         """
-        return run_records.read(self.run_path(run))
+        return run_records.read(self.run_path(run), sealed)
 
     def run_path(self, run: str | None) -> Path:
         """Where the record of a run lies, by id or by name; None means the newest.
@@ -414,7 +427,7 @@ def _leftovers(directory: Path, kept: Manifest | None) -> list[Path]:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

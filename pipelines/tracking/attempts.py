@@ -9,8 +9,24 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pipelines.storage.typed import Number, Text, Whole, checked, parse, read_text, unlinked
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    attempt: Whole
+    run: Text = ""
+
+
+@dataclass(frozen=True)
+class _Point:
+    metrics: Mapping[Text, Number]
+    step: Whole
+    time_ms: Whole
 
 
 class Attempts:
@@ -25,11 +41,11 @@ class Attempts:
     def __init__(self, curve: Path, run: str) -> None:
         """Begin another attempt at the stage whose points are in `curve`, as part of pipeline run `run`."""
         self._curve, attempts = curve, curve.with_name("attempts.jsonl")
-        records = _whole_lines(attempts)
-        self.points = _whole_lines(curve)
-        self.number = 1 + max((int(record["attempt"]) for record in records), default=0)
+        records = _whole_lines(attempts, _Attempt)
+        self.points = _whole_lines(curve, _Point)
+        self.number = 1 + max((record["attempt"] for record in records), default=0)
         # Older records of an attempt had a second line, without its run. Two attempts of one run are one MLflow run.
-        names = dict.fromkeys(str(record["run"]) for record in records if "run" in record)
+        names = dict.fromkeys(record["run"] for record in records if record.get("run"))
         self.earlier = [name for name in names if name != run]
         _append(attempts, {"attempt": self.number, "run": run})
 
@@ -39,19 +55,23 @@ class Attempts:
 
 
 def _append(path: Path, record: Mapping[str, Any]) -> None:
-    with contextlib.suppress(OSError), path.open("a", encoding="utf-8") as file:
+    # A link would lead whoever can write to the store to what this process can write to.
+    with contextlib.suppress(OSError), open(path, "a", encoding="utf-8", opener=unlinked) as file:
         file.write(json.dumps(record) + "\n")
 
 
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file; a line that a kill cut short is taken out, since the next one would be written behind it."""
-    with contextlib.suppress(OSError):
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+def _whole_lines(path: Path, kind: type) -> list[dict[str, Any]]:
+    """Read a file; a line that a kill cut short is taken out, since the next one would be written behind it, and so is
+    one that is not of the kind."""
+    with contextlib.suppress(OSError, ValueError):
+        lines = read_text(path).splitlines(keepends=True)
         records, whole = [], []
         for line in lines:
             with contextlib.suppress(ValueError):
                 if line.endswith("\n"):
-                    records.append(json.loads(line))
+                    record = parse(line)
+                    checked(kind, record)
+                    records.append(record)
                     whole.append(line)
         if len(whole) < len(lines):
             partial = path.with_suffix(".tmp")

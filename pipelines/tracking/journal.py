@@ -13,17 +13,33 @@ from __future__ import annotations
 
 import fcntl
 import json
+import stat
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
 from pipelines.errors import StoreError
 from pipelines.secrets import scrub
+from pipelines.storage.typed import checked, parse
+from pipelines.tracking.journalled import Header, checked_event
 
 SCHEMA = "lumina.tracking/1"
 _FOLDER = "tracking"
 _REFUSED = ".refused.jsonl"
 _HELD = ".held.jsonl"
+_HEADER_CHARS = 1 << 16
+
+
+@dataclass
+class Read:
+    """What a journal holds."""
+
+    events: list[dict[str, Any]]
+    broken: int
+    """Lines that are no JSON."""
+    strange: list[tuple[dict[str, Any], ValueError]]
+    """What no run writes, with the reason: nobody acts on it."""
 
 
 class Journal:
@@ -58,6 +74,8 @@ class Journal:
             StoreError: it is not a journal.
         """
         try:
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise StoreError(f"{path} is no journal of tracking events: it is a link, or no file at all")
             file = path.open("r+", encoding="utf-8")
         except FileNotFoundError:
             return None
@@ -67,11 +85,11 @@ class Journal:
             file.close()
             return None
         try:
-            header = json.loads(file.readline())
-            if header["schema"] != SCHEMA:
-                raise ValueError(f"schema {header['schema']!r}")
-            return cls(path, header["run"], header["uri"], file)
-        except (ValueError, KeyError, TypeError) as error:
+            header = checked(Header, parse(file.readline(_HEADER_CHARS)))
+            if header.run != run_of(path):
+                raise ValueError(f"it is of run {header.run}")
+            return cls(path, header.run, header.uri, file)
+        except ValueError as error:
             file.close()
             raise StoreError(
                 f"{path} is no journal of tracking events ({error}): move it elsewhere if you know what it is"
@@ -82,18 +100,24 @@ class Journal:
         self._file.write(json.dumps(event) + "\n")
         self._file.flush()
 
-    def read(self) -> tuple[list[dict[str, Any]], int]:
-        """All whole events, and how many lines are broken; a last line that a kill cut short is neither."""
-        events, broken = [], 0
-        with self.path.open(encoding="utf-8") as file:
+    def read(self) -> Read:
+        """All events; a last line that a kill cut short is none."""
+        found = Read([], 0, [])
+        with self.path.open("rb") as file:
             next(file)
             for line in file:
+                if not line.endswith(b"\n"):
+                    continue
                 try:
-                    if line.endswith("\n"):
-                        events.append(json.loads(line))
+                    event = parse(line.decode())
                 except ValueError:
-                    broken += 1
-        return events, broken
+                    found.broken += 1
+                    continue
+                try:
+                    found.events.append(checked_event(event, self.path.parents[1]))
+                except ValueError as error:
+                    found.strange.append((event if isinstance(event, dict) else {"event": event}, error))
+        return found
 
     def refuse(self, events: Sequence[Mapping[str, Any]], error: Exception) -> Path:
         """Put aside events that MLflow would not take; returns the file."""

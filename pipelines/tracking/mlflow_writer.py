@@ -29,7 +29,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from pipelines.storage.lease import process_start
+from pipelines.storage.lease import is_here, process_start, this_machine
 from pipelines.tracking.datasets import dataset_input
 from pipelines.tracking.mlflow_client import TrackerRefusedError, first_touch
 from pipelines.tracking.records import flatten, safe_name
@@ -218,6 +218,8 @@ class MlflowWriter:
         host = f"tags.`lumina.host` = '{socket.gethostname()}'"
         for run in self.client.search_runs([self.pipelines], f"{running} and {host}"):
             tags = run.data.tags
+            if tags.get("lumina.machine") != this_machine():
+                continue  # a container of the same name: its pids are others
             alive = process_start(int(tags["lumina.pid"])) == tags["lumina.process_start"]
             # This one may be what a killed driver left to be written, which knows better how it ended.
             if alive or tags["lumina.run"] == self.run:
@@ -235,7 +237,8 @@ class MlflowWriter:
                 continue
             parent = self.client.get_run(run.data.tags["mlflow.parentRunId"])
             deleted = parent.info.lifecycle_stage == "deleted"
-            if deleted or parent.data.tags["lumina.host"] == socket.gethostname():
+            tags = parent.data.tags
+            if deleted or is_here(tags["lumina.host"], tags.get("lumina.machine", "")):
                 self._kill(run.info.run_id)
             else:
                 self._kill_all(parent.info.run_id)
@@ -328,7 +331,7 @@ class MlflowWriter:
         for name in event["names"]:
             path = Path(event["path"]) / name
             parent = Path(name).parent.as_posix()
-            if path.is_file():
+            if path.is_file() and path.resolve() == Path(event["path"]).resolve() / name:
                 folder = None if parent == "." else parent
                 self._artifact(run, partial(self.client.log_artifact, run, str(path), folder))
             else:

@@ -93,9 +93,13 @@ def replay_waiting(
 def _replay(store: Store, journal: Journal, uri: str, note: Callable[[str], None]) -> Replayed:
     check_answers(uri)
     writer = MlflowWriter(uri, artifacts_of(store), note=note)
-    events, broken = journal.read()
-    if broken:
-        note(f"{journal.path}: {broken} lines are broken, as after a full disk, and left out")
+    found = journal.read()
+    events = found.events
+    if found.broken:
+        note(f"{journal.path}: {found.broken} lines are broken, as after a full disk, and left out")
+    for event, why in found.strange:
+        kept = journal.refuse([event], why)
+        note(f"{journal.path}: no run has written a record in it ({one_line(why)}); nobody acts on it, it is in {kept}")
     for group in groups(events):
         apply(writer, group, journal, note)
     killed = not events or events[-1]["event"] != "end_run"

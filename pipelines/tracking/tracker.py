@@ -22,7 +22,7 @@ from pipelines.dag.events import StageOutcome
 from pipelines.dag.record import git_state
 from pipelines.dag.stage import Stage
 from pipelines.secrets import scrubbed
-from pipelines.storage.lease import process_start
+from pipelines.storage.lease import process_start, this_machine
 from pipelines.storage.store import Store
 from pipelines.tracking.attempts import Attempts
 from pipelines.tracking.journal import Journal
@@ -108,6 +108,7 @@ class MlflowTracking:
                 "lumina.host": socket.gethostname(),
                 "lumina.pid": str(os.getpid()),
                 "lumina.process_start": process_start(os.getpid()) or "",
+                "lumina.machine": this_machine(),
                 "mlflow.source.name": "lumina run",
                 **({"mlflow.source.git.commit": commit} if (commit := git_state().get("commit")) else {}),
             },
@@ -258,7 +259,7 @@ class MlflowTracking:
             return writer, pending
         with self._order:
             self._take(0.0)
-            return None, self._journal.read()[0]
+            return None, self._journal.read().events
 
     def _apply(self, writer: MlflowWriter, pending: list[dict[str, Any]]) -> None:
         """Write and take away the first events, until one fails."""

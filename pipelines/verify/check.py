@@ -7,7 +7,6 @@ what they contain (`pipelines.verify.content`), and what ties stages together: t
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from pipelines.rerun.lock import patch_path, read_patch
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.seal import check_seal
 from pipelines.storage.store import Store
+from pipelines.storage.typed import read_text
 from pipelines.verify.verification import CheckedStage, Problem, Unchecked, Verification, What
 
 
@@ -34,6 +34,8 @@ class _Stage:
     directory: Path
     """Of its fingerprint."""
     manifest: Manifest | None = None
+    sealed: bool = False
+    """Whether the record has the checksum of what it says."""
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -81,7 +83,7 @@ def verify(
         StoreError: there is no such run, or its record cannot be read; or a bucket cannot be reached.
     """
     begun = time.monotonic()
-    record = store.get_run(run)
+    record = store.get_run(run, sealed=False)
     path = store.run_path(run)
     found = _Findings(store)
     _check_run(store, path, record, found)
@@ -134,22 +136,12 @@ def _checked(stage: _Stage) -> CheckedStage:
 
 def _check_run(store: Store, path: Path, record: Mapping[str, Any], found: _Findings) -> None:
     """The run's record, and the pointer to the newest run of its name."""
-    try:
-        for key in ("run", "name", "started"):
-            if type(record[key]) is not str:
-                raise TypeError(f"{key} is no text")
-        for name, entry in record["stages"].items():
-            digests = (entry["fingerprint"], entry["digest"])
-            if digests != (None, None) and not all(type(value) is str for value in digests):
-                raise TypeError(f"stage {name} has no fingerprint or digest")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{path} is damaged ({error!r}): restore it, or run the pipeline again") from error
-    sealed = check_seal(path.read_text())
+    sealed = check_seal(read_text(path))
     if sealed == "broken":
         found.add(None, "edited", path, "is not what was written: its checksum is another one")
     elif sealed == "none":
         found.skip("", "the run's record itself: it was written without a checksum")
-    _check_patch(store, record, found)
+    _check_patch(store, path, record, found)
     pointer = store.root / "latest" / record["name"]
     try:
         store.run_path(record["name"])
@@ -157,12 +149,17 @@ def _check_run(store: Store, path: Path, record: Mapping[str, Any], found: _Find
         found.add(None, "damaged", pointer, str(error))
 
 
-def _check_patch(store: Store, record: Mapping[str, Any], found: _Findings) -> None:
+def _check_patch(store: Store, run: Path, record: Mapping[str, Any], found: _Findings) -> None:
     """The code that the run had besides its commit."""
-    patch = ((record.get("lock") or {}).get("code") or {}).get("patch")
+    code = (record.get("lock") or {}).get("code")
+    patch = code.get("patch") if isinstance(code, dict) else None
     if not patch:
         return
-    path = patch_path(store, str(patch))
+    try:
+        path = patch_path(store, str(patch))
+    except StoreError as error:
+        found.add(None, "damaged", run, str(error))
+        return
     try:
         read_patch(store, str(patch))
     except PipelineError as error:
@@ -176,12 +173,12 @@ def _check_record(stage: _Stage, found: _Findings) -> None:
         if text is None:
             found.add(stage, "missing", stage.record, "the record of the stage is not there")
             return
-        manifest = _well_formed(Manifest.from_json(text))
+        manifest = Manifest.from_json(text)
         sealed = check_seal(text)
     except (OSError, ValueError) as error:
         found.add(stage, "damaged", stage.record, f"cannot be read: {error}")
         return
-    stage.manifest = manifest
+    stage.manifest, stage.sealed = manifest, sealed == "whole"
     if sealed == "broken":
         found.add(stage, "edited", stage.record, "is not what was written: its checksum is another one")
     elif sealed == "none":
@@ -215,24 +212,6 @@ def _check_acceptance(stage: _Stage, manifest: Manifest, found: _Findings) -> No
             return
     if not manifest.accepted or manifest.accepted[0].fingerprint != manifest.aliased_from:
         found.add(stage, "edited", stage.record, f"names the output of {manifest.aliased_from}, which nobody accepted")
-
-
-def _well_formed(manifest: Manifest) -> Manifest:
-    """The manifest; ValueError if what is looked at here is not of the type that was written."""
-    inputs = manifest.recipe.get("inputs", {}) if isinstance(manifest.recipe, dict) else None
-    mappings = (inputs, manifest.counts, manifest.mlflow, manifest.weights)
-    if not all(isinstance(value, dict) for value in mappings):
-        raise ValueError("recipe, its inputs, counts, mlflow or weights is no mapping")
-    if not all(type(value) is int for value in manifest.counts.values()):
-        raise ValueError(f"counts are no whole numbers: {manifest.counts}")
-    texts = (manifest.stage, manifest.fingerprint, manifest.attempt, manifest.kind, manifest.digest)
-    if not all(type(value) is str for value in texts) or Path(manifest.attempt).name != manifest.attempt:
-        raise ValueError("stage, fingerprint, attempt, kind or digest is no text, or attempt no name of a directory")
-    if any(len(pair) != 2 for one in manifest.accepted for pair in one.code.values()):
-        raise ValueError("an acceptance does not tell the digests of a module then and now")
-    if manifest.aliased_from is not None and not re.fullmatch("sha256:[0-9a-f]{64}", manifest.aliased_from):
-        raise ValueError(f"aliased_from is no fingerprint: {manifest.aliased_from}")
-    return manifest
 
 
 def _check_counts(stage: _Stage, manifest: Manifest, found: _Findings) -> None:
@@ -306,8 +285,11 @@ def _check_mlflow(store: Store, record: Mapping[str, Any], stages: Sequence[_Sta
         if stage.manifest is None:
             continue
         uri = stage.manifest.mlflow.get("uri")
-        if uri is None:
+        if uri is None or "run_id" not in stage.manifest.mlflow:
             found.skip(stage.name, "MLflow: its record names no run")
+            continue
+        if not stage.sealed:
+            found.skip(stage.name, f"MLflow: nobody asks {uri}, since its record is not what was written")
             continue
         own = default_uri(store)
         if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,3 +67,31 @@ def test_no_unit_is_taken_twice(tmp_path_factory, spans: list[tuple[int, int]]) 
     assert set(units) <= {unit for first, count in spans for unit in range(first, first + count)}
     if spans:
         assert min(units) == min(first for first, _ in spans)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": [{"name": "../../secret", "rows": 1, "digest": "rows256-add/1:0:0", "marks": ""}]},
+        {"files": [{"name": "/etc/passwd", "rows": 1, "digest": "rows256-add/1:0:0", "marks": ""}]},
+        {"files": 3},
+        {"units": [[]]},
+        {"counts": None, "units": None},
+    ],
+)
+def test_a_record_of_another_shape_is_no_part(tmp_path: Path, change: dict[str, Any]) -> None:
+    write_part(table(0, 1), [0, 1], tmp_path, Layout())
+    write_part(table(2, 3), [2, 3], tmp_path, Layout())
+    path = record_path(tmp_path, 0)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert [part.units for part in read_parts(tmp_path)] == [(2, 3)]
+    for text in ("{", "[" * 5000, ""):
+        path.write_text(text)
+        assert [part.units for part in read_parts(tmp_path)] == [(2, 3)]
+
+
+def test_a_file_that_is_a_link_is_no_part(tmp_path: Path) -> None:
+    [file] = write_part(table(0, 1), [0, 1], tmp_path, Layout()).files
+    (tmp_path / file.name).rename(tmp_path / "elsewhere")
+    (tmp_path / file.name).symlink_to("elsewhere")
+    assert read_parts(tmp_path) == []

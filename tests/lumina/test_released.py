@@ -105,7 +105,7 @@ def test_where_the_shape_comes_from(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="not both"):
             find_config(tmp_path, "2B", path)
     path.write_text("{")
-    with pytest.raises(ValueError, match="no JSON file"):
+    with pytest.raises(ValueError, match="line 1: no JSON: "):
         find_config(tmp_path, None, path)
 
 

@@ -61,7 +61,8 @@ class Curated:
         latents = ((f"encode_latents@{key}", ENCODE_LATENTS_OPERATOR, config, {"select": "select", "tag": "tag"})
                    for key, config in SETS.items())  # fmt: skip
         stages = self.shared | self._stages(("select", SELECT_OPERATOR, policy, inputs), *latents)
-        record = {"run": run, "name": name, "started": run, "media_root": str(self.media), "stages": stages}
+        started = f"2026-11-01T00:00:{len(list((self.store.root / 'runs').glob('*.json'))):02}+00:00"
+        record = {"run": run, "name": name, "started": started, "media_root": str(self.media), "stages": stages}
         self.store.put_run(run, name, record)
         return record
 
@@ -88,4 +89,4 @@ class Curated:
         (out.parent / "MANIFEST.json").write_text(manifest.to_json())
         path = str(out.relative_to(self.store.root))
         self.tables[stage] = {"full": out}
-        return {"state": "done", "path": path, "fingerprint": manifest.fingerprint}
+        return {"state": "done", "path": path, "fingerprint": manifest.fingerprint, "digest": ""}

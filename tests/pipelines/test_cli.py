@@ -149,10 +149,12 @@ def test_compare_shows_figures_choice_and_final(lumina: Any, tmp_path: Path) -> 
     for name, (file, content) in outputs.items():
         (store / name).mkdir(parents=True)
         (store / name / file).write_text(json.dumps(content))
-        stages[name] = {"path": name}
+        stages[name] = {"path": name, "fingerprint": None, "digest": None}
     from pipelines.storage.store import Store
 
-    Store(store).put_run("r1", "toy", {"run": "r1", "name": "toy", "started": "now", "stages": stages})
+    Store(store).put_run(
+        "r1", "toy", {"run": "r1", "name": "toy", "started": "2026-11-01T10:00:00+00:00", "stages": stages}
+    )
     shown = lumina("compare").output
     for text in ("★ clean", "0.80  [0.70, 0.90]", "0.50  [0.40, 0.60]", "Best by far.", "★ fine-tuned", "0.93", "18"):
         assert text in shown
@@ -164,7 +166,7 @@ def test_compare_shows_figures_choice_and_final(lumina: Any, tmp_path: Path) -> 
 def test_generate_names_what_is_wrong_before_loading_anything(tmp_path: Path) -> None:
     for arguments, text in (
         (["--checkpoint", str(tmp_path), "--out", "x.avi"], "ends in .mp4"),
-        (["--checkpoint", str(tmp_path / "none")], "no such directory"),
+        (["--checkpoint", str(tmp_path / "none")], "none is no folder; give a path that exists"),
         (["--checkpoint", str(tmp_path), "--size", "64"], "expected WIDTHxHEIGHT"),
         (["--checkpoint", str(tmp_path)], "does not hold a text-to-video checkpoint"),
     ):

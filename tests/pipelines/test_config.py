@@ -83,9 +83,10 @@ IMAGE_TASK = "{name: i, media: image, patch: [1, 2, 2], time_shift: 1, batch_siz
         (["train.1.tasks.0.source_weights={wbe: 2}"], "source_weights of task video-2x2 names wbe; the sources are"),
         (["data.manifest=bare", "store=bare/runs"], "lies in the folder of clips bare"),
         (["export.sampler.patches.0.1=[1,4,4]"], "export.sampler.patches uses (1, 4, 4), which no task of train has"),
-        (["weights.vae=/nowhere"], "weights.vae: no file or directory '/nowhere'"),
+        (["weights.vae=/nowhere"], "weights.vae: /nowhere is no folder; give a path"),
         (["weights.vae=notes"], "holds no config.json"),
-        (["weights.vae=org/repo/vae"], "fetch it with `hf download org/repo --include 'vae/*'`"),
+        (["weights.vae=org/repo/vae"], "org/repo/vae is no folder; a model of the hub is written hf:org/repo/vae"),
+        (["weights.vae=hf:org/repo/vae"], "fetch it with `hf download org/repo --include 'vae/*'`"),
         (["weights.text_encoder=weights"], "has hidden_size 7: set model.cap_feat_dim=7"),
         (["weights.vae=weights"], "does not say 'latent_channels'"),
         (["motion.estimator=unimatch", "weights.unimatch=weights"], "is no config of a UniMatch network: hidden_size"),
@@ -150,5 +151,5 @@ def test_the_paper_s_run_is_the_released_model_in_four_stages(tmp_path: Path) ->
     }  # fmt: skip
     assert all(stage.compile and stage.precision == "bf16" for stage in config.training().values())
     assert PipelineConfig.model_validate(config.model_dump(mode="json")) == config
-    with pytest.raises(PipelineError, match=r"weights\.vae: 'THUDM/CogVideoX-2b/vae' is neither a local path nor"):
+    with pytest.raises(PipelineError, match=r"vae: hf:THUDM/CogVideoX-2b/vae is not in the Hugging Face cache"):
         build(config)

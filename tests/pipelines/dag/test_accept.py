@@ -193,7 +193,10 @@ def _code(manifest: Manifest) -> Manifest:
     [
         (_forge(_code), "was accepted for other code than it tells"),
         (_forge(lambda one: replace(one, accepted=())), "which nobody accepted"),
-        (_forge(lambda one: replace(one, aliased_from="sha256:../../x")), "aliased_from is no fingerprint"),
+        (
+            _forge(lambda one: replace(one, aliased_from="sha256:../../x")),
+            "aliased_from: 'sha256:../../x' is no fingerprint",
+        ),
     ],
 )
 def test_verify_checks_the_record_of_an_acceptance(code: Edited, forge: Callable[[Path], None], detail: str) -> None:
@@ -210,7 +213,7 @@ CODE = st.dictionaries(st.sampled_from(["m", "m.a", "m.b", "m/x.j2"]), st.sample
 @given(old=CODE, new=CODE)
 def test_what_an_acceptance_tells_leads_back_to_the_recipe_that_ran(old: dict[str, str], new: dict[str, str]) -> None:
     before, after = ({"config": {"a": 1}, "code": code, "stage": "s"} for code in (old, new))
-    found = Nearest(Manifest("s", "", "", "", "", before, ()), recipe_changes(before, after))
+    found = Nearest(Manifest("s", f"sha256:{'0' * 64}", "a-1", "", "", before, ()), recipe_changes(before, after))
     made = _alias(found, Identified(after, fingerprint(after), {}), Acceptance(WHY, WHO, "", "", {}))
     [word] = Manifest.from_json(made.to_json()).accepted
     assert undone(after, word) == before

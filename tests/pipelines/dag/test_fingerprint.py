@@ -66,16 +66,19 @@ def test_a_file_in_the_cache_of_a_hub_keeps_its_name(tmp_path: Path) -> None:
 
 def test_hub_weights_need_a_local_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(PipelineError, match="hf download org/vae"):
-        resolve_weights("org/vae", DigestCache(), "stage encode: weights vae")
+    with pytest.raises(PipelineError, match=r"weights vae: hf:org/vae/x is not in .*`hf download org/vae --include"):
+        resolve_weights("hf:org/vae/x", DigestCache(), "stage encode: weights vae")
+    with pytest.raises(PipelineError, match=r"org/vae is no folder; a model of the hub is written hf:org/vae$"):
+        resolve_weights("org/vae", DigestCache(), "w")
     repository = tmp_path / "models--org--vae"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("abc123")
     (repository / "snapshots" / "abc123").mkdir(parents=True)
-    found = resolve_weights("org/vae", DigestCache(), "w")
+    found = resolve_weights("hf:org/vae", DigestCache(), "w")
+    assert resolve_weights("org/vae", DigestCache(), "w") == found
     assert found.identity == "hub:org/vae@abc123"
     assert found.location == str(repository / "snapshots" / "abc123")
-    with pytest.raises(PipelineError, match="no file or directory"):
+    with pytest.raises(PipelineError, match=r"\./nowhere is no folder; give a path that exists"):
         resolve_weights("./nowhere", DigestCache(), "w")
 
 

@@ -180,7 +180,7 @@ def test_what_an_adopted_output_stands_for_stays(tmp_path: Path) -> None:
     old, new = FINGERPRINTS[:2]
     for fingerprint, run_id in ((old, "r0"), (new, "r1")):
         finish(store, begin(store, "a", fingerprint), "a", fingerprint, run_id)
-        entry = {"fingerprint": f"sha256:{fingerprint}"}
+        entry = {"fingerprint": f"sha256:{fingerprint}", "digest": "d"}
         started = {"r0": "2026-01-01T00:00:00+00:00", "r1": "2026-01-02T00:00:00+00:00"}[run_id]
         record = {"run": run_id, "name": "x", "started": started, "ok": True, "stages": {"a": entry}}
         store.put_run(run_id, "x", record)
@@ -238,7 +238,7 @@ def test_no_kept_run_ever_loses_anything(
                 (store.directory(stage, fingerprint) / "a-orphan").mkdir()
         for number, content in enumerate(runs):
             stages = {
-                stage: {"fingerprint": fingerprint and f"sha256:{fingerprint}"}
+                stage: {"fingerprint": fingerprint and f"sha256:{fingerprint}", "digest": fingerprint}
                 for stage, fingerprint in content["stages"].items()
             }
             started = datetime.fromtimestamp(time.time() - content["age"] * DAY, UTC).isoformat(timespec="seconds")

@@ -116,9 +116,13 @@ def test_runs_are_found_by_id_by_name_and_by_being_newest(tmp_path: Path) -> Non
     store = Store(tmp_path)
     with pytest.raises(StoreError, match="holds no run yet"):
         store.get_run(None)
-    store.put_run("1", "x", {"run": "1"})
-    store.put_run("2", "y", {"run": "2"})
-    assert store.get_run(None) == store.get_run("y") == store.get_run("2") == {"run": "2"}
-    assert store.get_run("x") == {"run": "1"}
+    first, second = (
+        {"run": run, "name": name, "started": "2026-01-01T00:00:00+00:00", "stages": {}}
+        for run, name in (("1", "x"), ("2", "y"))
+    )
+    store.put_run("1", "x", first)
+    store.put_run("2", "y", second)
+    assert store.get_run(None) == store.get_run("y") == store.get_run("2") == second
+    assert store.get_run("x") == first
     with pytest.raises(StoreError, match="names: x, y"):
         store.get_run("z")

@@ -46,3 +46,26 @@ def test_a_directory_that_is_gone_stops_nobody(tmp_path: Path) -> None:
     attempts = Attempts(tmp_path / "gone" / "curve.jsonl", "a")
     attempts.add_point(POINT)
     assert (attempts.number, attempts.points) == (1, [])
+
+
+@pytest.mark.parametrize(
+    "line", ["[]", "{}", '{"attempt": "x"}', '{"metrics": {"loss": "x"}, "step": 0, "time_ms": 0}', "[" * 9999]
+)
+def test_a_line_of_another_shape_costs_that_line_alone(tmp_path: Path, line: str) -> None:
+    curve = tmp_path / "curve.jsonl"
+    Attempts(curve, "a").add_point(POINT)
+    for path in (curve, tmp_path / "attempts.jsonl"):
+        with path.open("a") as file:
+            file.write(line + "\n")
+    second = Attempts(curve, "b")
+    assert (second.number, second.points, second.earlier) == (2, [POINT], ["a"])
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    (tmp_path / "s").mkdir()
+    for name in ("curve.jsonl", "attempts.jsonl"):
+        (tmp_path / "s" / name).symlink_to(outside)
+    Attempts(tmp_path / "s" / "curve.jsonl", "a").add_point(POINT)
+    assert outside.read_text() == "mine"

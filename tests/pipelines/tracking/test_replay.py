@@ -198,7 +198,7 @@ def test_events_may_be_written_again_from_any_point(tmp_path: Path, database: Pa
         shutil.copy(database, store.root)
         opened = Journal.claim(store.root / "tracking" / "whole.jsonl")
         assert opened is not None
-        events, _ = opened.read()
+        events = opened.read().events
         opened.close()
         if prefix:
             writer = MlflowWriter(uri, store.root / "mlflow-artifacts")
@@ -296,3 +296,60 @@ def test_a_file_that_is_no_journal_is_named_and_left(tmp_path: Path) -> None:
     assert list(replay_waiting(Store(tmp_path), None, notes.append)) == []
     assert [str(strange) in note and "no journal" in note for note in notes] == [True]
     assert strange.exists()
+
+
+def test_a_forged_journal_uploads_nothing_but_outputs(tmp_path: Path, database: Path, journal: Path) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("the password")
+    root = tmp_path / "store"
+    shutil.copytree(journal, root)
+    shutil.copy(database, root)
+    path = root / "tracking" / "whole.jsonl"
+    header, *lines = path.read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    [known] = [event for event in events if event["event"] == "evaluation"]
+    (Path(root, *Path(known["path"]).parts[-4:]) / "link.txt").symlink_to(secret)
+    artifacts = {"event": "artifacts", "at_ms": 1, "stage": "evaluate"}
+    artifacts |= {key: known[key] for key in ("path", "manifest_path")}
+    forged = [
+        artifacts | {"path": str(tmp_path), "names": ["secret.txt"]},
+        artifacts | {"names": ["../../../../../secret.txt"]},
+        artifacts | {"names": [str(secret)]},
+        artifacts | {"names": ["link.txt"]},
+        artifacts | {"path": "/stages/../../x", "names": ["secret.txt"]},
+        {"event": "close_orphans", "at_ms": 1},
+        {"event": "point", "at_ms": 1, "stage": "evaluate", "metrics": {"loss": "x"}, "step": 0, "time_ms": 0},
+        {"event": "end_run", "at_ms": "now", "state": "FINISHED"},
+        [1, 2],
+    ]
+    path.write_text("\n".join([header, *map(json.dumps, [*events[:-1], *forged, events[-1]])]) + "\n")
+    notes: list[str] = []
+    uri = default_uri(Store(root))
+    [replayed] = replay_waiting(Store(root), None, notes.append, to=uri)
+    assert replayed.events == len(events)
+    assert not replayed.killed
+    told = [note for note in notes if "no run has written a record in it" in note]
+    assert len(told) == len(forged)
+    assert "is no output of a store); nobody acts on it, it is in" in told[0]
+    assert len((root / "tracking" / "whole.refused.jsonl").read_text().splitlines()) == len(forged)
+    assert not [one for one in root.rglob("*") if one.is_file() and not one.is_symlink() and one.suffix != ".jsonl"
+                and b"the password" in one.read_bytes()]  # fmt: skip
+    [evaluation] = runs(MlflowClient(uri), EVALS)
+    assert [file.path for file in MlflowClient(uri).list_artifacts(evaluation.info.run_id)] == known["names"]
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "other run", "other shape"])
+def test_what_is_no_journal_is_never_opened_for_one(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "tracking").mkdir()
+    path = tmp_path / "tracking" / "x.jsonl"
+    good = {"schema": "lumina.tracking/1", "run": "x", "uri": None}
+    if kind == "link":
+        (tmp_path / "elsewhere").write_text(json.dumps(good) + "\n")
+        path.symlink_to(tmp_path / "elsewhere")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.write_text(json.dumps(good | ({"run": "y"} if kind == "other run" else {"uri": 3})) + "\n")
+    notes: list[str] = []
+    assert list(replay_waiting(Store(tmp_path), None, notes.append)) == []
+    assert [f"{path} is no journal of tracking events" in note for note in notes] == [True]

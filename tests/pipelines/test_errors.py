@@ -3,7 +3,8 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from pipelines.errors import disk_error_of, disk_problem
+from curation.faults import MachineError
+from pipelines.errors import disk_error_of, disk_problem, failure
 
 # As Ray Data hands it on.
 TOLD_BY_RAY = """\x1b[36mray::ReadRange->MapBatches(write)()\x1b[39m (pid=17873, ip=192.0.2.2)
@@ -44,3 +45,13 @@ def test_other_errors_are_no_disk_errors() -> None:
         RuntimeError("FileNotFoundError: [Errno 2] No such file or directory: '/x'"),
     ):
         assert disk_error_of(error) is None
+
+
+def test_a_fault_of_the_machine_is_told_in_its_own_words() -> None:
+    assert failure(MachineError("a.mp4: Stale file handle; see"), Path("/store")) == "a.mp4: Stale file handle; see"
+    for number, said in (
+        (errno.EIO, "Input/output error; see that the disk"),
+        (errno.ESTALE, "Stale file handle; see"),
+    ):
+        text = f"OSError: [Errno {number}] x: '/store/part-0.parquet'"
+        assert failure(RuntimeError(text), Path("/store")).startswith(f"/store/part-0.parquet: {said}")

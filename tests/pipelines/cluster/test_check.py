@@ -192,12 +192,12 @@ def test_a_cluster_of_given_machines(tmp_path: Path) -> None:
 
 
 def test_a_job_may_have_its_token_from_a_secret_of_its_own(tmp_path: Path) -> None:
-    from_secret = "{name: RAY_AUTH_TOKEN, valueFrom: {secretKeyRef: {name: mine, key: auth_token}}}"
-    lines = ("{name: RAY_AUTH_MODE, value: token}", from_secret)
+    referred = "{name: RAY_AUTH_TOKEN, valueFrom: {secretKeyRef: {name: mine, key: auth_token}}}"
+    lines = ("{name: RAY_AUTH_MODE, value: token}", referred)
     env = "env: &env\n" + "".join(f"                - {line}\n" for line in lines)
     path = edited(RAYJOB, tmp_path, ("    authOptions: {mode: token}\n", ""), ("env: &env\n", env))
     assert not check(path, {}).problems
-    path = edited(RAYJOB, tmp_path, ("env: &env\n", env.replace(from_secret, "{name: RAY_AUTH_TOKEN_PATH, value: /t}")))
+    path = edited(RAYJOB, tmp_path, ("env: &env\n", env.replace(referred, "{name: RAY_AUTH_TOKEN_PATH, value: /t}")))
     assert not check(path, {}).problems
 
 

@@ -25,16 +25,17 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
-os.environ["RAY_AUTH_MODE"] = "disabled"
 
 from kill_resume import SMALL
 
+from jobs import tokens
 from jobs.parts import rows_written
 from lumina.training import resume
 from lumina.training.metrics import read_metrics
 from pipelines.storage.store import Store
 from tests.ray_nodes import Nodes, kill_tree, lumina, processes, ray_nodes
 
+os.environ |= tokens.own()
 SETTINGS = {
     **SMALL,
     "train.1.steps": "20",

@@ -25,10 +25,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 os.environ["PYTHONPATH"] = str(REPOSITORY)
-os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "10"
 
-from jobs import cluster, train
+from jobs import cluster, tokens, train
 from jobs.context import InputRef, JobContext
 from jobs.runtime import RuntimeConfig
 from lumina.randomness import generator
@@ -36,6 +35,9 @@ from lumina.training.metrics import read_metrics
 from tests.lumina.training import toy
 from tests.ray_nodes import Nodes, processes, ray_nodes
 
+if tokens.MODE not in os.environ:
+    # The driver has that of the process that started the nodes.
+    os.environ |= tokens.own()
 VICTIMS = ("rank", "both ranks", "driver", "node")
 TIMED = ("tokens_per_second", "samples_per_second", "seconds_per_step", "data_share", "flop")
 

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from jobs.head import Head, NotStartedError
+from jobs import tokens
+from jobs.head import Head, NotStartedError, RefusedError
 from jobs.memory import memory_told
 from jobs.runtime import RuntimeConfig
 
 OBJECT_STORE_BYTES = 1 << 30
 _NEEDS_BYTES = OBJECT_STORE_BYTES + (1 << 30)
 """What a local cluster takes before it does anything: the objects' memory, and its own processes."""
+_LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+"""Of the training workers, where torch takes the address of the machine's name otherwise."""
 _ANSWER_S = 120.0
+_OPEN = (
+    "the Ray cluster at {} asks for no token: whoever reaches it runs commands there as its user; start it with "
+    "RAY_AUTH_MODE=token"
+)
 _lock = threading.Lock()
 _heads: list[Head] = []
 """The local cluster of this process, if it has started one."""
+
+
+logger = logging.getLogger(__name__)
 
 
 class ClusterError(Exception):
@@ -55,8 +66,11 @@ def ensure(runtime: RuntimeConfig) -> str:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
         if runtime.ray_address is None:
-            # One machine, one user: a token would only get in the way. A remote cluster's own mode is the user's.
-            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+            # Whoever reaches a port of Ray's runs commands as this user. The token keeps off others on this machine.
+            # No network reaches a port: despite its name, the setting has Ray listen on the loopback alone.
+            os.environ |= {**tokens.own(), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", **_LOOPBACK}
+            # Nobody asks for these figures, and they would be served to everybody.
+            os.environ.setdefault("RAY_enable_metrics_collection", "0")
             # Ray warns when four times as many workers run; here most of them wait, as intended.
             os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(logical_cpus(runtime)))
         if "ray" in sys.modules and sys.modules["ray"].is_initialized():
@@ -76,15 +90,20 @@ def _join(runtime: RuntimeConfig) -> Any:
             "num_cpus": logical_cpus(runtime),
             "object_store_memory": OBJECT_STORE_BYTES,
             "include_dashboard": True,
+            "_temp_dir": str(_private() / "ray"),
         }
         head = Head({**local, **quiet}, environment)
     else:
         # The process that tries is no part of the submitted job that this may be.
         environment.pop("RAY_JOB_CONFIG_JSON_ENV_VAR", None)
+        try:
+            tokens.show_to_clusters(environment)
+        except tokens.TokenError as error:
+            raise ClusterError(str(error)) from error
         head = Head({"address": runtime.ray_address, **quiet}, environment)
     try:
-        import ray  # while the other process does the same
-
+        if runtime.ray_address is None:
+            import ray  # while the other process does the same
         try:
             address = head.address(deadline)
         except (TimeoutError, NotStartedError) as error:
@@ -93,11 +112,57 @@ def _join(runtime: RuntimeConfig) -> Any:
             _heads.append(head)
             return ray.init(address=address, **quiet)
         head.close()
+        os.environ[tokens.MODE] = head.mode
+        if head.mode != "token":
+            logger.warning(_OPEN.format(runtime.ray_address))
+        import ray
+
         return ray.init(address=runtime.ray_address, **quiet)
     except BaseException:
         _heads.clear()
         head.kill()
         raise
+
+
+def _base() -> Path:
+    """Where Ray puts its folder, if it is told of no other place."""
+    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")  # noqa: S108
+
+
+def _folder() -> Path:
+    return _base() / f"lumina-{os.getuid()}"
+
+
+def _private() -> Path:
+    """Folder of this user, for the local clusters of all runs, that nobody else enters.
+
+    Ray lets everybody write into its own, where sockets, ports and code lie: who does takes its place.
+
+    Raises:
+        ClusterError: others have a way in.
+    """
+    path = _folder()
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+        found = path.lstat()
+    except OSError as error:
+        raise ClusterError(f"{path} cannot be made ({error.strerror}): set RAY_TMPDIR to a folder of yours") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise ClusterError(
+            f"{path} is not a folder that this user alone can enter (mode 700), and Ray's sockets would lie there: "
+            "delete it, or set RAY_TMPDIR to a folder of yours"
+        )
+    return path
+
+
+def logs(runtime: RuntimeConfig) -> Path:
+    """Where Ray's logs lie: on this machine for a local cluster, on its nodes for another."""
+    return (_folder() if runtime.ray_address is None else _base()) / "ray" / "session_latest" / "logs"
+
+
+def token_path() -> str:
+    """File with the token of the local cluster, which its page asks for; empty if there is no such cluster or file."""
+    return os.environ.get(tokens.FILE, "") if _heads else ""
 
 
 def _why(runtime: RuntimeConfig, error: Exception) -> str:
@@ -109,6 +174,8 @@ def _why(runtime: RuntimeConfig, error: Exception) -> str:
             f"Ray did not start {said}: {memory_told(_NEEDS_BYTES, OBJECT_STORE_BYTES)}, or allow a slow machine a "
             "longer runtime.ray_start_s"
         )
+    if isinstance(error, RefusedError):
+        return f"the Ray cluster at {runtime.ray_address} {tokens.refusal(os.environ)}"
     if late:
         return (
             f"the Ray cluster at {runtime.ray_address} did not answer within {runtime.ray_start_s:g} s: see that its "

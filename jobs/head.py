@@ -26,6 +26,10 @@ class NotStartedError(Exception):
     """Ray said why it did not start, or its process ended without a word; the message tells."""
 
 
+class RefusedError(NotStartedError):
+    """The cluster wants a token, and not what was shown."""
+
+
 class Head:
     """The process; call everything on the thread that makes it, which has to live as long as the cluster."""
 
@@ -36,6 +40,8 @@ class Head:
             settings: keyword arguments of `ray.init`.
             environment: variables of the process.
         """
+        self.mode = ""
+        """Whether the cluster has tokens, as `RAY_AUTH_MODE` says it; known with its address."""
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process)
         command = [sys.executable, "-P", str(_SCRIPT), json.dumps(dict(settings)), str(os.getpid())]
         # In a session of its own, so that Ctrl-C in a terminal ends it in our order.
@@ -56,6 +62,7 @@ class Head:
         Raises:
             TimeoutError: it does not.
             NotStartedError: it never will.
+            RefusedError: it wants a token.
         """
         line = b""
         said = select.poll()  # unlike select(), for any number of a descriptor
@@ -71,8 +78,11 @@ class Head:
                 raise NotStartedError(self._last_words())
             line += chunk
         answer = json.loads(line)
+        if "refused" in answer:
+            raise RefusedError
         if "error" in answer:
             raise NotStartedError(" ".join(answer["error"].split()))
+        self.mode = answer.get("mode", "")
         return str(answer["address"])
 
     def close(self) -> None:

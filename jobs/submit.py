@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from jobs import tokens
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -84,8 +87,13 @@ def connect(address: str) -> JobSubmissionClient:
     """A client for the cluster whose dashboard is at `address`, e.g. `http://head:8265`.
 
     Raises:
-        SubmissionError: nothing answers there, or the cluster wants a token.
+        SubmissionError: nothing answers there, or the cluster wants another token than the user has.
     """
+    try:
+        # Before Ray is imported, and reads it.
+        tokens.show_to_clusters(os.environ)
+    except tokens.TokenError as error:
+        raise SubmissionError(str(error)) from error
     from ray.job_submission import JobSubmissionClient
 
     if not address.startswith(("http://", "https://")):
@@ -103,10 +111,7 @@ def connect(address: str) -> JobSubmissionClient:
 
 def _explained(address: str, error: Exception) -> SubmissionError:
     if "auth" in type(error).__name__.lower() or "token" in str(error).lower():
-        return SubmissionError(
-            f"{address} wants a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (a file), see "
-            "https://docs.ray.io/en/latest/ray-security/token-auth.html"
-        )
+        return SubmissionError(f"{address} {tokens.refusal(os.environ)}")
     text = str(error).strip().splitlines()
     return SubmissionError(
         f"{address} does not answer as a Ray cluster ({type(error).__name__}: {text[0] if text else ''}); is its "

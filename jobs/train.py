@@ -168,13 +168,17 @@ def _fit(ctx: JobContext, spec: Mapping[str, Any]) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    from jobs.rendezvous import OneMachine
+
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     runtime = ctx.runtime
     storage = ctx.work / "ray"
     shutil.rmtree(storage, ignore_errors=True)
+    storage.mkdir()
     trainer = TorchTrainer(
         _worker,
         train_loop_config=dict(spec),
+        torch_config=OneMachine(folder=str(storage)) if runtime.ray_address is None else None,
         scaling_config=ScalingConfig(
             num_workers=(runtime.min_train_workers, runtime.train_workers)
             if runtime.min_train_workers

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from jobs import tokens
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+# Every cluster of the tests has tokens, as those of the product; before anything imports Ray.
+os.environ |= tokens.own()
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 

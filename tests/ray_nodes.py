@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-from ray.util import get_node_ip_address
 
 ROOT = Path(__file__).resolve().parents[1]
 _STARTED_S = 180
@@ -40,6 +39,9 @@ class Nodes:
         **environment: str,
     ) -> None:
         self.folder, self.environment = folder, environment
+        # Ray reads its variables when it is imported.
+        from ray.util import get_node_ip_address
+
         port, page = _free_port(), _free_port()
         # The nodes that an autoscaler brings take the machine's own address.
         host = get_node_ip_address() if autoscaled else "127.0.0.1"
@@ -92,7 +94,6 @@ class Nodes:
         environment = {
             **os.environ,
             "PATH": f"{binaries}:{os.environ['PATH']}",
-            "RAY_AUTH_MODE": "disabled",
             "RAY_raylet_start_wait_time_s": "180",
             **self.environment,
         }
@@ -166,9 +167,10 @@ def _autoscaling(address: str, most: int) -> dict[str, object]:
 
 def lumina(home: Path, *arguments: str) -> list[str]:
     """The command line as somebody types it whose virtual environment is not active."""
+    shown = [f"{name}={value}" for name, value in os.environ.items() if name.startswith("RAY_AUTH_")]
     return [
-        "/usr/bin/env", "-i", f"HOME={home}", "PATH=/usr/bin:/bin", "RAY_AUTH_MODE=disabled", f"PYTHONPATH={ROOT}",
-        sys.executable, "-P", "-c", "from pipelines.cli import main; main()", *arguments,
+        "/usr/bin/env", "-i", f"HOME={home}", "PATH=/usr/bin:/bin", f"PYTHONPATH={ROOT}",
+        *shown, sys.executable, "-P", "-c", "from pipelines.cli import main; main()", *arguments,
     ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 from pipelines.cluster import rules
 from pipelines.cluster.document import Document, Location, Problem
@@ -201,6 +202,15 @@ def _start(document: Document) -> Iterator[Problem]:
     found = rules.stop_wait(document, at, rules.stop_wait_in(" ".join(commands)))
     if found is not None:
         yield found
+    for key in ("head_start_ray_commands", "worker_start_ray_commands"):
+        for number, command in enumerate(document.items(key)):
+            if "ray start" in str(command):
+                yield from rules.start_problems(document, (key, number), str(command))
+    if not any(PurePosixPath(path).match(".ray/auth_token") for path in document.section("file_mounts")) and not (
+        starting is not None and "RAY_AUTH_TOKEN" in commands[starting]
+    ):
+        words = "the nodes get no token: add /home/lumina/.ray/auth_token: ~/.ray/auth_token below file_mounts"
+        yield document.problem(("file_mounts",), words)
     if starting is not None and "--autoscaling-config" not in commands[starting]:
         words = "the head would add no nodes: add --autoscaling-config=~/ray_bootstrap_config.yaml to ray start"
         yield document.problem(at, words)

@@ -44,6 +44,9 @@ def problems(document: Document, version: str) -> Iterator[Problem]:
         unset = rules.stop_wait(document, at, env.get("RAY_JOB_STOP_WAIT_TIME_S"))
         if unset is not None:
             yield unset
+        if "token" not in (env.get("RAY_AUTH_MODE"), document.get(*_CLUSTER, "authOptions", "mode")):
+            words = "whoever reaches the head's ports would run commands there: add authOptions: {mode: token}"
+            yield document.problem((*_CLUSTER, "authOptions"), words)
     yield from rules.pool_problems(document, pools(document))
     for at in _groups(document):
         limits = (*at, "template", "spec", "containers", 0, "resources", "limits")

@@ -69,10 +69,20 @@ def installed_ray(document: Document, at: Location, command: str, version: str) 
 
 
 def secret_problem(document: Document, at: Location, name: str) -> Problem | None:
-    """A password that stands in the file itself."""
-    if _SECRET.search(name):
+    """A password that stands in the file itself; the path of one is none."""
+    if _SECRET.search(name) and not name.upper().endswith(("_PATH", "_FILE")):
         return document.problem(at, f"{name} stands here for everybody to read: keep it in a secret, and refer to that")
     return None
+
+
+def start_problems(document: Document, at: Location, command: str) -> Iterator[Problem]:
+    """A node that would take commands from everybody, or whose token everybody could read."""
+    if not re.search(r"\bRAY_AUTH_MODE=['\"]?token\b", command):
+        words = "whoever reaches this node's ports would run commands there: write RAY_AUTH_MODE=token before ray start"
+        yield document.problem(at, words)
+    if re.search(r"\bRAY_AUTH_TOKEN=['\"]?[^\s'\"$]", command):
+        secret = secret_problem(document, at, "RAY_AUTH_TOKEN")
+        yield from [secret] if secret is not None else []
 
 
 def stop_wait(document: Document, at: Location, seconds: str | None) -> Problem | None:

@@ -80,6 +80,8 @@ def run_pipeline(
                 page = _start_cluster(wanted, store, runtime)
             if page:
                 display.link("Ray", page)
+            if path := cluster.token_path():
+                display.link("Ray's token", f"cat {path}")
 
         tracking = MlflowTracking(
             store,
@@ -111,7 +113,7 @@ def run_pipeline(
             screen.__exit__(None, None, None)
             _leave(console, stopped.summary, command)
         links = tracking.close("FINISHED" if summary.ok else "FAILED")
-    _finish(console, store, summary, links, command, settings.example_prompt())
+    _finish(console, store, summary, links, command, settings.example_prompt(), cluster.logs(settings.runtime))
     # The config that another command made for this one is gone with it.
     _held(console, summary, command, ["CONFIG", "--store", store.uri] if continue_with else words)
     if "ray" in sys.modules:
@@ -161,7 +163,9 @@ def _leave(console: Console, summary: RunSummary, command: str) -> None:
     os._exit(130)
 
 
-def _finish(console: Console, store: Store, summary: RunSummary, links: Links, command: str, prompt: str) -> None:
+def _finish(
+    console: Console, store: Store, summary: RunSummary, links: Links, command: str, prompt: str, logs: Path
+) -> None:
     from pipelines.reports.tables import comparison_view, read_comparison, summary_view
 
     console.print(summary_view(summary))
@@ -176,7 +180,7 @@ def _finish(console: Console, store: Store, summary: RunSummary, links: Links, c
             except OSError as error:
                 console.print(Text(f"  no traceback: {disk_problem(error, trace)}"), soft_wrap=True)
             if "ray" in sys.modules:
-                console.print("  Ray's logs: /tmp/ray/session_latest/logs", soft_wrap=True)
+                console.print(f"  Ray's logs: {logs}", soft_wrap=True)
     if summary.unrecorded:
         console.print(Text(f"the run has no record: {summary.unrecorded}", "bold red"), soft_wrap=True)
     else:

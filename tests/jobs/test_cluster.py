@@ -1,12 +1,31 @@
-"""Nodes that do not see the store are found before anything is given to them."""
+"""A cluster is started where nobody else gets at it; nodes that do not see the store are found before they get work."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from jobs import cluster
 from jobs.cluster import blind_nodes
+from jobs.runtime import RuntimeConfig
+
+
+@pytest.mark.parametrize("way_in", ["mode", "link", "file"])
+def test_ray_gets_no_folder_that_others_can_enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way_in: str) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    path = tmp_path / f"lumina-{os.getuid()}"
+    assert cluster._private() == cluster._private() == path
+    assert path.stat().st_mode & 0o777 == 0o700
+    assert cluster.logs(RuntimeConfig()) == path / "ray" / "session_latest" / "logs"
+    if way_in == "mode":
+        path.chmod(0o750)
+    else:
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to("elsewhere") if way_in == "link" else path.touch()
+    with pytest.raises(cluster.ClusterError, match=f"^{path} .*set RAY_TMPDIR to a folder of yours"):
+        cluster._private()
 
 
 @pytest.mark.ray

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,8 +28,9 @@ from jobs.submit import (
     wait_until_started,
     waits_for,
 )
+from jobs.tokens import FILE
 from pipelines import cli
-from tests.ray_nodes import Nodes, ray_nodes
+from tests.ray_nodes import ROOT, Nodes, ray_nodes
 
 pytestmark = pytest.mark.ray
 
@@ -109,6 +113,21 @@ def test_a_waiting_job_says_for_what(nodes: Nodes, tmp_path: Path) -> None:
     assert waits_for(client, job) == expected
     with pytest.raises(SubmissionError, match=r"has is 2\. It is told to end"):
         stop(client, job, 60)
+
+
+def test_a_refused_token_is_one_line_that_names_the_variable(nodes: Nodes, tmp_path: Path) -> None:
+    wrong = tmp_path / "token"
+    wrong.write_text("0" * 64)
+    join = "from jobs import cluster, runtime; cluster.ensure(runtime.RuntimeConfig(ray_address='{}'))".format
+    listing = "from pipelines.cli import main; main()", "jobs", "list", "--address", nodes.dashboard
+    for words, named in (((join(nodes.address),), f"the Ray cluster at {nodes.address}"), (listing, nodes.dashboard)):
+        for given, wants in (({}, "a token"), ({FILE: str(wrong)}, f"another token than that of {FILE} ({wrong})")):
+            environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], **given}
+            told = subprocess.run(
+                [sys.executable, "-c", *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+            )
+            assert told.returncode == 1
+            assert f"{named} wants {wants}: set {FILE} to a file that" in told.stderr.splitlines()[-1]
 
 
 def test_what_is_no_cluster_is_one_clear_error() -> None:

@@ -91,6 +91,10 @@ def _kill_a_worker(recorder: Recorder, step: int) -> None:
         assert time.monotonic() < deadline, "training did not get going"
         time.sleep(0.02)
     workers = [child for child in psutil.Process().children(recursive=True) if "RayTrainWorker" in _command(child)]
+    for worker in workers:
+        listening = [one.laddr.ip for one in worker.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+        # Ray's own, which wants a token; torch's rendezvous would be another, and want none.
+        assert sum(ip in ("::", "0.0.0.0") for ip in listening) == 1, listening  # noqa: S104
     os.kill(workers[-1].pid, signal.SIGKILL)
 
 

@@ -116,6 +116,30 @@ BROKEN_LAUNCHERS: list[tuple[str, Edit, str, str]] = [
         "hunter2",
         "MLFLOW_TRACKING_PASSWORD stands here for everybody to read",
     ),
+    (
+        "no token wanted",
+        ("RAY_AUTH_MODE=token RAY_JOB", "RAY_JOB"),
+        "  - >-",
+        "whoever reaches this node's ports would run commands there: write RAY_AUTH_MODE=token before ray start",
+    ),
+    (
+        "tokens switched off",
+        ("RAY_AUTH_MODE=token RAY_JOB", "RAY_AUTH_MODE=disabled RAY_JOB"),
+        "  - >-",
+        "write RAY_AUTH_MODE=token before ray start",
+    ),
+    (
+        "the token itself",
+        ("RAY_AUTH_MODE=token RAY_JOB", "RAY_AUTH_MODE=token RAY_AUTH_TOKEN=0123abc RAY_JOB"),
+        "  - >-",
+        "RAY_AUTH_TOKEN stands here for everybody to read",
+    ),
+    (
+        "no token given",
+        ("/home/lumina/.ray/auth_token: ~/.ray/auth_token", "/home/lumina/notes: ~/notes"),
+        "file_mounts:",
+        "the nodes get no token: add /home/lumina/.ray/auth_token: ~/.ray/auth_token below file_mounts",
+    ),
     ("a key twice", ("upscaling_speed: 1.0", "max_workers: 4"), "max_workers: 4", "this key stands in line"),
     ("no resources", ("    resources: {CPU: 192, GPU: 8}\n", ""), "  training:", "resources is missing"),
 ]
@@ -185,6 +209,24 @@ BROKEN_JOBS: list[tuple[str, Edit, str, str]] = [
         ("env: &env\n", "env: &env\n                - {name: HF_TOKEN, value: hf_x}\n"),
         "HF_TOKEN, value",
         "HF_TOKEN stands here for everybody to read",
+    ),
+    (
+        "no token wanted",
+        ("    authOptions: {mode: token}\n", ""),
+        "rayClusterSpec:",
+        "whoever reaches the head's ports would run commands there: add authOptions: {mode: token}",
+    ),
+    (
+        "tokens switched off",
+        ("authOptions: {mode: token}", "authOptions: {mode: disabled}"),
+        "authOptions",
+        "add authOptions: {mode: token}",
+    ),
+    (
+        "the token itself",
+        ("env: &env\n", "env: &env\n                - {name: RAY_AUTH_TOKEN, value: 0123abc}\n"),
+        "RAY_AUTH_TOKEN, value",
+        "RAY_AUTH_TOKEN stands here for everybody to read",
     ),
     (
         "no such volume",

@@ -167,14 +167,21 @@ def test_what_is_no_cluster_file_is_one_clear_error(tmp_path: Path) -> None:
 
 def test_a_cluster_of_given_machines(tmp_path: Path) -> None:
     machines = {"type": "local", "head_ip": "10.0.0.1", "worker_ips": ["10.0.0.2"]}
-    commands = ["RAY_JOB_STOP_WAIT_TIME_S=120 ray start --head --autoscaling-config=~/ray_bootstrap_config.yaml"]
+    started = "ray start --head --autoscaling-config=~/ray_bootstrap_config.yaml"
+    commands = [f"RAY_AUTH_MODE=token RAY_JOB_STOP_WAIT_TIME_S=120 {started}"]
     data = {"cluster_name": "mine", "provider": machines, "auth": {"ssh_user": "me"}, "setup_commands": []}
     data |= {"docker": {"image": IMAGE, "container_name": "lumina"}, "head_start_ray_commands": commands}
+    data["file_mounts"] = {"/root/.ray/auth_token": "~/.ray/auth_token"}
     path = tmp_path / "local.yaml"
     path.write_text(yaml.safe_dump(data))
     assert not check(path, {}).problems
     assert "does not say what its nodes have" in cluster(str(path), "--config", "demo").output
-    del machines["worker_ips"]
+    data |= {"file_mounts": {}, "head_start_ray_commands": [f"RAY_AUTH_TOKEN_PATH=/shared/token {commands[0]}"]}
+    data["worker_start_ray_commands"] = ["RAY_AUTH_MODE=disabled ray start --address=$RAY_HEAD_IP:6379"]
+    path.write_text(yaml.safe_dump(data))
+    [(_, told)] = held(check(path, {}))
+    assert told.startswith("worker_start_ray_commands[0]: whoever reaches this node's ports would run commands there")
+    del machines["worker_ips"], data["worker_start_ray_commands"]
     path.write_text(yaml.safe_dump(data))
     assert [text for _, text in held(check(path, {}))] == [
         "provider.worker_ips: worker_ips is missing: add it below provider, such as [10.0.0.2, 10.0.0.3]"
@@ -182,6 +189,16 @@ def test_a_cluster_of_given_machines(tmp_path: Path) -> None:
     data |= {"provider": machines | {"worker_ips": ["10.0.0.2"]}, "available_node_types": {}, "head_node": {"a": 1}}
     path.write_text(yaml.safe_dump(data))
     assert "unknown key" in held(check(path, {}))[0][1]
+
+
+def test_a_job_may_have_its_token_from_a_secret_of_its_own(tmp_path: Path) -> None:
+    referred = "{name: RAY_AUTH_TOKEN, valueFrom: {secretKeyRef: {name: mine, key: auth_token}}}"
+    lines = ("{name: RAY_AUTH_MODE, value: token}", referred)
+    env = "env: &env\n" + "".join(f"                - {line}\n" for line in lines)
+    path = edited(RAYJOB, tmp_path, ("    authOptions: {mode: token}\n", ""), ("env: &env\n", env))
+    assert not check(path, {}).problems
+    path = edited(RAYJOB, tmp_path, ("env: &env\n", env.replace(referred, "{name: RAY_AUTH_TOKEN_PATH, value: /t}")))
+    assert not check(path, {}).problems
 
 
 def test_what_ray_alone_knows_is_told_in_its_words(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from curation.manifest_formats import (
 )
 from curation.manifest_mistakes import ManifestError, Mistakes
 from curation.manifest_tables import opened
-from curation.media import chunks, neighbours, stamps, with_folders
+from curation.media import check_not_away, chunks, neighbours, stamps, with_folders
 from curation.media_kinds import HEAD_BYTES, guess_media, media_of
 from curation.operator import Env, Input, Layout, Operator, map_rows
 from curation.schema import INGEST, Reason, RowError, Status, iterate, status_not_ok, status_ok, to_table
@@ -225,8 +225,10 @@ def _make(_config: IngestConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
             uri = row["uri"]
             if uri not in known:
                 try:
-                    known[uri] = _hashed(uri, env.media_root, row["has_folder"])
+                    known[uri] = _hashed(uri, env.media_root)
                 except RowError as error:
+                    if row["has_folder"] and error.reason == Reason.MISSING_FILE:
+                        check_not_away(uri, env.media_root)
                     known[uri] = error
             found = known[uri]
             if isinstance(found, RowError):
@@ -241,9 +243,9 @@ def _make(_config: IngestConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
     return hash_unit
 
 
-def _hashed(uri: str, media_root: str, seen: bool) -> dict[str, Any]:
+def _hashed(uri: str, media_root: str) -> dict[str, Any]:
     sha, size, head = hashlib.sha256(), 0, b""
-    for chunk in chunks(uri, media_root, seen):
+    for chunk in chunks(uri, media_root):
         sha.update(chunk)
         size += len(chunk)
         if len(head) < HEAD_BYTES:

@@ -33,7 +33,7 @@ from curation.manifest_formats import (
 )
 from curation.manifest_mistakes import ManifestError, Mistakes
 from curation.manifest_tables import opened
-from curation.media import chunks, local_name, neighbours, stamps, with_folders
+from curation.media import check_not_away, chunks, local_name, neighbours, stamps, with_folders
 from curation.media_kinds import HEAD_BYTES, guess_media, media_of
 from curation.object_stores import ObjectStores
 from curation.operator import Env, Input, Layout, Operator, map_rows
@@ -246,8 +246,10 @@ def _make(config: IngestConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
             uri = row["uri"]
             if uri not in known:
                 try:
-                    known[uri] = _hashed(uri, env, config, row["has_folder"])
+                    known[uri] = _hashed(uri, env, config)
                 except RowError as error:
+                    if row["has_folder"] and error.reason == Reason.MISSING_FILE:
+                        check_not_away(uri, env.media_root, env.stores)
                     known[uri] = error
             found = known[uri]
             if isinstance(found, RowError):
@@ -262,13 +264,13 @@ def _make(config: IngestConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
     return hash_unit
 
 
-def _hashed(uri: str, env: Env, config: IngestConfig, seen: bool) -> dict[str, Any]:
+def _hashed(uri: str, env: Env, config: IngestConfig) -> dict[str, Any]:
     if not config.follow_links and (link := local_name(uri)) and leads_out(link, Path(env.media_root)):
         raise RowError(
             Reason.LEADS_OUTSIDE, f"{uri}: this link leads out of the folder {env.media_root}: {_ALLOWED_BY}"
         )
     sha, size, head = hashlib.sha256(), 0, b""
-    for chunk in chunks(uri, env.media_root, env.stores, seen):
+    for chunk in chunks(uri, env.media_root, env.stores):
         sha.update(chunk)
         size += len(chunk)
         if len(head) < HEAD_BYTES:

@@ -102,7 +102,7 @@ def localized(uri: str, media_root: str, stores: ObjectStores = _NO_STORES, seen
         ending = suffix(uri)
         path = Path(name) / ("media" + (ending if _ENDING.fullmatch(ending) else ""))
         with machine_errors(f"no temporary copy of {uri} in {name} (TMPDIR)"), path.open("wb") as copy:
-            for chunk in chunks(uri, media_root, stores, seen):
+            for chunk in _read(uri, place, media_root, seen):
                 copy.write(chunk)
         with _blamed(uri, _File(path), name, seen=True):
             yield path
@@ -122,9 +122,18 @@ def _blamed(uri: str, file: _File, media_root: str, seen: bool) -> Iterator[None
         raise
 
 
-def chunks(uri: str, media_root: str, stores: ObjectStores = _NO_STORES, seen: bool = False) -> Iterator[bytes]:
+def chunks(uri: str, media_root: str, stores: ObjectStores = _NO_STORES) -> Iterator[bytes]:
     """The bytes of the media, some MiB at a time. A member is checked against its CRC. Errors as of `localized`."""
-    return _read(uri, _place(uri, media_root, stores), media_root, seen)
+    return _read(uri, _place(uri, media_root, stores), media_root, seen=False)
+
+
+def check_not_away(uri: str, media_root: str, stores: ObjectStores = _NO_STORES) -> None:
+    """MachineError if a missing file is so because its folder, which was there before, is away, or was until now."""
+    place = _place(uri, media_root, stores)
+    if not isinstance(place, _Object):
+        _check_folder(uri, place, media_root, seen=True)
+        if isinstance(place, _File) and place.path.exists():
+            raise _back(uri)
 
 
 def _read(uri: str, place: _Place, media_root: str, seen: bool) -> Iterator[bytes]:
@@ -145,7 +154,7 @@ def stamp(uri: str, media_root: str, stores: ObjectStores = _NO_STORES) -> str:
     Errors as of `localized`.
     """
     place = _place(uri, media_root, stores)
-    with _sorted_errors(uri, place, media_root):
+    with _sorted_errors(uri, place, media_root, seen=None):
         match place:
             case _File(path):
                 found = _stat(path)
@@ -298,12 +307,14 @@ def _place(uri: str, media_root: str, stores: ObjectStores = _NO_STORES) -> _Pla
 
 
 @contextmanager
-def _sorted_errors(uri: str, place: _Place, media_root: str, seen: bool = False) -> Iterator[None]:
-    """Errors as RowError or MachineError, see above."""
+def _sorted_errors(uri: str, place: _Place, media_root: str, seen: bool | None) -> Iterator[None]:
+    """Errors as RowError or MachineError, see above; `seen` is None before anything was planned."""
     try:
         yield
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError) as error:
         _check_folder(uri, place, media_root, seen)
+        if not isinstance(place, _Object) and error.errno == errno.ENOENT and _local(place).exists():
+            raise _back(uri) from error
         raise RowError(Reason.MISSING_FILE, f"{uri}: no such file{_where(uri)}") from None
     except MemoryError as error:
         raise machine_error(error, uri) from error
@@ -317,7 +328,11 @@ def _sorted_errors(uri: str, place: _Place, media_root: str, seen: bool = False)
         raise RowError(Reason.UNREADABLE_FILE, f"{uri}: {said(error)}") from error
 
 
-def _check_folder(uri: str, place: _Place, media_root: str, seen: bool) -> None:
+def _back(uri: str) -> MachineError:
+    return MachineError(f"{uri}: it was away for a moment; see that its mount is well, and the same command continues")
+
+
+def _check_folder(uri: str, place: _Place, media_root: str, seen: bool | None) -> None:
     """MachineError if a file is missing because its bucket, the media root or its folder is away."""
     if isinstance(place, _Object):
         if not _has_bucket(uri, place):
@@ -327,7 +342,7 @@ def _check_folder(uri: str, place: _Place, media_root: str, seen: bool) -> None:
         return
     path, root = _local(place), Path(media_root)
     folder = None
-    if path.is_relative_to(root) and not _lists(root):
+    if path.is_relative_to(root) and not (root.is_dir() if seen is None else _lists(root)):
         folder = root
     elif seen and not _lists(path.parent):
         folder = path.parent

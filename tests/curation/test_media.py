@@ -17,7 +17,7 @@ import pytest
 
 from curation import faults, media
 from curation.faults import MachineError
-from curation.media import chunks, localized, member_uri, stamp, stamps, suffix, with_folders
+from curation.media import check_not_away, chunks, localized, member_uri, stamp, stamps, suffix, with_folders
 from curation.object_stores import ObjectStore, ObjectStores
 from curation.schema import Reason, RowError
 
@@ -291,7 +291,7 @@ def test_a_folder_that_was_there_is_away_and_its_files_not_missing(clips: Path, 
     if emptied:
         (clips / "day").mkdir()
     state = "is empty" if emptied else "is not there"
-    for use in (lambda: b"".join(chunks(uri, str(clips), seen=True)), lambda: localized(uri, str(clips)).__enter__()):
+    for use in (lambda: check_not_away(uri, str(clips)), lambda: localized(uri, str(clips)).__enter__()):
         with pytest.raises(MachineError, match=rf"its folder \S+/root/day {state}; see that it is mounted"):
             use()
     assert _reason_of_unseen(uri, clips) == Reason.MISSING_FILE
@@ -320,9 +320,11 @@ def test_a_media_root_that_is_away_is_no_file_s_fault(
     clips.rename(clips.with_name("elsewhere"))
     if emptied:
         clips.mkdir()
+    looks = (lambda: stamp(uri, str(clips)), lambda: stamps([uri], str(clips)))
+    if emptied:  # a plan may be made before the files are there
+        assert stamps([uri], str(clips)) == {uri: "missing_file"}
     for use in (
-        lambda: stamp(uri, str(clips)),
-        lambda: stamps([uri], str(clips)),
+        *(() if emptied else looks),
         lambda: b"".join(chunks(uri, str(clips))),
         lambda: localized(uri, str(clips)).__enter__(),
     ):
@@ -412,6 +414,23 @@ def test_a_damaged_member_of_any_compression_is_unreadable(tmp_path: Path) -> No
         with pytest.raises(RowError) as caught:
             _read(f"zip://a.mp4::{path.name}", tmp_path)
         assert caught.value.reason == Reason.UNREADABLE_FILE
+
+
+def test_a_file_that_is_back_before_its_folder_is_looked_at_is_not_missing(
+    clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = media._stat
+
+    def late(path: Path) -> os.stat_result:
+        monkeypatch.setattr(media, "_stat", real)
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+
+    for uri in URIS:
+        monkeypatch.setattr(media, "_stat", late)
+        with pytest.raises(MachineError, match="it was away for a moment"):
+            b"".join(chunks(uri, str(clips)))
+    with pytest.raises(MachineError, match="it was away for a moment"):
+        check_not_away(URIS[0], str(clips))
 
 
 def test_a_row_names_no_server(s3: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,14 +148,14 @@ class _Planner:
 
     def _known(self, stage: Stage, found: Identified) -> PlannedStage:
         name = found.fingerprint
-        manifest = self.store.lookup(stage.name, name)
+        manifest, damage = self.store.look(stage.name, name)
         if manifest is not None:
             self.digests[stage.name] = manifest.digest
             why = f"accepted: {manifest.accepted_why}" if manifest.accepted else ""
             return _line(stage, "cached", why, [manifest], fingerprint=name)
         history = self.store.manifests(stage.name)
         old, holder = nearest(history, found.recipe), self.store.holder(stage.name, name)
-        why = f"{holder} is computing it now" if holder else _why(old, self.store.damage(stage.name, name))
+        why = f"{holder} is computing it now" if holder else _why(old, damage)
         state: PlanState = "drift" if old is not None and old.by_code_alone and holder is None else "run"
         gated = False
         if self.store.has_work(stage.name, name):

@@ -184,7 +184,7 @@ class Store:
             heal: move a manifest aside whose output is damaged, so that the stage can be computed again. Only for the
                 holder of the lease.
         """
-        manifest, problem = self._look(stage, fingerprint)
+        manifest, problem = self.look(stage, fingerprint)
         if problem is None:
             return manifest
         if heal:
@@ -192,11 +192,8 @@ class Store:
             log.warning("%s: output is damaged (%s): computing it again; the old record is %s", stage, problem, aside)
         return None
 
-    def damage(self, stage: str, fingerprint: str) -> str | None:
-        """Why `lookup` finds nothing although a record is there; None if it finds one, or there is none."""
-        return self._look(stage, fingerprint)[1]
-
-    def _look(self, stage: str, fingerprint: str) -> tuple[Manifest | None, str | None]:
+    def look(self, stage: str, fingerprint: str) -> tuple[Manifest | None, str | None]:
+        """What `lookup` finds, and why it finds nothing although a record is there."""
         try:
             text = self.record_text(stage, fingerprint)
             if text is None:

@@ -95,6 +95,8 @@ class Nodes:
             **os.environ,
             "PATH": f"{binaries}:{os.environ['PATH']}",
             "RAY_raylet_start_wait_time_s": "180",
+            # A cluster that this process had for itself before may have left a no.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
             **self.environment,
         }
         with log.open("wb") as file:

@@ -79,7 +79,11 @@ class Film:
 
 def write(path: Path, film: Film) -> None:
     """Write a film. av.FFmpegError or ValueError where the codec and the container do not go together."""
-    with av.open(str(path), "w", format=film.container, options=dict(film.muxer)) as container:
+    # A file of ours: PyAV leaves its own open where the two do not go together.
+    with (
+        path.open("wb+") as file,
+        av.open(file, "w", format=film.container, options=dict(film.muxer)) as container,
+    ):
         stream = container.add_stream(film.codec, rate=film.rate, options=dict(film.options))
         stream.width, stream.height = film.size
         stream.pix_fmt = film.pix_fmt

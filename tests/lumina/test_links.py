@@ -43,11 +43,11 @@ def test_the_cache_of_a_hub_is_no_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "models--x" / "blobs" / "aa11").write_text("{}")
     (vae / "config.json").symlink_to("../../../blobs/aa11")
     assert first_that_leads_out(vae) is None
-    assert locate(vae, "a VAE", ("config.json",)).name == str(vae)
+    assert locate(vae, "a VAE", ("config.json",)).folder == vae
 
 
 def test_an_index_names_no_file_of_another_folder(tmp_path: Path) -> None:
     (tmp_path / CONFIG_FILE).write_text(TINY.model_dump_json())
     (tmp_path / INDEX_FILE).write_text(json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
-    with pytest.raises(ValueError, match=r"'\.\./secret\.safetensors' is no file of this folder"):
+    with pytest.raises(ValueError, match=r"'\.\./secret\.safetensors' is no safetensors file beside it"):
         load_weights(tmp_path)

@@ -236,7 +236,7 @@ def _explain(model: type[BaseModel], item: Any) -> str:
         tags = {name: tag for owner in owners for name, tag in _tags(owner).items()}
         # The kind was given, and understood.
         near = difflib.get_close_matches(key, [name for name in known if name not in tags], 1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known) or 'none'}"
         where = "".join(f" where {name} is {tag!r}" for name, tag in tags.items() if len(owners) == 1)
         return f"{'.'.join([*path, key])}: unknown key{where}; {hint}"
     if item["type"] in ("union_tag_invalid", "union_tag_not_found"):

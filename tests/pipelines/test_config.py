@@ -64,6 +64,7 @@ IMAGE_TASK = "{name: i, media: image, patch: [1, 2, 2], time_shift: 1, batch_siz
         (["train.1.lr=-1e-4"], "train.1.lr: Input should be greater than 0; got"),
         (["model.dim=100"], "model: dim / n_heads must be a multiple of 16"),
         (["evaluate.suite.cuont=3"], "suite.cuont: unknown key where kind is 'captions'; did you mean 'count'?"),
+        (["probe.decoder=pyav"], "probe.decoder: unknown key; known here: none"),
         ([f"evaluate.suite={LIST_SUITE}"], "count: unknown key where kind is 'list'; known here: choose, kind, report"),
         (["evaluate.suite.kind=caption"], "kind: there is no 'caption'; there are: captions, list, shapes; did you"),
         (["train.2.latents=[images]"], "train.2.latents names 'images'; there are videos"),

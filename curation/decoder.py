@@ -113,12 +113,20 @@ class Decoder:
         return answer, pixels
 
     def _asked(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytearray]:
+        kept = self._child
         child = self._started()
         answer = _Answer(child, request["timeout_s"], self.limits.memory_bytes)
         try:
-            with _not_begun("the decoding process did not begin"):
-                _send(child, request)
-                answer.read()
+            try:
+                with _not_begun("the decoding process did not begin"):
+                    _send(child, request)
+                    answer.read()
+            except MachineError:
+                # One that served before may be ended between two requests and not be seen to be gone yet.
+                if child is not kept:
+                    raise
+                self.close()
+                return self._asked(request)
             return answer.read()
         except BaseException:  # what is left of an answer must not be taken for that to the next request
             self.close()

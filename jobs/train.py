@@ -21,6 +21,7 @@ from typing import Any
 
 from jobs import capacity
 from jobs.context import JobContext, JobResult
+from jobs.ray_faults import first_sentence
 from jobs.train_plots import draw, summary
 from lumina.training.stage import TrainStageConfig
 
@@ -142,19 +143,24 @@ def _dataset(spec: Mapping[str, Any]) -> Any:
 
 
 def _fit_to_the_end(ctx: JobContext, spec: Mapping[str, Any]) -> None:
-    """Train. Ray counts failures over the whole of a training; here they count for as long as nothing is gained."""
+    """Train. Ray counts failures over the whole of a training; here they count for as long as nothing is gained.
+
+    It counts those of workers only: a controller that died is started again, too, and once if nothing was gained.
+    """
+    from ray.exceptions import OutOfMemoryError, RayActorError
     from ray.train import TrainingFailedError
 
+    controllers = 2
     while True:
         before = _last_checkpoint(ctx.work)
         try:
             return _fit(ctx, spec)
-        except TrainingFailedError as error:
+        except (TrainingFailedError, RayActorError, OutOfMemoryError) as error:
             reached = _last_checkpoint(ctx.work)
-            if reached <= before:
+            controllers -= not isinstance(error, TrainingFailedError)
+            if reached <= before and (isinstance(error, TrainingFailedError) or controllers < 1):
                 raise
-            first = str(error).strip().splitlines()[0]
-            logger.warning(f"{ctx.stage}: workers failed, and go on from step {reached}: {first}")
+            logger.warning(f"{ctx.stage}: workers failed, and go on from step {reached}: {first_sentence(str(error))}")
 
 
 def _last_checkpoint(work: Path) -> int:

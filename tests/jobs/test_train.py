@@ -85,12 +85,17 @@ def _command(process: psutil.Process) -> str:
         return ""
 
 
-def _kill_a_worker(recorder: Recorder, step: int) -> None:
+def _at(recorder: Recorder, step: int, actor: str) -> list[psutil.Process]:
+    """The processes of an actor, once training has come to a step."""
     deadline = time.monotonic() + 300
     while not recorder.rows or recorder.rows[-1][0] < step:
         assert time.monotonic() < deadline, "training did not get going"
         time.sleep(0.02)
-    workers = [child for child in psutil.Process().children(recursive=True) if "RayTrainWorker" in _command(child)]
+    return [child for child in psutil.Process().children(recursive=True) if actor in _command(child)]
+
+
+def _kill_a_worker(recorder: Recorder, step: int) -> None:
+    workers = _at(recorder, step, "RayTrainWorker")
     for worker in workers:
         listening = [one.laddr.ip for one in worker.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
         # Ray's own, which wants a token; torch's rendezvous would be another, and want none.
@@ -100,7 +105,7 @@ def _kill_a_worker(recorder: Recorder, step: int) -> None:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_two_workers_one_of_them_killed_train_as_one_does(tmp_path: Path) -> None:
+def test_two_workers_one_of_them_killed_and_their_controller_train_as_one_does(tmp_path: Path) -> None:
     # The released epsilon, 1e-15, would make the rounding noise of gradients that are almost 0 into full steps.
     config = toy.stage(steps=60, lr=1e-3, eps=1e-6)
     recorder = Recorder()
@@ -110,6 +115,8 @@ def test_two_workers_one_of_them_killed_train_as_one_does(tmp_path: Path) -> Non
     thread = threading.Thread(target=lambda: results.append(train.run(ctx)))
     thread.start()
     _kill_a_worker(recorder, 15)
+    [controller] = _at(recorder, 35, "TrainController")
+    controller.kill()
     thread.join()
     assert [step for step, _ in recorder.rows] == list(range(5, 61, 5))
     assert recorder.reports[-1] == (60, 60, "steps")
@@ -167,3 +174,22 @@ def test_failures_count_while_nothing_is_gained(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(TrainingFailedError, match="lost"):
         train._fit_to_the_end(ctx, {})
     assert calls == [10, 10, 0]
+
+
+def test_a_controller_that_dies_is_started_again_and_once_if_nothing_is_gained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.exceptions import ActorDiedError, OutOfMemoryError
+
+    ctx = _context(tmp_path, toy.stage(), Recorder())
+    deaths = [ActorDiedError(), OutOfMemoryError("running low on memory"), ActorDiedError()]
+    calls = []
+
+    def fit(_ctx: JobContext, _spec: Mapping[str, Any]) -> None:
+        calls.append(len(calls))
+        raise deaths[len(calls) - 1]
+
+    monkeypatch.setattr(train, "_fit", fit)
+    with pytest.raises(OutOfMemoryError):
+        train._fit_to_the_end(ctx, {})
+    assert calls == [0, 1]

@@ -20,8 +20,9 @@ scaling factor. `whole-clip`: the clip as diffusers encodes it, the odd frame fi
 script does, 32 frames at a time with the convolutions' memory carried on, so that the odd frame comes last: 33 frames
 give 8 + 1 latents, 49 give 8 + 5."""
 
-Recompute = Literal["none", "per-op", "full"]
-"""What the backward pass computes again: nothing, all but matrix products and attention, or everything."""
+Recompute = Literal["none", "per-op", "attention", "full"]
+"""What the backward pass computes again: nothing, all but matrix products and attention, all but attention, or
+everything."""
 
 CONDITION_WIDTH = 1024
 """Widest conditioning vector: adaLN inputs have min(dim, 1024) channels."""

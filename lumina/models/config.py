@@ -14,6 +14,9 @@ from lumina.config import Config
 PatchSize = tuple[int, int, int]
 """Latent frames, rows and columns of one token: (pt, ph, pw)."""
 
+IMAGE_PATCH: PatchSize = (1, 2, 2)
+"""The only scale at which images are trained and sampled (paper section 4, multi-scale training)."""
+
 EncodeRecipe = Literal["whole-clip/1", "released-chunks/1"]
 """How latents are made; a name changes whenever its numbers do. Both take the posterior's mode times the config's
 scaling factor. `whole-clip`: the clip as diffusers encodes it, the odd frame first. `released-chunks`: as the released

@@ -57,6 +57,9 @@ class EvaluationConfig(Config):
     """What is measured; None is everything that the suite allows (`shapes/` metrics need the shapes suite)."""
     dtype: Precision = "auto"
     """Type in which all networks compute; `auto` is bfloat16 on GPUs and float32 on CPUs."""
+    tiling: bool = False
+    """Decode large frames in overlapping tiles: a few GB instead of up to 40 at 960 pixels, and slightly other pixels.
+    Clips are decoded one by one, and eight frames at a time, in any case."""
     resamples: int = Field(default=10_000, ge=100)
     """Bootstrap resamples of the prompts."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
@@ -228,6 +231,7 @@ def _evaluate(ctx: JobContext, source: str, prompts: Sequence[Prompt], models: S
             seed=config.seed,
             metrics=names,
             dtype=precision_on(ctx.runtime.device, config.dtype),
+            tiling=config.tiling,
             use_gpu=ctx.runtime.use_gpu,
         )
         work += batches(job, prompts, config.samples, config.batch_size, ctx.work / model.name)

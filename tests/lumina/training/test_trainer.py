@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ import torch
 
 from lumina import checkpoints
 from lumina.training.data.latents import LatentDataset
-from lumina.training.metrics import read_metrics
+from lumina.training.metrics import mean_bins, read_metrics
 from lumina.training.trainer import LoopSettings, Trainer, TrainingStoppedError
 from lumina.training.weights.start import initial_model
 from tests.lumina.training import toy
+from tests.lumina.training.reference import TELLING, plain_adamw, write_start
 
 
 class Killed(Exception):
@@ -76,6 +78,26 @@ def test_a_killed_run_ends_with_the_same_bits(
     assert done.step == 10
     done.run()
     assert _digest(done, tmp_path / "out_c") == expected
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2])
+def test_a_run_is_algorithm_1(data: LatentDataset, tmp_path: Path, zero_stage: int) -> None:
+    config, init = TELLING.model_copy(update={"zero_stage": zero_stage}), write_start(tmp_path / "init")
+    expected = plain_adamw(config, data, init)
+    assert min(expected.norms) < config.grad_clip < max(expected.norms)
+    trainer = Trainer(config, data, _settings(tmp_path, log_every=1), init)
+    trainer.run()
+    trainer.export(tmp_path / "out")
+    for folder, wanted in (("transformer", expected.weights), ("transformer_ema", expected.average)):
+        found = checkpoints.load_weights(tmp_path / "out" / folder)
+        for name, value in wanted.items():
+            torch.testing.assert_close(found[name], value, rtol=0, atol=2e-6, msg=f"{folder} {name}")
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["grad_norm"] for row in rows] == pytest.approx(expected.norms, rel=1e-5)
+    for row, told in zip(rows, expected.losses, strict=True):
+        assert {key: row[key] for key in row if key.startswith(("loss/", "mse/", "vd/"))} == pytest.approx(told, 1e-4)
+    for task, bins in expected.bins.items():
+        assert mean_bins(rows, task) == pytest.approx({at: fmean(bins[at]) for at in bins}, rel=1e-4)
 
 
 def test_losses_fall_on_a_problem_that_the_text_solves(data: LatentDataset, tmp_path: Path) -> None:

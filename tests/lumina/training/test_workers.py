@@ -15,9 +15,9 @@ from lumina.training.metrics import read_metrics
 from lumina.training.objective import MicroBatch, Objective
 from lumina.training.stage import TaskConfig, TrainStageConfig
 from lumina.training.trainer import LoopSettings, Trainer
-from lumina.training.weights.start import initial_model
 from tests.lumina.training import toy
 from tests.lumina.training.group import run_group, train
+from tests.lumina.training.reference import TELLING, plain_adamw, write_start
 
 # The released epsilon, 1e-15, would make the rounding noise of gradients that are almost 0 into full steps.
 STEADY = {"lr": 1e-3, "eps": 1e-6}
@@ -82,35 +82,11 @@ def test_another_number_of_workers_takes_over_a_checkpoint(tmp_path: Path, befor
 @pytest.mark.parametrize("zero_stage", [1, 2])
 def test_two_workers_step_as_plain_adamw(tmp_path: Path, zero_stage: int) -> None:
     latents, text = toy.write(tmp_path / "toy")
-    # The middle scale is left out of every other step: its layers get zero gradients then.
-    tasks = (toy.IMAGE, toy.FINE, toy.MIDDLE.model_copy(update={"ratio": 0.5}), toy.COARSE)
-    config = toy.stage(steps=5, zero_stage=zero_stage, grad_clip=0.5, tasks=tasks, **STEADY)
-    run_group(2, train, config, latents, text, LoopSettings(tmp_path / "w"), tmp_path / "out", store=tmp_path / "s")
-    expected = plain_adamw(config, LatentDataset([latents], text))
-    found = checkpoints.load_weights(tmp_path / "out" / "transformer")
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5, msg=name)
-
-
-def plain_adamw(config: TrainStageConfig, data: LatentDataset) -> dict[str, torch.Tensor]:
-    """Algorithm 1 of the paper in one process: the losses of all tasks summed, one AdamW step for all of them."""
-    model, objective = initial_model(config, None), Objective(config, data)
-    parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, config.lr, config.betas, config.eps, weight_decay=config.weight_decay)
-    for step in range(config.steps):
-        total = torch.zeros(())
-        for task in config.tasks:
-            if not task.takes_part(step):
-                continue
-            of_task = data.of_task(task, config)
-            batch = objective.micro_batch(step, task, of_task.items(of_task.plan.batch(step)))
-            total = total + objective.losses(model, batch, torch.float32, torch.device("cpu")).total.mean()
-        optimizer.zero_grad()
-        total.backward()
-        for parameter in parameters:
-            # What no task used has gradient 0, not none: its moments still decay.
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip)
-        optimizer.step()
-    return {name: value.detach() for name, value in model.named_parameters()}
+    config, init = TELLING.model_copy(update={"zero_stage": zero_stage}), write_start(tmp_path / "init")
+    settings = LoopSettings(tmp_path / "w")
+    run_group(2, train, config, latents, text, settings, tmp_path / "out", init, store=tmp_path / "s")
+    expected = plain_adamw(config, LatentDataset([latents], text), init)
+    for folder, wanted in (("transformer", expected.weights), ("transformer_ema", expected.average)):
+        found = checkpoints.load_weights(tmp_path / "out" / folder)
+        for name, value in wanted.items():
+            torch.testing.assert_close(found[name], value, rtol=0, atol=2e-6, msg=f"{folder} {name}")

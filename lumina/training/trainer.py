@@ -18,6 +18,7 @@ from torch import Tensor
 from lumina.hardware import gpu_of_device
 from lumina.models.config import Recompute
 from lumina.training import resume
+from lumina.training.checkpoint_interval import CheckpointInterval, Often
 from lumina.training.clock import StepClock
 from lumina.training.data.batches import Slot
 from lumina.training.data.latents import LatentDataset
@@ -47,8 +48,12 @@ class LoopSettings:
 
     work: Path
     """Checkpoints and `metrics.jsonl` are kept here, on storage that all workers share."""
-    checkpoint_every: int = 100
-    """Optimizer steps between two engine checkpoints."""
+    checkpoint_every: int | None = None
+    """Engine checkpoints are written at multiples of so many optimizer steps; None goes by time."""
+    checkpoint_every_s: float = 60.0
+    """By time: seconds between two engine checkpoints at least."""
+    checkpoint_share: float = 0.03
+    """By time: largest share of the training's time that writing them takes, in 0..1."""
     keep_checkpoints: int = 2
     """Newest engine checkpoints that stay."""
     milestone_every: int | None = None
@@ -108,7 +113,10 @@ class Trainer:
         self.validation = Validation(config, dataset, settings.validation_clips, self.rank, self.world)
         self.clock = StepClock(config.model, self.device, _peak(config, settings, self.device))
         self.writer = resume.Writer()
+        self.host_copy = resume.HostCopy()
         self.step = self._resume()
+        often = Often(settings.checkpoint_every, settings.checkpoint_every_s, settings.checkpoint_share)
+        self.interval = CheckpointInterval(often, sum(value.nbytes for value in self._state().values()))
         self.metrics = MetricsFile(settings.work / "metrics.jsonl", self.step) if self.rank == 0 else None
 
     def run(self) -> None:
@@ -118,6 +126,7 @@ class Trainer:
         try:
             with prefetched(self._micro_batch, passes, self.settings.prefetch) as batches:
                 self.clock.restart()
+                self.interval.restart(self.step)
                 while self.step < config.steps:
                     # 1. One optimizer step over the micro-batches of every task.
                     self._optimizer_step(self.step, batches)
@@ -128,7 +137,7 @@ class Trainer:
                     # 3. Tell what happened since the last report, and what held-out clips say.
                     self._report()
                     # 4. Leave a point to continue from.
-                    if self._due(self.settings.checkpoint_every, self.settings.milestone_every):
+                    if self._due(self.settings.milestone_every) or self._checkpoint_due():
                         self._save()
         finally:
             if self.metrics:
@@ -232,20 +241,39 @@ class Trainer:
     def _checkpoints(self) -> Path:
         return self.settings.work / "engine"
 
+    def _checkpoint_due(self) -> bool:
+        """Whether the workers save now. It depends on clocks, and no number of the training depends on it."""
+        if self.step < self.interval.next_look:
+            return False
+        left = self.interval.steps_left(self.step)
+        if self.world > 1:
+            # The slowest decides.
+            most = torch.tensor(left, device=self.device)
+            dist.all_reduce(most, op=dist.ReduceOp.MAX)
+            left = int(most)
+        self.interval.look_again(self.step, left)
+        return left == 0
+
+    def _state(self) -> dict[str, Tensor]:
+        """This worker's share of what a checkpoint holds: live tensors."""
+        [ema] = self.ema.shards
+        meter = {f"meter.{name}": value for name, value in self.meter.state().items()}
+        return {**self.engine.state(), "ema": ema, **meter}
+
     def _save(self) -> None:
         """Copy this worker's share, and let it be written while training goes on."""
-        [ema] = self.ema.shards
-        live = {**self.engine.state(), "ema": ema}
-        live.update({f"meter.{name}": value for name, value in self.meter.state().items()})
-        share = {name: value.detach().to("cpu", copy=True) for name, value in live.items()}
+        # What is still being written lies where the copy goes: host memory holds the state once.
+        self.writer.finish()
+        share, copied = self.host_copy.take(self._state())
         step, layout = self.step, self.engine.layout
 
         def write() -> None:
+            copied()
             resume.write_share(self._checkpoints, step, self.rank, self.world, share, layout)
             if self.rank == 0:
                 resume.prune(self._checkpoints, self.settings.keep_checkpoints, self.settings.milestone_every)
 
-        self.writer.submit(write)
+        self.interval.saved(step, self.writer.submit(write))
 
     def _resume(self) -> int:
         """Load the newest whole checkpoint; return the optimizer steps it has behind it."""

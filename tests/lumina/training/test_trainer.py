@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from lumina import checkpoints
+from lumina.training import resume
 from lumina.training.data.latents import LatentDataset
 from lumina.training.metrics import mean_bins, read_metrics
 from lumina.training.trainer import LoopSettings, Trainer, TrainingStoppedError
@@ -178,6 +181,49 @@ def test_recomputing_and_preparing_ahead_change_no_bit(data: LatentDataset, tmp_
         trainer.run()
         digests.add(_digest(trainer, tmp_path / f"out{number}"))
     assert len(digests) == 1
+
+
+def test_when_checkpoints_are_written_changes_no_bit(data: LatentDataset, tmp_path: Path) -> None:
+    digests, written = set(), []
+    for number, changes in enumerate(
+        (
+            {"checkpoint_every": 4},
+            {"checkpoint_every": None, "checkpoint_every_s": 0, "checkpoint_share": 1},
+            {"checkpoint_every": None},
+        )
+    ):
+        work = tmp_path / str(number)
+        trainer = Trainer(toy.stage(), data, _settings(work, keep_checkpoints=9, **changes))
+        trainer.run()
+        digests.add(_digest(trainer, tmp_path / f"out{number}"))
+        written.append([checkpoint.step for checkpoint in resume.complete(work / "engine")])
+    assert len(digests) == 1
+    assert written[0] == [6, 4]
+    assert len(written[1]) > 2
+    # Seconds of training are not worth a checkpoint, but the last weights are.
+    assert written[2] == [6]
+
+
+def test_host_memory_holds_the_state_once(data: LatentDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    places = set()
+    take, write = resume.HostCopy.take, resume.write_share
+
+    def copying(self: resume.HostCopy, live: Mapping[str, Tensor]) -> Any:
+        events.append("copy")
+        return take(self, live)
+
+    def writing(*args: Any) -> None:
+        time.sleep(0.01)
+        places.add(tuple(value.data_ptr() for value in args[4].values()))
+        write(*args)
+        events.append("written")
+
+    monkeypatch.setattr(resume.HostCopy, "take", copying)
+    monkeypatch.setattr(resume, "write_share", writing)
+    Trainer(toy.stage(steps=5), data, _settings(tmp_path, checkpoint_every=1)).run()
+    assert events == ["copy", "written"] * 5
+    assert len(places) == 1
 
 
 def test_held_out_clips_are_looked_at_between_and_at_the_end(data: LatentDataset, tmp_path: Path) -> None:

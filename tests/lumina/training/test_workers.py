@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from lumina import checkpoints
+from lumina.training import resume
 from lumina.training.data.latents import LatentDataset
 from lumina.training.metrics import read_metrics
 from lumina.training.objective import MicroBatch, Objective
@@ -35,7 +36,9 @@ def _watch(config: TrainStageConfig, latents: Path, text: Path, work: Path) -> N
         return batch
 
     Objective.micro_batch = watching  # type: ignore[method-assign]
-    Trainer(config, LatentDataset([latents], text), LoopSettings(work, log_every=1)).run()
+    # As many checkpoints as their writing allows: each worker measures its own.
+    often = {"checkpoint_every_s": 0.0, "checkpoint_share": 0.5, "keep_checkpoints": 99}
+    Trainer(config, LatentDataset([latents], text), LoopSettings(work, log_every=1, **often)).run()
     (work / f"seen-{dist.get_rank()}.json").write_text(json.dumps(seen))
 
 
@@ -49,15 +52,19 @@ def _losses(work: Path) -> dict[float, float]:
 
 def test_one_worker_and_two_see_the_same_and_lose_the_same(tmp_path: Path) -> None:
     latents, text = toy.write(tmp_path / "toy")
-    config = toy.stage(steps=50, **STEADY)
+    config = toy.stage(steps=30, **STEADY)
     for world in (1, 2):
         run_group(world, _watch, config, latents, text, tmp_path / str(world), store=tmp_path / f"store{world}")
     one, two = _seen(tmp_path / "1"), _seen(tmp_path / "2")
-    assert len(one) == 50 * sum(task.batch_size for task in config.tasks)
+    assert len(one) == 30 * sum(task.batch_size for task in config.tasks)
     assert one == two
     first, second = _losses(tmp_path / "1"), _losses(tmp_path / "2")
-    assert list(first) == list(range(1, 51))
+    assert list(first) == list(range(1, 31))
     assert second == pytest.approx(first, rel=1e-5)
+    # Those of two workers are at the same steps.
+    found = resume.complete(tmp_path / "2" / "engine")
+    assert len(found) == len(list((tmp_path / "2" / "engine").iterdir())) > 2
+    assert {checkpoint.world for checkpoint in found} == {2}
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])

@@ -6,7 +6,6 @@ It runs under any launcher that has set up torch.distributed, or alone in a proc
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from lumina.training.clock import StepClock
 from lumina.training.data.batches import Slot
 from lumina.training.data.latents import LatentDataset
 from lumina.training.data.prefetch import prefetched
+from lumina.training.done import Done, TrainingStoppedError
 from lumina.training.ema import Ema
 from lumina.training.engine import STATE, Engine
 from lumina.training.metrics import LossMeter, MetricsFile, bins_due
@@ -36,10 +36,6 @@ logger = logging.getLogger(__name__)
 
 REFUSED = "refused.txt"
 """File in the work directory with a line for every checkpoint that was passed over."""
-
-
-class TrainingStoppedError(RuntimeError):
-    """Training cannot go on, and a restart would end at the same place."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +110,7 @@ class Trainer:
         self.clock = StepClock(config.model, self.device, _peak(config, settings, self.device))
         self.writer = resume.Writer()
         self.host_copy = resume.HostCopy()
+        self._unsettled: Done | None = None
         self.step = self._resume()
         often = Often(settings.checkpoint_every, settings.checkpoint_every_s, settings.checkpoint_share)
         self.interval = CheckpointInterval(often, sum(value.nbytes for value in self._state().values()))
@@ -190,36 +187,30 @@ class Trainer:
             with self.clock.waiting():
                 one, batch = next(batches)
             task, last = self.tasks[one.task].task, one.last
+            self.clock.add(batch)
+            batch = batch.on(self.device)
             items = self.objective.losses(engine, batch, self.dtype, self.device)
             # The engine averages gradients over workers; so the sum below is the mean over the task's global batch.
             engine.backward(items.total.sum() * (self.world / task.batch_size), last=last)
             self.meter.add(one.task, items, batch.t)
-            self.clock.add(batch)
             seen.append((task.name, batch.clip_ids, items.total.detach()))
         self.clock.add_step()
-        self._check(step, seen)
+        self.meter.add_step(engine.grad_norm())
+        done = Done(step, seen, engine.grad_norm())
+        # The device has this step before it while the host hears of the last.
+        self._settle()
+        self._unsettled = done
 
-    def _check(self, step: int, seen: list[tuple[str, tuple[str, ...], Tensor]]) -> None:
-        """Stop on what is not finite, with one wait for the device per step."""
-        norm = self.engine.grad_norm()
-        self.meter.add_step(norm)
-        total = torch.stack([loss.sum() for _, _, loss in seen]).sum()
-        if bool(torch.isfinite(total)) and bool(torch.isfinite(norm)) and self.engine.skipped_steps == 0:
-            return
-        for task, clip_ids, loss in seen:
-            bad = [clip for clip, value in zip(clip_ids, loss.tolist(), strict=True) if not math.isfinite(value)]
-            if bad:
-                raise TrainingStoppedError(
-                    f"step {step}, task {task}: the loss of clip {', '.join(bad)} is not finite. Look at these "
-                    "latents, or lower lr"
-                )
-        clips = ", ".join(f"{task}: {' '.join(clip_ids)}" for task, clip_ids, _ in seen)
-        raise TrainingStoppedError(
-            f"step {step}: the gradient norm is {float(norm)} with finite losses on worker {self.rank} ({clips}). "
-            "Lower lr, or look at the other workers' errors"
-        )
+    def _settle(self) -> None:
+        """Stop on what was not finite in the step that nobody has looked at yet."""
+        done, self._unsettled = self._unsettled, None
+        if done is not None:
+            done.check(self.rank)
 
     def _report(self) -> None:
+        if self._due(self.settings.log_every, self.settings.validate_every):
+            # What comes below waits for the device anyway.
+            self._settle()
         values: dict[str, float] = {}
         if self._due(self.settings.log_every):
             values.update(self.meter.report())
@@ -262,6 +253,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Copy this worker's share, and let it be written while training goes on."""
+        self._settle()
         # What is still being written lies where the copy goes: host memory holds the state once.
         self.writer.finish()
         share, copied = self.host_copy.take(self._state())

@@ -142,6 +142,10 @@ class TrainStageConfig(Config):
     """DeepSpeed ZeRO stage: 1 shards the optimizer's state, 2 the gradients as well, for which workers exchange them in
     every pass. With bf16, stage 1 adds up the gradients of a step's passes in bfloat16, stage 2 in float32."""
 
+    communication_data_type: Literal["fp32", "bf16"] = "fp32"
+    """Type in which workers add up their gradients; released: fp32. bf16 halves what they exchange, and rounds at every
+    addition."""
+
     @field_validator("zero_stage")
     @classmethod
     def _supported(cls, value: int) -> int:

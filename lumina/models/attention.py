@@ -9,12 +9,16 @@ One interface over three kernels, equal within rounding:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from lumina.models.device_tables import TableCache, upload
+
+CACHE_BYTES = 64 << 20
+"""Bytes of segments' tables that a process keeps at most, on its device."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +45,13 @@ class Segments:
     equal: bool
     """Whether all items have the same length."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tables."""
+        return sum(x.nbytes for x in (self.offsets, self.item_of_token, self.padded_index, self.padding_mask))
 
-@lru_cache(maxsize=256)
-def segments(lengths: tuple[int, ...], device: torch.device) -> Segments:
-    """Lay out items of the given lengths; raises ValueError when there is none or one is empty."""
+
+def _segments(lengths: tuple[int, ...], device: torch.device) -> Segments:
     if not lengths or min(lengths) < 1:
         raise ValueError(f"every item needs at least one token, got lengths {lengths}")
     # The cache outlives the caller: a tensor made in inference mode could not be used in training afterwards.
@@ -56,15 +63,20 @@ def segments(lengths: tuple[int, ...], device: torch.device) -> Segments:
         mask = slot < sizes[:, None]
         return Segments(
             lengths=lengths,
-            offsets=F.pad(ends, (1, 0)).to(torch.int32).to(device),
-            item_of_token=torch.repeat_interleave(torch.arange(len(lengths)), sizes).to(device),
-            padded_index=torch.where(mask, starts[:, None] + slot, 0).flatten().to(device),
-            padding_mask=mask[:, None, None, :].to(device),
+            offsets=upload(F.pad(ends, (1, 0)).to(torch.int32), device),
+            item_of_token=upload(torch.repeat_interleave(torch.arange(len(lengths)), sizes), device),
+            padded_index=upload(torch.where(mask, starts[:, None] + slot, 0).flatten(), device),
+            padding_mask=upload(mask[:, None, None, :], device),
             items=len(lengths),
             total=sum(lengths),
             longest=max(lengths),
             equal=len(set(lengths)) == 1,
         )
+
+
+segments = TableCache(_segments, lambda made: made.nbytes, CACHE_BYTES)
+"""segments(lengths, device): the layout of items of the given lengths. Raises ValueError when there is none or one is
+empty."""
 
 
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_segments: Segments) -> Tensor:

@@ -20,6 +20,7 @@ from lumina.generation_config import GenerationConfig
 from lumina.models.autoencoder import VideoAutoencoder
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.models.text_encoder import TextEncoder
+from lumina.precision import precision_on
 from lumina.pretrained import locate
 from lumina.prompt_length import MAX_TOKENS
 from lumina.randomness import generator
@@ -54,13 +55,15 @@ class TextToVideo:
 
     @classmethod
     def from_pretrained(
-        cls, directory: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        cls, directory: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
     ) -> Self:
         """Load what `save_pretrained` wrote: a directory, or a model of the hub, "hf:owner/name".
 
+        All parts compute in `dtype`; None is bfloat16 on GPUs and float32 on CPUs.
         Raises FileNotFoundError naming the part that is missing.
         """
         root = _local(directory)
+        dtype = dtype or getattr(torch, precision_on(str(device)))
         for name in (TRANSFORMER, VAE, TEXT_ENCODER, SYSTEM_PROMPTS_FILE, GENERATION_FILE):
             if not (root / name).exists():
                 raise FileNotFoundError(f"{root} is no text-to-video checkpoint: it holds no {name}")

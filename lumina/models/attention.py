@@ -1,7 +1,8 @@
 """Packed attention: items of any length behind one another, and no item sees another.
 
 One interface over three kernels, equal within rounding:
-- items of equal length: one batched scaled-dot-product call, on any device;
+- items of equal length: one batched scaled-dot-product call, on any device, with the key heads repeated where a GPU
+  has no fused kernel that shares them (float32);
 - ragged items on CUDA in half precision: `torch.nn.attention.varlen`, without padding;
 - ragged items otherwise: keys padded inside and masked when queries are equal, else one call per item.
 """
@@ -19,6 +20,10 @@ from lumina.models.device_tables import TableCache, upload
 
 CACHE_BYTES = 64 << 20
 """Bytes of segments' tables that a process keeps at most, on its device."""
+
+
+GPU = "cuda"
+"""Type of the devices whose kernels take items of unlike lengths, and no float32 with shared key heads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +101,7 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_se
         raise ValueError(f"{q_segments.items} items of queries but {k_segments.items} of keys")
     if q_segments.equal and k_segments.equal:
         return _batched(q, k, v, q_segments.items, None)
-    if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
+    if q.device.type == GPU and q.dtype in (torch.float16, torch.bfloat16):
         return _varlen(q, k, v, q_segments, k_segments)
     if q_segments.equal:
         index = k_segments.padded_index
@@ -108,6 +113,10 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_se
 def _batched(q: Tensor, k: Tensor, v: Tensor, items: int, mask: Tensor | None) -> Tensor:
     # A plain truth value also while compiling, where sizes are symbols.
     many_heads = True if q.shape[1] != k.shape[1] else False  # noqa: SIM210
+    if many_heads and q.device.type == GPU and q.dtype == torch.float32:
+        # No fused kernel shares key heads in float32: torch would make the whole matrix of scores.
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
+        many_heads = False
     q, k, v = (x.unflatten(0, (items, -1)).transpose(1, 2) for x in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=many_heads)
     return out.transpose(1, 2).flatten(0, 1)

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from lumina import generate
 from lumina.generate import TextToVideo, initial_noise
+from lumina.models.autoencoder import VideoAutoencoder
+from lumina.models.text_encoder import TextEncoder
 from tests.lumina import tiny
 
 SAMPLER = tiny.SAMPLER
@@ -33,6 +36,26 @@ def test_round_trip_gives_the_same_frames(pipeline: TextToVideo, tmp_path: Path)
     (tmp_path / "model" / "system_prompts.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"holds no system_prompts\.json"):
         TextToVideo.from_pretrained(tmp_path / "model")
+
+
+def test_all_parts_are_loaded_in_the_type_of_the_device(
+    pipeline: TextToVideo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.save_pretrained(tmp_path / "model")
+    loaded: list[tuple[str, torch.dtype]] = []
+
+    def load(_directory: Path, device: str, dtype: torch.dtype) -> None:
+        loaded.append((str(device), dtype))
+
+    monkeypatch.setattr(generate, "load_model", load)
+    monkeypatch.setattr(VideoAutoencoder, "from_pretrained", load)
+    monkeypatch.setattr(TextEncoder, "from_pretrained", load)
+    TextToVideo.from_pretrained(tmp_path / "model")
+    TextToVideo.from_pretrained(tmp_path / "model", "cuda")
+    TextToVideo.from_pretrained(tmp_path / "model", torch.device("cuda", 1))
+    TextToVideo.from_pretrained(tmp_path / "model", "cuda", torch.float32)
+    kinds = [("cpu", torch.float32), ("cuda", torch.bfloat16), ("cuda:1", torch.bfloat16), ("cuda", torch.float32)]
+    assert loaded == [kind for kind in kinds for _ in range(3)]
 
 
 def test_a_clip_does_not_depend_on_its_batch(pipeline: TextToVideo) -> None:

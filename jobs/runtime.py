@@ -61,8 +61,14 @@ class RuntimeConfig(Config):
     """Give every training and evaluation worker one GPU."""
     threads_per_worker: int = Field(default=1, ge=1, le=1024)
     """Torch threads of each worker."""
-    checkpoint_every: int = Field(default=100, ge=1)
-    """Training steps between two engine checkpoints, which a stage continues from after a failure."""
+    checkpoint_every: int | None = Field(default=None, ge=1)
+    """Training steps between two engine checkpoints, which a stage continues from after a failure. None goes by time:
+    they come as soon as `checkpoint_every_s` and `checkpoint_share` allow."""
+    checkpoint_every_s: float = Field(default=60.0, ge=0)
+    """Seconds between two engine checkpoints at least, where they go by time."""
+    checkpoint_share: float = Field(default=0.03, gt=0, le=1)
+    """Largest share of a training stage's time in which an engine checkpoint is being written, where they go by time:
+    one that took 30 s is followed by the next after 1,000 s."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest engine checkpoints that stay while a stage trains."""
     milestone_every: int | None = Field(default=None, ge=1)

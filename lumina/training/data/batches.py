@@ -108,7 +108,13 @@ class BatchPlan:
         pieces, have = [], 0
         while have < size:
             epoch, offset = divmod(start + have, self.epoch_size)
-            pieces.append(self._order(epoch)[offset : offset + size - have])
+            order = self._order(epoch)
+            if len(order) != self.epoch_size:
+                raise AssertionError(
+                    f"task {self.task.name}: the order of epoch {epoch} has {len(order)} clips, but an epoch "
+                    f"{self.epoch_size}: a fault of the plan"
+                )
+            pieces.append(order[offset : offset + size - have])
             have += len(pieces[-1])
         return np.concatenate(pieces)
 

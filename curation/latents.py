@@ -10,14 +10,15 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
 from curation.decode import clip_times, frames_at
 from curation.decoder import Decoder
-from curation.operator import RANDOM_READ_BYTES, Env, Input, Layout, Operator, aside, map_rows
+from curation.operator import RANDOM_READ_BYTES, Env, Input, Layout, Operator, Report, aside, map_rows
 from curation.prompts import system_prompts_of
 from curation.schema import LATENTS, SELECT, Reason, RowError, Status, iterate, set_aside, status_not_ok, to_table
 from curation.tensors import DType, pack
@@ -25,6 +26,10 @@ from lumina.config import Config
 from lumina.models.config import EncodeRecipe
 from lumina.randomness import generator
 from lumina.sizes import CELL, Size, best_crop_size, crop_sizes, largest_clip, num_cells, resize_crop
+from lumina.training.data.index import CLIPS, write_index
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 Row = dict[str, Any]
 
@@ -231,6 +236,11 @@ def _packed(row: Row, latent: Any, config: EncodeLatentsConfig) -> Row:
     }
 
 
+def _report(_rows: ds.Dataset, _config: EncodeLatentsConfig, out: Path) -> Report:
+    write_index(out, CLIPS)
+    return Report()
+
+
 ENCODE_LATENTS_OPERATOR = Operator(
     name="encode_latents",
     config=EncodeLatentsConfig,
@@ -251,6 +261,7 @@ ENCODE_LATENTS_OPERATOR = Operator(
         "split",
     ),
     runs_network=lambda _config: True,
+    report=_report,
     layout=lambda config: Layout(
         "bucket",
         rows_per_file=64,

@@ -48,7 +48,7 @@ def test_the_plan_knows_what_the_network_will_see(tmp_path: Path, frames: int | 
 def test_a_small_cache_reads_the_same(tmp_path: Path) -> None:
     latents, text = toy.write(tmp_path)
     large, small = LatentDataset([latents], text), LatentDataset([latents], text, cache_bytes=1)
-    for one, two in zip(large.clips * 2, small.clips * 2, strict=True):
+    for one, two in zip([*large.clips] * 2, [*small.clips] * 2, strict=True):
         assert torch.equal(large.latent(one), small.latent(two))
     assert len(small._latents._groups) == 1
 

@@ -88,6 +88,7 @@ _SETTINGS = (
     "validate_every",
     "validation_clips",
     "prefetch",
+    "reading_threads",
     "peak_tflops",
 )
 """What a loop takes from the runtime config as it is."""

@@ -7,9 +7,11 @@ stay in memory up to a bound, which for a small dataset means all of them.
 from __future__ import annotations
 
 import math
+import resource
 import struct
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -30,8 +32,9 @@ if TYPE_CHECKING:
 CACHE_BYTES = 1 << 30
 """Bytes of decoded row groups that one reader keeps."""
 
-OPEN_FILES = 64
-"""Files that one reader keeps open: opening one costs more than reading a clip from it."""
+OPEN_FILES = 1024
+"""Files that one reader keeps open at most, and no more than a quarter of what the system allows the process: opening
+one costs more than reading a clip from it."""
 
 REMEMBERED = 1 << 14
 """Rows whose places and clips stay in memory as they are asked for."""
@@ -103,18 +106,42 @@ class _Group:
     tensors: dict[int, torch.Tensor]
 
 
+class _File:
+    """A Parquet file, open from the first read on until nobody holds it. It serves one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: pq.ParquetFile | None = None
+        self._lock = Lock()
+
+    def read(self, group: int, column: str) -> pa.LargeBinaryArray:
+        import pyarrow.parquet as pq
+
+        with self._lock:
+            if self._file is None:
+                self._file = pq.ParquetFile(self._path, memory_map=True)
+            found = self._file.read_row_group(group, columns=[column], use_threads=False).column(0)
+        # Combining would copy even a single chunk.
+        return found.chunk(0) if found.num_chunks == 1 else found.combine_chunks()
+
+
 class BlobReader:
-    """Tensors stored as bytes in a column of Parquet files, by row number. Threads may share a reader."""
+    """Tensors stored as bytes in a column of Parquet files, by row number.
+
+    Threads may share a reader: they read different files at the same time, and what two of them want is read once.
+    """
 
     def __init__(self, index: Index, column: str, cache_bytes: int = CACHE_BYTES) -> None:
         """Read what `index` lists from `column`; keep at most `cache_bytes` of row groups, and at least one."""
         self._column = column
         self._cache_bytes = cache_bytes
         self._place = lru_cache(maxsize=REMEMBERED)(index.place)
-        self._open: OrderedDict[Path, pq.ParquetFile] = OrderedDict()
+        self._most_open = _most_open()
+        self._open: OrderedDict[Path, _File] = OrderedDict()
         self._groups: OrderedDict[tuple[Path, int], _Group] = OrderedDict()
+        self._reading: dict[tuple[Path, int], Future[_Group]] = {}
         self._held = 0
-        # An open Parquet file serves one thread at a time; and neither cache may change under another's hands.
+        # For what is kept: nothing is read under it.
         self._lock = Lock()
 
     def read(self, row: int) -> torch.Tensor:
@@ -123,11 +150,10 @@ class BlobReader:
         Raises ValueError if the bytes do not fit the row's shape and dtype.
         """
         place = self._place(row)
-        with self._lock:
-            group = self._group(place.path, place.group)
-            if place.offset not in group.tensors:
-                group.tensors[place.offset] = self._decode(group.blobs, place)
-            return group.tensors[place.offset]
+        group = self._group((place.path, place.group))
+        if place.offset not in group.tensors:
+            group.tensors[place.offset] = self._decode(group.blobs, place)
+        return group.tensors[place.offset]
 
     def _decode(self, blobs: pa.LargeBinaryArray, place: Place) -> torch.Tensor:
         import torch
@@ -150,29 +176,45 @@ class BlobReader:
             return torch.empty(place.shape, dtype=dtype)
         return torch.frombuffer(data, dtype=dtype, count=math.prod(place.shape), offset=start).view(place.shape)
 
-    def _group(self, path: Path, group: int) -> _Group:
-        key = (path, group)
-        if key in self._groups:
-            self._groups.move_to_end(key)
-            return self._groups[key]
-        column = self._file(path).read_row_group(group, columns=[self._column], use_threads=False).column(0)
-        # Combining would copy even a single chunk.
-        blobs = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-        self._groups[key] = _Group(blobs, {})
-        self._held += blobs.nbytes
-        while self._held > self._cache_bytes and len(self._groups) > 1:
-            self._held -= self._groups.popitem(last=False)[1].blobs.nbytes
-        return self._groups[key]
+    def _group(self, key: tuple[Path, int]) -> _Group:
+        with self._lock:
+            if key in self._groups:
+                self._groups.move_to_end(key)
+                return self._groups[key]
+            others = self._reading.get(key)
+            if others is None:
+                own = self._reading[key] = Future[_Group]()
+                file = self._file(key[0])
+        if others is not None:
+            return others.result()
+        try:
+            group = _Group(file.read(key[1], self._column), {})
+        except BaseException as error:
+            with self._lock:
+                del self._reading[key]
+            own.set_exception(error)
+            raise
+        with self._lock:
+            del self._reading[key]
+            self._groups[key] = group
+            self._held += group.blobs.nbytes
+            while self._held > self._cache_bytes and len(self._groups) > 1:
+                self._held -= self._groups.popitem(last=False)[1].blobs.nbytes
+        own.set_result(group)
+        return group
 
-    def _file(self, path: Path) -> pq.ParquetFile:
-        import pyarrow.parquet as pq
-
+    def _file(self, path: Path) -> _File:
         if path not in self._open:
-            if len(self._open) == OPEN_FILES:
-                self._open.popitem(last=False)[1].close()
-            self._open[path] = pq.ParquetFile(path, memory_map=True)
+            while len(self._open) >= self._most_open:
+                self._open.popitem(last=False)
+            self._open[path] = _File(path)
         self._open.move_to_end(path)
         return self._open[path]
+
+
+def _most_open() -> int:
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return OPEN_FILES if allowed == resource.RLIM_INFINITY else max(1, min(OPEN_FILES, allowed // 4))
 
 
 class LatentDataset:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
@@ -24,6 +24,7 @@ from curation.schema import LATENTS, SELECT, Reason, RowError, Status, iterate, 
 from curation.tensors import DType, pack
 from lumina.config import Config
 from lumina.models.config import EncodeRecipe
+from lumina.precision import Precision, precision_on
 from lumina.randomness import generator
 from lumina.sizes import CELL, Size, best_crop_size, crop_sizes, largest_clip, num_cells, resize_crop
 from lumina.training.data.index import CLIPS, write_index
@@ -58,8 +59,8 @@ class EncodeLatentsConfig(Config):
     """Type in which latents are stored."""
     compression: Literal["none", "zstd"] = "none"
     """Compression of the files; zstd makes them about a fifth smaller, for object storage."""
-    compute_dtype: DType = "float32"
-    """Type in which the VAE runs."""
+    compute_dtype: Precision = "auto"
+    """Type in which the VAE runs; `auto` is bfloat16 on GPUs and float32 on CPUs."""
     batch_size: int = Field(default=1, ge=1)
     """Clips of one bucket encoded together, cut from the shuffled order."""
     seed: int = 0
@@ -77,6 +78,10 @@ class EncodeLatentsConfig(Config):
         if self.min_frames > self.num_frames:
             raise ValueError(f"min_frames {self.min_frames} is larger than num_frames {self.num_frames}")
         return self
+
+    def on(self, device: str) -> Self:
+        """The same for a device ("cpu", "cuda"), with nothing left to it."""
+        return self.model_copy(update={"compute_dtype": precision_on(device, self.compute_dtype)})
 
     @property
     def recipe_id(self) -> str:
@@ -161,9 +166,10 @@ def _check_selected(row: Row, name: str) -> None:
     raise RowError(Reason(failed["reason"]), failed["detail"], Status.FILTERED)
 
 
-def _plan(inputs: Mapping[str, Input], config: EncodeLatentsConfig, _env: Env) -> pa.Table:
+def _plan(inputs: Mapping[str, Input], config: EncodeLatentsConfig, env: Env) -> pa.Table:
     from lumina.system_prompts import compose, text_id
 
+    config = config.on(env.device)
     by_source, sizes = system_prompts_of(inputs), config.sizes
     selected = inputs["select"].rows()
     names = selected["clip_id"].to_pylist()
@@ -198,7 +204,9 @@ def _make(config: EncodeLatentsConfig, env: Env) -> Callable[[pa.Table], pa.Tabl
 
     # One thread: sums in a fixed order, so the latents do not depend on the machine's cores.
     torch.set_num_threads(1)
-    vae = VideoAutoencoder.from_pretrained(env.weights["vae"], env.device, getattr(torch, config.compute_dtype))
+    vae = VideoAutoencoder.from_pretrained(
+        env.weights["vae"], env.device, getattr(torch, config.on(env.device).compute_dtype)
+    )
     decoder = Decoder(env.limits)
 
     def load(row: Row, frames: dict[str, Any]) -> Row:

@@ -64,7 +64,7 @@ def run(ctx: JobContext) -> JobResult:
     that are finished, and not among these, are kept for the next run.
     """
     operator = load_operator(ctx.operator)
-    device = "cuda" if ctx.runtime.curates_on_gpu and operator.runs_network(ctx.config) else "cpu"
+    device = ctx.runtime.curation_device if operator.runs_network(ctx.config) else "cpu"
     env = Env(ctx.media_root, dict(ctx.weights), device, decode_limits(ctx.runtime), ctx.runtime.object_stores)
     inputs = {name: Input(path) for name, path in ctx.files.items()}
     inputs |= {name: Input(ref.path) for name, ref in ctx.inputs.items()}

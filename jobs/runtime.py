@@ -13,7 +13,11 @@ from lumina.models.config import Recompute
 
 
 class RuntimeConfig(Config):
-    """How a run is executed. Nothing in here may change what a stage computes."""
+    """How a run is executed. Nothing in here may change what a stage computes.
+
+    The type of a network that is left to its device (`auto`) is written into its stage's config, and so is part of its
+    identity.
+    """
 
     ray_address: str | None = None
     """Address of a running Ray cluster; None starts one on this machine."""
@@ -61,8 +65,8 @@ class RuntimeConfig(Config):
     are part of its output. None keeps the last weights only."""
     activation_checkpointing: Recompute | Mapping[str, Recompute] = "none"
     """What the backward pass computes again instead of keeping it: nothing, all but the results of matrix products and
-    attention (per-op), or everything inside a block (full). For all training stages, or by stage
-    (`{train@3: per-op, train@4: full}`). Changes memory and time, and no number."""
+    attention (per-op), all but the results of attention (attention), or everything inside a block (full). For all
+    training stages, or by stage (`{train@3: per-op, train@4: attention}`). Changes memory and time, and no number."""
     prefetch: int = Field(default=4, ge=0, le=1024)
     """Micro-batches that each training worker prepares ahead."""
     reading_threads: int = Field(default=4, ge=1, le=1024)
@@ -90,6 +94,16 @@ class RuntimeConfig(Config):
     def curates_on_gpu(self) -> bool:
         """Whether the networks of curation stages run on GPUs."""
         return self.use_gpu if self.curation_use_gpu is None else self.curation_use_gpu
+
+    @property
+    def device(self) -> str:
+        """Kind of device that training and evaluation run on, as torch names it."""
+        return "cuda" if self.use_gpu else "cpu"
+
+    @property
+    def curation_device(self) -> str:
+        """Kind of device that the networks of curation stages run on, as torch names it."""
+        return "cuda" if self.curates_on_gpu else "cpu"
 
     @model_validator(mode="after")
     def _check(self) -> Self:

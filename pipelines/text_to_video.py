@@ -113,7 +113,7 @@ def _curation(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> li
         Stage(
             "encode_text",
             _CURATE,
-            config.encode_text,
+            config.encode_text.on(config.runtime.curation_device),
             "curation.prompts:ENCODE_TEXT_OPERATOR",
             inputs={"select": "select", "tag": "tag"},
             weights={"text_encoder": weights["text_encoder"]},
@@ -124,7 +124,7 @@ def _curation(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> li
             _on_media(
                 config,
                 f"encode_latents@{name}",
-                latents.model_copy(update={"name": name}),
+                latents.on(config.runtime.curation_device).model_copy(update={"name": name}),
                 "latents:ENCODE_LATENTS_OPERATOR",
                 {"select": "select", "tag": "tag"},
                 weights={"vae": weights["vae"]},
@@ -226,7 +226,7 @@ def _evaluation(config: PipelineConfig, sources: tuple[str, ...]) -> list[Stage]
     trained = f"train@{list(config.train)[-1]}"
     specs = config.weights.resolve()
     weights = {name: specs[name] for name in ("vae", "text_encoder")}
-    settings = config.evaluate.model_dump()
+    settings = config.evaluate.on(config.runtime.device).model_dump()
     # Real clips have no known truth: prompts are then captions of the run's own clips.
     captions = {"select": "select"} if config.evaluate.suite.kind == "captions" else {}
     depends = ("torch", "diffusers", "transformers")

@@ -99,7 +99,8 @@ class VideoAutoencoder:
             raise ValueError(f"height and width must be multiples of 8, got {clips.shape[2]} and {clips.shape[3]}")
         latents = []
         for clip in clips:
-            pixels = clip.to(self.vae.device).permute(3, 0, 1, 2)[None].to(self.vae.dtype) / 127.5 - 1
+            # Normalised before the cast: bfloat16 alone would be off by up to half a shade instead of a quarter.
+            pixels = (clip.to(self.vae.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1).to(self.vae.dtype)
             if recipe == "whole-clip/1":
                 mean = self.vae.encode(pixels).latent_dist.mode()
             else:

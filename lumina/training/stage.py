@@ -9,10 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from lumina.config import Config
-from lumina.models.config import NextDiTConfig, PatchSize
-
-IMAGE_PATCH: PatchSize = (1, 2, 2)
-"""The only scale at which images train (paper section 3.3)."""
+from lumina.models.config import IMAGE_PATCH, NextDiTConfig, PatchSize
 
 
 class TaskConfig(Config):

@@ -93,6 +93,10 @@ def test_the_recorded_crop_is_the_one_that_is_cut(width: int, height: int) -> No
 def test_the_recipe_has_a_name() -> None:
     names = [EncodeLatentsConfig(recipe=name).recipe_id for name in ("whole-clip/1", "released-chunks/1")]
     assert [name.rpartition(":")[0] for name in names] == ["whole-clip/1", "released-chunks/1"]
+    # `auto` has no recipe of its own: it is one of the two.
+    on_cpu, on_gpu = (EncodeLatentsConfig().on(device).recipe_id for device in ("cpu", "cuda"))
+    assert [on_cpu, on_gpu] == [EncodeLatentsConfig(compute_dtype=d).recipe_id for d in ("float32", "bfloat16")]
+    assert on_cpu != on_gpu
     assert EncodeLatentsConfig(compression="zstd").recipe_id == EncodeLatentsConfig().recipe_id
     assert EncodeLatentsConfig(fps=8).recipe_id != EncodeLatentsConfig().recipe_id
     assert EncodeLatentsConfig(name="images", media=("image",), seed=1).recipe_id == EncodeLatentsConfig().recipe_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,19 @@ def test_latents_and_frames_are_those_of_the_plain_network(vae: VideoAutoencoder
     shades = (pixels.clamp(-1, 1) + 1) * 127.5
     torch.testing.assert_close(vae.decode(latents[:, :, 1:]).float(), shades, atol=0.51, rtol=0)
     assert not latents.is_inference()
+
+
+def test_pixels_are_normalised_in_float32(vae: VideoAutoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    half = copy.deepcopy(vae.vae).to(torch.bfloat16)
+    seen: list[Tensor] = []
+    monkeypatch.setattr(half, "encode", lambda pixels: seen.append(pixels) or vae.vae.encode(pixels.float()))
+    shades = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)
+    VideoAutoencoder(half).encode(shades)
+    [pixels] = seen
+    assert pixels.dtype == torch.bfloat16
+    want = shades[..., 0].flatten() / 127.5 - 1
+    assert torch.equal(pixels[0, 0].flatten(), want.to(torch.bfloat16))
+    assert (pixels[0, 0].flatten().float() - want).abs().max() * 127.5 <= 0.25
 
 
 def test_the_released_recipe_encodes_32_frames_at_a_time(vae: VideoAutoencoder) -> None:

@@ -1,14 +1,15 @@
 """Encode latents: clips of one size and length per bucket, as the training loop reads them.
 
 Rows in: all selected clips. Rows out: the same, with latents for those this stage wants; its neighbours' media and
-clips that are too short are filtered. Decoding, resizing and encoding happen in one place: frames never travel.
+clips that are too short are filtered. Frames never leave their machine: the decoding process resizes each as it comes,
+and the next unit's are decoded while the VAE encodes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -18,7 +19,19 @@ from pydantic import Field, field_validator, model_validator
 
 from curation.decode import clip_times, frames_at
 from curation.decoder import Decoder
-from curation.operator import RANDOM_READ_BYTES, Env, Input, Layout, Operator, Report, aside, map_rows
+from curation.fitting import Fit
+from curation.operator import (
+    RANDOM_READ_BYTES,
+    Env,
+    Halves,
+    Input,
+    Layout,
+    Operator,
+    Report,
+    RowsFunction,
+    aside,
+    map_rows,
+)
 from curation.prompts import system_prompts_of
 from curation.schema import LATENTS, SELECT, Reason, RowError, Status, iterate, set_aside, status_not_ok, to_table
 from curation.tensors import DType, pack
@@ -197,7 +210,7 @@ def _planned(row: Row, config: EncodeLatentsConfig, sizes: list[Size]) -> Row:
         return row | aside(ENCODE_LATENTS_OPERATOR.name, error)
 
 
-def _make(config: EncodeLatentsConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
+def _make(config: EncodeLatentsConfig, env: Env) -> RowsFunction:
     import torch
 
     from lumina.models.autoencoder import VideoAutoencoder
@@ -210,13 +223,17 @@ def _make(config: EncodeLatentsConfig, env: Env) -> Callable[[pa.Table], pa.Tabl
     decoder = Decoder(env.limits)
 
     def load(row: Row, frames: dict[str, Any]) -> Row:
-        read = frames_at(decoder, row, env, row["times_s"])
-        frames[row["clip_id"]] = resize_crop(read.pixels, (row["size"][0], row["size"][1]))
+        read = frames_at(decoder, row, env, row["times_s"], Fit(resize_crop, (row["size"][0], row["size"][1])))
+        frames[row["clip_id"]] = read.pixels
         return {"frame_times_s": read.stamps_s, "frames_shown": len(set(read.stamps_s))}
 
-    def encode(table: pa.Table) -> pa.Table:
+    def load_all(table: pa.Table) -> tuple[list[Row], dict[str, Any]]:
         frames: dict[str, Any] = {}
         rows = map_rows(table, _PLANNED, ENCODE_LATENTS_OPERATOR.name, partial(load, frames=frames)).to_pylist()
+        return rows, frames
+
+    def encode(found: tuple[list[Row], dict[str, Any]]) -> pa.Table:
+        rows, frames = found
         loaded = [row for row in rows if row["status"] == Status.OK]
         encoded = {}
         if loaded:
@@ -225,7 +242,7 @@ def _make(config: EncodeLatentsConfig, env: Env) -> Callable[[pa.Table], pa.Tabl
             encoded = {row["clip_id"]: latent for row, latent in zip(loaded, latents, strict=True)}
         return to_table((_packed(row, encoded.get(row["clip_id"]), config) for row in rows), LATENTS)
 
-    return encode
+    return Halves(load_all, encode)
 
 
 def _packed(row: Row, latent: Any, config: EncodeLatentsConfig) -> Row:

@@ -82,6 +82,8 @@ def run(ctx: JobContext) -> JobResult:
 _FOLDERS = {"raw": "transformer", "ema": "transformer_ema"}
 _SETTINGS = (
     "checkpoint_every",
+    "checkpoint_every_s",
+    "checkpoint_share",
     "keep_checkpoints",
     "milestone_every",
     "log_every",

@@ -149,7 +149,7 @@ def test_workers_blocks_and_pools_give_one_digest(tmp_path: Path, ray_cluster: N
     chain = Chain(tmp_path, tmp_path)
     name = f"{__name__}:SQUARE"
     tasks = chain.run("tasks", name, SquareConfig())
-    chain.runtime = RuntimeConfig(use_gpu=True)
+    chain.runtime = RuntimeConfig(use_gpu=True, curation_gpus=0.5)
     actors = chain.run("actors", f"{name}_ACTORS", SquareConfig())
     assert tasks.digest == actors.digest == str(row_digest(Input(chain.refs["tasks"].path).rows()))
     assert tasks.counts == actors.counts == {

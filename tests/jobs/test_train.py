@@ -150,6 +150,22 @@ def test_data_that_do_not_fit_start_nothing(tmp_path: Path) -> None:
     assert not ctx.work.exists()
 
 
+def test_a_worker_is_told_what_the_stage_was_given(tmp_path: Path) -> None:
+    ctx = _context(tmp_path, PipelineStageConfig(**toy.stage().model_dump(), latents=("a",)), Recorder())
+    latents, text = ctx.inputs["latents"], ctx.inputs["text"]
+    spec = train._spec(ctx)
+    assert TrainStageConfig.model_validate_json(spec["config"]) == toy.stage()
+    assert (spec["latents"], spec["text"], spec["sources"]) == ([str(latents.path)], str(text.path), ["synthetic"])
+    assert spec["init"] is None
+    assert train._spec(replace(ctx, weights={"init": "/given"}))["init"] == "/given"
+    # A stage goes on from the last weights of the one before it, as released, not from their average.
+    before = InputRef("train@0", tmp_path / "before", "")
+    inputs = {"init": before, "latents.b": latents, "latents.a": InputRef("a", tmp_path / "a", ""), "text": text}
+    spec = train._spec(replace(ctx, inputs=inputs, weights={"init": "/given"}))
+    assert spec["init"] == str(tmp_path / "before" / "transformer")
+    assert (spec["latents"], spec["sources"]) == ([str(tmp_path / "a"), str(latents.path)], None)
+
+
 def test_failures_count_while_nothing_is_gained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.train import TrainingFailedError
 

@@ -60,7 +60,7 @@ def test_flicker_is_exact() -> None:
     assert temporal_flicker(frames) == pytest.approx(1 - 51 / 255)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.integers(2, 5))
 def test_ranges_hold_for_any_clip(seed: int, num_frames: int) -> None:
     frames = generator(seed, "frames").integers(0, 256, (num_frames, 6, 5, 3), dtype=np.uint8)

@@ -11,7 +11,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
@@ -19,7 +20,18 @@ from pydantic import Field, field_validator, model_validator
 from curation.decode import clip_times, frames_at
 from curation.decoder import Decoder
 from curation.fitting import Fit
-from curation.operator import RANDOM_READ_BYTES, Env, Halves, Input, Layout, Operator, RowsFunction, aside, map_rows
+from curation.operator import (
+    RANDOM_READ_BYTES,
+    Env,
+    Halves,
+    Input,
+    Layout,
+    Operator,
+    Report,
+    RowsFunction,
+    aside,
+    map_rows,
+)
 from curation.prompts import system_prompts_of
 from curation.schema import LATENTS, SELECT, Reason, RowError, Status, iterate, set_aside, status_not_ok, to_table
 from curation.tensors import DType, pack
@@ -28,6 +40,10 @@ from lumina.models.config import EncodeRecipe
 from lumina.precision import Precision, precision_on
 from lumina.randomness import generator
 from lumina.sizes import CELL, Size, best_crop_size, crop_sizes, largest_clip, num_cells, resize_crop
+from lumina.training.data.index import CLIPS, write_index
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 Row = dict[str, Any]
 
@@ -253,6 +269,11 @@ def _packed(row: Row, latent: Any, config: EncodeLatentsConfig) -> Row:
     }
 
 
+def _report(_rows: ds.Dataset, _config: EncodeLatentsConfig, out: Path) -> Report:
+    write_index(out, CLIPS)
+    return Report()
+
+
 ENCODE_LATENTS_OPERATOR = Operator(
     name="encode_latents",
     config=EncodeLatentsConfig,
@@ -273,6 +294,7 @@ ENCODE_LATENTS_OPERATOR = Operator(
         "split",
     ),
     runs_network=lambda _config: True,
+    report=_report,
     layout=lambda config: Layout(
         "bucket",
         rows_per_file=64,

@@ -91,6 +91,7 @@ _SETTINGS = (
     "validate_every",
     "validation_clips",
     "prefetch",
+    "reading_threads",
     "peak_tflops",
 )
 """What a loop takes from the runtime config as it is."""
@@ -135,7 +136,8 @@ def _check(config: TrainStageConfig, spec: Mapping[str, Any], workers: int) -> C
             raise ValueError(
                 f"init {spec['init']} holds {found}, but the stage's model is {config.model}: use one model"
             )
-    return Counter(clip.source for clip in dataset.clips)
+    sources: Counter[str] = dataset.sources()
+    return sources
 
 
 def _dataset(spec: Mapping[str, Any]) -> Any:

@@ -11,10 +11,10 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from jobs.context import InputRef, JobContext, JobResult
 from lumina.config import Config
@@ -23,6 +23,7 @@ from lumina.evaluation.subsets import Comparison, Difference, Interval, compare
 from lumina.evaluation.summary import Results, estimates, interval_json, pivot
 
 FILE = "selection.json"
+_READ = ("video@", "image@")
 
 
 class ChooseConfig(Config):
@@ -32,6 +33,11 @@ class ChooseConfig(Config):
         default={"shapes/colour_acc": 1.0, "shapes/shape_acc": 1.0, "shapes/direction_acc": 1.0}, min_length=1
     )
     """Metric to weight; sources are compared by the weighted mean. A negative weight is for a metric to keep low."""
+    sources: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """A person's decision: these sources are fine-tuned on, whatever the scores; the first one's prompt is the default
+    of the exported model. None goes by the score."""
+    reason: str | None = None
+    """Why, in a sentence; for `sources`."""
     on_tie: Literal["best", "union"] = "best"
     """When several sources are not significantly worse than the best: take the best alone, or all of them."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
@@ -40,6 +46,16 @@ class ChooseConfig(Config):
     """Bootstrap resamples of the prompts."""
     seed: int = 0
     """Seed of the bootstrap."""
+
+    @model_validator(mode="after")
+    def _decided(self) -> Self:
+        if self.sources is not None and len(set(self.sources)) < len(self.sources):
+            raise ValueError(f"sources names one twice: {', '.join(self.sources)}")
+        if (self.sources is None) != (not (self.reason or "").strip()):
+            raise ValueError(
+                "sources and reason go together: a decision by hand says why, and what it says is recorded"
+            )
+        return self
 
     @field_validator("score")
     @classmethod
@@ -55,7 +71,8 @@ class ChooseConfig(Config):
 def run(ctx: JobContext) -> JobResult:
     """Compare the inputs `evaluate@<source>` and write `selection.json` (config: ChooseConfig).
 
-    A source without a clip in one of the optional inputs `latents@<name>` (what the fine-tuning reads) is left out.
+    A source that has no clip of the medium to train on in any of the optional inputs `video@<name>` or `image@<name>`
+    (latents that the fine-tuning reads) is left out.
 
     Raises:
         ValueError: no evaluation, evaluations of different prompts, one that lacks a metric of the score, or no source
@@ -68,8 +85,10 @@ def run(ctx: JobContext) -> JobResult:
     trainable = _trainable(ctx)
     left_out = [] if trainable is None else sorted(set(inputs) - trainable)
     if len(left_out) == len(inputs):
+        read = ", ".join(ref.stage for key, ref in sorted(ctx.inputs.items()) if key.startswith(_READ))
         raise ValueError(
-            f"none of the sources {', '.join(left_out)} has clips in every latents stage that finetune reads"
+            f"{ctx.stage}: none of the sources {', '.join(left_out)} has a clip to fine-tune on in {read}: "
+            "`lumina selection` tells which rules set them aside"
         )
     results = {source: _read(ref, config) for source, ref in sorted(inputs.items()) if source not in left_out}
     selection = select(results, config, left_out)
@@ -102,16 +121,17 @@ def _read(ref: InputRef, config: ChooseConfig) -> Results:
 
 
 def _trainable(ctx: JobContext) -> set[str] | None:
-    """Sources with a clip to train on in each of the inputs `latents@<name>`; None without such inputs."""
+    """Sources with a clip to train on in one of the inputs `video@<name>`, `image@<name>`; None without such inputs."""
     import pyarrow.dataset as dataset
 
-    wanted = (dataset.field("status") == "ok") & (dataset.field("split") == "train")
-    found = [
-        set(dataset.dataset(ref.path / "data").to_table(columns=["source"], filter=wanted)["source"].to_pylist())
-        for key, ref in ctx.inputs.items()
-        if key.startswith("latents@")
-    ]
-    return set.intersection(*found) if found else None
+    found: set[str] | None = None
+    for key, ref in ctx.inputs.items():
+        if key.startswith(_READ):
+            wanted = dataset.field("media") == key.partition("@")[0]
+            wanted &= (dataset.field("status") == "ok") & (dataset.field("split") == "train")
+            table = dataset.dataset(ref.path / "data").to_table(columns=["source"], filter=wanted)
+            found = (found or set()) | set(table["source"].to_pylist())
+    return found
 
 
 def select(results: dict[str, Results], config: ChooseConfig, left_out: Sequence[str] = ()) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def check_names(config: PipelineConfig, sources: tuple[str, ...]) -> None:
     Raises:
         PipelineError: one is unknown, or cannot be part of a stage's name.
     """
-    named = {"export.source": {config.export.source} - {None}}
+    named = {f"{branch.prefix}export.source": {branch.export.source} - {None} for branch in config.branches()}
     for stage, training in config.training().items():
         for task in training.tasks:
             named[f"{stage}: source_weights of task {task.name}"] = set(task.source_weights or ())

@@ -35,7 +35,7 @@ def _evaluation(root: Path, source: str, rate: float, prompts: int = 40, metric:
     return InputRef(f"evaluate@{source}", path, "")
 
 
-def _context(root: Path, config: ChooseConfig, *inputs: InputRef) -> JobContext:
+def _context(root: Path, config: ChooseConfig, *inputs: InputRef, **latents: InputRef) -> JobContext:
     out, work = root / "out", root / "work"
     out.mkdir(exist_ok=True)
     return JobContext(
@@ -44,7 +44,7 @@ def _context(root: Path, config: ChooseConfig, *inputs: InputRef) -> JobContext:
         operator="",
         config=config,
         runtime=RuntimeConfig(),
-        inputs={ref.stage: ref for ref in inputs},
+        inputs={ref.stage: ref for ref in inputs} | latents,
         weights={},
         media_root="",
         out=out,
@@ -54,8 +54,8 @@ def _context(root: Path, config: ChooseConfig, *inputs: InputRef) -> JobContext:
     )
 
 
-def _choose(root: Path, config: ChooseConfig, *inputs: InputRef) -> tuple[dict, JobResult]:
-    result = run(_context(root, config, *inputs))
+def _choose(root: Path, config: ChooseConfig, *inputs: InputRef, **latents: InputRef) -> tuple[dict, JobResult]:
+    result = run(_context(root, config, *inputs, **latents))
     return json.loads((root / "out" / FILE).read_text()), result
 
 
@@ -93,28 +93,32 @@ def test_the_file_is_the_same_whatever_the_order_of_inputs(tmp_path: Path) -> No
     assert _choose(tmp_path, CONFIG, *inputs)[1].digest == _choose(tmp_path, CONFIG, *reversed(inputs))[1].digest
 
 
-def _latents(root: Path, name: str, *rows: tuple[str, str, str]) -> InputRef:
-    """Rows of (source, status, split)."""
+def _latents(root: Path, name: str, *rows: tuple[str, str, str, str], read: str = "video") -> tuple[str, InputRef]:
+    """Rows of (source, media, status, split)."""
     path = root / f"latents-{name}"
     (path / "data").mkdir(parents=True)
-    table = pa.Table.from_pylist([dict(zip(("source", "status", "split"), row, strict=True)) for row in rows])
-    pq.write_table(table, path / "data" / "rows.parquet")
-    return InputRef(f"latents@{name}", path, "")
+    columns = ("source", "media", "status", "split")
+    pq.write_table(
+        pa.Table.from_pylist([dict(zip(columns, row, strict=True)) for row in rows]), path / "data" / "rows.parquet"
+    )
+    return f"{read}@{name}", InputRef(f"encode_latents@{name}", path, "")
 
 
-def test_a_source_without_clips_cannot_win(tmp_path: Path) -> None:
+def test_a_source_without_videos_to_train_on_cannot_win(tmp_path: Path) -> None:
     ok = ("ok", "train")
-    inputs = [
-        *(_evaluation(tmp_path, source, rate) for source, rate in (("empty", 0.9), ("held", 0.8), ("few", 0.3))),
-        _latents(tmp_path, "a", ("few", *ok), ("held", *ok), ("empty", "filtered", "train")),
-        _latents(tmp_path, "b", ("few", *ok), ("held", "ok", "heldout"), ("empty", *ok)),
-    ]
-    found, result = _choose(tmp_path, CONFIG, *inputs)
-    assert (found["chosen"], found["left_out"]) == ("few", ["empty", "held"])
-    assert found["reason"].endswith("Left out, having no clips to fine-tune on: empty, held.")
-    assert result.counts == {"in": 3, "ok": 1, "filtered/no_clips": 2}
-    with pytest.raises(ValueError, match="none of the sources empty, held has clips in every latents stage"):
-        _choose(tmp_path, CONFIG, *inputs[:2], *inputs[3:])
+    rates = {"empty": 0.95, "held": 0.9, "pictures": 0.85, "synthetic": 0.8, "web": 0.3}
+    evaluations = [_evaluation(tmp_path, source, rate) for source, rate in rates.items()]
+    a = _latents(tmp_path, "a", ("web", "video", *ok), ("held", "video", "ok", "heldout"), ("pictures", "image", *ok))
+    b = _latents(tmp_path, "b", ("synthetic", "video", *ok), ("empty", "video", "filtered", "train"))
+    found, result = _choose(tmp_path, CONFIG, *evaluations, **dict([a, b]))
+    # The images of web make it no better, and synthetic needs none.
+    assert (found["chosen"], found["left_out"]) == ("synthetic", ["empty", "held", "pictures"])
+    assert found["reason"].endswith("Left out, having no clips to fine-tune on: empty, held, pictures.")
+    assert result.counts == {"in": 5, "ok": 2, "filtered/no_clips": 3}
+    with pytest.raises(ValueError, match=r"none of .* empty, held, pictures has a clip to fine-tune on in .*@a, .*@b"):
+        _choose(tmp_path, CONFIG, *evaluations[:3], **dict([a, b]))
+    found, _ = _choose(tmp_path, CONFIG, *evaluations, **{"image@a": a[1]})
+    assert found["chosen"] == "pictures"
 
 
 def test_one_source_is_chosen_even_on_one_prompt(tmp_path: Path) -> None:

@@ -80,6 +80,9 @@ IMAGE_TASK = "{name: i, media: image, patch: [1, 2, 2], time_shift: 1, batch_siz
         (["runtime.activation_checkpointing={stage4: full}"], "training stage; there are train@1, train@2, finetune"),
         (["runtime.activation_checkpointing={train@1: all}"], "activation_checkpointing.train@1: Input should be"),
         (["runtime.activation_checkpointing=all"], "runtime.activation_checkpointing: Input should be 'none'"),
+        (["choose.sources=[web]"], "choose: sources and reason go together: a decision by hand says why"),
+        (["choose.sources=[web, web]", "choose.reason=Clean."], "sources names one twice: web, web"),
+        (["choose.sources=[wbe]", "choose.reason=Clean."], "choose.sources names wbe, but the sources with videos"),
         (["export.source=wbe"], "export.source names wbe; the sources are phone, web"),
         (["train.1.tasks.0.source_weights={wbe: 2}"], "source_weights of task video-2x2 names wbe; the sources are"),
         (["data.manifest=bare", "store=bare/runs"], "lies in the folder of clips bare"),
@@ -133,7 +136,7 @@ def test_a_prompt_to_try_is_one_that_was_seen(tmp_path: Path) -> None:
 
 
 def test_the_paper_s_run_is_the_released_model_in_four_stages(tmp_path: Path) -> None:
-    (tmp_path / "clips.csv").write_text("video,caption,source\na.mp4,a red circle,web\n")
+    (tmp_path / "clips.csv").write_text("video,caption,source\na.mp4,a red circle,web\nb.png,a square,pictures\n")
     config = load_config("paper", [f"data.manifest={tmp_path / 'clips.csv'}"])
     assert config.model == RELEASED_MODELS["2B_GQA"]
     assert config.export.sampler == config.evaluate.sampler == PRESETS["f24F96R960-MultiScale"]

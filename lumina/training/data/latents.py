@@ -216,10 +216,11 @@ class LatentDataset:
         text_dir: Path,
         sources: Collection[str] | None = None,
         cache_bytes: int = CACHE_BYTES,
+        unrestricted: Collection[str] = (),
     ) -> None:
         """Index the Parquet files under `data/` of each directory.
 
-        `sources` restricts the clips to these sources; None takes all.
+        `sources` restricts the clips to these sources; None takes all. Media in `unrestricted` are not restricted.
         Raises ValueError if a directory has no Parquet files, a clip comes twice in one bucket, or its text is missing.
         """
         self._latents = BlobReader("vae_latent_bytes", cache_bytes)
@@ -234,8 +235,9 @@ class LatentDataset:
                 raise ValueError(
                     f"the selection names source {', '.join(absent)}, but the latents have {', '.join(sorted(known))}"
                 )
-            self._left_out["of sources that were not selected"] = sum(clip.source not in sources for clip in clips)
-            clips = [clip for clip in clips if clip.source in sources]
+            found = len(clips)
+            clips = [clip for clip in clips if clip.source in sources or clip.media in unrestricted]
+            self._left_out["of sources that were not selected"] = found - len(clips)
         clips.sort(key=lambda clip: (clip.clip_id, clip.bucket))
         for one, two in pairwise(clips):
             if (one.clip_id, one.bucket) == (two.clip_id, two.bucket):

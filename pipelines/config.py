@@ -306,6 +306,8 @@ class PipelineConfig(Config):
                         )
 
     def _check_choice(self, branch: Branch) -> None:
+        if branch.choose.scores is not None:
+            return
         absent = sorted(set(branch.choose.score) - set(branch.evaluate.measured()))
         if absent:
             raise ValueError(

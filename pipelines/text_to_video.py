@@ -15,7 +15,7 @@ from jobs.evaluate import EvaluateConfig, EvaluateFinalConfig
 from jobs.shapes import RenderShapesConfig
 from lumina.config import Config
 from lumina.files import place_of
-from pipelines.checks import check_names, check_select, check_store, check_weights, starting_weights
+from pipelines.checks import check_names, check_scores_given, check_select, check_store, check_weights, starting_weights
 from pipelines.config import Branch, PipelineConfig, TrainConfig
 from pipelines.dag.stage import Pipeline, RegisteredModel, Stage
 from pipelines.dag.tier import BITWISE, Metric, Tier, Tolerance
@@ -63,6 +63,7 @@ def build(config: PipelineConfig) -> Pipeline:
     check_select(config, sources)
     layout = layout_of(data)
     check_layout(config, layout)
+    check_scores_given(config, sources, layout)
     check_store(config)
     check_weights(config)
     start = starting_weights(config)
@@ -258,7 +259,9 @@ def _subset(config: PipelineConfig, branch: Branch, sources: tuple[str, ...]) ->
         Stage(
             choose,
             "jobs.choose:run",
-            branch.choose,
+            # Where files of scores lie is no part of the rule: they are known by content.
+            branch.choose.model_copy(update={"scores": None}),
+            files=branch.choose.score_files(),
             inputs={
                 **{f"evaluate@{source}": branch.evaluation(source) for source in sources},
                 # A source whose clips were all set aside has a system prompt, but nothing to fine-tune on.

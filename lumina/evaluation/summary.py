@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lumina.evaluation.metrics import METRICS, Estimate, estimate
+from lumina.evaluation.metrics import METRICS, Estimate, Metric, estimate
 from lumina.evaluation.subsets import FloatArray, Interval, resample
 
 
@@ -23,6 +23,8 @@ class Results:
     """Clips of each prompt."""
     columns: Mapping[str, FloatArray]
     """Column name to values [prompts, samples]."""
+    strata: tuple[str, ...] | None = None
+    """Of each prompt, where prompts are drawn in fixed numbers from each stratum."""
 
 
 def columns_of(metrics: Iterable[str]) -> tuple[str, ...]:
@@ -57,8 +59,13 @@ def pivot(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str], origin: str
 
 def estimates(results: Results, metrics: Sequence[str], seed: int, resamples: int) -> dict[str, Estimate]:
     """Every metric's figure and draws. Groups with the same prompts and seed share their resamples: they are paired."""
-    counts = resample(results.prompt_ids, seed, resamples)
-    return {name: estimate(METRICS[name], results.columns, counts) for name in metrics}
+    return estimates_of(results, {name: METRICS[name] for name in metrics}, seed, resamples)
+
+
+def estimates_of(results: Results, metrics: Mapping[str, Metric], seed: int, resamples: int) -> dict[str, Estimate]:
+    """As `estimates`, of metrics that need not be in METRICS."""
+    counts = resample(results.prompt_ids, seed, resamples, results.strata)
+    return {name: estimate(metric, results.columns, counts) for name, metric in metrics.items()}
 
 
 def interval_json(found: Interval) -> dict[str, float | None]:

@@ -14,6 +14,7 @@ from pipelines.config import load_config, stage_name
 from pipelines.dag.fingerprint import Identifier
 from pipelines.dag.stage import Stage
 from pipelines.errors import PipelineError
+from pipelines.rerun.lock import portable
 from pipelines.text_to_video import build
 
 ARROWS = {
@@ -253,6 +254,37 @@ def test_any_stage_may_be_fine_tuned_and_evaluated(identifier: Identifier, tmp_p
     ):
         with pytest.raises(PipelineError, match=message):
             load_config("folder", [*given, f"after.1={FOLDER_AFTER}", wrong])
+
+
+def test_scores_from_elsewhere_are_known_by_content_and_read_in_the_plan(
+    identifier: Identifier, tmp_path: Path
+) -> None:
+    (tmp_path / "clips.csv").write_text("video,caption,source\na.mp4,one,web\nb.mp4,two,phone\n")
+    texts = {"a": "source,q\nweb,1\nphone,2\n", "b": "source,q\nweb,1\nphone,2\n", "c": "source,q\nweb,3\nphone,2\n"}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+
+    def given(*changes: str) -> list[str]:
+        return [f"data.manifest={tmp_path / 'clips.csv'}", "choose.score={q: 1}", *changes]
+
+    a, b, c = (fingerprints(identifier, "folder", given(f"choose.scores={tmp_path / name}.csv")) for name in texts)
+    assert a == b
+    assert {name for name in a if a[name] != c[name]} == {"choose", "finetune", "evaluate_final", "export"}
+    with pytest.raises(PipelineError, match=r"choose: unknown metric 'q'"):
+        load_config("folder", given())
+    (tmp_path / "d.csv").write_text("source,q\nweb,1\nphnoe,2\n")
+    message = r"choose.scores: .*d.csv, line 3: unknown source 'phnoe'; the sources are phone, web$"
+    with pytest.raises(PipelineError, match=message):
+        build(load_config("folder", given(f"choose.scores={tmp_path / 'd.csv'}")))
+    # A lock names files from the root, so that a run can be computed again from anywhere.
+    (tmp_path / "link").symlink_to(tmp_path)
+    after = FOLDER_AFTER.replace(
+        "score: {offline/constant_rate: -1}", f"scores: {{web: {tmp_path / 'link' / 'a.csv'}}}"
+    )
+    config = load_config("folder", given(f"choose.scores={tmp_path / 'link' / 'a.csv'}", f"after.1={after}"))
+    kept = portable(config)
+    assert kept["choose"]["scores"] == str(tmp_path / "a.csv")
+    assert kept["after"]["1"]["choose"]["scores"] == {"web": str(tmp_path / "a.csv")}
 
 
 def test_what_is_evaluated_and_what_a_stage_starts_from(tmp_path: Path) -> None:

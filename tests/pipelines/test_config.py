@@ -140,6 +140,10 @@ def test_the_paper_s_run_is_the_released_model_in_four_stages(tmp_path: Path) ->
     config = load_config("paper", [f"data.manifest={tmp_path / 'clips.csv'}"])
     assert config.model == RELEASED_MODELS["2B_GQA"]
     assert config.export.sampler == config.evaluate.sampler == PRESETS["f24F96R960-MultiScale"]
+    # The two models of section 5: after stage 3, which the tables are of, and after stage 4; a few hundred steps each.
+    made = [(one.after, one.evaluate.fps, one.export.width, one.finetune.steps) for one in config.branches()]
+    assert made == [("3", 16, 672, 500), ("4", 24, 1248, 500)]
+    assert config.after["3"].evaluate.sampler == config.after["3"].export.sampler == PRESETS["f16F64R512-MultiScale"]
     videos = [config.latents[f"videos-{side}"] for side in (256, 512, 960)]
     assert [(one.resolution, one.fps) for one in videos] == [(256, 8), (512, 16), (960, 24)]
     assert all((one.num_frames - 1) / one.fps == 4 for one in videos if one.fps)

@@ -50,6 +50,20 @@ def test_both_definitions() -> None:
         motion_score(_moving(0)[:1], ConstantFlow())
 
 
+class OppositeFlow(ConstantFlow):
+    """The left half moves by (3, -4), the right half the other way."""
+
+    def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        flow = super().__call__(a, b).copy()
+        flow[..., flow.shape[-1] // 2 :] *= -1
+        return flow
+
+
+def test_what_moves_apart_moves() -> None:
+    apart, together = (motion_score(_moving(0), one, size=(32, 64)) for one in (OppositeFlow(), ConstantFlow()))
+    assert apart == together
+
+
 def test_dis_measures_a_shift_and_a_still() -> None:
     estimator = DISFlow()
     assert estimator.name.startswith("opencv-dis-medium/")

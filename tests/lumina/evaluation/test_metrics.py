@@ -30,6 +30,7 @@ from lumina.randomness import generator
 from lumina.shapes import render, sample_scene
 
 FPS = 8.0
+LAPLACE = "offline/laplacian_sharpness"
 
 
 class KnownFlow:
@@ -85,6 +86,29 @@ def test_dynamic_degree_follows_the_threshold() -> None:
         row = flow_columns(frames, 16.0, KnownFlow(x))
         assert row["offline/dynamic_degree_dis"] == expected
         assert row["offline/flow_abs_mean_dis"] == pytest.approx(x / 2 / 2)
+
+
+@pytest.mark.parametrize("shape", [(64, 128), (128, 64)])
+def test_dynamic_degree_goes_by_the_shorter_side_and_the_length_of_the_flow(shape: tuple[int, int]) -> None:
+    frames = np.zeros((16, *shape, 3), np.uint8)
+    threshold = 6 * 64 / 256
+    for x, expected in ((threshold * 0.99, 0.0), (threshold * 1.01, 1.0), (-threshold * 1.01, 1.0)):
+        row = flow_columns(frames, 16.0, KnownFlow(x))
+        assert row["offline/dynamic_degree_dis"] == expected
+        assert row["offline/flow_abs_mean_dis"] == pytest.approx(abs(x) / 2 / 2)
+
+
+def test_a_difference_is_after_minus_before_draw_by_draw() -> None:
+    counts = resample([f"p{i}" for i in range(8)], 0, 200)
+    name = "shapes/colour_acc"
+    values = generator(0, "difference").random((2, 8, 1)) < [[[0.3]], [[0.8]]]
+    before, after = (estimate(METRICS[name], {name: one.astype(float)}, counts) for one in values)
+    found = difference(before, after)
+    assert found.value == after.value - before.value
+    np.testing.assert_array_equal(found.draws, after.draws - before.draws)
+    assert (found.values, found.units) == ((-1, 1), 8)
+    sharper = estimate(METRICS[LAPLACE], {LAPLACE: np.ones((8, 1))}, counts)
+    assert difference(sharper, sharper).values is None
 
 
 def test_the_asked_shape_is_right_and_another_is_wrong() -> None:

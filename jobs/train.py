@@ -36,17 +36,18 @@ def run(ctx: JobContext) -> JobResult:
     """Train one stage (config: TrainStageConfig) and write its weights, their average and its metrics.
 
     Inputs: every key that starts with `latents`, `text`, optionally `init` (a stage to start from; a transformer's
-    directory in `ctx.weights` does it, too) and `selection` (train on its sources only). May be called on any thread;
-    continues from `ctx.work` after a kill, also with another number of workers.
+    directory in `ctx.weights` does it, too) and `selection` (train on its sources only; for images, see
+    `image_sources`). May be called on any thread; continues from `ctx.work` after a kill, also with another number of
+    workers.
 
     Raises:
         ValueError: the data do not fit the tasks, or the initial weights the model; nothing has been started then.
         TrainingStoppedError: a loss was not finite; the message names step, task and clips.
         ray.train.TrainingFailedError: workers failed more than `max_failures` times with no new checkpoint.
     """
-    config: TrainStageConfig = ctx.config
     spec = _spec(ctx)
-    clips = _check(config, spec, ctx.runtime.train_workers)
+    config, clips = _check(ctx.config, spec, ctx.runtime.train_workers)
+    spec["config"] = _json(config)
     ctx.work.mkdir(parents=True, exist_ok=True)
     for path in ctx.work.glob("stopped-*.txt"):
         path.unlink()
@@ -106,11 +107,11 @@ def _spec(ctx: JobContext) -> dict[str, Any]:
     if "selection" in ctx.inputs:
         sources = json.loads((ctx.inputs["selection"].path / "selection.json").read_text(encoding="utf-8"))["sources"]
     return {
-        # A pipeline's config may say more than a stage needs, such as which latents it reads.
-        "config": ctx.config.model_dump_json(include=set(TrainStageConfig.model_fields)),
+        "config": _json(ctx.config),
         "latents": latents,
         "text": str(ctx.inputs["text"].path),
         "sources": sources,
+        "unrestricted": ctx.config.unrestricted_media,
         "init": str(ctx.inputs["init"].path / "transformer") if "init" in ctx.inputs else ctx.weights.get("init"),
         "out": str(ctx.out),
         "threads": ctx.runtime.threads_per_worker,
@@ -123,9 +124,20 @@ def _spec(ctx: JobContext) -> dict[str, Any]:
     }
 
 
-def _check(config: TrainStageConfig, spec: Mapping[str, Any], workers: int) -> Counter[str]:
-    """Find out before any worker starts whether the stage can run; return the number of clips of each source."""
+def _json(config: TrainStageConfig) -> str:
+    # A pipeline's config may say more than a stage needs, such as which latents it reads.
+    return config.model_dump_json(include=set(TrainStageConfig.model_fields))
+
+
+def _check(config: TrainStageConfig, spec: Mapping[str, Any], workers: int) -> tuple[TrainStageConfig, Counter[str]]:
+    """Find out before any worker starts whether the stage can run; return the number of clips of each source.
+
+    Also returns the stage as it trains on the selected sources, if some are.
+    """
     dataset = _dataset(spec)
+    if spec["sources"] is not None:
+        images = bool(spec["unrestricted"]) or "image" in dataset.counts("media")
+        config = config.of_selection(spec["sources"], images)
     for task in config.tasks:
         dataset.of_task(task, config).plan.micro_batches(0, 0, workers)
     if spec["init"] is not None:
@@ -136,14 +148,15 @@ def _check(config: TrainStageConfig, spec: Mapping[str, Any], workers: int) -> C
             raise ValueError(
                 f"init {spec['init']} holds {found}, but the stage's model is {config.model}: use one model"
             )
-    sources: Counter[str] = dataset.sources()
-    return sources
+    sources: Counter[str] = dataset.counts("source")
+    return config, sources
 
 
 def _dataset(spec: Mapping[str, Any]) -> Any:
     from lumina.training.data.latents import LatentDataset
 
-    return LatentDataset([Path(path) for path in spec["latents"]], Path(spec["text"]), spec["sources"])
+    paths = [Path(path) for path in spec["latents"]]
+    return LatentDataset(paths, Path(spec["text"]), spec["sources"], unrestricted=spec["unrestricted"])
 
 
 def _fit_to_the_end(ctx: JobContext, spec: Mapping[str, Any]) -> None:

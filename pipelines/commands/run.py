@@ -198,7 +198,7 @@ def _finish(
         record = store.get_run(summary.run_id)
         store.fetch_run(record, ("curation_page", "export"))
         comparison = read_comparison(store, record)
-        if comparison.sources or comparison.final:
+        if comparison.sources or comparison.final or comparison.after:
             console.print(comparison_view(comparison))
     _where(console, store, summary, links, prompt)
     if not summary.ok:

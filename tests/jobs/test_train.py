@@ -107,7 +107,7 @@ def _kill_a_worker(recorder: Recorder, step: int) -> None:
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_workers_one_of_them_killed_and_their_controller_train_as_one_does(tmp_path: Path) -> None:
     # The released epsilon, 1e-15, would make the rounding noise of gradients that are almost 0 into full steps.
-    config = toy.stage(steps=60, lr=1e-3, eps=1e-6)
+    config = toy.stage(steps=60, lr=1e-3, eps=1e-6, image_sources="selected")
     recorder = Recorder()
     ctx = _context(tmp_path, config, recorder)
     results: list[JobResult] = []
@@ -171,6 +171,43 @@ def test_a_worker_is_told_what_the_stage_was_given(tmp_path: Path) -> None:
     spec = train._spec(replace(ctx, inputs=inputs, weights={"init": "/given"}))
     assert spec["init"] == str(tmp_path / "before" / "transformer")
     assert (spec["latents"], spec["sources"]) == ([str(tmp_path / "a"), str(latents.path)], None)
+
+
+def _spec_of(ctx: JobContext) -> tuple[TrainStageConfig, Mapping[str, int], Mapping[str, Any]]:
+    spec = train._spec(ctx)
+    config, clips = train._check(ctx.config, spec, 2)
+    return config, clips, spec
+
+
+def test_images_come_from_all_sources_or_from_the_selected_ones(tmp_path: Path) -> None:
+    ctx = _context(tmp_path, toy.stage(), Recorder())
+    config, clips, spec = _spec_of(ctx)
+    assert clips == {"synthetic": 8, "web": 2}
+    [image] = [task for task in config.tasks if task.media == "image"]
+    videos = [clip.source for clip in train._dataset(spec).clips if clip.media == "video"]
+    assert set(videos) == {"synthetic"}
+    assert len(train._dataset(spec).of_task(image, config).clips) == 6
+    _, clips, _ = _spec_of(replace(ctx, config=toy.stage(image_sources="selected")))
+    assert clips == {"synthetic": 8}
+    # Images alone are what the selection is of.
+    _, clips, _ = _spec_of(replace(ctx, config=toy.stage(tasks=(toy.IMAGE,))))
+    assert clips == {"synthetic": 8}
+
+
+def test_image_tasks_go_where_the_selected_sources_have_no_images(tmp_path: Path) -> None:
+    ctx = _context(tmp_path, toy.stage(image_sources="selected"), Recorder(), images=0)
+    config, clips, _ = _spec_of(ctx)
+    assert [task.name for task in config.tasks] == ["fine", "coarse"]
+    assert clips == {"synthetic": 4}
+    with pytest.raises(ValueError, match="task image: no image to train on"):
+        _spec_of(replace(ctx, config=toy.stage()))
+
+
+def test_weights_of_sources_that_were_not_selected_mean_nothing(tmp_path: Path) -> None:
+    weights = {"source_weights": {"synthetic": 2, "web": 3}}
+    ctx = _context(tmp_path, toy.stage(tasks=[{**toy.FINE.model_dump(), **weights}]), Recorder())
+    config, _, _ = _spec_of(ctx)
+    assert config.tasks[0].source_weights == {"synthetic": 2}
 
 
 def test_failures_count_while_nothing_is_gained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -229,10 +229,11 @@ class LatentDataset:
         text_dir: Path,
         sources: Collection[str] | None = None,
         cache_bytes: int = CACHE_BYTES,
+        unrestricted: Collection[str] = (),
     ) -> None:
         """Open the indexes of the directories; see `lumina.training.data.index`.
 
-        `sources` restricts the clips to these sources; None takes all.
+        `sources` restricts the clips to these sources; None takes all. Media in `unrestricted` are not restricted.
         Raises ValueError if a directory has no Parquet files, a clip comes twice in one bucket, or its text is missing.
         """
         self._index, self._text_index = Index(latent_dirs, CLIPS), Index([text_dir], TEXTS)
@@ -242,7 +243,7 @@ class LatentDataset:
         self._clip = lru_cache(maxsize=REMEMBERED)(self._make_clip)
         self._text_row = lru_cache(maxsize=REMEMBERED)(self._find_text)
         self._left_out = self._index.left_out
-        rows = self._of_sources(self._index.by_clip(), sources)
+        rows = self._of_sources(self._index.by_clip(), sources, unrestricted)
         self._check_texts(rows, text_dir)
         self.clips = self._clips_with(rows, "split", "train")
         self.heldout = self._clips_with(rows, "split", "heldout")
@@ -261,9 +262,9 @@ class LatentDataset:
         entries = self._entries(chosen, task, config)
         return TaskData(task, chosen, BatchPlan(task, entries, config.seed, config.cluster_batches))
 
-    def sources(self) -> Counter[str]:
-        """Return how many clips of each source may be trained on."""
-        codes, names = self._index.codes("source")
+    def counts(self, column: str) -> Counter[str]:
+        """Return how many clips may be trained on, by `source` or `media`."""
+        codes, names = self._index.codes(column)
         counts = np.bincount(codes[self.clips.rows], minlength=len(names)).tolist()
         return +Counter(dict(zip(names, counts, strict=True)))
 
@@ -276,7 +277,9 @@ class LatentDataset:
         """Return the features [L, D] of one prompt. KeyError if they are not there."""
         return self._texts.read(self._text_row(text_key(text_id), text_id))
 
-    def _of_sources(self, rows: np.ndarray, sources: Collection[str] | None) -> np.ndarray:
+    def _of_sources(
+        self, rows: np.ndarray, sources: Collection[str] | None, unrestricted: Collection[str]
+    ) -> np.ndarray:
         if sources is None:
             return rows
         codes, names = self._index.codes("source")
@@ -284,6 +287,8 @@ class LatentDataset:
         if absent:
             raise ValueError(f"the selection names source {', '.join(absent)}, but the latents have {', '.join(names)}")
         chosen = np.array([name in sources for name in names], bool)[codes[rows]]
+        codes, media = self._index.codes("media")
+        chosen |= np.array([name in unrestricted for name in media], bool)[codes[rows]]
         self._left_out["of sources that were not selected"] = int((~chosen).sum())
         return rows[chosen]
 

@@ -30,6 +30,7 @@ from lumina.randomness import generator
 from lumina.shapes import render, sample_scene
 
 FPS = 8.0
+LAPLACE = "offline/laplacian_sharpness"
 
 
 class KnownFlow:
@@ -124,6 +125,19 @@ def test_a_clip_is_dynamic_when_enough_of_its_pairs_move(
     assert row["offline/dynamic_degree_dis"] == dynamic
     # Opposite motions do not cancel; two components, and every second frame.
     assert row["offline/flow_abs_mean_dis"] == pytest.approx(length * share * pairs / 15 / 2 / 2)
+
+
+def test_a_difference_is_after_minus_before_draw_by_draw() -> None:
+    counts = resample([f"p{i}" for i in range(8)], 0, 200)
+    name = "shapes/colour_acc"
+    values = generator(0, "difference").random((2, 8, 1)) < [[[0.3]], [[0.8]]]
+    before, after = (estimate(METRICS[name], {name: one.astype(float)}, counts) for one in values)
+    found = difference(before, after)
+    assert found.value == after.value - before.value
+    np.testing.assert_array_equal(found.draws, after.draws - before.draws)
+    assert (found.values, found.units) == ((-1, 1), 8)
+    sharper = estimate(METRICS[LAPLACE], {LAPLACE: np.ones((8, 1))}, counts)
+    assert difference(sharper, sharper).values is None
 
 
 def test_the_asked_shape_is_right_and_another_is_wrong() -> None:

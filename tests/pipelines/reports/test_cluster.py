@@ -35,7 +35,7 @@ def test_the_paper_s_run_fits_the_paper_s_cluster(cost: Any) -> None:
     assert max(map(len, shown.output.splitlines())) <= 100
     made = json.loads(cost("paper", "--cluster", "32xH100", "--json").output)["cluster"]
     stages = {stage["stage"]: stage for stage in made["stages"]}
-    assert list(stages) == ["train@1", "train@2", "train@3", "train@4", "finetune"]
+    assert list(stages) == ["train@1", "train@2", "train@3", "train@4", "finetune@3", "finetune"]
     assert (made["gpus"], made["utilisation"], made["overrides"]) == (32, 0.4, [])
     assert all(stage["fits"] and stage["memory"]["total"] <= made["usable_bytes"] for stage in stages.values())
     assert stages["train@4"]["checkpointing"] == "full"

@@ -79,7 +79,7 @@ def test_what_the_stages_write_is_what_the_files_hold(tmp_path: Path) -> None:
     mapped = LatentDataset([latents], text)
     assert list(mapped.clips) == list(scanned.clips)
     assert list(mapped.heldout) == list(scanned.heldout)
-    assert mapped.sources() == scanned.sources() == Counter(clip.source for clip in scanned.clips)
+    assert mapped.counts("source") == scanned.counts("source") == Counter(clip.source for clip in scanned.clips)
     for task in toy.stage().tasks:
         found = mapped.of_task(task, toy.stage())
         assert list(found.clips) == list(plans[task.name].clips)

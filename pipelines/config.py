@@ -165,6 +165,7 @@ class PipelineConfig(Config):
                 f"train.{first}.lora adapts weights, but the stage starts from none: name some with weights.transformer"
             )
         self._check_checkpointing()
+        self._check_attention()
         self._check_generation()
         absent = sorted(set(self.choose.score) - set(self.evaluate.measured()))
         if absent:
@@ -192,6 +193,19 @@ class PipelineConfig(Config):
                 near = difflib.get_close_matches(name.replace(".", "@"), known, 1)
                 hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
                 raise ValueError(f"runtime.activation_checkpointing names {name!r}, which is no training stage; {hint}")
+
+    def _check_attention(self) -> None:
+        """A kernel that takes half precision alone would end a stage once it starts."""
+        kernel, evaluate = self.runtime.attention, self.evaluate.on(self.runtime.device)
+        if kernel == "auto":
+            return
+        wide = [f"{name}.precision" for name, stage in self.training().items() if stage.precision == "fp32"]
+        wide += ["evaluate.dtype"] if evaluate.dtype == "float32" else []
+        if wide:
+            raise ValueError(
+                f"runtime.attention {kernel} takes bfloat16, but float32 is set, or the default, in {', '.join(wide)}: "
+                "change these, or take auto"
+            )
 
     def _check_task(self, name: str, stage: TrainConfig, task: TaskConfig) -> None:
         """The latents that a stage reads must hold what its task trains on, in pieces that its patch size divides."""

@@ -69,6 +69,9 @@ class RuntimeConfig(Config):
     """What the backward pass computes again instead of keeping it: nothing, all but the results of matrix products and
     attention (per-op), or everything inside a block (full). For all training stages, or by stage
     (`{train@3: per-op, train@4: full}`). Changes memory and time, and no number."""
+    deterministic: bool = False
+    """Train on GPUs with algorithms that give the same bits every time, which are slower. CPUs give the same bits in
+    any case."""
     prefetch: int = Field(default=4, ge=0, le=1024)
     """Micro-batches that each training worker prepares ahead."""
     validate_every: int = Field(default=500, ge=1)

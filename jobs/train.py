@@ -89,6 +89,7 @@ _SETTINGS = (
     "log_every",
     "validate_every",
     "validation_clips",
+    "deterministic",
     "prefetch",
     "peak_tflops",
 )

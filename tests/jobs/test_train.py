@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,13 @@ def test_a_worker_is_told_what_the_stage_was_given(tmp_path: Path) -> None:
     spec = train._spec(replace(ctx, inputs=inputs, weights={"init": "/given"}))
     assert spec["init"] == str(tmp_path / "before" / "transformer")
     assert (spec["latents"], spec["sources"]) == ([str(tmp_path / "a"), str(latents.path)], None)
+
+
+def test_the_loop_takes_every_setting_from_the_runtime(tmp_path: Path) -> None:
+    ctx = _context(tmp_path, toy.stage(), Recorder())
+    told = train._spec(replace(ctx, runtime=RuntimeConfig()))["settings"]
+    defaults = {field.name: field.default for field in fields(LoopSettings) if field.name not in ("work", "device")}
+    assert {name: value for name, value in told.items() if name != "work"} == defaults
 
 
 def test_failures_count_while_nothing_is_gained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

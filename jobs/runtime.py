@@ -81,6 +81,9 @@ class RuntimeConfig(Config):
     attention: AttentionKernel = "auto"
     """Kernel of attention on GPUs, in training and evaluation: torch's choice (auto), FlashAttention 2 (fa2) or 3 (fa3:
     its own wheel, Hopper GPUs), or cuDNN's (cudnn). Another kernel changes last bits."""
+    deterministic: bool = False
+    """Train on GPUs with algorithms that give the same bits every time, which are slower. CPUs give the same bits in
+    any case."""
     prefetch: int = Field(default=4, ge=0, le=1024)
     """Micro-batches that each training worker prepares ahead."""
     reading_threads: int = Field(default=4, ge=1, le=1024)

@@ -91,6 +91,7 @@ _SETTINGS = (
     "log_every",
     "validate_every",
     "validation_clips",
+    "deterministic",
     "prefetch",
     "reading_threads",
     "peak_tflops",

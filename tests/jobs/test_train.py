@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +210,13 @@ def test_weights_of_sources_that_were_not_selected_mean_nothing(tmp_path: Path) 
     ctx = _context(tmp_path, toy.stage(tasks=[{**toy.FINE.model_dump(), **weights}]), Recorder())
     config, _, _ = _spec_of(ctx)
     assert config.tasks[0].source_weights == {"synthetic": 2}
+
+
+def test_the_loop_takes_every_setting_from_the_runtime(tmp_path: Path) -> None:
+    ctx = _context(tmp_path, toy.stage(), Recorder())
+    told = train._spec(replace(ctx, runtime=RuntimeConfig()))["settings"]
+    defaults = {field.name: field.default for field in fields(LoopSettings) if field.name not in ("work", "device")}
+    assert {name: value for name, value in told.items() if name != "work"} == defaults
 
 
 def test_failures_count_while_nothing_is_gained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

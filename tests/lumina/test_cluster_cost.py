@@ -27,7 +27,7 @@ def task(**settings: Any) -> TaskConfig:
 
 
 def load(**settings: Any) -> TaskLoad:
-    return TaskLoad(task(**settings), size=(4, 16, 16), text_tokens=8, read_bytes=5000, unlike=False)
+    return TaskLoad(task(**settings), size=(4, 16, 16), text_tokens=8, read_bytes=5000)
 
 
 def stage(*loads: TaskLoad, **settings: Any) -> TrainStageConfig:
@@ -103,7 +103,7 @@ def test_a_step_sums_its_tasks_as_often_as_they_take_part() -> None:
     assert found.tokens == 16 * 256 + 4 * 128
     assert found.flops == 16 * training_cost(*sizes[0]) + 4 * training_cost(*sizes[1])
     assert found.read_bytes == 20 * 5000
-    seconds = found.flops / (2 * H100.peak_flops * 0.5)
+    seconds = found.flops / (2 * H100.peak_flops * 0.5) + found.waiting.exchange_s
     assert found.step_seconds == pytest.approx(seconds)
     assert found.gpu_hours == pytest.approx(2 * 100 * seconds / 3600)
     again = cost(whole, half, mode="full")

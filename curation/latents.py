@@ -11,7 +11,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
@@ -19,7 +20,18 @@ from pydantic import Field, field_validator, model_validator
 from curation.decode import clip_times, frames_at
 from curation.decoder import Decoder
 from curation.fitting import Fit
-from curation.operator import RANDOM_READ_BYTES, Env, Halves, Input, Layout, Operator, RowsFunction, aside, map_rows
+from curation.operator import (
+    RANDOM_READ_BYTES,
+    Env,
+    Halves,
+    Input,
+    Layout,
+    Operator,
+    Report,
+    RowsFunction,
+    aside,
+    map_rows,
+)
 from curation.prompts import system_prompts_of
 from curation.schema import LATENTS, SELECT, Reason, RowError, Status, iterate, set_aside, status_not_ok, to_table
 from curation.tensors import DType, pack
@@ -28,6 +40,10 @@ from lumina.models.config import EncodeRecipe
 from lumina.precision import Precision, precision_on
 from lumina.randomness import generator
 from lumina.sizes import CELL, Size, best_crop_size, crop_sizes, largest_clip, num_cells, resize_crop
+from lumina.training.data.index import CLIPS, write_index
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 Row = dict[str, Any]
 
@@ -58,6 +74,9 @@ class EncodeLatentsConfig(Config):
     """Compression of the files; zstd makes them about a fifth smaller, for object storage."""
     compute_dtype: Precision = "auto"
     """Type in which the VAE runs; `auto` is bfloat16 on GPUs and float32 on CPUs."""
+    tiling: bool = False
+    """Encode large frames in overlapping tiles: a few GB instead of up to 17 at 960 pixels, and slightly other numbers.
+    Clips are encoded one by one, and eight frames at a time, in any case."""
     batch_size: int = Field(default=1, ge=1)
     """Clips of one bucket encoded together, cut from the shuffled order."""
     seed: int = 0
@@ -74,6 +93,8 @@ class EncodeLatentsConfig(Config):
     def _range(self) -> EncodeLatentsConfig:
         if self.min_frames > self.num_frames:
             raise ValueError(f"min_frames {self.min_frames} is larger than num_frames {self.num_frames}")
+        if self.tiling and self.recipe != "whole-clip/1":
+            raise ValueError(f"tiling is for recipe whole-clip/1, and {self.recipe} takes whole frames: leave one out")
         return self
 
     def on(self, device: str) -> Self:
@@ -83,7 +104,8 @@ class EncodeLatentsConfig(Config):
     @property
     def recipe_id(self) -> str:
         """Name of the encode recipe, with a digest of the settings that decide what is encoded, and how."""
-        settings = self.model_dump(mode="json", exclude={"name", "media", "seed", "recipe", "compression"})
+        without = {"name", "media", "seed", "recipe", "compression"} | (set() if self.tiling else {"tiling"})
+        settings = self.model_dump(mode="json", exclude=without)
         digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
         return f"{self.recipe}:{digest}"
 
@@ -204,6 +226,8 @@ def _make(config: EncodeLatentsConfig, env: Env) -> RowsFunction:
     vae = VideoAutoencoder.from_pretrained(
         env.weights["vae"], env.device, getattr(torch, config.on(env.device).compute_dtype)
     )
+    if config.tiling:
+        vae.enable_tiling()
     decoder = Decoder(env.limits)
 
     def load(row: Row, frames: dict[str, Any]) -> Row:
@@ -245,6 +269,11 @@ def _packed(row: Row, latent: Any, config: EncodeLatentsConfig) -> Row:
     }
 
 
+def _report(_rows: ds.Dataset, _config: EncodeLatentsConfig, out: Path) -> Report:
+    write_index(out, CLIPS)
+    return Report()
+
+
 ENCODE_LATENTS_OPERATOR = Operator(
     name="encode_latents",
     config=EncodeLatentsConfig,
@@ -265,6 +294,7 @@ ENCODE_LATENTS_OPERATOR = Operator(
         "split",
     ),
     runs_network=lambda _config: True,
+    report=_report,
     layout=lambda config: Layout(
         "bucket",
         rows_per_file=64,

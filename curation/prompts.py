@@ -22,6 +22,7 @@ from lumina.config import Config
 from lumina.precision import Precision, precision_on
 from lumina.prompt_length import cut_message
 from lumina.system_prompts import SystemPrompt, compose, read_system_prompts, text_id
+from lumina.training.data.index import TEXTS, write_index
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -91,7 +92,8 @@ def _make(config: EncodeTextConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
     return encode
 
 
-def _report(rows: ds.Dataset, _config: EncodeTextConfig, _out: Path) -> Report:
+def _report(rows: ds.Dataset, _config: EncodeTextConfig, out: Path) -> Report:
+    write_index(out, TEXTS)
     cuts = [cut for cut in rows.to_table(["tokens_cut"])["tokens_cut"].to_pylist() if cut is not None]
     message = cut_message(cuts, "shorten them, or set select.max_caption_chars")
     if message:

@@ -57,6 +57,7 @@ class ClipJob:
     seed: int
     metrics: tuple[str, ...]
     dtype: DType
+    tiling: bool
     use_gpu: bool
 
 
@@ -104,6 +105,8 @@ class ClipWorker:
             device = "cuda" if job.use_gpu else "cpu"
             dtype = getattr(torch, job.dtype)
             generator = ClipGenerator.load(Path(job.checkpoint), job.vae, job.text_encoder, device, dtype)
+            if job.tiling:
+                generator.autoencoder.enable_tiling()
             self._loaded = (job.checkpoint, generator)
         return self._loaded[1]
 

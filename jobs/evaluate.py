@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from jobs.context import Evaluation, JobContext, JobResult
 from lumina.config import Config
 from lumina.evaluation.metrics import METRICS, Estimate, difference
-from lumina.evaluation.prompts import Prompt, PromptSet, ShapesSuite, Split, Suite, build
+from lumina.evaluation.prompts import Caption, Prompt, PromptSet, ShapesSuite, Split, Suite, build
 from lumina.evaluation.summary import columns_of, estimates, interval_json, pivot
 from lumina.flow_matching.schedules import Sampler, SamplerConfig
 from lumina.precision import Precision, precision_on
@@ -57,6 +57,9 @@ class EvaluationConfig(Config):
     """What is measured; None is everything that the suite allows (`shapes/` metrics need the shapes suite)."""
     dtype: Precision = "auto"
     """Type in which all networks compute; `auto` is bfloat16 on GPUs and float32 on CPUs."""
+    tiling: bool = False
+    """Decode large frames in overlapping tiles: a few GB instead of up to 40 at 960 pixels, and slightly other pixels.
+    Clips are decoded one by one, and eight frames at a time, in any case."""
     resamples: int = Field(default=10_000, ge=100)
     """Bootstrap resamples of the prompts."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
@@ -193,13 +196,16 @@ def run_final(ctx: JobContext) -> JobResult:
 
 def _prompts(ctx: JobContext, split: Split) -> PromptSet:
     config: EvaluationConfig = ctx.config
-    captions: list[str] = []
+    captions: list[Caption] = []
     if config.suite.kind == "captions":
         import pyarrow.dataset as dataset
 
-        rows = dataset.dataset(ctx.inputs["select"].path / "data")
-        kept = rows.to_table(columns=["caption"], filter=(dataset.field("status") == "ok") & dataset.field("keep"))
-        captions = [caption for caption in kept["caption"].to_pylist() if caption is not None]
+        columns = ["caption", "source", "split", "media"]
+        kept = (dataset.field("status") == "ok") & dataset.field("keep") & dataset.field("caption").is_valid()
+        rows = dataset.dataset(ctx.inputs["select"].path / "data").to_table(columns=columns, filter=kept).to_pylist()
+        # Videos are what is generated; what pictures show may not move.
+        rows = [row for row in rows if row["media"] == "video"] or rows
+        captions = [Caption(row["caption"], row["source"], row["split"] == "heldout") for row in rows]
     return build(config.suite, split, config.seed, captions)
 
 
@@ -228,11 +234,13 @@ def _evaluate(ctx: JobContext, source: str, prompts: Sequence[Prompt], models: S
             seed=config.seed,
             metrics=names,
             dtype=precision_on(ctx.runtime.device, config.dtype),
+            tiling=config.tiling,
             use_gpu=ctx.runtime.use_gpu,
         )
         work += batches(job, prompts, config.samples, config.batch_size, ctx.work / model.name)
     measured = make_clips(work, ctx.runtime, lambda done, total: ctx.progress(done, total, "clips"))
     captions = {prompt.prompt_id: prompt.caption for prompt in prompts}
+    strata = {prompt.prompt_id: {"stratum": prompt.stratum} for prompt in prompts if prompt.stratum is not None}
     cuts = {row["prompt_id"]: row["tokens_cut"] for row in measured}
     message = cut_message(list(cuts.values()), "shorten them")
     if message:
@@ -252,6 +260,7 @@ def _evaluate(ctx: JobContext, source: str, prompts: Sequence[Prompt], models: S
                 "prompt": captions[row["prompt_id"]],
                 "seed": config.seed,
                 "video": f"{model.videos}/{row['prompt_id']}-{row['sample']}.mp4",
+                **strata.get(row["prompt_id"], {}),
                 **row,
             }
             for row in measured[number * clips : (number + 1) * clips]
@@ -272,12 +281,18 @@ def _describe(
         "split": split,
         "disjoint": prompts.disjoint,
         "prompts": len(prompts.prompts),
+        **({"prompts_heldout": heldout} if (heldout := _heldout(config, prompts)) is not None else {}),
         "prompts_cut": evaluated.prompts_cut,
         "samples": config.samples,
         "confidence": config.confidence,
         "resamples": config.resamples,
         "meaning": {name: METRICS[name].meaning for name in config.measured()},
     }
+
+
+def _heldout(config: EvaluationConfig, prompts: PromptSet) -> int | None:
+    """How many prompts are captions of held-out clips, where prompts are captions."""
+    return sum(prompt.heldout for prompt in prompts.prompts) if config.suite.kind == "captions" else None
 
 
 def _intervals(found: Mapping[str, Estimate], confidence: float) -> dict[str, dict[str, float | None]]:
@@ -306,6 +321,8 @@ def _evaluation(
     }
     step = max(1, len(evaluated.videos) // _SHOWN_CLIPS)
     shown = evaluated.videos[::step][:_SHOWN_CLIPS]
+    if (heldout := _heldout(config, prompts)) is not None:
+        params["prompts_heldout"] = heldout
     return Evaluation(name, params, metrics, (*shown, SHEET_FILE, METRICS_FILE))
 
 
@@ -319,7 +336,8 @@ def _result(
     from jobs.row_index import write_row_index
 
     config: EvaluationConfig = ctx.config
-    text = ("model", "source", "system_prompt_id", "prompt_id", "prompt", "video", "frames_sha256")
+    text = ["model", "source", "system_prompt_id", "prompt_id", "prompt", "video", "frames_sha256"]
+    text += ["stratum"] if "stratum" in rows[0] else []
     schema = pa.schema(
         [(name, pa.string()) for name in text]
         + [("seed", pa.int64()), ("sample", pa.int32())]

@@ -76,10 +76,13 @@ class RuntimeConfig(Config):
     are part of its output. None keeps the last weights only."""
     activation_checkpointing: Recompute | Mapping[str, Recompute] = "none"
     """What the backward pass computes again instead of keeping it: nothing, all but the results of matrix products and
-    attention (per-op), or everything inside a block (full). For all training stages, or by stage
-    (`{train@3: per-op, train@4: full}`). Changes memory and time, and no number."""
+    attention (per-op), all but the results of attention (attention), or everything inside a block (full). For all
+    training stages, or by stage (`{train@3: per-op, train@4: attention}`). Changes memory and time, and no number."""
     prefetch: int = Field(default=4, ge=0, le=1024)
     """Micro-batches that each training worker prepares ahead."""
+    reading_threads: int = Field(default=4, ge=1, le=1024)
+    """Threads of each training worker that read and prepare them, as many at a time as `prefetch` allows: the more, the
+    longer a single read takes, as on network storage."""
     validate_every: int = Field(default=500, ge=1)
     """Training steps between two looks at held-out clips; there is one at the end in any case."""
     validation_clips: int = Field(default=16, ge=0)

@@ -23,7 +23,7 @@ from lumina.cost import (
 from lumina.hardware import Cluster
 from lumina.models import rope
 from lumina.models.config import Recompute
-from lumina.step_time import LINKS, Links, Waiting, exchange_bytes, waiting
+from lumina.step_time import LINKS, Links, Waiting, exchange, waiting
 from lumina.training.checkpoint_interval import Often
 from lumina.training.stage import TaskConfig, TrainStageConfig
 
@@ -35,9 +35,8 @@ average."""
 STEP_BYTES = 8
 """Of one trained parameter, over all workers, in the optimizer's step alone: its gradient as it was summed, and in
 float32."""
-BUFFER_NUMBERS = 500_000_000
+BUFFER_NUMBERS = 100_000_000
 """Most gradients that the engine gathers before it reduces them."""
-
 
 _BY_TIME = Often()
 
@@ -82,8 +81,9 @@ class Memory:
     state: int
     """16 Q / W: this worker's share of weights, moments and average in float32."""
     buffer: int
-    """b * 500 million, or b Q where that is less: gradients that are being reduced; of ZeRO-2 twice that, since those
-    that were just computed wait there too."""
+    """Of 100 million gradients, or Q where that is less: b each as they are gathered, twice where there are several
+    workers or ZeRO-2, since some are reduced while others are computed; and 4 each as float32, in which they are
+    summed."""
     activations: int
     """Of the task whose pass takes most."""
     step: int
@@ -221,11 +221,13 @@ def memory(stage: TrainStageConfig, workers: int, activations: int, caches: int 
     count, number = parameters(stage.model), NUMBER_BYTES[stage.precision]
     trained = trained_parameters(stage, count)
     sharded = stage.zero_stage == 2
+    gathered = (2 if workers > 1 or sharded else 1) * number
+    widened = 4 if workers > 1 and number == 2 and stage.communication_data_type == "fp32" else 0
     return Memory(
         weights=number * (count + (0 if stage.lora is None else trained)),
         gradients=math.ceil(4 * trained / workers) if sharded else number * trained,
         state=math.ceil(STATE_BYTES * trained / workers),
-        buffer=(2 if sharded else 1) * number * min(trained, BUFFER_NUMBERS),
+        buffer=(gathered + widened) * min(trained, BUFFER_NUMBERS),
         activations=activations,
         step=math.ceil(STEP_BYTES * trained / workers),
         caches=caches,
@@ -311,7 +313,7 @@ def stage_cost(
     number, times = NUMBER_BYTES[stage.precision], sum(_passes(load, stage, workers) for load in loads)
     spent = waiting(
         flops / (workers * cluster.gpu.peak_flops * utilisation),
-        exchange_bytes(trained, workers, number, stage.zero_stage, times),
+        exchange(trained, workers, NUMBER_BYTES[stage.communication_data_type], number, stage.zero_stage, times),
         round(read),
         checkpoint,
         workers,

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKLCogVideoX
 
 RELEASED_CHUNK = 32
+TILE = 240, 360
+"""Height and width in pixels of what tiling takes at once."""
 
 
 class VideoAutoencoder:
@@ -77,8 +79,10 @@ class VideoAutoencoder:
         self.vae.save_pretrained(directory, safe_serialization=True)
 
     def enable_tiling(self) -> None:
-        """Encode and decode in overlapping tiles: less memory for large frames, slightly other numbers."""
-        self.vae.enable_tiling()
+        """Encode and decode in overlapping tiles of 360x240 pixels: a few GB for frames of any size, and slightly other
+        numbers. The recipe `released-chunks` encodes whole frames all the same."""
+        # Those of the released VAE, whose steps are whole latents; of other sizes diffusers makes frames too large.
+        self.vae.enable_tiling(tile_sample_min_height=TILE[0], tile_sample_min_width=TILE[1])
 
     @torch.no_grad()
     def encode(self, frames: Tensor, recipe: EncodeRecipe = "whole-clip/1") -> Tensor:

@@ -22,7 +22,7 @@ class Done:
         self._seen = seen
         self._norm = norm
         values = [loss.sum() for _, _, loss in seen]
-        finite = torch.isfinite(torch.stack([*values, norm.to(values[0])])).all()
+        finite = torch.isfinite(torch.stack([*values, norm])).all() & (norm >= 0)
         self._finite = finite.to("cpu", non_blocking=True)
         self._known = torch.cuda.Event() if finite.is_cuda else None
         if self._known is not None:
@@ -34,6 +34,11 @@ class Done:
             self._known.synchronize()
         if self._finite.item():
             return
+        if self._norm == -1:
+            raise TrainingStoppedError(
+                f"step {self._step}: the backward passes of the workers came by their layers in different orders, and "
+                "gradients of different layers were added up: train with compile: false, or with one worker"
+            )
         for task, clip_ids, loss in self._seen:
             bad = [clip for clip, value in zip(clip_ids, loss.tolist(), strict=True) if not math.isfinite(value)]
             if bad:

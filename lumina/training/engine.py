@@ -18,12 +18,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lumina.training.stage import TrainStageConfig
-from lumina.training.zero import ENGINE, ZERO, Clip
+from lumina.training.zero import ENGINE, ZERO, Clip, overlap
 
 STATE = ("weights", "exp_avg", "exp_avg_sq")
 """What AdamW needs to go on: the float32 weights and their two moments, as 1-D shards."""
 
-_BUCKET = 500_000_000
+REDUCE_BUCKET = 100_000_000
+"""Numbers of a gradient that workers add up at once; there are two such buffers where there are several workers."""
+
+_GATHER_BUCKET = 500_000_000
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class Engine:
         [self.weights] = self._zero.single_partition_of_fp32_groups
         self._clip = Clip(self.weights, self.layout.sizes, self.offset, config.grad_clip)
         self._adam.register_step_pre_hook(self._clip)
+        if self._zero.overlap_comm:
+            overlap(self._zero, self._clip.order)
         self._check_layout([value for _, value in named])
         if first:
             self._set_weights(_piece(first, self.offset, len(self.weights)))
@@ -101,7 +106,8 @@ class Engine:
     def grad_norm(self) -> Tensor:
         """Norm of the last step's gradient over all weights, before it was clipped, on the device.
 
-        It is not finite if the gradient is not; the weights are not either then.
+        It is not finite if the gradient is not, and -1 if the workers' gradients were not of the same layers; the
+        weights are useless then.
         """
         return self._clip.norm
 
@@ -173,7 +179,8 @@ def _deepspeed(config: TrainStageConfig, model: nn.Module, trained: list[nn.Para
     # Said by torch about a call of DeepSpeed's, at every step.
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*deprecated", category=FutureWarning)
     half = config.precision == "bf16"
-    bucket = min(sum(parameter.numel() for parameter in trained), _BUCKET)
+    count = sum(parameter.numel() for parameter in trained)
+    gathered = min(count, _GATHER_BUCKET)
     engine, *_ = deepspeed.initialize(
         model=model,
         model_parameters=trained,
@@ -181,6 +188,7 @@ def _deepspeed(config: TrainStageConfig, model: nn.Module, trained: list[nn.Para
             # One accumulation step, whose end the loop marks itself: else the engine would divide the losses.
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
+            "communication_data_type": config.communication_data_type,
             "steps_per_print": 10**9,
             # Who looks for what is not finite is the loop, and a step later.
             "bf16": {"enabled": half, "check_grad_overflow": False},
@@ -190,8 +198,10 @@ def _deepspeed(config: TrainStageConfig, model: nn.Module, trained: list[nn.Para
             "zero_optimization": {
                 **ZERO,
                 "stage": config.zero_stage,
-                "reduce_bucket_size": bucket,
-                "allgather_bucket_size": bucket + bucket % 2,
+                # Beside the backward pass; alone, there is nobody to wait for.
+                "overlap_comm": dist.get_world_size() > 1,
+                "reduce_bucket_size": min(count, REDUCE_BUCKET),
+                "allgather_bucket_size": gathered + gathered % 2,
             },
             "optimizer": {
                 "type": "AdamW",

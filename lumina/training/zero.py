@@ -41,8 +41,10 @@ class Clip:
             if low < high:
                 self._parts.append((low - offset, high - offset))
             start += size
+        self.order = Order()
         self.norm = torch.zeros((), device=weights.device)
-        """Of the last gradient, before it was clipped; not finite if the gradient is not."""
+        """Of the last gradient before the clip; not finite if the gradient is not, -1 if the workers added up those of
+        different layers."""
 
     @torch.no_grad()
     def __call__(self, *_: Any) -> None:
@@ -52,20 +54,50 @@ class Clip:
             raise RuntimeError("an update without a gradient: pin DeepSpeed to the version in constraints.txt")
         norms = [torch.linalg.vector_norm(grad[low:high].double()) for low, high in self._parts]
         square = torch.stack(norms).square().sum().float() if norms else torch.zeros_like(self.norm)
-        dist.all_reduce(square)
-        self.norm = square.sqrt()
-        grad.mul_(1 / ((self.norm + 1e-6) / self._largest).clamp(min=1))
+        order = torch.full_like(square, self.order.take())
+        told = torch.stack([square, order, order * order])
+        dist.all_reduce(told)
+        square, sum_of_orders, sum_of_squares = told
+        alike = dist.get_world_size() * sum_of_squares.double() == sum_of_orders.double().square()
+        norm = square.sqrt()
+        grad.mul_(1 / ((norm + 1e-6) / self._largest).clamp(min=1))
+        self.norm = torch.where(alike, norm, -1.0)
 
 
-def overlap(zero: Any) -> None:
+class Order:
+    """In which order a worker gave its gradients to be added up, as one small number.
+
+    Where they are added up beside the backward pass, it is the order in which that came by the layers; a sum is one of
+    the same layers only if it is the same on all workers.
+    """
+
+    def __init__(self) -> None:
+        self._seen = 0
+
+    def note(self, number: int) -> None:
+        """Count the parameter of this number in."""
+        # Squares of what is left are whole float32 numbers, added up over as many workers as there may be.
+        self._seen = (self._seen * 7 + number + 1) % 31
+
+    def take(self) -> int:
+        """Return the order since the last call."""
+        seen, self._seen = self._seen, 0
+        return seen
+
+
+def overlap(zero: Any, order: Order) -> None:
     """Make a DeepSpeed optimizer whose `overlap_comm` is on give the sums of all passes, without a wait of the host.
 
     In stage 1 it reduces what the last pass of a step has gradients of, and leaves to every worker its own of the
-    layers that only earlier passes used: those of the other scales.
+    layers that only earlier passes used: those of the other scales. `order` hears of every gradient.
     """
     from deepspeed.accelerator import get_accelerator
 
-    finish = zero.independent_gradient_partition_epilogue
+    finish, reduce = zero.independent_gradient_partition_epilogue, zero.reduce_independent_p_g_buckets_and_remove_grads
+
+    def noting(parameter: Tensor, group: int) -> None:
+        order.note(zero.get_param_id(parameter))
+        reduce(parameter, group)
 
     def epilogue() -> None:
         if not zero.partition_gradients:
@@ -81,6 +113,7 @@ def overlap(zero: Any) -> None:
             zero.overlap_comm = True
 
     zero.independent_gradient_partition_epilogue = epilogue
+    zero.reduce_independent_p_g_buckets_and_remove_grads = noting
 
 
 def _reduce_earlier(zero: Any) -> None:

@@ -106,15 +106,15 @@ def _encoding(name: str, encoding: EncodeLatentsConfig, rate: float) -> Encoding
     number = 4 if encoding.compute_dtype == "float32" else 2
     return Encoding(
         name,
-        vae_flops("encode", width, height, frames) / rate,
-        vae_bytes("encode", width, height, frames, number),
+        vae_flops("encode", width, height, frames, encoding.tiling) / rate,
+        vae_bytes("encode", width, height, frames, number, encoding.tiling),
     )
 
 
 def _evaluation(config: PipelineConfig, rate: float, text_tokens: int) -> Evaluation:
     one = config.evaluate
     number = 4 if one.dtype == "float32" else 2
-    generation = Generation(one.width, one.height, one.num_frames, one.batch_size, number)
+    generation = Generation(one.width, one.height, one.num_frames, one.batch_size, number, one.tiling)
     cost = evaluation_cost(config.model, one.sampler, generation, text_tokens)
     prompts = len(one.suite.choose) if one.suite.kind == "list" else one.suite.count
     return Evaluation(prompts * one.samples, cost.flops / rate, cost.decode_flops / rate, cost)
@@ -287,17 +287,17 @@ def _warnings(report: ClusterReport) -> list[str]:
                 f"{stage.stage} writes a checkpoint every {_duration(spent.checkpoint_every_s)}, which is what a lost "
                 "node costs at most: lower runtime.checkpoint_every, or leave it out."
             )
-        if spent.exchange_s > spent.compute_s:
+        if spent.exposed_s > spent.compute_s:
             found.append(
-                f"{stage.stage} exchanges gradients and weights for longer than it computes, unless that overlaps: "
-                "take larger batches, or fewer GPUs."
+                f"{stage.stage} waits longer for gradients and weights of other workers than it computes: take larger "
+                "batches, fewer GPUs, or communication_data_type: bf16."
             )
     cost = report.evaluation.cost
     if not _evaluation_fits(report):
         most = "decoding" if cost.decode_bytes > cost.sampling_bytes else "sampling"
         found.append(
             f"evaluate needs {unit(cost.memory, 'B')} of {unit(report.cluster.gpu.memory_bytes, 'B')}, most of it for "
-            f"{most}: evaluate.batch_size=1 and evaluate.dtype=bfloat16 take the least."
+            f"{most}: evaluate.batch_size=1, evaluate.dtype=bfloat16 and evaluate.tiling=true take the least."
         )
     return found
 

@@ -37,6 +37,8 @@ from jobs.parts import read_parts
 from jobs.runtime import RuntimeConfig
 from lumina import zoo
 from lumina.config import Config
+from lumina.training.data.index import INDEX_FILE
+from lumina.training.data.latents import LatentDataset
 from lumina.video import write_h264
 from tests.jobs.chain import Chain
 from tests.lumina.tiny import save_parts
@@ -288,6 +290,9 @@ def test_the_whole_of_curation(tmp_path: Path, ray_cluster: None, networks: dict
         assert text[row["text_id_dropped"]]["prompt"].endswith(" <Prompt Start> ")
         features = text[row["text_id"]]
         assert unpack(features["text_feature_bytes"], features["text_feature_shape"], "float32").shape[1] == 24
+    assert all((chain.refs[stage].path / INDEX_FILE).is_file() for stage in ("text", "latents"))
+    trained = LatentDataset([chain.refs["latents"].path], chain.refs["text"].path)
+    assert {clip.clip_id for clip in [*trained.clips, *trained.heldout]} == {row["clip_id"] for row in latents}
     for file in sorted((chain.refs["latents"].path / "data").glob("*.parquet")):
         assert len(set(pq.read_table(file, columns=["bucket"])["bucket"].to_pylist())) == 1
 

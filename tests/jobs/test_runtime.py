@@ -51,7 +51,9 @@ def test_no_setting_is_infinite_or_no_number(config: type[Config], name: str, va
         config.model_validate({name: value})
 
 
-@pytest.mark.parametrize("name", ["num_cpus", "curation_workers", "train_workers", "threads_per_worker", "prefetch"])
+@pytest.mark.parametrize(
+    "name", ["num_cpus", "curation_workers", "train_workers", "threads_per_worker", "prefetch", "reading_threads"]
+)
 def test_counts_that_take_memory_or_processes_have_bounds(name: str) -> None:
     with pytest.raises(ValidationError, match="less than or equal to"):
         RuntimeConfig.model_validate({name: 10**9})

@@ -69,6 +69,10 @@ def test_a_clip_does_not_depend_on_its_batch(pipeline: TextToVideo) -> None:
 def test_what_is_asked_for_matters(pipeline: TextToVideo) -> None:
     plain = pipeline("a red circle").frames
     assert pipeline("a red circle", num_frames=1, width=32, height=64).frames.shape == (1, 1, 64, 32, 3)
+    # An image is sampled at the finest scale alone, which takes finer sizes.
+    assert pipeline("a red circle", num_frames=1, width=48, height=16).frames.shape == (1, 1, 16, 48, 3)
+    with pytest.raises(ValueError, match="width"):
+        pipeline("a red circle", width=48, height=16)
     for other in (
         pipeline("a red circle", seed=1),
         pipeline("a blue square"),

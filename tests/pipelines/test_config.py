@@ -84,6 +84,9 @@ IMAGE_TASK = "{name: i, media: image, patch: [1, 2, 2], time_shift: 1, batch_siz
         (["runtime.curation_gpus={select: 0.5}"], "network; there are motion, encode_text, encode_latents, encode_lat"),
         (["runtime.curation_gpus=2"], "runtime.curation_gpus: a worker takes more than 0 and at most 1 GPU, got 2"),
         (["runtime.curation_gpus={motion: 0}"], "more than 0 and at most 1 GPU, got 0 for motion"),
+        (["choose.sources=[web]"], "choose: sources and reason go together: a decision by hand says why"),
+        (["choose.sources=[web, web]", "choose.reason=Clean."], "sources names one twice: web, web"),
+        (["choose.sources=[wbe]", "choose.reason=Clean."], "choose.sources names wbe, but the sources with videos"),
         (["export.source=wbe"], "export.source names wbe; the sources are phone, web"),
         (["train.1.tasks.0.source_weights={wbe: 2}"], "source_weights of task video-2x2 names wbe; the sources are"),
         (["data.manifest=bare", "store=bare/runs"], "lies in the folder of clips bare"),
@@ -137,10 +140,14 @@ def test_a_prompt_to_try_is_one_that_was_seen(tmp_path: Path) -> None:
 
 
 def test_the_paper_s_run_is_the_released_model_in_four_stages(tmp_path: Path) -> None:
-    (tmp_path / "clips.csv").write_text("video,caption,source\na.mp4,a red circle,web\n")
+    (tmp_path / "clips.csv").write_text("video,caption,source\na.mp4,a red circle,web\nb.png,a square,pictures\n")
     config = load_config("paper", [f"data.manifest={tmp_path / 'clips.csv'}"])
     assert config.model == RELEASED_MODELS["2B_GQA"]
     assert config.export.sampler == config.evaluate.sampler == PRESETS["f24F96R960-MultiScale"]
+    # The two models of section 5: after stage 3, which the tables are of, and after stage 4; a few hundred steps each.
+    made = [(one.after, one.evaluate.fps, one.export.width, one.finetune.steps) for one in config.branches()]
+    assert made == [("3", 16, 672, 500), ("4", 24, 1248, 500)]
+    assert config.after["3"].evaluate.sampler == config.after["3"].export.sampler == PRESETS["f16F64R512-MultiScale"]
     videos = [config.latents[f"videos-{side}"] for side in (256, 512, 960)]
     assert [(one.resolution, one.fps) for one in videos] == [(256, 8), (512, 16), (960, 24)]
     assert all((one.num_frames - 1) / one.fps == 4 for one in videos if one.fps)

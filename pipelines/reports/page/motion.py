@@ -76,7 +76,9 @@ def _measured(one: Evaluated, speed: float) -> Cell:
 
 
 def _counts(results: Results, config: Mapping[str, Any]) -> np.ndarray:
-    return resample(results.prompt_ids, int(config.get("seed", 0)), int(config.get("resamples", 10_000)))
+    return resample(
+        results.prompt_ids, int(config.get("seed", 0)), int(config.get("resamples", 10_000)), results.strata
+    )
 
 
 def _told(config: Mapping[str, Any]) -> str:

@@ -52,7 +52,7 @@ def test_float32_repeats_key_heads_and_agrees_with_the_cpu() -> None:
 
 
 # Full recomputation is compiled on the CPU, in test_activation_checkpointing.
-@pytest.mark.parametrize("mode", ["none", "per-op"])
+@pytest.mark.parametrize("mode", ["none", "per-op", "attention"])
 def test_compiled_blocks_have_the_bits_of_plain_ones(mode: Recompute) -> None:
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")

@@ -175,7 +175,13 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_it_used(
 def test_recomputing_and_preparing_ahead_change_no_bit(data: LatentDataset, tmp_path: Path) -> None:
     digests = set()
     for number, changes in enumerate(
-        ({}, {"prefetch": 0}, {"activation_checkpointing": "per-op"}, {"activation_checkpointing": "full"})
+        (
+            {},
+            {"prefetch": 0},
+            {"reading_threads": 3},
+            {"activation_checkpointing": "per-op"},
+            {"activation_checkpointing": "full"},
+        )
     ):
         trainer = Trainer(toy.stage(), data, _settings(tmp_path / str(number), **changes))
         trainer.run()

@@ -122,6 +122,8 @@ def test_a_gradient_that_is_not_finite_stops_too() -> None:
     Done(3, seen, torch.tensor(1.0)).check(0)
     with pytest.raises(TrainingStoppedError, match=r"step 3: the gradient norm is nan .* on worker 1 \(fine: a b\)"):
         Done(3, seen, torch.tensor(float("nan"))).check(1)
+    with pytest.raises(TrainingStoppedError, match=r"step 3: .* gradients of different layers were added up"):
+        Done(3, seen, torch.tensor(-1.0)).check(1)
 
 
 def test_on_a_gpu_the_number_is_waited_for_by_its_event(monkeypatch: pytest.MonkeyPatch) -> None:

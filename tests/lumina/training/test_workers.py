@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 import torch.distributed as dist
 
 from lumina import checkpoints
@@ -18,7 +17,6 @@ from lumina.training.stage import TaskConfig, TrainStageConfig
 from lumina.training.trainer import LoopSettings, Trainer
 from tests.lumina.training import toy
 from tests.lumina.training.group import run_group, train
-from tests.lumina.training.reference import TELLING, plain_adamw, write_start
 
 # The released epsilon, 1e-15, would make the rounding noise of gradients that are almost 0 into full steps.
 STEADY = {"lr": 1e-3, "eps": 1e-6}
@@ -84,16 +82,3 @@ def test_another_number_of_workers_takes_over_a_checkpoint(tmp_path: Path, befor
     assert [continued[step] for step in range(1, 11)] == [expected[step] for step in range(1, 11)]
     assert continued == pytest.approx(expected, rel=1e-5)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["transformer", "transformer_ema"]
-
-
-@pytest.mark.parametrize("zero_stage", [1, 2])
-def test_two_workers_step_as_plain_adamw(tmp_path: Path, zero_stage: int) -> None:
-    latents, text = toy.write(tmp_path / "toy")
-    config, init = TELLING.model_copy(update={"zero_stage": zero_stage}), write_start(tmp_path / "init")
-    settings = LoopSettings(tmp_path / "w")
-    run_group(2, train, config, latents, text, settings, tmp_path / "out", init, store=tmp_path / "s")
-    expected = plain_adamw(config, LatentDataset([latents], text), init)
-    for folder, wanted in (("transformer", expected.weights), ("transformer_ema", expected.average)):
-        found = checkpoints.load_weights(tmp_path / "out" / folder)
-        for name, value in wanted.items():
-            torch.testing.assert_close(found[name], value, rtol=0, atol=2e-6, msg=f"{folder} {name}")

@@ -18,6 +18,7 @@ import torch
 
 from lumina.flow_matching.sampler import time_grid
 from lumina.flow_matching.schedules import SamplerConfig, value_at
+from lumina.models import rope
 from lumina.models.config import NextDiTConfig, PatchSize, Recompute
 from lumina.models.next_dit import SINUSOID_WIDTH, MultiScaleNextDiT
 from lumina.training.stage import LoraConfig
@@ -164,10 +165,20 @@ def training_cost(
 def evaluation_bytes(config: NextDiTConfig, tokens: int, bytes_per_number: int) -> int:
     """Bytes that are live at once in an evaluation without gradients: the wider half of one block.
 
-    Attention holds input, its norm, queries, keys and values and both results; the feed-forward layer its two widths.
+    Attention holds input, its norm, queries, keys and values and both results; the feed-forward layer its input, norm
+    and three times its width. Callers keep the tokens as they were embedded and as the block got them: 2 D more.
     """
     d, k, m = config.dim, config.kv_heads * config.head_dim, config.ffn_dim
-    return tokens * bytes_per_number * max(6 * d + 3 * k, 2 * d + 3 * m)
+    return tokens * bytes_per_number * max(8 * d + 3 * k, 4 * d + 3 * m)
+
+
+def cache_bytes(config: NextDiTConfig, grids: int, tokens: int) -> int:
+    """Bytes of tables that stay on the device: rotations of so many grids, each of so many tokens at most.
+
+    4 bytes for each channel of a head and token, up to `lumina.models.rope.CACHE_BYTES`. Those of packed items are
+    smaller, `lumina.models.attention.CACHE_BYTES` at most, and are left out.
+    """
+    return min(rope.CACHE_BYTES, grids * tokens * config.head_dim * 4)
 
 
 def kept_bytes(
@@ -207,12 +218,11 @@ def activation_bytes(
 ) -> int:
     """Most bytes of activations that a training pass has at once: in the backward pass, at its last block.
 
-    `kept_bytes`, and what one block computes again, and three tensors of L D float32 numbers: gradients on their way,
-    and the rotation of queries and keys, which computes in float32.
+    `kept_bytes`, and what one block computes again, and two tensors of L D numbers: gradients on their way.
     """
     again = _kept_by_block(config, "none", unlike) - _kept_by_block(config, checkpointing, unlike)
     kept = kept_bytes(config, tokens, text_tokens, bytes_per_number, checkpointing, unlike=unlike)
-    return kept + tokens * (bytes_per_number * again + 3 * 4 * config.dim)
+    return kept + tokens * bytes_per_number * (again + 2 * config.dim)
 
 
 def _kept_by_block(config: NextDiTConfig, checkpointing: Recompute, unlike: bool) -> int:

@@ -123,23 +123,36 @@ def cost(
         str | None, typer.Option(metavar="NxGPU", help="Plan the training on these GPUs, e.g. 32xH100.")
     ] = None,
     utilisation: Annotated[
-        float | None, typer.Option(help="Share of their peak that training reaches.", show_default="0.4 with --cluster")
+        float | None, typer.Option(help="Share of their peak that training reaches.", show_default="0.3 with --cluster")
+    ] = None,
+    network: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="GB/s from each GPU to those of other nodes.", show_default="50 with --cluster"),
+    ] = None,
+    storage: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="GB/s that all GPUs read and write together.", show_default="2 with --cluster"),
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Show tokens, operations and bytes per scale, sampling schedule and training task.
 
-    With --cluster it plans the training: GPU-hours, bytes read and written and memory per GPU, by stage.
+    With --cluster it plans the training: GPU-hours, what a step waits for, checkpoints and memory per GPU, by stage;
+    and what encoding and evaluation take.
     """
     with one_line_errors(debug):
         from lumina.hardware import parse_cluster
         from lumina.models.config import RELEASED_MODELS
+        from lumina.step_time import Links
 
         gpus = parse_cluster(cluster) if cluster else None
+        for option, value in (("--network", network), ("--storage", storage)):
+            if value is not None and gpus is None:
+                raise PipelineError(f"{option} {value:g}: it is about the GPUs of --cluster, which names none")
         if utilisation is not None and (gpus is None or not 0 < utilisation <= 1):
             raise PipelineError(
-                f"--utilisation {utilisation:g}: expected a share of the peak of --cluster, such as 0.4"
+                f"--utilisation {utilisation:g}: expected a share of the peak of --cluster, such as 0.3"
             )
         from pipelines.config import load_config
         from pipelines.reports import cluster as cluster_report
@@ -162,7 +175,10 @@ def cost(
             export = settings.export
             clip = cost_report.Clip(width or export.width, height or export.height, frames or export.num_frames)
             made = cost_report.of_pipeline(settings, clip, text_tokens)
-            planned = cluster_report.on_cluster(settings, gpus, utilisation or 0.4, text_tokens) if gpus else None
+            planned = None
+            if gpus:
+                links = Links(1e9 * (network or 50), 1e9 * (storage or 2))
+                planned = cluster_report.on_cluster(settings, gpus, utilisation or 0.3, text_tokens, links)
         if as_json:
             content = cost_report.as_dict(made) | ({"cluster": cluster_report.as_dict(planned)} if planned else {})
             typer.echo(json_text(content))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,8 +19,10 @@ from curation.schema import TEXT, status_ok, to_table
 from curation.sources import SYSTEM_PROMPTS_FILE
 from curation.tensors import DType, pack
 from lumina.config import Config
+from lumina.precision import Precision, precision_on
 from lumina.prompt_length import cut_message
 from lumina.system_prompts import SystemPrompt, compose, read_system_prompts, text_id
+from lumina.training.data.index import TEXTS, write_index
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -33,8 +35,12 @@ class EncodeTextConfig(Config):
 
     dtype: DType = "float32"
     """Type in which features are stored."""
-    compute_dtype: DType = "float32"
-    """Type in which the text encoder runs."""
+    compute_dtype: Precision = "auto"
+    """Type in which the text encoder runs; `auto` is bfloat16 on GPUs and float32 on CPUs."""
+
+    def on(self, device: str) -> Self:
+        """The same for a device ("cpu", "cuda"), with nothing left to it."""
+        return self.model_copy(update={"compute_dtype": precision_on(device, self.compute_dtype)})
 
 
 def system_prompts_of(inputs: Mapping[str, Input]) -> dict[str, SystemPrompt]:
@@ -61,7 +67,8 @@ def _make(config: EncodeTextConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
 
     # One thread: sums in a fixed order, so the features do not depend on the machine's cores.
     torch.set_num_threads(1)
-    encoder = TextEncoder.from_pretrained(env.weights["text_encoder"], env.device, getattr(torch, config.compute_dtype))
+    dtype = getattr(torch, config.on(env.device).compute_dtype)
+    encoder = TextEncoder.from_pretrained(env.weights["text_encoder"], env.device, dtype)
 
     def encode(table: pa.Table) -> pa.Table:
         rows = table.to_pylist()
@@ -85,7 +92,8 @@ def _make(config: EncodeTextConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
     return encode
 
 
-def _report(rows: ds.Dataset, _config: EncodeTextConfig, _out: Path) -> Report:
+def _report(rows: ds.Dataset, _config: EncodeTextConfig, out: Path) -> Report:
+    write_index(out, TEXTS)
     cuts = [cut for cut in rows.to_table(["tokens_cut"])["tokens_cut"].to_pylist() if cut is not None]
     message = cut_message(cuts, "shorten them, or set select.max_caption_chars")
     if message:

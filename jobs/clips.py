@@ -12,11 +12,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from jobs import capacity
 from lumina.evaluation.prompts import Prompt
 from lumina.flow_matching.schedules import SamplerConfig
+from lumina.precision import DType
 
 if TYPE_CHECKING:
     from jobs.runtime import RuntimeConfig
@@ -55,7 +56,8 @@ class ClipJob:
     fps: float
     seed: int
     metrics: tuple[str, ...]
-    dtype: Literal["float32", "bfloat16"]
+    dtype: DType
+    tiling: bool
     use_gpu: bool
 
 
@@ -101,8 +103,10 @@ class ClipWorker:
 
         if self._loaded is None or self._loaded[0] != job.checkpoint:
             device = "cuda" if job.use_gpu else "cpu"
-            dtype = torch.float32 if job.dtype == "float32" else torch.bfloat16
+            dtype = getattr(torch, job.dtype)
             generator = ClipGenerator.load(Path(job.checkpoint), job.vae, job.text_encoder, device, dtype)
+            if job.tiling:
+                generator.autoencoder.enable_tiling()
             self._loaded = (job.checkpoint, generator)
         return self._loaded[1]
 

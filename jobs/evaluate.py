@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -22,6 +22,7 @@ from lumina.evaluation.metrics import METRICS, Estimate, difference
 from lumina.evaluation.prompts import Caption, Prompt, PromptSet, ShapesSuite, Split, Suite, build
 from lumina.evaluation.summary import columns_of, estimates, interval_json, pivot
 from lumina.flow_matching.schedules import Sampler, SamplerConfig
+from lumina.precision import Precision, precision_on
 from lumina.prompt_length import cut_message
 
 METRICS_FILE = "metrics.json"
@@ -54,8 +55,11 @@ class EvaluationConfig(Config):
     """Seed of prompts, noises and bootstrap."""
     metrics: tuple[str, ...] | None = Field(default=None, min_length=1)
     """What is measured; None is everything that the suite allows (`shapes/` metrics need the shapes suite)."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type in which all networks compute."""
+    dtype: Precision = "auto"
+    """Type in which all networks compute; `auto` is bfloat16 on GPUs and float32 on CPUs."""
+    tiling: bool = False
+    """Decode large frames in overlapping tiles: a few GB instead of up to 40 at 960 pixels, and slightly other pixels.
+    Clips are decoded one by one, and eight frames at a time, in any case."""
     resamples: int = Field(default=10_000, ge=100)
     """Bootstrap resamples of the prompts."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
@@ -78,6 +82,10 @@ class EvaluationConfig(Config):
                     f"{latent}, which patch size {patch} does not divide"
                 )
         return self
+
+    def on(self, device: str) -> Self:
+        """The same for a device ("cpu", "cuda"), with nothing left to it."""
+        return self.model_copy(update={"dtype": precision_on(device, self.dtype)})
 
     def measured(self) -> tuple[str, ...]:
         """The metrics in effect, in the order of METRICS."""
@@ -225,7 +233,8 @@ def _evaluate(ctx: JobContext, source: str, prompts: Sequence[Prompt], models: S
             fps=config.fps,
             seed=config.seed,
             metrics=names,
-            dtype=config.dtype,
+            dtype=precision_on(ctx.runtime.device, config.dtype),
+            tiling=config.tiling,
             use_gpu=ctx.runtime.use_gpu,
         )
         work += batches(job, prompts, config.samples, config.batch_size, ctx.work / model.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from curation.object_stores import ObjectStores
 from lumina.config import Config
@@ -13,7 +13,11 @@ from lumina.models.config import Recompute
 
 
 class RuntimeConfig(Config):
-    """How a run is executed. Nothing in here may change what a stage computes."""
+    """How a run is executed. Nothing in here may change what a stage computes.
+
+    The type of a network that is left to its device (`auto`) is written into its stage's config, and so is part of its
+    identity.
+    """
 
     ray_address: str | None = None
     """Address of a running Ray cluster; None starts one on this machine."""
@@ -25,10 +29,15 @@ class RuntimeConfig(Config):
     num_cpus: int | None = Field(default=None, ge=2, le=65536)
     """Logical CPUs of the local Ray cluster; None takes twice the cores, and at least four."""
     curation_workers: int | None = Field(default=None, ge=1, le=65536)
-    """Workers of a curation stage at most; None: one per GPU where a stage uses them, else half of the logical CPUs of
-    a local cluster and all but one of another."""
+    """Workers of a curation stage at most; None: as many as the GPUs hold where a stage uses them
+    (`curation_gpus`), else half of the logical CPUs of a local cluster and all but one of another."""
     curation_use_gpu: bool | None = None
     """Give every worker of a curation stage that runs a network one GPU; None as `use_gpu` says."""
+    curation_gpus: float | Mapping[str, float] = 1.0
+    """GPUs of a worker of a curation stage that uses them, at most 1: with 0.125 eight workers share one, each with a
+    network, a decoder and a CPU of its own. For all such stages, or by stage or kind of stage
+    (`{encode_latents@videos-256: 0.125, motion: 0.25}`; what is not named takes a whole one). Ray shares out none of
+    the GPU's memory: `lumina cost` tells what the VAE takes."""
     curation_resource: str | None = None
     """Custom resource that marks the nodes for curation without GPUs, so that decoding stays away from the CPUs of GPU
     nodes. None takes any node."""
@@ -52,8 +61,14 @@ class RuntimeConfig(Config):
     """Give every training and evaluation worker one GPU."""
     threads_per_worker: int = Field(default=1, ge=1, le=1024)
     """Torch threads of each worker."""
-    checkpoint_every: int = Field(default=100, ge=1)
-    """Training steps between two engine checkpoints, which a stage continues from after a failure."""
+    checkpoint_every: int | None = Field(default=None, ge=1)
+    """Training steps between two engine checkpoints, which a stage continues from after a failure. None goes by time:
+    they come as soon as `checkpoint_every_s` and `checkpoint_share` allow."""
+    checkpoint_every_s: float = Field(default=60.0, ge=0)
+    """Seconds between two engine checkpoints at least, where they go by time."""
+    checkpoint_share: float = Field(default=0.03, gt=0, le=1)
+    """Largest share of a training stage's time in which an engine checkpoint is being written, where they go by time:
+    one that took 30 s is followed by the next after 1,000 s."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest engine checkpoints that stay while a stage trains."""
     milestone_every: int | None = Field(default=None, ge=1)
@@ -61,10 +76,13 @@ class RuntimeConfig(Config):
     are part of its output. None keeps the last weights only."""
     activation_checkpointing: Recompute | Mapping[str, Recompute] = "none"
     """What the backward pass computes again instead of keeping it: nothing, all but the results of matrix products and
-    attention (per-op), or everything inside a block (full). For all training stages, or by stage
-    (`{train@3: per-op, train@4: full}`). Changes memory and time, and no number."""
+    attention (per-op), all but the results of attention (attention), or everything inside a block (full). For all
+    training stages, or by stage (`{train@3: per-op, train@4: attention}`). Changes memory and time, and no number."""
     prefetch: int = Field(default=4, ge=0, le=1024)
     """Micro-batches that each training worker prepares ahead."""
+    reading_threads: int = Field(default=4, ge=1, le=1024)
+    """Threads of each training worker that read and prepare them, as many at a time as `prefetch` allows: the more, the
+    longer a single read takes, as on network storage."""
     validate_every: int = Field(default=500, ge=1)
     """Training steps between two looks at held-out clips; there is one at the end in any case."""
     validation_clips: int = Field(default=16, ge=0)
@@ -77,16 +95,42 @@ class RuntimeConfig(Config):
     log_every: int = Field(default=10, ge=1)
     """Training steps between two logged points."""
 
+    @field_validator("curation_gpus")
+    @classmethod
+    def _shares(cls, value: float | Mapping[str, float]) -> float | Mapping[str, float]:
+        for name, share in {"": value}.items() if isinstance(value, float) else value.items():
+            if not 0 < share <= 1:
+                raise ValueError(
+                    f"a worker takes more than 0 and at most 1 GPU, got {share:g}{name and f' for {name}'}"
+                )
+        return value
+
     def checkpointing(self, stage: str) -> Recompute:
         """What the backward pass of a training stage computes again."""
         if isinstance(self.activation_checkpointing, str):
             return self.activation_checkpointing
         return self.activation_checkpointing.get(stage, "none")
 
+    def gpus_of(self, stage: str) -> float:
+        """GPUs of one worker of a curation stage that uses them."""
+        if isinstance(self.curation_gpus, float):
+            return self.curation_gpus
+        return self.curation_gpus.get(stage, self.curation_gpus.get(stage.partition("@")[0], 1.0))
+
     @property
     def curates_on_gpu(self) -> bool:
         """Whether the networks of curation stages run on GPUs."""
         return self.use_gpu if self.curation_use_gpu is None else self.curation_use_gpu
+
+    @property
+    def device(self) -> str:
+        """Kind of device that training and evaluation run on, as torch names it."""
+        return "cuda" if self.use_gpu else "cpu"
+
+    @property
+    def curation_device(self) -> str:
+        """Kind of device that the networks of curation stages run on, as torch names it."""
+        return "cuda" if self.curates_on_gpu else "cpu"
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -21,6 +21,7 @@ from typing import Any
 
 from jobs import capacity
 from jobs.context import JobContext, JobResult
+from jobs.ray_faults import first_sentence
 from jobs.train_plots import draw, summary
 from lumina.training.stage import TrainStageConfig
 
@@ -83,12 +84,15 @@ def run(ctx: JobContext) -> JobResult:
 _FOLDERS = {"raw": "transformer", "ema": "transformer_ema"}
 _SETTINGS = (
     "checkpoint_every",
+    "checkpoint_every_s",
+    "checkpoint_share",
     "keep_checkpoints",
     "milestone_every",
     "log_every",
     "validate_every",
     "validation_clips",
     "prefetch",
+    "reading_threads",
     "peak_tflops",
 )
 """What a loop takes from the runtime config as it is."""
@@ -132,7 +136,7 @@ def _check(config: TrainStageConfig, spec: Mapping[str, Any], workers: int) -> t
     """
     dataset = _dataset(spec)
     if spec["sources"] is not None:
-        images = bool(spec["unrestricted"]) or any(clip.media == "image" for clip in dataset.clips)
+        images = bool(spec["unrestricted"]) or "image" in dataset.counts("media")
         config = config.of_selection(spec["sources"], images)
     for task in config.tasks:
         dataset.of_task(task, config).plan.micro_batches(0, 0, workers)
@@ -144,7 +148,8 @@ def _check(config: TrainStageConfig, spec: Mapping[str, Any], workers: int) -> t
             raise ValueError(
                 f"init {spec['init']} holds {found}, but the stage's model is {config.model}: use one model"
             )
-    return config, Counter(clip.source for clip in dataset.clips)
+    sources: Counter[str] = dataset.counts("source")
+    return config, sources
 
 
 def _dataset(spec: Mapping[str, Any]) -> Any:
@@ -155,19 +160,24 @@ def _dataset(spec: Mapping[str, Any]) -> Any:
 
 
 def _fit_to_the_end(ctx: JobContext, spec: Mapping[str, Any]) -> None:
-    """Train. Ray counts failures over the whole of a training; here they count for as long as nothing is gained."""
+    """Train. Ray counts failures over the whole of a training; here they count for as long as nothing is gained.
+
+    It counts those of workers only: a controller that died is started again, too, and once if nothing was gained.
+    """
+    from ray.exceptions import OutOfMemoryError, RayActorError
     from ray.train import TrainingFailedError
 
+    controllers = 2
     while True:
         before = _last_checkpoint(ctx.work)
         try:
             return _fit(ctx, spec)
-        except TrainingFailedError as error:
+        except (TrainingFailedError, RayActorError, OutOfMemoryError) as error:
             reached = _last_checkpoint(ctx.work)
-            if reached <= before:
+            controllers -= not isinstance(error, TrainingFailedError)
+            if reached <= before and (isinstance(error, TrainingFailedError) or controllers < 1):
                 raise
-            first = str(error).strip().splitlines()[0]
-            logger.warning(f"{ctx.stage}: workers failed, and go on from step {reached}: {first}")
+            logger.warning(f"{ctx.stage}: workers failed, and go on from step {reached}: {first_sentence(str(error))}")
 
 
 def _last_checkpoint(work: Path) -> int:

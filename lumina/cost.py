@@ -25,7 +25,7 @@ from lumina.training.stage import LoraConfig
 LatentSize = tuple[int, int, int]
 """Frames, rows and columns of a latent."""
 
-CHECKPOINTING: tuple[Recompute, ...] = ("none", "per-op", "full")
+CHECKPOINTING: tuple[Recompute, ...] = ("none", "per-op", "attention", "full")
 """From the most memory to the least."""
 
 
@@ -147,16 +147,18 @@ def training_cost(
 
     The backward pass takes twice the forward: a product's gradient goes to its input and to its weight. With adapters
     the frozen weights get none, and neither does what lies before the first adapter: text and conditioning. Per-op
-    checkpointing repeats element-wise work alone, which is not counted; full checkpointing repeats the blocks.
+    checkpointing repeats element-wise work alone, which is not counted; full checkpointing repeats the blocks, and
+    attention checkpointing all of them but attention.
     """
     cost = forward_cost(config, size, patch, text_tokens)
-    again = cost.blocks if checkpointing == "full" else 0
+    attention = cost.attention + cost.caption
+    again = {"full": cost.blocks, "attention": cost.blocks - attention}.get(checkpointing, 0)
     if lora is None:
         return 3 * (cost.flops + text_cost(config, text_tokens)) + again
     adapters = 2 * cost.tokens * adapter_parameters(config, lora)
     forward = cost.flops + text_cost(config, text_tokens) + adapters
     backward = cost.linear + 2 * (cost.attention + cost.caption + adapters)
-    return forward + backward + again + (adapters if checkpointing == "full" else 0)
+    return forward + backward + again + (adapters if checkpointing in ("full", "attention") else 0)
 
 
 def evaluation_bytes(config: NextDiTConfig, tokens: int, bytes_per_number: int) -> int:
@@ -183,6 +185,7 @@ def kept_bytes(
     15 D + 3 K + 4 M + 2 H with nothing computed again, and 10 D more where its items are `unlike`: of several lengths,
     so that the condition's scales and gates are spread over the tokens;
     6 D + 2 K + 2 M + 2 H per-op: its input and the results of its matrix products and attention;
+    3 D + 2 H in attention checkpointing: its input and the two results of attention;
     D in full checkpointing: its input.
     Kernels that keep no attention scores, and CUDA's RMS norm: the CPU's keeps 4 D more per block in bfloat16.
     The text's keys and values are made outside the blocks.
@@ -217,6 +220,8 @@ def _kept_by_block(config: NextDiTConfig, checkpointing: Recompute, unlike: bool
     d, k, m, heads = config.dim, config.kv_heads * config.head_dim, config.ffn_dim, config.n_heads
     if checkpointing == "full":
         return d
+    if checkpointing == "attention":
+        return 3 * d + 2 * heads
     if checkpointing == "per-op":
         return 6 * d + 2 * k + 2 * m + 2 * heads
     return 15 * d + 3 * k + 4 * m + 2 * heads + (10 * d if unlike else 0)

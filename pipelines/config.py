@@ -217,6 +217,7 @@ class PipelineConfig(Config):
                 f"train.{first}.lora adapts weights, but the stage starts from none: name some with weights.transformer"
             )
         self._check_checkpointing()
+        self._check_curation_gpus()
         self._check_generation()
         for branch in self.branches():
             self._check_choice(branch)
@@ -248,6 +249,17 @@ class PipelineConfig(Config):
                 near = difflib.get_close_matches(name.replace(".", "@"), known, 1)
                 hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
                 raise ValueError(f"runtime.activation_checkpointing names {name!r}, which is no training stage; {hint}")
+
+    def _check_curation_gpus(self) -> None:
+        """A stage that is misspelt would take whole GPUs."""
+        named = self.runtime.curation_gpus
+        kinds = ["motion", "encode_text", "encode_latents"]
+        known = [*kinds, *(f"encode_latents@{name}" for name in self.latents)]
+        for name in named if not isinstance(named, float) else ():
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+                raise ValueError(f"runtime.curation_gpus names {name!r}, which is no stage with a network; {hint}")
 
     def _check_task(self, name: str, stage: TrainConfig, task: TaskConfig) -> None:
         """The latents that a stage reads must hold what its task trains on, in pieces that its patch size divides."""

@@ -120,7 +120,7 @@ def _curation(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> li
         Stage(
             "encode_text",
             _CURATE,
-            config.encode_text,
+            config.encode_text.on(config.runtime.curation_device),
             "curation.prompts:ENCODE_TEXT_OPERATOR",
             inputs={"select": "select", "tag": "tag"},
             weights={"text_encoder": weights["text_encoder"]},
@@ -131,7 +131,7 @@ def _curation(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> li
             _on_media(
                 config,
                 f"encode_latents@{name}",
-                latents.model_copy(update={"name": name}),
+                latents.on(config.runtime.curation_device).model_copy(update={"name": name}),
                 "latents:ENCODE_LATENTS_OPERATOR",
                 {"select": "select", "tag": "tag"},
                 weights={"vae": weights["vae"]},
@@ -238,7 +238,7 @@ def _subset(config: PipelineConfig, branch: Branch, sources: tuple[str, ...]) ->
     choose, finetune = f"choose{variant}", f"finetune{variant}"
     specs = config.weights.resolve()
     weights = {name: specs[name] for name in ("vae", "text_encoder")}
-    settings = branch.evaluate.model_dump()
+    settings = branch.evaluate.on(config.runtime.device).model_dump()
     # Real clips have no known truth: prompts are then captions of the run's own clips.
     captions = {"select": "select"} if branch.evaluate.suite.kind == "captions" else {}
     depends = ("torch", "diffusers", "transformers")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from jobs import tokens
 
@@ -15,6 +16,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ |= tokens.own()
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+# No property is about time, and a machine under load takes any.
+settings.register_profile("loaded", deadline=None)
+settings.load_profile("loaded")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

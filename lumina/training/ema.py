@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -34,16 +33,3 @@ class Ema:
         """Continue from saved shards."""
         for shard, saved in zip(self.shards, shards, strict=True):
             shard.copy_(saved)
-
-    @contextmanager
-    def swapped_into(self, masters: Sequence[Tensor]) -> Iterator[None]:
-        """Let `masters` hold the average inside the block, and the weights again after it."""
-        with torch.no_grad():
-            kept = [master.clone() for master in masters]
-            for master, shard in zip(masters, self.shards, strict=True):
-                master.copy_(shard)
-            try:
-                yield
-            finally:
-                for master, original in zip(masters, kept, strict=True):
-                    master.copy_(original)

@@ -36,18 +36,18 @@ class LossMeter:
 
     @torch.no_grad()
     def add(self, task: int, losses: Losses, t: Tensor) -> None:
-        """Count the items of one micro-batch, whose times are t [N]."""
+        """Count the items of one micro-batch, whose times are t [N], all on the meter's device."""
         rows = torch.stack([losses.total.detach(), losses.task.detach(), losses.direction.detach()]).double()
         self.totals[task, :3] += rows.sum(1)
         self.totals[task, 3] += len(t)
-        index = (t.to(rows.device) * T_BINS).long().clamp_(0, T_BINS - 1)
+        index = (t * T_BINS).long().clamp_(0, T_BINS - 1)
         self.bins[task, 0].index_add_(0, index, rows[1])
         self.bins[task, 1].index_add_(0, index, torch.ones_like(rows[1]))
 
     @torch.no_grad()
     def add_step(self, grad_norm: Tensor) -> None:
-        """Count one optimizer step."""
-        self.grad_norm[0] += grad_norm.to(self.grad_norm.device)
+        """Count one optimizer step, of which `grad_norm` [] is on the meter's device."""
+        self.grad_norm[0] += grad_norm
         self.grad_norm[1] += 1
 
     def state(self) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,8 +45,15 @@ class MicroBatch:
 
     def pinned(self) -> MicroBatch:
         """The same in page-locked memory, from which a GPU takes it while it computes."""
-        parts = {name: tuple(x.pin_memory() for x in getattr(self, name)) for name in ("x_1", "x_0", "text")}
-        return replace(self, **parts, t=self.t.pin_memory(), motion=self.motion.pin_memory())
+        return self._each(Tensor.pin_memory)
+
+    def on(self, device: torch.device) -> MicroBatch:
+        """The same on a device, which nobody waits for if it is `pinned`."""
+        return self._each(lambda x: x.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> MicroBatch:
+        parts: dict[str, Any] = {name: tuple(map(change, getattr(self, name))) for name in ("x_1", "x_0", "text")}
+        return replace(self, **parts, t=change(self.t), motion=change(self.motion))
 
 
 class Objective:
@@ -87,10 +94,9 @@ class Objective:
 
     def losses(self, model: Any, batch: MicroBatch, dtype: torch.dtype, device: torch.device) -> Losses:
         """Run `model`, called as MultiScaleNextDiT, in `dtype`; noise, times and losses stay float32."""
-        t, motion = batch.t.to(device, non_blocking=True), batch.motion.to(device, non_blocking=True)
-        text = [features.to(device, dtype, non_blocking=True) for features in batch.text]
-        noise = [x_0.to(device, non_blocking=True) for x_0 in batch.x_0]
-        data = [x_1.to(device, non_blocking=True) for x_1 in batch.x_1]
+        batch = batch.on(device)
+        t, motion, noise, data = batch.t, batch.motion, batch.x_0, batch.x_1
+        text = [features.to(dtype) for features in batch.text]
         if len({x_1.shape for x_1 in data}) == 1:
             x_0, x_1 = torch.stack(noise), torch.stack(data)
             x_t = interpolate(x_0, x_1, t)

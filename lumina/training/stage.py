@@ -9,10 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from lumina.config import Config
-from lumina.models.config import NextDiTConfig, PatchSize
-
-IMAGE_PATCH: PatchSize = (1, 2, 2)
-"""The only scale at which images train (paper section 3.3)."""
+from lumina.models.config import IMAGE_PATCH, NextDiTConfig, PatchSize
 
 
 class TaskConfig(Config):
@@ -147,6 +144,10 @@ class TrainStageConfig(Config):
     zero_stage: int = 1
     """DeepSpeed ZeRO stage: 1 shards the optimizer's state, 2 the gradients as well, for which workers exchange them in
     every pass. With bf16, stage 1 adds up the gradients of a step's passes in bfloat16, stage 2 in float32."""
+
+    communication_data_type: Literal["fp32", "bf16"] = "fp32"
+    """Type in which workers add up their gradients; released: fp32. bf16 halves what they exchange, and rounds at every
+    addition."""
 
     @field_validator("zero_stage")
     @classmethod

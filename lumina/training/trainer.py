@@ -6,7 +6,6 @@ It runs under any launcher that has set up torch.distributed, or alone in a proc
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,12 @@ from torch import Tensor
 from lumina.hardware import gpu_of_device
 from lumina.models.config import Recompute
 from lumina.training import resume
+from lumina.training.checkpoint_interval import CheckpointInterval, Often
 from lumina.training.clock import StepClock
 from lumina.training.data.batches import Slot
 from lumina.training.data.latents import LatentDataset
 from lumina.training.data.prefetch import prefetched
+from lumina.training.done import Done, TrainingStoppedError
 from lumina.training.ema import Ema
 from lumina.training.engine import STATE, Engine
 from lumina.training.metrics import LossMeter, MetricsFile, bins_due
@@ -37,18 +38,18 @@ REFUSED = "refused.txt"
 """File in the work directory with a line for every checkpoint that was passed over."""
 
 
-class TrainingStoppedError(RuntimeError):
-    """Training cannot go on, and a restart would end at the same place."""
-
-
 @dataclass(frozen=True)
 class LoopSettings:
     """How a loop runs; nothing in here changes the weights that come out."""
 
     work: Path
     """Checkpoints and `metrics.jsonl` are kept here, on storage that all workers share."""
-    checkpoint_every: int = 100
-    """Optimizer steps between two engine checkpoints."""
+    checkpoint_every: int | None = None
+    """Engine checkpoints are written at multiples of so many optimizer steps; None goes by time."""
+    checkpoint_every_s: float = 60.0
+    """By time: seconds between two engine checkpoints at least."""
+    checkpoint_share: float = 0.03
+    """By time: largest share of the training's time that writing them takes, in 0..1."""
     keep_checkpoints: int = 2
     """Newest engine checkpoints that stay."""
     milestone_every: int | None = None
@@ -61,6 +62,8 @@ class LoopSettings:
     """Held-out clips per source and media that a look takes; 0 takes none."""
     prefetch: int = 4
     """Micro-batches prepared ahead."""
+    reading_threads: int = 1
+    """Threads that prepare them at the same time."""
     activation_checkpointing: Recompute = "none"
     """What the backward pass computes again; see `MultiScaleNextDiT.checkpoint_blocks`."""
     peak_tflops: float | None = None
@@ -108,7 +111,11 @@ class Trainer:
         self.validation = Validation(config, dataset, settings.validation_clips, self.rank, self.world)
         self.clock = StepClock(config.model, self.device, _peak(config, settings, self.device))
         self.writer = resume.Writer()
+        self.host_copy = resume.HostCopy()
+        self._unsettled: Done | None = None
         self.step = self._resume()
+        often = Often(settings.checkpoint_every, settings.checkpoint_every_s, settings.checkpoint_share)
+        self.interval = CheckpointInterval(often, sum(value.nbytes for value in self._state().values()))
         self.metrics = MetricsFile(settings.work / "metrics.jsonl", self.step) if self.rank == 0 else None
 
     def run(self) -> None:
@@ -116,8 +123,11 @@ class Trainer:
         config = self.config
         passes = self._passes(self.step)
         try:
-            with prefetched(self._micro_batch, passes, self.settings.prefetch) as batches:
+            with prefetched(
+                self._micro_batch, passes, self.settings.prefetch, self.settings.reading_threads
+            ) as batches:
                 self.clock.restart()
+                self.interval.restart(self.step)
                 while self.step < config.steps:
                     # 1. One optimizer step over the micro-batches of every task.
                     self._optimizer_step(self.step, batches)
@@ -128,7 +138,7 @@ class Trainer:
                     # 3. Tell what happened since the last report, and what held-out clips say.
                     self._report()
                     # 4. Leave a point to continue from.
-                    if self._due(self.settings.checkpoint_every, self.settings.milestone_every):
+                    if self._due(self.settings.milestone_every) or self._checkpoint_due():
                         self._save()
         finally:
             if self.metrics:
@@ -181,36 +191,30 @@ class Trainer:
             with self.clock.waiting():
                 one, batch = next(batches)
             task, last = self.tasks[one.task].task, one.last
+            self.clock.add(batch)
+            batch = batch.on(self.device)
             items = self.objective.losses(engine, batch, self.dtype, self.device)
             # The engine averages gradients over workers; so the sum below is the mean over the task's global batch.
             engine.backward(items.total.sum() * (self.world / task.batch_size), last=last)
             self.meter.add(one.task, items, batch.t)
-            self.clock.add(batch)
             seen.append((task.name, batch.clip_ids, items.total.detach()))
         self.clock.add_step()
-        self._check(step, seen)
+        self.meter.add_step(engine.grad_norm())
+        done = Done(step, seen, engine.grad_norm())
+        # The device has this step before it while the host hears of the last.
+        self._settle()
+        self._unsettled = done
 
-    def _check(self, step: int, seen: list[tuple[str, tuple[str, ...], Tensor]]) -> None:
-        """Stop on what is not finite, with one wait for the device per step."""
-        norm = self.engine.grad_norm()
-        self.meter.add_step(norm)
-        total = torch.stack([loss.sum() for _, _, loss in seen]).sum()
-        if bool(torch.isfinite(total)) and bool(torch.isfinite(norm)) and self.engine.skipped_steps == 0:
-            return
-        for task, clip_ids, loss in seen:
-            bad = [clip for clip, value in zip(clip_ids, loss.tolist(), strict=True) if not math.isfinite(value)]
-            if bad:
-                raise TrainingStoppedError(
-                    f"step {step}, task {task}: the loss of clip {', '.join(bad)} is not finite. Look at these "
-                    "latents, or lower lr"
-                )
-        clips = ", ".join(f"{task}: {' '.join(clip_ids)}" for task, clip_ids, _ in seen)
-        raise TrainingStoppedError(
-            f"step {step}: the gradient norm is {float(norm)} with finite losses on worker {self.rank} ({clips}). "
-            "Lower lr, or look at the other workers' errors"
-        )
+    def _settle(self) -> None:
+        """Stop on what was not finite in the step that nobody has looked at yet."""
+        done, self._unsettled = self._unsettled, None
+        if done is not None:
+            done.check(self.rank)
 
     def _report(self) -> None:
+        if self._due(self.settings.log_every, self.settings.validate_every):
+            # What comes below waits for the device anyway.
+            self._settle()
         values: dict[str, float] = {}
         if self._due(self.settings.log_every):
             values.update(self.meter.report())
@@ -232,20 +236,40 @@ class Trainer:
     def _checkpoints(self) -> Path:
         return self.settings.work / "engine"
 
+    def _checkpoint_due(self) -> bool:
+        """Whether the workers save now. It depends on clocks, and no number of the training depends on it."""
+        if self.step < self.interval.next_look:
+            return False
+        left = self.interval.steps_left(self.step)
+        if self.world > 1:
+            # The slowest decides.
+            most = torch.tensor(left, device=self.device)
+            dist.all_reduce(most, op=dist.ReduceOp.MAX)
+            left = int(most)
+        self.interval.look_again(self.step, left)
+        return left == 0
+
+    def _state(self) -> dict[str, Tensor]:
+        """This worker's share of what a checkpoint holds: live tensors."""
+        [ema] = self.ema.shards
+        meter = {f"meter.{name}": value for name, value in self.meter.state().items()}
+        return {**self.engine.state(), "ema": ema, **meter}
+
     def _save(self) -> None:
         """Copy this worker's share, and let it be written while training goes on."""
-        [ema] = self.ema.shards
-        live = {**self.engine.state(), "ema": ema}
-        live.update({f"meter.{name}": value for name, value in self.meter.state().items()})
-        share = {name: value.detach().to("cpu", copy=True) for name, value in live.items()}
+        self._settle()
+        # What is still being written lies where the copy goes: host memory holds the state once.
+        self.writer.finish()
+        share, copied = self.host_copy.take(self._state())
         step, layout = self.step, self.engine.layout
 
         def write() -> None:
+            copied()
             resume.write_share(self._checkpoints, step, self.rank, self.world, share, layout)
             if self.rank == 0:
                 resume.prune(self._checkpoints, self.settings.keep_checkpoints, self.settings.milestone_every)
 
-        self.writer.submit(write)
+        self.interval.saved(step, self.writer.submit(write))
 
     def _resume(self) -> int:
         """Load the newest whole checkpoint; return the optimizer steps it has behind it."""

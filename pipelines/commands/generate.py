@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.progress import Progress
 
+from lumina.precision import Precision, precision_on
 from pipelines.terminal import make_console
 
 
@@ -23,6 +24,7 @@ def generate_clips(
     settings: dict[str, Any],
     preset: str | None,
     steps: int | None,
+    precision: Precision,
     tiling: bool,
     files: Sequence[Path],
 ) -> None:
@@ -38,7 +40,8 @@ def generate_clips(
         from lumina.generate import TextToVideo
         from lumina.video import write_h264
 
-        model = TextToVideo.from_pretrained(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = TextToVideo.from_pretrained(checkpoint, device, getattr(torch, precision_on(device, precision)))
         if tiling:
             model.vae.enable_tiling()
         sampler = sampler_config(preset or model.defaults.sampler)

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from lumina.hub import PREFIX, hub_model, no_folder
+from lumina.precision import Precision
 from pipelines.commands.options import Debug, Json, Overrides, one_line_errors
 from pipelines.commands.written import check_file, check_new_folder
 from pipelines.errors import PipelineError
@@ -46,6 +47,9 @@ def generate(
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels, e.g. 672x384.")] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="1, or a multiple of 4 from 8 on.")] = None,
     fps: Annotated[float | None, typer.Option(min=1, help="Frame rate of the file.")] = None,
+    dtype: Annotated[
+        Precision, typer.Option(help="Type in which the networks compute; auto is bfloat16 on a GPU.")
+    ] = "auto",
     tiling: Annotated[bool, typer.Option("--tiling", help="Decode in tiles: less memory for large frames.")] = False,
     out: Annotated[
         Path, typer.Option(metavar="FILE.mp4", help="H.264 file to write; several prompts give FILE-1.mp4, ...")
@@ -76,7 +80,7 @@ def generate(
             "height": height,
             "fps": fps,
         }
-        generate_clips(checkpoint, prompt, settings, preset, steps, tiling, files)
+        generate_clips(checkpoint, prompt, settings, preset, steps, dtype, tiling, files)
 
 
 def convert(

@@ -37,7 +37,7 @@ ROW = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=st.lists(ROW, max_size=8))
 def test_marks_belong_to_rows_and_add_up_to_the_digest(rows: list[dict]) -> None:
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
@@ -48,7 +48,7 @@ def test_marks_belong_to_rows_and_add_up_to_the_digest(rows: list[dict]) -> None
     assert sum(int.from_bytes(mark, "big") for mark in each) % 2**64 == digest.total % 2**64
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=st.lists(ROW, max_size=8), cut=st.integers(0, 8), seed=st.randoms(use_true_random=False))
 def test_order_chunks_and_columns_do_not_matter(rows: list[dict], cut: int, seed: random.Random) -> None:
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
@@ -61,7 +61,7 @@ def test_order_chunks_and_columns_do_not_matter(rows: list[dict], cut: int, seed
     assert RowsDigest.parse(str(row_digest(table))) == row_digest(table)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(row=ROW, column=st.sampled_from(SCHEMA.names), other=ROW)
 def test_any_changed_value_shows(row: dict, column: str, other: dict) -> None:
     changed = {**row, column: other[column]}

@@ -108,7 +108,7 @@ NAMES = st.builds(
 ).map(lambda name: name.strip("/"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sets(st.lists(NAMES, min_size=1, max_size=3).map(tuple), max_size=12), st.sets(NAMES, max_size=3))
 def test_rows_sidecars_and_what_is_counted_are_all_there_is(
     tmp_path_factory: pytest.TempPathFactory, paths: set[tuple[str, ...]], links: set[str]

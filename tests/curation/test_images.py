@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("images")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from(LOSSLESS), arrays.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3))))
 def test_eight_bit_colours_stay_what_they_are(folder: Path, kind: str, colours: NDArray[np.uint8]) -> None:
     path = folder / f"colours.{kind}"
@@ -49,7 +49,7 @@ def test_eight_bit_colours_stay_what_they_are(folder: Path, kind: str, colours: 
     assert np.array_equal(read_image(path).pixels, colours)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from(["png", "tiff", "pgm"]), arrays.arrays(np.uint16, _sizes()))
 def test_sixteen_bits_are_scaled(folder: Path, kind: str, grey: NDArray[np.uint16]) -> None:
     path = folder / f"grey.{kind}"
@@ -61,7 +61,7 @@ def test_sixteen_bits_are_scaled(folder: Path, kind: str, grey: NDArray[np.uint1
     assert np.abs(_pixels(path) - colours / 257).max() <= 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.sampled_from(["png", "tiff", "webp"]), arrays.arrays(np.uint8, st.tuples(*[st.integers(1, 9)] * 2, st.just(4)))
 )
@@ -93,7 +93,7 @@ def test_one_transparent_value_is_white(tmp_path: Path) -> None:
         assert _pixels(path)[0].tolist() == [[255] * 3, list(expected)], mode
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(arrays.arrays(np.float32, _sizes(), elements=st.floats(-0.25, 1.25, width=32)))
 def test_floats_are_from_zero_to_one_or_refused(folder: Path, values: NDArray[np.float32]) -> None:
     for path in (folder / "values.tiff", folder / "values.pfm"):

@@ -46,7 +46,10 @@ def test_settings_load(block: Block, desk: Path, tmp_path: Path, monkeypatch: py
 
 def test_the_settings_for_one_gpu_fit_on_it(tmp_path: Path) -> None:
     [block] = [one for one in SETTINGS if one.page.name == "one_gpu.md"]
-    done = CliRunner().invoke(cli.app, ["cost", str(written(block, tmp_path)), "--cluster", "1xH100"])
+    path = str(written(block, tmp_path))
+    # Twenty steps take five seconds there, and a checkpoint has 28 GB.
+    assert load_config(path, ["data.manifest=clips.csv"]).runtime.checkpoint_every is None
+    done = CliRunner().invoke(cli.app, ["cost", path, "--cluster", "1xH100"])
     assert done.exit_code == 0, done.output
     assert "Add these settings" not in done.output, done.output
 

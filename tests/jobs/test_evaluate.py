@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,13 @@ from transformers import Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
 from jobs import clips
 from jobs.choose import ChooseConfig
 from jobs.choose import run as choose
+from jobs.clips import Batch, ClipWorker
 from jobs.context import InputRef, JobContext, JobResult
 from jobs.evaluate import EvaluateConfig, EvaluateFinalConfig, EvaluationConfig, run, run_final
 from jobs.runtime import RuntimeConfig
 from lumina.checkpoints import save_model
 from lumina.config import Config
+from lumina.evaluation.generation import ClipGenerator, NoiseAddress
 from lumina.evaluation.prompts import CaptionSuite, ListSuite, ShapesSuite, build
 from lumina.evaluation.summary import pivot
 from lumina.flow_matching.schedules import SamplerConfig
@@ -92,7 +95,9 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def _run(stages: Path, out: Path, config: Config, **inputs: Path) -> tuple[JobContext, JobResult, list[int]]:
+def _run(
+    stages: Path, out: Path, config: Config, runtime: RuntimeConfig | None = None, **inputs: Path
+) -> tuple[JobContext, JobResult, list[int]]:
     folders = {"checkpoint": stages / "train", "tag": stages / "tag"} | inputs
     names = {"checkpoint": "train@2", "before": "train@2", "after": "finetune"}
     done: list[int] = []
@@ -102,7 +107,7 @@ def _run(stages: Path, out: Path, config: Config, **inputs: Path) -> tuple[JobCo
         fingerprint="f" * 64,
         operator="",
         config=config,
-        runtime=RuntimeConfig(),
+        runtime=runtime or RuntimeConfig(),
         inputs={key: InputRef(names.get(key, key), path, "") for key, path in folders.items()},
         weights={"vae": str(stages / "vae"), "text_encoder": str(stages / "text")},
         media_root="",
@@ -311,22 +316,66 @@ def test_guidance_leads_away_from_the_system_prompt_alone(stages: Path, monkeypa
 
 
 def test_noise_is_the_prompts_alone(stages: Path) -> None:
-    from lumina.evaluation.generation import ClipGenerator, NoiseAddress
-
-    clips = ClipGenerator.load(
+    generator = ClipGenerator.load(
         stages / "train" / "transformer_ema", str(stages / "vae"), str(stages / "text"), "cpu", torch.float32
     )
     system, address = f"You make red videos.{PROMPT_START}", NoiseAddress(0, "p", 0)
     size = {"num_frames": 8, "height": 32, "width": 32}
 
     def frames(captions: list[str], addresses: list[NoiseAddress]) -> np.ndarray:
-        return clips.generate(system, captions, addresses, SMALL["sampler"], **size)  # type: ignore[arg-type]
+        return generator.generate(system, captions, addresses, SMALL["sampler"], **size)  # type: ignore[arg-type]
 
     one = frames(["red circle"], [address])
     assert one.shape == (1, 8, 32, 32, 3)
     np.testing.assert_array_equal(one, frames(["red circle"], [address]))
     other = frames(["red circle"], [dataclasses.replace(address, sample=1)])
     assert np.abs(one.astype(int) - other).mean() > 1
+
+
+@pytest.mark.parametrize(
+    ("runtime", "settings", "device", "dtype"),
+    [
+        ({}, {}, "cpu", torch.float32),
+        ({"use_gpu": True}, {}, "cuda", torch.bfloat16),
+        ({"use_gpu": True}, {"dtype": "float32", "tiling": True}, "cuda", torch.float32),
+    ],
+)
+def test_clips_are_made_by_the_average_as_the_config_says(
+    stages: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    runtime: dict[str, Any],
+    settings: dict[str, Any],
+    device: str,
+    dtype: torch.dtype,
+) -> None:
+    class Asked(Exception):
+        """Instead of making clips."""
+
+    work: list[Batch] = []
+
+    def asked(batches: list[Batch], *_: Any) -> None:
+        work.extend(batches)
+        raise Asked
+
+    monkeypatch.setattr(clips, "make_clips", asked)
+    config = EvaluateConfig(source="circle", **(SMALL | {"width": 48}), **settings)
+    with pytest.raises(Asked):
+        _run(stages, tmp_path, config, RuntimeConfig.model_validate(runtime))
+    [job] = {batch.job for batch in work}
+    assert Path(job.checkpoint) == stages / "train" / "transformer_ema"
+    assert (job.vae, job.text_encoder) == (str(stages / "vae"), str(stages / "text"))
+    assert job.system_prompt == f"You make circle videos.{PROMPT_START}"
+    assert (job.num_frames, job.height, job.width, job.fps) == (8, 32, 48, 8)
+    assert job.sampler == SMALL["sampler"]
+    loaded: list[Any] = []
+    tiled: list[bool] = []
+    made = SimpleNamespace(autoencoder=SimpleNamespace(enable_tiling=lambda: tiled.append(True)))
+    monkeypatch.setattr(ClipGenerator, "load", lambda *given: loaded.append(given) or made)
+    worker = ClipWorker()
+    assert worker._generator(job) is worker._generator(job) is made
+    assert loaded == [(Path(job.checkpoint), job.vae, job.text_encoder, device, dtype)]
+    assert tiled == [True] * config.tiling
 
 
 def test_an_unknown_source_is_named(stages: Path, tmp_path: Path) -> None:

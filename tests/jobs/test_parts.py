@@ -55,7 +55,7 @@ def test_what_has_no_record_or_lost_a_file_is_no_part(tmp_path: Path) -> None:
     assert [part.units for part in read_parts(tmp_path)] == [(0, 1)]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(spans=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5)), max_size=8))
 def test_no_unit_is_taken_twice(tmp_path_factory, spans: list[tuple[int, int]]) -> None:  # type: ignore[no-untyped-def]
     directory = tmp_path_factory.mktemp("parts")

@@ -85,12 +85,17 @@ def _command(process: psutil.Process) -> str:
         return ""
 
 
-def _kill_a_worker(recorder: Recorder, step: int) -> None:
+def _at(recorder: Recorder, step: int, actor: str) -> list[psutil.Process]:
+    """The processes of an actor, once training has come to a step."""
     deadline = time.monotonic() + 300
     while not recorder.rows or recorder.rows[-1][0] < step:
         assert time.monotonic() < deadline, "training did not get going"
         time.sleep(0.02)
-    workers = [child for child in psutil.Process().children(recursive=True) if "RayTrainWorker" in _command(child)]
+    return [child for child in psutil.Process().children(recursive=True) if actor in _command(child)]
+
+
+def _kill_a_worker(recorder: Recorder, step: int) -> None:
+    workers = _at(recorder, step, "RayTrainWorker")
     for worker in workers:
         listening = [one.laddr.ip for one in worker.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
         # Ray's own, which wants a token; torch's rendezvous would be another, and want none.
@@ -100,7 +105,7 @@ def _kill_a_worker(recorder: Recorder, step: int) -> None:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_two_workers_one_of_them_killed_train_as_one_does(tmp_path: Path) -> None:
+def test_two_workers_one_of_them_killed_and_their_controller_train_as_one_does(tmp_path: Path) -> None:
     # The released epsilon, 1e-15, would make the rounding noise of gradients that are almost 0 into full steps.
     config = toy.stage(steps=60, lr=1e-3, eps=1e-6, image_sources="selected")
     recorder = Recorder()
@@ -110,6 +115,8 @@ def test_two_workers_one_of_them_killed_train_as_one_does(tmp_path: Path) -> Non
     thread = threading.Thread(target=lambda: results.append(train.run(ctx)))
     thread.start()
     _kill_a_worker(recorder, 15)
+    [controller] = _at(recorder, 35, "TrainController")
+    controller.kill()
     thread.join()
     assert [step for step, _ in recorder.rows] == list(range(5, 61, 5))
     assert recorder.reports[-1] == (60, 60, "steps")
@@ -150,6 +157,22 @@ def test_data_that_do_not_fit_start_nothing(tmp_path: Path) -> None:
     assert not ctx.work.exists()
 
 
+def test_a_worker_is_told_what_the_stage_was_given(tmp_path: Path) -> None:
+    ctx = _context(tmp_path, PipelineStageConfig(**toy.stage().model_dump(), latents=("a",)), Recorder())
+    latents, text = ctx.inputs["latents"], ctx.inputs["text"]
+    spec = train._spec(ctx)
+    assert TrainStageConfig.model_validate_json(spec["config"]) == toy.stage()
+    assert (spec["latents"], spec["text"], spec["sources"]) == ([str(latents.path)], str(text.path), ["synthetic"])
+    assert spec["init"] is None
+    assert train._spec(replace(ctx, weights={"init": "/given"}))["init"] == "/given"
+    # A stage goes on from the last weights of the one before it, as released, not from their average.
+    before = InputRef("train@0", tmp_path / "before", "")
+    inputs = {"init": before, "latents.b": latents, "latents.a": InputRef("a", tmp_path / "a", ""), "text": text}
+    spec = train._spec(replace(ctx, inputs=inputs, weights={"init": "/given"}))
+    assert spec["init"] == str(tmp_path / "before" / "transformer")
+    assert (spec["latents"], spec["sources"]) == ([str(tmp_path / "a"), str(latents.path)], None)
+
+
 def _spec_of(ctx: JobContext) -> tuple[TrainStageConfig, Mapping[str, int], Mapping[str, Any]]:
     spec = train._spec(ctx)
     config, clips = train._check(ctx.config, spec, 2)
@@ -187,14 +210,6 @@ def test_weights_of_sources_that_were_not_selected_mean_nothing(tmp_path: Path) 
     assert config.tasks[0].source_weights == {"synthetic": 2}
 
 
-def test_a_stage_starts_from_the_raw_weights_of_the_one_before(tmp_path: Path) -> None:
-    ctx = _context(tmp_path, toy.stage(), Recorder())
-    init = InputRef("train@1", tmp_path / "before", "")
-    spec = train._spec(replace(ctx, inputs={**ctx.inputs, "init": init}, weights={"init": "elsewhere"}))
-    assert spec["init"] == str(tmp_path / "before" / "transformer")
-    assert train._spec(replace(ctx, weights={"init": "elsewhere"}))["init"] == "elsewhere"
-
-
 def test_failures_count_while_nothing_is_gained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.train import TrainingFailedError
 
@@ -212,3 +227,22 @@ def test_failures_count_while_nothing_is_gained(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(TrainingFailedError, match="lost"):
         train._fit_to_the_end(ctx, {})
     assert calls == [10, 10, 0]
+
+
+def test_a_controller_that_dies_is_started_again_and_once_if_nothing_is_gained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.exceptions import ActorDiedError, OutOfMemoryError
+
+    ctx = _context(tmp_path, toy.stage(), Recorder())
+    deaths = [ActorDiedError(), OutOfMemoryError("running low on memory"), ActorDiedError()]
+    calls = []
+
+    def fit(_ctx: JobContext, _spec: Mapping[str, Any]) -> None:
+        calls.append(len(calls))
+        raise deaths[len(calls) - 1]
+
+    monkeypatch.setattr(train, "_fit", fit)
+    with pytest.raises(OutOfMemoryError):
+        train._fit_to_the_end(ctx, {})
+    assert calls == [0, 1]

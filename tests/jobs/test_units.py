@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from jobs.units import cut_blocks, cut_units, given_marks
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.lists(st.tuples(st.booleans(), st.sampled_from("abc")), max_size=40),
     size=st.integers(1, 5),

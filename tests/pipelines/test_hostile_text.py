@@ -53,7 +53,7 @@ def _tells(output: str, *texts: str) -> None:
 
 @example(NASTY, NASTY, NASTY, NASTY)
 @given(ANY, ANY, ANY, ANY)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_tables_of_clips(uri: str, source: str, caption: str, detail: str) -> None:
     clips = tuple(
         SetAside(f"id{number}", path, source, caption, "quarantined", reason, "ingest", detail)
@@ -73,7 +73,7 @@ def test_tables_of_clips(uri: str, source: str, caption: str, detail: str) -> No
 
 @example(NASTY)
 @given(ANY)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_the_state_of_a_run(text: str) -> None:
     run = begin("r1", text, ["a", "b"], {"a": [], "b": ["a"]}, f"lumina run {text}")
     run.stages["a"].enter("failed", text, time.time())
@@ -89,7 +89,7 @@ def test_the_state_of_a_run(text: str) -> None:
 
 @example(NASTY)
 @given(ANY)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_no_cell_of_a_csv_is_a_formula(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.getbasetemp() / "aside.csv"
     write_csv([SetAside("id", text, text, text, "quarantined", "missing_file", "ingest", text)], path)
@@ -102,7 +102,7 @@ def test_no_cell_of_a_csv_is_a_formula(tmp_path_factory: pytest.TempPathFactory,
 
 @example([NASTY, "[/]", ":smile:", "'"])
 @given(st.lists(ANY, min_size=4, max_size=4, unique=True))
-@settings(deadline=None, max_examples=4, phases=(Phase.explicit, Phase.generate))
+@settings(max_examples=4, phases=(Phase.explicit, Phase.generate))
 def test_the_page_of_curation(texts: list[str]) -> None:
     texts = [f"<{text}>" for text in texts]
     bad = aside("quarantined", Reason.UNREADABLE_FILE, "ingest", texts[3])

@@ -71,7 +71,7 @@ def test_texts_are_found_everywhere() -> None:
     assert "split.detector" in standing("folder")
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from([(name, key) for name in shipped() for key in standing(name)]), TEXT)
 def test_any_text_comes_back_unchanged(where: tuple[str, str], text: str) -> None:
     config, key = where
@@ -79,7 +79,7 @@ def test_any_text_comes_back_unchanged(where: tuple[str, str], text: str) -> Non
         assert put(config, f"{key}={text}") == text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(TEXT.filter(str.strip))
 def test_the_checked_config_holds_it_too(text: str) -> None:
     found = load_config(

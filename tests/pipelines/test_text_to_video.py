@@ -88,12 +88,34 @@ def test_how_a_run_is_executed_is_in_no_identity(identifier: Identifier) -> None
 def test_settings_that_change_no_output_change_no_fingerprint(identifier: Identifier) -> None:
     assert not changed(
         identifier,
-        "runtime={train_workers: 4, use_gpu: true, checkpoint_every: 7, ray_address: auto, num_cpus: 9}",
+        "runtime={train_workers: 4, checkpoint_every: 7, ray_address: auto, num_cpus: 9}",
         "store=/elsewhere",
         "tracking_uri=http://mlflow:5000",
         "min_free_gb=0",
         "name=other",
     )
+
+
+def test_the_type_that_networks_have_on_gpus_is_part_of_what_they_compute(identifier: Identifier) -> None:
+    encoders = {"encode_text", "encode_latents@images", "encode_latents@videos"}
+    evaluations = {"evaluate@handheld", "evaluate@synthetic", "evaluate@web", "evaluate_final"}
+    for override, on_gpu in (
+        ("runtime={use_gpu: true}", encoders | evaluations),
+        ("runtime={use_gpu: true, curation_use_gpu: false}", evaluations),
+        ("runtime={curation_use_gpu: true}", encoders),
+    ):
+        stages = {stage.name: stage for stage in build(load_config("demo", [override])).stages}
+        plain = {stage.name: stage for stage in build(load_config("demo")).stages}
+        for name in encoders | evaluations:
+            key = "compute_dtype" if name in encoders else "dtype"
+            assert getattr(plain[name].config, key) == "float32"
+            assert getattr(stages[name].config, key) == ("bfloat16" if name in on_gpu else "float32")
+        differ = {name for name, one in stages.items() if identifier.base(one)[0] != identifier.base(plain[name])[0]}
+        assert differ == on_gpu
+    named = ["evaluate.dtype=float32", "encode_text.compute_dtype=float32"]
+    named += [f"latents.{name}.compute_dtype=float32" for name in ("images", "videos")]
+    stages = build(load_config("demo", ["runtime={use_gpu: true}", *named])).stages
+    assert all(identifier.base(one)[0] == identifier.base(plain[one.name])[0] for one in stages)
 
 
 @pytest.mark.parametrize(

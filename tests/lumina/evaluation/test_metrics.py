@@ -61,7 +61,7 @@ def test_flicker_is_exact() -> None:
     assert temporal_flicker(frames) == pytest.approx(1 - 51 / 255)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.integers(2, 5))
 def test_ranges_hold_for_any_clip(seed: int, num_frames: int) -> None:
     frames = generator(seed, "frames").integers(0, 256, (num_frames, 6, 5, 3), dtype=np.uint8)
@@ -88,14 +88,43 @@ def test_dynamic_degree_follows_the_threshold() -> None:
         assert row["offline/flow_abs_mean_dis"] == pytest.approx(x / 2 / 2)
 
 
-@pytest.mark.parametrize("shape", [(64, 128), (128, 64)])
-def test_dynamic_degree_goes_by_the_shorter_side_and_the_length_of_the_flow(shape: tuple[int, int]) -> None:
-    frames = np.zeros((16, *shape, 3), np.uint8)
+@pytest.mark.parametrize("size", [(64, 256), (256, 64)])
+def test_dynamic_degree_is_relative_to_the_shorter_side(size: tuple[int, int]) -> None:
+    frames = np.zeros((16, *size, 3), np.uint8)
     threshold = 6 * 64 / 256
-    for x, expected in ((threshold * 0.99, 0.0), (threshold * 1.01, 1.0), (-threshold * 1.01, 1.0)):
-        row = flow_columns(frames, 16.0, KnownFlow(x))
-        assert row["offline/dynamic_degree_dis"] == expected
-        assert row["offline/flow_abs_mean_dis"] == pytest.approx(abs(x) / 2 / 2)
+    for x, expected in ((threshold * 0.99, 0.0), (threshold * 1.01, 1.0)):
+        assert flow_columns(frames, 8.0, KnownFlow(x))["offline/dynamic_degree_dis"] == expected
+
+
+class PartialFlow:
+    """In the first `pairs` pairs a share of the pixels moves, half of them to the left."""
+
+    name = "partial/1"
+
+    def __init__(self, pairs: int, share: float, length: float) -> None:
+        self.pairs, self.share, self.length = pairs, share, length
+
+    def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        flow = np.zeros((len(a), 2, a.shape[1] * a.shape[2]), np.float32)
+        moving = round(self.share * flow.shape[2])
+        flow[: self.pairs, 0, : moving // 2] = self.length
+        flow[: self.pairs, 0, moving // 2 : moving] = -self.length
+        return flow.reshape(len(a), 2, *a.shape[1:3])
+
+
+@pytest.mark.parametrize(
+    ("pairs", "share", "length", "dynamic"),
+    # 16 sampled frames: four pairs must move, each by the mean of its largest twentieth.
+    [(4, 0.05, 1.51, 1), (3, 0.05, 1.51, 0), (15, 0.05, 1.49, 0), (15, 0.025, 2.99, 0), (15, 0.025, 3.01, 1)],
+)
+def test_a_clip_is_dynamic_when_enough_of_its_pairs_move(
+    pairs: int, share: float, length: float, dynamic: float
+) -> None:
+    frames = np.zeros((31, 64, 100, 3), np.uint8)
+    row = flow_columns(frames, 16.0, PartialFlow(pairs, share, length))
+    assert row["offline/dynamic_degree_dis"] == dynamic
+    # Opposite motions do not cancel; two components, and every second frame.
+    assert row["offline/flow_abs_mean_dis"] == pytest.approx(length * share * pairs / 15 / 2 / 2)
 
 
 def test_a_difference_is_after_minus_before_draw_by_draw() -> None:
@@ -159,6 +188,9 @@ def test_estimates_reduce_and_combine() -> None:
     assert both.values is None
     assert composite({"a": accuracy, "b": accuracy}, {"a": 3.0, "b": -1.0}).values == (-0.25, 0.75)
     assert difference(accuracy, accuracy).values == (-1, 1)
+    change = difference(accuracy, speed)
+    assert change.value == pytest.approx(speed.value - 0.5)
+    np.testing.assert_allclose(change.draws, speed.draws - accuracy.draws)
     with pytest.raises(ValueError, match="applies to none"):
         estimate(METRICS["shapes/colour_acc"], {"shapes/colour_acc": np.full((6, 1), np.nan)}, counts)
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from lumina.evaluation.prompts import Caption, CaptionSuite, ListSuite, ShapesSuite, build
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 1000), st.integers(2, 100))
 def test_shapes_halves_are_disjoint_and_distinct(seed: int, count: int) -> None:
     choose = build(ShapesSuite(count=count), "choose", seed, ()).prompts

@@ -145,7 +145,7 @@ def test_holm_takes_the_smallest_first() -> None:
     assert holm([]) == ()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.permutations(range(12)))
 def test_the_order_of_prompts_does_not_matter(order: list[int]) -> None:
     values = generator(0, "order").normal(size=(12, 2))

@@ -27,9 +27,16 @@ def run_group(world: int, target: Callable[..., None], *args: Any, store: Path) 
     assert [worker.exitcode for worker in workers] == [0] * world
 
 
-def train(config: TrainStageConfig, latents: Path, text: Path, settings: LoopSettings, out: Path | None) -> None:
+def train(
+    config: TrainStageConfig,
+    latents: Path,
+    text: Path,
+    settings: LoopSettings,
+    out: Path | None,
+    init: Path | None = None,
+) -> None:
     """Train to the end, or on from a checkpoint, in each process."""
-    trainer = Trainer(config, LatentDataset([latents], text), settings)
+    trainer = Trainer(config, LatentDataset([latents], text), settings, init)
     trainer.run()
     if out is not None:
         trainer.export(out)

@@ -86,3 +86,49 @@ def test_what_fails_beside_the_loop_is_raised_by_the_next_call() -> None:
     with pytest.raises(OSError, match="disk full"):
         writer.finish()
     writer.finish()
+
+
+class _OnGpu:
+    """A tensor that says it is on a GPU."""
+
+    is_cuda = True
+
+    def __init__(self, value: torch.Tensor) -> None:
+        self.value, self.shape, self.dtype = value, value.shape, value.dtype
+
+    def detach(self) -> torch.Tensor:
+        return self.value
+
+
+def test_a_copy_from_a_gpu_is_page_locked_and_waited_for_by_who_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    empty, copy = torch.empty, torch.Tensor.copy_
+
+    class Event:
+        def record(self) -> None:
+            calls.append("record")
+
+        def synchronize(self) -> None:
+            calls.append("wait")
+
+    def room(*args: object, pin_memory: bool, **kwargs: object) -> torch.Tensor:
+        calls.append(("pinned", pin_memory))
+        return empty(*args, **kwargs)  # type: ignore[call-overload, no-any-return]
+
+    def copying(self: torch.Tensor, value: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+        calls.append(("copy", non_blocking))
+        return copy(self, value)
+
+    monkeypatch.setattr(torch, "empty", room)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.Tensor, "copy_", copying)
+    live, place = _OnGpu(LINE.clone()), resume.HostCopy()
+    copies, wait = place.take({"weights": live})  # type: ignore[dict-item]
+    assert calls == [("pinned", True), ("copy", True), "record"]
+    wait()
+    assert calls.pop() == "wait"
+    live.value += 1
+    again, _ = place.take({"weights": live})  # type: ignore[dict-item]
+    assert calls[3:] == [("copy", True), "record"]
+    assert again["weights"] is copies["weights"]
+    assert torch.equal(again["weights"], LINE + 1)

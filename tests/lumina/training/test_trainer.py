@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from lumina import checkpoints
+from lumina.training import resume
 from lumina.training.data.latents import LatentDataset
-from lumina.training.metrics import read_metrics
+from lumina.training.metrics import mean_bins, read_metrics
 from lumina.training.trainer import LoopSettings, Trainer, TrainingStoppedError
 from lumina.training.weights.start import initial_model
 from tests.lumina.training import toy
+from tests.lumina.training.reference import TELLING, plain_adamw, write_start
 
 
 class Killed(Exception):
@@ -76,6 +81,26 @@ def test_a_killed_run_ends_with_the_same_bits(
     assert done.step == 10
     done.run()
     assert _digest(done, tmp_path / "out_c") == expected
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2])
+def test_a_run_is_algorithm_1(data: LatentDataset, tmp_path: Path, zero_stage: int) -> None:
+    config, init = TELLING.model_copy(update={"zero_stage": zero_stage}), write_start(tmp_path / "init")
+    expected = plain_adamw(config, data, init)
+    assert min(expected.norms) < config.grad_clip < max(expected.norms)
+    trainer = Trainer(config, data, _settings(tmp_path, log_every=1), init)
+    trainer.run()
+    trainer.export(tmp_path / "out")
+    for folder, wanted in (("transformer", expected.weights), ("transformer_ema", expected.average)):
+        found = checkpoints.load_weights(tmp_path / "out" / folder)
+        for name, value in wanted.items():
+            torch.testing.assert_close(found[name], value, rtol=0, atol=2e-6, msg=f"{folder} {name}")
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["grad_norm"] for row in rows] == pytest.approx(expected.norms, rel=1e-5)
+    for row, told in zip(rows, expected.losses, strict=True):
+        assert {key: row[key] for key in row if key.startswith(("loss/", "mse/", "vd/"))} == pytest.approx(told, 1e-4)
+    for task, bins in expected.bins.items():
+        assert mean_bins(rows, task) == pytest.approx({at: fmean(bins[at]) for at in bins}, rel=1e-4)
 
 
 def test_losses_fall_on_a_problem_that_the_text_solves(data: LatentDataset, tmp_path: Path) -> None:
@@ -150,12 +175,61 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_it_used(
 def test_recomputing_and_preparing_ahead_change_no_bit(data: LatentDataset, tmp_path: Path) -> None:
     digests = set()
     for number, changes in enumerate(
-        ({}, {"prefetch": 0}, {"activation_checkpointing": "per-op"}, {"activation_checkpointing": "full"})
+        (
+            {},
+            {"prefetch": 0},
+            {"reading_threads": 3},
+            {"activation_checkpointing": "per-op"},
+            {"activation_checkpointing": "full"},
+        )
     ):
         trainer = Trainer(toy.stage(), data, _settings(tmp_path / str(number), **changes))
         trainer.run()
         digests.add(_digest(trainer, tmp_path / f"out{number}"))
     assert len(digests) == 1
+
+
+def test_when_checkpoints_are_written_changes_no_bit(data: LatentDataset, tmp_path: Path) -> None:
+    digests, written = set(), []
+    for number, changes in enumerate(
+        (
+            {"checkpoint_every": 4},
+            {"checkpoint_every": None, "checkpoint_every_s": 0, "checkpoint_share": 1},
+            {"checkpoint_every": None},
+        )
+    ):
+        work = tmp_path / str(number)
+        trainer = Trainer(toy.stage(), data, _settings(work, keep_checkpoints=9, **changes))
+        trainer.run()
+        digests.add(_digest(trainer, tmp_path / f"out{number}"))
+        written.append([checkpoint.step for checkpoint in resume.complete(work / "engine")])
+    assert len(digests) == 1
+    assert written[0] == [6, 4]
+    assert len(written[1]) > 2
+    # Seconds of training are not worth a checkpoint, but the last weights are.
+    assert written[2] == [6]
+
+
+def test_host_memory_holds_the_state_once(data: LatentDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    places = set()
+    take, write = resume.HostCopy.take, resume.write_share
+
+    def copying(self: resume.HostCopy, live: Mapping[str, Tensor]) -> Any:
+        events.append("copy")
+        return take(self, live)
+
+    def writing(*args: Any) -> None:
+        time.sleep(0.01)
+        places.add(tuple(value.data_ptr() for value in args[4].values()))
+        write(*args)
+        events.append("written")
+
+    monkeypatch.setattr(resume.HostCopy, "take", copying)
+    monkeypatch.setattr(resume, "write_share", writing)
+    Trainer(toy.stage(steps=5), data, _settings(tmp_path, checkpoint_every=1)).run()
+    assert events == ["copy", "written"] * 5
+    assert len(places) == 1
 
 
 def test_held_out_clips_are_looked_at_between_and_at_the_end(data: LatentDataset, tmp_path: Path) -> None:

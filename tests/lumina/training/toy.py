@@ -1,4 +1,4 @@
-"""A dataset small enough to train on in a test: the text says what the latents are."""
+"""A dataset small enough to train on in a test: the text says what the latents are, up to the frame."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ CHANNELS, TEXT_WIDTH = 4, 16
 MODEL = NextDiTConfig(
     dim=32, n_layers=1, n_heads=2, n_kv_heads=1, cap_feat_dim=TEXT_WIDTH, in_channels=CHANNELS, multiple_of=32
 )
+LEVELS = (3.0, 0.4, 0.8, 1.2, 1.6)
+"""Size of the numbers in each latent frame, so that no frame passes for another."""
 IMAGE = TaskConfig(name="image", media="image", patch=(1, 2, 2), time_shift=1.0, batch_size=4)
 FINE = TaskConfig(name="fine", media="video", patch=(1, 2, 2), time_shift=2.0, batch_size=4, micro_batch_size=1)
 MIDDLE = TaskConfig(name="middle", media="video", patch=(2, 2, 2), time_shift=4.0, batch_size=4)
@@ -36,7 +38,8 @@ def write(root: Path, videos: int = 6, images: int = 6, bad_clip: str = "") -> t
         media = "video" if number < videos else "image"
         shape = [CHANNELS, 5 if media == "video" else 1, 8, 8 if number % 2 else 4]
         clip_id = f"clip{number:03d}"
-        latent = np.broadcast_to(sign[:, None, None, None], shape).copy()
+        levels = np.array(LEVELS if media == "video" else (1.0,), np.float32)
+        latent = np.broadcast_to(sign[:, None, None, None] * levels[:, None, None], shape).copy()
         if clip_id == bad_clip:
             latent[0, 0] = latent[0, -1] = np.nan
         rows.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.dag.fingerprint import canonical_json
@@ -21,7 +21,6 @@ RECIPES = st.fixed_dictionaries(
 
 
 @given(RECIPES, RECIPES)
-@settings(deadline=None)
 def test_recipes_differ_if_and_only_if_a_change_is_named(old: dict[str, Any], new: dict[str, Any]) -> None:
     assert (recipe_changes(old, new) == ()) == (canonical_json(old) == canonical_json(new))
     assert recipe_changes(old, old) == ()

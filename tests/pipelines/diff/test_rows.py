@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.diff.rows import RowChange, RowsDiff, compare_rows, most_moved
@@ -100,7 +100,6 @@ def test_the_rows_that_moved_most_come_first_each_figure_by_its_range() -> None:
     assert list(most_moved(found, 2)[1].columns) == ["acc", "sharpness"]
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers(0, 2), min_size=1),
     st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers(0, 2), min_size=1),

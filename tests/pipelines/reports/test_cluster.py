@@ -50,7 +50,7 @@ def test_what_does_not_fit_is_told_with_settings_that_do(cost: Any) -> None:
     shown = cost(*arguments, "--cluster", "32xH100").output
     words = " ".join(shown.split())
     assert "train@4 needs 272 GB per GPU of 80 GB: video-1x2 has 86,400 tokens in one pass." in words
-    assert "-o 'runtime.activation_checkpointing={train@4: full, finetune: full}'" in shown
+    assert "-o 'runtime.activation_checkpointing={train@4: attention, finetune: attention}'" in shown
     assert "-o train.2.tasks.1.micro_batch_size=4" in shown
     made = json.loads(cost(*arguments, "--cluster", "32xH100", "--json").output)["cluster"]
     again = [word for override in made["overrides"] for word in ("-o", override)]

@@ -48,7 +48,7 @@ def test_rounding_is_within_and_more_is_not(tmp_path: Path) -> None:
     assert "of c2" in far.where
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.floats(-1e6, 1e6), st.floats(-2, 2))
 def test_the_bound_is_where_it_says(tmp_path_factory: pytest.TempPathFactory, value: float, share: float) -> None:
     other = value + share * (TIER.atol + TIER.rtol * abs(value))

@@ -217,7 +217,7 @@ RUNS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     RUNS,
     st.dictionaries(PAIRS, st.tuples(st.sampled_from(["r0", "r1", "r9", ""]), st.booleans())),

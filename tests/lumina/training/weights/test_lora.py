@@ -143,7 +143,7 @@ def test_merging_from_tensors_is_merging_the_model() -> None:
     assert (got - want).norm() < 0.05 * want.norm()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(rank=st.integers(1, 9), alpha=st.floats(0.5, 64), targets=st.permutations(ALL.targets), count=st.integers(1, 7))
 def test_any_config_merges_to_what_it_computes(rank: int, alpha: float, targets: list[Any], count: int) -> None:
     config = LoraConfig(rank=rank, alpha=alpha, targets=tuple(targets[:count]))

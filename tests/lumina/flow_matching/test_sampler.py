@@ -123,6 +123,20 @@ def test_the_negative_score_follows_the_positive_one_after_its_threshold(
     assert last["motion"] == [7.0, 7.0, expected[1], expected[1]]
 
 
+def test_the_model_sees_times_in_its_own_type_or_in_float32() -> None:
+    half, noise = dit_without_zeros(0.05).eval().to(torch.bfloat16), inputs(1)[0]
+    grid = time_grid(6, 4.0)[:-1]
+    rounded = grid.to(torch.bfloat16)
+    # Between the fourth time and what it is rounded to.
+    start = float(grid[3] + rounded[3].float()) / 2
+    config = COARSE_TO_FINE.model_copy(update={"patches": ((0.0, (2, 2, 2)), (start, (1, 2, 2)))})
+    calls = seen_by(half, noise, config)
+    assert [call["t"][0] for call in calls] == rounded.tolist() != grid.tolist()
+    assert [call["patch"] for call in calls] == [(1, 2, 2) if t >= start else (2, 2, 2) for t in rounded.tolist()]
+    exact = config.model_copy(update={"time_dtype": "float32"})
+    assert [call["t"][0] for call in seen_by(half, noise, exact)] == grid.tolist()
+
+
 @pytest.mark.parametrize(("cap", "want"), [(None, (2.0, 7.0)), (1.5, (2.0, 4.5)), (2.0, (2.0, 6.0))])
 def test_guidance_goes_away_from_the_negative_side_and_each_item_has_its_own_cap(
     tiny: MultiScaleNextDiT, cap: float | None, want: tuple[float, float]

@@ -19,7 +19,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -40,7 +41,7 @@ from curation.film_frames import Track
 from curation.latents import ENCODE_LATENTS_OPERATOR, EncodeLatentsConfig
 from curation.manifests import INGEST_OPERATOR, IngestConfig
 from curation.motion_scores import MOTION_OPERATOR, MotionConfig
-from curation.operator import Env, Input, Operator
+from curation.operator import Env, Halves, Input, Operator, RowsFunction
 from curation.selection import SELECT_OPERATOR, SelectConfig
 from curation.sources import TAG_OPERATOR, TagConfig
 from jobs import cluster
@@ -68,18 +69,25 @@ def _timed(operator: Operator) -> Operator:
     if make is None:
         raise TypeError(f"{operator.name} computes nothing in workers")
 
-    def make_timed(config: Any, env: Env) -> Callable[[pa.Table], pa.Table]:
-        compute = make(config, env)
+    def make_timed(config: Any, env: Env) -> RowsFunction:
+        made = make(config, env)
+        halves = made if isinstance(made, Halves) else Halves(lambda table: table, made)
+        begun, ended, cpu = deque[float](), 0.0, _cpu_seconds()
 
-        def timed(table: pa.Table) -> pa.Table:
-            begun, cpu = time.perf_counter(), _cpu_seconds()
-            rows = compute(table)
-            line = [operator.name, len(table), time.perf_counter() - begun, _cpu_seconds() - cpu]
+        def load(table: pa.Table) -> Any:
+            begun.append(time.perf_counter())
+            return halves.load(table)
+
+        def compute(loaded: Any) -> pa.Table:
+            nonlocal ended, cpu
+            rows = halves.compute(loaded)
+            # A unit that was loaded during the one before it begins where that ends.
+            before, ended, cpu_before, cpu = max(ended, begun.popleft()), time.perf_counter(), cpu, _cpu_seconds()
             with open(env.weights["log"], "a") as log:
-                log.write(json.dumps(line) + "\n")
+                log.write(json.dumps([operator.name, len(rows), ended - before, cpu - cpu_before]) + "\n")
             return rows
 
-        return timed
+        return Halves(load, compute)
 
     return replace(operator, make=make_timed)
 

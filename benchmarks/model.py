@@ -82,7 +82,8 @@ def plain_sample(
         seen = t.to(noise.dtype).item()
         weight, patch = value_at(config.guidance, seen), value_at(config.patches, seen)
         sides = 2 if weight > 0 else 1
-        scores = [value_at(config.motion, seen)] * n + [value_at(config.negative_motion, seen)] * (n * (sides - 1))
+        score = value_at(config.motion, seen)
+        scores = [score] * n + [config.negative_score(seen, score)] * (n * (sides - 1))
         rows = state.to(noise.dtype).repeat(sides, 1, 1, 1, 1)
         times = t.to(noise.device, noise.dtype).expand(n * sides)
         motion = torch.tensor(scores, device=noise.device, dtype=noise.dtype)

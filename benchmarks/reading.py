@@ -8,6 +8,9 @@ opens every file once and reads the row groups one after the other, keeping none
 measurement every byte is copied out of it. The files stay in the page cache, the reader's own cache is full from the
 start, and the clock counts CPU time: what is measured is the work, not the disk and not the neighbours.
 `--row-group-bytes` writes other row groups, to see what they cost.
+
+Last, every opening of a file and every read of a row group is made to wait `--latency` milliseconds, as on network
+storage, no cache keeps anything, and passes of eight rows are prepared by 1 to 8 threads, eight passes ahead.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -34,7 +38,9 @@ import torch
 from curation.latents import ENCODE_LATENTS_OPERATOR, EncodeLatentsConfig
 from curation.schema import LATENTS
 from jobs.parts import write_part
-from lumina.training.data.latents import LATENT_COLUMNS, BlobReader
+from lumina.training.data.index import CLIPS, Index
+from lumina.training.data.latents import BlobReader
+from lumina.training.data.prefetch import prefetched
 
 COLUMN = "vae_latent_bytes"
 SHAPE = (16, 21, 32, 32)
@@ -51,12 +57,16 @@ def write(directory: Path, clips: int, row_group_bytes: int | None) -> None:
         rows = [
             {
                 "clip_id": rng.bytes(32).hex(),
+                "media": "video",
+                "source": "web",
+                "split": "train",
                 "bucket": "256x256x81",
                 COLUMN: rng.bytes(SIZE),
                 "vae_latent_shape": list(SHAPE),
                 "vae_latent_dtype": "bfloat16",
                 "caption": "what the clip shows " * 20,
                 "text_id": rng.bytes(32).hex(),
+                "text_id_dropped": "dropped",
                 "latent_sha256": rng.bytes(32).hex(),
                 "status": "ok",
             }
@@ -75,10 +85,14 @@ def places(paths: list[Path]) -> list[tuple[int, int, int]]:
     return found
 
 
-def by_reader(paths: list[Path], cache: int, order: list[int]) -> Iterator[np.ndarray]:
-    reader = BlobReader(COLUMN, cache)
-    for path in paths:
-        reader.add_file(path, LATENT_COLUMNS, "vae_latent_shape", "vae_latent_dtype")
+def in_files(index: Index) -> list[int]:
+    """The rows of the index in the order of the files."""
+    places = [index.place(row) for row in range(len(index))]
+    return sorted(range(len(index)), key=lambda row: (places[row].path, places[row].group, places[row].offset))
+
+
+def by_reader(index: Index, cache: int, order: list[int]) -> Iterator[np.ndarray]:
+    reader = BlobReader(index, COLUMN, cache)
     for row in order:
         reader.read(row)
     yield np.empty(0, np.uint8)  # the clock starts here
@@ -112,8 +126,11 @@ def megabytes_per_second(read: Callable[[], Iterator[np.ndarray]], copied: bool)
 
 def compare(directory: Path, clips: int, cache: int, rounds: int, row_group_bytes: int | None = None) -> None:
     """Write clips to `directory` and print how fast they are read; `cache` is what the reader may keep, in bytes."""
-    write(directory, clips, row_group_bytes)
-    paths = sorted(directory.glob("*.parquet"))
+    (directory / "data").mkdir()
+    write(directory / "data", clips, row_group_bytes)
+    paths = sorted((directory / "data").glob("*.parquet"))
+    index = Index([directory], CLIPS)
+    by_place = in_files(index)
     found = places(paths)
     held = max(offset for _, _, offset in found) + 1
     print(f"{clips} clips of {SIZE / 1e3:.0f} kB in {len(paths)} files, row groups of {held}")
@@ -124,7 +141,7 @@ def compare(directory: Path, clips: int, cache: int, rounds: int, row_group_byte
         rows = order.tolist()
         at = [found[row] for row in rows]
         ways: dict[str, Callable[[], Iterator[np.ndarray]]] = {
-            "reader": partial(by_reader, paths, cache, rows),
+            "reader": partial(by_reader, index, cache, [by_place[row] for row in rows]),
             "pyarrow, files open": partial(by_pyarrow, paths, at, True),
         }
         if name == "in a random order":
@@ -145,6 +162,41 @@ def compare(directory: Path, clips: int, cache: int, rounds: int, row_group_byte
             print(f"{name}, {what}: {each} MB/s; reader over pyarrow {ratio:.2f}", flush=True)
 
 
+class Slow(pq.ParquetFile):  # type: ignore[misc]
+    """A file on storage that answers after a while."""
+
+    latency = 0.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        time.sleep(self.latency)
+        super().__init__(*args, **kwargs)
+
+    def read_row_group(self, *args: Any, **kwargs: Any) -> pa.Table:
+        time.sleep(self.latency)
+        return super().read_row_group(*args, **kwargs)
+
+
+def threads(directory: Path, latency: float, passes: int, size: int = 8) -> None:
+    """Print how fast passes of `size` rows are read, by how many threads, where each read waits `latency` seconds."""
+    index, fast = Index([directory], CLIPS), pq.ParquetFile
+    order = np.random.default_rng(2).permutation(len(index))[: passes * size].reshape(-1, size).tolist()
+    print(f"\npasses of {size} rows, {1e3 * latency:.0f} ms for opening a file and for each read")
+    Slow.latency = latency
+    pq.ParquetFile = Slow
+    try:
+        alone = 0.0
+        for count in (1, 2, 4, 8):
+            reader = BlobReader(index, COLUMN, cache_bytes=1)
+            begun = time.perf_counter()
+            with prefetched(lambda rows, reader=reader: [reader.read(row) for row in rows], order, 8, count) as made:
+                taken = sum(1 for _ in made)
+            pace = taken / (time.perf_counter() - begun)
+            alone = alone or pace
+            print(f"{count} threads: {pace:.1f} passes/s, {pace / alone:.2f} of one thread's pace", flush=True)
+    finally:
+        pq.ParquetFile = fast
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="where the files are written and removed again; default: a new folder")
@@ -152,10 +204,12 @@ def main() -> None:
     parser.add_argument("--cache", type=int, default=128 << 20, help="bytes that the reader may keep")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--row-group-bytes", type=int)
+    parser.add_argument("--latency", type=float, default=5.0, help="milliseconds")
     args = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="reading-", dir=args.out))
     try:
         compare(directory, args.clips, args.cache, args.rounds, args.row_group_bytes)
+        threads(directory, args.latency / 1e3, min(48, args.clips // 8))
     finally:
         shutil.rmtree(directory)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from curation.film_frames import Track
+from curation.fitting import Fit
 from curation.images import read_image
 from curation.schema import Reason, RowError
 from curation.video_files import Frames, Probe, probe_video, read_video
@@ -25,16 +26,18 @@ def probe(path: Path, media: str, start_s: float | None = None, end_s: float | N
     return probe_video(path, start_s, end_s)
 
 
-def read(path: Path, media: str, track: str | None, times_s: Sequence[float]) -> Frames:
+def read(path: Path, media: str, track: str | None, times_s: Sequence[float], fit: Fit | None = None) -> Frames:
     """Frames of a probed file at the ascending `times_s`, seconds from the film's first frame; of an image its picture.
 
-    `track` is what the probe recorded. RowError if they cannot be had.
+    `track` is what the probe recorded; `fit` is applied to each. RowError if they cannot be had.
     """
     if media == "image":
-        return Frames(np.repeat(read_image(path).pixels[None], len(times_s), axis=0), tuple(times_s))
+        image = read_image(path).pixels
+        fitted = image if fit is None else fit(image)
+        return Frames(np.repeat(fitted[None], len(times_s), axis=0), tuple(times_s), (image.shape[1], image.shape[0]))
     if track is None:
         raise RowError(Reason.DECODE_ERROR, "the clip has not been probed")
-    return read_video(path, Track.parse(track), times_s)
+    return read_video(path, Track.parse(track), times_s, fit)
 
 
 def load_backends() -> None:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from curation.decoder import Decoder
 from curation.duplicates import copies_aside, with_copies
 from curation.film_frames import Track
+from curation.fitting import Fit
 from curation.media import localized
 from curation.operator import Env, Input, Layout, Operator, map_rows
 from curation.schema import INGEST, PROBE, STATUS_COLUMNS, Reason, RowError
@@ -41,14 +42,16 @@ def clip_times(row: Mapping[str, Any], times_s: Iterable[float]) -> list[float]:
     return times_within(times_s, row["duration_s"], Track.parse(row["track"]).interval_s)
 
 
-def frames_at(decoder: Decoder, row: Mapping[str, Any], env: Env, times_s: Sequence[float]) -> Frames:
-    """The frames that a probed clip shows at the ascending `times_s`, seconds from its start.
+def frames_at(
+    decoder: Decoder, row: Mapping[str, Any], env: Env, times_s: Sequence[float], fit: Fit | None = None
+) -> Frames:
+    """The frames that a probed clip shows at the ascending `times_s`, seconds from its start, each fitted.
 
     Stamps are seconds from the film's first frame. RowError if they cannot be had.
     """
     start = row["span_start_s"] or 0.0
     with localized(row["uri"], env.media_root, env.stores) as path:
-        return decoder.frames(path, row["media"], row["track"], [start + time for time in times_s])
+        return decoder.frames(path, row["media"], row["track"], [start + time for time in times_s], fit)
 
 
 def _plan(inputs: Mapping[str, Input], _config: ProbeConfig, _env: Env) -> pa.Table:

@@ -28,6 +28,7 @@ import psutil
 from curation.confinement import bound_memory, environment
 from curation.decode_limits import DecodeLimits
 from curation.faults import MachineError, machine_errors
+from curation.fitting import Fit
 from curation.schema import Reason, RowError, Status
 from curation.video_files import Frames, Probe
 
@@ -41,6 +42,8 @@ _WHOLE_FILE = 10
 """What every frame of a file is decoded for may take so many times as long."""
 # -P: the folder in which the user stands is no place to take code from.
 _COMMAND = (sys.executable, "-P", "-m", "curation.decoding_child")
+_PIXELS: Mapping[str, np.dtype[Any]] = {"uint8": np.dtype(np.uint8), "float32": np.dtype(np.float32)}
+"""Types of pixels that a child may send."""
 _POLL_S = 0.05
 _START_S = 120.0
 _CHUNK = 1 << 20
@@ -70,11 +73,15 @@ class Decoder:
         answer, _ = self._call(request)
         return Probe(**answer["probe"])
 
-    def frames(self, path: Path, media: str, track: str | None, times_s: Sequence[float]) -> Frames:
-        """`curation.backends.read`: frames at the ascending `times_s`; RowError if they cannot be had."""
-        request = {"call": "frames", "path": str(path), "media": media, "track": track, "times_s": list(times_s)}
-        answer, pixels = self._call(request)
-        return Frames(np.frombuffer(pixels, np.uint8).reshape(answer["shape"]), tuple(answer["stamps_s"]))
+    def frames(
+        self, path: Path, media: str, track: str | None, times_s: Sequence[float], fit: Fit | None = None
+    ) -> Frames:
+        """`curation.backends.read`: frames at the ascending `times_s`, each fitted; RowError if they cannot be had."""
+        request: dict[str, Any] = {"call": "frames", "path": str(path), "media": media, "track": track}
+        request |= {"times_s": list(times_s), "fit": None if fit is None else fit.to_json()}
+        answer, data = self._call(request)
+        pixels = np.frombuffer(data, _PIXELS[answer["dtype"]]).reshape(answer["shape"])
+        return Frames(pixels, tuple(answer["stamps_s"]), (answer["shown"][0], answer["shown"][1]))
 
     def whole_file(self, function: str, path: Path, settings: Mapping[str, Any]) -> Any:
         """What `function(path, settings)` finds in the whole of a video file, in the time that this takes.
@@ -175,7 +182,7 @@ class _Answer:
             selector.register(self._stdout(), selectors.EVENT_READ)
             length = LENGTH.unpack(self._exactly(LENGTH.size, selector))[0]
             answer: dict[str, Any] = json.loads(self._exactly(length, selector))
-            count = int(np.prod(answer["shape"])) if "shape" in answer else 0
+            count = int(np.prod(answer["shape"])) * _PIXELS[answer["dtype"]].itemsize if "shape" in answer else 0
             if count > self._memory_bytes:
                 raise self._too_large()
             return answer, self._exactly(count, selector)

@@ -12,7 +12,7 @@ import json
 import os
 import select
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,9 +23,11 @@ from curation.backends import load_backends, probe, read
 from curation.confinement import confine
 from curation.decoder import IDLE_S, LENGTH, message
 from curation.faults import MachineError, is_of_machine, machine_error
+from curation.fitting import Fit
 from curation.schema import Reason, RowError, Status
 
 _GRACE_S = 5.0
+_PACKAGES = ("curation.", "lumina.")
 
 
 def main() -> None:
@@ -54,8 +56,12 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]
             return {"probe": asdict(probe(path, media, request["start_s"], request["end_s"]))}, None
         if request["call"] == "whole_file":
             return {"found": _function(request["function"])(path, request["settings"])}, None
-        frames = read(path, media, request["track"], request["times_s"])
-        return {"shape": frames.pixels.shape, "stamps_s": frames.stamps_s}, np.ascontiguousarray(frames.pixels)
+        asked = request["fit"]
+        fit = None if asked is None else Fit(_function(asked["function"]), (asked["size"][0], asked["size"][1]))
+        frames = read(path, media, request["track"], request["times_s"], fit)
+        pixels = np.ascontiguousarray(frames.pixels)
+        told = {"shape": pixels.shape, "dtype": str(pixels.dtype), "stamps_s": frames.stamps_s, "shown": frames.shown}
+        return told, pixels
     except RowError as error:
         return {"status": error.status, "reason": error.reason, "detail": str(error)}, None
     except MachineError as error:
@@ -70,13 +76,13 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]
         return {"status": Status.QUARANTINED, "reason": Reason.INTERNAL_ERROR, "detail": detail}, None
 
 
-def _function(reference: str) -> Callable[[Path, Mapping[str, Any]], Any]:
+def _function(reference: str) -> Callable[..., Any]:
     """A function of our own that the parent names: what this module imported itself would count as code of all stages
     that decode."""
     module, _, name = reference.partition(":")
-    if not module.startswith("curation."):
-        raise ValueError(f"{reference!r} is none of the functions of curation")
-    found: Callable[[Path, Mapping[str, Any]], Any] = getattr(importlib.import_module(module), name)
+    if not module.startswith(_PACKAGES):
+        raise ValueError(f"{reference!r} is none of the functions of {' and '.join(_PACKAGES)}")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return found
 
 

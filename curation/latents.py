@@ -1,30 +1,49 @@
 """Encode latents: clips of one size and length per bucket, as the training loop reads them.
 
 Rows in: all selected clips. Rows out: the same, with latents for those this stage wants; its neighbours' media and
-clips that are too short are filtered. Decoding, resizing and encoding happen in one place: frames never travel.
+clips that are too short are filtered. Frames never leave their machine: the decoding process resizes each as it comes,
+and the next unit's are decoded while the VAE encodes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
 from curation.decode import clip_times, frames_at
 from curation.decoder import Decoder
-from curation.operator import RANDOM_READ_BYTES, Env, Input, Layout, Operator, aside, map_rows
+from curation.fitting import Fit
+from curation.operator import (
+    RANDOM_READ_BYTES,
+    Env,
+    Halves,
+    Input,
+    Layout,
+    Operator,
+    Report,
+    RowsFunction,
+    aside,
+    map_rows,
+)
 from curation.prompts import system_prompts_of
 from curation.schema import LATENTS, SELECT, Reason, RowError, Status, iterate, set_aside, status_not_ok, to_table
 from curation.tensors import DType, pack
 from lumina.config import Config
 from lumina.models.config import EncodeRecipe
+from lumina.precision import Precision, precision_on
 from lumina.randomness import generator
 from lumina.sizes import CELL, Size, best_crop_size, crop_sizes, largest_clip, num_cells, resize_crop
+from lumina.training.data.index import CLIPS, write_index
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 Row = dict[str, Any]
 
@@ -53,8 +72,11 @@ class EncodeLatentsConfig(Config):
     """Type in which latents are stored."""
     compression: Literal["none", "zstd"] = "none"
     """Compression of the files; zstd makes them about a fifth smaller, for object storage."""
-    compute_dtype: DType = "float32"
-    """Type in which the VAE runs."""
+    compute_dtype: Precision = "auto"
+    """Type in which the VAE runs; `auto` is bfloat16 on GPUs and float32 on CPUs."""
+    tiling: bool = False
+    """Encode large frames in overlapping tiles: a few GB instead of up to 17 at 960 pixels, and slightly other numbers.
+    Clips are encoded one by one, and eight frames at a time, in any case."""
     batch_size: int = Field(default=1, ge=1)
     """Clips of one bucket encoded together, cut from the shuffled order."""
     seed: int = 0
@@ -71,12 +93,19 @@ class EncodeLatentsConfig(Config):
     def _range(self) -> EncodeLatentsConfig:
         if self.min_frames > self.num_frames:
             raise ValueError(f"min_frames {self.min_frames} is larger than num_frames {self.num_frames}")
+        if self.tiling and self.recipe != "whole-clip/1":
+            raise ValueError(f"tiling is for recipe whole-clip/1, and {self.recipe} takes whole frames: leave one out")
         return self
+
+    def on(self, device: str) -> Self:
+        """The same for a device ("cpu", "cuda"), with nothing left to it."""
+        return self.model_copy(update={"compute_dtype": precision_on(device, self.compute_dtype)})
 
     @property
     def recipe_id(self) -> str:
         """Name of the encode recipe, with a digest of the settings that decide what is encoded, and how."""
-        settings = self.model_dump(mode="json", exclude={"name", "media", "seed", "recipe", "compression"})
+        without = {"name", "media", "seed", "recipe", "compression"} | (set() if self.tiling else {"tiling"})
+        settings = self.model_dump(mode="json", exclude=without)
         digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
         return f"{self.recipe}:{digest}"
 
@@ -156,9 +185,10 @@ def _check_selected(row: Row, name: str) -> None:
     raise RowError(Reason(failed["reason"]), failed["detail"], Status.FILTERED)
 
 
-def _plan(inputs: Mapping[str, Input], config: EncodeLatentsConfig, _env: Env) -> pa.Table:
+def _plan(inputs: Mapping[str, Input], config: EncodeLatentsConfig, env: Env) -> pa.Table:
     from lumina.system_prompts import compose, text_id
 
+    config = config.on(env.device)
     by_source, sizes = system_prompts_of(inputs), config.sizes
     selected = inputs["select"].rows()
     names = selected["clip_id"].to_pylist()
@@ -186,24 +216,32 @@ def _planned(row: Row, config: EncodeLatentsConfig, sizes: list[Size]) -> Row:
         return row | aside(ENCODE_LATENTS_OPERATOR.name, error)
 
 
-def _make(config: EncodeLatentsConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
+def _make(config: EncodeLatentsConfig, env: Env) -> RowsFunction:
     import torch
 
     from lumina.models.autoencoder import VideoAutoencoder
 
     # One thread: sums in a fixed order, so the latents do not depend on the machine's cores.
     torch.set_num_threads(1)
-    vae = VideoAutoencoder.from_pretrained(env.weights["vae"], env.device, getattr(torch, config.compute_dtype))
+    vae = VideoAutoencoder.from_pretrained(
+        env.weights["vae"], env.device, getattr(torch, config.on(env.device).compute_dtype)
+    )
+    if config.tiling:
+        vae.enable_tiling()
     decoder = Decoder(env.limits)
 
     def load(row: Row, frames: dict[str, Any]) -> Row:
-        read = frames_at(decoder, row, env, row["times_s"])
-        frames[row["clip_id"]] = resize_crop(read.pixels, (row["size"][0], row["size"][1]))
+        read = frames_at(decoder, row, env, row["times_s"], Fit(resize_crop, (row["size"][0], row["size"][1])))
+        frames[row["clip_id"]] = read.pixels
         return {"frame_times_s": read.stamps_s, "frames_shown": len(set(read.stamps_s))}
 
-    def encode(table: pa.Table) -> pa.Table:
+    def load_all(table: pa.Table) -> tuple[list[Row], dict[str, Any]]:
         frames: dict[str, Any] = {}
         rows = map_rows(table, _PLANNED, ENCODE_LATENTS_OPERATOR.name, partial(load, frames=frames)).to_pylist()
+        return rows, frames
+
+    def encode(found: tuple[list[Row], dict[str, Any]]) -> pa.Table:
+        rows, frames = found
         loaded = [row for row in rows if row["status"] == Status.OK]
         encoded = {}
         if loaded:
@@ -212,7 +250,7 @@ def _make(config: EncodeLatentsConfig, env: Env) -> Callable[[pa.Table], pa.Tabl
             encoded = {row["clip_id"]: latent for row, latent in zip(loaded, latents, strict=True)}
         return to_table((_packed(row, encoded.get(row["clip_id"]), config) for row in rows), LATENTS)
 
-    return encode
+    return Halves(load_all, encode)
 
 
 def _packed(row: Row, latent: Any, config: EncodeLatentsConfig) -> Row:
@@ -229,6 +267,11 @@ def _packed(row: Row, latent: Any, config: EncodeLatentsConfig) -> Row:
         "vae_latent_dtype": packed.dtype,
         "latent_sha256": hashlib.sha256(packed.data).hexdigest(),
     }
+
+
+def _report(_rows: ds.Dataset, _config: EncodeLatentsConfig, out: Path) -> Report:
+    write_index(out, CLIPS)
+    return Report()
 
 
 ENCODE_LATENTS_OPERATOR = Operator(
@@ -251,6 +294,7 @@ ENCODE_LATENTS_OPERATOR = Operator(
         "split",
     ),
     runs_network=lambda _config: True,
+    report=_report,
     layout=lambda config: Layout(
         "bucket",
         rows_per_file=64,

@@ -67,6 +67,13 @@ def guess_media(uri: str) -> str:
     return "image" if suffix(uri) in IMAGE_SUFFIXES else "video"
 
 
+def possible_media(extension: str) -> tuple[str, ...]:
+    """The kinds that a file of this extension may turn out to be once its content is read."""
+    if extension in STILL_SUFFIXES:
+        return ("image",)
+    return ("video",) if extension in VIDEO_SUFFIXES - {".gif", ".apng", ".avifs"} else ("image", "video")
+
+
 def media_of(head: bytes, uri: str) -> str:
     """ "video" or "image", by the first `HEAD_BYTES` of the content.
 

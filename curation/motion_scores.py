@@ -6,7 +6,7 @@ samples fall is filtered. A clip that does not decode is quarantined: it is neve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,11 +17,12 @@ from pydantic import Field, model_validator
 
 from curation.decode import READ_COLUMNS, clip_times, frames_at
 from curation.decoder import Decoder
-from curation.operator import Env, Input, Layout, Operator, Report, map_rows
+from curation.fitting import Fit
+from curation.operator import Env, Halves, Input, Layout, Operator, Report, RowsFunction, map_rows
 from curation.schema import MOTION, STATUS_COLUMNS, Reason, RowError, Status, to_table
 from curation.video_files import Frames
 from lumina.config import Config
-from lumina.motion import DISFlow, MotionScore, OpticalFlowEstimator, UniMatchFlow, motion_scores
+from lumina.motion import DISFlow, MotionScore, OpticalFlowEstimator, UniMatchFlow, prepare_frames, prepared_scores
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -70,8 +71,9 @@ def _plan(inputs: Mapping[str, Input], _config: MotionConfig, _env: Env) -> pa.T
     return inputs["clips"].rows(["clip_id", *READ_COLUMNS, *STATUS_COLUMNS]).sort_by("clip_id")
 
 
-def _make(config: MotionConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
+def _make(config: MotionConfig, env: Env) -> RowsFunction:
     estimator, decoder = build_estimator(config, env), Decoder(env.limits)
+    fit = Fit(prepare_frames, (config.height, config.width))
 
     def load(row: dict[str, Any], frames: dict[str, Frames]) -> dict[str, Any]:
         if row["media"] == "image":
@@ -80,21 +82,25 @@ def _make(config: MotionConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
         if len(times) < 2:
             detail = f"{row['duration_s']:.6g} s: no two samples {config.interval_s} s apart"
             raise RowError(Reason.TOO_FEW_FRAMES, detail, Status.FILTERED)
-        frames[row["clip_id"]] = frames_at(decoder, row, env, times)
+        frames[row["clip_id"]] = frames_at(decoder, row, env, times, fit)
         return {}
 
-    def score(table: pa.Table) -> pa.Table:
+    def load_all(table: pa.Table) -> tuple[pa.Table, dict[str, Frames]]:
         frames: dict[str, Frames] = {}
-        loaded = map_rows(table, table.schema, MOTION_OPERATOR.name, partial(load, frames=frames))
-        size = (config.height, config.width)
-        found = motion_scores([one.pixels for one in frames.values()], estimator, size, config.batch_pairs)
+        return map_rows(table, table.schema, MOTION_OPERATOR.name, partial(load, frames=frames)), frames
+
+    def score(found_frames: tuple[pa.Table, dict[str, Frames]]) -> pa.Table:
+        loaded, frames = found_frames
+        images = [one.pixels for one in frames.values()]
+        turned = [height > width for width, height in (one.shown for one in frames.values())]
+        found = prepared_scores(images, turned, estimator, config.batch_pairs)
         columns = {
             name: _columns(one, config, estimator.name) | {"samples_shown": len(set(frames[name].stamps_s))}
             for name, one in zip(frames, found, strict=True)
         }
         return to_table((row | columns.get(row["clip_id"], {}) for row in loaded.to_pylist()), MOTION)
 
-    return score
+    return Halves(load_all, score)
 
 
 def _columns(found: MotionScore, config: MotionConfig, estimator: str) -> dict[str, Any]:

@@ -6,7 +6,8 @@ the media are (`make`: a function over the rows of one unit of work), then may l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,20 @@ if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
 RowsFunction = Callable[[pa.Table], pa.Table]
+
+
+@dataclass(frozen=True)
+class Halves:
+    """A function over the rows of one unit in two halves: the next unit is loaded while this one is computed."""
+
+    load: Callable[[pa.Table], Any]
+    """Reads and decodes what the rows name. Runs on a thread of its own, one unit after another."""
+    compute: Callable[[Any], pa.Table]
+    """Makes rows of what `load` returned: the network's half."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Both, one after the other."""
+        return self.compute(self.load(table))
 
 
 @dataclass(frozen=True)
@@ -108,7 +123,7 @@ class Operator:
     returns its result here."""
     make: Callable[[Any, Env], RowsFunction] | None = None
     """Called once in each worker; the function it returns gets the `ok` rows of one unit of work and returns as many
-    rows of `schema`. Rows that are not `ok` pass by."""
+    rows of `schema`. Rows that are not `ok` pass by. `Halves` are loaded ahead, see `apply_ahead`."""
     computed: pa.Schema | None = None
     """Columns of what `make`'s function returns, where `finish` makes others of them."""
     rows_per_unit: Callable[[Any], int] = _one_row
@@ -147,14 +162,42 @@ def dataset(directory: Path) -> ds.Dataset:
 
 def apply(operator: Operator, compute: RowsFunction, table: pa.Table) -> pa.Table:
     """Run one unit: its `ok` rows through `compute`, the others as they are. RuntimeError if a row is lost."""
+    well, other = _parted(table)
+    return _joined(operator, well, other, compute(well) if len(well) else None)
+
+
+def apply_ahead(operator: Operator, compute: RowsFunction, units: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """`apply` to each unit, in their order; of a function in `Halves` the next unit is loaded during the computation.
+
+    Bits are those of `apply`, and an error comes where its unit does, after the units before it.
+    """
+    if not isinstance(compute, Halves):
+        yield from (apply(operator, compute, unit) for unit in units)
+        return
+    waiting: tuple[pa.Table, pa.Table, Future[Any] | None] | None = None
+    with ThreadPoolExecutor(1, f"load {operator.name}") as thread:
+        for unit in [*units, None]:
+            ready, waiting = waiting, None
+            if unit is not None:
+                well, other = _parted(unit)
+                waiting = well, other, thread.submit(compute.load, well) if len(well) else None
+            if ready is not None:
+                well, other, loading = ready
+                yield _joined(operator, well, other, None if loading is None else compute.compute(loading.result()))
+
+
+def _parted(table: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """The rows that are `ok`, and the others."""
     is_ok = pc.equal(table["status"], Status.OK)
-    well, other = table.filter(is_ok), table.filter(pc.invert(is_ok))
+    return table.filter(is_ok), table.filter(pc.invert(is_ok))
+
+
+def _joined(operator: Operator, well: pa.Table, other: pa.Table, computed: pa.Table | None) -> pa.Table:
     parts = [conform(other, operator.computed_schema)]
-    if len(well):
-        computed = conform(compute(well), operator.computed_schema)
+    if computed is not None:
+        parts.append(conform(computed, operator.computed_schema))
         if len(computed) != len(well):
             raise RuntimeError(f"{operator.name}: {len(well)} rows went in, {len(computed)} came out")
-        parts.append(computed)
     return pa.concat_tables(parts)
 
 

@@ -19,6 +19,7 @@ from curation.clock import Clock, Timeline, find_clock, timeline
 from curation.containers import Film, find_film, opened
 from curation.display import Display, deinterlaced, display_of, picture
 from curation.film_frames import Track, decoded, reached, row_errors, stamps_of, stream_of
+from curation.fitting import Fit
 from curation.schema import Reason, RowError, Status
 from lumina.colour import tags
 from lumina.frame_times import pick_frames, span_of
@@ -76,10 +77,12 @@ class Probe:
 class Frames:
     """Frames of a clip."""
 
-    pixels: NDArray[np.uint8]
-    """[T, H, W, 3], RGB, as shown."""
+    pixels: NDArray[Any]
+    """[T, H, W, 3], RGB, as shown, uint8; what a fit made of them, if there was one."""
     stamps_s: tuple[float, ...]
     """When each begins, in seconds from the film's first frame."""
+    shown: tuple[int, int]
+    """(width, height) of the picture as shown."""
 
 
 @dataclass(frozen=True)
@@ -157,30 +160,37 @@ def probe_video(path: Path, start_s: float | None = None, end_s: float | None = 
         )
 
 
-def read_video(path: Path, track: Track, times_s: Sequence[float]) -> Frames:
+def read_video(path: Path, track: Track, times_s: Sequence[float], fit: Fit | None = None) -> Frames:
     """The frames on the screen at the ascending `times_s`, seconds from the film's first frame; see `pick_frames`.
 
-    RowError if they cannot be had.
+    Each is fitted as soon as it is decoded. RowError if they cannot be had.
     """
     with row_errors():
         # The filter looks at the frames before.
         early = 2 * track.interval_s if track.deinterlace else 0.0
         frames = ((float(stamp), frame) for stamp, frame in reached(path, track, times_s[0] - early))
-        images: list[NDArray[np.uint8]] = []
+        pixels: NDArray[Any] | None = None
+        size = (0, 0)
         stamps: list[float] = []
-        shown = deinterlaced(frames) if track.deinterlace else frames
-        for stamp, frame in pick_frames(times_s, shown, track.interval_s):
-            if stamps and stamps[-1] == stamp:
-                image = images[-1]
-            else:
-                image = picture(frame, display_of(frame, Fraction(track.pixel_aspect)))
-            if images and image.shape != images[0].shape:
-                raise _size_changes(images[0].shape[1::-1], image.shape[1::-1], stamp)
-            images.append(image)
+        progressive = deinterlaced(frames) if track.deinterlace else frames
+        for stamp, frame in pick_frames(times_s, progressive, track.interval_s):
+            if pixels is not None and stamps[-1] == stamp:
+                pixels[len(stamps)] = pixels[len(stamps) - 1]
+                stamps.append(stamp)
+                continue
+            image = picture(frame, display_of(frame, Fraction(track.pixel_aspect)))
+            if pixels is not None and image.shape[1::-1] != size:
+                raise _size_changes(size, image.shape[1::-1], stamp)
+            size = (image.shape[1], image.shape[0])
+            fitted = image if fit is None else fit(image)
+            if pixels is None:
+                # In place from the first on: a stack at the end would hold the clip twice.
+                pixels = np.empty((len(times_s), *fitted.shape), fitted.dtype)
+            pixels[len(stamps)] = fitted
             stamps.append(stamp)
-        if not images:
+        if pixels is None:
             raise RowError(Reason.DECODE_ERROR, "pyav: the video stream has no frame")
-        return Frames(np.stack(images), tuple(stamps))
+        return Frames(pixels, tuple(stamps), size)
 
 
 def watch_video(path: Path, visit: Callable[[Any], None]) -> Timeline:

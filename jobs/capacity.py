@@ -124,16 +124,28 @@ def check(runtime: RuntimeConfig, work: Work) -> None:
     )
 
 
-def curation_workers(runtime: RuntimeConfig, gpu: bool) -> int:
-    """Workers of a curation stage at most: as the runtime says, else one per GPU, else what leaves room for the stages
-    beside it."""
+def curation_workers(runtime: RuntimeConfig, gpus: float = 0) -> int:
+    """Workers of a curation stage at most: as the runtime says, else as many as there are GPUs for, else what leaves
+    room for the stages beside it.
+
+    Args:
+        runtime: how the run is executed.
+        gpus: of one worker, 0 to 1.
+    """
     if runtime.curation_workers is not None:
         return runtime.curation_workers
-    if gpu:
-        return max(1, room(_nodes(), {"GPU": 1}))
+    if gpus:
+        return max(1, sum(_sharing(node, gpus) for node in _nodes()))
     fit = room(_nodes(), {"CPU": 1, **curation_place(runtime)})
     # A local cluster declares more CPUs than the machine has cores.
     return max(1, fit // 2 if runtime.ray_address is None else fit - 1)
+
+
+def _sharing(node: Mapping[str, float], gpus: float) -> int:
+    """Workers with a CPU and so much of one GPU that fit on a node; no worker has parts of two."""
+    # A tenth goes into one ten times, whatever its binary digits say.
+    each = int(1 / gpus + 1e-9)
+    return min(int(node.get("GPU", 0.0)) * each, int(node.get("CPU", 0.0)))
 
 
 def evaluation_workers(runtime: RuntimeConfig) -> int:

@@ -1,7 +1,7 @@
 """Stage `choose`: which sources to fine-tune on, from the evaluations of their system prompts.
 
 The rule (which figures, which weights, what on a tie) is in the config, so it stands before the numbers are known; it
-is written into `selection.json` beside the numbers.
+is written into `selection.json` beside the numbers. A person may decide instead, and the figures may come from a file.
 """
 
 from __future__ import annotations
@@ -9,20 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 
 from jobs.context import InputRef, JobContext, JobResult
 from lumina.config import Config
-from lumina.evaluation.metrics import METRICS, composite
+from lumina.evaluation.metrics import METRICS, Estimate, Metric, composite
+from lumina.evaluation.score_files import Scores, read_scores
+from lumina.evaluation.standard_scores import Scale, are_unlike, scale_of
 from lumina.evaluation.subsets import Comparison, Difference, Interval, compare
-from lumina.evaluation.summary import Results, estimates, interval_json, pivot
+from lumina.evaluation.summary import Results, estimates_of, interval_json, pivot
+from lumina.files import sha256_file
 
 FILE = "selection.json"
+_READ = ("video@", "image@")
 
 
 class ChooseConfig(Config):
@@ -31,7 +35,18 @@ class ChooseConfig(Config):
     score: dict[str, float] = Field(
         default={"shapes/colour_acc": 1.0, "shapes/shape_acc": 1.0, "shapes/direction_acc": 1.0}, min_length=1
     )
-    """Metric to weight; sources are compared by the weighted mean. A negative weight is for a metric to keep low."""
+    """Metric to weight; sources are compared by the weighted mean. A negative weight is for a metric to keep low.
+    Unless all are shares of clips, metrics are weighed in standard deviations of their values over prompts and sources,
+    for what varies most would decide else. With `scores`, the names are figures of that file."""
+    sources: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """A person's decision: these sources are fine-tuned on, whatever the scores; the first one's prompt is the default
+    of the exported model. None goes by the score."""
+    reason: str | None = None
+    """Why, in a sentence; for `sources`."""
+    scores: Path | dict[str, Path] | None = None
+    """Figures from elsewhere in place of the evaluations': a CSV with a row per clip (columns `source`, `prompt`,
+    `sample`) or per source, or results JSON of VBench: of clips in folders named after sources, or a file per source
+    (`{web: web.json}`). Known by content."""
     on_tie: Literal["best", "union"] = "best"
     """When several sources are not significantly worse than the best: take the best alone, or all of them."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
@@ -41,25 +56,46 @@ class ChooseConfig(Config):
     seed: int = 0
     """Seed of the bootstrap."""
 
-    @field_validator("score")
-    @classmethod
-    def _known(cls, score: dict[str, float]) -> dict[str, float]:
-        for name, weight in score.items():
-            if name not in METRICS:
+    @model_validator(mode="after")
+    def _decided(self) -> Self:
+        if self.sources is not None and len(set(self.sources)) < len(self.sources):
+            raise ValueError(f"sources names one twice: {', '.join(self.sources)}")
+        if (self.sources is None) != (not (self.reason or "").strip()):
+            raise ValueError(
+                "sources and reason go together: a decision by hand says why, and what it says is recorded"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for name, weight in self.score.items():
+            if self.scores is None and name not in METRICS:
                 raise ValueError(f"unknown metric {name!r}; there are {', '.join(sorted(METRICS))}")
             if weight == 0:
                 raise ValueError(f"the weight of {name!r} is zero: leave the metric out")
-        return score
+        if self.scores is None:
+            are_unlike(self.score)
+        return self
+
+    def score_files(self) -> dict[str, Path]:
+        """The files of `scores`, by the names under which the stage is given them."""
+        if self.scores is None:
+            return {}
+        if isinstance(self.scores, Path):
+            return {"scores": self.scores}
+        return {f"scores@{name}": path for name, path in self.scores.items()}
 
 
 def run(ctx: JobContext) -> JobResult:
     """Compare the inputs `evaluate@<source>` and write `selection.json` (config: ChooseConfig).
 
-    A source without a clip in one of the optional inputs `latents@<name>` (what the fine-tuning reads) is left out.
+    With files `scores` or `scores@<source>`, their figures are compared instead. A source is left out that has no clip
+    of the medium to train on in any of the optional inputs `video@<name>` or `image@<name>`, which are latents that the
+    fine-tuning reads.
 
     Raises:
-        ValueError: no evaluation, evaluations of different prompts, one that lacks a metric of the score, or no source
-            with clips.
+        ValueError: no evaluation, evaluations of different prompts, one that lacks a metric of the score, scores that
+            cannot be used, or no source with clips.
     """
     config: ChooseConfig = ctx.config
     inputs = {key.partition("@")[2]: ref for key, ref in ctx.inputs.items() if key.startswith("evaluate@")}
@@ -67,21 +103,35 @@ def run(ctx: JobContext) -> JobResult:
         raise ValueError(f"{ctx.stage} has no input evaluate@<source>, only {sorted(ctx.inputs)}")
     trainable = _trainable(ctx)
     left_out = [] if trainable is None else sorted(set(inputs) - trainable)
-    if len(left_out) == len(inputs):
+    lacking = sorted(set(inputs if config.sources is None else config.sources) & set(left_out))
+    if len(left_out) == len(inputs) or (config.sources is not None and lacking):
+        read = ", ".join(ref.stage for key, ref in sorted(ctx.inputs.items()) if key.startswith(_READ))
+        who = "none of the sources" if config.sources is None else "choose.sources: none of"
         raise ValueError(
-            f"none of the sources {', '.join(left_out)} has clips in every latents stage that finetune reads"
+            f"{ctx.stage}: {who} {', '.join(lacking)} has a clip to fine-tune on in {read}: "
+            "`lumina selection` tells which rules set them aside"
         )
-    results = {source: _read(ref, config) for source, ref in sorted(inputs.items()) if source not in left_out}
-    selection = select(results, config, left_out)
+    sources = sorted(set(inputs) - set(left_out))
+    files = {name: path for name, path in ctx.files.items() if name.partition("@")[0] == "scores"}
+    scores = None
+    if files:
+        given = files.get("scores") or {name.partition("@")[2]: path for name, path in files.items()}
+        # The plan has looked for unknown sources; those that cannot be chosen may be there.
+        scores = read_scores(given, config.score, sources)
+    results = scores.results if scores else {source: _read(inputs[source], config) for source in sources}
+    selection = select(results, config, left_out, scores)
+    if scores is not None:
+        digests = {name: f"sha256:{sha256_file(path)}" for name, path in sorted(files.items())}
+        selection["scores"] = {"files": digests, "per_clip": scores.per_clip}
     # Newlines at the end of lines only, keys sorted: the file's bytes are its identity.
     text = json.dumps(selection, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     (ctx.out / FILE).write_text(text, encoding="utf-8")
-    best = next(row for row in selection["table"] if row["source"] == selection["chosen"])
+    chosen = next(row for row in selection["table"] if row["source"] == selection["chosen"])
     return JobResult(
         kind="files",
         digest=f"sha256:{hashlib.sha256(text.encode()).hexdigest()}",
         counts={"in": len(inputs), "ok": len(results), **({"filtered/no_clips": len(left_out)} if left_out else {})},
-        metrics={"choose/score": best["score"]["value"], "choose/best_set_size": len(selection["best_set"])},
+        metrics={"choose/score": chosen["score"]["value"], "choose/best_set_size": len(selection["best_set"])},
         artifacts=(FILE,),
     )
 
@@ -102,59 +152,77 @@ def _read(ref: InputRef, config: ChooseConfig) -> Results:
 
 
 def _trainable(ctx: JobContext) -> set[str] | None:
-    """Sources with a clip to train on in each of the inputs `latents@<name>`; None without such inputs."""
+    """Sources with a clip to train on in one of the inputs `video@<name>`, `image@<name>`; None without such inputs."""
     import pyarrow.dataset as dataset
 
-    wanted = (dataset.field("status") == "ok") & (dataset.field("split") == "train")
-    found = [
-        set(dataset.dataset(ref.path / "data").to_table(columns=["source"], filter=wanted)["source"].to_pylist())
-        for key, ref in ctx.inputs.items()
-        if key.startswith("latents@")
-    ]
-    return set.intersection(*found) if found else None
+    found: set[str] | None = None
+    for key, ref in ctx.inputs.items():
+        if key.startswith(_READ):
+            wanted = dataset.field("media") == key.partition("@")[0]
+            wanted &= (dataset.field("status") == "ok") & (dataset.field("split") == "train")
+            table = dataset.dataset(ref.path / "data").to_table(columns=["source"], filter=wanted)
+            found = (found or set()) | set(table["source"].to_pylist())
+    return found
 
 
-def select(results: dict[str, Results], config: ChooseConfig, left_out: Sequence[str] = ()) -> dict[str, Any]:
+def select(
+    results: Mapping[str, Results], config: ChooseConfig, left_out: Sequence[str] = (), scores: Scores | None = None
+) -> dict[str, Any]:
     """Apply the rule: the content of `selection.json`.
 
     Args:
         results: by source.
         config: the rule.
         left_out: sources that were evaluated but cannot be chosen, since they have no clips; named in the result.
+        scores: what `results` are of, if they come from elsewhere.
 
     Raises:
-        ValueError: the sources were not evaluated on the same prompts and samples.
+        ValueError: the sources were not evaluated on the same prompts and samples, or the rule needs error bars that
+            there are none of.
     """
     sources = sorted(results)
     first = results[sources[0]]
+    per_clip = scores is None or scores.per_clip
     for source in sources[1:]:
-        if (results[source].prompt_ids, results[source].samples) != (first.prompt_ids, first.samples):
+        other = results[source]
+        if (other.prompt_ids, other.samples, other.strata) != (first.prompt_ids, first.samples, first.strata):
             raise ValueError(f"{sources[0]} and {source} were evaluated on different prompts: they cannot be paired")
-    figures = {s: estimates(results[s], sorted(config.score), config.seed, config.resamples) for s in sources}
-    scores = [composite(figures[s], config.score) for s in sources]
+    if not per_clip and config.on_tie == "union" and config.sources is None:
+        raise ValueError("choose.on_tie is union, but scores of whole sources do not tell who is as good as the best")
+    own = {name: METRICS[name] for name in sorted(config.score)} if scores is None else None
+    metrics = own or {name: Metric(name, name, "frames", "") for name in sorted(config.score)}
+    unlike = are_unlike(metrics) if own else len(metrics) > 1
+    figures = {s: estimates_of(results[s], metrics, config.seed, config.resamples) for s in sources}
+    scales = {n: scale_of([results[s].columns[m.column] for s in sources]) for n, m in metrics.items() if unlike}
+    totals = [composite(_standardised(figures[s], scales), config.score) for s in sources]
     comparison = compare(
         sources,
-        np.array([s.value for s in scores]),
-        np.stack([s.draws for s in scores]),
-        min(s.units for s in scores),
+        np.array([one.value for one in totals]),
+        np.stack([one.draws for one in totals]),
+        min(one.units for one in totals),
         config.confidence,
-        scores[0].values,
+        totals[0].values,
     )
-    chosen = comparison.best
-    selected = sorted(comparison.best_set) if config.on_tie == "union" else [chosen]
+    by_rule = sorted(comparison.best_set) if config.on_tie == "union" else [comparison.best]
+    selected = list(config.sources) if config.sources else by_rule
     worse = {d.group: d for d in comparison.differences}
-    order = [chosen, *(d.group for d in comparison.differences)]
-    return {
+    order = [comparison.best, *(d.group for d in comparison.differences)]
+    extra: dict[str, Any] = {"decided_by": "hand"} if config.sources else {}
+    if scales:
+        extra["standardised"] = {
+            n: {"mean": round(one.mean, 9), "spread": round(one.spread, 9)} for n, one in sorted(scales.items())
+        }
+    return extra | {
         "schema": "lumina-selection/1",
-        "chosen": chosen,
+        "chosen": selected[0] if config.sources else comparison.best,
         "sources": selected,
         "best_set": list(comparison.best_set),
         "left_out": sorted(left_out),
-        "reason": _reason(comparison, selected, config, len(first.prompt_ids), first.samples)
+        "reason": _reason(comparison, selected, config, len(first.prompt_ids), first.samples, per_clip)
         + (f" Left out, having no clips to fine-tune on: {', '.join(sorted(left_out))}." if left_out else ""),
-        "rule": config.model_dump(mode="json"),
-        "prompts": len(first.prompt_ids),
-        "samples": first.samples,
+        "rule": config.model_dump(mode="json", exclude_none=True),
+        "prompts": len(first.prompt_ids) if per_clip else 0,
+        "samples": first.samples if per_clip else 0,
         "table": [
             {
                 "source": source,
@@ -168,16 +236,27 @@ def select(results: dict[str, Results], config: ChooseConfig, left_out: Sequence
     }
 
 
+def _standardised(figures: Mapping[str, Estimate], scales: Mapping[str, Scale]) -> Mapping[str, Estimate]:
+    return {name: scales[name].standardised(one) for name, one in figures.items()} if scales else figures
+
+
 def _difference_json(difference: Difference) -> dict[str, float | None]:
     return interval_json(Interval(difference.value, difference.low, difference.high))
 
 
-def _reason(comparison: Comparison, selected: list[str], config: ChooseConfig, prompts: int, samples: int) -> str:
+def _reason(
+    comparison: Comparison, selected: list[str], config: ChooseConfig, prompts: int, samples: int, per_clip: bool
+) -> str:
+    by_hand = f"Chosen by hand: {(config.reason or '').strip().rstrip('.')}. Of the scores: " if config.sources else ""
     own = comparison.intervals[comparison.best]
+    if not per_clip:
+        others = "".join(f"; {d.group} lies {d.value:.3f} below it" for d in comparison.differences)
+        told = "scores of whole sources have no error bars, so nothing tells whether differences are more than chance"
+        return f"{by_hand}{comparison.best} scores highest ({own.value:.3f}){others}; {told}."
     if not math.isfinite(own.low):
         verdict = "it is the only source" if not comparison.differences else "which on one prompt proves nothing"
-        return f"{comparison.best} scores highest ({own.value:.3f}); {verdict}."
-    head = f"{comparison.best} scores highest ({own.value:.3f} [{own.low:.3f}, {own.high:.3f}]"
+        return f"{by_hand}{comparison.best} scores highest ({own.value:.3f}); {verdict}."
+    head = f"{by_hand}{comparison.best} scores highest ({own.value:.3f} [{own.low:.3f}, {own.high:.3f}]"
     each = "a clip" if samples == 1 else f"{samples} clips"
     basis = f"{config.confidence:.0%} intervals, paired over {prompts} prompts with {each} each)"
     if not comparison.differences:
@@ -187,6 +266,8 @@ def _reason(comparison: Comparison, selected: list[str], config: ChooseConfig, p
         + ("which is significant" if d.significant else "which is not significant")
         for d in comparison.differences
     ]
+    if config.sources:
+        return f"{head}, {basis}. {'; '.join(parts)}."
     if len(comparison.best_set) == 1:
         verdict = f"every other source is significantly worse, so {comparison.best} is chosen"
     elif config.on_tie == "union":

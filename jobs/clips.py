@@ -12,11 +12,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from jobs import capacity
 from lumina.evaluation.prompts import Prompt
 from lumina.flow_matching.schedules import SamplerConfig
+from lumina.models.config import AttentionKernel
+from lumina.precision import DType
 
 if TYPE_CHECKING:
     from jobs.runtime import RuntimeConfig
@@ -55,8 +57,10 @@ class ClipJob:
     fps: float
     seed: int
     metrics: tuple[str, ...]
-    dtype: Literal["float32", "bfloat16"]
+    dtype: DType
+    tiling: bool
     use_gpu: bool
+    attention: AttentionKernel
 
 
 @dataclass(frozen=True)
@@ -98,11 +102,15 @@ class ClipWorker:
         import torch
 
         from lumina.evaluation.generation import ClipGenerator
+        from lumina.models.attention_kernels import use_kernel
 
         if self._loaded is None or self._loaded[0] != job.checkpoint:
             device = "cuda" if job.use_gpu else "cpu"
-            dtype = torch.float32 if job.dtype == "float32" else torch.bfloat16
+            dtype = getattr(torch, job.dtype)
             generator = ClipGenerator.load(Path(job.checkpoint), job.vae, job.text_encoder, device, dtype)
+            use_kernel(job.attention, generator.model.config, device, dtype)
+            if job.tiling:
+                generator.autoencoder.enable_tiling()
             self._loaded = (job.checkpoint, generator)
         return self._loaded[1]
 

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import stat
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jobs import tokens
 from jobs.head import Head, NotStartedError, RefusedError
 from jobs.memory import memory_told
+from jobs.ray_faults import shortened
 from jobs.runtime import RuntimeConfig
 
 OBJECT_STORE_BYTES = 1 << 30
 _NEEDS_BYTES = OBJECT_STORE_BYTES + (1 << 30)
 """What a local cluster takes before it does anything: the objects' memory, and its own processes."""
+_DISK_BYTES = 64 << 20
+"""Where less is free, a local cluster fails to write its first files."""
+_SERVERS = {"gcs_server": "GCS", "raylet": "raylet"}
+"""Processes without which a cluster is none, and what they are called."""
 _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 """Of the training workers, where torch takes the address of the machine's name otherwise."""
 _ANSWER_S = 120.0
+_TELL_S = 60.0
+"""Between two lines on what Ray has lost."""
 _OPEN = (
     "the Ray cluster at {} asks for no token: whoever reaches it runs commands there as its user; start it with "
     "RAY_AUTH_MODE=token"
@@ -71,6 +80,8 @@ def ensure(runtime: RuntimeConfig) -> str:
             os.environ |= {**tokens.own(), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", **_LOOPBACK}
             # Nobody asks for these figures, and they would be served to everybody.
             os.environ.setdefault("RAY_enable_metrics_collection", "0")
+            # A task that finds no memory would be tried for ever. Each wait is twice the one before: a minute in all.
+            os.environ.setdefault("RAY_task_oom_retries", "5")
             # Ray warns when four times as many workers run; here most of them wait, as intended.
             os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(logical_cpus(runtime)))
         if "ray" in sys.modules and sys.modules["ray"].is_initialized():
@@ -165,15 +176,38 @@ def token_path() -> str:
     return os.environ.get(tokens.FILE, "") if _heads else ""
 
 
+def gcs_address() -> str:
+    """Where the servers of the cluster are that this process is connected to."""
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def servers() -> dict[str, int]:
+    """Processes that the local cluster of this process cannot be without, by name; empty if there is no such cluster.
+
+    They end with each other, so that the first one to be missed is the one that died.
+    """
+    found = {name: pid for head in _heads for name, pid in head.children().items()}
+    return {label: found[name] for name, label in _SERVERS.items() if name in found}
+
+
+def memory() -> str:
+    """Whether memory is short for a local cluster, who has it, and what to do."""
+    return memory_told(_NEEDS_BYTES, OBJECT_STORE_BYTES)
+
+
 def _why(runtime: RuntimeConfig, error: Exception) -> str:
     """What the user reads of a cluster that did not start."""
     late = isinstance(error, TimeoutError)
     if runtime.ray_address is None:
         said = f"within {runtime.ray_start_s:g} s" if late else f"({error})"
-        return (
-            f"Ray did not start {said}: {memory_told(_NEEDS_BYTES, OBJECT_STORE_BYTES)}, or allow a slow machine a "
-            "longer runtime.ray_start_s"
-        )
+        if (free := shutil.disk_usage(_base()).free) < _DISK_BYTES:
+            return (
+                f"Ray did not start {said}: {_base()} has {free >> 20} MiB free, and Ray's sockets and logs lie there: "
+                "free some, or set RAY_TMPDIR to another folder"
+            )
+        return f"Ray did not start {said}: {memory()}, or allow a slow machine a longer runtime.ray_start_s"
     if isinstance(error, RefusedError):
         return f"the Ray cluster at {runtime.ray_address} {tokens.refusal(os.environ)}"
     if late:
@@ -197,7 +231,24 @@ def _quieten(joined: Any) -> str:
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     # And that a dataset may wait for a CPU: here stages wait for each other, as intended.
     logging.getLogger("ray.data.dataset").setLevel(logging.ERROR)
+    _shorten_messages()
     return f"http://{joined.dashboard_url}" if joined.dashboard_url else ""
+
+
+def _shorten_messages() -> None:
+    """Ray prints pages on the driver's terminal, of processes that it lost. There is no setting for it."""
+    from ray._private import worker
+
+    told_s = -_TELL_S
+
+    def show(data: Mapping[str, Any], **_: Any) -> None:
+        nonlocal told_s
+        for line in filter(None, map(shortened, data["lines"])):
+            if time.monotonic() - told_s >= _TELL_S:
+                told_s = time.monotonic()
+                logger.warning(line)
+
+    worker.print_to_stdstream = show
 
 
 def blind_nodes(path: Path) -> list[str]:

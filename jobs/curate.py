@@ -4,7 +4,7 @@ Workers write what they finish themselves, as parts that survive whatever is kil
 a stage that starts again computes only the units of work that no part holds, and no row that an earlier output of the
 stage has from the same content (`jobs.taken`). Only numbers travel back to the driver: neither frames nor latents are
 ever in the object store, which holds the plan's rows alone. A worker's memory is bounded by its network, the frames of
-one unit, 256 MiB of finished rows, and `runtime.decode_memory_gb` for its decoder.
+two units, 256 MiB of finished rows, and `runtime.decode_memory_gb` for its decoder.
 
 The plan is fed from memory in blocks that hold whole units of work (`from_arrow`), for three reasons measured with
 Ray 2.60: a small table read from Parquet collapses into one block and so into one task; its listing, reading and
@@ -36,7 +36,7 @@ import pyarrow.dataset as ds
 from curation.decode_limits import DecodeLimits
 from curation.digest import RowsDigest
 from curation.faults import MachineError, told_by
-from curation.operator import Env, Input, Operator, apply, dataset
+from curation.operator import Env, Input, Operator, apply_ahead, dataset
 from curation.schema import Reason, Status, conform
 from jobs import capacity
 from jobs.context import JobContext, JobResult
@@ -64,7 +64,7 @@ def run(ctx: JobContext) -> JobResult:
     that are finished, and not among these, are kept for the next run.
     """
     operator = load_operator(ctx.operator)
-    device = "cuda" if ctx.runtime.curates_on_gpu and operator.runs_network(ctx.config) else "cpu"
+    device = ctx.runtime.curation_device if operator.runs_network(ctx.config) else "cpu"
     env = Env(ctx.media_root, dict(ctx.weights), device, decode_limits(ctx.runtime), ctx.runtime.object_stores)
     inputs = {name: Input(path) for name, path in ctx.files.items()}
     inputs |= {name: Input(ref.path) for name, ref in ctx.inputs.items()}
@@ -156,14 +156,15 @@ def _execute(ctx: JobContext, operator: Operator, env: Env, units: pa.Table, dir
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)  # its plans and bars would tear the driver's own apart
-    workers = capacity.curation_workers(ctx.runtime, env.device == "cuda")
+    gpus = ctx.runtime.gpus_of(ctx.stage) if env.device == "cuda" else 0
+    workers = capacity.curation_workers(ctx.runtime, gpus)
     most = operator.layout(ctx.config).rows_per_file
     blocks = cut_blocks(units, max(1, min(most, math.ceil(len(units) / (4 * workers)))))
     workers = min(workers, len(blocks))
     arguments = {"reference": ctx.operator, "config": ctx.config, "env": env, "directory": str(directory)}
     # A block is one row, its table inside: no batching can cut it apart or join it to another.
     source = ray.data.from_arrow([pa.table({"block": [_to_bytes(block)]}) for block in blocks])
-    if env.device == "cuda":
+    if gpus:
         written = source.map_batches(
             _Worker,
             batch_size=1,
@@ -171,7 +172,7 @@ def _execute(ctx: JobContext, operator: Operator, env: Env, units: pa.Table, dir
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
             fn_constructor_kwargs=arguments,
             num_cpus=1,
-            num_gpus=1,
+            num_gpus=gpus,
         )
     else:
         # Ray keeps the processes of tasks: the next stage finds torch imported, which takes seconds in a new actor.
@@ -226,32 +227,38 @@ class _Worker:
 
     def __call__(self, packed: pa.Table) -> pa.Table:
         """Write the rows of all units in one packed block that are in no part yet; return their number."""
-        block = _from_bytes(packed["block"][0].as_buffer())
+        units = self._todo(_from_bytes(packed["block"][0].as_buffer()))
         held: dict[int, pa.Table] = {}
-        rows = start = held_bytes = 0
+        rows = held_bytes = 0
+        try:
+            for number, made in zip(units, apply_ahead(self.operator, self.compute, units.values()), strict=True):
+                held[number] = made
+                held_bytes += made.nbytes
+                rows += len(units[number])
+                if self._is_due(held_bytes):
+                    self._flush(held)
+                    held_bytes = 0
+        except MachineError:
+            self._flush(held)  # what is done stays
+            raise
+        self._flush(held)
+        return pa.table({"rows": pa.array([rows], pa.int64())})
+
+    def _todo(self, block: pa.Table) -> dict[int, pa.Table]:
+        """The units of a block that are in no part yet, by their numbers."""
+        units: dict[int, pa.Table] = {}
         done = set[int]()
+        start = 0
         while start < len(block):
             size, number = block[UNIT_ROWS][start].as_py(), block[UNIT][start].as_py()
-            unit = block.slice(start, size)
-            start += size
             # Ray gives a block of a dead worker to another one, which finds here what was written before.
             record = record_path(self.directory, number)
             if record.exists():
                 done.update(read_part(record).units)
-            if number in done:
-                continue
-            try:
-                held[number] = apply(self.operator, self.compute, unit.drop_columns([UNIT, UNIT_ROWS]))
-            except MachineError:
-                self._flush(held)  # what is done stays
-                raise
-            held_bytes += held[number].nbytes
-            rows += size
-            if self._is_due(held_bytes):
-                self._flush(held)
-                held_bytes = 0
-        self._flush(held)
-        return pa.table({"rows": pa.array([rows], pa.int64())})
+            if number not in done:
+                units[number] = block.slice(start, size).drop_columns([UNIT, UNIT_ROWS])
+            start += size
+        return units
 
     def _is_due(self, held_bytes: int) -> bool:
         now = time.monotonic()

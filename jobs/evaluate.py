@@ -12,16 +12,17 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from jobs.context import Evaluation, JobContext, JobResult
 from lumina.config import Config
 from lumina.evaluation.metrics import METRICS, Estimate, difference
-from lumina.evaluation.prompts import Prompt, PromptSet, ShapesSuite, Split, Suite, build
+from lumina.evaluation.prompts import Caption, Prompt, PromptSet, ShapesSuite, Split, Suite, build
 from lumina.evaluation.summary import columns_of, estimates, interval_json, pivot
 from lumina.flow_matching.schedules import Sampler, SamplerConfig
+from lumina.precision import Precision, precision_on
 from lumina.prompt_length import cut_message
 
 METRICS_FILE = "metrics.json"
@@ -54,8 +55,11 @@ class EvaluationConfig(Config):
     """Seed of prompts, noises and bootstrap."""
     metrics: tuple[str, ...] | None = Field(default=None, min_length=1)
     """What is measured; None is everything that the suite allows (`shapes/` metrics need the shapes suite)."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type in which all networks compute."""
+    dtype: Precision = "auto"
+    """Type in which all networks compute; `auto` is bfloat16 on GPUs and float32 on CPUs."""
+    tiling: bool = False
+    """Decode large frames in overlapping tiles: a few GB instead of up to 40 at 960 pixels, and slightly other pixels.
+    Clips are decoded one by one, and eight frames at a time, in any case."""
     resamples: int = Field(default=10_000, ge=100)
     """Bootstrap resamples of the prompts."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
@@ -78,6 +82,10 @@ class EvaluationConfig(Config):
                     f"{latent}, which patch size {patch} does not divide"
                 )
         return self
+
+    def on(self, device: str) -> Self:
+        """The same for a device ("cpu", "cuda"), with nothing left to it."""
+        return self.model_copy(update={"dtype": precision_on(device, self.dtype)})
 
     def measured(self) -> tuple[str, ...]:
         """The metrics in effect, in the order of METRICS."""
@@ -188,13 +196,16 @@ def run_final(ctx: JobContext) -> JobResult:
 
 def _prompts(ctx: JobContext, split: Split) -> PromptSet:
     config: EvaluationConfig = ctx.config
-    captions: list[str] = []
+    captions: list[Caption] = []
     if config.suite.kind == "captions":
         import pyarrow.dataset as dataset
 
-        rows = dataset.dataset(ctx.inputs["select"].path / "data")
-        kept = rows.to_table(columns=["caption"], filter=(dataset.field("status") == "ok") & dataset.field("keep"))
-        captions = [caption for caption in kept["caption"].to_pylist() if caption is not None]
+        columns = ["caption", "source", "split", "media"]
+        kept = (dataset.field("status") == "ok") & dataset.field("keep") & dataset.field("caption").is_valid()
+        rows = dataset.dataset(ctx.inputs["select"].path / "data").to_table(columns=columns, filter=kept).to_pylist()
+        # Videos are what is generated; what pictures show may not move.
+        rows = [row for row in rows if row["media"] == "video"] or rows
+        captions = [Caption(row["caption"], row["source"], row["split"] == "heldout") for row in rows]
     return build(config.suite, split, config.seed, captions)
 
 
@@ -222,12 +233,15 @@ def _evaluate(ctx: JobContext, source: str, prompts: Sequence[Prompt], models: S
             fps=config.fps,
             seed=config.seed,
             metrics=names,
-            dtype=config.dtype,
+            dtype=precision_on(ctx.runtime.device, config.dtype),
+            tiling=config.tiling,
             use_gpu=ctx.runtime.use_gpu,
+            attention=ctx.runtime.attention,
         )
         work += batches(job, prompts, config.samples, config.batch_size, ctx.work / model.name)
     measured = make_clips(work, ctx.runtime, lambda done, total: ctx.progress(done, total, "clips"))
     captions = {prompt.prompt_id: prompt.caption for prompt in prompts}
+    strata = {prompt.prompt_id: {"stratum": prompt.stratum} for prompt in prompts if prompt.stratum is not None}
     cuts = {row["prompt_id"]: row["tokens_cut"] for row in measured}
     message = cut_message(list(cuts.values()), "shorten them")
     if message:
@@ -247,6 +261,7 @@ def _evaluate(ctx: JobContext, source: str, prompts: Sequence[Prompt], models: S
                 "prompt": captions[row["prompt_id"]],
                 "seed": config.seed,
                 "video": f"{model.videos}/{row['prompt_id']}-{row['sample']}.mp4",
+                **strata.get(row["prompt_id"], {}),
                 **row,
             }
             for row in measured[number * clips : (number + 1) * clips]
@@ -267,12 +282,18 @@ def _describe(
         "split": split,
         "disjoint": prompts.disjoint,
         "prompts": len(prompts.prompts),
+        **({"prompts_heldout": heldout} if (heldout := _heldout(config, prompts)) is not None else {}),
         "prompts_cut": evaluated.prompts_cut,
         "samples": config.samples,
         "confidence": config.confidence,
         "resamples": config.resamples,
         "meaning": {name: METRICS[name].meaning for name in config.measured()},
     }
+
+
+def _heldout(config: EvaluationConfig, prompts: PromptSet) -> int | None:
+    """How many prompts are captions of held-out clips, where prompts are captions."""
+    return sum(prompt.heldout for prompt in prompts.prompts) if config.suite.kind == "captions" else None
 
 
 def _intervals(found: Mapping[str, Estimate], confidence: float) -> dict[str, dict[str, float | None]]:
@@ -301,6 +322,8 @@ def _evaluation(
     }
     step = max(1, len(evaluated.videos) // _SHOWN_CLIPS)
     shown = evaluated.videos[::step][:_SHOWN_CLIPS]
+    if (heldout := _heldout(config, prompts)) is not None:
+        params["prompts_heldout"] = heldout
     return Evaluation(name, params, metrics, (*shown, SHEET_FILE, METRICS_FILE))
 
 
@@ -314,7 +337,8 @@ def _result(
     from jobs.row_index import write_row_index
 
     config: EvaluationConfig = ctx.config
-    text = ("model", "source", "system_prompt_id", "prompt_id", "prompt", "video", "frames_sha256")
+    text = ["model", "source", "system_prompt_id", "prompt_id", "prompt", "video", "frames_sha256"]
+    text += ["stratum"] if "stratum" in rows[0] else []
     schema = pa.schema(
         [(name, pa.string()) for name in text]
         + [("seed", pa.int64()), ("sample", pa.int32())]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobs.context import JobContext, JobResult
 from lumina.files import sha256_file
@@ -47,7 +47,7 @@ def run(ctx: JobContext) -> JobResult:
 
     config: ExportConfig = ctx.config
     prompts = read_system_prompts(ctx.inputs["tag"].path / SYSTEM_PROMPTS_FILE)
-    source = config.source or _chosen(ctx)
+    source = config.source or _choice(ctx).get("chosen")
     if source is not None and source not in prompts:
         raise ValueError(f"export.source is {source!r}, but there are system prompts only for {', '.join(prompts)}")
     checkpoint = ctx.inputs["checkpoint"].path / "transformer_ema"
@@ -64,6 +64,7 @@ def run(ctx: JobContext) -> JobResult:
         "stage": ctx.stage,
         "fingerprint": ctx.fingerprint,
         "inputs": {key: {"stage": ref.stage, "digest": ref.digest} for key, ref in sorted(ctx.inputs.items())},
+        **({"choice": choice} if (choice := _choice(ctx)) else {}),
         "files_sha256": {path.relative_to(ctx.out).as_posix(): sha256_file(path) for path in files},
     }
     (ctx.out / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1) + "\n", encoding="utf-8")
@@ -77,13 +78,12 @@ def run(ctx: JobContext) -> JobResult:
     )
 
 
-def _chosen(ctx: JobContext) -> str | None:
-    """The best source of the optional input `selection`."""
+def _choice(ctx: JobContext) -> dict[str, Any]:
+    """What the optional input `selection` says: the best source `chosen`, all `sources`, the `reason`."""
     if "selection" not in ctx.inputs:
-        return None
-    path = ctx.inputs["selection"].path / "selection.json"
-    chosen: str = json.loads(path.read_text(encoding="utf-8"))["chosen"]
-    return chosen
+        return {}
+    content = json.loads((ctx.inputs["selection"].path / "selection.json").read_text(encoding="utf-8"))
+    return {name: content[name] for name in ("chosen", "sources", "decided_by", "reason") if name in content}
 
 
 def _copy(source: str, target: Path, loader: type[VideoAutoencoder] | type[TextEncoder]) -> None:

@@ -85,6 +85,10 @@ class Head:
         self.mode = answer.get("mode", "")
         return str(answer["address"])
 
+    def children(self) -> dict[str, int]:
+        """The processes that it has started, by name."""
+        return {one.name(): one.pid for one in psutil.Process(self._process.pid).children()}
+
     def close(self) -> None:
         """End the cluster if this process has started it, else leave it; kill what does not end by itself."""
         self._wanted.close()

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from curation.object_stores import ObjectStores
 from lumina.config import Config
-from lumina.models.config import Recompute
+from lumina.models.config import AttentionKernel, Recompute
 
 
 class RuntimeConfig(Config):
-    """How a run is executed. Nothing in here may change what a stage computes."""
+    """How a run is executed. Nothing in here may change what a stage computes.
+
+    The type of a network that is left to its device (`auto`) is written into its stage's config, and so is part of its
+    identity.
+    """
 
     ray_address: str | None = None
     """Address of a running Ray cluster; None starts one on this machine."""
@@ -25,10 +29,15 @@ class RuntimeConfig(Config):
     num_cpus: int | None = Field(default=None, ge=2, le=65536)
     """Logical CPUs of the local Ray cluster; None takes twice the cores, and at least four."""
     curation_workers: int | None = Field(default=None, ge=1, le=65536)
-    """Workers of a curation stage at most; None: one per GPU where a stage uses them, else half of the logical CPUs of
-    a local cluster and all but one of another."""
+    """Workers of a curation stage at most; None: as many as the GPUs hold where a stage uses them
+    (`curation_gpus`), else half of the logical CPUs of a local cluster and all but one of another."""
     curation_use_gpu: bool | None = None
     """Give every worker of a curation stage that runs a network one GPU; None as `use_gpu` says."""
+    curation_gpus: float | Mapping[str, float] = 1.0
+    """GPUs of a worker of a curation stage that uses them, at most 1: with 0.125 eight workers share one, each with a
+    network, a decoder and a CPU of its own. For all such stages, or by stage or kind of stage
+    (`{encode_latents@videos-256: 0.125, motion: 0.25}`; what is not named takes a whole one). Ray shares out none of
+    the GPU's memory: `lumina cost` tells what the VAE takes."""
     curation_resource: str | None = None
     """Custom resource that marks the nodes for curation without GPUs, so that decoding stays away from the CPUs of GPU
     nodes. None takes any node."""
@@ -67,13 +76,19 @@ class RuntimeConfig(Config):
     are part of its output. None keeps the last weights only."""
     activation_checkpointing: Recompute | Mapping[str, Recompute] = "none"
     """What the backward pass computes again instead of keeping it: nothing, all but the results of matrix products and
-    attention (per-op), or everything inside a block (full). For all training stages, or by stage
-    (`{train@3: per-op, train@4: full}`). Changes memory and time, and no number."""
+    attention (per-op), all but the results of attention (attention), or everything inside a block (full). For all
+    training stages, or by stage (`{train@3: per-op, train@4: attention}`). Changes memory and time, and no number."""
+    attention: AttentionKernel = "auto"
+    """Kernel of attention on GPUs, in training and evaluation: torch's choice (auto), FlashAttention 2 (fa2) or 3 (fa3:
+    its own wheel, Hopper GPUs), or cuDNN's (cudnn). Another kernel changes last bits."""
     deterministic: bool = False
     """Train on GPUs with algorithms that give the same bits every time, which are slower. CPUs give the same bits in
     any case."""
     prefetch: int = Field(default=4, ge=0, le=1024)
     """Micro-batches that each training worker prepares ahead."""
+    reading_threads: int = Field(default=4, ge=1, le=1024)
+    """Threads of each training worker that read and prepare them, as many at a time as `prefetch` allows: the more, the
+    longer a single read takes, as on network storage."""
     validate_every: int = Field(default=500, ge=1)
     """Training steps between two looks at held-out clips; there is one at the end in any case."""
     validation_clips: int = Field(default=16, ge=0)
@@ -86,16 +101,42 @@ class RuntimeConfig(Config):
     log_every: int = Field(default=10, ge=1)
     """Training steps between two logged points."""
 
+    @field_validator("curation_gpus")
+    @classmethod
+    def _shares(cls, value: float | Mapping[str, float]) -> float | Mapping[str, float]:
+        for name, share in {"": value}.items() if isinstance(value, float) else value.items():
+            if not 0 < share <= 1:
+                raise ValueError(
+                    f"a worker takes more than 0 and at most 1 GPU, got {share:g}{name and f' for {name}'}"
+                )
+        return value
+
     def checkpointing(self, stage: str) -> Recompute:
         """What the backward pass of a training stage computes again."""
         if isinstance(self.activation_checkpointing, str):
             return self.activation_checkpointing
         return self.activation_checkpointing.get(stage, "none")
 
+    def gpus_of(self, stage: str) -> float:
+        """GPUs of one worker of a curation stage that uses them."""
+        if isinstance(self.curation_gpus, float):
+            return self.curation_gpus
+        return self.curation_gpus.get(stage, self.curation_gpus.get(stage.partition("@")[0], 1.0))
+
     @property
     def curates_on_gpu(self) -> bool:
         """Whether the networks of curation stages run on GPUs."""
         return self.use_gpu if self.curation_use_gpu is None else self.curation_use_gpu
+
+    @property
+    def device(self) -> str:
+        """Kind of device that training and evaluation run on, as torch names it."""
+        return "cuda" if self.use_gpu else "cpu"
+
+    @property
+    def curation_device(self) -> str:
+        """Kind of device that the networks of curation stages run on, as torch names it."""
+        return "cuda" if self.curates_on_gpu else "cpu"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -104,6 +145,8 @@ class RuntimeConfig(Config):
                 "autoscaling needs curation_workers: nodes that are not there yet cannot be counted; say how many "
                 "workers a curation stage may have"
             )
+        if self.attention != "auto" and not self.use_gpu:
+            raise ValueError(f"attention {self.attention} is a kernel of GPUs: set use_gpu: true, or attention: auto")
         if self.min_train_workers is not None and self.min_train_workers > self.train_workers:
             raise ValueError(
                 f"min_train_workers {self.min_train_workers} must be at most train_workers {self.train_workers}"

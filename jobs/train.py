@@ -21,6 +21,7 @@ from typing import Any
 
 from jobs import capacity
 from jobs.context import JobContext, JobResult
+from jobs.ray_faults import first_sentence
 from jobs.train_plots import draw, summary
 from lumina.training.stage import TrainStageConfig
 
@@ -35,17 +36,18 @@ def run(ctx: JobContext) -> JobResult:
     """Train one stage (config: TrainStageConfig) and write its weights, their average and its metrics.
 
     Inputs: every key that starts with `latents`, `text`, optionally `init` (a stage to start from; a transformer's
-    directory in `ctx.weights` does it, too) and `selection` (train on its sources only). May be called on any thread;
-    continues from `ctx.work` after a kill, also with another number of workers.
+    directory in `ctx.weights` does it, too) and `selection` (train on its sources only; for images, see
+    `image_sources`). May be called on any thread; continues from `ctx.work` after a kill, also with another number of
+    workers.
 
     Raises:
         ValueError: the data do not fit the tasks, or the initial weights the model; nothing has been started then.
         TrainingStoppedError: a loss was not finite; the message names step, task and clips.
         ray.train.TrainingFailedError: workers failed more than `max_failures` times with no new checkpoint.
     """
-    config: TrainStageConfig = ctx.config
     spec = _spec(ctx)
-    clips = _check(config, spec, ctx.runtime.train_workers)
+    config, clips = _check(ctx.config, spec, ctx.runtime.train_workers)
+    spec["config"] = _json(config)
     ctx.work.mkdir(parents=True, exist_ok=True)
     for path in ctx.work.glob("stopped-*.txt"):
         path.unlink()
@@ -91,6 +93,7 @@ _SETTINGS = (
     "validation_clips",
     "deterministic",
     "prefetch",
+    "reading_threads",
     "peak_tflops",
 )
 """What a loop takes from the runtime config as it is."""
@@ -105,13 +108,14 @@ def _spec(ctx: JobContext) -> dict[str, Any]:
     if "selection" in ctx.inputs:
         sources = json.loads((ctx.inputs["selection"].path / "selection.json").read_text(encoding="utf-8"))["sources"]
     return {
-        # A pipeline's config may say more than a stage needs, such as which latents it reads.
-        "config": ctx.config.model_dump_json(include=set(TrainStageConfig.model_fields)),
+        "config": _json(ctx.config),
         "latents": latents,
         "text": str(ctx.inputs["text"].path),
         "sources": sources,
+        "unrestricted": ctx.config.unrestricted_media,
         "init": str(ctx.inputs["init"].path / "transformer") if "init" in ctx.inputs else ctx.weights.get("init"),
         "out": str(ctx.out),
+        "attention": ctx.runtime.attention,
         "threads": ctx.runtime.threads_per_worker,
         "use_gpu": ctx.runtime.use_gpu,
         "settings": {
@@ -122,9 +126,20 @@ def _spec(ctx: JobContext) -> dict[str, Any]:
     }
 
 
-def _check(config: TrainStageConfig, spec: Mapping[str, Any], workers: int) -> Counter[str]:
-    """Find out before any worker starts whether the stage can run; return the number of clips of each source."""
+def _json(config: TrainStageConfig) -> str:
+    # A pipeline's config may say more than a stage needs, such as which latents it reads.
+    return config.model_dump_json(include=set(TrainStageConfig.model_fields))
+
+
+def _check(config: TrainStageConfig, spec: Mapping[str, Any], workers: int) -> tuple[TrainStageConfig, Counter[str]]:
+    """Find out before any worker starts whether the stage can run; return the number of clips of each source.
+
+    Also returns the stage as it trains on the selected sources, if some are.
+    """
     dataset = _dataset(spec)
+    if spec["sources"] is not None:
+        images = bool(spec["unrestricted"]) or "image" in dataset.counts("media")
+        config = config.of_selection(spec["sources"], images)
     for task in config.tasks:
         dataset.of_task(task, config).plan.micro_batches(0, 0, workers)
     if spec["init"] is not None:
@@ -135,29 +150,36 @@ def _check(config: TrainStageConfig, spec: Mapping[str, Any], workers: int) -> C
             raise ValueError(
                 f"init {spec['init']} holds {found}, but the stage's model is {config.model}: use one model"
             )
-    return Counter(clip.source for clip in dataset.clips)
+    sources: Counter[str] = dataset.counts("source")
+    return config, sources
 
 
 def _dataset(spec: Mapping[str, Any]) -> Any:
     from lumina.training.data.latents import LatentDataset
 
-    return LatentDataset([Path(path) for path in spec["latents"]], Path(spec["text"]), spec["sources"])
+    paths = [Path(path) for path in spec["latents"]]
+    return LatentDataset(paths, Path(spec["text"]), spec["sources"], unrestricted=spec["unrestricted"])
 
 
 def _fit_to_the_end(ctx: JobContext, spec: Mapping[str, Any]) -> None:
-    """Train. Ray counts failures over the whole of a training; here they count for as long as nothing is gained."""
+    """Train. Ray counts failures over the whole of a training; here they count for as long as nothing is gained.
+
+    It counts those of workers only: a controller that died is started again, too, and once if nothing was gained.
+    """
+    from ray.exceptions import OutOfMemoryError, RayActorError
     from ray.train import TrainingFailedError
 
+    controllers = 2
     while True:
         before = _last_checkpoint(ctx.work)
         try:
             return _fit(ctx, spec)
-        except TrainingFailedError as error:
+        except (TrainingFailedError, RayActorError, OutOfMemoryError) as error:
             reached = _last_checkpoint(ctx.work)
-            if reached <= before:
+            controllers -= not isinstance(error, TrainingFailedError)
+            if reached <= before and (isinstance(error, TrainingFailedError) or controllers < 1):
                 raise
-            first = str(error).strip().splitlines()[0]
-            logger.warning(f"{ctx.stage}: workers failed, and go on from step {reached}: {first}")
+            logger.warning(f"{ctx.stage}: workers failed, and go on from step {reached}: {first_sentence(str(error))}")
 
 
 def _last_checkpoint(work: Path) -> int:
@@ -207,17 +229,21 @@ def _worker(spec: dict[str, Any]) -> None:
     import torch
     import torch.distributed as dist
 
+    from lumina.models.attention_kernels import AttentionKernelError, use_kernel
     from lumina.training.trainer import LoopSettings, Trainer, TrainingStoppedError
 
     torch.set_num_threads(spec["threads"])
     plain = {**spec["settings"], "work": Path(spec["settings"]["work"])}
     settings = LoopSettings(**plain, device=_device() if spec["use_gpu"] else "cpu")
+    config = TrainStageConfig.model_validate_json(spec["config"])
     init = Path(spec["init"]) if spec["init"] else None
     try:
-        trainer = Trainer(TrainStageConfig.model_validate_json(spec["config"]), _dataset(spec), settings, init)
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        use_kernel(spec["attention"], config.model, settings.device, dtype, training=True)
+        trainer = Trainer(config, _dataset(spec), settings, init)
         trainer.run()
         trainer.export(Path(spec["out"]))
-    except TrainingStoppedError as error:
+    except (TrainingStoppedError, AttentionKernelError) as error:
         # Raised here, Ray would start the group again, only to stop at the same step. The driver raises it.
         (settings.work / f"stopped-{dist.get_rank():05d}.txt").write_text(str(error), encoding="utf-8")
 

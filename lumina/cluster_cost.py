@@ -15,12 +15,16 @@ from lumina.cost import (
     LatentSize,
     activation_bytes,
     adapter_parameters,
+    cache_bytes,
     forward_cost,
     parameters,
     training_cost,
 )
 from lumina.hardware import Cluster
+from lumina.models import rope
 from lumina.models.config import Recompute
+from lumina.step_time import LINKS, Links, Waiting, exchange, waiting
+from lumina.training.checkpoint_interval import Often
 from lumina.training.stage import TaskConfig, TrainStageConfig
 
 NUMBER_BYTES = {"bf16": 2, "fp32": 4}
@@ -31,8 +35,10 @@ average."""
 STEP_BYTES = 8
 """Of one trained parameter, over all workers, in the optimizer's step alone: its gradient as it was summed, and in
 float32."""
-BUFFER_NUMBERS = 500_000_000
+BUFFER_NUMBERS = 100_000_000
 """Most gradients that the engine gathers before it reduces them."""
+
+_BY_TIME = Often()
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,13 @@ class TaskLoad:
     """Of one text, system prompt included."""
     read_bytes: int
     """One sample, as it is stored: latents and text features."""
-    unlike: bool
-    """Whether its clips have several shapes."""
+    shapes: int = 1
+    """How many shapes its clips have at most."""
+
+    @property
+    def unlike(self) -> bool:
+        """Whether its clips have several shapes."""
+        return self.shapes > 1
 
 
 @dataclass(frozen=True)
@@ -70,17 +81,21 @@ class Memory:
     state: int
     """16 Q / W: this worker's share of weights, moments and average in float32."""
     buffer: int
-    """b * 500 million, or b Q where that is less: gradients that are being reduced; of ZeRO-2 twice that, since those
-    that were just computed wait there too."""
+    """Of 100 million gradients, or Q where that is less: b each as they are gathered, twice where there are several
+    workers or ZeRO-2, since some are reduced while others are computed; and 4 each as float32, in which they are
+    summed."""
     activations: int
     """Of the task whose pass takes most."""
     step: int
     """8 Q / W in the optimizer's step, when there are no activations."""
+    caches: int = 0
+    """Tables of rotations that stay between passes."""
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.gradients + self.state + max(self.buffer + self.activations, self.step)
+        fixed = self.weights + self.gradients + self.state + self.caches
+        return fixed + max(self.buffer + self.activations, self.step)
 
 
 @dataclass(frozen=True)
@@ -112,8 +127,10 @@ class StageCost:
     """Share of them that is computed again."""
     read_bytes: int
     """Of a step: every task reads its samples anew."""
-    step_seconds: float
+    waiting: Waiting
+    """Where the time of a step goes."""
     gpu_hours: float
+    """Of arithmetic and exchange, where the storage keeps up."""
     largest_task: str
     """Whose pass takes the most memory."""
     largest_pass: Pass
@@ -133,13 +150,19 @@ class StageCost:
         """Whether a GPU's memory holds it."""
         return self.mend is None
 
+    @property
+    def step_seconds(self) -> float:
+        """From step to step."""
+        return self.waiting.step_s
+
 
 @dataclass(frozen=True)
 class Retention:
-    """Which checkpoints stay while a stage trains."""
+    """Which checkpoints are written, and which of them stay while a stage trains."""
 
     keep: int
     milestone_every: int | None
+    often: Often = _BY_TIME
 
 
 def largest_pass(load: TaskLoad, stage: TrainStageConfig, workers: int, micro_batch_size: int | None = None) -> Pass:
@@ -165,6 +188,11 @@ def largest_pass(load: TaskLoad, stage: TrainStageConfig, workers: int, micro_ba
     return Pass(samples, tokens)
 
 
+def _passes(load: TaskLoad, stage: TrainStageConfig, workers: int) -> int:
+    """Passes of one step that the task takes part in."""
+    return math.ceil(math.ceil(load.task.batch_size / workers) / largest_pass(load, stage, workers).samples)
+
+
 def pass_bytes(load: TaskLoad, stage: TrainStageConfig, one: Pass, checkpointing: Recompute) -> int:
     """Bytes of activations of a pass; see `lumina.cost.activation_bytes`."""
     return activation_bytes(
@@ -182,18 +210,27 @@ def trained_parameters(stage: TrainStageConfig, count: int) -> int:
     return count if stage.lora is None else adapter_parameters(stage.model, stage.lora)
 
 
-def memory(stage: TrainStageConfig, workers: int, activations: int) -> Memory:
-    """Bytes of each of `workers` GPUs, given those of the activations."""
+def stage_caches(stage: TrainStageConfig, loads: Sequence[TaskLoad]) -> int:
+    """Bytes of the tables that a stage's tasks leave on a GPU; see `lumina.cost.cache_bytes`."""
+    sizes = [(one.shapes, forward_cost(stage.model, one.size, one.task.patch, 0).tokens) for one in loads]
+    return min(rope.CACHE_BYTES, sum(cache_bytes(stage.model, *size) for size in sizes))
+
+
+def memory(stage: TrainStageConfig, workers: int, activations: int, caches: int = 0) -> Memory:
+    """Bytes of each of `workers` GPUs, given those of activations and tables."""
     count, number = parameters(stage.model), NUMBER_BYTES[stage.precision]
     trained = trained_parameters(stage, count)
     sharded = stage.zero_stage == 2
+    gathered = (2 if workers > 1 or sharded else 1) * number
+    widened = 4 if workers > 1 and number == 2 and stage.communication_data_type == "fp32" else 0
     return Memory(
         weights=number * (count + (0 if stage.lora is None else trained)),
         gradients=math.ceil(4 * trained / workers) if sharded else number * trained,
         state=math.ceil(STATE_BYTES * trained / workers),
-        buffer=(2 if sharded else 1) * number * min(trained, BUFFER_NUMBERS),
+        buffer=(gathered + widened) * min(trained, BUFFER_NUMBERS),
         activations=activations,
         step=math.ceil(STEP_BYTES * trained / workers),
+        caches=caches,
     )
 
 
@@ -212,8 +249,9 @@ def find_mend(stage: TrainStageConfig, loads: Sequence[TaskLoad], cluster: Clust
 def _with_mode(stage: TrainStageConfig, loads: Sequence[TaskLoad], cluster: Cluster, checkpointing: Recompute) -> Mend:
     """Take the largest micro-batches that fit, or single clips."""
     workers = cluster.count
-    fixed = memory(stage, workers, 0)
-    room = cluster.usable_bytes - (fixed.weights + fixed.gradients + fixed.state + fixed.buffer)
+    caches = stage_caches(stage, loads)
+    fixed = memory(stage, workers, 0, caches)
+    room = cluster.usable_bytes - (fixed.weights + fixed.gradients + fixed.state + fixed.caches + fixed.buffer)
     sizes: dict[str, int] = {}
     most = 0
     for load in loads:
@@ -226,7 +264,7 @@ def _with_mode(stage: TrainStageConfig, loads: Sequence[TaskLoad], cluster: Clus
         if one != now:
             sizes[load.task.name] = one.samples
         most = max(most, taken)
-    found = memory(stage, workers, most)
+    found = memory(stage, workers, most, caches)
     return Mend(found.total <= cluster.usable_bytes, checkpointing, sizes, found)
 
 
@@ -238,6 +276,7 @@ def stage_cost(
     utilisation: float,
     checkpointing: Recompute = "none",
     retention: Retention = Retention(2, None),
+    links: Links = LINKS,
 ) -> StageCost:
     """Count one stage, with one worker a GPU.
 
@@ -249,7 +288,8 @@ def stage_cost(
         utilisation: share of the GPUs' peak, 0 to 1, that all operations run at, with those that are computed again,
             and with all waiting.
         checkpointing: what the backward pass computes again.
-        retention: which checkpoints stay.
+        retention: which checkpoints are written, and which stay.
+        links: how fast workers exchange, and the storage reads and writes.
 
     Raises ValueError if a task has fewer samples than there are workers.
     """
@@ -257,7 +297,7 @@ def stage_cost(
     passes = [largest_pass(load, stage, workers) for load in loads]
     activations = [pass_bytes(load, stage, one, checkpointing) for load, one in zip(loads, passes, strict=True)]
     largest = max(range(len(loads)), key=lambda index: activations[index])
-    taken = memory(stage, workers, activations[largest])
+    taken = memory(stage, workers, activations[largest], stage_caches(stage, loads))
     fits = taken.total <= cluster.usable_bytes
     tokens = flops = once = read = 0.0
     for load in loads:
@@ -267,10 +307,19 @@ def stage_cost(
         flops += samples * training_cost(*sized, checkpointing, stage.lora)
         once += samples * training_cost(*sized, "none", stage.lora)
         read += samples * load.read_bytes
-    seconds = flops / (workers * cluster.gpu.peak_flops * utilisation)
     count = parameters(model)
     trained = trained_parameters(stage, count)
     checkpoint, weights = STATE_BYTES * trained, 2 * 4 * count
+    number, times = NUMBER_BYTES[stage.precision], sum(_passes(load, stage, workers) for load in loads)
+    spent = waiting(
+        flops / (workers * cluster.gpu.peak_flops * utilisation),
+        exchange(trained, workers, NUMBER_BYTES[stage.communication_data_type], number, stage.zero_stage, times),
+        round(read),
+        checkpoint,
+        workers,
+        links,
+        retention.often,
+    )
     milestones = stage.steps // retention.milestone_every if retention.milestone_every else 0
     return StageCost(
         stage=name,
@@ -281,8 +330,8 @@ def stage_cost(
         flops=round(flops),
         repeated=1 - once / flops,
         read_bytes=round(read),
-        step_seconds=seconds,
-        gpu_hours=workers * seconds * stage.steps / 3600,
+        waiting=spent,
+        gpu_hours=workers * spent.step_s * stage.steps / 3600,
         largest_task=loads[largest].task.name,
         largest_pass=passes[largest],
         memory=taken,

@@ -18,6 +18,7 @@ import torch
 
 from lumina.flow_matching.sampler import time_grid
 from lumina.flow_matching.schedules import SamplerConfig, value_at
+from lumina.models import rope
 from lumina.models.config import NextDiTConfig, PatchSize, Recompute
 from lumina.models.next_dit import SINUSOID_WIDTH, MultiScaleNextDiT
 from lumina.training.stage import LoraConfig
@@ -25,7 +26,7 @@ from lumina.training.stage import LoraConfig
 LatentSize = tuple[int, int, int]
 """Frames, rows and columns of a latent."""
 
-CHECKPOINTING: tuple[Recompute, ...] = ("none", "per-op", "full")
+CHECKPOINTING: tuple[Recompute, ...] = ("none", "per-op", "attention", "full")
 """From the most memory to the least."""
 
 
@@ -147,25 +148,37 @@ def training_cost(
 
     The backward pass takes twice the forward: a product's gradient goes to its input and to its weight. With adapters
     the frozen weights get none, and neither does what lies before the first adapter: text and conditioning. Per-op
-    checkpointing repeats element-wise work alone, which is not counted; full checkpointing repeats the blocks.
+    checkpointing repeats element-wise work alone, which is not counted; full checkpointing repeats the blocks, and
+    attention checkpointing all of them but attention.
     """
     cost = forward_cost(config, size, patch, text_tokens)
-    again = cost.blocks if checkpointing == "full" else 0
+    attention = cost.attention + cost.caption
+    again = {"full": cost.blocks, "attention": cost.blocks - attention}.get(checkpointing, 0)
     if lora is None:
         return 3 * (cost.flops + text_cost(config, text_tokens)) + again
     adapters = 2 * cost.tokens * adapter_parameters(config, lora)
     forward = cost.flops + text_cost(config, text_tokens) + adapters
     backward = cost.linear + 2 * (cost.attention + cost.caption + adapters)
-    return forward + backward + again + (adapters if checkpointing == "full" else 0)
+    return forward + backward + again + (adapters if checkpointing in ("full", "attention") else 0)
 
 
 def evaluation_bytes(config: NextDiTConfig, tokens: int, bytes_per_number: int) -> int:
     """Bytes that are live at once in an evaluation without gradients: the wider half of one block.
 
-    Attention holds input, its norm, queries, keys and values and both results; the feed-forward layer its two widths.
+    Attention holds input, its norm, queries, keys and values and both results; the feed-forward layer its input, norm
+    and three times its width. Callers keep the tokens as they were embedded and as the block got them: 2 D more.
     """
     d, k, m = config.dim, config.kv_heads * config.head_dim, config.ffn_dim
-    return tokens * bytes_per_number * max(6 * d + 3 * k, 2 * d + 3 * m)
+    return tokens * bytes_per_number * max(8 * d + 3 * k, 4 * d + 3 * m)
+
+
+def cache_bytes(config: NextDiTConfig, grids: int, tokens: int) -> int:
+    """Bytes of tables that stay on the device: rotations of so many grids, each of so many tokens at most.
+
+    4 bytes for each channel of a head and token, up to `lumina.models.rope.CACHE_BYTES`. Those of packed items are
+    smaller, `lumina.models.attention.CACHE_BYTES` at most, and are left out.
+    """
+    return min(rope.CACHE_BYTES, grids * tokens * config.head_dim * 4)
 
 
 def kept_bytes(
@@ -183,6 +196,7 @@ def kept_bytes(
     15 D + 3 K + 4 M + 2 H with nothing computed again, and 10 D more where its items are `unlike`: of several lengths,
     so that the condition's scales and gates are spread over the tokens;
     6 D + 2 K + 2 M + 2 H per-op: its input and the results of its matrix products and attention;
+    3 D + 2 H in attention checkpointing: its input and the two results of attention;
     D in full checkpointing: its input.
     Kernels that keep no attention scores, and CUDA's RMS norm: the CPU's keeps 4 D more per block in bfloat16.
     The text's keys and values are made outside the blocks.
@@ -204,12 +218,11 @@ def activation_bytes(
 ) -> int:
     """Most bytes of activations that a training pass has at once: in the backward pass, at its last block.
 
-    `kept_bytes`, and what one block computes again, and three tensors of L D float32 numbers: gradients on their way,
-    and the rotation of queries and keys, which computes in float32.
+    `kept_bytes`, and what one block computes again, and two tensors of L D numbers: gradients on their way.
     """
     again = _kept_by_block(config, "none", unlike) - _kept_by_block(config, checkpointing, unlike)
     kept = kept_bytes(config, tokens, text_tokens, bytes_per_number, checkpointing, unlike=unlike)
-    return kept + tokens * (bytes_per_number * again + 3 * 4 * config.dim)
+    return kept + tokens * bytes_per_number * (again + 2 * config.dim)
 
 
 def _kept_by_block(config: NextDiTConfig, checkpointing: Recompute, unlike: bool) -> int:
@@ -217,6 +230,8 @@ def _kept_by_block(config: NextDiTConfig, checkpointing: Recompute, unlike: bool
     d, k, m, heads = config.dim, config.kv_heads * config.head_dim, config.ffn_dim, config.n_heads
     if checkpointing == "full":
         return d
+    if checkpointing == "attention":
+        return 3 * d + 2 * heads
     if checkpointing == "per-op":
         return 6 * d + 2 * k + 2 * m + 2 * heads
     return 15 * d + 3 * k + 4 * m + 2 * heads + (10 * d if unlike else 0)

@@ -20,6 +20,7 @@ from lumina.generation_config import GenerationConfig
 from lumina.models.autoencoder import VideoAutoencoder
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.models.text_encoder import TextEncoder
+from lumina.precision import precision_on
 from lumina.pretrained import locate
 from lumina.prompt_length import MAX_TOKENS
 from lumina.randomness import generator
@@ -54,13 +55,15 @@ class TextToVideo:
 
     @classmethod
     def from_pretrained(
-        cls, directory: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        cls, directory: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
     ) -> Self:
         """Load what `save_pretrained` wrote: a directory, or a model of the hub, "hf:owner/name".
 
+        All parts compute in `dtype`; None is bfloat16 on GPUs and float32 on CPUs.
         Raises FileNotFoundError naming the part that is missing.
         """
         root = _local(directory)
+        dtype = dtype or getattr(torch, precision_on(str(device)))
         for name in (TRANSFORMER, VAE, TEXT_ENCODER, SYSTEM_PROMPTS_FILE, GENERATION_FILE):
             if not (root / name).exists():
                 raise FileNotFoundError(f"{root} is no text-to-video checkpoint: it holds no {name}")
@@ -107,11 +110,12 @@ class TextToVideo:
             seed: of the initial noise of every prompt.
             seeds: one seed per prompt instead.
             num_frames: 1, or a multiple of 4 from 8 on.
-            width: pixels, a multiple of 8 times the largest patch.
-            height: pixels, a multiple of 8 times the largest patch.
+            width: pixels, a multiple of 8 times the largest patch; of 16 for a single frame.
+            height: as width.
             fps: frame rate, which the model is not told; None is that of the training clips.
             sampler: settings, or the name of a released preset.
             motion: motion score of all clips or of each, instead of the sampler's schedule; negative is unspecified.
+                The negative side follows where its schedule says "positive".
             negative_prompt: what to stay away from; empty is the system prompt alone, as released.
             progress: called with (evaluations done, evaluations in all).
 
@@ -174,11 +178,11 @@ class TextToVideo:
 
     def latent_shape(self, num_frames: int, width: int, height: int, sampler: SamplerConfig) -> tuple[int, ...]:
         """[C, F, h, w] of a clip; raises ValueError, naming what fits, if a scale of the sampler does not divide it."""
-        patches = [patch for _, patch in sampler.patches]
+        frames = generated_latents(num_frames)
+        patches = [patch for _, patch in sampler.patches_of(frames)]
         for patch in patches:
             self.transformer.config.check_patch(patch)
         check_size(width, height, SPATIAL_COMPRESSION * max(patch[1] for patch in patches))
-        frames = generated_latents(num_frames)
         whole = max(patch[0] for patch in patches)
         if frames > 1 and frames % whole:
             step = whole * num_frames // frames

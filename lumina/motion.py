@@ -139,10 +139,20 @@ def motion_scores(
     Pairs of all clips go to the estimator together, `batch_pairs` at a time; that changes no score beyond what the
     estimator's own batching does. Raises ValueError for a clip of fewer than 2 frames.
     """
-    for frames in clips:
-        if len(frames) < 2:
-            raise ValueError(f"a motion score needs at least 2 frames, got {len(frames)}")
-    images = [prepare_frames(frames, size) for frames in clips]
+    turned = [frames.shape[1] > frames.shape[2] for frames in clips]
+    return prepared_scores([prepare_frames(frames, size) for frames in clips], turned, estimator, batch_pairs)
+
+
+def prepared_scores(
+    images: Sequence[NDArray[np.float32]],
+    transposed: Sequence[bool],
+    estimator: OpticalFlowEstimator,
+    batch_pairs: int = 8,
+) -> list[MotionScore]:
+    """`motion_scores` of what `prepare_frames` made of each clip, and whether it swapped the axes of its frames."""
+    for prepared in images:
+        if len(prepared) < 2:
+            raise ValueError(f"a motion score needs at least 2 frames, got {len(prepared)}")
     pairs = [(clip, at) for clip, prepared in enumerate(images) for at in range(len(prepared) - 1)]
     flows: list[NDArray[np.float32]] = []
     for start in range(0, len(pairs), batch_pairs):
@@ -150,9 +160,9 @@ def motion_scores(
         firsts, seconds = (np.stack([images[clip][at + offset] for clip, at in batch]) for offset in (0, 1))
         flows.extend(estimator(firsts, seconds))
     scores, start = [], 0
-    for frames in clips:
-        stop = start + len(frames) - 1
-        scores.append(_score(np.stack(flows[start:stop]), transposed=frames.shape[1] > frames.shape[2]))
+    for prepared, turned in zip(images, transposed, strict=True):
+        stop = start + len(prepared) - 1
+        scores.append(_score(np.stack(flows[start:stop]), turned))
         start = stop
     return scores
 

@@ -1,4 +1,4 @@
-"""System prompts: the fixed text before a caption that names its data source (paper section 4.2)."""
+"""System prompts: the fixed text before a caption that names its data source (paper section 4)."""
 
 from __future__ import annotations
 

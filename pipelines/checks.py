@@ -10,12 +10,14 @@ from curation.manifests import is_scanned
 from curation.rules import score_columns
 from curation.schema import MOTION, PROBE
 from curation.selection import check_scores
+from lumina.evaluation.score_files import read_scores
 from lumina.files import read_json
 from lumina.models.config import NextDiTConfig, load_flow_config
 from pipelines.config import PipelineConfig
 from pipelines.dag.fingerprint import locate_weights
 from pipelines.dag.stage import VARIANT
 from pipelines.errors import PipelineError
+from pipelines.layout import Layout, trainable
 
 
 def check_names(config: PipelineConfig, sources: tuple[str, ...]) -> None:
@@ -24,7 +26,7 @@ def check_names(config: PipelineConfig, sources: tuple[str, ...]) -> None:
     Raises:
         PipelineError: one is unknown, or cannot be part of a stage's name.
     """
-    named = {"export.source": {config.export.source} - {None}}
+    named = {f"{branch.prefix}export.source": {branch.export.source} - {None} for branch in config.branches()}
     for stage, training in config.training().items():
         for task in training.tasks:
             named[f"{stage}: source_weights of task {task.name}"] = set(task.source_weights or ())
@@ -64,6 +66,20 @@ def check_select(config: PipelineConfig, sources: tuple[str, ...]) -> None:
         check_scores(config.select, score_columns(PROBE, MOTION), extra=False)
     except ValueError as error:
         raise PipelineError(str(error)) from error
+
+
+def check_scores_given(config: PipelineConfig, sources: tuple[str, ...], layout: Layout) -> None:
+    """Read the scores from elsewhere that a choice goes by.
+
+    Raises:
+        PipelineError: they cannot be used, or lack a source that may be chosen.
+    """
+    for branch in config.branches():
+        if branch.choose.scores is not None:
+            try:
+                read_scores(branch.choose.scores, branch.choose.score, trainable(layout, branch.finetune), sources)
+            except (OSError, ValueError) as error:
+                raise PipelineError(f"{branch.prefix}choose.scores: {error}") from error
 
 
 def check_store(config: PipelineConfig) -> None:

@@ -59,11 +59,14 @@ def run(
 ) -> None:
     """Run the pipeline; a second run does only what changed."""
     with one_line_errors(debug):
-        from pipelines.commands.run import run_pipeline
+        from pipelines.supervisor import supervise
 
-        settings, opened = _open(config, override, store, name)
-        words = [config, *_options(override, store), *(["--name", name] if name else [])]
-        run_pipeline(settings, opened, until, rerun or [], words, continue_with)
+        with supervise() as link:
+            from pipelines.commands.run import run_pipeline
+
+            settings, opened = _open(config, override, store, name)
+            words = [config, *_options(override, store), *(["--name", name] if name else [])]
+            run_pipeline(settings, opened, until, rerun or [], words, link, continue_with)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -80,6 +81,42 @@ class TrainConfig(TrainStageConfig):
     """Names from the `latents` section."""
 
 
+class SubsetConfig(Config):
+    """Choice of sources and fine-tuning after a training stage that is not the last: sections as at the top."""
+
+    evaluate: EvaluationConfig
+    """How the checkpoints are judged."""
+    choose: ChooseConfig = ChooseConfig()
+    """The rule by which the best subset of sources is chosen."""
+    finetune: TrainConfig
+    """Fine-tuning on the chosen subset."""
+    export: ExportConfig
+    """The directory that `lumina generate` reads."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What follows one training stage: evaluation of every system prompt, choice, fine-tuning, export."""
+
+    after: str
+    """Name of the training stage in `train`."""
+    prefix: str
+    """What stands before the names of its sections in the config: nothing for the last stage, else `after.3.`."""
+    evaluate: EvaluationConfig
+    choose: ChooseConfig
+    finetune: TrainConfig
+    export: ExportConfig
+
+    @property
+    def variant(self) -> str:
+        """What stands behind the names of its stages: nothing for the last stage, else `@3`."""
+        return f"@{self.after}" if self.prefix else ""
+
+    def evaluation(self, source: str) -> str:
+        """Name of the stage that evaluates the system prompt of a source."""
+        return f"evaluate@{self.after}.{source}" if self.prefix else f"evaluate@{source}"
+
+
 class PipelineConfig(Config):
     """Everything that one run of the DAG is made from."""
 
@@ -119,6 +156,9 @@ class PipelineConfig(Config):
     """Fine-tuning on the chosen subset."""
     export: ExportConfig = ExportConfig()
     """The directory that `lumina generate` reads."""
+    after: dict[str, SubsetConfig] = Field(default_factory=dict)
+    """Training stage -> `evaluate`, `choose`, `finetune` and `export` of its own, for more models than that of the last
+    stage: their stages are named after it, `finetune@3`."""
     runtime: RuntimeConfig = RuntimeConfig()
     """How the run is executed; changes no result."""
     store: str = "runs"
@@ -145,12 +185,24 @@ class PipelineConfig(Config):
             data["train"] = {name: _with_model(stage, data["model"]) for name, stage in data["train"].items()}
         if "finetune" in data:
             data["finetune"] = _with_model(data["finetune"], data["model"])
+        if isinstance(data.get("after"), dict):
+            data["after"] = {
+                name: {**one, "finetune": _with_model(one["finetune"], data["model"])}
+                if isinstance(one, dict) and "finetune" in one
+                else one
+                for name, one in data["after"].items()
+            }
         return data
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.data.shapes is not None and self.ingest != IngestConfig():
             raise ValueError("ingest tells how a manifest is read, but this config renders its clips (data.shapes)")
+        *earlier, last = self.train
+        for name in self.after:
+            if name not in earlier:
+                hint = "the sections at the top are for the last stage" if name == last else "it is no stage of train"
+                raise ValueError(f"after names {name!r}: {hint}; others are {', '.join(earlier) or 'none'}")
         for name, stage in self.training().items():
             for latents in stage.latents:
                 if latents not in self.latents:
@@ -165,18 +217,24 @@ class PipelineConfig(Config):
                 f"train.{first}.lora adapts weights, but the stage starts from none: name some with weights.transformer"
             )
         self._check_checkpointing()
+        self._check_curation_gpus()
+        self._check_attention()
         self._check_generation()
-        absent = sorted(set(self.choose.score) - set(self.evaluate.measured()))
-        if absent:
-            raise ValueError(
-                f"choose.score names {', '.join(absent)}, which evaluate does not measure; "
-                f"it measures {', '.join(self.evaluate.measured())}"
-            )
+        for branch in self.branches():
+            self._check_choice(branch)
         return self
 
+    def branches(self) -> tuple[Branch, ...]:
+        """What follows the training stages, in their order; that of the last one is always there."""
+        *earlier, last = self.train
+        found = [(name, f"after.{name}.", self.after[name]) for name in earlier if name in self.after]
+        branches = [Branch(name, key, one.evaluate, one.choose, one.finetune, one.export) for name, key, one in found]
+        return (*branches, Branch(last, "", self.evaluate, self.choose, self.finetune, self.export))
+
     def training(self) -> dict[str, TrainConfig]:
-        """All training stages by the key that configures them, the fine-tuning last."""
-        return {**{f"train.{name}": stage for name, stage in self.train.items()}, "finetune": self.finetune}
+        """All training stages by the key that configures them, those of fine-tuning last."""
+        finetuning = {f"{branch.prefix}finetune": branch.finetune for branch in self.branches()}
+        return {**{f"train.{name}": stage for name, stage in self.train.items()}, **finetuning}
 
     def example_prompt(self) -> str:
         """A prompt that the trained model may know something about."""
@@ -192,6 +250,34 @@ class PipelineConfig(Config):
                 near = difflib.get_close_matches(name.replace(".", "@"), known, 1)
                 hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
                 raise ValueError(f"runtime.activation_checkpointing names {name!r}, which is no training stage; {hint}")
+
+    def _check_curation_gpus(self) -> None:
+        """A stage that is misspelt would take whole GPUs."""
+        named = self.runtime.curation_gpus
+        kinds = ["motion", "encode_text", "encode_latents"]
+        known = [*kinds, *(f"encode_latents@{name}" for name in self.latents)]
+        for name in named if not isinstance(named, float) else ():
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+                raise ValueError(f"runtime.curation_gpus names {name!r}, which is no stage with a network; {hint}")
+
+    def _check_attention(self) -> None:
+        """A kernel that takes half precision alone would end a stage once it starts."""
+        kernel = self.runtime.attention
+        if kernel == "auto":
+            return
+        wide = [f"{name}.precision" for name, stage in self.training().items() if stage.precision == "fp32"]
+        wide += [
+            f"{branch.prefix}evaluate.dtype"
+            for branch in self.branches()
+            if branch.evaluate.on(self.runtime.device).dtype == "float32"
+        ]
+        if wide:
+            raise ValueError(
+                f"runtime.attention {kernel} takes bfloat16, but float32 is set, or the default, in {', '.join(wide)}: "
+                "change these, or take auto"
+            )
 
     def _check_task(self, name: str, stage: TrainConfig, task: TaskConfig) -> None:
         """The latents that a stage reads must hold what its task trains on, in pieces that its patch size divides."""
@@ -223,31 +309,51 @@ class PipelineConfig(Config):
 
     def _check_generation(self) -> None:
         """Clips can be generated only at scales that were trained, and only at the speed that was learnt."""
-        trained = {task.patch for stage in self.train.values() for task in stage.tasks}
-        rates = {
-            name: self.latents[name].fps
-            # What is generated from: earlier stages may have learnt other speeds.
-            for stage in (list(self.train.values())[-1], self.finetune)
-            for name in stage.latents
-            if "video" in self.latents[name].media
-        }
-        for section, config in (("evaluate", self.evaluate), ("export", self.export)):
-            for _, patch in config.sampler.patches:
-                if patch not in trained:
-                    raise ValueError(
-                        f"{section}.sampler.patches uses {patch}, which no task of train has; "
-                        f"trained are {', '.join(map(str, sorted(trained)))}"
-                    )
-            for name, fps in rates.items():
-                if fps is not None and fps != config.fps:
-                    raise ValueError(
-                        f"{section}.fps is {config.fps:g}, but the model learns from latents.{name} at {fps:g} fps, "
-                        "and cannot be told another rate: make them equal"
-                    )
+        for branch in self.branches():
+            names = list(self.train)
+            stages = [self.train[name] for name in names[: names.index(branch.after) + 1]]
+            trained = {task.patch for stage in stages for task in stage.tasks}
+            rates = {
+                name: self.latents[name].fps
+                # What is generated from: earlier stages may have learnt other speeds.
+                for stage in (stages[-1], branch.finetune)
+                for name in stage.latents
+                if "video" in self.latents[name].media
+            }
+            for section, config in (("evaluate", branch.evaluate), ("export", branch.export)):
+                where = f"{branch.prefix}{section}"
+                for _, patch in config.sampler.patches:
+                    if patch not in trained:
+                        raise ValueError(
+                            f"{where}.sampler.patches uses {patch}, which no task of train has; "
+                            f"trained are {', '.join(map(str, sorted(trained)))}"
+                        )
+                for name, fps in rates.items():
+                    if fps is not None and fps != config.fps:
+                        raise ValueError(
+                            f"{where}.fps is {config.fps:g}, but the model learns from latents.{name} at {fps:g} fps, "
+                            "and cannot be told another rate: make them equal"
+                        )
+
+    def _check_choice(self, branch: Branch) -> None:
+        if branch.choose.scores is not None:
+            return
+        absent = sorted(set(branch.choose.score) - set(branch.evaluate.measured()))
+        if absent:
+            raise ValueError(
+                f"{branch.prefix}choose.score names {', '.join(absent)}, which evaluate does not measure; "
+                f"it measures {', '.join(branch.evaluate.measured())}"
+            )
 
 
 def stage_name(key: str) -> str:
-    """Name of the training stage that a key of `PipelineConfig.training` configures: train.1 is train@1."""
+    """Name of the training stage that a key of `PipelineConfig.training` configures.
+
+    `train.1` is `train@1`, `after.3.finetune` is `finetune@3`.
+    """
+    if key.startswith("after."):
+        after, _, section = key.removeprefix("after.").rpartition(".")
+        return f"{section}@{after}"
     return key.replace(".", "@", 1)
 
 

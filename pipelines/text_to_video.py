@@ -15,11 +15,12 @@ from jobs.evaluate import EvaluateConfig, EvaluateFinalConfig
 from jobs.shapes import RenderShapesConfig
 from lumina.config import Config
 from lumina.files import place_of
-from pipelines.checks import check_names, check_select, check_store, check_weights, starting_weights
-from pipelines.config import PipelineConfig, TrainConfig
+from pipelines.checks import check_names, check_scores_given, check_select, check_store, check_weights, starting_weights
+from pipelines.config import Branch, PipelineConfig, TrainConfig
 from pipelines.dag.stage import Pipeline, RegisteredModel, Stage
 from pipelines.dag.tier import BITWISE, Metric, Tier, Tolerance
 from pipelines.errors import PipelineError
+from pipelines.layout import check_layout, layout_of, trainable
 
 _CURATE = "jobs.curate:run"
 _TRAIN_FROM = "lumina run CONFIG \\\n    -o weights.transformer={checkpoint}"
@@ -60,10 +61,16 @@ def build(config: PipelineConfig) -> Pipeline:
         raise PipelineError(str(error)) from error
     check_names(config, sources)
     check_select(config, sources)
+    layout = layout_of(data)
+    check_layout(config, layout)
+    check_scores_given(config, sources, layout)
     check_store(config)
     check_weights(config)
     start = starting_weights(config)
-    stages = [*_curation(config, data), *_training(config, start), *_evaluation(config, sources)]
+    stages = [*_curation(config, data), *_training(config, start)]
+    for branch in config.branches():
+        # The prompt of a source that cannot be chosen is not worth the clips.
+        stages += _subset(config, branch, trainable(layout, branch.finetune))
     return Pipeline("text_to_video", tuple(stages))
 
 
@@ -113,7 +120,7 @@ def _curation(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> li
         Stage(
             "encode_text",
             _CURATE,
-            config.encode_text,
+            config.encode_text.on(config.runtime.curation_device),
             "curation.prompts:ENCODE_TEXT_OPERATOR",
             inputs={"select": "select", "tag": "tag"},
             weights={"text_encoder": weights["text_encoder"]},
@@ -124,7 +131,7 @@ def _curation(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> li
             _on_media(
                 config,
                 f"encode_latents@{name}",
-                latents.model_copy(update={"name": name}),
+                latents.on(config.runtime.curation_device).model_copy(update={"name": name}),
                 "latents:ENCODE_LATENTS_OPERATOR",
                 {"select": "select", "tag": "tag"},
                 weights={"vae": weights["vae"]},
@@ -206,14 +213,17 @@ def _reads_media(config: PipelineConfig, stage: Stage) -> Stage:
 
 def _training(config: PipelineConfig, start: Path | None) -> list[Stage]:
     stages: list[Stage] = []
+    followed = {branch.after: branch for branch in config.branches()}
     for name, train in config.train.items():
         before = {"init": stages[-1].name} if stages else {}
         stage = _train(f"train@{name}", train, before)
-        stages.append(stage if stages or start is None else replace(stage, weights={"init": str(start)}))
-    last = stages[-1].name
-    stages[-1] = replace(stages[-1], model=_BASE)
-    finetune = _train("finetune", config.finetune, {"init": last, "selection": "choose"})
-    return [*stages, replace(finetune, model=_BEST_SUBSET)]
+        stage = stage if stages or start is None else replace(stage, weights={"init": str(start)})
+        stages.append(_registered(stage, _BASE, followed[name]) if name in followed else stage)
+    return stages
+
+
+def _registered(stage: Stage, model: RegisteredModel, branch: Branch) -> Stage:
+    return replace(stage, model=replace(model, alias=model.alias + branch.variant.replace("@", "-")))
 
 
 def _train(name: str, config: TrainConfig, inputs: Mapping[str, str]) -> Stage:
@@ -222,18 +232,21 @@ def _train(name: str, config: TrainConfig, inputs: Mapping[str, str]) -> Stage:
     return Stage(name, "jobs.train:run", config, inputs=inputs, depends=("torch", "deepspeed"), tier=Metric())
 
 
-def _evaluation(config: PipelineConfig, sources: tuple[str, ...]) -> list[Stage]:
-    trained = f"train@{list(config.train)[-1]}"
+def _subset(config: PipelineConfig, branch: Branch, sources: tuple[str, ...]) -> list[Stage]:
+    """Evaluate the system prompt of each source, choose, fine-tune on what was chosen, and export."""
+    trained, variant = f"train@{branch.after}", branch.variant
+    choose, finetune = f"choose{variant}", f"finetune{variant}"
     specs = config.weights.resolve()
     weights = {name: specs[name] for name in ("vae", "text_encoder")}
-    settings = config.evaluate.model_dump()
+    settings = branch.evaluate.on(config.runtime.device).model_dump()
     # Real clips have no known truth: prompts are then captions of the run's own clips.
-    captions = {"select": "select"} if config.evaluate.suite.kind == "captions" else {}
+    captions = {"select": "select"} if branch.evaluate.suite.kind == "captions" else {}
     depends = ("torch", "diffusers", "transformers")
+    media = branch.finetune.selected_media
     return [
         *(
             Stage(
-                f"evaluate@{source}",
+                branch.evaluation(source),
                 "jobs.evaluate:run",
                 EvaluateConfig(**settings, source=source),
                 inputs={"checkpoint": trained, "tag": "tag", **captions},
@@ -244,33 +257,43 @@ def _evaluation(config: PipelineConfig, sources: tuple[str, ...]) -> list[Stage]
             for source in sources
         ),
         Stage(
-            "choose",
+            choose,
             "jobs.choose:run",
-            config.choose,
+            # Where files of scores lie is no part of the rule: they are known by content.
+            branch.choose.model_copy(update={"scores": None}),
+            files=branch.choose.score_files(),
             inputs={
-                **{f"evaluate@{source}": f"evaluate@{source}" for source in sources},
+                **{f"evaluate@{source}": branch.evaluation(source) for source in sources},
                 # A source whose clips were all set aside has a system prompt, but nothing to fine-tune on.
-                **{f"latents@{latents}": f"encode_latents@{latents}" for latents in config.finetune.latents},
+                **{
+                    f"{media}@{latents}": f"encode_latents@{latents}"
+                    for latents in branch.finetune.latents
+                    if media in config.latents[latents].media
+                },
             },
             uses_cluster=False,
         ),
+        _registered(_train(finetune, branch.finetune, {"init": trained, "selection": choose}), _BEST_SUBSET, branch),
         Stage(
-            "evaluate_final",
+            f"evaluate_final{variant}",
             "jobs.evaluate:run_final",
             EvaluateFinalConfig(**settings),
-            inputs={"before": trained, "after": "finetune", "selection": "choose", "tag": "tag", **captions},
+            inputs={"before": trained, "after": finetune, "selection": choose, "tag": "tag", **captions},
             weights=weights,
             depends=depends,
             tier=Metric(),
         ),
-        Stage(
-            "export",
-            "jobs.export:run",
-            config.export,
-            inputs={"checkpoint": "finetune", "tag": "tag", "selection": "choose"},
-            weights=weights,
-            depends=("torch", "safetensors"),
-            uses_cluster=False,
-            model=_FINAL,
+        _registered(
+            Stage(
+                f"export{variant}",
+                "jobs.export:run",
+                branch.export,
+                inputs={"checkpoint": finetune, "tag": "tag", "selection": choose},
+                weights=weights,
+                depends=("torch", "safetensors"),
+                uses_cluster=False,
+            ),
+            _FINAL,
+            branch,
         ),
     ]

@@ -39,6 +39,8 @@ class Metric:
     """With it the figure is the rank correlation of `column` with this one; without, the mean of `column`."""
     values: Range | None = None
     """What the values of `column` lie between, where the figure is their mean."""
+    is_share: bool = False
+    """Each clip counts or does not: its value is 0 or 1."""
 
 
 def _by_name(*metrics: Metric) -> dict[str, Metric]:
@@ -52,6 +54,7 @@ METRICS: dict[str, Metric] = _by_name(
         "truth",
         "share of clips whose largest shape has the asked colour",
         values=(0, 1),
+        is_share=True,
     ),
     Metric(
         "shapes/shape_acc",
@@ -59,6 +62,7 @@ METRICS: dict[str, Metric] = _by_name(
         "truth",
         "share of clips whose largest shape is the asked one",
         values=(0, 1),
+        is_share=True,
     ),
     Metric(
         "shapes/direction_acc",
@@ -66,6 +70,7 @@ METRICS: dict[str, Metric] = _by_name(
         "truth",
         "share of clips that move, or stay, as asked",
         values=(0, 1),
+        is_share=True,
     ),
     Metric(
         "shapes/speed_rank_corr",
@@ -80,6 +85,7 @@ METRICS: dict[str, Metric] = _by_name(
         "truth",
         "share of clips in which no shape was found",
         values=(0, 1),
+        is_share=True,
     ),
     Metric(
         "offline/temporal_flicker",
@@ -102,6 +108,7 @@ METRICS: dict[str, Metric] = _by_name(
         "frames",
         "share of clips that are one flat colour",
         values=(0, 1),
+        is_share=True,
     ),
     Metric(
         "offline/dynamic_degree_dis",
@@ -109,6 +116,7 @@ METRICS: dict[str, Metric] = _by_name(
         "flow",
         "share of clips that move; VBench's rule",
         values=(0, 1),
+        is_share=True,
     ),
     Metric("offline/flow_abs_mean_dis", "offline/flow_abs_mean_dis", "flow", "mean absolute flow, pixels per frame"),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -28,7 +29,7 @@ class ShapesSuite(Config):
 
 
 class CaptionSuite(Config):
-    """Captions of the run's own clips."""
+    """Captions of the run's own videos: as many of each source, those of held-out clips first."""
 
     kind: Literal["captions"] = "captions"
     count: int = Field(default=16, ge=1)
@@ -71,6 +72,16 @@ class Truth:
 
 
 @dataclass(frozen=True)
+class Caption:
+    """The caption of a clip of the run."""
+
+    text: str
+    source: str
+    heldout: bool
+    """Training never saw the clip."""
+
+
+@dataclass(frozen=True)
 class Prompt:
     """One prompt, without any system prompt."""
 
@@ -79,6 +90,10 @@ class Prompt:
     caption: str
     truth: Truth | None
     """Known for the Shapes world only."""
+    stratum: str | None = None
+    """Source of a caption: prompts are balanced over sources, and so is every resample of them."""
+    heldout: bool = False
+    """The caption of held-out clips alone."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +105,9 @@ class PromptSet:
     """No caption is in the other half too."""
 
 
-def build(suite: ShapesSuite | CaptionSuite | ListSuite, split: Split, seed: int, captions: Sequence[str]) -> PromptSet:
+def build(
+    suite: ShapesSuite | CaptionSuite | ListSuite, split: Split, seed: int, captions: Sequence[Caption]
+) -> PromptSet:
     """Return one half of a suite.
 
     Args:
@@ -112,22 +129,37 @@ def build(suite: ShapesSuite | CaptionSuite | ListSuite, split: Split, seed: int
     return PromptSet(tuple(sorted(prompts, key=lambda p: p.prompt_id)), disjoint)
 
 
-def _written(kind: str, text: str) -> Prompt:
-    return Prompt(f"{kind}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}", text, None)
+def _written(kind: str, text: str, stratum: str | None = None, heldout: bool = False) -> Prompt:
+    prompt_id = f"{kind}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
+    return Prompt(prompt_id, text, None, stratum, heldout)
 
 
-def _sampled(suite: CaptionSuite, split: Split, seed: int, captions: Sequence[str]) -> tuple[list[Prompt], bool]:
-    unique = sorted({c.strip() for c in captions if c.strip()})
-    if not unique:
+def _sampled(suite: CaptionSuite, split: Split, seed: int, captions: Sequence[Caption]) -> tuple[list[Prompt], bool]:
+    """Deal the captions of every source out to both halves in turn, and take one of each source after the other."""
+    sources: dict[str, str] = {}
+    trained: set[str] = set()
+    for caption in captions:
+        text = caption.text.strip()
+        if text:
+            sources[text] = min(caption.source, sources.get(text, caption.source))
+            trained |= set() if caption.heldout else {text}
+    if not sources:
         raise ValueError(
             "the captions suite needs captions, and no selected clip has one: "
             "add captions to the manifest, or write the prompts in the config (kind: list)"
         )
-    order = generator(seed, "eval-captions").permutation(len(unique))
+    ordered: list[Prompt] = []
+    for source in sorted(set(sources.values())):
+        texts = sorted(text for text, its in sources.items() if its == source)
+        drawn = [texts[i] for i in generator(seed, "eval-captions", source).permutation(len(texts))]
+        drawn.sort(key=trained.__contains__)
+        ordered += [_written("caption", text, source, text not in trained) for text in drawn]
     # Two prompts in each half are the least that an interval needs; with fewer captions the halves share them all.
-    disjoint = len(unique) >= 4
-    half = order[(0 if split == "choose" else 1) :: 2] if disjoint else order
-    return [_written("caption", unique[i]) for i in half[: suite.count]], disjoint
+    disjoint = len(ordered) >= 4
+    half = ordered[(0 if split == "choose" else 1) :: 2] if disjoint else ordered
+    rows = [[prompt for prompt in half if prompt.stratum == source] for source in sorted(set(sources.values()))]
+    in_turn = [prompt for row in zip_longest(*rows) for prompt in row if prompt is not None]
+    return in_turn[: suite.count], disjoint
 
 
 def _shapes(suite: ShapesSuite, split: Split, seed: int) -> list[Prompt]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lumina.evaluation.metrics import METRICS, Estimate, estimate
+from lumina.evaluation.metrics import METRICS, Estimate, Metric, estimate
 from lumina.evaluation.subsets import FloatArray, Interval, resample
+
+LEAST_STRATUM = 8
+"""Prompts of the smallest stratum. Resamples of n prompts have (n - 1) / n of the variance: too little of a few."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class Results:
     """Clips of each prompt."""
     columns: Mapping[str, FloatArray]
     """Column name to values [prompts, samples]."""
+    strata: tuple[str, ...] | None = None
+    """Of each prompt, where prompts are drawn in fixed numbers from each stratum."""
 
 
 def columns_of(metrics: Iterable[str]) -> tuple[str, ...]:
@@ -35,7 +41,7 @@ def pivot(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str], origin: str
     """Arrange rows (prompt_id, sample, one column per value) by prompt and sample.
 
     Args:
-        rows: in any order.
+        rows: in any order. Prompts with a `stratum` are resampled within it, if each has `LEAST_STRATUM` of them.
         metrics: keys of METRICS.
         origin: where the rows are from, for messages.
 
@@ -52,13 +58,20 @@ def pivot(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str], origin: str
     columns = {
         name: np.array([[float(place[p, s][name]) for s in samples] for p in prompts]) for name in columns_of(metrics)
     }
-    return Results(tuple(prompts), len(samples), columns)
+    strata = [str(place[prompt, samples[0]].get("stratum") or "") for prompt in prompts]
+    many = len(set(strata)) > 1 and min(Counter(strata).values()) >= LEAST_STRATUM
+    return Results(tuple(prompts), len(samples), columns, tuple(strata) if many else None)
 
 
 def estimates(results: Results, metrics: Sequence[str], seed: int, resamples: int) -> dict[str, Estimate]:
     """Every metric's figure and draws. Groups with the same prompts and seed share their resamples: they are paired."""
-    counts = resample(results.prompt_ids, seed, resamples)
-    return {name: estimate(METRICS[name], results.columns, counts) for name in metrics}
+    return estimates_of(results, {name: METRICS[name] for name in metrics}, seed, resamples)
+
+
+def estimates_of(results: Results, metrics: Mapping[str, Metric], seed: int, resamples: int) -> dict[str, Estimate]:
+    """As `estimates`, of metrics that need not be in METRICS."""
+    counts = resample(results.prompt_ids, seed, resamples, results.strata)
+    return {name: estimate(metric, results.columns, counts) for name, metric in metrics.items()}
 
 
 def interval_json(found: Interval) -> dict[str, float | None]:

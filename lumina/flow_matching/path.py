@@ -1,4 +1,5 @@
-"""The straight path from noise to data: times, points, velocities and losses (paper section 3.1, Eq. 2-6).
+"""The straight path from noise to data: times, points, velocities and losses (paper sections 3.1.3 and A.1,
+Eq. 2-6).
 
 x_0 is noise, x_1 is data, t runs from 0 to 1.
 """
@@ -29,7 +30,7 @@ class Losses:
 
 
 def shift_time(u: Tensor, shift: float | None) -> Tensor:
-    """Scale-aware time shift t = u / (u + shift - shift u): a larger shift gives noisier t (paper Eq. 5).
+    """Scale-aware time shift t = u / (u + shift - shift u): a larger shift gives noisier t (paper Eq. 2).
 
     Args:
         u: any shape, in 0..1.
@@ -41,7 +42,7 @@ def shift_time(u: Tensor, shift: float | None) -> Tensor:
 
 
 def interpolate(x_0: Tensor, x_1: Tensor, t: Tensor) -> Tensor:
-    """x_t = t x_1 + (1 - t) x_0 (paper Eq. 2).
+    """x_t = t x_1 + (1 - t) x_0 (paper Eq. 4).
 
     Args:
         x_0: [N, ...] noise.
@@ -53,7 +54,7 @@ def interpolate(x_0: Tensor, x_1: Tensor, t: Tensor) -> Tensor:
 
 
 def velocity(x_0: Tensor, x_1: Tensor) -> Tensor:
-    """dx_t/dt = x_1 - x_0, what the model learns (paper Eq. 3)."""
+    """dx_t/dt = x_1 - x_0, what the model learns (paper Eq. 5)."""
     return x_1 - x_0
 
 
@@ -63,7 +64,7 @@ def losses(
     vd_weight: float = 1.0,
     mask: Tensor | Sequence[Tensor] | None = None,
 ) -> Losses:
-    """Per-item loss of predicted velocities (paper Eq. 4, and the released direction term).
+    """Per-item loss of predicted velocities (paper Eq. 6, and the released direction term).
 
     Args:
         prediction: [N, C, F, H, W], or N tensors of any shapes.

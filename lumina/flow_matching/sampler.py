@@ -1,4 +1,4 @@
-"""From noise to latents: Euler integration with multi-stage patches and guidance (paper sections 3.2 and 5.2.2)."""
+"""From noise to latents: Euler integration with multi-stage patches and guidance (paper sections 3.1.4 and 3.2)."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def sample(
         text: N text features [L_i, Y] of the prompts.
         negative_text: N text features of the negative prompts; unread when nothing is guided.
         config: steps, scales, guidance and motion.
-        motion: N motion scores that replace the config's positive schedule.
+        motion: N motion scores that replace the config's positive schedule, and what its negative one takes of it.
         progress: called after every evaluation.
 
     Returns:
@@ -124,7 +124,8 @@ def sample(
         raise ValueError(
             f"got {n} noises, {len(text)} prompts and {n if motion is None else len(motion)} motion scores"
         )
-    for _, patch in config.patches:
+    patches = config.patches_of(noise.shape[2])
+    for _, patch in patches:
         model.config.check_patch(patch)
     guided = any(weight > 0 for _, weight in config.guidance)
     if guided and len(negative_text) != n:
@@ -137,17 +138,18 @@ def sample(
 
     def field(x: Tensor, t: Tensor) -> Tensor:
         nonlocal done
-        t = t.to(model.device, time_dtype)
-        seen = t.item()
+        t = t.to(time_dtype)
+        seen = t.item()  # before t goes to the device, for which nothing need wait then
         scores = list(motion) if motion is not None else [value_at(config.motion, seen)] * n
-        scores += [value_at(config.negative_motion, seen)] * (n if guided else 0)
+        if guided:
+            scores += [config.negative_score(seen, score) for score in scores]
         velocity = guided_velocity(
             model,
             x,
-            t,
+            t.to(model.device),
             condition,
             torch.tensor(scores, dtype=time_dtype, device=model.device),
-            value_at(config.patches, seen),
+            value_at(patches, seen),
             [value_at(config.guidance, seen)] if guided else [],
             config.norm_cap,
             cache,

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from lumina.config import Config
-from lumina.models.config import PatchSize
+from lumina.models.config import IMAGE_PATCH, PatchSize
 
 T = TypeVar("T")
 
@@ -35,31 +35,47 @@ def _check(schedule: tuple[tuple[float, T], ...]) -> tuple[tuple[float, T], ...]
 
 
 NumberSchedule = Annotated[tuple[tuple[float, float], ...], Field(min_length=1), AfterValidator(_check)]
+MotionSchedule = Annotated[
+    tuple[tuple[float, float | Literal["positive"]], ...], Field(min_length=1), AfterValidator(_check)
+]
+"""Motion scores over t; "positive" is the score that the positive side has then."""
 PatchSchedule = Annotated[tuple[tuple[float, PatchSize], ...], Field(min_length=1), AfterValidator(_check)]
 
 
 class SamplerConfig(Config):
-    """How noise becomes a video: Euler steps, patch sizes, guidance and motion over t (paper sections 3.2, 5.2)."""
+    """How noise becomes a video: Euler steps, patch sizes, guidance and motion over t (paper sections 3.1.4, 3.2 and
+    5.2)."""
 
     steps: int = Field(default=25, ge=1)
     """Velocity evaluations (without counting the unconditional half of guided ones); the released presets take 69."""
     time_shift: float = Field(default=8.0, gt=0)
     """Larger values put more steps near the noise; 1 spaces them evenly."""
     patches: PatchSchedule = ((0.0, (1, 2, 2)),)
-    """Patch size over t: coarse while there is noise, fine at the end."""
+    """Patch size over t: coarse while there is noise, fine at the end. A single frame is sampled at (1, 2, 2) alone, as
+    images are trained."""
     guidance: NumberSchedule = ((0.0, 4.0),)
     """Weight w over t of v + w (v - v_negative); 0 leaves the negative side out. An interval is three pieces."""
     norm_cap: float | None = Field(default=None, gt=0)
     """Largest norm of the guided velocity as a multiple of the unguided one; None does not limit it."""
     motion: NumberSchedule = ((0.0, 6.0),)
     """Motion score over t of the positive side; negative means unspecified."""
-    negative_motion: NumberSchedule = ((0.0, 2.0), (0.05, 6.0))
-    """Motion score over t of the negative side; a lower one than the positive side's makes clips move more."""
+    negative_motion: MotionSchedule = ((0.0, 2.0), (0.05, "positive"))
+    """Motion score over t of the negative side; a lower one than the positive side's makes clips move more. "positive"
+    is the score of the positive side, also where a clip is given one of its own (paper section 5.2.2)."""
     cache_threshold: float | None = Field(default=None, gt=0)
     """Step caching: reuse what the blocks added to the tokens until the time embedding has drifted this far (relative
     L1 changes, summed over steps), or the scale or the guidance switches. None runs the blocks in every step."""
     time_dtype: Literal["model", "float32"] = "model"
     """Type of the t that the model sees; "model" rounds it to the weights' type as the released sampler does."""
+
+    def patches_of(self, latent_frames: int) -> PatchSchedule:
+        """Patch size over t of a latent with so many frames."""
+        return ((0.0, IMAGE_PATCH),) if latent_frames == 1 else self.patches
+
+    def negative_score(self, t: float, positive: float) -> float:
+        """Motion score of the negative side at t beside a positive one."""
+        score = value_at(self.negative_motion, t)
+        return positive if score == "positive" else score
 
 
 _SCALES_512: PatchSchedule = ((0.0, (2, 4, 4)), (0.075, (2, 2, 2)), (0.3, (1, 2, 2)))

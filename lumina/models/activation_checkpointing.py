@@ -27,16 +27,20 @@ def recomputed(mode: Recompute, function: Callable[..., Tensor], *args: Any) -> 
         return function(*args)
     if mode == "full":
         return cast(Tensor, checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False))
-    contexts = partial(create_selective_checkpoint_contexts, _per_op)
+    keeps = _per_op if mode == "per-op" else _attention
+    contexts = partial(create_selective_checkpoint_contexts, keeps)
     return cast(Tensor, checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False, context_fn=contexts))
 
 
 def _per_op(_context: object, operation: Any, *args: Any, **_kwargs: Any) -> CheckpointPolicy:
     name = operation.name()
-    if name.startswith(_ATTENTION):
-        return CheckpointPolicy.MUST_SAVE
     if name in _PRODUCTS:
         summed, yielded = args[-1].shape[-2:]
         # The way out of low-rank adapters is as wide as what it is added to, and nobody needs it in the backward pass.
         return CheckpointPolicy.PREFER_RECOMPUTE if summed * _THIN <= yielded else CheckpointPolicy.MUST_SAVE
-    return CheckpointPolicy.PREFER_RECOMPUTE
+    return _attention(_context, operation)
+
+
+def _attention(_context: object, operation: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
+    kept = operation.name().startswith(_ATTENTION)
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE

@@ -1,7 +1,8 @@
 """Packed attention: items of any length behind one another, and no item sees another.
 
 One interface over three kernels, equal within rounding:
-- items of equal length: one batched scaled-dot-product call, on any device;
+- items of equal length: one batched scaled-dot-product call, on any device, with the key heads repeated where a GPU
+  has no fused kernel that shares them (float32);
 - ragged items on CUDA in half precision: `torch.nn.attention.varlen`, without padding;
 - ragged items otherwise: keys padded inside and masked when queries are equal, else one call per item.
 """
@@ -9,12 +10,20 @@ One interface over three kernels, equal within rounding:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from lumina.models.device_tables import TableCache, upload
+
+CACHE_BYTES = 64 << 20
+"""Bytes of segments' tables that a process keeps at most, on its device."""
+
+
+GPU = "cuda"
+"""Type of the devices whose kernels take items of unlike lengths, and no float32 with shared key heads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +50,13 @@ class Segments:
     equal: bool
     """Whether all items have the same length."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tables."""
+        return sum(x.nbytes for x in (self.offsets, self.item_of_token, self.padded_index, self.padding_mask))
 
-@lru_cache(maxsize=256)
-def segments(lengths: tuple[int, ...], device: torch.device) -> Segments:
-    """Lay out items of the given lengths; raises ValueError when there is none or one is empty."""
+
+def _segments(lengths: tuple[int, ...], device: torch.device) -> Segments:
     if not lengths or min(lengths) < 1:
         raise ValueError(f"every item needs at least one token, got lengths {lengths}")
     # The cache outlives the caller: a tensor made in inference mode could not be used in training afterwards.
@@ -56,15 +68,20 @@ def segments(lengths: tuple[int, ...], device: torch.device) -> Segments:
         mask = slot < sizes[:, None]
         return Segments(
             lengths=lengths,
-            offsets=F.pad(ends, (1, 0)).to(torch.int32).to(device),
-            item_of_token=torch.repeat_interleave(torch.arange(len(lengths)), sizes).to(device),
-            padded_index=torch.where(mask, starts[:, None] + slot, 0).flatten().to(device),
-            padding_mask=mask[:, None, None, :].to(device),
+            offsets=upload(F.pad(ends, (1, 0)).to(torch.int32), device),
+            item_of_token=upload(torch.repeat_interleave(torch.arange(len(lengths)), sizes), device),
+            padded_index=upload(torch.where(mask, starts[:, None] + slot, 0).flatten(), device),
+            padding_mask=upload(mask[:, None, None, :], device),
             items=len(lengths),
             total=sum(lengths),
             longest=max(lengths),
             equal=len(set(lengths)) == 1,
         )
+
+
+segments = TableCache(_segments, lambda made: made.nbytes, CACHE_BYTES)
+"""segments(lengths, device): the layout of items of the given lengths. Raises ValueError when there is none or one is
+empty."""
 
 
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_segments: Segments) -> Tensor:
@@ -84,7 +101,7 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_se
         raise ValueError(f"{q_segments.items} items of queries but {k_segments.items} of keys")
     if q_segments.equal and k_segments.equal:
         return _batched(q, k, v, q_segments.items, None)
-    if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
+    if q.device.type == GPU and q.dtype in (torch.float16, torch.bfloat16):
         return _varlen(q, k, v, q_segments, k_segments)
     if q_segments.equal:
         index = k_segments.padded_index
@@ -96,6 +113,10 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_se
 def _batched(q: Tensor, k: Tensor, v: Tensor, items: int, mask: Tensor | None) -> Tensor:
     # A plain truth value also while compiling, where sizes are symbols.
     many_heads = True if q.shape[1] != k.shape[1] else False  # noqa: SIM210
+    if many_heads and q.device.type == GPU and q.dtype == torch.float32:
+        # No fused kernel shares key heads in float32: torch would make the whole matrix of scores.
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
+        many_heads = False
     q, k, v = (x.unflatten(0, (items, -1)).transpose(1, 2) for x in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=many_heads)
     return out.transpose(1, 2).flatten(0, 1)

@@ -14,14 +14,21 @@ from lumina.config import Config
 PatchSize = tuple[int, int, int]
 """Latent frames, rows and columns of one token: (pt, ph, pw)."""
 
+IMAGE_PATCH: PatchSize = (1, 2, 2)
+"""The only scale at which images are trained and sampled (paper section 4, multi-scale training)."""
+
 EncodeRecipe = Literal["whole-clip/1", "released-chunks/1"]
 """How latents are made; a name changes whenever its numbers do. Both take the posterior's mode times the config's
 scaling factor. `whole-clip`: the clip as diffusers encodes it, the odd frame first. `released-chunks`: as the released
 script does, 32 frames at a time with the convolutions' memory carried on, so that the odd frame comes last: 33 frames
 give 8 + 1 latents, 49 give 8 + 5."""
 
-Recompute = Literal["none", "per-op", "full"]
-"""What the backward pass computes again: nothing, all but matrix products and attention, or everything."""
+Recompute = Literal["none", "per-op", "attention", "full"]
+"""What the backward pass computes again: nothing, all but matrix products and attention, all but attention, or
+everything."""
+
+AttentionKernel = Literal["auto", "fa2", "fa3", "cudnn"]
+"""Kernel of attention on GPUs: torch's own choice, FlashAttention 2 or 3, or cuDNN's."""
 
 CONDITION_WIDTH = 1024
 """Widest conditioning vector: adaLN inputs have min(dim, 1024) channels."""

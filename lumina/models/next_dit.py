@@ -284,8 +284,9 @@ class MultiScaleNextDiT(nn.Module):
     def checkpoint_blocks(self, mode: Recompute) -> None:
         """Choose what the backward pass computes again in every block: time for memory, at equal bits.
 
-        "none" keeps everything; "per-op" keeps the results of matrix products and of attention; "full" keeps the
-        blocks' inputs alone. Without gradients nothing is kept, and nothing changes.
+        "none" keeps everything; "per-op" keeps the results of matrix products and of attention; "attention" keeps
+        those of attention and the blocks' inputs, "full" the blocks' inputs alone. Without gradients nothing is kept,
+        and nothing changes.
         """
         for block in cast(Sequence[Block], self.layers):
             block.recompute = mode

@@ -23,7 +23,7 @@ class Tokens:
     values: Tensor
     """[n, l, pt*ph*pw*C]."""
     rotation: Tensor
-    """[l, 1, d/2] or [n, l, 1, d/2] complex64 rotary positions."""
+    """[l, 1, d/2, 2] or [n, l, 1, d/2, 2] cosines and sines of the rotary positions."""
     segments: Segments
     shapes: tuple[tuple[int, ...], ...]
     """The items' latent shapes [C, F, H, W]."""

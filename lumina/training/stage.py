@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from lumina.config import Config
-from lumina.models.config import NextDiTConfig, PatchSize
-
-IMAGE_PATCH: PatchSize = (1, 2, 2)
-"""The only scale at which images train (paper section 3.3)."""
+from lumina.models.config import IMAGE_PATCH, NextDiTConfig, PatchSize
 
 
 class TaskConfig(Config):
@@ -133,6 +130,9 @@ class TrainStageConfig(Config):
     cluster_batches: int = Field(default=100, ge=1)
     """Batches within which clips are grouped by bucket and length, so that a batch holds clips of like cost; the
     batches themselves come in random order. 1 groups nothing. Released: 100."""
+    image_sources: Literal["all", "selected"] = "all"
+    """Where a stage that trains on the videos of selected sources takes images from: all sources, for those of the best
+    videos may have none; or the selected ones, and its image tasks are left out where these have none."""
     lora: LoraConfig | None = None
     """Train low-rank adapters; None trains all weights."""
     compile: bool = False
@@ -183,6 +183,33 @@ class TrainStageConfig(Config):
         if self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be at most steps {self.steps}")
         return self
+
+    @property
+    def selected_media(self) -> Literal["image", "video"]:
+        """What a source must have clips of to be selected: videos; images for a stage that trains on no video."""
+        return "video" if any(task.media == "video" for task in self.tasks) else "image"
+
+    @property
+    def unrestricted_media(self) -> tuple[Literal["image", "video"], ...]:
+        """The media that a selection of sources does not restrict."""
+        return ("image",) if self.selected_media == "video" and self.image_sources == "all" else ()
+
+    def of_selection(self, sources: Collection[str], images: bool) -> Self:
+        """The stage as it trains on a selection of sources.
+
+        Weights of other sources mean nothing then; and without `images` to take, image tasks beside those of videos are
+        left out. Raises ValueError if no task is left that takes part in every step.
+        """
+        tasks = []
+        for task in self.tasks:
+            if task.media == "image" and self.selected_media == "video" and not images:
+                continue
+            if task.source_weights and task.media not in self.unrestricted_media:
+                kept = {name: weight for name, weight in task.source_weights.items() if name in sources}
+                tasks.append(task.model_copy(update={"source_weights": kept or None}))
+            else:
+                tasks.append(task)
+        return type(self).model_validate(self.model_dump() | {"tasks": [task.model_dump() for task in tasks]})
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of optimizer step `step`, counted from 0."""

@@ -65,6 +65,8 @@ class LoopSettings:
     """Held-out clips per source and media that a look takes; 0 takes none."""
     prefetch: int = 4
     """Micro-batches prepared ahead."""
+    reading_threads: int = 4
+    """Threads that prepare them at the same time."""
     activation_checkpointing: Recompute = "none"
     """What the backward pass computes again; see `MultiScaleNextDiT.checkpoint_blocks`."""
     peak_tflops: float | None = None
@@ -129,7 +131,9 @@ class Trainer:
         config = self.config
         passes = self._passes(self.step)
         try:
-            with prefetched(self._micro_batch, passes, self.settings.prefetch) as batches:
+            with prefetched(
+                self._micro_batch, passes, self.settings.prefetch, self.settings.reading_threads
+            ) as batches:
                 self.clock.restart()
                 self.interval.restart(self.step)
                 while self.step < config.steps:

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from itertools import islice
 from statistics import NormalDist, fmean
 from typing import Any
@@ -115,14 +116,18 @@ class Validation:
         )
 
 
-def _choose(clips: Iterable[Clip], count: int, seed: int) -> list[Clip]:
+def _choose(clips: Sequence[Clip], count: int, seed: int) -> list[Clip]:
     """The first `count` of each source and media in an order drawn per clip, so that more data change few of them."""
-    drawn = sorted(clips, key=lambda clip: (_draw(clip, seed), clip.clip_id, clip.bucket))
-    groups: dict[tuple[str, str], list[Clip]] = defaultdict(list)
-    for clip in drawn:
-        if len(groups[clip.source, clip.media]) < count:
-            groups[clip.source, clip.media].append(clip)
-    return [clip for key in sorted(groups) for clip in groups[key]]
+    if not count:
+        return []
+    drawn: dict[tuple[str, str], list[tuple[float, str, str, int]]] = defaultdict(list)
+    for number, clip in enumerate(clips):
+        group = drawn[clip.source, clip.media]
+        group.append((_draw(clip, seed), clip.clip_id, clip.bucket, number))
+        # Not all of millions at once.
+        if len(group) > 2 * count + 64:
+            group[:] = nsmallest(count, group)
+    return [clips[number] for key in sorted(drawn) for *_, number in nsmallest(count, drawn[key])]
 
 
 def _draw(clip: Clip, seed: int) -> float:

@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.progress import Progress
 
+from lumina.models.config import AttentionKernel
+from lumina.precision import Precision, precision_on
 from pipelines.terminal import make_console
 
 
@@ -23,6 +25,8 @@ def generate_clips(
     settings: dict[str, Any],
     preset: str | None,
     steps: int | None,
+    precision: Precision,
+    attention: AttentionKernel,
     tiling: bool,
     files: Sequence[Path],
 ) -> None:
@@ -36,9 +40,13 @@ def generate_clips(
 
         from lumina.flow_matching.schedules import sampler_config
         from lumina.generate import TextToVideo
+        from lumina.models.attention_kernels import use_kernel
         from lumina.video import write_h264
 
-        model = TextToVideo.from_pretrained(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = getattr(torch, precision_on(device, precision))
+        model = TextToVideo.from_pretrained(checkpoint, device, dtype)
+        use_kernel(attention, model.transformer.config, device, dtype)
         if tiling:
             model.vae.enable_tiling()
         sampler = sampler_config(preset or model.defaults.sampler)

@@ -11,6 +11,8 @@ from typing import Annotated
 import typer
 
 from lumina.hub import PREFIX, hub_model, no_folder
+from lumina.models.config import AttentionKernel
+from lumina.precision import Precision
 from pipelines.commands.options import Debug, Json, Overrides, one_line_errors
 from pipelines.commands.written import check_file, check_new_folder
 from pipelines.errors import PipelineError
@@ -46,6 +48,10 @@ def generate(
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels, e.g. 672x384.")] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="1, or a multiple of 4 from 8 on.")] = None,
     fps: Annotated[float | None, typer.Option(min=1, help="Frame rate of the file.")] = None,
+    dtype: Annotated[
+        Precision, typer.Option(help="Type in which the networks compute; auto is bfloat16 on a GPU.")
+    ] = "auto",
+    attention: Annotated[AttentionKernel, typer.Option(help="Kernel of attention on a GPU.")] = "auto",
     tiling: Annotated[bool, typer.Option("--tiling", help="Decode in tiles: less memory for large frames.")] = False,
     out: Annotated[
         Path, typer.Option(metavar="FILE.mp4", help="H.264 file to write; several prompts give FILE-1.mp4, ...")
@@ -76,7 +82,7 @@ def generate(
             "height": height,
             "fps": fps,
         }
-        generate_clips(checkpoint, prompt, settings, preset, steps, tiling, files)
+        generate_clips(checkpoint, prompt, settings, preset, steps, dtype, attention, tiling, files)
 
 
 def convert(
@@ -117,23 +123,36 @@ def cost(
         str | None, typer.Option(metavar="NxGPU", help="Plan the training on these GPUs, e.g. 32xH100.")
     ] = None,
     utilisation: Annotated[
-        float | None, typer.Option(help="Share of their peak that training reaches.", show_default="0.4 with --cluster")
+        float | None, typer.Option(help="Share of their peak that training reaches.", show_default="0.3 with --cluster")
+    ] = None,
+    network: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="GB/s from each GPU to those of other nodes.", show_default="50 with --cluster"),
+    ] = None,
+    storage: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="GB/s that all GPUs read and write together.", show_default="2 with --cluster"),
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Show tokens, operations and bytes per scale, sampling schedule and training task.
 
-    With --cluster it plans the training: GPU-hours, bytes read and written and memory per GPU, by stage.
+    With --cluster it plans the training: GPU-hours, what a step waits for, checkpoints and memory per GPU, by stage;
+    and what encoding and evaluation take.
     """
     with one_line_errors(debug):
         from lumina.hardware import parse_cluster
         from lumina.models.config import RELEASED_MODELS
+        from lumina.step_time import Links
 
         gpus = parse_cluster(cluster) if cluster else None
+        for option, value in (("--network", network), ("--storage", storage)):
+            if value is not None and gpus is None:
+                raise PipelineError(f"{option} {value:g}: it is about the GPUs of --cluster, which names none")
         if utilisation is not None and (gpus is None or not 0 < utilisation <= 1):
             raise PipelineError(
-                f"--utilisation {utilisation:g}: expected a share of the peak of --cluster, such as 0.4"
+                f"--utilisation {utilisation:g}: expected a share of the peak of --cluster, such as 0.3"
             )
         from pipelines.config import load_config
         from pipelines.reports import cluster as cluster_report
@@ -156,7 +175,10 @@ def cost(
             export = settings.export
             clip = cost_report.Clip(width or export.width, height or export.height, frames or export.num_frames)
             made = cost_report.of_pipeline(settings, clip, text_tokens)
-            planned = cluster_report.on_cluster(settings, gpus, utilisation or 0.4, text_tokens) if gpus else None
+            planned = None
+            if gpus:
+                links = Links(1e9 * (network or 50), 1e9 * (storage or 2))
+                planned = cluster_report.on_cluster(settings, gpus, utilisation or 0.3, text_tokens, links)
         if as_json:
             content = cost_report.as_dict(made) | ({"cluster": cluster_report.as_dict(planned)} if planned else {})
             typer.echo(json_text(content))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipelines.dag.events import RunSummary
     from pipelines.dag.stage import Pipeline
     from pipelines.storage.store import Store
+    from pipelines.supervisor import Link
     from pipelines.tracking.tracker import Links
 
 
@@ -33,6 +34,7 @@ def run_pipeline(
     until: str | None,
     rerun: Sequence[str],
     words: Sequence[str],
+    link: Link,
     continue_with: str | None = None,
 ) -> None:
     """Run with a live display, and tell what came out; typer.Exit(1) if a stage failed.
@@ -43,6 +45,7 @@ def run_pipeline(
         until: last stage that is wanted; None for all.
         rerun: stages that the cost gate lets through.
         words: config, overrides and options that name the same pipeline again.
+        link: to who outlives this process.
         continue_with: what the user types to go on; by default the command itself.
     """
     from jobs import cluster
@@ -61,6 +64,7 @@ def run_pipeline(
     wanted = pipeline.until(until)
     typed = ["lumina", "run", *words, *(["--until", until] if until else []), *rerun_words(rerun)]
     command = continue_with or command_line(typed)
+    link.command(command)
     store.prepare(settings.min_free_gb)
     console = make_console()
     screen = RunDisplay(console, [stage.name for stage in wanted.order])
@@ -78,6 +82,7 @@ def run_pipeline(
         def start_cluster(runtime: RuntimeConfig) -> None:
             with display.waiting_for("starting Ray" if runtime.ray_address is None else "connecting to Ray"):
                 page = _start_cluster(wanted, store, runtime)
+                link.cluster(cluster.gcs_address(), cluster.servers(), str(cluster.logs(runtime)))
             if page:
                 display.link("Ray", page)
             if path := cluster.token_path():
@@ -105,17 +110,23 @@ def run_pipeline(
                 until=until,
                 gate=gate,
                 lock=lock,
+                halt=link.lost,
             )
         except Interrupted as stopped:
+            if not link.lost.is_set():
+                link.leaving()
             tracking.close("KILLED", timeout_s=5)
             # Leaving ends the process at once.
             display.__exit__()
             screen.__exit__(None, None, None)
+            if link.lost.is_set():
+                link.leave()
             _leave(console, stopped.summary, command)
         links = tracking.close("FINISHED" if summary.ok else "FAILED")
     _finish(console, store, summary, links, command, settings.example_prompt(), cluster.logs(settings.runtime))
     # The config that another command made for this one is gone with it.
     _held(console, summary, command, ["CONFIG", "--store", store.uri] if continue_with else words)
+    link.leaving()
     if "ray" in sys.modules:
         cluster.shutdown()
     if not summary.ok:
@@ -187,7 +198,7 @@ def _finish(
         record = store.get_run(summary.run_id)
         store.fetch_run(record, ("curation_page", "export"))
         comparison = read_comparison(store, record)
-        if comparison.sources or comparison.final:
+        if comparison.sources or comparison.final or comparison.after:
             console.print(comparison_view(comparison))
     _where(console, store, summary, links, prompt)
     if not summary.ok:

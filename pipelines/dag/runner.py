@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from jobs.context import InputRef, JobContext, JobResult
+from jobs.ray_faults import explained
 from jobs.runtime import RuntimeConfig
 from pipelines.dag.earlier import earlier_outputs
 from pipelines.dag.events import Display, Interrupted, NoDisplay, NoTracking, RunSummary, StageOutcome, Tracking
@@ -56,6 +57,7 @@ def run(
     until: str | None = None,
     gate: CostGate | None = None,
     lock: Mapping[str, Any] | None = None,
+    halt: threading.Event | None = None,
 ) -> RunSummary:
     """Bring every stage of the pipeline into the store.
 
@@ -76,11 +78,12 @@ def run(
         until: stop after this stage and what it needs.
         gate: holds back what took long and of which nothing but code has changed; None holds nothing back.
         lock: what is kept in the run's record to compute it again; see `pipelines.rerun.lock`.
+        halt: once set, the run stops as SIGTERM stops it.
 
     Raises:
         StoreError: the store cannot be used; nothing was started.
         PipelineError: `until` or `gate` names no stage.
-        Interrupted: SIGINT or SIGTERM arrived.
+        Interrupted: SIGINT or SIGTERM arrived, or `halt` was set.
 
     A failing stage blocks those that need it; the others go on, and the summary tells.
     """
@@ -107,6 +110,7 @@ def run(
         until=until,
         gate=gate,
         lock=lock,
+        halt=halt or threading.Event(),
     )
     with in_use(store.root, prepared.display.note):
         return prepared.execute()
@@ -129,6 +133,7 @@ class _Run:
     until: str | None
     gate: CostGate
     lock: Mapping[str, Any] | None
+    halt: threading.Event
 
     def __post_init__(self) -> None:
         self.started = time.time()
@@ -156,6 +161,8 @@ class _Run:
                 while len(self.outcomes) < len(self.pipeline.stages):
                     self._launch_ready(launched)
                     self._serve()
+                    if self.halt.is_set():
+                        self.stop.requested = True
                     if self.stop.requested:
                         self._interrupt(launched)
                     if lost := self.turns.lost():
@@ -258,7 +265,9 @@ class _Run:
         self.display.stage(stage.name, "running", why)
         self.tracking.begin_stage(stage, found.fingerprint, found.recipe["inputs"], attempt.directory / "curve.jsonl")
         started_at, started = datetime.now(UTC), time.time()
-        result = self._job(stage.entry)(self._context(stage, found, attempt, upstream))
+        job, context = self._job(stage.entry), self._context(stage, found, attempt, upstream)
+        with explained(stage.entry, self.runtime):
+            result = job(context)
         check_result(stage.name, result)
         self.stop.check()
         manifest = Manifest(

@@ -9,11 +9,43 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
+from curation.latents import EncodeLatentsConfig
 from lumina.cluster_cost import Memory, Mend, Retention, StageCost, stage_cost
+from lumina.evaluation_cost import EvaluationCost, Generation, evaluation_cost
 from lumina.hardware import Cluster
+from lumina.sizes import largest_clip
+from lumina.step_time import LATE, LINKS, Links
+from lumina.training.checkpoint_interval import Often
+from lumina.vae_cost import vae_bytes, vae_flops
 from pipelines.config import PipelineConfig, stage_name
 from pipelines.reports.cost import table, task_loads, unit
 from pipelines.terminal import Text
+
+_LONG_S = 3600.0
+"""Seconds between two checkpoints that are worth a word."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A latents set: its largest clip in the CogVideoX VAE."""
+
+    name: str
+    seconds: float
+    """Of one GPU, the VAE alone."""
+    memory: int
+    """Bytes that live at once besides the weights."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The evaluation of one system prompt, which each has."""
+
+    clips: int
+    seconds: float
+    """Of one GPU, for one clip: its text, its sampling and its decoding."""
+    decode_seconds: float
+    """Of these, decoding."""
+    cost: EvaluationCost
 
 
 @dataclass(frozen=True)
@@ -23,7 +55,10 @@ class ClusterReport:
     cluster: Cluster
     utilisation: float
     """Share of the peak that all operations run at."""
+    links: Links
     stages: tuple[StageCost, ...]
+    encodings: tuple[Encoding, ...]
+    evaluation: Evaluation
     overrides: tuple[str, ...]
     """`key=value` settings with which all stages fit that can; empty where all do."""
     slow: tuple[str, ...]
@@ -35,13 +70,17 @@ class ClusterReport:
         return sum(stage.gpu_hours for stage in self.stages)
 
 
-def on_cluster(config: PipelineConfig, cluster: Cluster, utilisation: float, text_tokens: int) -> ClusterReport:
-    """Count every training stage with one worker a GPU, as `config.runtime` runs it.
+def on_cluster(
+    config: PipelineConfig, cluster: Cluster, utilisation: float, text_tokens: int, links: Links = LINKS
+) -> ClusterReport:
+    """Count every training stage with one worker a GPU, as `config.runtime` runs it, and what runs the VAE.
 
     Raises ValueError if a task has fewer samples than there are GPUs.
     """
     runtime = config.runtime
-    retention = Retention(runtime.keep_checkpoints, runtime.milestone_every)
+    often = Often(runtime.checkpoint_every, runtime.checkpoint_every_s, runtime.checkpoint_share)
+    retention = Retention(runtime.keep_checkpoints, runtime.milestone_every, often)
+    rate = cluster.gpu.peak_flops * utilisation
     stages = tuple(
         stage_cost(
             stage_name(key),
@@ -51,11 +90,34 @@ def on_cluster(config: PipelineConfig, cluster: Cluster, utilisation: float, tex
             utilisation,
             runtime.checkpointing(stage_name(key)),
             retention,
+            links,
         )
         for key, training in config.training().items()
     )
     slow = tuple(stage_name(key) for key, training in config.training().items() if training.precision == "fp32")
-    return ClusterReport(cluster, utilisation, stages, _overrides(config, stages), slow)
+    encodings = tuple(_encoding(name, one, rate) for name, one in config.latents.items())
+    evaluation = _evaluation(config, rate, text_tokens)
+    return ClusterReport(cluster, utilisation, links, stages, encodings, evaluation, _overrides(config, stages), slow)
+
+
+def _encoding(name: str, encoding: EncodeLatentsConfig, rate: float) -> Encoding:
+    width, height = max(encoding.sizes, key=lambda size: size[0] * size[1])
+    frames = largest_clip(encoding.num_frames) if "video" in encoding.media else 1
+    number = 4 if encoding.compute_dtype == "float32" else 2
+    return Encoding(
+        name,
+        vae_flops("encode", width, height, frames, encoding.tiling) / rate,
+        vae_bytes("encode", width, height, frames, number, encoding.tiling),
+    )
+
+
+def _evaluation(config: PipelineConfig, rate: float, text_tokens: int) -> Evaluation:
+    one = config.evaluate
+    number = 4 if one.dtype == "float32" else 2
+    generation = Generation(one.width, one.height, one.num_frames, one.batch_size, number, one.tiling)
+    cost = evaluation_cost(config.model, one.sampler, generation, text_tokens)
+    prompts = len(one.suite.choose) if one.suite.kind == "list" else one.suite.count
+    return Evaluation(prompts * one.samples, cost.flops / rate, cost.decode_flops / rate, cost)
 
 
 def _overrides(config: PipelineConfig, stages: tuple[StageCost, ...]) -> tuple[str, ...]:
@@ -81,7 +143,7 @@ def as_dict(report: ClusterReport) -> dict[str, Any]:
     gpu = report.cluster.gpu
     stages = [
         asdict(stage)
-        | {"fits": stage.fits, "memory": _memory(stage.memory)}
+        | {"fits": stage.fits, "memory": _memory(stage.memory), "step_seconds": stage.step_seconds}
         | {"mend": asdict(stage.mend) | {"memory": _memory(stage.mend.memory)} if stage.mend else None}
         for stage in report.stages
     ]
@@ -92,10 +154,21 @@ def as_dict(report: ClusterReport) -> dict[str, Any]:
         "memory_bytes": gpu.memory_bytes,
         "usable_bytes": report.cluster.usable_bytes,
         "utilisation": report.utilisation,
+        "links": asdict(report.links),
+        "encodings": [asdict(one) for one in report.encodings],
+        "evaluation": _evaluation_json(report.evaluation),
+        "warnings": _warnings(report),
         "gpu_hours": report.gpu_hours,
         "stages": stages,
         "overrides": list(report.overrides),
     }
+
+
+def _evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
+    cost = evaluation.cost
+    evaluations = {"x".join(map(str, patch)): count for patch, count in cost.sampling.evaluations.items()}
+    counted = asdict(cost) | {"sampling": {"evaluations": evaluations, "flops": cost.sampling.flops}}
+    return asdict(evaluation) | {"cost": counted | {"flops": cost.flops, "memory": cost.memory}}
 
 
 def _memory(memory: Memory) -> Mapping[str, int]:
@@ -108,13 +181,17 @@ def cluster_view(report: ClusterReport) -> RenderableType:
     head = Text(
         f"{cluster.name}: {unit(gpu.peak_flops, 'FLOP/s')} in bfloat16, {report.utilisation:.0%} of it reached; "
         f"{unit(gpu.memory_bytes, 'B')}, {unit(cluster.usable_bytes, 'B')} of it usable\n"
+        f"{unit(report.links.network, 'B/s')} from each GPU to other nodes (--network), "
+        f"{unit(report.links.storage, 'B/s')} from and to the storage in all (--storage).\n"
         "Every clip is taken to be as large as the largest, so all figures are upper bounds.\n"
     )
-    parts: list[RenderableType] = [head, _work(report), _memories(report), _disk(report)]
+    parts: list[RenderableType] = [head, _work(report), _times(report), _memories(report), _disk(report)]
+    parts.append(_generation(report))
     if report.slow:
         parts.append(
             Text(f"{', '.join(report.slow)}: float32 is slower than the peak, which is bfloat16's: expect more hours.")
         )
+    parts += [Text(warning, "yellow") for warning in _warnings(report)]
     parts += [Text(_misfit(stage, stage.mend, cluster), "red") for stage in report.stages if stage.mend]
     if report.overrides:
         options = " \\\n    ".join(f"-o {shlex.quote(override)}" for override in report.overrides)
@@ -125,9 +202,7 @@ def cluster_view(report: ClusterReport) -> RenderableType:
 
 
 def _work(report: ClusterReport) -> RenderableType:
-    work = table(
-        "Work", "stage", "steps", "tokens/step", "operations/step", "time/step", "read/step", "GPU-hours", "days"
-    )
+    work = table("Work", "stage", "steps", "tokens/step", "operations/step", "time/step", "GPU-hours", "days")
     count = report.cluster.count
     for stage in report.stages:
         work.add_row(
@@ -136,15 +211,95 @@ def _work(report: ClusterReport) -> RenderableType:
             unit(stage.tokens, ""),
             unit(stage.flops, "FLOP"),
             _duration(stage.step_seconds),
-            unit(stage.read_bytes, "B"),
             f"{stage.gpu_hours:,.0f}",
             f"{stage.gpu_hours / count / 24:,.1f}",
         )
     work.add_section()
     steps = sum(stage.steps for stage in report.stages)
     hours = report.gpu_hours
-    work.add_row("all", f"{steps:,}", "", "", "", "", f"{hours:,.0f}", f"{hours / count / 24:,.1f}", style="bold")
+    work.add_row("all", f"{steps:,}", "", "", "", f"{hours:,.0f}", f"{hours / count / 24:,.1f}", style="bold")
     return work
+
+
+def _times(report: ClusterReport) -> RenderableType:
+    columns = ("computes", "exchanges", "reads", "at", "a checkpoint", "every", "share")
+    made = table("Time of a step, and checkpoints", "stage", *columns)
+    for stage in report.stages:
+        spent = stage.waiting
+        made.add_row(
+            stage.stage,
+            _duration(spent.compute_s),
+            _duration(spent.exchange_s),
+            unit(stage.read_bytes, "B"),
+            Text(unit(spent.read_rate, "B/s"), "yellow" if spent.waits_for_storage else ""),
+            _duration(spent.checkpoint_s),
+            _duration(spent.checkpoint_every_s),
+            Text(f"{spent.checkpoint_share:.1%}", "yellow" if _is_late(stage) else ""),
+        )
+    return made
+
+
+def _is_late(stage: StageCost) -> bool:
+    # Going by time it is exactly the share that is allowed.
+    return stage.waiting.checkpoint_share > LATE * 1.001
+
+
+def _generation(report: ClusterReport) -> RenderableType:
+    made = table("The VAE and evaluation, on one GPU", "what", "clips", "time/clip", "live", "with weights")
+    for one in report.encodings:
+        made.add_row(f"encode_latents@{one.name}", "", _duration(one.seconds), unit(one.memory, "B"), "")
+    found = report.evaluation
+    live = max(found.cost.sampling_bytes, found.cost.decode_bytes)
+    made.add_row(
+        "evaluate, a system prompt",
+        f"{found.clips:,}",
+        _duration(found.seconds),
+        unit(live, "B"),
+        Text(unit(found.cost.memory, "B"), "" if _evaluation_fits(report) else "bold red"),
+    )
+    return made
+
+
+def _evaluation_fits(report: ClusterReport) -> bool:
+    return report.evaluation.cost.memory <= report.cluster.usable_bytes
+
+
+def _warnings(report: ClusterReport) -> list[str]:
+    """What will cost more than the tables say."""
+    found = []
+    for stage in report.stages:
+        spent = stage.waiting
+        if spent.waits_for_storage:
+            found.append(
+                f"{stage.stage} reads {unit(stage.read_bytes, 'B')} in every step of {_duration(spent.step_s)}: slower "
+                f"than {unit(spent.read_rate, 'B/s')}, the storage is what it waits for, {_duration(spent.read_s)} a "
+                "step at --storage. Take larger batches, smaller text features (encode_text.dtype=bfloat16), or "
+                "local disks."
+            )
+        if _is_late(stage):
+            found.append(
+                f"{stage.stage} writes a checkpoint of {unit(stage.checkpoint_bytes, 'B')}, "
+                f"{_duration(spent.checkpoint_s)}, every {_duration(spent.checkpoint_every_s)}: "
+                f"{spent.checkpoint_share:.0%} of its time. Raise runtime.checkpoint_every, or leave it out."
+            )
+        if spent.checkpoint_every_s > _LONG_S:
+            found.append(
+                f"{stage.stage} writes a checkpoint every {_duration(spent.checkpoint_every_s)}, which is what a lost "
+                "node costs at most: lower runtime.checkpoint_every, or leave it out."
+            )
+        if spent.exposed_s > spent.compute_s:
+            found.append(
+                f"{stage.stage} waits longer for gradients and weights of other workers than it computes: take larger "
+                "batches, fewer GPUs, or communication_data_type: bf16."
+            )
+    cost = report.evaluation.cost
+    if not _evaluation_fits(report):
+        most = "decoding" if cost.decode_bytes > cost.sampling_bytes else "sampling"
+        found.append(
+            f"evaluate needs {unit(cost.memory, 'B')} of {unit(report.cluster.gpu.memory_bytes, 'B')}, most of it for "
+            f"{most}: evaluate.batch_size=1, evaluate.dtype=bfloat16 and evaluate.tiling=true take the least."
+        )
+    return found
 
 
 def _memories(report: ClusterReport) -> RenderableType:
@@ -158,7 +313,7 @@ def _memories(report: ClusterReport) -> RenderableType:
             unit(memory.weights, "B"),
             unit(memory.gradients + memory.buffer, "B"),
             unit(memory.state, "B"),
-            unit(memory.activations, "B"),
+            unit(memory.activations + memory.caches, "B"),
             f"{stage.largest_task} ({stage.largest_pass.tokens:,})",
             Text(unit(memory.total, "B"), "" if stage.fits else "bold red"),
         )
@@ -197,4 +352,9 @@ def _misfit(stage: StageCost, mend: Mend, cluster: Cluster) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:,.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    for size, name in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.3g} {name}"
+    return f"{seconds:,.3g} s"

@@ -201,15 +201,21 @@ def task_loads(config: PipelineConfig, training: TrainConfig, text_tokens: int) 
         _, rows, columns = size = _largest(encoding, task)
         stored = 1 if task.media == "image" else latent_frames(largest_clip(encoding.num_frames))
         numbers = stored * rows * columns * config.model.in_channels
-        text = text_tokens * config.model.cap_feat_dim * STORED_BYTES[config.encode_text.dtype]
-        fixed = task.media == "image" or task.latent_frames is not None or encoding.min_frames == encoding.num_frames
+        encode_text = config.encode_text.on(config.runtime.curation_device)
+        text = text_tokens * config.model.cap_feat_dim * STORED_BYTES[encode_text.dtype]
+        fixed = task.media == "image" or task.latent_frames is not None
+        lengths = (
+            {1}
+            if fixed
+            else {n // task.patch[0] for n in range(encoding.min_frames // 4, encoding.num_frames // 4 + 1)}
+        )
         loads.append(
             TaskLoad(
                 task=task,
                 size=size,
                 text_tokens=text_tokens,
                 read_bytes=numbers * STORED_BYTES[encoding.dtype] + text,
-                unlike=len(encodings) > 1 or len(encoding.sizes) > 1 or not fixed,
+                shapes=len({size for one in encodings for size in one.sizes}) * len(lengths),
             )
         )
     return loads

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from pipelines.dag.events import RunSummary
+from pipelines.reports.page.evaluated import after_and_source, variant_of
 from pipelines.reports.progress import duration, state_text
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
@@ -44,14 +45,17 @@ class Comparison:
     """The chosen source before and after fine-tuning, on prompts of their own where there are any."""
     selection: Mapping[str, Any] | None
     """Content of `selection.json`."""
+    after: Mapping[str, Comparison] = field(default_factory=dict)
+    """The same after training stages that are not the last, by their names."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
-        return {
+        plain = {
             "sources": {column.title: dict(column.figures) for column in self.sources},
             "final": {column.title: dict(column.figures) for column in self.final},
             "selection": self.selection,
         }
+        return plain | ({"after": {name: one.as_dict() for name, one in self.after.items()}} if self.after else {})
 
 
 def read_comparison(store: Store, record: Mapping[str, Any]) -> Comparison:
@@ -65,22 +69,34 @@ def read_comparison(store: Store, record: Mapping[str, Any]) -> Comparison:
     paths = {
         name: store.root / entry["path"] for name, entry in record["stages"].items() if entry.get("path") is not None
     }
-    selection = _read(paths.get("choose"), _SELECTION)
-    chosen = set(selection["sources"]) if selection else set()
-    sources = []
+    evaluated: dict[str, dict[str, dict[str, Any]]] = {"": {}}
     for name, path in paths.items():
-        kind, _, source = name.partition("@")
-        content = _read(path, _METRICS) if kind == "evaluate" else None
-        if content is not None:
-            figures = content.get("metrics", content)
-            sources.append(Column(source, figures, _clips(content), source in chosen))
+        kind, _, variant = name.partition("@")
+        if kind == "evaluate" and (content := _read(path, _METRICS)) is not None:
+            after, source = after_and_source(name, content)
+            evaluated.setdefault(after, {})[source] = content
+        elif kind == "choose":
+            evaluated.setdefault(variant, {})
+    found = {after: _compared(paths, after, contents) for after, contents in evaluated.items()}
+    return replace(found.pop(""), after=found)
+
+
+def _compared(paths: Mapping[str, Path], after: str, evaluated: Mapping[str, Mapping[str, Any]]) -> Comparison:
+    """What was evaluated, chosen and fine-tuned after one training stage; that of the last is empty."""
+    variant = variant_of(after)
+    selection = _read(paths.get(f"choose{variant}"), _SELECTION)
+    chosen = set(selection["sources"]) if selection else set()
+    sources = [
+        Column(source, content.get("metrics", content), _clips(content), source in chosen)
+        for source, content in evaluated.items()
+    ]
     final = []
-    content = _read(paths.get("evaluate_final"), _METRICS)
+    content = _read(paths.get(f"evaluate_final{variant}"), _METRICS)
     if content is not None:
         checkpoints = content.get("checkpoints", {})
         for side in ("before", "after"):
             title = checkpoints.get(side, side)
-            title = "fine-tuned" if title == "finetune" else title
+            title = "fine-tuned" if title == f"finetune{variant}" else title
             final.append(Column(title, content[side], _clips(content), chosen=side == "after"))
     return Comparison(tuple(sources), tuple(final), selection)
 
@@ -100,17 +116,21 @@ def _clips(content: Mapping[str, Any]) -> int | None:
 
 def comparison_view(comparison: Comparison) -> RenderableType:
     """The system prompts side by side, the choice with its reason, then the fine-tuned model."""
+    every = {**comparison.after, "": comparison}
+    parts = [part for after, one in every.items() for part in _parts(one, f" after train@{after}" if after else "")]
+    return Group(*(parts or [Text("This run has no evaluation yet.", "dim")]))
+
+
+def _parts(comparison: Comparison, where: str) -> list[RenderableType]:
     parts: list[RenderableType] = []
     if comparison.sources:
-        parts.append(_figures("System prompts", comparison.sources))
+        parts.append(_figures(f"System prompts{where}", comparison.sources))
     if comparison.selection:
         parts.append(_choice(comparison.selection))
     if comparison.final:
-        title = "Fine-tuned on " + ", ".join((comparison.selection or {}).get("sources", ["the chosen sources"]))
-        parts.append(_figures(title, comparison.final))
-    if not parts:
-        parts.append(Text("This run has no evaluation yet.", "dim"))
-    return Group(*parts)
+        chosen = ", ".join((comparison.selection or {}).get("sources", ["the chosen sources"]))
+        parts.append(_figures(f"Fine-tuned{where} on {chosen}", comparison.final))
+    return parts
 
 
 def _figures(title: str, columns: tuple[Column, ...]) -> Table:
@@ -147,7 +167,8 @@ def _number(value: float | None) -> str:
 
 
 def _choice(selection: Mapping[str, Any]) -> RenderableType:
-    text = Text("Chosen: ", "bold").append(", ".join(selection["sources"]), "bold green")
+    by_hand = " by hand" if selection.get("decided_by") == "hand" else ""
+    text = Text(f"Chosen{by_hand}: ", "bold").append(", ".join(selection["sources"]), "bold green")
     reason = textwrap.fill(str(selection.get("reason", "")), 110)
     return Group(*_below_best(selection), text, Text(reason, "dim"), Text(""))
 
@@ -157,12 +178,13 @@ def _below_best(selection: Mapping[str, Any]) -> list[Table]:
     gaps = [row for row in selection["table"] if row["below_best"] is not None]
     if not gaps:
         return []
-    title = f"Score below {selection['chosen']}, for all pairs at once"
+    title = f"Score below {selection['table'][0]['source']}, for all pairs at once"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("system prompt", "below", ""):
         table.add_column(name, justify="right" if name == "below" else "left", no_wrap=True)
     for row in gaps:
-        verdict = Text("cannot be told apart", "dim") if row["in_best_set"] else Text("significantly worse", "bold red")
+        alike = "cannot be told apart" if selection.get("scores", {}).get("per_clip", True) else "no error bars"
+        verdict = Text(alike, "dim") if row["in_best_set"] else Text("significantly worse", "bold red")
         table.add_row(row["source"], _figure(row["below_best"]), verdict)
     return [table]
 

@@ -127,6 +127,12 @@ def portable(settings: PipelineConfig) -> dict[str, Any]:
         config["data"]["manifest"] = str(manifest)
         if settings.ingest.media_dir is not None:
             config["ingest"]["media_dir"] = str(place_of(media_root(manifest, settings.ingest)))
+    for branch in settings.branches():
+        held = config["after"][branch.after] if branch.prefix else config
+        if isinstance(scores := branch.choose.scores, Path):
+            held["choose"]["scores"] = str(place_of(scores))
+        elif scores is not None:
+            held["choose"]["scores"] = {name: str(place_of(path)) for name, path in scores.items()}
     for name, spec in config["weights"].items():
         if isinstance(spec, str) and Path(spec).expanduser().exists():
             config["weights"][name] = str(place_of(spec))

@@ -1,18 +1,25 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from curation.film_frames import Track
-from curation.latents import EncodeLatentsConfig, crop_of, encode_times, plan_row
+from curation.latents import ENCODE_LATENTS_OPERATOR, EncodeLatentsConfig, crop_of, encode_times, plan_row
+from curation.operator import Env
+from curation.prompts import ENCODE_TEXT_OPERATOR, EncodeTextConfig
 from curation.schema import Reason, RowError, Status, set_aside, status_not_ok
 from lumina.frame_times import pick_indices
+from lumina.models.autoencoder import VideoAutoencoder
+from lumina.models.text_encoder import TextEncoder
+from lumina.precision import Precision
 from lumina.sizes import resize_crop
 
 CLIP: dict[str, Any] = {
@@ -93,11 +100,41 @@ def test_the_recorded_crop_is_the_one_that_is_cut(width: int, height: int) -> No
 def test_the_recipe_has_a_name() -> None:
     names = [EncodeLatentsConfig(recipe=name).recipe_id for name in ("whole-clip/1", "released-chunks/1")]
     assert [name.rpartition(":")[0] for name in names] == ["whole-clip/1", "released-chunks/1"]
+    # `auto` has no recipe of its own: it is one of the two.
+    on_cpu, on_gpu = (EncodeLatentsConfig().on(device).recipe_id for device in ("cpu", "cuda"))
+    assert [on_cpu, on_gpu] == [EncodeLatentsConfig(compute_dtype=d).recipe_id for d in ("float32", "bfloat16")]
+    assert on_cpu != on_gpu
+    assert EncodeLatentsConfig(tiling=True).recipe_id != EncodeLatentsConfig().recipe_id
+    # Latents that are stored keep the name they had before there was such a setting.
+    named = "whole-clip/1:993c57f82f462bfd"
+    assert EncodeLatentsConfig(compute_dtype="float32").recipe_id == named
     assert EncodeLatentsConfig(compression="zstd").recipe_id == EncodeLatentsConfig().recipe_id
     assert EncodeLatentsConfig(fps=8).recipe_id != EncodeLatentsConfig().recipe_id
     assert EncodeLatentsConfig(name="images", media=("image",), seed=1).recipe_id == EncodeLatentsConfig().recipe_id
     with pytest.raises(ValidationError, match="must be 4n \\+ 1"):
         EncodeLatentsConfig(num_frames=32)
+    with pytest.raises(ValidationError, match="tiling is for recipe whole-clip/1"):
+        EncodeLatentsConfig(tiling=True, recipe="released-chunks/1")
+
+
+@pytest.mark.parametrize(
+    ("device", "setting", "dtype"),
+    [("cpu", "auto", torch.float32), ("cuda", "auto", torch.bfloat16), ("cuda", "float32", torch.float32)],
+)
+def test_networks_are_loaded_as_their_stage_says(
+    device: str, setting: Precision, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[tuple[Any, ...]] = []
+    tiled: list[bool] = []
+    vae = SimpleNamespace(enable_tiling=lambda: tiled.append(True))
+    monkeypatch.setattr(VideoAutoencoder, "from_pretrained", lambda *given: loaded.append(given) or vae)
+    monkeypatch.setattr(TextEncoder, "from_pretrained", lambda *given: loaded.append(given))
+    env = Env("", {"vae": "v", "text_encoder": "t"}, device)
+    for tiling in (False, True):
+        ENCODE_LATENTS_OPERATOR.make(EncodeLatentsConfig(compute_dtype=setting, tiling=tiling), env)  # type: ignore[misc]
+        assert tiled == [True] * tiling
+    ENCODE_TEXT_OPERATOR.make(EncodeTextConfig(compute_dtype=setting), env)  # type: ignore[misc]
+    assert loaded == [("v", device, dtype), ("v", device, dtype), ("t", device, dtype)]
 
 
 def test_nothing_left_to_encode_is_an_error_that_counts_the_rules() -> None:

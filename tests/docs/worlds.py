@@ -42,6 +42,7 @@ def make_desk(root: Path) -> Path:
     _table(root / "OpenVid-1M.csv", [{"video": "one.mp4", "caption": "a square", **scores}])
     with zipfile.ZipFile(root / "OpenVid_part0.zip", "w") as archive:
         archive.write(root / "clips" / "0.mp4", "one.mp4")
+    _table(root / "scores.csv", [{"source": "web", "total": "80.1"}, {"source": "phone", "total": "82.5"}])
     shutil.copyfile(CONFIGS / "folder.yaml", root / "my.yaml")
     return root
 

@@ -87,12 +87,14 @@ def test_the_running_cluster_is_counted(ray_cluster: None) -> None:
 
 @pytest.mark.ray
 def test_workers_come_from_what_the_cluster_has(ray_cluster: None) -> None:
-    assert curation_workers(RuntimeConfig(), gpu=False) == 2
-    assert curation_workers(RuntimeConfig(ray_address="auto"), gpu=False) == 3
-    assert curation_workers(RuntimeConfig(ray_address="auto", curation_resource="shelf"), gpu=False) == 3
-    assert curation_workers(RuntimeConfig(curation_resource="nowhere"), gpu=False) == 1
-    assert curation_workers(RuntimeConfig(), gpu=True) == 2
-    assert curation_workers(RuntimeConfig(curation_workers=7), gpu=True) == 7
+    assert curation_workers(RuntimeConfig()) == 2
+    assert curation_workers(RuntimeConfig(ray_address="auto")) == 3
+    assert curation_workers(RuntimeConfig(ray_address="auto", curation_resource="shelf")) == 3
+    assert curation_workers(RuntimeConfig(curation_resource="nowhere")) == 1
+    assert curation_workers(RuntimeConfig(), gpus=1) == 2
+    assert curation_workers(RuntimeConfig(), gpus=0.5) == 4
+    assert curation_workers(RuntimeConfig(), gpus=0.1) == 4  # and a CPU each
+    assert curation_workers(RuntimeConfig(curation_workers=7), gpus=1) == 7
     assert evaluation_workers(RuntimeConfig()) == 2
     assert evaluation_workers(RuntimeConfig(use_gpu=True)) == 2
     growing = RuntimeConfig(use_gpu=True, train_workers=8, autoscaling=True, curation_workers=1)

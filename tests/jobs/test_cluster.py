@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,15 @@ def test_nodes_that_do_not_see_a_file_are_named(tmp_path: Path, ray_cluster: Non
     [node] = [node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]
     assert blind_nodes(tmp_path) == []
     assert blind_nodes(tmp_path / "elsewhere") == [node]
+
+
+def test_a_full_temporary_folder_is_named_where_ray_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=5 << 20))
+    assert cluster._why(RuntimeConfig(), TimeoutError()) == (
+        f"Ray did not start within 180 s: {tmp_path} has 5 MiB free, and Ray's sockets and logs lie there: free some, "
+        "or set RAY_TMPDIR to another folder"
+    )

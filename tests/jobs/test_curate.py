@@ -37,6 +37,8 @@ from jobs.parts import read_parts
 from jobs.runtime import RuntimeConfig
 from lumina import zoo
 from lumina.config import Config
+from lumina.training.data.index import INDEX_FILE
+from lumina.training.data.latents import LatentDataset
 from lumina.video import write_h264
 from tests.jobs.chain import Chain
 from tests.lumina.tiny import save_parts
@@ -147,7 +149,7 @@ def test_workers_blocks_and_pools_give_one_digest(tmp_path: Path, ray_cluster: N
     chain = Chain(tmp_path, tmp_path)
     name = f"{__name__}:SQUARE"
     tasks = chain.run("tasks", name, SquareConfig())
-    chain.runtime = RuntimeConfig(use_gpu=True)
+    chain.runtime = RuntimeConfig(use_gpu=True, curation_gpus=0.5)
     actors = chain.run("actors", f"{name}_ACTORS", SquareConfig())
     assert tasks.digest == actors.digest == str(row_digest(Input(chain.refs["tasks"].path).rows()))
     assert tasks.counts == actors.counts == {
@@ -288,6 +290,9 @@ def test_the_whole_of_curation(tmp_path: Path, ray_cluster: None, networks: dict
         assert text[row["text_id_dropped"]]["prompt"].endswith(" <Prompt Start> ")
         features = text[row["text_id"]]
         assert unpack(features["text_feature_bytes"], features["text_feature_shape"], "float32").shape[1] == 24
+    assert all((chain.refs[stage].path / INDEX_FILE).is_file() for stage in ("text", "latents"))
+    trained = LatentDataset([chain.refs["latents"].path], chain.refs["text"].path)
+    assert {clip.clip_id for clip in [*trained.clips, *trained.heldout]} == {row["clip_id"] for row in latents}
     for file in sorted((chain.refs["latents"].path / "data").glob("*.parquet")):
         assert len(set(pq.read_table(file, columns=["bucket"])["bucket"].to_pylist())) == 1
 

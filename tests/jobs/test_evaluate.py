@@ -6,9 +6,14 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -17,19 +22,24 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
 
+from jobs import clips
 from jobs.choose import ChooseConfig
 from jobs.choose import run as choose
+from jobs.clips import Batch, ClipWorker
 from jobs.context import InputRef, JobContext, JobResult
 from jobs.evaluate import EvaluateConfig, EvaluateFinalConfig, EvaluationConfig, run, run_final
 from jobs.runtime import RuntimeConfig
 from lumina.checkpoints import save_model
 from lumina.config import Config
-from lumina.evaluation.prompts import CaptionSuite, ListSuite, ShapesSuite
+from lumina.evaluation.generation import ClipGenerator, NoiseAddress
+from lumina.evaluation.prompts import CaptionSuite, ListSuite, ShapesSuite, build
+from lumina.evaluation.summary import pivot
 from lumina.flow_matching.schedules import SamplerConfig
+from lumina.models import attention_kernels
 from lumina.models.config import NextDiTConfig
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.system_prompts import PROMPT_START, SystemPrompt, write_system_prompts
-from lumina.video import read_frames
+from lumina.video import read_frames, write_h264
 
 SMALL = {
     "suite": ShapesSuite(count=3),
@@ -86,7 +96,9 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def _run(stages: Path, out: Path, config: Config, **inputs: Path) -> tuple[JobContext, JobResult, list[int]]:
+def _run(
+    stages: Path, out: Path, config: Config, runtime: RuntimeConfig | None = None, **inputs: Path
+) -> tuple[JobContext, JobResult, list[int]]:
     folders = {"checkpoint": stages / "train", "tag": stages / "tag"} | inputs
     names = {"checkpoint": "train@2", "before": "train@2", "after": "finetune"}
     done: list[int] = []
@@ -96,7 +108,7 @@ def _run(stages: Path, out: Path, config: Config, **inputs: Path) -> tuple[JobCo
         fingerprint="f" * 64,
         operator="",
         config=config,
-        runtime=RuntimeConfig(),
+        runtime=runtime or RuntimeConfig(),
         inputs={key: InputRef(names.get(key, key), path, "") for key, path in folders.items()},
         weights={"vae": str(stages / "vae"), "text_encoder": str(stages / "text")},
         media_root="",
@@ -175,23 +187,201 @@ def test_prompts_that_the_text_encoder_cuts_are_said_once(
     assert "1 of 2 prompts is longer than the 256 tokens that the text encoder takes" in message
 
 
-def test_noise_is_the_prompts_alone(stages: Path) -> None:
-    from lumina.evaluation.generation import ClipGenerator, NoiseAddress
+def _made_up(monkeypatch: pytest.MonkeyPatch, value: Callable[[str, str, int], float]) -> list[clips.Batch]:
+    """Clips that no network makes: `value(checkpoint's stage, prompt, sample)` is each one's flicker."""
+    seen: list[clips.Batch] = []
 
-    clips = ClipGenerator.load(
+    def make(work: Sequence[clips.Batch], runtime: RuntimeConfig, progress: object) -> list[dict[str, object]]:
+        rows = []
+        for batch in work:
+            seen.append(batch)
+            Path(batch.folder).mkdir(parents=True)
+            for request in batch.requests:
+                write_h264(Path(batch.folder) / request.file, np.zeros((2, 32, 32, 3), np.uint8), 8)
+                prompt, stage = request.prompt.prompt_id, Path(batch.job.checkpoint).parent.name
+                figure = value(stage, prompt, request.sample)
+                named = {"prompt_id": prompt, "sample": request.sample, "tokens_cut": 0, "frames_sha256": "0"}
+                rows.append(named | {FLICKER: figure})
+        return rows
+
+    monkeypatch.setattr(clips, "make_clips", make)
+    return seen
+
+
+FLICKER = "offline/temporal_flicker"
+ONE = {**SMALL, "metrics": (FLICKER,), "samples": 1}
+
+
+def _final(stages: Path, out: Path) -> dict[str, Any]:
+    (out / "selection").mkdir(parents=True)
+    (out / "selection" / "selection.json").write_text(json.dumps({"chosen": "circle"}))
+    inputs = {"before": stages / "train", "after": stages / "finetune", "selection": out / "selection"}
+    context, _, _ = _run(stages, out / "final", EvaluateFinalConfig(**ONE), **inputs)
+    found: dict[str, Any] = json.loads((context.out / "metrics.json").read_text())
+    return found
+
+
+def test_the_change_is_after_less_before_of_the_averages_under_the_chosen_prompt(
+    stages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = _made_up(monkeypatch, lambda stage, prompt, _: (0.9 if stage == "finetune" else 0.2) + len(prompt) / 1e3)
+    found = _final(stages, tmp_path)
+    assert found["before"][FLICKER]["value"] < 0.3 < 0.8 < found["after"][FLICKER]["value"]
+    assert found["difference"][FLICKER]["value"] == pytest.approx(0.7)
+    assert found["checkpoints"] == {"before": "train@2", "after": "finetune"}
+    assert {batch.job.checkpoint for batch in seen} == {
+        str(stages / name / "transformer_ema") for name in ("train", "finetune")
+    }
+    assert {batch.job.system_prompt for batch in seen} == {f"You make circle videos.{PROMPT_START}"}
+    # Both see the same prompts of the reporting half, and the same noises.
+    asked = [{request.file for request in batch.requests} for batch in seen]
+    assert asked[0] == asked[1]
+    assert {batch.job.seed for batch in seen} == {0}
+    report = {prompt.prompt_id for prompt in build(SMALL["suite"], "report", 0, ()).prompts}  # type: ignore[arg-type]
+    assert {request.prompt.prompt_id for batch in seen for request in batch.requests} == report
+
+
+def _selected(root: Path, *rows: tuple[str, str, str, str]) -> Path:
+    """A select table of (caption, source, split, media)."""
+    (root / "select" / "data").mkdir(parents=True)
+    columns = ("caption", "source", "split", "media")
+    table = [dict(zip(columns, row, strict=True)) | {"status": "ok", "keep": True} for row in rows]
+    table += [table[0] | {"caption": "set aside", "keep": False}, table[0] | {"caption": None}]
+    pq.write_table(pa.Table.from_pylist(table), root / "select" / "data" / "rows.parquet")
+    return root / "select"
+
+
+def test_captions_are_of_videos_held_out_first_balanced_and_resampled_by_source(
+    stages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = _made_up(monkeypatch, lambda _, prompt, __: int(prompt[-2:], 16) / 255)
+    select = _selected(
+        tmp_path,
+        *((f"a large one {i}", "large", "heldout" if i < 40 else "train", "video") for i in range(400)),
+        *((f"a small one {i}", "small", "train", "video") for i in range(20)),
+        *((f"a picture {i}", "pictures", "heldout", "image") for i in range(50)),
+    )
+    config = EvaluateConfig(source="red", **(ONE | {"suite": CaptionSuite(count=16)}))
+    context, result, _ = _run(stages, tmp_path / "red", config, select=select)
+    asked = [request.prompt for batch in seen for request in batch.requests]
+    assert Counter((prompt.stratum, prompt.heldout) for prompt in asked) == {("large", True): 8, ("small", False): 8}
+    described = json.loads((context.out / "metrics.json").read_text())
+    assert (described["prompts"], described["prompts_heldout"]) == (16, 8)
+    assert result.evaluations[0].params["prompts_heldout"] == 8
+    rows = pq.read_table(context.out / "data").to_pylist()
+    assert {row["prompt"]: row["stratum"] for row in rows} == {prompt.caption: prompt.stratum for prompt in asked}
+    found = pivot(rows, [FLICKER], "here")
+    assert found.strata is not None
+    assert Counter(found.strata) == {"large": 8, "small": 8}
+    assert pivot([row for row in rows if row != rows[0]], [FLICKER], "here").strata is None
+    assert pivot([{**row, "stratum": None} for row in rows], [FLICKER], "here").strata is None
+    again = _selected(tmp_path / "pictures", *((f"a picture {i}", "pictures", "train", "image") for i in range(9)))
+    seen.clear()
+    _run(stages, tmp_path / "still", config, select=again)
+    assert len(seen[0].requests) == 4
+
+
+class _Recorder:
+    """A text encoder that keeps what it is asked to encode."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def encode(self, prompts: list[str]) -> list[torch.Tensor]:
+        self.asked.append(list(prompts))
+        return [torch.full((2, 16), float(len(prompt))) for prompt in prompts]
+
+
+def test_guidance_leads_away_from_the_system_prompt_alone(stages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lumina.evaluation import generation
+
+    clip_generator = generation.ClipGenerator.load(
+        stages / "train" / "transformer_ema", str(stages / "vae"), str(stages / "text"), "cpu", torch.float32
+    )
+    encoder, given = _Recorder(), []
+
+    def sample(model: object, noise: torch.Tensor, text: object, negative: object, *rest: object) -> torch.Tensor:
+        given.append((text, negative))
+        return noise
+
+    monkeypatch.setattr(generation, "sample", sample)
+    system = f"You make red videos.{PROMPT_START}"
+    addresses = [generation.NoiseAddress(0, "p", index) for index in range(2)]
+    recording = dataclasses.replace(clip_generator, text_encoder=encoder)  # type: ignore[arg-type]
+    size = {"num_frames": 8, "height": 32, "width": 32}
+    recording.generate(system, ["a cat", "a dog"], addresses, SMALL["sampler"], **size)  # type: ignore[arg-type]
+    assert encoder.asked == [[f"{system}a cat", f"{system}a dog"], [system]]
+    [(text, negative)] = given
+    assert [one[0, 0].item() for one in text] == [len(system) + 5] * 2
+    assert [one[0, 0].item() for one in negative] == [len(system)] * 2
+
+
+def test_noise_is_the_prompts_alone(stages: Path) -> None:
+    generator = ClipGenerator.load(
         stages / "train" / "transformer_ema", str(stages / "vae"), str(stages / "text"), "cpu", torch.float32
     )
     system, address = f"You make red videos.{PROMPT_START}", NoiseAddress(0, "p", 0)
     size = {"num_frames": 8, "height": 32, "width": 32}
 
     def frames(captions: list[str], addresses: list[NoiseAddress]) -> np.ndarray:
-        return clips.generate(system, captions, addresses, SMALL["sampler"], **size)  # type: ignore[arg-type]
+        return generator.generate(system, captions, addresses, SMALL["sampler"], **size)  # type: ignore[arg-type]
 
     one = frames(["red circle"], [address])
     assert one.shape == (1, 8, 32, 32, 3)
     np.testing.assert_array_equal(one, frames(["red circle"], [address]))
     other = frames(["red circle"], [dataclasses.replace(address, sample=1)])
     assert np.abs(one.astype(int) - other).mean() > 1
+
+
+@pytest.mark.parametrize(
+    ("runtime", "settings", "device", "dtype"),
+    [
+        ({}, {}, "cpu", torch.float32),
+        ({"use_gpu": True, "attention": "fa3"}, {}, "cuda", torch.bfloat16),
+        ({"use_gpu": True}, {"dtype": "float32", "tiling": True}, "cuda", torch.float32),
+    ],
+)
+def test_clips_are_made_by_the_average_as_the_config_says(
+    stages: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    runtime: dict[str, Any],
+    settings: dict[str, Any],
+    device: str,
+    dtype: torch.dtype,
+) -> None:
+    class Asked(Exception):
+        """Instead of making clips."""
+
+    work: list[Batch] = []
+
+    def asked(batches: list[Batch], *_: Any) -> None:
+        work.extend(batches)
+        raise Asked
+
+    monkeypatch.setattr(clips, "make_clips", asked)
+    config = EvaluateConfig(source="circle", **(SMALL | {"width": 48}), **settings)
+    with pytest.raises(Asked):
+        _run(stages, tmp_path, config, RuntimeConfig.model_validate(runtime))
+    [job] = {batch.job for batch in work}
+    assert Path(job.checkpoint) == stages / "train" / "transformer_ema"
+    assert (job.vae, job.text_encoder) == (str(stages / "vae"), str(stages / "text"))
+    assert job.system_prompt == f"You make circle videos.{PROMPT_START}"
+    assert (job.num_frames, job.height, job.width, job.fps) == (8, 32, 48, 8)
+    assert job.sampler == SMALL["sampler"]
+    loaded: list[Any] = []
+    tiled: list[bool] = []
+    made = SimpleNamespace(
+        model=SimpleNamespace(config="shape"), autoencoder=SimpleNamespace(enable_tiling=lambda: tiled.append(True))
+    )
+    kernels: list[Any] = []
+    monkeypatch.setattr(attention_kernels, "use_kernel", lambda *given: kernels.append(given))
+    monkeypatch.setattr(ClipGenerator, "load", lambda *given: loaded.append(given) or made)
+    worker = ClipWorker()
+    assert worker._generator(job) is worker._generator(job) is made
+    assert loaded == [(Path(job.checkpoint), job.vae, job.text_encoder, device, dtype)]
+    assert tiled == [True] * config.tiling
+    assert kernels == [(runtime.get("attention", "auto"), "shape", device, dtype)]
 
 
 def test_an_unknown_source_is_named(stages: Path, tmp_path: Path) -> None:

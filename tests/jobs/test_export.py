@@ -31,7 +31,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, MultiScaleNe
         (root / name).mkdir()
     prompts = [SystemPrompt(name, f"{name} <Prompt Start> ") for name in ("synthetic", "web")]
     write_system_prompts(root / "tag" / "system_prompts.json", prompts)
-    (root / "selection" / "selection.json").write_text('{"chosen": "web"}')
+    choice = {"chosen": "web", "sources": ["web"], "decided_by": "hand", "reason": "Chosen by hand: Calm.", "table": []}
+    (root / "selection" / "selection.json").write_text(json.dumps(choice))
     return root, model
 
 
@@ -67,6 +68,9 @@ def test_the_directory_generates(inputs: tuple[Path, MultiScaleNextDiT], tmp_pat
     assert pipeline.defaults.source == "web"
     lineage = json.loads((ctx.out / "lineage.json").read_text())
     assert lineage["inputs"]["checkpoint"] == {"stage": "checkpoint", "digest": "sha256:checkpoint"}
+    assert lineage["choice"] == {
+        "chosen": "web", "sources": ["web"], "decided_by": "hand", "reason": "Chosen by hand: Calm."
+    }  # fmt: skip
     assert "transformer/model.safetensors" in lineage["files_sha256"]
     assert str(tmp_path) not in json.dumps(lineage)
 

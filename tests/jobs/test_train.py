@@ -21,6 +21,8 @@ from jobs import train
 from jobs.context import InputRef, JobContext, JobResult
 from jobs.runtime import RuntimeConfig
 from lumina import checkpoints
+from lumina.models import attention_kernels
+from lumina.models.attention_kernels import AttentionKernelError
 from lumina.training import resume
 from lumina.training.data.latents import LatentDataset
 from lumina.training.engine import Layout
@@ -85,12 +87,17 @@ def _command(process: psutil.Process) -> str:
         return ""
 
 
-def _kill_a_worker(recorder: Recorder, step: int) -> None:
+def _at(recorder: Recorder, step: int, actor: str) -> list[psutil.Process]:
+    """The processes of an actor, once training has come to a step."""
     deadline = time.monotonic() + 300
     while not recorder.rows or recorder.rows[-1][0] < step:
         assert time.monotonic() < deadline, "training did not get going"
         time.sleep(0.02)
-    workers = [child for child in psutil.Process().children(recursive=True) if "RayTrainWorker" in _command(child)]
+    return [child for child in psutil.Process().children(recursive=True) if actor in _command(child)]
+
+
+def _kill_a_worker(recorder: Recorder, step: int) -> None:
+    workers = _at(recorder, step, "RayTrainWorker")
     for worker in workers:
         listening = [one.laddr.ip for one in worker.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
         # Ray's own, which wants a token; torch's rendezvous would be another, and want none.
@@ -100,9 +107,9 @@ def _kill_a_worker(recorder: Recorder, step: int) -> None:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_two_workers_one_of_them_killed_train_as_one_does(tmp_path: Path) -> None:
+def test_two_workers_one_of_them_killed_and_their_controller_train_as_one_does(tmp_path: Path) -> None:
     # The released epsilon, 1e-15, would make the rounding noise of gradients that are almost 0 into full steps.
-    config = toy.stage(steps=60, lr=1e-3, eps=1e-6)
+    config = toy.stage(steps=60, lr=1e-3, eps=1e-6, image_sources="selected")
     recorder = Recorder()
     ctx = _context(tmp_path, config, recorder)
     results: list[JobResult] = []
@@ -110,6 +117,8 @@ def test_two_workers_one_of_them_killed_train_as_one_does(tmp_path: Path) -> Non
     thread = threading.Thread(target=lambda: results.append(train.run(ctx)))
     thread.start()
     _kill_a_worker(recorder, 15)
+    [controller] = _at(recorder, 35, "TrainController")
+    controller.kill()
     thread.join()
     assert [step for step, _ in recorder.rows] == list(range(5, 61, 5))
     assert recorder.reports[-1] == (60, 60, "steps")
@@ -166,6 +175,43 @@ def test_a_worker_is_told_what_the_stage_was_given(tmp_path: Path) -> None:
     assert (spec["latents"], spec["sources"]) == ([str(tmp_path / "a"), str(latents.path)], None)
 
 
+def _spec_of(ctx: JobContext) -> tuple[TrainStageConfig, Mapping[str, int], Mapping[str, Any]]:
+    spec = train._spec(ctx)
+    config, clips = train._check(ctx.config, spec, 2)
+    return config, clips, spec
+
+
+def test_images_come_from_all_sources_or_from_the_selected_ones(tmp_path: Path) -> None:
+    ctx = _context(tmp_path, toy.stage(), Recorder())
+    config, clips, spec = _spec_of(ctx)
+    assert clips == {"synthetic": 8, "web": 2}
+    [image] = [task for task in config.tasks if task.media == "image"]
+    videos = [clip.source for clip in train._dataset(spec).clips if clip.media == "video"]
+    assert set(videos) == {"synthetic"}
+    assert len(train._dataset(spec).of_task(image, config).clips) == 6
+    _, clips, _ = _spec_of(replace(ctx, config=toy.stage(image_sources="selected")))
+    assert clips == {"synthetic": 8}
+    # Images alone are what the selection is of.
+    _, clips, _ = _spec_of(replace(ctx, config=toy.stage(tasks=(toy.IMAGE,))))
+    assert clips == {"synthetic": 8}
+
+
+def test_image_tasks_go_where_the_selected_sources_have_no_images(tmp_path: Path) -> None:
+    ctx = _context(tmp_path, toy.stage(image_sources="selected"), Recorder(), images=0)
+    config, clips, _ = _spec_of(ctx)
+    assert [task.name for task in config.tasks] == ["fine", "coarse"]
+    assert clips == {"synthetic": 4}
+    with pytest.raises(ValueError, match="task image: no image to train on"):
+        _spec_of(replace(ctx, config=toy.stage()))
+
+
+def test_weights_of_sources_that_were_not_selected_mean_nothing(tmp_path: Path) -> None:
+    weights = {"source_weights": {"synthetic": 2, "web": 3}}
+    ctx = _context(tmp_path, toy.stage(tasks=[{**toy.FINE.model_dump(), **weights}]), Recorder())
+    config, _, _ = _spec_of(ctx)
+    assert config.tasks[0].source_weights == {"synthetic": 2}
+
+
 def test_the_loop_takes_every_setting_from_the_runtime(tmp_path: Path) -> None:
     ctx = _context(tmp_path, toy.stage(), Recorder())
     told = train._spec(replace(ctx, runtime=RuntimeConfig()))["settings"]
@@ -190,3 +236,46 @@ def test_failures_count_while_nothing_is_gained(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(TrainingFailedError, match="lost"):
         train._fit_to_the_end(ctx, {})
     assert calls == [10, 10, 0]
+
+
+def test_a_controller_that_dies_is_started_again_and_once_if_nothing_is_gained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.exceptions import ActorDiedError, OutOfMemoryError
+
+    ctx = _context(tmp_path, toy.stage(), Recorder())
+    deaths = [ActorDiedError(), OutOfMemoryError("running low on memory"), ActorDiedError()]
+    calls = []
+
+    def fit(_ctx: JobContext, _spec: Mapping[str, Any]) -> None:
+        calls.append(len(calls))
+        raise deaths[len(calls) - 1]
+
+    monkeypatch.setattr(train, "_fit", fit)
+    with pytest.raises(OutOfMemoryError):
+        train._fit_to_the_end(ctx, {})
+    assert calls == [0, 1]
+
+
+def test_a_kernel_that_a_worker_does_not_have_ends_the_stage_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = toy.stage(precision="bf16")
+    context = replace(
+        _context(tmp_path, config, Recorder()), runtime=RuntimeConfig(train_workers=2, use_gpu=True, attention="fa3")
+    )
+    context.work.mkdir()
+    asked: list[Any] = []
+
+    def use_kernel(*given: Any, **options: Any) -> None:
+        asked.append((given, options))
+        raise AttentionKernelError("attention fa3: there is no module flash_attn_interface")
+
+    monkeypatch.setattr(attention_kernels, "use_kernel", use_kernel)
+    monkeypatch.setattr(train, "_device", lambda: "cuda:1")
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    # As the trainer says it of a loss: Ray would start the group again, to no end.
+    train._worker(train._spec(context))
+    assert asked == [(("fa3", config.model, "cuda:1", torch.bfloat16), {"training": True})]
+    with pytest.raises(TrainingStoppedError, match="there is no module flash_attn_interface"):
+        train._raise_if_stopped(context.work)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from torch.utils.flop_counter import FlopCounterMode
 
 from lumina import cost
@@ -112,18 +110,10 @@ class Fullest(TorchDispatchMode):
         return out
 
 
-def _keep_products(_context: Any, operation: Any, *_arguments: Any, **_options: Any) -> CheckpointPolicy:
-    kept = any(part in str(operation) for part in ("aten.mm", "aten.addmm", "aten.bmm", "attention"))
-    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
-
-
 def _fullest(mode: Recompute, frames: int, unlike: bool) -> tuple[int, int]:
     """Tokens, and the most bytes at once in a forward and backward pass over them."""
     model, x = dit_without_zeros(0.1), _latents(frames, 4, unlike)
-    options = {"context_fn": partial(create_selective_checkpoint_contexts, _keep_products)} if mode == "per-op" else {}
-    if mode != "none":
-        for block in model.layers:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False, **options)  # type: ignore[method-assign]
+    model.checkpoint_blocks(mode)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     _run(model, x, 2)  # what is made once, such as rotations
@@ -144,15 +134,58 @@ def test_activations_are_about_what_training_has_at_once(mode: Recompute, unlike
 def test_recomputation_costs_operations_and_saves_bytes() -> None:
     size, patch, lora = (24, 60, 60), (1, 2, 2), LoraConfig()
     tokens = cost.forward_cost(RELEASED, size, patch, TEXT).tokens
-    none, per_op, full = (cost.activation_bytes(RELEASED, tokens, TEXT, 2, mode) for mode in cost.CHECKPOINTING)
-    assert none > 2 * per_op > 8 * full
+    none, per_op, attention, full = (
+        cost.activation_bytes(RELEASED, tokens, TEXT, 2, mode) for mode in cost.CHECKPOINTING
+    )
+    assert none > 2 * per_op > 4 * attention > 5 * full
     flops = [cost.training_cost(RELEASED, size, patch, TEXT, mode) for mode in cost.CHECKPOINTING]
     assert flops[0] == flops[1]
-    assert flops[2] / flops[0] == pytest.approx(4 / 3, rel=0.001)
+    assert flops[3] / flops[0] == pytest.approx(4 / 3, rel=0.001)
+    assert flops[0] < flops[2] < flops[3]
     # No weight but the adapters' has a gradient; attention, most of this clip's work, is as dear as ever.
     adapters = [cost.training_cost(RELEASED, size, patch, TEXT, mode, lora) for mode in cost.CHECKPOINTING]
     assert 0.8 < adapters[0] / flops[0] < 1
-    assert flops[0] < adapters[2] < flops[2]
+    assert adapters[0] == adapters[1] < adapters[2] < adapters[3] < flops[3]
+    assert flops[0] < adapters[3]
+
+
+def test_keeping_attention_at_960_pixels() -> None:
+    size, patch = (24, 90, 160), (1, 2, 2)
+    tokens = cost.forward_cost(RELEASED, size, patch, TEXT).tokens
+    assert tokens == 86_400
+    attention, full = (cost.kept_bytes(RELEASED, tokens, TEXT, 2, mode) for mode in ("attention", "full"))
+    assert (attention - full) / 1e9 == pytest.approx(19.2, abs=0.1)
+    flops = [cost.training_cost(RELEASED, size, patch, TEXT, mode) for mode in ("attention", "full")]
+    assert 1 - flops[0] / flops[1] == pytest.approx(0.218, abs=0.001)
+
+
+class Operations(TorchDispatchMode):
+    """Counts the calls of fused attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.name()
+        self.attention += name.startswith("aten::_scaled_dot_product_") and "backward" not in name
+        return func(*args, **(kwargs or {}))
+
+
+def test_what_is_computed_again_is_what_is_counted() -> None:
+    x, size, patch, calls = _latents(4, 1, unlike=False), (4, 8, 8), TINY.patch_sizes[0], 2 * TINY.n_layers
+    products: dict[Recompute, int] = {}
+    for mode, again in (("none", 0), ("per-op", 0), ("attention", 0), ("full", calls)):
+        model = dit_without_zeros(0.1)
+        model.checkpoint_blocks(mode)
+        with FlopCounterMode(display=False) as counter, Operations() as operations:
+            _run(model, x, 7).backward()
+        products[mode] = sum(count for op, count in counter.get_flop_counts()["Global"].items() if "mm" in str(op))
+        assert operations.attention == calls + again, mode
+    counted = {mode: cost.training_cost(TINY, size, patch, 7, mode) for mode in cost.CHECKPOINTING}
+    for mode in ("per-op", "attention"):
+        assert products[mode] - products["none"] == counted[mode] - counted["none"], mode
+    assert products["full"] == products["attention"]
 
 
 def test_training_operations_are_those_that_torch_counts() -> None:

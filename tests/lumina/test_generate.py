@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from lumina import generate
 from lumina.generate import TextToVideo, initial_noise
+from lumina.models.autoencoder import VideoAutoencoder
+from lumina.models.text_encoder import TextEncoder
 from tests.lumina import tiny
 
 SAMPLER = tiny.SAMPLER
@@ -35,6 +38,26 @@ def test_round_trip_gives_the_same_frames(pipeline: TextToVideo, tmp_path: Path)
         TextToVideo.from_pretrained(tmp_path / "model")
 
 
+def test_all_parts_are_loaded_in_the_type_of_the_device(
+    pipeline: TextToVideo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.save_pretrained(tmp_path / "model")
+    loaded: list[tuple[str, torch.dtype]] = []
+
+    def load(_directory: Path, device: str, dtype: torch.dtype) -> None:
+        loaded.append((str(device), dtype))
+
+    monkeypatch.setattr(generate, "load_model", load)
+    monkeypatch.setattr(VideoAutoencoder, "from_pretrained", load)
+    monkeypatch.setattr(TextEncoder, "from_pretrained", load)
+    TextToVideo.from_pretrained(tmp_path / "model")
+    TextToVideo.from_pretrained(tmp_path / "model", "cuda")
+    TextToVideo.from_pretrained(tmp_path / "model", torch.device("cuda", 1))
+    TextToVideo.from_pretrained(tmp_path / "model", "cuda", torch.float32)
+    kinds = [("cpu", torch.float32), ("cuda", torch.bfloat16), ("cuda:1", torch.bfloat16), ("cuda", torch.float32)]
+    assert loaded == [kind for kind in kinds for _ in range(3)]
+
+
 def test_a_clip_does_not_depend_on_its_batch(pipeline: TextToVideo) -> None:
     prompts, seeds = ["a red circle", "two blue squares move left", "x", "a green one"], [3, 1, 4, 1]
     together = pipeline(prompts, seeds=seeds).frames
@@ -46,6 +69,10 @@ def test_a_clip_does_not_depend_on_its_batch(pipeline: TextToVideo) -> None:
 def test_what_is_asked_for_matters(pipeline: TextToVideo) -> None:
     plain = pipeline("a red circle").frames
     assert pipeline("a red circle", num_frames=1, width=32, height=64).frames.shape == (1, 1, 64, 32, 3)
+    # An image is sampled at the finest scale alone, which takes finer sizes.
+    assert pipeline("a red circle", num_frames=1, width=48, height=16).frames.shape == (1, 1, 16, 48, 3)
+    with pytest.raises(ValueError, match="width"):
+        pipeline("a red circle", width=48, height=16)
     for other in (
         pipeline("a red circle", seed=1),
         pipeline("a blue square"),

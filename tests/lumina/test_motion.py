@@ -50,6 +50,30 @@ def test_both_definitions() -> None:
         motion_score(_moving(0)[:1], ConstantFlow())
 
 
+class OpposedFlow:
+    """The left half of pair n moves by (3n, -4n), the right half by the opposite."""
+
+    name = "opposed/1"
+
+    def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        flow = np.empty((len(a), 2, *a.shape[1:3]), np.float32)
+        pair = a[:, 0, 0, 0, None, None]
+        half = a.shape[2] // 2
+        for channel, speed in enumerate((3.0, -4.0)):
+            flow[:, channel, :, :half] = pair * speed
+            flow[:, channel, :, half:] = -pair * speed
+        return flow
+
+
+def test_opposite_motions_do_not_cancel() -> None:
+    frames = np.broadcast_to(np.arange(1, 5, dtype=np.uint8)[:, None, None, None], (4, 32, 64, 3))
+    score = motion_score(np.ascontiguousarray(frames), OpposedFlow(), size=(16, 32), batch_pairs=2)
+    assert score.pair_scores == pytest.approx((3.5, 7.0, 10.5))
+    assert score.flow_abs_mean == pytest.approx(7.0)
+    assert score.flow_mag_mean == pytest.approx(10.0)
+    assert score.flow_mag_p90 == pytest.approx(15.0)
+
+
 def test_dis_measures_a_shift_and_a_still() -> None:
     estimator = DISFlow()
     assert estimator.name.startswith("opencv-dis-medium/")

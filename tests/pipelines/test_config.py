@@ -79,7 +79,16 @@ IMAGE_TASK = "{name: i, media: image, patch: [1, 2, 2], time_shift: 1, batch_siz
         (["runtime.activation_checkpointing={train.2: full}"], "no training stage; did you mean 'train@2'?"),
         (["runtime.activation_checkpointing={stage4: full}"], "training stage; there are train@1, train@2, finetune"),
         (["runtime.activation_checkpointing={train@1: all}"], "activation_checkpointing.train@1: Input should be"),
+        (["runtime={attention: fa3, use_gpu: true}"], "bfloat16, but float32 is set, or the default, in train.1.p"),
+        (["runtime.attention=fa2"], "runtime: attention fa2 is a kernel of GPUs: set use_gpu: true"),
         (["runtime.activation_checkpointing=all"], "runtime.activation_checkpointing: Input should be 'none'"),
+        (["runtime.curation_gpus={encode_latent: 0.125}"], "'encode_latent', which is no stage with a network; did"),
+        (["runtime.curation_gpus={select: 0.5}"], "network; there are motion, encode_text, encode_latents, encode_lat"),
+        (["runtime.curation_gpus=2"], "runtime.curation_gpus: a worker takes more than 0 and at most 1 GPU, got 2"),
+        (["runtime.curation_gpus={motion: 0}"], "more than 0 and at most 1 GPU, got 0 for motion"),
+        (["choose.sources=[web]"], "choose: sources and reason go together: a decision by hand says why"),
+        (["choose.sources=[web, web]", "choose.reason=Clean."], "sources names one twice: web, web"),
+        (["choose.sources=[wbe]", "choose.reason=Clean."], "choose.sources names wbe, but the sources with videos"),
         (["export.source=wbe"], "export.source names wbe; the sources are phone, web"),
         (["train.1.tasks.0.source_weights={wbe: 2}"], "source_weights of task video-2x2 names wbe; the sources are"),
         (["data.manifest=bare", "store=bare/runs"], "lies in the folder of clips bare"),
@@ -133,10 +142,14 @@ def test_a_prompt_to_try_is_one_that_was_seen(tmp_path: Path) -> None:
 
 
 def test_the_paper_s_run_is_the_released_model_in_four_stages(tmp_path: Path) -> None:
-    (tmp_path / "clips.csv").write_text("video,caption,source\na.mp4,a red circle,web\n")
+    (tmp_path / "clips.csv").write_text("video,caption,source\na.mp4,a red circle,web\nb.png,a square,pictures\n")
     config = load_config("paper", [f"data.manifest={tmp_path / 'clips.csv'}"])
     assert config.model == RELEASED_MODELS["2B_GQA"]
     assert config.export.sampler == config.evaluate.sampler == PRESETS["f24F96R960-MultiScale"]
+    # The two models of section 5: after stage 3, which the tables are of, and after stage 4; a few hundred steps each.
+    made = [(one.after, one.evaluate.fps, one.export.width, one.finetune.steps) for one in config.branches()]
+    assert made == [("3", 16, 672, 500), ("4", 24, 1248, 500)]
+    assert config.after["3"].evaluate.sampler == config.after["3"].export.sampler == PRESETS["f16F64R512-MultiScale"]
     videos = [config.latents[f"videos-{side}"] for side in (256, 512, 960)]
     assert [(one.resolution, one.fps) for one in videos] == [(256, 8), (512, 16), (960, 24)]
     assert all((one.num_frames - 1) / one.fps == 4 for one in videos if one.fps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +10,11 @@ import pytest
 
 from lumina.checkpoints import save_model
 from lumina.models.next_dit import MultiScaleNextDiT
-from pipelines.config import load_config
+from pipelines.config import load_config, stage_name
 from pipelines.dag.fingerprint import Identifier
+from pipelines.dag.stage import Stage
 from pipelines.errors import PipelineError
+from pipelines.rerun.lock import portable
 from pipelines.text_to_video import build
 
 ARROWS = {
@@ -86,12 +88,34 @@ def test_how_a_run_is_executed_is_in_no_identity(identifier: Identifier) -> None
 def test_settings_that_change_no_output_change_no_fingerprint(identifier: Identifier) -> None:
     assert not changed(
         identifier,
-        "runtime={train_workers: 4, use_gpu: true, checkpoint_every: 7, ray_address: auto, num_cpus: 9}",
+        "runtime={train_workers: 4, checkpoint_every: 7, ray_address: auto, num_cpus: 9}",
         "store=/elsewhere",
         "tracking_uri=http://mlflow:5000",
         "min_free_gb=0",
         "name=other",
     )
+
+
+def test_the_type_that_networks_have_on_gpus_is_part_of_what_they_compute(identifier: Identifier) -> None:
+    encoders = {"encode_text", "encode_latents@images", "encode_latents@videos"}
+    evaluations = {"evaluate@handheld", "evaluate@synthetic", "evaluate@web", "evaluate_final"}
+    for override, on_gpu in (
+        ("runtime={use_gpu: true}", encoders | evaluations),
+        ("runtime={use_gpu: true, curation_use_gpu: false}", evaluations),
+        ("runtime={curation_use_gpu: true}", encoders),
+    ):
+        stages = {stage.name: stage for stage in build(load_config("demo", [override])).stages}
+        plain = {stage.name: stage for stage in build(load_config("demo")).stages}
+        for name in encoders | evaluations:
+            key = "compute_dtype" if name in encoders else "dtype"
+            assert getattr(plain[name].config, key) == "float32"
+            assert getattr(stages[name].config, key) == ("bfloat16" if name in on_gpu else "float32")
+        differ = {name for name, one in stages.items() if identifier.base(one)[0] != identifier.base(plain[name])[0]}
+        assert differ == on_gpu
+    named = ["evaluate.dtype=float32", "encode_text={dtype: float32, compute_dtype: float32, batch_size: 1}"]
+    named += [f"latents.{name}.compute_dtype=float32" for name in ("images", "videos")]
+    stages = build(load_config("demo", ["runtime={use_gpu: true}", *named])).stages
+    assert all(identifier.base(one)[0] == identifier.base(plain[one.name])[0] for one in stages)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +162,165 @@ def test_rules_of_one_latents_set_are_known_to_select_with_all_sets(identifier: 
 def test_a_policy_that_names_nothing_is_refused_before_any_work(override: str, message: str) -> None:
     with pytest.raises(PipelineError, match=message):
         build(load_config("demo", [override]))
+
+
+PAPER = [
+    "weights={vae: 'zoo:vae', text_encoder: 'zoo:text_encoder', unimatch: 'zoo:unimatch'}",
+    "model.cap_feat_dim=128",
+]
+JOURNEY = "i.jpg,a tree,journeydb\n"
+VIDEOS = "a.mp4,one,openvid\nb.mp4,two,panda\nc.mp4,three,synthetic\n"
+
+
+def paper(folder: Path, rows: str, *overrides: str, name: str = "paper") -> Mapping[str, Stage]:
+    manifest = folder / "clips.csv"
+    manifest.write_text(f"video,caption,source\n{rows}")
+    return build(load_config(name, [f"data.manifest={manifest}", *PAPER, *overrides])).by_name
+
+
+def test_images_of_one_source_and_videos_of_others_are_the_paper_s_layout(tmp_path: Path) -> None:
+    stages = paper(tmp_path, JOURNEY + VIDEOS)
+    evaluated = {f"evaluate@{source}" for source in ("openvid", "panda", "synthetic")}
+    # The images' source cannot be chosen, so its prompt is not sampled either.
+    assert {name for name in stages if name.startswith("evaluate@") and "." not in name} == evaluated
+    assert set(stages["choose"].inputs) == {"video@videos-960", *evaluated}
+
+
+@pytest.mark.parametrize(
+    ("rows", "overrides", "message"),
+    [
+        (VIDEOS, (), r"train.1: task image trains on images, but there are none: openvid has 1 video; panda has 1 vid"),
+        (JOURNEY, (), r"train.2: task video-1x2 trains on videos, but there are none: journeydb has 1 image$"),
+        (
+            JOURNEY + VIDEOS,
+            ("choose.sources=[journeydb, panda]", "choose.reason=Best."),
+            r"choose.sources names journeydb, but the sources with videos that finetune can train on are openvid, pa",
+        ),
+        (
+            JOURNEY + VIDEOS,
+            ("finetune.tasks.1.source_weights={journeydb: 2}",),
+            r"finetune: source_weights of task video-1x2 names journeydb, which has no videos: journeydb has 1 image; ",
+        ),
+        (
+            JOURNEY + VIDEOS,
+            (
+                "finetune.tasks.1.source_weights={panda: 0}",
+                "finetune.tasks.2.source_weights={openvid: 0, synthetic: 0}",
+            ),
+            r"finetune: no source has videos for each of the tasks video-1x2, video-2x2, video-2x4, so none can be",
+        ),
+        (
+            JOURNEY + VIDEOS,
+            ("train.1.tasks.0.source_weights={journeydb: 0}",),
+            r"train.1: task image trains on images, but there are none: journeydb has 1 image; ",
+        ),
+    ],
+)
+def test_a_layout_that_cannot_be_trained_on_is_refused_before_any_work(
+    tmp_path: Path, rows: str, overrides: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(PipelineError, match=message):
+        paper(tmp_path, rows, *overrides)
+
+
+def test_a_name_that_leaves_open_what_a_file_is_refuses_nothing(tmp_path: Path) -> None:
+    assert "finetune" in paper(tmp_path, "a.gif,one,web\nb.webp,two,web\n")
+    images = "{name: i, media: image, patch: [1, 2, 2], time_shift: 1, batch_size: 32}"
+    stages = paper(tmp_path, JOURNEY + VIDEOS, f"finetune.tasks=[{images}]")
+    # Images alone: then it is images that a source must have.
+    assert set(stages["choose"].inputs) == {"image@images-960", "evaluate@journeydb"}
+
+
+FOLDER_AFTER = """{finetune: {latents: [videos], steps: 3, tasks: [{name: t, media: video, patch: [2, 2, 2],
+time_shift: 4, batch_size: 8}]}, evaluate: {suite: {kind: captions}, sampler: {patches: [[0.0, [2, 2, 2]]]}},
+choose: {score: {offline/constant_rate: -1}}, export: {sampler: {patches: [[0.0, [2, 2, 2]]]}}}"""
+
+
+def test_any_stage_may_be_fine_tuned_and_evaluated(identifier: Identifier, tmp_path: Path) -> None:
+    (tmp_path / "clips.csv").write_text("video,caption,source\na.mp4,one,web\nb.mp4,two,phone\n")
+    given = [f"data.manifest={tmp_path / 'clips.csv'}"]
+    plain = build(load_config("folder", given)).by_name
+    config = load_config("folder", [*given, f"after.1={FOLDER_AFTER}"])
+    both = build(config).by_name
+    assert {name: stage for name, stage in both.items() if name in plain and name != "train@1"} == {
+        name: stage for name, stage in plain.items() if name != "train@1"
+    }
+    arrows = {name: set(stage.inputs.values()) for name, stage in both.items() if name not in plain}
+    assert arrows == {
+        "evaluate@1.phone": {"train@1", "tag", "select"},
+        "evaluate@1.web": {"train@1", "tag", "select"},
+        "choose@1": {"evaluate@1.phone", "evaluate@1.web", "encode_latents@videos"},
+        "finetune@1": {"train@1", "choose@1", "encode_latents@videos", "encode_text"},
+        "evaluate_final@1": {"train@1", "finetune@1", "choose@1", "tag", "select"},
+        "export@1": {"finetune@1", "choose@1", "tag"},
+    }  # fmt: skip
+    aliases = {name: stage.model.alias for name, stage in both.items() if stage.model is not None}
+    assert aliases == {
+        "train@1": "base-1", "finetune@1": "best-subset-1", "export@1": "final-1",
+        "train@2": "base", "finetune": "best-subset", "export": "final",
+    }  # fmt: skip
+    assert list(config.training()) == ["train.1", "train.2", "after.1.finetune", "finetune"]
+    assert [stage_name(key) for key in config.training()] == ["train@1", "train@2", "finetune@1", "finetune"]
+    assert both["evaluate@1.web"].config.source == "web"
+    for wrong, message in (
+        ("after.2", "after names '2': the sections at the top are for the last stage; others are 1"),
+        ("after.x", "after names 'x': it is no stage of train"),
+    ):
+        with pytest.raises(PipelineError, match=message):
+            load_config("folder", [*given, f"{wrong}={FOLDER_AFTER}"])
+    for wrong, message in (
+        ("after.1.evaluate.fps=9", r"after.1.evaluate.fps is 9, but the model learns from latents.videos at 8 fps"),
+        ("after.1.choose.score={shapes/shape_acc: 1}", r"after.1.choose.score names shapes/shape_acc, which evaluate"),
+        ("after.1.export.sampler.patches.0.1=[1, 2, 2]", r"after.1.export.sampler.patches uses \(1, 2, 2\), which no"),
+        ("after.1.finetune.latents=[images]", r"after.1.finetune.latents names 'images'"),
+    ):
+        with pytest.raises(PipelineError, match=message):
+            load_config("folder", [*given, f"after.1={FOLDER_AFTER}", wrong])
+
+
+def test_scores_from_elsewhere_are_known_by_content_and_read_in_the_plan(
+    identifier: Identifier, tmp_path: Path
+) -> None:
+    (tmp_path / "clips.csv").write_text("video,caption,source\na.mp4,one,web\nb.mp4,two,phone\n")
+    texts = {"a": "source,q\nweb,1\nphone,2\n", "b": "source,q\nweb,1\nphone,2\n", "c": "source,q\nweb,3\nphone,2\n"}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+
+    def given(*changes: str) -> list[str]:
+        return [f"data.manifest={tmp_path / 'clips.csv'}", "choose.score={q: 1}", *changes]
+
+    a, b, c = (fingerprints(identifier, "folder", given(f"choose.scores={tmp_path / name}.csv")) for name in texts)
+    assert a == b
+    assert {name for name in a if a[name] != c[name]} == {"choose", "finetune", "evaluate_final", "export"}
+    with pytest.raises(PipelineError, match=r"choose: unknown metric 'q'"):
+        load_config("folder", given())
+    (tmp_path / "d.csv").write_text("source,q\nweb,1\nphnoe,2\n")
+    message = r"choose.scores: .*d.csv, line 3: unknown source 'phnoe'; the sources are phone, web$"
+    with pytest.raises(PipelineError, match=message):
+        build(load_config("folder", given(f"choose.scores={tmp_path / 'd.csv'}")))
+    # A lock names files from the root, so that a run can be computed again from anywhere.
+    (tmp_path / "link").symlink_to(tmp_path)
+    after = FOLDER_AFTER.replace(
+        "score: {offline/constant_rate: -1}", f"scores: {{web: {tmp_path / 'link' / 'a.csv'}}}"
+    )
+    config = load_config("folder", given(f"choose.scores={tmp_path / 'link' / 'a.csv'}", f"after.1={after}"))
+    kept = portable(config)
+    assert kept["choose"]["scores"] == str(tmp_path / "a.csv")
+    assert kept["after"]["1"]["choose"]["scores"] == {"web": str(tmp_path / "a.csv")}
+
+
+def test_what_is_evaluated_and_what_a_stage_starts_from(tmp_path: Path) -> None:
+    stages = build(load_config("demo")).by_name
+    for before, after in (("train@1", "train@2"), ("train@2", "train@3"), ("train@3", "finetune")):
+        assert stages[after].inputs["init"] == before
+    for name in ("evaluate@web", "evaluate@handheld", "evaluate@synthetic"):
+        assert stages[name].inputs["checkpoint"] == "train@3"
+        assert stages[name].config.source == name.partition("@")[2]
+        assert stages["choose"].inputs[name] == name
+    final = stages["evaluate_final"].inputs
+    assert (final["before"], final["after"]) == ("train@3", "finetune")
+    assert stages["export"].inputs["checkpoint"] == "finetune"
+    assert {stages[name].inputs["selection"] for name in ("finetune", "evaluate_final", "export")} == {"choose"}
 
 
 def test_nothing_but_the_page_depends_on_the_page(identifier: Identifier) -> None:

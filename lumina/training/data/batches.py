@@ -6,9 +6,10 @@ Workers do not enter the plan: they only share out its batches, so one worker an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import overload
 
 import numpy as np
 
@@ -18,17 +19,74 @@ from lumina.training.stage import TaskConfig
 
 
 @dataclass(frozen=True, slots=True)
+class Kind:
+    """What the plan must know of clips that are alike."""
+
+    bucket: str
+    """Clips of one bucket have one shape."""
+    tokens: int
+    """Tokens that the network sees of each, at least 1."""
+    cost: float
+    """Operations that each takes, more than 0."""
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """What the plan must know about one clip."""
 
     clip_id: str
     source: str
     bucket: str
-    """Clips of one bucket have one shape."""
+    """See `Kind`."""
     tokens: int
-    """Tokens that the network sees of it, at least 1."""
     cost: float
-    """Operations that it takes, more than 0."""
+
+
+@dataclass(frozen=True, eq=False)
+class Entries(Sequence[Kind]):
+    """What the plan must know about all clips, in order of (clip_id, bucket): a few bytes of each."""
+
+    kinds: tuple[Kind, ...]
+    kind: np.ndarray
+    """[N] the kind of each."""
+    sources: Mapping[str, np.ndarray]
+    """Source -> the clips of it, in their order; none of them empty."""
+
+    @staticmethod
+    def of(entries: Iterable[Entry]) -> Entries:
+        """Put together what comes one by one, in any order."""
+        ordered = sorted(entries, key=lambda entry: (entry.clip_id, entry.bucket))
+        kinds = {Kind(entry.bucket, entry.tokens, entry.cost): None for entry in ordered}
+        code = {kind: number for number, kind in enumerate(kinds)}
+        kind = np.array([code[Kind(entry.bucket, entry.tokens, entry.cost)] for entry in ordered], np.int32)
+        names = sorted({entry.source for entry in ordered})
+        rank = {name: number for number, name in enumerate(names)}
+        return Entries(tuple(kinds), kind, by_source(np.array([rank[entry.source] for entry in ordered], int), names))
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    @overload
+    def __getitem__(self, index: int) -> Kind: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Kind]: ...
+
+    def __getitem__(self, index: int | slice) -> Kind | Sequence[Kind]:
+        if isinstance(index, slice):
+            return [self.kinds[kind] for kind in self.kind[index].tolist()]
+        return self.kinds[self.kind[index]]
+
+
+def by_source(source: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return which clips each source has, in their order, where `source` is [N] numbers into its sorted `names`."""
+    kind = np.int32 if len(source) <= np.iinfo(np.int32).max else np.int64
+    order = np.argsort(source, kind="stable").astype(kind)
+    ends = np.cumsum(np.bincount(source, minlength=len(names))).tolist()
+    # Copies, since slices would keep all of them.
+    return {
+        name: order[start:end].copy() for name, start, end in zip(names, [0, *ends], ends, strict=False) if end > start
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +108,14 @@ class BatchPlan:
     in which two epochs meet is left mixed.
     """
 
-    def __init__(self, task: TaskConfig, entries: Sequence[Entry], seed: int, cluster_batches: int) -> None:
-        """Plan over `entries`, in any order; raises ValueError if none is left to train on."""
+    def __init__(self, task: TaskConfig, entries: Entries | Iterable[Entry], seed: int, cluster_batches: int) -> None:
+        """Plan over `entries`, which may come one by one in any order; ValueError if none is left to train on."""
         self.task = task
         self.seed = seed
         self.cluster_batches = cluster_batches
-        self.entries = sorted(entries, key=lambda entry: (entry.clip_id, entry.bucket))
+        self.entries = entries if isinstance(entries, Entries) else Entries.of(entries)
         weights = task.source_weights or {}
-        unknown = sorted(set(weights) - {entry.source for entry in self.entries})
+        unknown = sorted(set(weights) - set(self.entries.sources))
         if unknown:
             raise ValueError(
                 f"task {task.name}: source_weights names {', '.join(unknown)}, but no {task.media} is of that source"
@@ -66,12 +124,15 @@ class BatchPlan:
         self.epoch_size = sum(whole * len(members) + extra for members, whole, extra in self._groups)
         if self.epoch_size == 0:
             raise ValueError(f"task {task.name}: no {task.media} to train on; check the selection and source_weights")
-        buckets = {bucket: code for code, bucket in enumerate(sorted({entry.bucket for entry in self.entries}))}
-        self._bucket = np.array([buckets[entry.bucket] for entry in self.entries])
-        self._cost = np.array([entry.cost for entry in self.entries], np.float64)
-        self._tokens = np.array([entry.tokens for entry in self.entries], np.int64)
+        kinds = self.entries.kinds
+        buckets = {bucket: code for code, bucket in enumerate(sorted({kind.bucket for kind in kinds}))}
+        # Of each kind.
+        self._bucket = np.array([buckets[kind.bucket] for kind in kinds])
+        self._cost = np.array([kind.cost for kind in kinds], np.float64)
+        self._tokens = np.array([kind.tokens for kind in kinds], np.int64)
         self._likeness = _ranks(self._cost) * len(buckets) + self._bucket
-        self._order = lru_cache(maxsize=4)(self._draw_order)
+        # An epoch, and the one it meets.
+        self._order = lru_cache(maxsize=2)(self._draw_order)
         self._shares = lru_cache(maxsize=4)(self._share_out)
 
     def batch(self, step: int) -> list[Slot]:
@@ -94,8 +155,11 @@ class BatchPlan:
                 f"task {self.task.name}: batch_size {size} is smaller than the number of workers, {world}: "
                 "raise batch_size or lower runtime.train_workers"
             )
-        slots = self.batch(step)
-        return [[slots[position] for position in passes] for passes in self._shares(step, world)[rank]]
+        indices = self._indices(step)
+        return [
+            [Slot(position, int(indices[position])) for position in passes]
+            for passes in self._shares(step, world)[rank]
+        ]
 
     def imbalance(self, step: int, world: int) -> float:
         """Return by which share of the mean cost the costliest of `world` workers lies above it at step `step`."""
@@ -108,26 +172,29 @@ class BatchPlan:
         pieces, have = [], 0
         while have < size:
             epoch, offset = divmod(start + have, self.epoch_size)
-            pieces.append(self._order(epoch)[offset : offset + size - have])
+            order = self._order(epoch)
+            if len(order) != self.epoch_size:
+                raise AssertionError(
+                    f"task {self.task.name}: the order of epoch {epoch} has {len(order)} clips, but an epoch "
+                    f"{self.epoch_size}: a fault of the plan"
+                )
+            pieces.append(order[offset : offset + size - have])
             have += len(pieces[-1])
         return np.concatenate(pieces)
 
     def _samples(self, step: int) -> Samples:
-        indices = self._indices(step)
-        return Samples(self._cost[indices], self._tokens[indices], self._bucket[indices])
+        kinds = self.entries.kind[self._indices(step)]
+        return Samples(self._cost[kinds], self._tokens[kinds], self._bucket[kinds])
 
     def _share_out(self, step: int, world: int) -> Shares:
         return share_out(self._samples(step), world, self.task.micro_batch_size, self.task.micro_batch_tokens)
 
     def _by_source(self, weights: Mapping[str, float]) -> list[tuple[np.ndarray, int, int]]:
         """Return per source: its entries, how often all of them appear, and how many appear once more."""
-        groups: dict[str, list[int]] = {}
-        for index, entry in enumerate(self.entries):
-            groups.setdefault(entry.source, []).append(index)
         result = []
-        for source in sorted(groups):
+        for source, members in self.entries.sources.items():
             whole, part = divmod(weights.get(source, 1.0), 1)
-            result.append((np.array(groups[source]), int(whole), round(part * len(groups[source]))))
+            result.append((members, int(whole), round(part * len(members))))
         return result
 
     def _draw_order(self, epoch: int) -> np.ndarray:
@@ -149,7 +216,7 @@ class BatchPlan:
         for window, start in enumerate(range(first, self.epoch_size, size * self.cluster_batches)):
             batches = min(self.cluster_batches, (self.epoch_size - start) // size)
             entries = order[start : start + batches * size]
-            likeness = self._likeness[entries]
+            likeness = self._likeness[self.entries.kind[entries]]
             if batches < 2 or (likeness == likeness[0]).all():
                 continue
             grouped = entries[np.argsort(likeness, kind="stable")].reshape(batches, size)

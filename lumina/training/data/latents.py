@@ -7,16 +7,21 @@ stay in memory up to a bound, which for a small dataset means all of them.
 from __future__ import annotations
 
 import math
+import resource
 import struct
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-from lumina.training.data.batches import BatchPlan, Entry, Slot
+import numpy as np
+
+from lumina.training.data.batches import BatchPlan, Entries, Kind, Slot, by_source
+from lumina.training.data.index import CLIPS, TEXTS, Index, Place, tensor_shape, text_key
 from lumina.training.stage import TaskConfig, TrainStageConfig
 
 if TYPE_CHECKING:
@@ -27,24 +32,14 @@ if TYPE_CHECKING:
 CACHE_BYTES = 1 << 30
 """Bytes of decoded row groups that one reader keeps."""
 
-OPEN_FILES = 64
-"""Files that one reader keeps open: opening one costs more than reading a clip from it."""
+OPEN_FILES = 1024
+"""Files that one reader keeps open at most, and no more than a quarter of what the system allows the process: opening
+one costs more than reading a clip from it."""
 
-LATENT_COLUMNS = (
-    "clip_id",
-    "status",
-    "split",
-    "media",
-    "source",
-    "bucket",
-    "vae_latent_shape",
-    "vae_latent_dtype",
-    "text_id",
-    "text_id_dropped",
-    "motion_score",
-)
-SPLITS = ("train", "heldout")
-TEXT_COLUMNS = ("text_id", "status", "text_feature_shape", "text_feature_dtype")
+REMEMBERED = 1 << 14
+"""Rows whose places and clips stay in memory as they are asked for."""
+
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -65,13 +60,28 @@ class Clip:
     row: int
     """Where the reader finds it."""
 
-    def entry(self, task: TaskConfig, per_token: float, per_pair: float) -> Entry:
-        """Return what the batch plan needs, where N tokens cost `per_token` N + `per_pair` N^2 operations."""
-        _, have, *sides = self.shape
-        frames = task.latent_frames or have
-        # A single frame is an image, which every scale takes.
-        tokens = max(frames // task.patch[0], 1) * (sides[0] // task.patch[1]) * (sides[1] // task.patch[2])
-        return Entry(self.clip_id, self.source, self.bucket, tokens, per_token * tokens + per_pair * tokens * tokens)
+
+class Clips(Sequence[Clip]):
+    """Clips of an index, in order of (clip_id, bucket), each made when it is asked for."""
+
+    def __init__(self, make: Callable[[int], Clip], rows: np.ndarray) -> None:
+        """The clips of these row numbers, which `make` makes."""
+        self._make = make
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, at: int) -> Clip: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Clips: ...
+
+    def __getitem__(self, at: int | slice) -> Clip | Clips:
+        if isinstance(at, slice):
+            return Clips(self._make, self.rows[at])
+        return self._make(int(self.rows[at]))
 
 
 @dataclass(frozen=True)
@@ -89,15 +99,6 @@ class TaskData:
 
 
 @dataclass(frozen=True)
-class _Place:
-    file: int
-    group: int
-    offset: int
-    shape: tuple[int, ...]
-    dtype: str
-
-
-@dataclass(frozen=True)
 class _Group:
     """One row group in memory, with the tensors that were asked for: views of the same memory."""
 
@@ -105,63 +106,59 @@ class _Group:
     tensors: dict[int, torch.Tensor]
 
 
-class BlobReader:
-    """Tensors stored as bytes in a column of Parquet files, by row number. Threads may share a reader."""
+class _File:
+    """A Parquet file, open from the first read on until nobody holds it. It serves one thread at a time."""
 
-    def __init__(self, column: str, cache_bytes: int = CACHE_BYTES) -> None:
-        """Read blobs from `column`; keep at most `cache_bytes` of row groups, and at least one."""
-        self._column = column
-        self._cache_bytes = cache_bytes
-        self._files: list[Path] = []
-        self._places: list[_Place] = []
-        self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
-        self._groups: OrderedDict[tuple[int, int], _Group] = OrderedDict()
-        self._held = 0
-        # An open Parquet file serves one thread at a time; and neither cache may change under another's hands.
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: pq.ParquetFile | None = None
         self._lock = Lock()
 
-    def add_file(self, path: Path, columns: Sequence[str], shape_column: str, dtype_column: str) -> Any:
-        """Index one file; return the table of `columns`, with the number of each row in a new column `row`.
-
-        Raises ValueError if a column is missing, or the blobs are not large_binary.
-        """
-        import pyarrow as pa
+    def read(self, group: int, column: str) -> pa.LargeBinaryArray:
         import pyarrow.parquet as pq
 
-        with pq.ParquetFile(path, memory_map=True) as file:
-            missing = [name for name in (*columns, self._column) if name not in file.schema_arrow.names]
-            if missing:
-                raise ValueError(f"{path}: column {', '.join(missing)} is missing: was it written by an encode stage?")
-            kind = file.schema_arrow.field(self._column).type
-            if kind != pa.large_binary():
-                raise ValueError(f"{path}: column {self._column} is {kind}, not large_binary: encode again")
-            # Small columns of many row groups: threads would cost more than they bring.
-            table = file.read(columns=list(columns), use_threads=False)
-            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-        number, first = len(self._files), len(self._places)
-        self._files.append(path)
-        shapes, dtypes = table.column(shape_column).to_pylist(), table.column(dtype_column).to_pylist()
-        places = ((group, offset) for group, size in enumerate(sizes) for offset in range(size))
-        for (group, offset), shape, dtype in zip(places, shapes, dtypes, strict=True):
-            self._places.append(_Place(number, group, offset, tuple(shape or ()), dtype or ""))
-        return table.append_column("row", pa.array(range(first, len(self._places)), pa.int64()))
+        with self._lock:
+            if self._file is None:
+                self._file = pq.ParquetFile(self._path, memory_map=True)
+            found = self._file.read_row_group(group, columns=[column], use_threads=False).column(0)
+        # Combining would copy even a single chunk.
+        return found.chunk(0) if found.num_chunks == 1 else found.combine_chunks()
+
+
+class BlobReader:
+    """Tensors stored as bytes in a column of Parquet files, by row number.
+
+    Threads may share a reader: they read different files at the same time, and what two of them want is read once.
+    """
+
+    def __init__(self, index: Index, column: str, cache_bytes: int = CACHE_BYTES) -> None:
+        """Read what `index` lists from `column`; keep at most `cache_bytes` of row groups, and at least one."""
+        self._column = column
+        self._cache_bytes = cache_bytes
+        self._place = lru_cache(maxsize=REMEMBERED)(index.place)
+        self._most_open = _most_open()
+        self._open: OrderedDict[Path, _File] = OrderedDict()
+        self._groups: OrderedDict[tuple[Path, int], _Group] = OrderedDict()
+        self._reading: dict[tuple[Path, int], Future[_Group]] = {}
+        self._held = 0
+        # For what is kept: nothing is read under it.
+        self._lock = Lock()
 
     def read(self, row: int) -> torch.Tensor:
         """Return one row's tensor, which shares memory with the cache: do not write to it.
 
         Raises ValueError if the bytes do not fit the row's shape and dtype.
         """
-        place = self._places[row]
-        with self._lock:
-            group = self._group(place.file, place.group)
-            if place.offset not in group.tensors:
-                group.tensors[place.offset] = self._decode(group.blobs, place)
-            return group.tensors[place.offset]
+        place = self._place(row)
+        group = self._group((place.path, place.group))
+        if place.offset not in group.tensors:
+            group.tensors[place.offset] = self._decode(group.blobs, place)
+        return group.tensors[place.offset]
 
-    def _decode(self, blobs: pa.LargeBinaryArray, place: _Place) -> torch.Tensor:
+    def _decode(self, blobs: pa.LargeBinaryArray, place: Place) -> torch.Tensor:
         import torch
 
-        where = f"{self._files[place.file]}, row group {place.group}, row {place.offset}"
+        where = f"{place.path}, row group {place.group}, row {place.offset}"
         dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}.get(place.dtype)
         if dtype is None:
             raise ValueError(f"{where}: dtype {place.dtype!r} is not bfloat16, float16 or float32: encode again")
@@ -179,29 +176,45 @@ class BlobReader:
             return torch.empty(place.shape, dtype=dtype)
         return torch.frombuffer(data, dtype=dtype, count=math.prod(place.shape), offset=start).view(place.shape)
 
-    def _group(self, file: int, group: int) -> _Group:
-        key = (file, group)
-        if key in self._groups:
-            self._groups.move_to_end(key)
-            return self._groups[key]
-        column = self._file(file).read_row_group(group, columns=[self._column], use_threads=False).column(0)
-        # Combining would copy even a single chunk.
-        blobs = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-        self._groups[key] = _Group(blobs, {})
-        self._held += blobs.nbytes
-        while self._held > self._cache_bytes and len(self._groups) > 1:
-            self._held -= self._groups.popitem(last=False)[1].blobs.nbytes
-        return self._groups[key]
+    def _group(self, key: tuple[Path, int]) -> _Group:
+        with self._lock:
+            if key in self._groups:
+                self._groups.move_to_end(key)
+                return self._groups[key]
+            others = self._reading.get(key)
+            if others is None:
+                own = self._reading[key] = Future[_Group]()
+                file = self._file(key[0])
+        if others is not None:
+            return others.result()
+        try:
+            group = _Group(file.read(key[1], self._column), {})
+        except BaseException as error:
+            with self._lock:
+                del self._reading[key]
+            own.set_exception(error)
+            raise
+        with self._lock:
+            del self._reading[key]
+            self._groups[key] = group
+            self._held += group.blobs.nbytes
+            while self._held > self._cache_bytes and len(self._groups) > 1:
+                self._held -= self._groups.popitem(last=False)[1].blobs.nbytes
+        own.set_result(group)
+        return group
 
-    def _file(self, number: int) -> pq.ParquetFile:
-        import pyarrow.parquet as pq
+    def _file(self, path: Path) -> _File:
+        if path not in self._open:
+            while len(self._open) >= self._most_open:
+                self._open.popitem(last=False)
+            self._open[path] = _File(path)
+        self._open.move_to_end(path)
+        return self._open[path]
 
-        if number not in self._open:
-            if len(self._open) == OPEN_FILES:
-                self._open.popitem(last=False)[1].close()
-            self._open[number] = pq.ParquetFile(self._files[number], memory_map=True)
-        self._open.move_to_end(number)
-        return self._open[number]
+
+def _most_open() -> int:
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return OPEN_FILES if allowed == resource.RLIM_INFINITY else max(1, min(OPEN_FILES, allowed // 4))
 
 
 class LatentDataset:
@@ -216,63 +229,44 @@ class LatentDataset:
         text_dir: Path,
         sources: Collection[str] | None = None,
         cache_bytes: int = CACHE_BYTES,
+        unrestricted: Collection[str] = (),
     ) -> None:
-        """Index the Parquet files under `data/` of each directory.
+        """Open the indexes of the directories; see `lumina.training.data.index`.
 
-        `sources` restricts the clips to these sources; None takes all.
+        `sources` restricts the clips to these sources; None takes all. Media in `unrestricted` are not restricted.
         Raises ValueError if a directory has no Parquet files, a clip comes twice in one bucket, or its text is missing.
         """
-        self._latents = BlobReader("vae_latent_bytes", cache_bytes)
-        self._texts = BlobReader("text_feature_bytes", cache_bytes)
-        self._text_rows = self._index_texts(text_dir)
-        self._left_out: Counter[str] = Counter()
-        clips = [clip for path in latent_dirs for clip in self._index_latents(path)]
-        if sources is not None:
-            known = {clip.source for clip in clips}
-            absent = sorted(set(sources) - known)
-            if absent:
-                raise ValueError(
-                    f"the selection names source {', '.join(absent)}, but the latents have {', '.join(sorted(known))}"
-                )
-            self._left_out["of sources that were not selected"] = sum(clip.source not in sources for clip in clips)
-            clips = [clip for clip in clips if clip.source in sources]
-        clips.sort(key=lambda clip: (clip.clip_id, clip.bucket))
-        for one, two in pairwise(clips):
-            if (one.clip_id, one.bucket) == (two.clip_id, two.bucket):
-                raise ValueError(f"clip {one.clip_id} comes twice in bucket {one.bucket}: give each latents input once")
-        self.clips = [clip for clip in clips if clip.split == "train"]
-        self.heldout = [clip for clip in clips if clip.split == "heldout"]
-        if self.heldout:
-            self._left_out["heldout"] = len(self.heldout)
-        for clip in clips:
-            for text in (clip.text_id, clip.text_id_dropped):
-                if text not in self._text_rows:
-                    raise ValueError(f"clip {clip.clip_id}: {text_dir} has no features for text {text}: encode again")
+        self._index, self._text_index = Index(latent_dirs, CLIPS), Index([text_dir], TEXTS)
+        self._latents = BlobReader(self._index, "vae_latent_bytes", cache_bytes)
+        self._texts = BlobReader(self._text_index, "text_feature_bytes", cache_bytes)
+        self._text_keys = self._text_index.values("text_key")
+        self._clip = lru_cache(maxsize=REMEMBERED)(self._make_clip)
+        self._text_row = lru_cache(maxsize=REMEMBERED)(self._find_text)
+        self._left_out = self._index.left_out
+        rows = self._of_sources(self._index.by_clip(), sources, unrestricted)
+        self._check_texts(rows, text_dir)
+        self.clips = self._clips_with(rows, "split", "train")
+        self.heldout = self._clips_with(rows, "split", "heldout")
+        self._left_out["heldout"] += len(self.heldout)
 
     def of_task(self, task: TaskConfig, config: TrainStageConfig) -> TaskData:
         """Return the clips and batches of `task`, one of those of the stage `config`.
 
         Raises ValueError if there are none, or naming a clip that the task's patch size cannot cut.
         """
-        from lumina.cost import token_cost
-
-        chosen = [clip for clip in self.clips if clip.media == task.media]
+        chosen = self._clips_with(self.clips.rows, "media", task.media)
         if not chosen:
-            left_out = self._left_out + Counter({"of other media": len(self.clips)})
+            left_out = +(self._left_out + Counter({"of other media": len(self.clips)}))
             counts = ", ".join(f"{count} {why}" for why, count in left_out.most_common())
             raise ValueError(f"task {task.name}: no {task.media} to train on. Rows of the latents: {counts or 'none'}")
-        frames, rows, columns = task.patch
-        needed = task.latent_frames or frames
-        for clip in chosen:
-            if clip.shape[2] % rows or clip.shape[3] % columns or (clip.media == "video" and clip.shape[1] < needed):
-                raise ValueError(
-                    f"task {task.name}: clip {clip.clip_id} of bucket {clip.bucket} has {clip.shape[1]} latent frames "
-                    f"of {clip.shape[2]}x{clip.shape[3]} after the first is dropped, but patch {task.patch} needs "
-                    f"{needed} frames, and rows and columns that {rows} and {columns} divide: choose another bucket"
-                )
-        per_token, per_pair = token_cost(config.model, task.patch)
-        entries = [clip.entry(task, per_token, per_pair) for clip in chosen]
+        entries = self._entries(chosen, task, config)
         return TaskData(task, chosen, BatchPlan(task, entries, config.seed, config.cluster_batches))
+
+    def counts(self, column: str) -> Counter[str]:
+        """Return how many clips may be trained on, by `source` or `media`."""
+        codes, names = self._index.codes(column)
+        counts = np.bincount(codes[self.clips.rows], minlength=len(names)).tolist()
+        return +Counter(dict(zip(names, counts, strict=True)))
 
     def latent(self, clip: Clip) -> torch.Tensor:
         """Return the clip's latents [C, F, H, W], without the first frame of a video, as the paper trains."""
@@ -280,46 +274,135 @@ class LatentDataset:
         return latent[:, 1:] if clip.media == "video" else latent
 
     def text(self, text_id: str) -> torch.Tensor:
-        """Return the features [L, D] of one prompt."""
-        return self._texts.read(self._text_rows[text_id])
+        """Return the features [L, D] of one prompt. KeyError if they are not there."""
+        return self._texts.read(self._text_row(text_key(text_id), text_id))
 
-    def _index_texts(self, directory: Path) -> Mapping[str, int]:
-        rows: dict[str, int] = {}
-        for path in _files(directory):
-            table = self._texts.add_file(path, TEXT_COLUMNS, "text_feature_shape", "text_feature_dtype")
-            columns = (table.column(name).to_pylist() for name in ("text_id", "status", "row"))
-            rows.update({text: row for text, status, row in zip(*columns, strict=True) if status == "ok"})
-        return rows
+    def _of_sources(
+        self, rows: np.ndarray, sources: Collection[str] | None, unrestricted: Collection[str]
+    ) -> np.ndarray:
+        if sources is None:
+            return rows
+        codes, names = self._index.codes("source")
+        absent = sorted(set(sources) - set(names))
+        if absent:
+            raise ValueError(f"the selection names source {', '.join(absent)}, but the latents have {', '.join(names)}")
+        chosen = np.array([name in sources for name in names], bool)[codes[rows]]
+        codes, media = self._index.codes("media")
+        chosen |= np.array([name in unrestricted for name in media], bool)[codes[rows]]
+        self._left_out["of sources that were not selected"] = int((~chosen).sum())
+        return rows[chosen]
 
-    def _index_latents(self, directory: Path) -> list[Clip]:
-        clips = []
-        for path in _files(directory):
-            table = self._latents.add_file(path, LATENT_COLUMNS, "vae_latent_shape", "vae_latent_dtype")
-            for row in table.to_pylist():
-                if row["status"] != "ok" or row["split"] not in SPLITS:
-                    self._left_out[row["status"] if row["status"] != "ok" else row["split"]] += 1
-                    continue
-                channels, frames, height, width = row["vae_latent_shape"]
-                kept = frames - 1 if row["media"] == "video" else frames
-                clips.append(
-                    Clip(
-                        clip_id=row["clip_id"],
-                        source=row["source"],
-                        media=row["media"],
-                        bucket=row["bucket"],
-                        split=row["split"],
-                        shape=(channels, kept, height, width),
-                        text_id=row["text_id"],
-                        text_id_dropped=row["text_id_dropped"],
-                        motion_score=row["motion_score"],
-                        row=row["row"],
-                    )
-                )
-        return clips
+    def _clips_with(self, rows: np.ndarray, column: str, value: str) -> Clips:
+        codes, names = self._index.codes(column)
+        code = names.index(value) if value in names else -1
+        return Clips(self._clip, rows[codes[rows] == code])
+
+    def _check_texts(self, rows: np.ndarray, text_dir: Path) -> None:
+        """ValueError naming the first clip whose text, or whose text without its caption, has no features."""
+        codes, dropped = self._index.codes("text_id_dropped")
+        known = np.array([self._has_text(text) for text in dropped], bool)
+        keys = self._index.values("text_key")
+        for start in range(0, len(rows), _BLOCK):
+            block = rows[start : start + _BLOCK]
+            # In order they are looked up a dozen times as fast.
+            if known[codes[block]].all() and self._have(np.sort(keys[block])).all():
+                continue
+            row = int(block[np.flatnonzero(~(self._have(keys[block]) & known[codes[block]]))[0]])
+            what = "its caption" if known[codes[row]] else f"text {dropped[codes[row]]}"
+            clip_id = self._index.value("clip_id", row)
+            raise ValueError(f"clip {clip_id}: {text_dir} has no features for {what}: encode again")
+
+    def _have(self, keys: np.ndarray) -> np.ndarray:
+        """Whether there is a text of each key."""
+        if not len(self._text_keys):
+            return np.zeros(len(keys), bool)
+        at = np.minimum(np.searchsorted(self._text_keys, keys), len(self._text_keys) - 1)
+        found: np.ndarray = self._text_keys[at] == keys
+        return found
+
+    def _has_text(self, text_id: str) -> bool:
+        try:
+            self._text_row(text_key(text_id), text_id)
+        except KeyError:
+            return False
+        return True
+
+    def _find_text(self, key: int, text_id: str | None = None) -> int:
+        """Row of a text, whose id is compared where it is given."""
+        row = int(np.searchsorted(self._text_keys, np.uint64(key)))
+        same = row < len(self._text_keys) and int(self._text_keys[row]) == key
+        if not same or text_id not in (None, self._text_index.value("text_id", row)):
+            raise KeyError(text_id)
+        return row
+
+    def _make_clip(self, row: int) -> Clip:
+        def value(name: str) -> Any:
+            return self._index.value(name, row)
+
+        media = value("media")
+        return Clip(
+            clip_id=value("clip_id"),
+            source=value("source"),
+            media=media,
+            bucket=value("bucket"),
+            split=value("split"),
+            shape=_seen(self._index.place(row).shape, media),
+            text_id=self._text_index.value("text_id", self._find_text(value("text_key"))),
+            text_id_dropped=value("text_id_dropped"),
+            motion_score=value("motion_score"),
+            row=row,
+        )
+
+    def _entries(self, clips: Clips, task: TaskConfig, config: TrainStageConfig) -> Entries:
+        from lumina.cost import token_cost
+
+        per_token, per_pair = token_cost(config.model, task.patch)
+        buckets, names = self._index.codes("bucket")
+        tensors, kept = self._index.codes("tensor")
+        both = buckets[clips.rows].astype(np.int64) * len(kept) + tensors[clips.rows]
+        present = np.zeros(len(names) * len(kept), bool)
+        present[both] = True
+        pairs = np.flatnonzero(present)
+        code = np.zeros(len(present), np.int32)
+        code[pairs] = np.arange(len(pairs))
+        kind = code[both]
+        what = [(names[pair // len(kept)], _seen(tensor_shape(kept[pair % len(kept)]), task.media)) for pair in pairs]
+        uncut = [number for number, (_, shape) in enumerate(what) if not _cuts(task, shape)]
+        if uncut:
+            raise ValueError(_uncut(task, clips[int(np.flatnonzero(np.isin(kind, uncut))[0])]))
+        kinds = []
+        for bucket, shape in what:
+            tokens = _tokens(task, shape)
+            kinds.append(Kind(bucket, tokens, per_token * tokens + per_pair * tokens * tokens))
+        codes, sources = self._index.codes("source")
+        return Entries(tuple(kinds), kind, by_source(codes[clips.rows], sources))
 
 
-def _files(directory: Path) -> list[Path]:
-    files = sorted((directory / "data").rglob("*.parquet"))
-    if not files:
-        raise ValueError(f"{directory / 'data'} holds no Parquet file: did the stage that writes it finish?")
-    return files
+def _seen(shape: tuple[int, ...], media: str) -> tuple[int, int, int, int]:
+    """What training sees of a stored latent."""
+    channels, frames, rows, columns = shape
+    return channels, frames - 1 if media == "video" else frames, rows, columns
+
+
+def _tokens(task: TaskConfig, shape: tuple[int, int, int, int]) -> int:
+    _, have, rows, columns = shape
+    # A single frame is an image, which every scale takes.
+    frames = max((task.latent_frames or have) // task.patch[0], 1)
+    return frames * (rows // task.patch[1]) * (columns // task.patch[2])
+
+
+def _cuts(task: TaskConfig, shape: tuple[int, int, int, int]) -> bool:
+    """Whether the task's patch size can cut a latent."""
+    _, have, rows, columns = shape
+    enough = task.media == "image" or have >= (task.latent_frames or task.patch[0])
+    return enough and not rows % task.patch[1] and not columns % task.patch[2]
+
+
+def _uncut(task: TaskConfig, clip: Clip) -> str:
+    frames, rows, columns = task.patch
+    return (
+        f"task {task.name}: clip {clip.clip_id} of bucket {clip.bucket} has {clip.shape[1]} latent frames "
+        f"of {clip.shape[2]}x{clip.shape[3]} after the first is dropped, but patch {task.patch} needs "
+        f"{task.latent_frames or frames} frames, and rows and columns that {rows} and {columns} divide: choose "
+        "another bucket"
+    )

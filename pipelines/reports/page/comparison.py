@@ -71,6 +71,8 @@ class Table:
     confidence: float
     claims: int
     """Differences that Holm's correction is over; 0 where they cannot be told."""
+    heldout: int | None = None
+    """Prompts that are captions of held-out clips; None where prompts are no captions."""
 
 
 def figure_table(columns: Sequence[Evaluated], reference: int, changes: bool, first_named: Iterable[str] = ()) -> Table:
@@ -99,7 +101,8 @@ def figure_table(columns: Sequence[Evaluated], reference: int, changes: bool, fi
     titles = (*(one.title for one in columns), *(("change",) if changes else ()))
     confidence = float(first.content.get("confidence", _CONFIDENCE))
     prompts, samples = int(first.content.get("prompts", 0)), int(first.content.get("samples", 0))
-    return Table(titles, tuple(rows), prompts, samples, confidence, len(claims))
+    heldout = first.content.get("prompts_heldout")
+    return Table(titles, tuple(rows), prompts, samples, confidence, len(claims), heldout)
 
 
 def significant(columns: Sequence[Evaluated], reference: int) -> dict[tuple[str, int], bool]:
@@ -111,7 +114,7 @@ def significant(columns: Sequence[Evaluated], reference: int) -> dict[tuple[str,
         StoreError: rows are absent.
     """
     results = [one.results() for one in columns]
-    if len({(one.prompt_ids, one.samples) for one in results}) != 1 or len(columns) < 2:
+    if len({(one.prompt_ids, one.samples, one.strata) for one in results}) != 1 or len(columns) < 2:
         return {}
     names = [name for name in columns[reference].known() if all(name in one.known() for one in columns)]
     config = columns[0].config

@@ -47,38 +47,52 @@ class Evaluated:
         return [name for name in METRICS if name in self.figures and have.issuperset(columns_of([name]))]
 
 
-def read_sources(side: Side) -> list[Evaluated]:
-    """The evaluations of the system prompts, in the order of the run.
+def read_sources(side: Side) -> dict[str, list[Evaluated]]:
+    """The evaluations of the system prompts, in the order of the run, by training stage; the last one's is empty.
 
     Raises:
         StoreError: a file cannot be read.
     """
-    found = []
+    found: dict[str, list[Evaluated]] = {}
     for name, held in side.stages.items():
-        kind, _, source = name.partition("@")
-        if kind == "evaluate" and held.output is not None:
+        if name.partition("@")[0] == "evaluate" and held.output is not None:
             content = _read_json(held.output, "metrics.json")
+            after, source = after_and_source(name, content)
             rows = _rows(name, held.output)
-            found.append(Evaluated(source, name, held.output, content, content["metrics"], rows, _of(held)))
+            one = Evaluated(source, name, held.output, content, content["metrics"], rows, _of(held))
+            found.setdefault(after, []).append(one)
     return found
 
 
-def read_final(side: Side) -> list[Evaluated]:
+def after_and_source(stage: str, content: Mapping[str, Any]) -> tuple[str, str]:
+    """What `evaluate@web` and `evaluate@3.web` evaluate, with the content of their `metrics.json`: ("3", "web")."""
+    variant = stage.partition("@")[2]
+    source = str(content.get("system_prompt", variant))
+    return variant.removesuffix(source).removesuffix("."), source
+
+
+def variant_of(after: str) -> str:
+    """What stands behind the name of a stage that follows this training stage: `@3`; nothing after the last one."""
+    return f"@{after}" if after else ""
+
+
+def read_final(side: Side, after: str = "") -> list[Evaluated]:
     """The chosen system prompt before and after fine-tuning; empty if the run did not come that far.
 
     Raises:
         StoreError: a file cannot be read.
     """
-    held = side.stages.get("evaluate_final")
+    stage = f"evaluate_final{variant_of(after)}"
+    held = side.stages.get(stage)
     if held is None or held.output is None:
         return []
     content = _read_json(held.output, "metrics.json")
-    rows = _rows("evaluate_final", held.output)
+    rows = _rows(stage, held.output)
     titles = {"before": f"before ({content.get('checkpoints', {}).get('before', '')})", "after": "fine-tuned"}
     return [
         Evaluated(
             titles[model],
-            "evaluate_final",
+            stage,
             held.output,
             content,
             content[model],
@@ -89,13 +103,13 @@ def read_final(side: Side) -> list[Evaluated]:
     ]
 
 
-def read_selection(side: Side) -> Mapping[str, Any] | None:
+def read_selection(side: Side, after: str = "") -> Mapping[str, Any] | None:
     """Content of `selection.json`; None if nothing was chosen yet.
 
     Raises:
         StoreError: it cannot be read.
     """
-    held = side.stages.get("choose")
+    held = side.stages.get(f"choose{variant_of(after)}")
     return None if held is None or held.output is None else _read_json(held.output, "selection.json")
 
 

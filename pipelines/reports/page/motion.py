@@ -76,7 +76,9 @@ def _measured(one: Evaluated, speed: float) -> Cell:
 
 
 def _counts(results: Results, config: Mapping[str, Any]) -> np.ndarray:
-    return resample(results.prompt_ids, int(config.get("seed", 0)), int(config.get("resamples", 10_000)))
+    return resample(
+        results.prompt_ids, int(config.get("seed", 0)), int(config.get("resamples", 10_000)), results.strata
+    )
 
 
 def _told(config: Mapping[str, Any]) -> str:
@@ -86,8 +88,13 @@ def _told(config: Mapping[str, Any]) -> str:
     )
 
 
-def _schedule(steps: Sequence[Sequence[float]] | None) -> str:
+def _schedule(steps: Sequence[tuple[float, float | str]] | None) -> str:
     if not steps:
         return "unknown"
-    parts = [f"{'none' if value < 0 else f'{value:g}'}" + (f" from t = {t:g}" if t else "") for t, value in steps]
-    return ", then ".join(parts)
+    return ", then ".join(_score_text(value) + (f" from t = {t:g}" if t else "") for t, value in steps)
+
+
+def _score_text(value: float | str) -> str:
+    if isinstance(value, str):
+        return f"the {value} side's"
+    return "none" if value < 0 else f"{value:g}"

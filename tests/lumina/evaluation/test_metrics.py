@@ -30,6 +30,7 @@ from lumina.randomness import generator
 from lumina.shapes import render, sample_scene
 
 FPS = 8.0
+LAPLACE = "offline/laplacian_sharpness"
 
 
 class KnownFlow:
@@ -87,6 +88,58 @@ def test_dynamic_degree_follows_the_threshold() -> None:
         assert row["offline/flow_abs_mean_dis"] == pytest.approx(x / 2 / 2)
 
 
+@pytest.mark.parametrize("size", [(64, 256), (256, 64)])
+def test_dynamic_degree_is_relative_to_the_shorter_side(size: tuple[int, int]) -> None:
+    frames = np.zeros((16, *size, 3), np.uint8)
+    threshold = 6 * 64 / 256
+    for x, expected in ((threshold * 0.99, 0.0), (threshold * 1.01, 1.0)):
+        assert flow_columns(frames, 8.0, KnownFlow(x))["offline/dynamic_degree_dis"] == expected
+
+
+class PartialFlow:
+    """In the first `pairs` pairs a share of the pixels moves, half of them to the left."""
+
+    name = "partial/1"
+
+    def __init__(self, pairs: int, share: float, length: float) -> None:
+        self.pairs, self.share, self.length = pairs, share, length
+
+    def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        flow = np.zeros((len(a), 2, a.shape[1] * a.shape[2]), np.float32)
+        moving = round(self.share * flow.shape[2])
+        flow[: self.pairs, 0, : moving // 2] = self.length
+        flow[: self.pairs, 0, moving // 2 : moving] = -self.length
+        return flow.reshape(len(a), 2, *a.shape[1:3])
+
+
+@pytest.mark.parametrize(
+    ("pairs", "share", "length", "dynamic"),
+    # 16 sampled frames: four pairs must move, each by the mean of its largest twentieth.
+    [(4, 0.05, 1.51, 1), (3, 0.05, 1.51, 0), (15, 0.05, 1.49, 0), (15, 0.025, 2.99, 0), (15, 0.025, 3.01, 1)],
+)
+def test_a_clip_is_dynamic_when_enough_of_its_pairs_move(
+    pairs: int, share: float, length: float, dynamic: float
+) -> None:
+    frames = np.zeros((31, 64, 100, 3), np.uint8)
+    row = flow_columns(frames, 16.0, PartialFlow(pairs, share, length))
+    assert row["offline/dynamic_degree_dis"] == dynamic
+    # Opposite motions do not cancel; two components, and every second frame.
+    assert row["offline/flow_abs_mean_dis"] == pytest.approx(length * share * pairs / 15 / 2 / 2)
+
+
+def test_a_difference_is_after_minus_before_draw_by_draw() -> None:
+    counts = resample([f"p{i}" for i in range(8)], 0, 200)
+    name = "shapes/colour_acc"
+    values = generator(0, "difference").random((2, 8, 1)) < [[[0.3]], [[0.8]]]
+    before, after = (estimate(METRICS[name], {name: one.astype(float)}, counts) for one in values)
+    found = difference(before, after)
+    assert found.value == after.value - before.value
+    np.testing.assert_array_equal(found.draws, after.draws - before.draws)
+    assert (found.values, found.units) == ((-1, 1), 8)
+    sharper = estimate(METRICS[LAPLACE], {LAPLACE: np.ones((8, 1))}, counts)
+    assert difference(sharper, sharper).values is None
+
+
 def test_the_asked_shape_is_right_and_another_is_wrong() -> None:
     shapes = [name for name in METRICS if name.startswith("shapes/")]
     asked = Truth("blue", "square", "right", 0.2)
@@ -135,6 +188,9 @@ def test_estimates_reduce_and_combine() -> None:
     assert both.values is None
     assert composite({"a": accuracy, "b": accuracy}, {"a": 3.0, "b": -1.0}).values == (-0.25, 0.75)
     assert difference(accuracy, accuracy).values == (-1, 1)
+    change = difference(accuracy, speed)
+    assert change.value == pytest.approx(speed.value - 0.5)
+    np.testing.assert_allclose(change.draws, speed.draws - accuracy.draws)
     with pytest.raises(ValueError, match="applies to none"):
         estimate(METRICS["shapes/colour_acc"], {"shapes/colour_acc": np.full((6, 1), np.nan)}, counts)
 

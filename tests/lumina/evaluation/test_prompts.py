@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lumina.evaluation.prompts import CaptionSuite, ListSuite, ShapesSuite, build
+from lumina.evaluation.prompts import Caption, CaptionSuite, ListSuite, ShapesSuite, build
 
 
 @settings(max_examples=15)
@@ -37,10 +37,14 @@ def test_shapes_are_spread_evenly_and_captions_tell_the_truth(split: str) -> Non
     assert len({p.truth.speed for p in prompts if p.truth}) == 3
 
 
+def _captions(*texts: str, source: str = "web", heldout: bool = False) -> list[Caption]:
+    return [Caption(text, source, heldout) for text in texts]
+
+
 def test_captions_are_sampled_whatever_their_order() -> None:
-    captions = [f"clip {i}" for i in range(9)]
+    captions = _captions(*(f"clip {i}" for i in range(9)))
     choose = build(CaptionSuite(count=3), "choose", 1, captions)
-    assert choose == build(CaptionSuite(count=3), "choose", 1, [*reversed(captions), "clip 3", " "])
+    assert choose == build(CaptionSuite(count=3), "choose", 1, [*reversed(captions), *_captions("clip 3", " ")])
     report = build(CaptionSuite(count=99), "report", 1, captions)
     assert len(choose.prompts) == 3
     assert len(report.prompts) == 4
@@ -48,12 +52,56 @@ def test_captions_are_sampled_whatever_their_order() -> None:
     assert choose.disjoint
 
 
+def test_a_large_source_does_not_ask_all_the_questions() -> None:
+    sizes = {"large": 900, "middle": 30, "small": 3}
+    captions = [c for s, n in sizes.items() for c in _captions(*(f"{s} {i}" for i in range(n)), source=s)]
+    for split in ("choose", "report"):
+        prompts = build(CaptionSuite(count=13), split, 0, captions).prompts  # type: ignore[arg-type]
+        seen = Counter(p.stratum for p in prompts)
+        assert sum(seen.values()) == 13
+        assert abs(seen["large"] - seen["middle"]) <= 1
+        assert seen["small"] in (1, 2)
+        assert all(p.caption.startswith(str(p.stratum)) for p in prompts)
+    assert {p.stratum for p in build(ShapesSuite(count=3), "choose", 0, ()).prompts} == {None}
+
+
+def test_captions_of_held_out_clips_come_first_and_none_that_was_trained_on_counts_as_such() -> None:
+    captions = [
+        *_captions(*(f"seen {i}" for i in range(50)), "both"),
+        *_captions(*(f"unseen {i}" for i in range(8)), "both", heldout=True),
+        *_captions(*(f"phone {i}" for i in range(50)), source="phone"),
+    ]
+    for split in ("choose", "report"):
+        prompts = build(CaptionSuite(count=8), split, 3, captions).prompts  # type: ignore[arg-type]
+        assert Counter((p.stratum, p.heldout) for p in prompts) == {("web", True): 4, ("phone", False): 4}
+        assert all(p.caption.startswith("unseen") for p in prompts if p.heldout)
+    [both] = [p for p in build(CaptionSuite(count=99), "choose", 3, captions).prompts if p.caption == "both"] or [
+        p for p in build(CaptionSuite(count=99), "report", 3, captions).prompts if p.caption == "both"
+    ]
+    assert not both.heldout
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=5), st.integers(0, 9))
+@settings(deadline=None)
+def test_halves_of_captions_are_disjoint_and_alike_in_size(sizes: list[int], seed: int) -> None:
+    captions = [c for s, n in enumerate(sizes) for c in _captions(*(f"{s} {i}" for i in range(n)), source=f"s{s}")]
+    choose, report = (build(CaptionSuite(count=99), split, seed, captions) for split in ("choose", "report"))
+    texts = [{p.caption for p in half.prompts} for half in (choose, report)]
+    if sum(sizes) < 4:
+        assert texts[0] == texts[1] == {c.text for c in captions}
+        assert not choose.disjoint
+    else:
+        assert not texts[0] & texts[1]
+        assert texts[0] | texts[1] == {c.text for c in captions}
+        assert abs(len(texts[0]) - len(texts[1])) <= 1
+
+
 def test_few_captions_serve_both_halves_and_say_so() -> None:
-    found = build(CaptionSuite(), "report", 1, ["one", "two"])
+    found = build(CaptionSuite(), "report", 1, _captions("one", "two"))
     assert {p.caption for p in found.prompts} == {"one", "two"}
     assert not found.disjoint
     with pytest.raises(ValueError, match="no selected clip has one"):
-        build(CaptionSuite(), "choose", 1, ["", "  "])
+        build(CaptionSuite(), "choose", 1, _captions("", "  "))
 
 
 def test_written_prompts_are_checked() -> None:

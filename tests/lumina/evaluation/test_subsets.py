@@ -190,6 +190,15 @@ def test_strata_keep_their_sizes() -> None:
     assert (counts[:, 3:].sum(axis=1) == 5).all()
 
 
+def test_strata_take_the_differences_between_them_out_of_the_error() -> None:
+    strata = ["a"] * 10 + ["b"] * 30
+    values = generator(0, "strata").normal(size=(40, 1)) + np.array([[5.0]] * 10 + [[0.0]] * 30)
+    draws = weighted_mean(resample(_ids(40), 0, 20_000, strata), values)
+    within = [values[:10].var() * 10, values[10:].var() * 30]
+    assert draws.std() == pytest.approx(np.sqrt(sum(within)) / 40, rel=0.03)
+    assert draws.std() < weighted_mean(resample(_ids(40), 0, 20_000), values).std() / 1.5
+
+
 def test_one_prompt_says_nothing() -> None:
     counts = resample(["only"], 0, 10)
     draws = np.stack([weighted_mean(counts, np.array([[v]])) for v in (1.0, 0.0)])

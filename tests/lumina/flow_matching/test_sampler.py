@@ -13,7 +13,7 @@ from lumina.flow_matching.sampler import guided_velocity, integrate, sample, tim
 from lumina.flow_matching.schedules import SamplerConfig, value_at
 from lumina.models.next_dit import MultiScaleNextDiT
 from tests.lumina import golden as fixtures
-from tests.lumina.tiny import dit_without_zeros
+from tests.lumina.tiny import TINY, dit_without_zeros
 
 COARSE_TO_FINE = SamplerConfig(
     steps=6,
@@ -76,6 +76,60 @@ def test_own_motion_replaces_the_schedule(tiny: MultiScaleNextDiT) -> None:
     plain = sample(tiny, noise, text, negative, COARSE_TO_FINE)
     torch.testing.assert_close(plain, sample(tiny, noise, text, negative, COARSE_TO_FINE, motion=[6.0, 6.0]))
     assert not torch.allclose(plain, sample(tiny, noise, text, negative, COARSE_TO_FINE, motion=[0.0, 0.0]))
+
+
+def seen_by(model: MultiScaleNextDiT, noise: Tensor, config: SamplerConfig, **options: Any) -> list[dict[str, Any]]:
+    """What the model is given in every step, as plain numbers."""
+    _, text, negative = inputs(len(noise))
+    calls: list[dict[str, Any]] = []
+    names = ("x", "t", "text", "motion", "patch")
+
+    def note(_: Any, args: Any) -> None:
+        call = dict(zip(names, args, strict=False))
+        call |= {"t": call["t"].tolist(), "motion": call["motion"].tolist(), "prompts": call["text"].segments.lengths}
+        calls.append(call)
+
+    handle = model.register_forward_pre_hook(note)
+    sample(model, noise, text, negative, config, **options)
+    handle.remove()
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("negative", "early", "late"),
+    [
+        (((0.0, 2.0), (0.05, "positive")), [2.0, 2.0], [4.0, 8.0]),  # Table 3: 2-[.05-X]
+        (((0.0, 2.0), (0.05, 6.0)), [2.0, 2.0], [6.0, 6.0]),
+        (((0.0, -1.0), (0.05, "positive")), [-1.0, -1.0], [4.0, 8.0]),
+        (((0.0, "positive"),), [4.0, 8.0], [4.0, 8.0]),
+    ],
+)
+def test_the_negative_score_follows_the_positive_one_after_its_threshold(
+    tiny: MultiScaleNextDiT, negative: Any, early: list[float], late: list[float]
+) -> None:
+    config = SamplerConfig(steps=6, time_shift=8.0, guidance=((0.0, 2.0),), negative_motion=negative)
+    calls = seen_by(tiny, inputs(2)[0], config, motion=[4.0, 8.0])
+    ends = [call["motion"][2:] for call in calls]
+    before = sum(call["t"][0] < 0.05 for call in calls)
+    assert 0 < before < 6
+    assert ends == [early] * before + [late] * (6 - before)
+    assert all(call["motion"][:2] == [4.0, 8.0] for call in calls)
+    # Negative prompts stand behind the positive ones.
+    assert all(call["prompts"] == (5, 6, 3, 3) for call in calls)
+    scheduled = config.model_copy(update={"motion": ((0.0, 1.0), (0.05, 7.0))})
+    [first, *_, last] = seen_by(tiny, inputs(2)[0], scheduled)
+    expected = [1.0 if negative == ((0.0, "positive"),) else early[0], 7.0 if late == [4.0, 8.0] else 6.0]
+    assert first["motion"] == [1.0, 1.0, expected[0], expected[0]]
+    assert last["motion"] == [7.0, 7.0, expected[1], expected[1]]
+
+
+def test_an_image_is_sampled_at_the_scale_that_images_train_at(tiny: MultiScaleNextDiT) -> None:
+    image = torch.randn(2, 4, 1, 6, 10, generator=torch.Generator().manual_seed(0))
+    assert {call["patch"] for call in seen_by(tiny, image, COARSE_TO_FINE)} == {(1, 2, 2)}
+    assert {call["patch"] for call in seen_by(tiny, inputs(2)[0], COARSE_TO_FINE)} == {(1, 2, 2), (2, 2, 2), (2, 4, 4)}
+    coarse = dit_without_zeros(0.05, TINY.model_copy(update={"patch_sizes": ((2, 2, 2),)}))
+    with pytest.raises(ValueError, match=r"no patch size \(1, 2, 2\); it has \(2, 2, 2\)"):
+        seen_by(coarse, image, SamplerConfig(patches=((0.0, (2, 2, 2)),)))
 
 
 def test_bad_inputs_are_named(tiny: MultiScaleNextDiT) -> None:

@@ -42,9 +42,31 @@ def test_presets_are_the_released_ones(golden: Path) -> None:
         assert (ours.norm_cap or -1) == values["renorm"]
         assert ours.patches == schedule(values["P"])
         assert ours.guidance == schedule(values["cfg"])
-        assert (ours.motion, ours.negative_motion) == (schedule(values["motion"]), schedule(values["negMotion"]))
+        assert ours.motion == schedule(values["motion"])
+        # The released numbers are those of the released positive score; another one is followed.
+        followed = tuple((start, ours.negative_score(start, 6.0)) for start, _ in ours.negative_motion)
+        assert followed == schedule(values["negMotion"])
     with pytest.raises(ValueError, match="f16F64R512-MultiScale"):
         sampler_config("fast")
+
+
+def test_negative_scores_may_follow_the_positive_ones() -> None:
+    for config in (SamplerConfig(), *PRESETS.values()):
+        # "2-[.05-X]" of the paper's Table 3, for any X.
+        assert [config.negative_score(t, 4.0) for t in (0.0, 0.049, 0.05, 0.9)] == [2.0, 2.0, 4.0, 4.0]
+    fixed = SamplerConfig(negative_motion=((0.0, 1.0), (0.5, 3.0)))
+    assert [fixed.negative_score(t, 4.0) for t in (0.0, 0.5)] == [1.0, 3.0]
+    assert SamplerConfig.model_validate_json(SamplerConfig().model_dump_json()) == SamplerConfig()
+    with pytest.raises(ValidationError, match="negative_motion"):
+        SamplerConfig.model_validate({"negative_motion": ((0.0, "negative"),)})
+    with pytest.raises(ValidationError, match="motion"):
+        SamplerConfig.model_validate({"motion": ((0.0, "positive"),)})
+
+
+def test_an_image_has_the_scale_of_images() -> None:
+    for config in (SamplerConfig(), *PRESETS.values()):
+        assert config.patches_of(1) == ((0.0, (1, 2, 2)),)
+        assert config.patches_of(2) == config.patches_of(16) == config.patches
 
 
 def test_settings_need_no_torch() -> None:

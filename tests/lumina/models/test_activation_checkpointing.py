@@ -77,7 +77,7 @@ def test_gradients_reach_blocks_whose_inputs_need_none() -> None:
     batch = inputs(EQUAL, (1, 2, 2))
     want = train(model, [batch])
     assert "layers.0.attention.wq.weight" in want
-    for mode in ("per-op", "full"):
+    for mode in get_args(Recompute):
         model.checkpoint_blocks(mode)
         assert_same_bits(train(model, [batch]), want)
 
@@ -97,9 +97,10 @@ def test_less_memory_is_kept_for_the_backward_pass() -> None:
     model = dit_without_zeros(0.1, DEEPER)
     for kind in (EQUAL, MIXED):
         batch = inputs(kind, (1, 2, 2))
-        none, per_op, full = (kept_bytes(model, mode, batch) for mode in get_args(Recompute))
+        none, per_op, attention, full = (kept_bytes(model, mode, batch) for mode in get_args(Recompute))
         assert per_op < 0.75 * none
-        assert full < 0.6 * per_op
+        assert attention < 0.75 * per_op
+        assert full < 0.9 * attention
 
 
 def test_the_wide_results_of_adapters_are_not_kept() -> None:
@@ -165,11 +166,6 @@ def saved_bytes(model: MultiScaleNextDiT, batch: Inputs) -> int:
         outputs = model(*batch)
     assert len(outputs) == len(batch[0])
     return sum(tensor.untyped_storage().nbytes() for place, tensor in saved.items() if place not in weights)
-
-
-def test_compiled_blocks_serve_items_of_unlike_lengths() -> None:
-    batch = inputs(MIXED, (1, 2, 2))
-    assert_close(train(compiled("per-op", "aot_eager"), [batch]), train(dit_without_zeros(0.1, DEEPER), [batch]))
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs g++")

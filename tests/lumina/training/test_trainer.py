@@ -193,6 +193,7 @@ def test_recomputing_preparing_ahead_and_asking_for_the_same_bits_change_none(
         (
             {},
             {"prefetch": 0},
+            {"reading_threads": 3},
             {"activation_checkpointing": "per-op"},
             {"activation_checkpointing": "full"},
             {"deterministic": True},

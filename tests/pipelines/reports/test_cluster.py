@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -35,22 +36,25 @@ def test_the_paper_s_run_fits_the_paper_s_cluster(cost: Any) -> None:
     assert max(map(len, shown.output.splitlines())) <= 100
     made = json.loads(cost("paper", "--cluster", "32xH100", "--json").output)["cluster"]
     stages = {stage["stage"]: stage for stage in made["stages"]}
-    assert list(stages) == ["train@1", "train@2", "train@3", "train@4", "finetune"]
-    assert (made["gpus"], made["utilisation"], made["overrides"]) == (32, 0.4, [])
+    assert list(stages) == ["train@1", "train@2", "train@3", "train@4", "finetune@3", "finetune"]
+    assert (made["gpus"], made["utilisation"], made["overrides"]) == (32, 0.3, [])
     assert all(stage["fits"] and stage["memory"]["total"] <= made["usable_bytes"] for stage in stages.values())
     assert stages["train@4"]["checkpointing"] == "full"
     assert stages["train@4"]["repeated"] == pytest.approx(0.25, abs=0.001)
     assert made["gpu_hours"] == pytest.approx(sum(stage["gpu_hours"] for stage in stages.values()))
-    twice = json.loads(cost("paper", "--cluster", "32xH100", "--utilisation", "0.2", "--json").output)["cluster"]
-    assert twice["gpu_hours"] == pytest.approx(2 * made["gpu_hours"])
+    twice = json.loads(cost("paper", "--cluster", "32xH100", "--utilisation", "0.15", "--json").output)["cluster"]
+    # Exchange takes as long as before.
+    hours = [[stage["gpu_hours"] for stage in one["stages"]] for one in (made, twice)]
+    assert hours[1][3] == pytest.approx(2 * hours[0][3], rel=0.01)
+    assert hours[0][0] < hours[1][0] < 1.5 * hours[0][0]
 
 
 def test_what_does_not_fit_is_told_with_settings_that_do(cost: Any) -> None:
     arguments = ["paper", "-o", FORGETFUL, "-o", "train.2.tasks.1.micro_batch_size=8"]
     shown = cost(*arguments, "--cluster", "32xH100").output
     words = " ".join(shown.split())
-    assert "train@4 needs 272 GB per GPU of 80 GB: video-1x2 has 86,400 tokens in one pass." in words
-    assert "-o 'runtime.activation_checkpointing={train@4: full, finetune: full}'" in shown
+    assert "train@4 needs 271 GB per GPU of 80 GB: video-1x2 has 86,400 tokens in one pass." in words
+    assert "-o 'runtime.activation_checkpointing={train@4: attention, finetune: attention}'" in shown
     assert "-o train.2.tasks.1.micro_batch_size=4" in shown
     made = json.loads(cost(*arguments, "--cluster", "32xH100", "--json").output)["cluster"]
     again = [word for override in made["overrides"] for word in ("-o", override)]
@@ -69,8 +73,8 @@ def test_settings_that_are_named_always_fit(cluster: str) -> None:
 
 def test_what_cannot_fit_says_what_would_help(cost: Any) -> None:
     words = " ".join(cost("paper", "--cluster", "32xL4").output.split())
-    assert "train@4 needs 32.6 GB per GPU of 24 GB" in words
-    assert "It cannot fit: even with everything computed again and one clip at a time it takes 32.6 GB." in words
+    assert "train@4 needs 31.1 GB per GPU of 24 GB" in words
+    assert "It cannot fit: even with everything computed again and one clip at a time it takes 31.1 GB." in words
     assert "Take smaller latents, or GPUs with more memory." in words
     assert "All stages fit" not in words
 
@@ -82,7 +86,8 @@ def paper(*overrides: str) -> PipelineConfig:
 def test_a_worker_is_loaded_with_the_largest_clips() -> None:
     config = paper()
     image, fine, middle, coarse = task_loads(config, config.train["4"], 256)
-    text = 256 * 2304 * 4
+    # On GPUs text features are kept in bfloat16, too.
+    text = 256 * 2304 * 2
     assert image.size == (1, 120, 120)
     assert image.read_bytes == 120 * 120 * 16 * 2 + text
     assert fine.size == middle.size == coarse.size == (24, 120, 120)
@@ -116,6 +121,8 @@ def test_adapters_and_ratios_count(cost: Any) -> None:
         (["paper", "--cluster", "8xH1000"], "did you mean H100?"),
         (["paper", "--cluster", "200xH100"], "task image has batch_size 128, but runtime.train_workers is 200"),
         (["paper", "--cluster", "8xH100", "--utilisation", "40"], "--utilisation 40: expected a share of the peak"),
+        (["paper", "--storage", "5"], "--storage 5: it is about the GPUs of --cluster, which names none"),
+        (["paper", "--network", "5"], "--network 5: it is about the GPUs of --cluster, which names none"),
         (["paper", "--utilisation", "0.4"], "--utilisation 0.4: expected a share of the peak of --cluster"),
         (["2B_GQA", "--cluster", "8xH100"], "2B_GQA is a model, which names no training"),
     ],
@@ -130,3 +137,28 @@ def test_mistakes_are_one_line(cost: Any, arguments: list[str], message: str) ->
 def test_float32_is_slower_than_the_peak(cost: Any) -> None:
     words = " ".join(cost("demo", "--cluster", "2xRTX4090").output.split())
     assert "train@1, train@2, train@3, finetune: float32 is slower than the peak" in words
+
+
+def test_what_the_hours_leave_out_is_said(cost: Any) -> None:
+    slow = ["paper", "-o", "runtime.checkpoint_every=1000", "-o", "encode_text.dtype=float32", "--cluster", "32xH100"]
+    words = " ".join(cost(*slow).output.split())
+    assert "train@2 reads 2.65 GB in every step of 1.16 s: slower than 2.28 GB/s, the storage is what it" in words
+    assert "train@1 writes a checkpoint of 28.3 GB, 14.2 s, every 6.08 min: 4% of its time." in words
+    assert "train@4 writes a checkpoint every 37.5 h, which is what a lost node costs at most" in words
+    assert "train@1 waits longer for gradients and weights of other workers than it computes" in words
+    assert "encode_latents@videos-960 2.63 s 21.9 GB" in words
+    assert re.search(r"evaluate, a system prompt 200 3\.\d+ min 40 GB 49\.2 GB", words)
+    fast = ["--storage", "20", "--network", "400", "-o", "runtime.checkpoint_every=null"]
+    quick = cost(*slow, *fast, "--json")
+    made = json.loads(quick.output)["cluster"]
+    assert made["warnings"] == []
+    assert made["links"] == {"network": 400e9, "storage": 20e9}
+    first = made["stages"][0]["waiting"]
+    assert first["checkpoint_s"] == pytest.approx(28.3 / 32 / 0.5, rel=0.01)  # of one worker
+    assert first["checkpoint_every_s"] == 60
+    assert first["read_s"] == pytest.approx(612e6 / 20e9, rel=0.01)
+
+
+def test_an_evaluation_that_does_not_fit_is_told(cost: Any) -> None:
+    words = " ".join(cost("paper", "-o", "evaluate.dtype=float32", "--cluster", "32xH100").output.split())
+    assert "evaluate needs 98.4 GB of 80 GB, most of it for decoding: evaluate.batch_size=1, evalu" in words

@@ -128,3 +128,59 @@ def test_weights_count_a_source_per_epoch() -> None:
         BatchPlan(_task(1, source_weights={"film": 1}), _entries(4), 1, 1)
     with pytest.raises(ValueError, match="no video to train on"):
         BatchPlan(_task(1), [], 1, 1)
+
+
+def test_what_a_source_appears_more_often_is_drawn_anew_in_every_epoch() -> None:
+    plan = BatchPlan(_task(1, source_weights={"web": 1.5, "synthetic": 0.5}), _entries(16), 3, 1)
+    assert plan.epoch_size == 12 + 4
+    epochs = []
+    for epoch in range(3):
+        counts = Counter(plan.batch(step)[0].index for step in range(16 * epoch, 16 * epoch + 16))
+        # All eight of one source and half of them again; half of the other, none of them twice.
+        assert sorted(counts[index] for index in range(0, 16, 2)) == [1] * 4 + [2] * 4
+        assert sorted(counts[index] for index in range(1, 16, 2)) == [0] * 4 + [1] * 4
+        epochs.append(counts)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_recorded_orders() -> None:
+    # A run goes on with the same batches whatever became of the code in between.
+    def batches(plan: BatchPlan, steps: int) -> list[list[int]]:
+        return [[slot.index for slot in plan.batch(step)] for step in range(steps)]
+
+    weighted = BatchPlan(_task(4, source_weights={"web": 1.5, "synthetic": 0.5}), _entries(8), 3, 2)
+    assert batches(weighted, 4) == [[0, 6, 6, 4], [4, 7, 1, 2], [4, 7, 4, 2], [6, 0, 6, 1]]
+    clustered = BatchPlan(_task(6, micro_batch_size=2), _entries(14), 5, 2)
+    assert batches(clustered, 3) == [[7, 13, 5, 2, 11, 8], [6, 9, 3, 0, 10, 4], [12, 1, 7, 13, 3, 6]]
+    shares = [clustered.micro_batches(1, rank, 2) for rank in range(2)]
+    assert [[[slot.position for slot in passes] for passes in share] for share in shares] == [
+        [[4], [0, 2]],
+        [[5], [1, 3]],
+    ]
+    # Epochs that are smaller than a batch.
+    assert batches(BatchPlan(_task(3), _entries(2, 1), 3, 100), 4) == [[1, 0, 0], [1, 1, 0], [1, 0, 0], [1, 0, 1]]
+
+
+def test_a_pass_has_no_more_tokens_and_samples_than_the_task_says() -> None:
+    # Entries of 10, 17 and 24 tokens.
+    for bounds, most in (({"micro_batch_tokens": 40}, 40), ({"micro_batch_tokens": 60, "micro_batch_size": 2}, 60)):
+        plan = BatchPlan(_task(24, **bounds), _entries(50), 1, 1)
+        for step in range(4):
+            passes = [slots for rank in range(2) for slots in plan.micro_batches(step, rank, 2)]
+            tokens = [sum(plan.entries[slot.index].tokens for slot in slots) for slots in passes]
+            assert max(tokens) <= most
+            assert sum(tokens) == sum(plan.entries[slot.index].tokens for slot in plan.batch(step))
+            assert max(map(len, passes)) <= bounds.get("micro_batch_size", 4)
+
+
+def test_tasks_draw_orders_of_their_own() -> None:
+    one, two = (BatchPlan(_task(8, name=name), _entries(40), 1, 1) for name in ("fine", "coarse"))
+    assert one.batch(0) != two.batch(0)
+    assert {slot.index for slot in one.batch(5)} != {slot.index for slot in one.batch(0)}
+
+
+def test_an_order_that_is_no_epoch_is_an_error_and_no_endless_loop() -> None:
+    plan = BatchPlan(_task(4), _entries(10), 1, 1)
+    plan.epoch_size = 25
+    with pytest.raises(AssertionError, match=r"task task: the order of epoch 0 has 10 clips, but an epoch 25"):
+        plan.batch(0)

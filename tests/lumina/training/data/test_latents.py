@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -48,7 +52,7 @@ def test_the_plan_knows_what_the_network_will_see(tmp_path: Path, frames: int | 
 def test_a_small_cache_reads_the_same(tmp_path: Path) -> None:
     latents, text = toy.write(tmp_path)
     large, small = LatentDataset([latents], text), LatentDataset([latents], text, cache_bytes=1)
-    for one, two in zip(large.clips * 2, small.clips * 2, strict=True):
+    for one, two in zip([*large.clips] * 2, [*small.clips] * 2, strict=True):
         assert torch.equal(large.latent(one), small.latent(two))
     assert len(small._latents._groups) == 1
 
@@ -68,14 +72,69 @@ def test_few_files_are_open_and_threads_may_share_a_reader(tmp_path: Path, monke
         whole_clip = data._latents.read(clip.row)
         assert whole_clip.numpy().tobytes() == expected[clip.clip_id]
 
+    before = len(os.listdir("/proc/self/fd"))
     with ThreadPoolExecutor(4) as executor:
         list(executor.map(read, range(400)))
     assert len(data._latents._open) == 3
+    assert len(os.listdir("/proc/self/fd")) <= before + 3
+
+
+def test_no_more_files_are_open_than_the_system_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    latents, text = toy.write(tmp_path)
+    for allowed, most in ((64, 16), (10**6, 1024), (resource.RLIM_INFINITY, 1024)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _which, allowed=allowed: (allowed, allowed))
+        assert LatentDataset([latents], text)._latents._most_open == most
+
+
+def test_threads_read_at_the_same_time_and_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    latents, text = toy.write(tmp_path)
+    whole = pq.read_table(latents / "data" / "part-0.parquet")
+    for row in range(len(whole)):
+        pq.write_table(whole.slice(row, 1), latents / "data" / f"part-{row}.parquet")
+    data = LatentDataset([latents], text)
+    together, read, real = threading.Barrier(2), [], pq.ParquetFile
+
+    class Slow(real):  # type: ignore[misc, valid-type]
+        def read_row_group(self, *args: object, **kwargs: object) -> pa.Table:
+            read.append(self)
+            together.wait(10)
+            return super().read_row_group(*args, **kwargs)
+
+    monkeypatch.setattr(pq, "ParquetFile", Slow)
+    one, two = data.clips[0], data.clips[1]
+    with ThreadPoolExecutor(4) as executor:
+        found = list(executor.map(data.latent, [one, two, one, two]))
+    assert len(read) == 2
+    assert found[0].data_ptr() == found[2].data_ptr() != found[1].data_ptr() == found[3].data_ptr()
+
+
+def test_a_file_that_cannot_be_read_fails_everyone_who_wants_it(tmp_path: Path) -> None:
+    latents, text = toy.write(tmp_path)
+    data = LatentDataset([latents], text)
+    path = latents / "data" / "part-0.parquet"
+    whole = path.read_bytes()
+    path.unlink()
+    for _ in range(2):
+        with ThreadPoolExecutor(4) as executor:
+            tries = [executor.submit(data.latent, data.clips[0]) for _ in range(4)]
+            assert {type(one.exception()) for one in tries} == {FileNotFoundError}
+    # Nothing stays behind of the failure.
+    path.write_bytes(whole)
+    assert data.latent(data.clips[0]).shape == data.clips[0].shape
 
 
 def test_a_selection_restricts_the_sources(tmp_path: Path) -> None:
     latents, text = toy.write(tmp_path)
-    assert {clip.source for clip in LatentDataset([latents], text, ["web"]).clips} == {"web"}
+    both, web, other = (LatentDataset([latents], text, sources) for sources in (None, ["web"], ["synthetic"]))
+    assert {clip.source for clip in web.clips} == {"web"}
+    assert [*web.clips] == [clip for clip in both.clips if clip.source == "web"]
+    assert (web.sources(), other.sources()) == ({"web": 4}, {"synthetic": 8})
+    # Nor does validation look at what a stage does not train on.
+    assert [len(data.heldout) for data in (both, web, other)] == [1, 1, 0]
+    with pytest.raises(
+        ValueError, match=r"Rows of the latents: 8 of sources that were not selected, 4 of other media, 1 "
+    ):
+        LatentDataset([latents], text, ["web"]).of_task(toy.IMAGE.model_copy(update={"media": "none"}), toy.stage())
     with pytest.raises(ValueError, match="the selection names source film"):
         LatentDataset([latents], text, ["film", "web"])
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from markupsafe import escape
+from rich.console import Console
 from typer.testing import CliRunner
 
 from pipelines import cli
@@ -17,6 +20,7 @@ from pipelines.dag.stage import Pipeline
 from pipelines.errors import StoreError
 from pipelines.reports.page import clips
 from pipelines.reports.page.make import make_page
+from pipelines.reports.tables import comparison_view, read_comparison
 from pipelines.storage.remote import RemoteStore
 from pipelines.storage.store import Store
 from tests.pipelines.reports.page.toy_run import SHAPE, TrainConfig, go, pipeline, stage
@@ -59,6 +63,63 @@ def test_the_change_is_on_the_half_that_the_choice_has_not_seen(made: tuple[Stor
     measured = json.loads((store.root / record["stages"]["evaluate_final"]["path"] / "metrics.json").read_text())
     assert f"+{measured['difference'][SHAPE]['value']:.3f}<span" in section
     assert "24 prompts of the reporting half, which the choice has not seen" in section
+
+
+def test_a_choice_by_hand_or_by_scores_from_elsewhere_is_told(made: tuple[Store, dict[str, Any]]) -> None:
+    store, record = made
+    path = store.root / record["stages"]["choose"]["path"] / "selection.json"
+    kept = path.read_text()
+    selection = json.loads(kept)
+    by_hand = {"decided_by": "hand", "sources": ["poor"], "chosen": "poor", "reason": "Chosen by hand: It is calm."}
+    scores = {"standardised": {SHAPE: {}}, "scores": {"files": {"scores": "sha256:" + "3f" * 32}, "per_clip": False}}
+    try:
+        path.write_text(json.dumps(selection | by_hand))
+        page = make_page(store, record)
+        assert "<h1>poor chosen by hand; good scores highest: " in page
+        assert "Chosen by hand: It is calm." in page
+        assert "; it did not decide." in _section(page, "prompts")
+        assert "How far below good" in page
+        path.write_text(json.dumps(selection | scores | {"prompts": 0}))
+        section = _section(make_page(store, record), "prompts")
+        assert "one value a source, without error bars" in section
+        assert (
+            "each in standard deviations of its values over prompts and sources; scores from elsewhere (3f3f3f3f3f3f)"
+            in section
+        )
+        assert ", without error bars</h1>" in make_page(store, record)
+    finally:
+        path.write_text(kept)
+
+
+def test_what_follows_an_earlier_stage_has_sections_of_its_own(tmp_path: Path) -> None:
+    first = pipeline(*RATES[:2], frames=2)
+    names = {"choose": "choose@1", "finetune": "finetune@1", "evaluate_final": "evaluate_final@1"}
+    names |= {f"evaluate@{name}": f"evaluate@1.{name}" for name, _ in RATES[:2]}
+    renamed = [
+        replace(
+            one,
+            name=names[one.name],
+            inputs={key: names.get(upstream, upstream) for key, upstream in one.inputs.items()},
+        )
+        for one in first.stages
+        if one.name in names
+    ]
+    store, record = go(Pipeline("toy", (*first.stages, *renamed)), tmp_path)
+    page = make_page(store, record)
+    assert page.count("<h2 id=") == len(re.findall(r'<h2 id="(\w+)">', page))
+    for heading in ("System prompts side by side", "Before and after fine-tuning", "Motion control"):
+        assert f">{heading}</h2>" in page
+        assert f"<h2>{heading} after train@1</h2>" in page
+    assert "<h3>System prompts after train@1 <small>" in page
+    found = read_comparison(store, record)
+    assert [column.title for column in found.sources] == [column.title for column in found.after["1"].sources]
+    assert [column.title for column in found.after["1"].final] == [column.title for column in found.final]
+    assert set(found.as_dict()["after"]["1"]) == {"sources", "final", "selection"}
+    console = Console(width=150, record=True, file=StringIO())
+    console.print(comparison_view(found))
+    shown = console.export_text()
+    assert "System prompts after train@1" in shown
+    assert "Fine-tuned after train@1 on good" in shown
 
 
 def test_motion_is_told_by_asked_speed(made: tuple[Store, dict[str, Any]]) -> None:

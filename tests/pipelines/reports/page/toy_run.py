@@ -87,13 +87,14 @@ def evaluate(ctx: JobContext) -> JobResult:
         found[name] = estimates(one, metrics, config.seed, config.resamples)
     intervals = {n: {k: interval_json(e.interval(0.95)) for k, e in one.items()} for n, one in found.items()}
     content: dict[str, Any] = {
+        "system_prompt": config.names[0],
         "split": config.split, "disjoint": True, "prompts": config.prompts, "samples": 1, "confidence": 0.95,
         "meaning": {name: METRICS[name].meaning for name in metrics},
     }  # fmt: skip
     if config.names == ("before", "after"):
         changes = {k: difference(found["before"][k], found["after"][k]) for k in metrics}
         content |= intervals | {
-            "checkpoints": {"before": "train@1", "after": "finetune"},
+            "checkpoints": {model: ctx.inputs[model].stage for model in ("before", "after")},
             "difference": {k: interval_json(one.interval(0.95)) for k, one in changes.items()},
         }
     else:

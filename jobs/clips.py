@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from jobs import capacity
 from lumina.evaluation.prompts import Prompt
 from lumina.flow_matching.schedules import SamplerConfig
+from lumina.models.config import AttentionKernel
 from lumina.precision import DType
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class ClipJob:
     dtype: DType
     tiling: bool
     use_gpu: bool
+    attention: AttentionKernel
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,13 @@ class ClipWorker:
         import torch
 
         from lumina.evaluation.generation import ClipGenerator
+        from lumina.models.attention_kernels import use_kernel
 
         if self._loaded is None or self._loaded[0] != job.checkpoint:
             device = "cuda" if job.use_gpu else "cpu"
             dtype = getattr(torch, job.dtype)
             generator = ClipGenerator.load(Path(job.checkpoint), job.vae, job.text_encoder, device, dtype)
+            use_kernel(job.attention, generator.model.config, device, dtype)
             if job.tiling:
                 generator.autoencoder.enable_tiling()
             self._loaded = (job.checkpoint, generator)

@@ -236,6 +236,7 @@ def _evaluate(ctx: JobContext, source: str, prompts: Sequence[Prompt], models: S
             dtype=precision_on(ctx.runtime.device, config.dtype),
             tiling=config.tiling,
             use_gpu=ctx.runtime.use_gpu,
+            attention=ctx.runtime.attention,
         )
         work += batches(job, prompts, config.samples, config.batch_size, ctx.work / model.name)
     measured = make_clips(work, ctx.runtime, lambda done, total: ctx.progress(done, total, "clips"))

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from curation.object_stores import ObjectStores
 from lumina.config import Config
-from lumina.models.config import Recompute
+from lumina.models.config import AttentionKernel, Recompute
 
 
 class RuntimeConfig(Config):
@@ -78,6 +78,12 @@ class RuntimeConfig(Config):
     """What the backward pass computes again instead of keeping it: nothing, all but the results of matrix products and
     attention (per-op), all but the results of attention (attention), or everything inside a block (full). For all
     training stages, or by stage (`{train@3: per-op, train@4: attention}`). Changes memory and time, and no number."""
+    attention: AttentionKernel = "auto"
+    """Kernel of attention on GPUs, in training and evaluation: torch's choice (auto), FlashAttention 2 (fa2) or 3 (fa3:
+    its own wheel, Hopper GPUs), or cuDNN's (cudnn). Another kernel changes last bits."""
+    deterministic: bool = False
+    """Train on GPUs with algorithms that give the same bits every time, which are slower. CPUs give the same bits in
+    any case."""
     prefetch: int = Field(default=4, ge=0, le=1024)
     """Micro-batches that each training worker prepares ahead."""
     reading_threads: int = Field(default=4, ge=1, le=1024)
@@ -139,6 +145,8 @@ class RuntimeConfig(Config):
                 "autoscaling needs curation_workers: nodes that are not there yet cannot be counted; say how many "
                 "workers a curation stage may have"
             )
+        if self.attention != "auto" and not self.use_gpu:
+            raise ValueError(f"attention {self.attention} is a kernel of GPUs: set use_gpu: true, or attention: auto")
         if self.min_train_workers is not None and self.min_train_workers > self.train_workers:
             raise ValueError(
                 f"min_train_workers {self.min_train_workers} must be at most train_workers {self.train_workers}"

@@ -91,6 +91,7 @@ _SETTINGS = (
     "log_every",
     "validate_every",
     "validation_clips",
+    "deterministic",
     "prefetch",
     "reading_threads",
     "peak_tflops",
@@ -114,6 +115,7 @@ def _spec(ctx: JobContext) -> dict[str, Any]:
         "unrestricted": ctx.config.unrestricted_media,
         "init": str(ctx.inputs["init"].path / "transformer") if "init" in ctx.inputs else ctx.weights.get("init"),
         "out": str(ctx.out),
+        "attention": ctx.runtime.attention,
         "threads": ctx.runtime.threads_per_worker,
         "use_gpu": ctx.runtime.use_gpu,
         "settings": {
@@ -227,17 +229,21 @@ def _worker(spec: dict[str, Any]) -> None:
     import torch
     import torch.distributed as dist
 
+    from lumina.models.attention_kernels import AttentionKernelError, use_kernel
     from lumina.training.trainer import LoopSettings, Trainer, TrainingStoppedError
 
     torch.set_num_threads(spec["threads"])
     plain = {**spec["settings"], "work": Path(spec["settings"]["work"])}
     settings = LoopSettings(**plain, device=_device() if spec["use_gpu"] else "cpu")
+    config = TrainStageConfig.model_validate_json(spec["config"])
     init = Path(spec["init"]) if spec["init"] else None
     try:
-        trainer = Trainer(TrainStageConfig.model_validate_json(spec["config"]), _dataset(spec), settings, init)
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        use_kernel(spec["attention"], config.model, settings.device, dtype, training=True)
+        trainer = Trainer(config, _dataset(spec), settings, init)
         trainer.run()
         trainer.export(Path(spec["out"]))
-    except TrainingStoppedError as error:
+    except (TrainingStoppedError, AttentionKernelError) as error:
         # Raised here, Ray would start the group again, only to stop at the same step. The driver raises it.
         (settings.work / f"stopped-{dist.get_rank():05d}.txt").write_text(str(error), encoding="utf-8")
 

@@ -218,6 +218,7 @@ class PipelineConfig(Config):
             )
         self._check_checkpointing()
         self._check_curation_gpus()
+        self._check_attention()
         self._check_generation()
         for branch in self.branches():
             self._check_choice(branch)
@@ -260,6 +261,23 @@ class PipelineConfig(Config):
                 near = difflib.get_close_matches(name, known, 1)
                 hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
                 raise ValueError(f"runtime.curation_gpus names {name!r}, which is no stage with a network; {hint}")
+
+    def _check_attention(self) -> None:
+        """A kernel that takes half precision alone would end a stage once it starts."""
+        kernel = self.runtime.attention
+        if kernel == "auto":
+            return
+        wide = [f"{name}.precision" for name, stage in self.training().items() if stage.precision == "fp32"]
+        wide += [
+            f"{branch.prefix}evaluate.dtype"
+            for branch in self.branches()
+            if branch.evaluate.on(self.runtime.device).dtype == "float32"
+        ]
+        if wide:
+            raise ValueError(
+                f"runtime.attention {kernel} takes bfloat16, but float32 is set, or the default, in {', '.join(wide)}: "
+                "change these, or take auto"
+            )
 
     def _check_task(self, name: str, stage: TrainConfig, task: TaskConfig) -> None:
         """The latents that a stage reads must hold what its task trains on, in pieces that its patch size divides."""

@@ -27,6 +27,9 @@ Recompute = Literal["none", "per-op", "attention", "full"]
 """What the backward pass computes again: nothing, all but matrix products and attention, all but attention, or
 everything."""
 
+AttentionKernel = Literal["auto", "fa2", "fa3", "cudnn"]
+"""Kernel of attention on GPUs: torch's own choice, FlashAttention 2 or 3, or cuDNN's."""
+
 CONDITION_WIDTH = 1024
 """Widest conditioning vector: adaLN inputs have min(dim, 1024) channels."""
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class TextEncoder:
-    """Prompts to features, one prompt at a time: no padding, and no result depends on its neighbours.
+    """Prompts to features, unless asked otherwise one at a time: no padding, and no result depends on its neighbours.
 
     Args:
         model: a decoder-only language model without its head, in evaluation mode.
@@ -77,11 +77,20 @@ class TextEncoder:
         return max(0, len(ids) - MAX_TOKENS)
 
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> list[Tensor]:
-        """Return the features [L_i, D] of each prompt, on the model's device and in its dtype."""
-        features = []
-        for prompt in prompts:
-            ids = torch.tensor([self.tokenize(prompt)], device=self.model.device)
-            output = self.model(input_ids=ids, output_hidden_states=True, use_cache=False)
-            features.append(output.hidden_states[-2][0])
-        return features
+    def encode(self, prompts: Sequence[str], batch_size: int = 1) -> list[Tensor]:
+        """Return the features [L_i, D] of each prompt, on the model's device and in its dtype.
+
+        Up to `batch_size` prompts go through together, those of like length, and the shorter ones padded at their ends:
+        attention is causal, so no token looks there; but last bits depend on the shape of what goes through.
+        """
+        ids = [self.tokenize(prompt) for prompt in prompts]
+        order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
+        features: dict[int, Tensor] = {}
+        for start in range(0, len(order), batch_size):
+            some = order[start : start + batch_size]
+            longest = len(ids[some[-1]])
+            padded = torch.tensor([ids[number] + [0] * (longest - len(ids[number])) for number in some])
+            output = self.model(input_ids=padded.to(self.model.device), output_hidden_states=True, use_cache=False)
+            for number, states in zip(some, output.hidden_states[-2], strict=True):
+                features[number] = states[: len(ids[number])]
+        return [features[number] for number in range(len(ids))]

@@ -15,8 +15,9 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,11 @@ class Writer:
         self._job = self._executor.submit(timed)
         return self._job
 
+    @property
+    def busy(self) -> bool:
+        """Whether a job is being done."""
+        return self._job is not None and not self._job.done()
+
     def finish(self) -> None:
         """Wait for the job."""
         job, self._job = self._job, None
@@ -172,19 +178,8 @@ def verify_share(checkpoint: EngineCheckpoint, rank: int) -> None:
 
 def read_piece(checkpoint: EngineCheckpoint, name: str, start: int, length: int) -> Tensor:
     """Numbers start..start + length of the line `name` ("weights", ...), with zeros behind its end."""
-    piece = torch.zeros(length)
-    offset = 0
-    for rank in range(checkpoint.world):
-        with _open(checkpoint.share(rank)) as file:
-            share = file.get_slice(name)
-            [size] = share.get_shape()
-            low, high = max(start, offset), min(start + length, offset + size)
-            if low < high:
-                piece[low - start : high - start] = share[low - offset : high - offset]
-            offset += size
-            if offset >= start + length:
-                break
-    return piece
+    with _line(checkpoint, name) as line:
+        return _cut(line, start, length)
 
 
 def read_small(checkpoint: EngineCheckpoint, rank: int, names: Sequence[str]) -> dict[str, Tensor]:
@@ -195,10 +190,32 @@ def read_small(checkpoint: EngineCheckpoint, rank: int, names: Sequence[str]) ->
 
 def read_tensors(checkpoint: EngineCheckpoint, name: str) -> dict[str, Tensor]:
     """The line `name` ("weights" or "ema"), cut into the tensors that were trained, float32."""
-    return {
-        tensor: read_piece(checkpoint, name, offset, math.prod(shape)).view(shape)
-        for tensor, shape, offset in checkpoint.layout().places()
-    }
+    with _line(checkpoint, name) as line:
+        return {
+            tensor: _cut(line, offset, math.prod(shape)).view(shape)
+            for tensor, shape, offset in checkpoint.layout().places()
+        }
+
+
+@contextmanager
+def _line(checkpoint: EngineCheckpoint, name: str) -> Iterator[list[tuple[int, Any]]]:
+    """Where each worker's share of a line starts in it, and the share, of which a part can be read."""
+    with ExitStack() as files:
+        line, offset = [], 0
+        for rank in range(checkpoint.world):
+            share = files.enter_context(_open(checkpoint.share(rank))).get_slice(name)
+            line.append((offset, share))
+            offset += share.get_shape()[0]
+        yield line
+
+
+def _cut(line: Sequence[tuple[int, Any]], start: int, length: int) -> Tensor:
+    piece = torch.zeros(length)
+    for offset, share in line:
+        low, high = max(start, offset), min(start + length, offset + share.get_shape()[0])
+        if low < high:
+            piece[low - start : high - start] = share[low - offset : high - offset]
+    return piece
 
 
 def prune(root: Path, keep: int, milestone_every: int | None) -> None:

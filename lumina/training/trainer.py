@@ -1,4 +1,4 @@
-"""The training loop: Algorithm 1 of the paper on a DeepSpeed engine, resumable bit for bit.
+"""The training loop: Algorithm 1 of the paper on a DeepSpeed engine, resumable bit for bit (on GPUs if asked).
 
 It runs under any launcher that has set up torch.distributed, or alone in a process; it knows nothing of Ray.
 """
@@ -6,6 +6,7 @@ It runs under any launcher that has set up torch.distributed, or alone in a proc
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lumina.checkpoints import write_whole
 from lumina.hardware import gpu_of_device
 from lumina.models.config import Recompute
 from lumina.training import resume
@@ -22,6 +24,7 @@ from lumina.training.clock import StepClock
 from lumina.training.data.batches import Slot
 from lumina.training.data.latents import LatentDataset
 from lumina.training.data.prefetch import prefetched
+from lumina.training.determinism import give_the_same_bits
 from lumina.training.done import Done, TrainingStoppedError
 from lumina.training.ema import Ema
 from lumina.training.engine import STATE, Engine
@@ -62,12 +65,14 @@ class LoopSettings:
     """Held-out clips per source and media that a look takes; 0 takes none."""
     prefetch: int = 4
     """Micro-batches prepared ahead."""
-    reading_threads: int = 1
+    reading_threads: int = 4
     """Threads that prepare them at the same time."""
     activation_checkpointing: Recompute = "none"
     """What the backward pass computes again; see `MultiScaleNextDiT.checkpoint_blocks`."""
     peak_tflops: float | None = None
     """Peak of this worker's device in 10^12 operations a second; None looks up known GPUs."""
+    deterministic: bool = False
+    """On a GPU, compute with algorithms that give the same bits every time; on a CPU they do anyway."""
     device: str = "cpu"
     """Torch name of the device that the network runs on."""
 
@@ -96,6 +101,8 @@ class Trainer:
         Raises ValueError if the data or `init` do not fit the config.
         """
         _ensure_process_group()
+        if settings.deterministic:
+            give_the_same_bits()
         self.config = config
         self.settings = settings
         self.init = init
@@ -111,6 +118,7 @@ class Trainer:
         self.validation = Validation(config, dataset, settings.validation_clips, self.rank, self.world)
         self.clock = StepClock(config.model, self.device, _peak(config, settings, self.device))
         self.writer = resume.Writer()
+        self.publisher = resume.Writer()
         self.host_copy = resume.HostCopy()
         self._unsettled: Done | None = None
         self.step = self._resume()
@@ -144,6 +152,7 @@ class Trainer:
             if self.metrics:
                 self.metrics.close()
             self.writer.finish()
+            self.publisher.finish()
 
     def export(self, out: Path) -> None:
         """Write the last weights to `out/transformer` and their average to `out/transformer_ema`.
@@ -154,14 +163,18 @@ class Trainer:
         self.writer.finish()
         dist.barrier()
         if self.rank == 0:
-            every = self.settings.milestone_every
-            found = {checkpoint.step: checkpoint for checkpoint in resume.complete(self._checkpoints)}
-            if self.config.steps not in found:
+            last = [found for found in resume.complete(self._checkpoints) if found.step == self.config.steps]
+            if not last:
                 raise ValueError(f"{self._checkpoints} has no checkpoint of step {self.config.steps}: train to the end")
-            publish(self.config, found.pop(self.config.steps), self.init, out)
-            for step, checkpoint in sorted(found.items()):
-                if every and step % every == 0:
-                    publish(self.config, checkpoint, self.init, out / "milestones" / checkpoint.path.name)
+            publish(self.config, last[0], self.init, out)
+            self._publish_milestones()
+            for path in sorted(self._milestones.glob("step-*")):
+                there = out / "milestones" / path.name
+                if there.exists():
+                    # A worker group that failed after its export has been here.
+                    shutil.rmtree(there)
+                there.parent.mkdir(exist_ok=True)
+                shutil.move(path, there)
         dist.barrier()
 
     def _passes(self, start: int) -> Iterator[_Pass]:
@@ -236,6 +249,19 @@ class Trainer:
     def _checkpoints(self) -> Path:
         return self.settings.work / "engine"
 
+    @property
+    def _milestones(self) -> Path:
+        return self.settings.work / "milestones"
+
+    def _publish_milestones(self) -> None:
+        """Make weights of the milestones on the way that all workers have written."""
+        every = self.settings.milestone_every
+        for found in reversed(resume.complete(self._checkpoints)):
+            path = self._milestones / found.path.name
+            if every and found.step % every == 0 and found.step < self.config.steps and not path.exists():
+                with write_whole(path) as part:
+                    publish(self.config, found, self.init, part)
+
     def _checkpoint_due(self) -> bool:
         """Whether the workers save now. It depends on clocks, and no number of the training depends on it."""
         if self.step < self.interval.next_look:
@@ -260,6 +286,9 @@ class Trainer:
         self._settle()
         # What is still being written lies where the copy goes: host memory holds the state once.
         self.writer.finish()
+        if self.rank == 0 and self.settings.milestone_every and not self.publisher.busy:
+            # Those of before: of the one that comes now, some worker may still be writing.
+            self.publisher.submit(self._publish_milestones)
         share, copied = self.host_copy.take(self._state())
         step, layout = self.step, self.engine.layout
 
@@ -278,6 +307,10 @@ class Trainer:
         step = found.step if found else 0
         if self.rank == 0:
             resume.remove_after(self._checkpoints, step)
+            resume.remove_after(self._milestones, step)
+            for path in self._milestones.glob(".step-*"):
+                # Being published when the run was killed.
+                shutil.rmtree(path)
         dist.barrier()
         if found is None:
             return 0

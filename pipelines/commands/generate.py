@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.progress import Progress
 
+from lumina.models.config import AttentionKernel
 from lumina.precision import Precision, precision_on
 from pipelines.terminal import make_console
 
@@ -25,6 +26,7 @@ def generate_clips(
     preset: str | None,
     steps: int | None,
     precision: Precision,
+    attention: AttentionKernel,
     tiling: bool,
     files: Sequence[Path],
 ) -> None:
@@ -38,10 +40,13 @@ def generate_clips(
 
         from lumina.flow_matching.schedules import sampler_config
         from lumina.generate import TextToVideo
+        from lumina.models.attention_kernels import use_kernel
         from lumina.video import write_h264
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = TextToVideo.from_pretrained(checkpoint, device, getattr(torch, precision_on(device, precision)))
+        dtype = getattr(torch, precision_on(device, precision))
+        model = TextToVideo.from_pretrained(checkpoint, device, dtype)
+        use_kernel(attention, model.transformer.config, device, dtype)
         if tiling:
             model.vae.enable_tiling()
         sampler = sampler_config(preset or model.defaults.sampler)

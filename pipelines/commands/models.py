@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from lumina.hub import PREFIX, hub_model, no_folder
+from lumina.models.config import AttentionKernel
 from lumina.precision import Precision
 from pipelines.commands.options import Debug, Json, Overrides, one_line_errors
 from pipelines.commands.written import check_file, check_new_folder
@@ -50,6 +51,7 @@ def generate(
     dtype: Annotated[
         Precision, typer.Option(help="Type in which the networks compute; auto is bfloat16 on a GPU.")
     ] = "auto",
+    attention: Annotated[AttentionKernel, typer.Option(help="Kernel of attention on a GPU.")] = "auto",
     tiling: Annotated[bool, typer.Option("--tiling", help="Decode in tiles: less memory for large frames.")] = False,
     out: Annotated[
         Path, typer.Option(metavar="FILE.mp4", help="H.264 file to write; several prompts give FILE-1.mp4, ...")
@@ -80,7 +82,7 @@ def generate(
             "height": height,
             "fps": fps,
         }
-        generate_clips(checkpoint, prompt, settings, preset, steps, dtype, tiling, files)
+        generate_clips(checkpoint, prompt, settings, preset, steps, dtype, attention, tiling, files)
 
 
 def convert(

@@ -201,7 +201,8 @@ def task_loads(config: PipelineConfig, training: TrainConfig, text_tokens: int) 
         _, rows, columns = size = _largest(encoding, task)
         stored = 1 if task.media == "image" else latent_frames(largest_clip(encoding.num_frames))
         numbers = stored * rows * columns * config.model.in_channels
-        text = text_tokens * config.model.cap_feat_dim * STORED_BYTES[config.encode_text.dtype]
+        encode_text = config.encode_text.on(config.runtime.curation_device)
+        text = text_tokens * config.model.cap_feat_dim * STORED_BYTES[encode_text.dtype]
         fixed = task.media == "image" or task.latent_frames is not None
         lengths = (
             {1}

@@ -35,6 +35,7 @@ from lumina.evaluation.generation import ClipGenerator, NoiseAddress
 from lumina.evaluation.prompts import CaptionSuite, ListSuite, ShapesSuite, build
 from lumina.evaluation.summary import pivot
 from lumina.flow_matching.schedules import SamplerConfig
+from lumina.models import attention_kernels
 from lumina.models.config import NextDiTConfig
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.system_prompts import PROMPT_START, SystemPrompt, write_system_prompts
@@ -336,7 +337,7 @@ def test_noise_is_the_prompts_alone(stages: Path) -> None:
     ("runtime", "settings", "device", "dtype"),
     [
         ({}, {}, "cpu", torch.float32),
-        ({"use_gpu": True}, {}, "cuda", torch.bfloat16),
+        ({"use_gpu": True, "attention": "fa3"}, {}, "cuda", torch.bfloat16),
         ({"use_gpu": True}, {"dtype": "float32", "tiling": True}, "cuda", torch.float32),
     ],
 )
@@ -370,12 +371,17 @@ def test_clips_are_made_by_the_average_as_the_config_says(
     assert job.sampler == SMALL["sampler"]
     loaded: list[Any] = []
     tiled: list[bool] = []
-    made = SimpleNamespace(autoencoder=SimpleNamespace(enable_tiling=lambda: tiled.append(True)))
+    made = SimpleNamespace(
+        model=SimpleNamespace(config="shape"), autoencoder=SimpleNamespace(enable_tiling=lambda: tiled.append(True))
+    )
+    kernels: list[Any] = []
+    monkeypatch.setattr(attention_kernels, "use_kernel", lambda *given: kernels.append(given))
     monkeypatch.setattr(ClipGenerator, "load", lambda *given: loaded.append(given) or made)
     worker = ClipWorker()
     assert worker._generator(job) is worker._generator(job) is made
     assert loaded == [(Path(job.checkpoint), job.vae, job.text_encoder, device, dtype)]
     assert tiled == [True] * config.tiling
+    assert kernels == [(runtime.get("attention", "auto"), "shape", device, dtype)]
 
 
 def test_an_unknown_source_is_named(stages: Path, tmp_path: Path) -> None:

@@ -27,6 +27,14 @@ def test_a_stage_takes_its_share_of_a_gpu() -> None:
     assert found == [0.125, 0.5, 1]
 
 
+def test_kernels_of_gpus_need_gpus() -> None:
+    with pytest.raises(
+        ValidationError, match="attention fa3 is a kernel of GPUs: set use_gpu: true, or attention: auto"
+    ):
+        RuntimeConfig(attention="fa3")
+    assert RuntimeConfig(attention="fa3", use_gpu=True).attention == "fa3"
+
+
 def test_the_longest_limits_are_taken() -> None:
     assert RuntimeConfig(decode_timeout_s=86400, decode_memory_gb=1024, max_failed_share=1).max_failed_share == 1
 

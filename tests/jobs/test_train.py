@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from jobs import train
 from jobs.context import InputRef, JobContext, JobResult
 from jobs.runtime import RuntimeConfig
 from lumina import checkpoints
+from lumina.models import attention_kernels
+from lumina.models.attention_kernels import AttentionKernelError
 from lumina.training import resume
 from lumina.training.data.latents import LatentDataset
 from lumina.training.engine import Layout
@@ -210,6 +212,13 @@ def test_weights_of_sources_that_were_not_selected_mean_nothing(tmp_path: Path) 
     assert config.tasks[0].source_weights == {"synthetic": 2}
 
 
+def test_the_loop_takes_every_setting_from_the_runtime(tmp_path: Path) -> None:
+    ctx = _context(tmp_path, toy.stage(), Recorder())
+    told = train._spec(replace(ctx, runtime=RuntimeConfig()))["settings"]
+    defaults = {field.name: field.default for field in fields(LoopSettings) if field.name not in ("work", "device")}
+    assert {name: value for name, value in told.items() if name != "work"} == defaults
+
+
 def test_failures_count_while_nothing_is_gained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.train import TrainingFailedError
 
@@ -246,3 +255,27 @@ def test_a_controller_that_dies_is_started_again_and_once_if_nothing_is_gained(
     with pytest.raises(OutOfMemoryError):
         train._fit_to_the_end(ctx, {})
     assert calls == [0, 1]
+
+
+def test_a_kernel_that_a_worker_does_not_have_ends_the_stage_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = toy.stage(precision="bf16")
+    context = replace(
+        _context(tmp_path, config, Recorder()), runtime=RuntimeConfig(train_workers=2, use_gpu=True, attention="fa3")
+    )
+    context.work.mkdir()
+    asked: list[Any] = []
+
+    def use_kernel(*given: Any, **options: Any) -> None:
+        asked.append((given, options))
+        raise AttentionKernelError("attention fa3: there is no module flash_attn_interface")
+
+    monkeypatch.setattr(attention_kernels, "use_kernel", use_kernel)
+    monkeypatch.setattr(train, "_device", lambda: "cuda:1")
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    # As the trainer says it of a loss: Ray would start the group again, to no end.
+    train._worker(train._spec(context))
+    assert asked == [(("fa3", config.model, "cuda:1", torch.bfloat16), {"training": True})]
+    with pytest.raises(TrainingStoppedError, match="there is no module flash_attn_interface"):
+        train._raise_if_stopped(context.work)

@@ -112,7 +112,7 @@ def test_the_type_that_networks_have_on_gpus_is_part_of_what_they_compute(identi
             assert getattr(stages[name].config, key) == ("bfloat16" if name in on_gpu else "float32")
         differ = {name for name, one in stages.items() if identifier.base(one)[0] != identifier.base(plain[name])[0]}
         assert differ == on_gpu
-    named = ["evaluate.dtype=float32", "encode_text.compute_dtype=float32"]
+    named = ["evaluate.dtype=float32", "encode_text={dtype: float32, compute_dtype: float32, batch_size: 1}"]
     named += [f"latents.{name}.compute_dtype=float32" for name in ("images", "videos")]
     stages = build(load_config("demo", ["runtime={use_gpu: true}", *named])).stages
     assert all(identifier.base(one)[0] == identifier.base(plain[one.name])[0] for one in stages)

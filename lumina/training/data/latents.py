@@ -304,15 +304,21 @@ class LatentDataset:
         keys = self._index.values("text_key")
         for start in range(0, len(rows), _BLOCK):
             block = rows[start : start + _BLOCK]
-            at = np.searchsorted(self._text_keys, keys[block])
-            found = at < len(self._text_keys)
-            found[found] = self._text_keys[at[found]] == keys[block][found]
-            [lost] = np.nonzero(~(found & known[codes[block]]))
-            if len(lost):
-                row = int(block[lost[0]])
-                what = "its caption" if known[codes[row]] else f"text {dropped[codes[row]]}"
-                clip_id = self._index.value("clip_id", row)
-                raise ValueError(f"clip {clip_id}: {text_dir} has no features for {what}: encode again")
+            # In order they are looked up a dozen times as fast.
+            if known[codes[block]].all() and self._have(np.sort(keys[block])).all():
+                continue
+            row = int(block[np.flatnonzero(~(self._have(keys[block]) & known[codes[block]]))[0]])
+            what = "its caption" if known[codes[row]] else f"text {dropped[codes[row]]}"
+            clip_id = self._index.value("clip_id", row)
+            raise ValueError(f"clip {clip_id}: {text_dir} has no features for {what}: encode again")
+
+    def _have(self, keys: np.ndarray) -> np.ndarray:
+        """Whether there is a text of each key."""
+        if not len(self._text_keys):
+            return np.zeros(len(keys), bool)
+        at = np.minimum(np.searchsorted(self._text_keys, keys), len(self._text_keys) - 1)
+        found: np.ndarray = self._text_keys[at] == keys
+        return found
 
     def _has_text(self, text_id: str) -> bool:
         try:

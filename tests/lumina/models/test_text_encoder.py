@@ -32,6 +32,27 @@ def test_results_do_not_depend_on_neighbours(encoder: TextEncoder) -> None:
     assert all(torch.equal(a, encoder.encode([text])[0]) for a, text in zip(together, [*tiny.TEXTS, "x"], strict=True))
 
 
+def test_prompts_of_like_length_go_through_together(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = ["x" * length for length in (30, 3, 200, 4, 31, 1, 400, 2)]
+    shapes, forward = [], encoder.model.forward
+
+    def noted(input_ids: torch.Tensor, **settings: object) -> object:
+        shapes.append(tuple(input_ids.shape))
+        return forward(input_ids=input_ids, **settings)
+
+    alone = [encoder.encode([prompt])[0] for prompt in prompts]
+    monkeypatch.setattr(encoder.model, "forward", noted)
+    together = encoder.encode(prompts, batch_size=3)
+    assert shapes == [(3, 4), (3, 32), (2, MAX_TOKENS)]
+    for one, other in zip(alone, together, strict=True):
+        assert one.shape == other.shape
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    shapes.clear()
+    assert all(torch.equal(*pair) for pair in zip(alone, encoder.encode(prompts), strict=True))
+    assert {rows for rows, _ in shapes} == {1}
+    assert encoder.encode([], 4) == []
+
+
 def test_long_prompts_are_cut(encoder: TextEncoder) -> None:
     assert len(encoder.encode(["circle " * 400])[0]) == MAX_TOKENS
 

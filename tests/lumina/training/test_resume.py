@@ -51,6 +51,21 @@ def test_any_piece_of_the_line_comes_out_of_any_shares(
     assert resume.read_small(found, world - 1, ["seen"])["seen"].tolist() == [world - 1]
 
 
+def test_every_share_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write(tmp_path, 7, world=3)
+    [found] = resume.complete(tmp_path)
+    opened: list[Path] = []
+    plain = resume.safe_open
+
+    def opening(path: Path, *rest: object) -> object:
+        opened.append(path)
+        return plain(path, *rest)
+
+    monkeypatch.setattr(resume, "safe_open", opening)
+    assert len(resume.read_tensors(found, "weights")) == 2
+    assert opened == [found.share(rank) for rank in range(3)]
+
+
 def test_a_pickle_under_the_name_of_a_share_is_never_opened(tmp_path: Path) -> None:
     _write(tmp_path, 1)
     [found] = resume.complete(tmp_path)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from lumina import checkpoints
 from lumina.training import resume
 from lumina.training.data.latents import LatentDataset
+from lumina.training.determinism import CUBLAS
 from lumina.training.metrics import mean_bins, read_metrics
 from lumina.training.trainer import LoopSettings, Trainer, TrainingStoppedError
 from lumina.training.weights.start import initial_model
@@ -172,7 +174,20 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_it_used(
     assert re.search(rf"{file} {message}.*: using the checkpoint before it", line)
 
 
-def test_recomputing_and_preparing_ahead_change_no_bit(data: LatentDataset, tmp_path: Path) -> None:
+@pytest.fixture
+def algorithms(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Leave torch's choice of algorithms as it was."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    monkeypatch.delenv(CUBLAS, raising=False)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("algorithms")
+def test_recomputing_preparing_ahead_and_asking_for_the_same_bits_change_none(
+    data: LatentDataset, tmp_path: Path
+) -> None:
     digests = set()
     for number, changes in enumerate(
         (
@@ -181,12 +196,19 @@ def test_recomputing_and_preparing_ahead_change_no_bit(data: LatentDataset, tmp_
             {"reading_threads": 3},
             {"activation_checkpointing": "per-op"},
             {"activation_checkpointing": "full"},
+            {"deterministic": True},
         )
     ):
+        assert not torch.are_deterministic_algorithms_enabled()
         trainer = Trainer(toy.stage(), data, _settings(tmp_path / str(number), **changes))
         trainer.run()
         digests.add(_digest(trainer, tmp_path / f"out{number}"))
     assert len(digests) == 1
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert not torch.backends.cudnn.benchmark
+    # cuBLAS has no other way to give the same bits in several streams.
+    assert os.environ[CUBLAS] == ":4096:8"
 
 
 def test_when_checkpoints_are_written_changes_no_bit(data: LatentDataset, tmp_path: Path) -> None:
@@ -249,8 +271,14 @@ def test_milestones_stay_and_are_published(data: LatentDataset, tmp_path: Path) 
     trainer.run()
     kept = sorted(path.name for path in (tmp_path / "engine").iterdir())
     assert kept == [f"step-{step:08d}" for step in (3, 6, 9, 10)]
-    trainer.export(tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out" / "milestones").iterdir()) == kept[:-1]
+    # While training went on: the workers, who wait for one another at the end, wait for the last weights alone.
+    published = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "milestones").iterdir()}
+    assert set(kept[:2]) <= set(published) <= set(kept[:-1])
+    for attempt in ("out", "out", "other"):
+        trainer.export(tmp_path / attempt)
+        found = {path.name: path.stat().st_mtime_ns for path in (tmp_path / attempt / "milestones").iterdir()}
+        assert sorted(found) == kept[:-1]
+        assert not list((tmp_path / "milestones").iterdir())
     short = Trainer(toy.stage(steps=6), data, _settings(tmp_path / "short"))
     short.run()
     short.export(tmp_path / "short" / "out")

@@ -161,6 +161,18 @@ def test_recorded_orders() -> None:
     assert batches(BatchPlan(_task(3), _entries(2, 1), 3, 100), 4) == [[1, 0, 0], [1, 1, 0], [1, 0, 0], [1, 0, 1]]
 
 
+def test_a_pass_has_no_more_tokens_and_samples_than_the_task_says() -> None:
+    # Entries of 10, 17 and 24 tokens.
+    for bounds, most in (({"micro_batch_tokens": 40}, 40), ({"micro_batch_tokens": 60, "micro_batch_size": 2}, 60)):
+        plan = BatchPlan(_task(24, **bounds), _entries(50), 1, 1)
+        for step in range(4):
+            passes = [slots for rank in range(2) for slots in plan.micro_batches(step, rank, 2)]
+            tokens = [sum(plan.entries[slot.index].tokens for slot in slots) for slots in passes]
+            assert max(tokens) <= most
+            assert sum(tokens) == sum(plan.entries[slot.index].tokens for slot in plan.batch(step))
+            assert max(map(len, passes)) <= bounds.get("micro_batch_size", 4)
+
+
 def test_tasks_draw_orders_of_their_own() -> None:
     one, two = (BatchPlan(_task(8, name=name), _entries(40), 1, 1) for name in ("fine", "coarse"))
     assert one.batch(0) != two.batch(0)

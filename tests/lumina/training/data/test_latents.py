@@ -125,7 +125,16 @@ def test_a_file_that_cannot_be_read_fails_everyone_who_wants_it(tmp_path: Path) 
 
 def test_a_selection_restricts_the_sources(tmp_path: Path) -> None:
     latents, text = toy.write(tmp_path)
-    assert {clip.source for clip in LatentDataset([latents], text, ["web"]).clips} == {"web"}
+    both, web, other = (LatentDataset([latents], text, sources) for sources in (None, ["web"], ["synthetic"]))
+    assert {clip.source for clip in web.clips} == {"web"}
+    assert [*web.clips] == [clip for clip in both.clips if clip.source == "web"]
+    assert (web.sources(), other.sources()) == ({"web": 4}, {"synthetic": 8})
+    # Nor does validation look at what a stage does not train on.
+    assert [len(data.heldout) for data in (both, web, other)] == [1, 1, 0]
+    with pytest.raises(
+        ValueError, match=r"Rows of the latents: 8 of sources that were not selected, 4 of other media, 1 "
+    ):
+        LatentDataset([latents], text, ["web"]).of_task(toy.IMAGE.model_copy(update={"media": "none"}), toy.stage())
     with pytest.raises(ValueError, match="the selection names source film"):
         LatentDataset([latents], text, ["film", "web"])
 

@@ -228,6 +228,7 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
     rows: list[tuple[str, Any]] = [
         ("set aside", _set_aside(summary)),
         ("curation", path("curation_page", "curation.html")),
+        *(("checkpoint", path(name)) for name in summary.outcomes if name.startswith("export@")),
         ("checkpoint", path("export") or path("finetune")),
         ("clips", path("evaluate_final", "videos")),
         ("choice", path("choose", "selection.json")),

@@ -161,7 +161,7 @@ def test_the_paper_s_run_is_the_released_model_in_four_stages(tmp_path: Path) ->
         "image": ((1, 2, 2), 1), "video-1x2": ((1, 2, 2), 2), "video-2x2": ((2, 2, 2), 4), "video-2x4": ((2, 4, 4), 8)
     }  # fmt: skip
     assert {name: config.runtime.checkpointing(name) for name in ("train@3", "train@4", "finetune")} == {
-        "train@3": "none", "train@4": "full", "finetune": "full"
+        "train@3": "none", "train@4": "attention", "finetune": "attention"
     }  # fmt: skip
     assert all(stage.compile and stage.precision == "bf16" for stage in config.training().values())
     assert PipelineConfig.model_validate(config.model_dump(mode="json")) == config

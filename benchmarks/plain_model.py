@@ -7,10 +7,12 @@ text anew in every evaluation, and captions padded to one length.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from lumina.models.config import PatchSize, patch_key
 from lumina.models.next_dit import MultiScaleNextDiT
@@ -22,19 +24,21 @@ TABLE = (16, 32, 32)
 class PlainNextDiT:
     """The same function of the same weights, computed the straightforward way."""
 
-    def __init__(self, model: MultiScaleNextDiT) -> None:
+    def __init__(self, model: MultiScaleNextDiT, table: tuple[int, int, int] = TABLE, recompute: bool = False) -> None:
+        """`table` is the largest grid of tokens; `recompute` computes all blocks again for the backward pass."""
+        self.recompute = recompute
         self.config = model.config
         self.w = dict(model.named_parameters())
         self.model = model
         width = 8 * (self.config.head_dim // 8)
         axes = (width // 4, 3 * width // 8, 3 * width // 8)
         angles = []
-        for axis, (length, size) in enumerate(zip(axes, TABLE, strict=True)):
+        for axis, (length, size) in enumerate(zip(axes, table, strict=True)):
             rates = self.config.rope_theta ** (-torch.arange(0, length, 2, dtype=torch.float64) / length)
             grid = torch.outer(torch.arange(size, dtype=torch.float64), rates)
             shape = [1, 1, 1, length // 2]
             shape[axis] = size
-            angles.append(grid.view(shape).expand(*TABLE, -1))
+            angles.append(grid.view(shape).expand(*table, -1))
         whole = torch.cat(angles, dim=-1)
         self.table = torch.polar(torch.ones_like(whole), whole).to(torch.complex64).to(model.device)
 
@@ -59,7 +63,9 @@ class PlainNextDiT:
         item = torch.arange(n, device=x.device).repeat_interleave(tokens)
         hidden = hidden.reshape(n * tokens, -1)
         for index in range(config.n_layers):
-            hidden = self._block(f"layers.{index}.", hidden, condition, item, n, rotation, padded, mask)
+            block = partial(self._block, f"layers.{index}.")
+            block = partial(checkpoint, block, use_reentrant=False) if self.recompute else block
+            hidden = block(hidden, condition, item, n, rotation, padded, mask)
         scale = F.linear(F.silu(condition), *self._pair(f"all_final_layer.{key}.adaLN_modulation.1"))[item]
         hidden = F.layer_norm(hidden, hidden.shape[-1:], eps=1e-6) * (1 + scale)
         out = F.linear(hidden, *self._pair(f"all_final_layer.{key}.linear")).reshape(n, *grid, pt, ph, pw, c)

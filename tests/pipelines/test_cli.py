@@ -195,7 +195,9 @@ def test_generate_takes_a_preset_and_several_prompts(tmp_path: Path) -> None:
     assert (tmp_path / "a-1.mp4").read_bytes() == (tmp_path / "b-1.mp4").read_bytes()
     half = read_frames(tmp_path / "half-1.mp4", range(16)).astype(int)
     assert 0 < np.abs(half - first).mean() < np.abs(second.astype(int) - first).mean()
-    kernel = CliRunner().invoke(cli.app, ["generate", *arguments, "--attention", "fa3"])
+    kernel = CliRunner().invoke(
+        cli.app, ["generate", *arguments, "--out", str(tmp_path / "no.mp4"), "--attention", "fa3"]
+    )
     assert kernel.exit_code == 1
     assert "attention fa3 is a kernel of GPUs, and the network runs on the cpu: take attention auto" in kernel.output
     unknown = CliRunner().invoke(cli.app, ["generate", *arguments[:4], "--preset", "fast"])

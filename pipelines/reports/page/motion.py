@@ -96,5 +96,5 @@ def _schedule(steps: Sequence[tuple[float, float | str]] | None) -> str:
 
 def _score_text(value: float | str) -> str:
     if isinstance(value, str):
-        return f"the {value} side's"
+        return f"as the {value} side"
     return "none" if value < 0 else f"{value:g}"

@@ -123,6 +123,50 @@ def test_the_negative_score_follows_the_positive_one_after_its_threshold(
     assert last["motion"] == [7.0, 7.0, expected[1], expected[1]]
 
 
+def test_the_model_sees_times_in_its_own_type_or_in_float32() -> None:
+    half, noise = dit_without_zeros(0.05).eval().to(torch.bfloat16), inputs(1)[0]
+    grid = time_grid(6, 4.0)[:-1]
+    rounded = grid.to(torch.bfloat16)
+    # Between the fourth time and what it is rounded to.
+    start = float(grid[3] + rounded[3].float()) / 2
+    config = COARSE_TO_FINE.model_copy(update={"patches": ((0.0, (2, 2, 2)), (start, (1, 2, 2)))})
+    calls = seen_by(half, noise, config)
+    assert [call["t"][0] for call in calls] == rounded.tolist() != grid.tolist()
+    assert [call["patch"] for call in calls] == [(1, 2, 2) if t >= start else (2, 2, 2) for t in rounded.tolist()]
+    exact = config.model_copy(update={"time_dtype": "float32"})
+    assert [call["t"][0] for call in seen_by(half, noise, exact)] == grid.tolist()
+
+
+@pytest.mark.parametrize(("cap", "want"), [(None, (2.0, 7.0)), (1.5, (2.0, 4.5)), (2.0, (2.0, 6.0))])
+def test_guidance_goes_away_from_the_negative_side_and_each_item_has_its_own_cap(
+    tiny: MultiScaleNextDiT, cap: float | None, want: tuple[float, float]
+) -> None:
+    noise, text, negative = inputs(2)
+    # Item 0 has the same velocity on both sides, item 1 has 3 and 1.
+    sides = torch.tensor([2.0, 3.0, 2.0, 1.0]).view(4, 1, 1, 1, 1)
+
+    def model(x: Tensor, *_: Any) -> Tensor:
+        assert torch.equal(x, noise.repeat(2, 1, 1, 1, 1))
+        return sides.expand(x.shape)
+
+    condition = tiny.encode_text([*text, *negative])
+    motion = torch.zeros(4)
+    got = guided_velocity(model, noise, torch.tensor(0.5), condition, motion, (1, 2, 2), [2.0], cap)  # type: ignore[arg-type]
+    torch.testing.assert_close(got, torch.tensor(want).view(2, 1, 1, 1, 1).expand(noise.shape))
+
+
+def test_chosen_prompts_come_in_the_order_that_was_asked_for(tiny: MultiScaleNextDiT) -> None:
+    _, text, negative = inputs(3)
+    prompts = [*text, negative[0]]
+    all_of_them = tiny.encode_text(prompts)
+    for chosen in ([0, 1, 2, 3], [0, 1], [3, 1], [2], [1, 3, 0, 2]):
+        got, alone = all_of_them.select(chosen), tiny.encode_text([prompts[item] for item in chosen])
+        assert got.segments.lengths == alone.segments.lengths
+        torch.testing.assert_close(got.pooled, alone.pooled)
+        for ours, theirs in zip((*got.keys, *got.values), (*alone.keys, *alone.values), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_an_image_is_sampled_at_the_scale_that_images_train_at(tiny: MultiScaleNextDiT) -> None:
     image = torch.randn(2, 4, 1, 6, 10, generator=torch.Generator().manual_seed(0))
     assert {call["patch"] for call in seen_by(tiny, image, COARSE_TO_FINE)} == {(1, 2, 2)}

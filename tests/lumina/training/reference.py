@@ -62,12 +62,17 @@ class Run:
 
 def write_start(directory: Path) -> Path:
     """Write a network for `TELLING` to start from: none of its outputs is zero, where the direction has no gradient."""
-    model, rng = initial_model(TELLING, None), torch.Generator().manual_seed(1)
+    checkpoints.save_model(spread(initial_model(TELLING, None)), directory)
+    return directory
+
+
+def spread(model: MultiScaleNextDiT) -> MultiScaleNextDiT:
+    """Move every parameter a little, in place, so that all that the network is given shows in what it predicts."""
+    rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=rng)
-    checkpoints.save_model(model, directory)
-    return directory
+    return model
 
 
 def plain_adamw(config: TrainStageConfig, data: LatentDataset, init: Path) -> Run:

@@ -14,8 +14,9 @@ from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.training.data.latents import LatentDataset
 from lumina.training.objective import DROPPED, MicroBatch, Objective
 from lumina.training.stage import TaskConfig
+from lumina.training.weights.start import initial_model
 from tests.lumina.training import toy
-from tests.lumina.training.reference import item_losses
+from tests.lumina.training.reference import item_losses, spread
 
 
 @pytest.fixture(scope="module")
@@ -131,10 +132,7 @@ def test_longer_clips_give_a_random_window(data: LatentDataset) -> None:
 def test_losses_are_those_written_by_hand(data: LatentDataset, width: int | None) -> None:
     """Of items of one shape, which are batched, and of several."""
     config = toy.stage(vd_weight=0.5, initialisation="conditioned")
-    model = MultiScaleNextDiT(config.model, torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.1
+    model = spread(initial_model(config, None))
     clips = [clip for clip in data.of_task(toy.FINE, config).clips if width in (None, clip.shape[3])]
     batch = Objective(config, data).micro_batch(0, toy.FINE, list(enumerate(clips)))
     assert (len({x_1.shape for x_1 in batch.x_1}) == 1) == (width is not None)

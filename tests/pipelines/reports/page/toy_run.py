@@ -53,7 +53,9 @@ class EvaluateConfig(Config):
     prompts: int = 24
     resamples: int = 500
     seed: int = 0
-    sampler: dict[str, Any] = Field(default={"motion": [[0.0, 6.0]], "negative_motion": [[0.0, 2.0], [0.05, -1.0]]})
+    sampler: dict[str, Any] = Field(
+        default={"motion": [[0.0, 6.0]], "negative_motion": [[0.0, -1.0], [0.05, "positive"]]}
+    )
     frames: int = 8
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lumina.evaluation.subsets import compare, holm, interval, rank_correlation, resample, weighted_mean
+from lumina.evaluation.summary import estimates, pivot
 from lumina.randomness import generator
 
 
@@ -197,6 +198,20 @@ def test_strata_take_the_differences_between_them_out_of_the_error() -> None:
     within = [values[:10].var() * 10, values[10:].var() * 30]
     assert draws.std() == pytest.approx(np.sqrt(sum(within)) / 40, rel=0.03)
     assert draws.std() < weighted_mean(resample(_ids(40), 0, 20_000), values).std() / 1.5
+
+
+def test_figures_of_prompts_with_strata_are_resampled_within_them() -> None:
+    name = "offline/temporal_flicker"
+    rows = [
+        {"prompt_id": f"p{index:02d}", "sample": 0, "stratum": "ab"[index % 2], name: 0.9 - 0.5 * (index % 2)}
+        for index in range(40)
+    ]
+    within, apart = (
+        estimates(pivot(some, [name], "here"), [name], 0, 200)[name]
+        for some in (rows, [row | {"stratum": None} for row in rows])
+    )
+    assert within.value == apart.value == pytest.approx(0.65)
+    assert within.draws.std() < 1e-9 < 0.02 < apart.draws.std()
 
 
 def test_one_prompt_says_nothing() -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curation.faults import MachineError
 from jobs import capacity
 from lumina.evaluation.prompts import Prompt
 from lumina.flow_matching.schedules import SamplerConfig
@@ -102,13 +103,16 @@ class ClipWorker:
         import torch
 
         from lumina.evaluation.generation import ClipGenerator
-        from lumina.models.attention_kernels import use_kernel
+        from lumina.models.attention_kernels import AttentionKernelError, use_kernel
 
         if self._loaded is None or self._loaded[0] != job.checkpoint:
             device = "cuda" if job.use_gpu else "cpu"
             dtype = getattr(torch, job.dtype)
             generator = ClipGenerator.load(Path(job.checkpoint), job.vae, job.text_encoder, device, dtype)
-            use_kernel(job.attention, generator.model.config, device, dtype)
+            try:
+                use_kernel(job.attention, generator.model.config, device, dtype)
+            except AttentionKernelError as error:
+                raise MachineError(str(error)) from error
             if job.tiling:
                 generator.autoencoder.enable_tiling()
             self._loaded = (job.checkpoint, generator)

@@ -42,6 +42,9 @@ def explained(entry: str, runtime: RuntimeConfig) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        # Ray hands on what happened in a worker as an error of both classes, whose text is a traceback.
+        if isinstance(cause := getattr(error, "cause", None), MachineError):
+            raise cause from error
         if (told := explanation(error, entry, runtime)) is not None:
             raise MachineError(told) from error
         raise

@@ -71,3 +71,12 @@ def test_of_ray_s_messages_only_short_memory_reaches_the_terminal() -> None:
 def test_a_sentence_is_short_and_one_line() -> None:
     assert first_sentence("  The actor  died.\tIt was\nkilled. Then") == "The actor died. It was".partition(". ")[0]
     assert len(first_sentence("a" * 5000)) < 250
+
+
+def test_a_fault_in_a_worker_is_its_one_line() -> None:
+    fault = MachineError("attention fa3: there is no module flash_attn_interface")
+    dual = exceptions.RayTaskError("make", "Traceback\n  ...\n", fault).as_instanceof_cause()
+    with pytest.raises(MachineError) as caught, explained("jobs.evaluate:run", RuntimeConfig()):
+        raise dual
+    assert caught.value is fault
+    assert "\n" not in str(caught.value)

@@ -54,8 +54,10 @@ def standing(config: str) -> list[str]:
     for key in keys(config):
         node, parts = data, key.split(".")
         for part in parts[:-1]:
+            if isinstance(node, str):  # a preset's name, for a whole section
+                break
             node = node[int(part)] if isinstance(node, list) else (node or {}).get(part)
-        if isinstance(node, list) or not parts[-1].isdigit():
+        if isinstance(node, list) or not (isinstance(node, str) or parts[-1].isdigit()):
             found.append(key)
     return found
 

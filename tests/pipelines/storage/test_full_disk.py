@@ -39,8 +39,8 @@ def large(ctx: JobContext) -> JobResult:
 
 
 def pipeline() -> Pipeline:
-    """a -> (b, c) -> d, and a stage with a larger output."""
-    big = replace(stage("big", inputs=("a",)), entry="tests.pipelines.storage.test_full_disk:large")
+    """a -> (b, c) -> d, and a stage with a larger output, which comes last: it leaves no space to others."""
+    big = replace(stage("big", inputs=("d",)), entry="tests.pipelines.storage.test_full_disk:large")
     return Pipeline("full", (*diamond().stages, big))
 
 

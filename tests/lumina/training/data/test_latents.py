@@ -128,7 +128,7 @@ def test_a_selection_restricts_the_sources(tmp_path: Path) -> None:
     both, web, other = (LatentDataset([latents], text, sources) for sources in (None, ["web"], ["synthetic"]))
     assert {clip.source for clip in web.clips} == {"web"}
     assert [*web.clips] == [clip for clip in both.clips if clip.source == "web"]
-    assert (web.sources(), other.sources()) == ({"web": 4}, {"synthetic": 8})
+    assert (web.counts("source"), other.counts("source")) == ({"web": 4}, {"synthetic": 8})
     # Nor does validation look at what a stage does not train on.
     assert [len(data.heldout) for data in (both, web, other)] == [1, 1, 0]
     with pytest.raises(

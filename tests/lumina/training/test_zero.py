@@ -74,15 +74,18 @@ def _train(config: TrainStageConfig, root: Path, name: str) -> None:
 
 def _beside_and_after(root: Path) -> None:
     _in_buckets()
-    for name in ("after", "beside"):
+    few = dist.get_world_size() == 2
+    # In stage 1 other numbers lie side by side, and where gloo begins to add up more than two depends on the place.
+    for name, stages in (("after", (1, 2) if few else (2,)), ("beside", (1, 2))):
         BESIDE["overlap_comm"] = name == "beside"
-        for stage in (1, 2):
+        for stage in stages:
             _train(TELLING.model_copy(update={"zero_stage": stage}), root, f"{name}-{stage}")
-    waits = _streams()
-    for stage in (1, 2):
-        _train(TELLING.model_copy(update={"zero_stage": stage}), root, f"beside-cuda-{stage}")
-    assert waits["stream"] > 0
-    assert waits["host"] == 0
+    if few:
+        waits = _streams()
+        for stage in (1, 2):
+            _train(TELLING.model_copy(update={"zero_stage": stage}), root, f"beside-cuda-{stage}")
+        assert waits["stream"] > 0
+        assert waits["host"] == 0
     dist.barrier()
 
 
@@ -103,10 +106,9 @@ def test_sums_beside_the_backward_pass_are_those_after_it(tmp_path: Path, world:
                 torch.testing.assert_close(
                     beside[folder][name], value, rtol=0, atol=2e-6, msg=f"{stage} {folder} {name}"
                 )
-        assert checkpoints.digest(_weights(tmp_path, f"beside-cuda-{stage}")) == checkpoints.digest(beside)
-        # In stage 1 other numbers lie side by side, and where gloo begins to add up more than two depends on the place.
-        if world == 2 or stage == 2:
-            assert checkpoints.digest(_weights(tmp_path, f"after-{stage}")) == checkpoints.digest(beside)
+        alike = ["after", "beside-cuda"] if world == 2 else ["after"] if stage == 2 else []
+        for name in alike:
+            assert checkpoints.digest(_weights(tmp_path, f"{name}-{stage}")) == checkpoints.digest(beside)
 
 
 def _clip(monkeypatch: pytest.MonkeyPatch, seen: list[int], others: list[int]) -> Tensor:

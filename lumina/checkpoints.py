@@ -124,9 +124,16 @@ def load_model(
     directory: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> MultiScaleNextDiT:
     """Load a model in evaluation mode; dtype None keeps the stored one. Raises as `load_weights`."""
+    return model_of(load_config(directory), load_weights(directory), device, dtype)
+
+
+def model_of(
+    config: NextDiTConfig, weights: Mapping[str, Tensor], device: torch.device | str, dtype: torch.dtype | None
+) -> MultiScaleNextDiT:
+    """A model in evaluation mode, with these weights; dtype None keeps theirs."""
     with torch.device("meta"):
-        model = MultiScaleNextDiT(load_config(directory))
-    model.load_state_dict(load_weights(directory), strict=True, assign=True)
+        model = MultiScaleNextDiT(config)
+    model.load_state_dict(weights, strict=True, assign=True)
     return model.to(device=device, dtype=dtype).eval()
 
 

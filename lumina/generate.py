@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lumina.adapters import load_adapted
 from lumina.checkpoints import load_model, save_model, write_whole
 from lumina.flow_matching.sampler import Progress, sample
 from lumina.flow_matching.schedules import SamplerConfig, sampler_config
@@ -55,20 +56,37 @@ class TextToVideo:
 
     @classmethod
     def from_pretrained(
-        cls, directory: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+        cls,
+        directory: str | Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        *,
+        adapter: str | Path | None = None,
+        adapter_scale: float = 1.0,
     ) -> Self:
         """Load what `save_pretrained` wrote: a directory, or a model of the hub, "hf:owner/name".
 
-        All parts compute in `dtype`; None is bfloat16 on GPUs and float32 on CPUs.
-        Raises FileNotFoundError naming the part that is missing.
+        Args:
+            directory: or hub id.
+            device: of all parts.
+            dtype: in which all parts compute; None is bfloat16 on GPUs and float32 on CPUs.
+            adapter: directory or hub id of a LoRA adapter as the library peft saves it, which is added to the
+                transformer's weights.
+            adapter_scale: the adapter's alpha / r is multiplied by it; at 0 the frames are those without.
+
+        Raises FileNotFoundError naming the part that is missing, ValueError if the adapter is of another network.
         """
         root = _local(directory)
         dtype = dtype or getattr(torch, precision_on(str(device)))
         for name in (TRANSFORMER, VAE, TEXT_ENCODER, SYSTEM_PROMPTS_FILE, GENERATION_FILE):
             if not (root / name).exists():
                 raise FileNotFoundError(f"{root} is no text-to-video checkpoint: it holds no {name}")
+        if adapter is None:
+            transformer = load_model(root / TRANSFORMER, device, dtype)
+        else:
+            transformer = load_adapted(root / TRANSFORMER, adapter, adapter_scale, device, dtype)
         return cls(
-            transformer=load_model(root / TRANSFORMER, device, dtype),
+            transformer=transformer,
             vae=VideoAutoencoder.from_pretrained(root / VAE, device, dtype),
             text_encoder=TextEncoder.from_pretrained(root / TEXT_ENCODER, device, dtype),
             system_prompts=read_system_prompts(root / SYSTEM_PROMPTS_FILE),

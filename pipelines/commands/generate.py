@@ -29,6 +29,8 @@ def generate_clips(
     attention: AttentionKernel,
     tiling: bool,
     files: Sequence[Path],
+    adapter: str | None,
+    adapter_scale: float,
 ) -> None:
     """Generate a clip of every prompt and write each to its file, with a progress bar."""
     console = make_console()
@@ -45,7 +47,7 @@ def generate_clips(
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = getattr(torch, precision_on(device, precision))
-        model = TextToVideo.from_pretrained(checkpoint, device, dtype)
+        model = TextToVideo.from_pretrained(checkpoint, device, dtype, adapter=adapter, adapter_scale=adapter_scale)
         use_kernel(attention, model.transformer.config, device, dtype)
         if tiling:
             model.vae.enable_tiling()

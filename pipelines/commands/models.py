@@ -35,6 +35,12 @@ def probe(
 def generate(
     checkpoint: Annotated[str, typer.Option(metavar="DIR", help="Exported checkpoint directory, or hf:owner/name.")],
     prompt: Annotated[list[str], typer.Option(metavar="TEXT", help="What the clip shows; may be repeated.")],
+    adapter: Annotated[
+        str | None, typer.Option(metavar="DIR", help="LoRA adapter to add, as peft saves it, or hf:owner/name.")
+    ] = None,
+    adapter_scale: Annotated[
+        float | None, typer.Option(help="How much of the adapter is added.", show_default="1")
+    ] = None,
     source: Annotated[
         str | None, typer.Option(metavar="NAME", help="Whose system prompt; the exported default otherwise.")
     ] = None,
@@ -71,6 +77,8 @@ def generate(
         named = model is not None and (checkpoint.startswith(PREFIX) or model.snapshot is not None)
         if not Path(checkpoint).is_dir() and not named:
             raise PipelineError(f"--checkpoint {no_folder(checkpoint)}; `lumina run` prints where it exported one")
+        if adapter_scale is not None and adapter is None:
+            raise PipelineError(f"--adapter-scale {adapter_scale:g}: it is of an adapter, and --adapter names none")
         width, height = _size(size) if size else (None, None)
         settings = {
             "source": source,
@@ -82,7 +90,19 @@ def generate(
             "height": height,
             "fps": fps,
         }
-        generate_clips(checkpoint, prompt, settings, preset, steps, dtype, attention, tiling, files)
+        generate_clips(
+            checkpoint,
+            prompt,
+            settings,
+            preset,
+            steps,
+            dtype,
+            attention,
+            tiling,
+            files,
+            adapter,
+            1.0 if adapter_scale is None else adapter_scale,
+        )
 
 
 def convert(

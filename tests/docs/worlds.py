@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from curation.selection import SelectConfig
 from jobs.runtime import RuntimeConfig
@@ -48,12 +49,17 @@ def make_desk(root: Path) -> Path:
 
 
 def make_checkpoint(desk: Path) -> None:
-    """The checkpoint `exported`: tiny networks, and the system prompts that the pages name."""
+    """The checkpoint `exported`, tiny networks and the system prompts that the pages name, and `adapter_ema` for it."""
+    from lumina.training.stage import LoraConfig
+    from lumina.training.weights.lora import add_adapters, save_adapter
     from tests.lumina.tiny import text_to_video
 
     model = text_to_video()
     prompts = {"synthetic": replace(model.system_prompts["clean"], source="synthetic"), **model.system_prompts}
     replace(model, system_prompts=prompts).save_pretrained(desk / "exported")
+    add_adapters(model.transformer, LoraConfig(), torch.Generator().manual_seed(0))
+    trained = {name: value for name, value in model.transformer.named_parameters() if value.requires_grad}
+    save_adapter(trained, LoraConfig(), desk / "adapter_ema")
 
 
 def make_compared(root: Path) -> Path:

@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from jobs.runtime import RuntimeConfig
+from lumina.training.stage import LoraConfig
+from lumina.training.weights.lora import add_adapters, save_adapter
 from lumina.video import read_frames
 from pipelines import cli
 from pipelines.dag.code import CodeIndex
@@ -202,6 +205,38 @@ def test_generate_takes_a_preset_and_several_prompts(tmp_path: Path) -> None:
     assert "attention fa3 is a kernel of GPUs, and the network runs on the cpu: take attention auto" in kernel.output
     unknown = CliRunner().invoke(cli.app, ["generate", *arguments[:4], "--preset", "fast"])
     assert "no sampler preset 'fast'; there are f16F64R512" in unknown.output
+
+
+def test_generate_with_an_adapter(tmp_path: Path) -> None:
+    model = text_to_video()
+    model.save_pretrained(tmp_path / "model")
+    config = LoraConfig(rank=2, targets=("wq", "w2"))
+    add_adapters(model.transformer, config, torch.Generator().manual_seed(0))
+    adapters = {name: value.data for name, value in model.transformer.named_parameters() if value.requires_grad}
+    save_adapter({name: value + 0.1 for name, value in adapters.items()}, config, tmp_path / "adapter")
+    arguments = ["generate", "--checkpoint", str(tmp_path / "model"), "--prompt", "a red circle"]
+
+    def generate(name: str, *more: str) -> bytes:
+        done = CliRunner().invoke(cli.app, [*arguments, "--out", str(tmp_path / name), *more])
+        assert done.exit_code == 0, done.output
+        return (tmp_path / name).read_bytes()
+
+    with_adapter = ["--adapter", str(tmp_path / "adapter")]
+    plain = generate("plain.mp4")
+    assert generate("off.mp4", *with_adapter, "--adapter-scale", "0") == plain
+    full = generate("full.mp4", *with_adapter)
+    assert full != plain
+    assert generate("one.mp4", *with_adapter, "--adapter-scale", "1") == full
+    assert generate("half.mp4", *with_adapter, "--adapter-scale", "0.5") not in (plain, full)
+    for more, text in (
+        (["--adapter-scale", "0.5"], "--adapter-scale 0.5: it is of an adapter, and --adapter names none"),
+        (["--adapter", str(tmp_path / "none")], "none is no folder"),
+        (["--adapter", str(tmp_path / "model")], "does not hold an adapter: no adapter_config.json"),
+    ):
+        failed = CliRunner().invoke(cli.app, [*arguments, "--out", str(tmp_path / "no.mp4"), *more])
+        assert failed.exit_code == 1
+        assert text in failed.output
+        assert failed.output.count("\n") == 1
 
 
 def test_convert_there_and_back(tmp_path: Path) -> None:

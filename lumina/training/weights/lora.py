@@ -16,15 +16,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lumina.adapters import CONFIG_FILE, NAME_PREFIX, TENSORS_FILE
 from lumina.checkpoints import write_whole
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.training.stage import LoraConfig
 
-ADAPTER_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
-
 _DOWN, _UP = ".lora_A.default.weight", ".lora_B.default.weight"
-_PEFT_PREFIX = "base_model.model."
 
 
 def add_adapters(model: MultiScaleNextDiT, config: LoraConfig, rng: torch.Generator) -> None:
@@ -80,13 +77,13 @@ def save_adapter(adapters: Mapping[str, Tensor], config: LoraConfig, directory: 
     """
     _check(adapters, dict.fromkeys(_targets(adapters, config), (None, None)), config)
     tensors = {
-        _PEFT_PREFIX + name.replace(".default.", "."): value.detach().contiguous().cpu()
+        NAME_PREFIX + name.replace(".default.", "."): value.detach().contiguous().cpu()
         for name, value in adapters.items()
     }
     # What peft itself would write has the targets in another order in every process.
     content = json.dumps(_peft_config(config, inference=True).to_dict(), indent=2, sort_keys=True, default=sorted)
     with write_whole(directory) as part:
-        save_file(tensors, part / ADAPTER_FILE, metadata={"format": "pt"})
+        save_file(tensors, part / TENSORS_FILE, metadata={"format": "pt"})
         (part / CONFIG_FILE).write_text(content + "\n")
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lumina import checkpoints
+from lumina.adapters import load_adapted
 from lumina.training import resume
 from lumina.training.data.latents import LatentDataset
 from lumina.training.determinism import CUBLAS
@@ -306,6 +307,11 @@ def test_adapters_alone_are_trained_resumed_and_merged(data: LatentDataset, tmp_
         "adapter_config.json",
         "adapter_model.safetensors",
     }
+    for folder in ("transformer", "transformer_ema"):
+        adapter = tmp_path / "out" / folder.replace("transformer", "adapter")
+        beside = load_adapted(init, adapter, 1.0, "cpu", None).state_dict()
+        merged = checkpoints.load_weights(tmp_path / "out" / folder)
+        assert all(torch.equal(value, merged[name]) for name, value in beside.items())
     for record in (tmp_path / "whole" / "engine" / "step-00000008").glob("*.json"):
         record.unlink()
     resumed = Trainer(config, data, _settings(tmp_path / "whole"), init)

@@ -30,6 +30,8 @@ from lumina.system_prompts import SystemPrompt, compose, read_system_prompts, wr
 
 TRANSFORMER, VAE, TEXT_ENCODER = "transformer", "vae", "text_encoder"
 SYSTEM_PROMPTS_FILE, GENERATION_FILE = "system_prompts.json", "generation.json"
+_SHOWN_CHARACTERS = 200
+"""Of what is cut off a prompt."""
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +139,8 @@ class TextToVideo:
             negative_prompt: what to stay away from; empty is the system prompt alone, as released.
             progress: called with (evaluations done, evaluations in all).
 
-        A prompt that is longer than the text encoder takes is cut off there, with a warning in the log.
+        A prompt that is longer than the text encoder takes is cut off there, with a warning in the log that
+        quotes what is left out.
 
         Raises ValueError for an unknown source or preset, or a size that does not fit, naming what does.
         """
@@ -176,12 +179,13 @@ class TextToVideo:
         cut = self.text_encoder.tokens_cut(prompt)
         if cut:
             logger.warning(
-                "%s has %s tokens with its system prompt, and the text encoder takes %d: the last %s are cut off; "
+                "%s has %s tokens with its system prompt, and the text encoder takes %d: the last %s are cut off, %r; "
                 "shorten it",
                 name,
                 f"{MAX_TOKENS + cut:,}",
                 MAX_TOKENS,
                 f"{cut:,}",
+                _begin(self.text_encoder.text_cut(prompt)),
             )
 
     def system_prompt(self, source: str | None) -> str:
@@ -214,6 +218,12 @@ class TextToVideo:
 def _local(source: str | Path) -> Path:
     """The directory `source`, or a snapshot of the hub repository of that name."""
     return locate(source, "a text-to-video checkpoint", (GENERATION_FILE,)).folder
+
+
+def _begin(text: str) -> str:
+    """A text on one line, of a long one its beginning."""
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]}..."
 
 
 def initial_noise(shape: Sequence[int], seed: int, *address: int | str) -> Tensor:

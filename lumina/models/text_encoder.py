@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -75,6 +76,21 @@ class TextEncoder:
         """How many tokens of a prompt `tokenize` leaves out; 0 for all but long ones."""
         ids: list[int] = self.tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
         return max(0, len(ids) - MAX_TOKENS)
+
+    def text_cut(self, prompt: str) -> str:
+        """The end of a prompt that `tokenize` leaves out, without space around it; empty for all but long ones."""
+        fast = self.tokenizer.is_fast
+        whole = self.tokenizer(prompt, truncation=False, verbose=False, return_offsets_mapping=fast)
+        ids: list[int] = whole["input_ids"]
+        # Special tokens at the end are kept when text before them is cut.
+        first = sum(
+            1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self.tokenize(prompt), ids, strict=False))
+        )
+        if first == len(ids):
+            return ""
+        if fast:
+            return prompt[whole["offset_mapping"][first][0] :].strip()
+        return str(self.tokenizer.decode(ids[first:], skip_special_tokens=True)).strip()
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], batch_size: int = 1) -> list[Tensor]:

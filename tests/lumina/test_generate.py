@@ -94,10 +94,19 @@ def test_a_prompt_that_is_cut_is_said(pipeline: TextToVideo, caplog: pytest.LogC
     said = (
         f"{whole:,} tokens with its system prompt, and the text encoder takes 256: the last {whole - 256:,} are cut off"
     )
-    assert caplog.messages == [f"the prompt has {said}; shorten it"]
+    [message] = caplog.messages
+    assert message.startswith(f"the prompt has {said}, 'circle circle ")
+    assert message.endswith("...'; shorten it")
+    assert len(message) < 400
     caplog.clear()
     pipeline(["a red circle", words], negative_prompt=words)
-    assert caplog.messages == [f"prompt 2 has {said}; shorten it", f"the negative prompt has {said}; shorten it"]
+    assert [text.partition(",")[0] for text in caplog.messages] == [
+        f"{name} has {said}".partition(",")[0] for name in ("prompt 2", "the negative prompt")
+    ]
+    caplog.clear()
+    fits = 256 - len(encoder.tokenizer(pipeline.system_prompt(None))["input_ids"])
+    pipeline("-" * fits + "Two blue\n squares,\x1b[31m 'red'")
+    assert caplog.messages[0].endswith(r"""are cut off, "Two blue squares,\x1b[31m 'red'"; shorten it""")
 
 
 def test_errors_name_what_fits(pipeline: TextToVideo) -> None:

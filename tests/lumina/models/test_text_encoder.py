@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import ByT5Tokenizer
 
 from lumina.models.text_encoder import TextEncoder
 from lumina.prompt_length import MAX_TOKENS, cut_message
@@ -64,6 +65,19 @@ def test_what_is_cut_is_counted(encoder: TextEncoder, words: int) -> None:
     assert len(whole) == 1 + words
     assert encoder.tokenize(prompt) == whole[:MAX_TOKENS]
     assert len(encoder.tokenize(prompt)) + encoder.tokens_cut(prompt) == len(whole)
+
+
+def test_what_is_cut_is_named(encoder: TextEncoder) -> None:
+    assert encoder.text_cut("x" * 255) == ""
+    assert encoder.text_cut("x" * 253 + " a red circle") == "circle"
+    # As written, where the tokenizer splits words and characters.
+    for end in ("Two Blue Squares", "x\ty", "\N{GRINNING FACE} a red \N{LATIN SMALL LETTER E WITH ACUTE}"):
+        assert encoder.text_cut("x" * 255 + " " + end + "\n") == end
+    # One in plain Python, which puts a special token at the end.
+    plain = TextEncoder(encoder.model, ByT5Tokenizer())
+    assert plain.tokenize("x" * 300)[-1] == plain.tokenizer.eos_token_id
+    assert plain.text_cut("x" * 255 + "yz") == "yz"
+    assert plain.text_cut("x" * 255) == ""
 
 
 def test_one_line_says_how_many_prompts_are_cut() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lumina.checkpoints import load_config, load_weights, model_of, tensors_of
+from lumina.checkpoints import DIGEST_FILE, load_config, load_weights, model_of, tensors_of
 from lumina.files import read_json
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.pretrained import locate
@@ -25,6 +25,8 @@ from lumina.tensor_names import misfit
 
 TENSORS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
+MERGED_FILE = "merged.json"
+"""Beside the two files of peft: the digest of the weights that training merged the adapter into."""
 NAME_PREFIX = "base_model.model."
 
 _PICKLE = "adapter_model.bin"
@@ -47,6 +49,8 @@ class Adapter:
     """Layer to lora_A [r, in] and lora_B [out, r]."""
     factor: float
     """What the products are multiplied by: lora_alpha / r, or lora_alpha / sqrt(r) with `use_rslora`."""
+    merged: str | None = None
+    """Digest of the weights that have it merged, where the adapter says so."""
 
 
 def read_adapter(source: str | Path, wanted: Mapping[str, Tensor]) -> Adapter:
@@ -74,7 +78,8 @@ def read_adapter(source: str | Path, wanted: Mapping[str, Tensor]) -> Adapter:
         name: (tensors[_name(name, "A")], tensors[_name(name, "B")]) for name in layers if _name(name, "A") in tensors
     }
     rank = settings["r"]
-    return Adapter(pairs, settings["lora_alpha"] / (math.sqrt(rank) if settings.get("use_rslora") else rank))
+    factor = settings["lora_alpha"] / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+    return Adapter(pairs, factor, _digest(folder / MERGED_FILE))
 
 
 def add_adapter(weights: Mapping[str, Tensor], adapter: Adapter, scale: float) -> dict[str, Tensor]:
@@ -95,14 +100,30 @@ def load_adapted(
 ) -> MultiScaleNextDiT:
     """Load a saved transformer with an adapter added to its weights, before they are turned into `dtype`.
 
-    Raises as `load_model` and `read_adapter`, and ValueError for a scale that is no finite number.
+    Raises as `load_model` and `read_adapter`, and ValueError for a scale that is no finite number, or weights that have
+    this adapter merged already.
     """
     if not math.isfinite(scale):
         raise ValueError(f"the scale of an adapter must be a finite number, got {scale}")
     config = load_config(directory)
     # The larger file is read only if the smaller one fits.
     found = read_adapter(adapter, tensors_of(config))
+    if scale > 0 and found.merged is not None and found.merged == _digest(directory / DIGEST_FILE):
+        raise ValueError(
+            f"{directory} has the adapter {adapter} merged already: leave it out, or take the weights that it was "
+            "trained beside"
+        )
     return model_of(config, add_adapter(load_weights(directory), found, scale), device, dtype)
+
+
+def _digest(path: Path) -> str | None:
+    """The digest of weights in a JSON file; None if there is no such file."""
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("weights"), str):
+        raise ValueError(f"{path} is damaged (no digest of weights): restore the file")
+    return str(content["weights"])
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -217,6 +217,23 @@ def test_an_adapter_of_another_network_is_refused_before_its_weights_are_read(
         load_adapted(tmp_path / "deeper", adapter, 1.0, "cpu", None)
 
 
+def test_an_adapter_is_not_added_where_it_is_merged(base: TextToVideo, saved: Path, tmp_path: Path) -> None:
+    tensors = trained(matrices(base.transformer.state_dict()))
+    merged = MultiScaleNextDiT(base.transformer.config)
+    merged.load_state_dict(merge(base.transformer.state_dict(), tensors, CONFIG))
+    # The export copies the transformer of the last stage, whose folder the adapter knows by the digest alone.
+    replace(base, transformer=merged).save_pretrained(tmp_path / "export")
+    digest = json.loads((tmp_path / "export" / "transformer" / "digest.json").read_text())["weights"]
+    save_adapter(tensors, CONFIG, tmp_path / "adapter", digest)
+    with pytest.raises(ValueError, match="adapter merged already: leave it out, or take the weights that it was"):
+        TextToVideo.from_pretrained(tmp_path / "export", adapter=tmp_path / "adapter")
+    for folder, scale in ((saved, 1.0), (tmp_path / "export", -1.0)):
+        TextToVideo.from_pretrained(folder, adapter=tmp_path / "adapter", adapter_scale=scale)
+    (tmp_path / "adapter" / "merged.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"merged\.json is damaged"):
+        TextToVideo.from_pretrained(saved, adapter=tmp_path / "adapter")
+
+
 def test_what_training_saves_is_read(base: TextToVideo, tmp_path: Path) -> None:
     weights = base.transformer.state_dict()
     tensors = matrices(weights)

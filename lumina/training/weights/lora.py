@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lumina.adapters import CONFIG_FILE, NAME_PREFIX, TENSORS_FILE
+from lumina.adapters import CONFIG_FILE, MERGED_FILE, NAME_PREFIX, TENSORS_FILE
 from lumina.checkpoints import write_whole
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.training.stage import LoraConfig
@@ -70,9 +70,12 @@ def merge(base: Mapping[str, Tensor], adapters: Mapping[str, Tensor], config: Lo
     return merged
 
 
-def save_adapter(adapters: Mapping[str, Tensor], config: LoraConfig, directory: Path) -> None:
+def save_adapter(
+    adapters: Mapping[str, Tensor], config: LoraConfig, directory: Path, merged: str | None = None
+) -> None:
     """Write adapters as peft does (`PeftModel.from_pretrained` reads it) to a directory that must not exist yet.
 
+    `merged` is the digest of the weights that have them, so that nothing adds them there once more.
     All of it appears at once, or nothing. Raises ValueError as `merge`, FileExistsError if the directory exists.
     """
     _check(adapters, dict.fromkeys(_targets(adapters, config), (None, None)), config)
@@ -85,6 +88,8 @@ def save_adapter(adapters: Mapping[str, Tensor], config: LoraConfig, directory: 
     with write_whole(directory) as part:
         save_file(tensors, part / TENSORS_FILE, metadata={"format": "pt"})
         (part / CONFIG_FILE).write_text(content + "\n")
+        if merged is not None:
+            (part / MERGED_FILE).write_text(json.dumps({"weights": merged}) + "\n")
 
 
 def _peft_config(config: LoraConfig, inference: bool = False) -> Any:

@@ -22,14 +22,15 @@ def publish(config: TrainStageConfig, checkpoint: resume.EngineCheckpoint, init:
     `out/adapter_ema`, as the library peft does.
     """
     for folder, line in PUBLISHED.items():
-        weights = resume.read_tensors(checkpoint, line)
-        if config.lora is not None:
-            adapter = out / folder.replace("transformer", "adapter")
-            if adapter.exists():
-                shutil.rmtree(adapter)
-            save_adapter(weights, config.lora, adapter)
-            weights = merge(initial_model(config, init).state_dict(), weights, config.lora)
-        if (out / folder).exists():
+        trained = resume.read_tensors(checkpoint, line)
+        adapter = out / folder.replace("transformer", "adapter")
+        for written in (adapter, out / folder):
             # A worker group that failed after its export has been here.
-            shutil.rmtree(out / folder)
-        checkpoints.save_weights(config.model, weights, out / folder)
+            if written.exists():
+                shutil.rmtree(written)
+        if config.lora is None:
+            checkpoints.save_weights(config.model, trained, out / folder)
+        else:
+            weights = merge(initial_model(config, init).state_dict(), trained, config.lora)
+            digest = checkpoints.save_weights(config.model, weights, out / folder)
+            save_adapter(trained, config.lora, adapter, digest)

@@ -306,12 +306,16 @@ def test_adapters_alone_are_trained_resumed_and_merged(data: LatentDataset, tmp_
     assert {path.name for path in (tmp_path / "out" / "adapter").iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",
+        "merged.json",
     }
     for folder in ("transformer", "transformer_ema"):
         adapter = tmp_path / "out" / folder.replace("transformer", "adapter")
         beside = load_adapted(init, adapter, 1.0, "cpu", None).state_dict()
         merged = checkpoints.load_weights(tmp_path / "out" / folder)
         assert all(torch.equal(value, merged[name]) for name, value in beside.items())
+        with pytest.raises(ValueError, match=f"{folder} has the adapter .*{adapter.name} merged already: leave it out"):
+            load_adapted(tmp_path / "out" / folder, adapter, 0.5, "cpu", None)
+        load_adapted(tmp_path / "out" / folder, adapter, 0.0, "cpu", None)
     for record in (tmp_path / "whole" / "engine" / "step-00000008").glob("*.json"):
         record.unlink()
     resumed = Trainer(config, data, _settings(tmp_path / "whole"), init)

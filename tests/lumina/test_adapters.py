@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -73,6 +74,13 @@ def frames(model: TextToVideo) -> np.ndarray:
     return model("a red circle").frames
 
 
+def clip() -> tuple[Any, ...]:
+    """What the transformer is called with."""
+    rng = torch.Generator().manual_seed(3)
+    x, text = torch.randn(1, 16, 2, 8, 8, generator=rng), [torch.randn(5, 24, generator=rng)]
+    return x, torch.tensor([0.4]), text, torch.tensor([-1.0]), (1, 2, 2)
+
+
 def test_clips_are_those_of_merged_weights(base: TextToVideo, saved: Path, tmp_path: Path) -> None:
     weights = base.transformer.state_dict()
     tensors = matrices(weights)
@@ -94,9 +102,7 @@ def test_it_computes_what_peft_does_at_every_scale(base: TextToVideo, saved: Pat
     from peft.tuners.lora import LoraLayer
 
     save_adapter(trained(matrices(base.transformer.state_dict())), CONFIG, tmp_path / "adapter")
-    rng = torch.Generator().manual_seed(3)
-    x, text = torch.randn(1, 16, 2, 8, 8, generator=rng), [torch.randn(5, 24, generator=rng)]
-    inputs = (x, torch.tensor([0.4]), text, torch.tensor([-1.0]), (1, 2, 2))
+    inputs = clip()
     theirs = PeftModel.from_pretrained(tiny.text_to_video().transformer, str(tmp_path / "adapter"))
     for scale in (1.0, 0.25, -2.0):
         for module in theirs.modules():
@@ -105,6 +111,27 @@ def test_it_computes_what_peft_does_at_every_scale(base: TextToVideo, saved: Pat
         ours = load_adapted(saved / "transformer", tmp_path / "adapter", scale, "cpu", torch.float32)
         with torch.no_grad():
             torch.testing.assert_close(ours(*inputs), theirs(*inputs))
+
+
+def test_diffusers_loads_it_with_its_alpha(base: TextToVideo, tmp_path: Path) -> None:
+    from diffusers.loaders.peft import PeftAdapterMixin
+
+    class Loading(PeftAdapterMixin, MultiScaleNextDiT):  # type: ignore[misc]
+        """What a transformer of diffusers can do besides."""
+
+    weights = base.transformer.state_dict()
+    tensors = trained(matrices(weights))
+    save_adapter(tensors, CONFIG, tmp_path / "adapter")
+    theirs, merged = Loading(base.transformer.config), MultiScaleNextDiT(base.transformer.config)
+    theirs.load_state_dict(weights)
+    theirs.load_lora_adapter(tmp_path / "adapter", prefix="base_model.model", weight_name=TENSORS_FILE)
+    merged.load_state_dict(merge(weights, tensors, CONFIG))
+    inputs = clip()
+    with torch.no_grad():
+        torch.testing.assert_close(theirs.eval()(*inputs), merged.eval()(*inputs))
+    with safe_open(tmp_path / "adapter" / TENSORS_FILE, "pt") as file:
+        # The library writes two entries in another order in every process.
+        assert len(file.metadata()) == 1
 
 
 def test_only_the_adapted_layers_change_and_by_the_factor(base: TextToVideo, tmp_path: Path) -> None:

@@ -85,8 +85,11 @@ def save_adapter(
     }
     # What peft itself would write has the targets in another order in every process.
     content = json.dumps(_peft_config(config, inference=True).to_dict(), indent=2, sort_keys=True, default=sorted)
+    settings = {"r": config.rank, "lora_alpha": config.alpha, "target_modules": sorted(config.targets)}
+    header = json.dumps({NAME_PREFIX + name: value for name, value in settings.items()}, sort_keys=True)
     with write_whole(directory) as part:
-        save_file(tensors, part / TENSORS_FILE, metadata={"format": "pt"})
+        # diffusers reads no other file, and would take alpha for the rank. Two entries would come in any order.
+        save_file(tensors, part / TENSORS_FILE, metadata={"lora_adapter_metadata": header})
         (part / CONFIG_FILE).write_text(content + "\n")
         if merged is not None:
             (part / MERGED_FILE).write_text(json.dumps({"weights": merged}) + "\n")

@@ -16,18 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lumina.adapter_files import CONFIG_FILE, MERGED_FILE, NAME_PREFIX, TENSORS_FILE
 from lumina.checkpoints import DIGEST_FILE, load_config, load_weights, model_of, tensors_of
 from lumina.files import read_json
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.pretrained import locate
 from lumina.tensor_files import read_tensors
-from lumina.tensor_names import misfit
-
-TENSORS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
-MERGED_FILE = "merged.json"
-"""Beside the two files of peft: the digest of the weights that training merged the adapter into."""
-NAME_PREFIX = "base_model.model."
+from lumina.tensor_names import misfit, unwrapped
 
 _PICKLE = "adapter_model.bin"
 _KNOWN = frozenset({
@@ -72,7 +67,7 @@ def read_adapter(source: str | Path, wanted: Mapping[str, Tensor]) -> Adapter:
     settings = _settings(folder / CONFIG_FILE)
     layers = {name.removesuffix(".weight"): value for name, value in wanted.items() if _is_matrix(name, value)}
     targets = _targets(folder / CONFIG_FILE, settings, layers)
-    tensors = read_tensors(path)
+    tensors = _plain_names(read_tensors(path), layers)
     _check(path, tensors, {name: layers[name] for name in _adapted(tensors, targets, settings)}, settings["r"])
     pairs = {
         name: (tensors[_name(name, "A")], tensors[_name(name, "B")]) for name in layers if _name(name, "A") in tensors
@@ -134,8 +129,8 @@ def _settings(path: Path) -> dict[str, Any]:
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
         raise ValueError(f"{path}: r should be a whole number from 1 on, got {rank!r}")
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
-        raise ValueError(f"{path}: lora_alpha should be a finite number, got {alpha!r}")
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not abs(alpha) < 1e9:
+        raise ValueError(f"{path}: lora_alpha should be a finite number, got {str(alpha)[:60]!r}")
     changes = {
         name: value
         for name, value in settings.items()
@@ -206,4 +201,12 @@ def _is_matrix(name: str, value: Tensor) -> bool:
 
 
 def _name(layer: str, side: str) -> str:
-    return f"{NAME_PREFIX}{layer}.lora_{side}.weight"
+    return f"{layer}.lora_{side}.weight"
+
+
+def _plain_names(tensors: Mapping[str, Tensor], layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without the prefix of peft, and those of wrappers that the network was trained in."""
+    if all(name.startswith(NAME_PREFIX) for name in tensors):
+        tensors = {name.removeprefix(NAME_PREFIX): value for name, value in tensors.items()}
+    names = unwrapped(layers, tensors)
+    return {names[name]: value for name, value in tensors.items()}

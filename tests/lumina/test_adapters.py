@@ -17,7 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lumina.adapters import CONFIG_FILE, TENSORS_FILE, add_adapter, load_adapted, read_adapter
+from lumina.adapter_files import CONFIG_FILE, TENSORS_FILE
+from lumina.adapters import add_adapter, load_adapted, read_adapter
 from lumina.checkpoints import save_model
 from lumina.generate import TextToVideo
 from lumina.models.next_dit import MultiScaleNextDiT
@@ -181,6 +182,8 @@ def test_settings_that_name_the_same_adapter(base: TextToVideo, tmp_path: Path, 
         ({"r": None}, "r should be a whole number from 1 on, got None"),
         ({"r": 4}, r"6 of another shape.*lora_A.weight \[3, \d+\]: should be \[4, "),
         ({"lora_alpha": "much"}, "lora_alpha should be a finite number, got 'much'"),
+        ({"lora_alpha": 10**400}, "lora_alpha should be a finite number, got '10000"),
+        ({"lora_alpha": float("nan")}, "lora_alpha should be a finite number, got 'nan'"),
         ({"use_dora": True}, "use_dora is 'True', and only plain LoRA is read: merge this adapter"),
         ({"alpha_pattern": {"wq": 2}}, "alpha_pattern is .*only plain LoRA is read"),
         ({"bias": "all"}, "bias is 'all', and only plain LoRA is read"),
@@ -229,9 +232,24 @@ def test_files_that_do_not_fit(base: TextToVideo, saved: Path, tmp_path: Path) -
     refused(write(tmp_path / "other", other), ValueError, r"6 missing, 6 unexpected; the network has 6")
     wider = {name: value.repeat(2, 1) if "lora_B" in name else value for name, value in tensors.items()}
     refused(write(tmp_path / "wider", wider), ValueError, r"3 of another shape.*\[64, 3\]: should be \[32, 3\]")
-    prefixed = {name.replace("model.layers", "model.transformer.layers"): value for name, value in tensors.items()}
-    refused(write(tmp_path / "prefixed", prefixed), ValueError, "does not fit the network and adapter_config.json")
+    inner = {name.replace("model.layers", "model.transformer.layers"): value for name, value in tensors.items()}
+    refused(
+        write(tmp_path / "inner", inner), ValueError, r"all 6 names begin with 'transformer\.', which the network's"
+    )
     refused(whole, ValueError, "the scale of an adapter must be a finite number, got nan", float("nan"))
+
+
+@pytest.mark.parametrize("prefix", ["", "base_model.model._orig_mod.", "base_model.model.module."])
+def test_prefixes_of_wrappers_are_taken_off(base: TextToVideo, tmp_path: Path, prefix: str) -> None:
+    weights = base.transformer.state_dict()
+    tensors = matrices(weights)
+    renamed = {name.replace("base_model.model.", prefix): value for name, value in tensors.items()}
+    plain, wrapped = (
+        read_adapter(write(tmp_path / name, found), weights) for name, found in (("a", tensors), ("b", renamed))
+    )
+    assert plain.pairs.keys() == wrapped.pairs.keys()
+    for layer, pair in plain.pairs.items():
+        assert all(torch.equal(*both) for both in zip(pair, wrapped.pairs[layer], strict=True))
 
 
 def test_an_adapter_of_another_network_is_refused_before_its_weights_are_read(

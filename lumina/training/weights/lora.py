@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lumina.adapters import CONFIG_FILE, MERGED_FILE, NAME_PREFIX, TENSORS_FILE
+from lumina.adapter_files import CONFIG_FILE, MERGED_FILE, NAME_PREFIX, TENSORS_FILE
 from lumina.checkpoints import write_whole
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.training.stage import LoraConfig

@@ -22,6 +22,8 @@ from lumina.tensor_files import fitting, read_tensors
 
 ARGUMENTS_FILE = "model_args.json"
 _MODEL_PREFIX = "MultiScaleNextDiT_"
+_ENTRY = "model"
+"""Under which training scripts save the weights beside their optimizer's."""
 
 
 def weights_file(source: Path, ema: bool) -> Path:
@@ -52,7 +54,7 @@ def read_released(source: Path, config: NextDiTConfig, *, ema: bool = False) -> 
         ValueError: the file is damaged or holds more than tensors, or its tensors are not those of `config`.
     """
     path = weights_file(source, ema)
-    return fitting(tensors_of(config), read_tensors(path), str(path))
+    return fitting(tensors_of(config), read_tensors(path, _ENTRY), str(path))
 
 
 def write_released(config: NextDiTConfig, weights: Mapping[str, Tensor], directory: Path, *, ema: bool = False) -> None:

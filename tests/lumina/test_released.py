@@ -46,6 +46,14 @@ def test_torch_files_and_averaged_weights(tmp_path: Path, weights: dict[str, tor
     assert digest({"w": read_released(tmp_path / f"{FILE}.pth", TINY)}) == digest({"w": weights})
 
 
+def test_weights_beside_other_things_are_read_or_named(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
+    torch.save({"model": weights, "step": 3}, tmp_path / f"{FILE}.pth")
+    assert digest({"w": read_released(tmp_path, TINY)}) == digest({"w": weights})
+    torch.save({"state_dict": weights, "step": 3}, tmp_path / f"{FILE}.pth")
+    with pytest.raises(ValueError, match=r"no mapping .* at its top, but under 'state_dict': save that alone$"):
+        read_released(tmp_path, TINY)
+
+
 def test_code_in_a_file_does_not_run(tmp_path: Path) -> None:
     torch.save(argparse.Namespace(model="2B"), tmp_path / f"{FILE}.pth")
     with pytest.raises(ValueError, match="holds more than tensors"):

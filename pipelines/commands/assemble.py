@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -14,12 +15,13 @@ from pipelines.terminal import make_console
 
 
 def assemble(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write; it must not exist.")],
+    out: Annotated[Path, typer.Argument(help="Directory to write; it must not exist.")],
     transformer: Annotated[
         str,
         typer.Option(
             metavar="DIR",
-            help="Released directory or `consolidated` file, `convert`'s output, an export, a checkpoint.",
+            help="Released weights (a directory, a `consolidated` file, hf:Alpha-VLLM/Lumina-Video-f24R960), "
+            "`convert`'s output, an export, or a training stage's output.",
         ),
     ],
     vae: Annotated[str, typer.Option(metavar="DIR", help="CogVideoX VAE: a directory, or hf:THUDM/CogVideoX-2b/vae.")],
@@ -69,6 +71,8 @@ def assemble(
 
         made = released_settings(sampler) if sampler is not None else read_settings(settings or Path())
         made = made.model_copy(update={"source": source or made.source})
+        # Read when transformers is imported.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         from lumina import assemble as parts
 
         found = parts.find_transformer(transformer, preset, config, ema=ema)

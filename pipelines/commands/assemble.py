@@ -77,15 +77,16 @@ def assemble(
 
         found = parts.find_transformer(transformer, preset, config, ema=ema)
         prompts = parts.RELEASED_PROMPTS if system_prompts is None else parts.prompts_of(system_prompts)
-        digest = parts.assemble(
-            out,
-            transformer=found,
-            vae=vae,
-            text_encoder=text_encoder,
-            prompts=prompts,
-            settings=made,
-            by_reference=by_reference,
-        )
         console = make_console()
+        with console.status("comparing the parts and writing them"):
+            digest = parts.assemble(
+                out,
+                transformer=found,
+                vae=vae,
+                text_encoder=text_encoder,
+                prompts=prompts,
+                settings=made,
+                by_reference=by_reference,
+            )
         clip = f"{made.num_frames} frames, {made.width}x{made.height}, {made.fps:g} fps, {made.sampler.steps} steps"
         console.print(f"{out}: transformer {digest}; {clip}; system prompts: {', '.join(prompts)}", soft_wrap=True)

@@ -112,6 +112,14 @@ def test_where_the_shape_comes_from(tmp_path: Path) -> None:
         assert find_config(tmp_path, None, path) == expected
         with pytest.raises(ValueError, match="not both"):
             find_config(tmp_path, "2B", path)
+    for content, told in (
+        ({"dim": 64, "layers": 2}, "n_layers: Field required"),
+        ({"model": "2B_GQA"}, "it has no f_patch_sizes"),
+        ({"all_patch_size": [2]}, "it has no all_f_patch_size"),
+    ):
+        path.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=f"{path} tells no shape of a transformer: {told}$"):
+            find_config(tmp_path, None, path)
     path.write_text("{")
     with pytest.raises(ValueError, match="line 1: no JSON: "):
         find_config(tmp_path, None, path)

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jobs.context import JobContext, JobResult
 from lumina.files import sha256_file
 from lumina.generation_config import GenerationConfig
-from lumina.links import first_that_leads_out
-
-if TYPE_CHECKING:
-    from lumina.models.autoencoder import VideoAutoencoder
-    from lumina.models.text_encoder import TextEncoder
+from lumina.parts import copy_part
+from lumina.pretrained import local_folder
 
 LINEAGE_FILE = "lineage.json"
-_FILES = (
-    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json",
-    "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "chat_template.j*", "LICENSE*", "NOTICE*", "README.md",
-)  # fmt: skip
-"""What belongs to a network or a tokenizer; what else lies there is nobody's to publish."""
 
 
 class ExportConfig(GenerationConfig):
@@ -41,8 +30,6 @@ def run(ctx: JobContext) -> JobResult:
     """
     from lumina.checkpoints import digest, load_config, load_weights, save_weights
     from lumina.generate import SYSTEM_PROMPTS_FILE, TEXT_ENCODER, TRANSFORMER, VAE, write_texts
-    from lumina.models.autoencoder import VideoAutoencoder
-    from lumina.models.text_encoder import TextEncoder
     from lumina.system_prompts import read_system_prompts
 
     config: ExportConfig = ctx.config
@@ -54,9 +41,9 @@ def run(ctx: JobContext) -> JobResult:
     weights = load_weights(checkpoint)
     save_weights(load_config(checkpoint), weights, ctx.out / TRANSFORMER)
     ctx.progress(1, 3, "parts")
-    _copy(ctx.weights["vae"], ctx.out / VAE, VideoAutoencoder)
+    copy_part(local_folder(ctx.weights["vae"]), ctx.out / VAE)
     ctx.progress(2, 3, "parts")
-    _copy(ctx.weights["text_encoder"], ctx.out / TEXT_ENCODER, TextEncoder)
+    copy_part(local_folder(ctx.weights["text_encoder"]), ctx.out / TEXT_ENCODER)
     defaults = GenerationConfig.model_validate(config.model_dump() | {"source": source})
     write_texts(ctx.out, prompts.values(), defaults)
     files = sorted(path for path in ctx.out.rglob("*") if path.is_file())
@@ -84,19 +71,3 @@ def _choice(ctx: JobContext) -> dict[str, Any]:
         return {}
     content = json.loads((ctx.inputs["selection"].path / "selection.json").read_text(encoding="utf-8"))
     return {name: content[name] for name in ("chosen", "sources", "decided_by", "reason") if name in content}
-
-
-def _copy(source: str, target: Path, loader: type[VideoAutoencoder] | type[TextEncoder]) -> None:
-    """Copy the files of a network from a local directory, or fetch a hub id.
-
-    ValueError for a link that leads out of the directory.
-    """
-    if not Path(source).is_dir():
-        loader.from_pretrained(source).save_pretrained(target)
-        return
-    if (link := first_that_leads_out(Path(source))) is not None:
-        raise ValueError(f"{link} is a link that leads out of the folder: put a copy in its place")
-    target.mkdir()
-    for path in sorted(Path(source).iterdir()):
-        if path.is_file() and any(path.match(pattern) for pattern in _FILES):
-            shutil.copyfile(path, target / path.name)

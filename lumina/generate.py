@@ -19,10 +19,12 @@ from lumina.flow_matching.sampler import Progress, sample
 from lumina.flow_matching.schedules import SamplerConfig, sampler_config
 from lumina.generation_config import GenerationConfig
 from lumina.models.autoencoder import VideoAutoencoder
+from lumina.models.config import NextDiTConfig
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.models.text_encoder import TextEncoder
+from lumina.parts import read_references
 from lumina.precision import precision_on
-from lumina.pretrained import locate
+from lumina.pretrained import local_folder, locate
 from lumina.prompt_length import MAX_TOKENS
 from lumina.randomness import generator
 from lumina.sizes import SPATIAL_COMPRESSION, check_size, generated_latents
@@ -80,8 +82,9 @@ class TextToVideo:
         """
         root = _local(directory)
         dtype = dtype or getattr(torch, precision_on(str(device)))
+        elsewhere = read_references(root)
         for name in (TRANSFORMER, VAE, TEXT_ENCODER, SYSTEM_PROMPTS_FILE, GENERATION_FILE):
-            if not (root / name).exists():
+            if name not in elsewhere and not (root / name).exists():
                 raise FileNotFoundError(f"{root} is no text-to-video checkpoint: it holds no {name}")
         if adapter is None:
             transformer = load_model(root / TRANSFORMER, device, dtype)
@@ -89,8 +92,8 @@ class TextToVideo:
             transformer = load_adapted(root / TRANSFORMER, adapter, adapter_scale, device, dtype)
         return cls(
             transformer=transformer,
-            vae=VideoAutoencoder.from_pretrained(root / VAE, device, dtype),
-            text_encoder=TextEncoder.from_pretrained(root / TEXT_ENCODER, device, dtype),
+            vae=VideoAutoencoder.from_pretrained(elsewhere.get(VAE, root / VAE), device, dtype),
+            text_encoder=TextEncoder.from_pretrained(elsewhere.get(TEXT_ENCODER, root / TEXT_ENCODER), device, dtype),
             system_prompts=read_system_prompts(root / SYSTEM_PROMPTS_FILE),
             defaults=GenerationConfig.model_validate_json((root / GENERATION_FILE).read_text(encoding="utf-8")),
         )
@@ -200,23 +203,35 @@ class TextToVideo:
 
     def latent_shape(self, num_frames: int, width: int, height: int, sampler: SamplerConfig) -> tuple[int, ...]:
         """[C, F, h, w] of a clip; raises ValueError, naming what fits, if a scale of the sampler does not divide it."""
-        frames = generated_latents(num_frames)
-        patches = [patch for _, patch in sampler.patches_of(frames)]
-        for patch in patches:
-            self.transformer.config.check_patch(patch)
-        check_size(width, height, SPATIAL_COMPRESSION * max(patch[1] for patch in patches))
-        whole = max(patch[0] for patch in patches)
-        if frames > 1 and frames % whole:
-            step = whole * num_frames // frames
-            near = num_frames // step * step
-            fits = " or ".join(str(count) for count in (near, near + step) if count >= step)
-            raise ValueError(f"num_frames must be a multiple of {step} for this sampler, got {num_frames}: take {fits}")
-        sides = height // SPATIAL_COMPRESSION, width // SPATIAL_COMPRESSION
-        return (self.transformer.config.in_channels, frames, *sides)
+        return latent_shape(self.transformer.config, num_frames, width, height, sampler)
+
+
+def latent_shape(
+    model: NextDiTConfig, num_frames: int, width: int, height: int, sampler: SamplerConfig
+) -> tuple[int, ...]:
+    """See `TextToVideo.latent_shape`."""
+    frames = generated_latents(num_frames)
+    patches = [patch for _, patch in sampler.patches_of(frames)]
+    for patch in patches:
+        model.check_patch(patch)
+    check_size(width, height, SPATIAL_COMPRESSION * max(patch[1] for patch in patches))
+    whole = max(patch[0] for patch in patches)
+    if frames > 1 and frames % whole:
+        step = whole * num_frames // frames
+        near = num_frames // step * step
+        fits = " or ".join(str(count) for count in (near, near + step) if count >= step)
+        raise ValueError(f"num_frames must be a multiple of {step} for this sampler, got {num_frames}: take {fits}")
+    return (model.in_channels, frames, height // SPATIAL_COMPRESSION, width // SPATIAL_COMPRESSION)
 
 
 def _local(source: str | Path) -> Path:
     """The directory `source`, or a snapshot of the hub repository of that name."""
+    folder = local_folder(source)
+    if not (folder / GENERATION_FILE).is_file():
+        raise FileNotFoundError(
+            f"{folder} does not hold a text-to-video checkpoint: no {GENERATION_FILE}; `lumina assemble` makes one of "
+            "a transformer and its parts"
+        )
     return locate(source, "a text-to-video checkpoint", (GENERATION_FILE,)).folder
 
 

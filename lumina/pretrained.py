@@ -39,7 +39,7 @@ class Place:
         levels = [logger.level for logger in loggers]
         try:
             for logger in loggers:
-                logger.setLevel(logging.ERROR)
+                logger.setLevel(logging.CRITICAL)
             yield
         except OSError as error:
             raise FileNotFoundError(f"cannot load {self.what} from {self.folder}: {_first_line(error)}") from error

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -22,6 +23,8 @@ from lumina.tensor_files import fitting, read_tensors
 
 ARGUMENTS_FILE = "model_args.json"
 _MODEL_PREFIX = "MultiScaleNextDiT_"
+_ENTRY = "model"
+"""Under which training scripts save the weights beside their optimizer's."""
 
 
 def weights_file(source: Path, ema: bool) -> Path:
@@ -52,7 +55,7 @@ def read_released(source: Path, config: NextDiTConfig, *, ema: bool = False) -> 
         ValueError: the file is damaged or holds more than tensors, or its tensors are not those of `config`.
     """
     path = weights_file(source, ema)
-    return fitting(tensors_of(config), read_tensors(path), str(path))
+    return fitting(tensors_of(config), read_tensors(path, _ENTRY), str(path))
 
 
 def write_released(config: NextDiTConfig, weights: Mapping[str, Tensor], directory: Path, *, ema: bool = False) -> None:
@@ -105,9 +108,16 @@ def find_config(source: Path, preset: str | None, arguments: Path | None) -> Nex
     values = read_json(path)
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a JSON object with the model's arguments")
-    if "all_patch_size" in values:
-        return NextDiTConfig.from_released(values)
-    return _from_training(values) if "model" in values else NextDiTConfig.model_validate(values)
+    try:
+        if "all_patch_size" in values:
+            return NextDiTConfig.from_released(values)
+        return _from_training(values) if "model" in values else NextDiTConfig.model_validate(values)
+    except KeyError as error:
+        raise ValueError(f"{path} tells no shape of a transformer: it has no {error.args[0]}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise ValueError(f"{path} tells no shape of a transformer: {where}: {first['msg']}") from error
 
 
 def _preset(name: str) -> NextDiTConfig:

@@ -6,6 +6,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from safetensors import SafetensorError
@@ -36,9 +37,19 @@ def read_tensors(path: Path, entry: str | None = None) -> dict[str, Tensor]:
         raise ValueError(f"{path} is damaged ({error}): restore the file") from error
     if isinstance(content, Mapping) and entry in content:
         content = content[entry]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} holds no mapping of names to tensors")
+    if not _names_tensors(content):
+        inside = [str(key) for key, value in content.items() if _names_tensors(value)] if _is_mapping(content) else []
+        where = f" at its top, but under {', '.join(map(repr, inside))}: save that alone" if inside else ""
+        raise ValueError(f"{path} holds no mapping of names to tensors{where}")
     return {str(name): value for name, value in content.items()}
+
+
+def _is_mapping(content: object) -> TypeGuard[Mapping[object, object]]:
+    return isinstance(content, Mapping)
+
+
+def _names_tensors(content: object) -> bool:
+    return _is_mapping(content) and all(isinstance(value, Tensor) for value in content.values())
 
 
 def fitting(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from functools import reduce
 
-_COMPILED = "_orig_mod."
-"""What `torch.compile` puts before the names of whatever part it was called for."""
-_WRAPPERS = ("module.", "model.")
-"""Of DistributedDataParallel, DeepSpeed and Lightning."""
+_INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""What `torch.compile`, FSDP and activation checkpointing put before the names of whatever part they wrap."""
+_WRAPPERS = ("module.", "model.", "diffusion_model.")
+"""Of DistributedDataParallel, DeepSpeed, Lightning and ComfyUI."""
 _SHOWN = 3
 
 
@@ -17,7 +18,7 @@ def unwrapped(wanted: Collection[str], names: Collection[str]) -> dict[str, str]
 
     `wanted` are the names of the network: a prefix that one of them has is no wrapper's.
     """
-    found = {name: name.replace(_COMPILED, "") for name in names}
+    found = {name: reduce(lambda plain, mark: plain.replace(mark, ""), _INSIDE, name) for name in names}
     wrappers = [prefix for prefix in _WRAPPERS if not any(name.startswith(prefix) for name in wanted)]
     while found and (common := [p for p in wrappers if all(name.startswith(p) for name in found.values())]):
         found = {name: plain.removeprefix(common[0]) for name, plain in found.items()}

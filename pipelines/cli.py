@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.commands import cluster, jobs
+from pipelines.commands.assemble import assemble
 from pipelines.commands.jobs import submit
 from pipelines.commands.models import convert, cost, generate, probe
 from pipelines.commands.options import (
@@ -318,7 +319,7 @@ def gc(
             make_console().print(collection_view(found, removed=yes))
 
 
-for command in (report, rerun, status, submit, track, probe, generate, convert, cost):
+for command in (report, rerun, status, submit, track, probe, generate, convert, assemble, cost):
     app.command()(command)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(cluster.app, name="cluster")

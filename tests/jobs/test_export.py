@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from lumina.models.config import NextDiTConfig
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.system_prompts import SystemPrompt, write_system_prompts
 from tests.lumina import tiny
+from tests.lumina.hub_cache import download
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +103,19 @@ def test_only_files_of_networks_are_copied_and_no_link_leads_out(
     copied = {path.name for path in (made.out / "text_encoder").iterdir()}
     assert {"config.json", "model.safetensors", "LICENSE"} < copied
     assert "notes.txt" not in copied
+
+
+def test_models_of_the_hub_are_copied_as_files(
+    inputs: tuple[Path, MultiScaleNextDiT], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name in ("vae", "text_encoder"):
+        download(tmp_path / "hub", f"some/{name}", {path.name: path for path in (inputs[0] / name).iterdir()})
+    made = context(inputs[0], tmp_path / "out", ExportConfig(), "checkpoint", "tag")
+    run(replace(made, weights={name: f"hf:some/{name}" for name in made.weights}))
+    for name in made.weights:
+        for path in (tmp_path / "out" / name).iterdir():
+            assert not path.is_symlink()
+            assert path.read_bytes() == (inputs[0] / name / path.name).read_bytes()
+    (tmp_path / "hub").rename(tmp_path / "gone")
+    TextToVideo.from_pretrained(tmp_path / "out")

@@ -46,6 +46,14 @@ def test_torch_files_and_averaged_weights(tmp_path: Path, weights: dict[str, tor
     assert digest({"w": read_released(tmp_path / f"{FILE}.pth", TINY)}) == digest({"w": weights})
 
 
+def test_weights_beside_other_things_are_read_or_named(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
+    torch.save({"model": weights, "step": 3}, tmp_path / f"{FILE}.pth")
+    assert digest({"w": read_released(tmp_path, TINY)}) == digest({"w": weights})
+    torch.save({"state_dict": weights, "step": 3}, tmp_path / f"{FILE}.pth")
+    with pytest.raises(ValueError, match=r"no mapping .* at its top, but under 'state_dict': save that alone$"):
+        read_released(tmp_path, TINY)
+
+
 def test_code_in_a_file_does_not_run(tmp_path: Path) -> None:
     torch.save(argparse.Namespace(model="2B"), tmp_path / f"{FILE}.pth")
     with pytest.raises(ValueError, match="holds more than tensors"):
@@ -104,6 +112,14 @@ def test_where_the_shape_comes_from(tmp_path: Path) -> None:
         assert find_config(tmp_path, None, path) == expected
         with pytest.raises(ValueError, match="not both"):
             find_config(tmp_path, "2B", path)
+    for content, told in (
+        ({"dim": 64, "layers": 2}, "n_layers: Field required"),
+        ({"model": "2B_GQA"}, "it has no f_patch_sizes"),
+        ({"all_patch_size": [2]}, "it has no all_f_patch_size"),
+    ):
+        path.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=f"{path} tells no shape of a transformer: {told}$"):
+            find_config(tmp_path, None, path)
     path.write_text("{")
     with pytest.raises(ValueError, match="line 1: no JSON: "):
         find_config(tmp_path, None, path)

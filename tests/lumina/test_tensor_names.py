@@ -25,7 +25,20 @@ WANTED = [f"layers.{number}.weight" for number in range(20)]
 
 
 @pytest.mark.parametrize(
-    "prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod.", "_orig_mod.module.", "model.module.", ""]
+    "prefix",
+    [
+        "module.",
+        "_orig_mod.",
+        "model.",
+        "module._orig_mod.",
+        "_orig_mod.module.",
+        "model.module.",
+        "_fsdp_wrapped_module.",
+        "_fsdp_wrapped_module._orig_mod.",
+        "model.diffusion_model.",
+        "diffusion_model.",
+        "",
+    ],
 )
 def test_prefixes_of_wrappers_are_taken_off(prefix: str) -> None:
     assert list(unwrapped(WANTED, [prefix + name for name in WANTED]).values()) == WANTED
@@ -42,7 +55,8 @@ def test_nothing_is_taken_off_where_that_is_ambiguous() -> None:
 
 
 def test_parts_that_were_compiled_lose_the_prefix_inside() -> None:
-    assert unwrapped(WANTED, ["layers.1._orig_mod.weight"]) == {"layers.1._orig_mod.weight": "layers.1.weight"}
+    for mark in ("_orig_mod", "_fsdp_wrapped_module", "_fsdp_wrapped_module._checkpoint_wrapped_module"):
+        assert unwrapped(WANTED, [f"layers.1.{mark}.weight"]) == {f"layers.1.{mark}.weight": "layers.1.weight"}
 
 
 @pytest.mark.parametrize(
@@ -128,7 +142,7 @@ def test_the_head_of_a_language_model_is_not_missed(tmp_path: Path) -> None:
     assert torch.equal(found.encode(["a red circle"])[0], right.encode(["a red circle"])[0])
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model."])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.diffusion_model."])
 def test_weights_of_wrapped_networks_are_read(tmp_path: Path, prefix: str) -> None:
     model = dit_without_zeros(0.1)
     save_model(model, tmp_path / "plain")

@@ -21,8 +21,8 @@ from lumina.checkpoints import DIGEST_FILE, load_config, load_weights, model_of,
 from lumina.files import read_json
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.pretrained import locate
-from lumina.tensor_files import read_tensors
-from lumina.tensor_names import misfit, unwrapped
+from lumina.tensor_files import check_shapes, read_tensors
+from lumina.tensor_names import unwrapped
 
 _PICKLE = "adapter_model.bin"
 _KNOWN = frozenset({
@@ -180,20 +180,9 @@ def _check(path: Path, tensors: Mapping[str, Tensor], layers: Mapping[str, Tenso
     for name, weight in layers.items():
         wanted[_name(name, "A")] = [rank, weight.shape[1]]
         wanted[_name(name, "B")] = [weight.shape[0], rank]
-    problem = misfit(
-        str(path),
-        f"the network and {CONFIG_FILE}",
-        wanted,
-        missing=[f"{name} {shape}" for name, shape in wanted.items() if name not in tensors],
-        unexpected=[f"{name} {[*value.shape]}" for name, value in tensors.items() if name not in wanted],
-        misshapen=[
-            f"{name} {[*value.shape]}: should be {wanted[name]}"
-            for name, value in tensors.items()
-            if name in wanted and [*value.shape] != wanted[name]
-        ],
-    )
-    if problem or not wanted:
-        raise ValueError(problem or f"{path} holds no adapter of any layer of the network")
+    check_shapes(wanted, tensors, str(path), f"the network and {CONFIG_FILE}")
+    if not wanted:
+        raise ValueError(f"{path} holds no adapter of any layer of the network")
 
 
 def _is_matrix(name: str, value: Tensor) -> bool:

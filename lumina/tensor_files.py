@@ -65,16 +65,21 @@ def fitting(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], place: 
 
 def check_tensors(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], place: str) -> None:
     """Raise one ValueError about missing, unexpected and wrongly shaped tensors; `wanted` gives the shapes."""
+    check_shapes({name: list(value.shape) for name, value in wanted.items()}, weights, place, "its model config")
+
+
+def check_shapes(wanted: Mapping[str, list[int]], weights: Mapping[str, Tensor], place: str, network: str) -> None:
+    """Raise one ValueError about the tensors in `place` that are missing, unexpected or not shaped as `network`'s."""
     problem = misfit(
         place,
-        "its model config",
+        network,
         wanted,
-        missing=[f"{name} {list(value.shape)}" for name, value in wanted.items() if name not in weights],
+        missing=[f"{name} {shape}" for name, shape in wanted.items() if name not in weights],
         unexpected=[f"{name} {list(value.shape)}" for name, value in weights.items() if name not in wanted],
         misshapen=[
-            f"{name} {list(value.shape)}: should be {list(wanted[name].shape)}"
+            f"{name} {list(value.shape)}: should be {wanted[name]}"
             for name, value in weights.items()
-            if name in wanted and value.shape != wanted[name].shape
+            if name in wanted and list(value.shape) != wanted[name]
         ],
     )
     if problem:

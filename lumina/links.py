@@ -35,6 +35,12 @@ def first_that_leads_out(folder: Path) -> Path | None:
     return next((path for path in found if leads_out(path.relative_to(folder).as_posix(), folder)), None)
 
 
+def check_links(folder: Path) -> None:
+    """ValueError that names the first link below a folder that leads out of it."""
+    if (link := first_that_leads_out(folder)) is not None:
+        raise ValueError(f"{link} is a link that leads out of the folder: put a copy in its place")
+
+
 def is_on_no_disk(found: os.stat_result) -> bool:
     """Whether the system makes up a file as it is read: `/proc/self/environ` looks like a regular one."""
     return stat.S_ISREG(found.st_mode) and found.st_dev in _made_up()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lumina.files import read_json
 from lumina.hub import PREFIX, HubModel, hub_model, no_folder
-from lumina.links import first_that_leads_out
+from lumina.links import check_links
 
 REFERENCES_FILE = "references.json"
 _REFERABLE = ("text_encoder", "vae")
@@ -27,8 +27,7 @@ def copy_part(folder: Path, target: Path) -> None:
 
     Raises ValueError for a link that leads out of the folder.
     """
-    if (link := first_that_leads_out(folder)) is not None:
-        raise ValueError(f"{link} is a link that leads out of the folder: put a copy in its place")
+    check_links(folder)
     target.mkdir()
     for path in sorted(folder.iterdir()):
         if path.is_file() and any(path.match(pattern) for pattern in _FILES):

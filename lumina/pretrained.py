@@ -14,7 +14,7 @@ from typing import Any
 
 from lumina.files import read_json
 from lumina.hub import PREFIX, hub_model, no_folder
-from lumina.links import first_that_leads_out
+from lumina.links import check_links
 from lumina.tensor_names import misfit
 
 _IGNORED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.gguf", "*.py", "*.pkl")
@@ -87,8 +87,8 @@ def locate(source: str | Path, what: str, files: Sequence[str]) -> Place:
     missing = [pattern for pattern in files if not any(folder.glob(pattern))]
     if missing:
         raise FileNotFoundError(f"{folder} does not hold {what}: no {', no '.join(missing)}")
-    if Path(source).is_dir() and (link := first_that_leads_out(folder)) is not None:
-        raise ValueError(f"{link} is a link that leads out of the folder: put a copy in its place")
+    if Path(source).is_dir():
+        check_links(folder)
     refuse_code(folder)
     return Place(folder, what)
 

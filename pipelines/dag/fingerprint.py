@@ -18,7 +18,7 @@ from typing import Any
 from lumina.config import Config
 from lumina.files import place_of, sha256_file
 from lumina.hub import PREFIX, hub_model, no_folder
-from lumina.links import first_that_leads_out
+from lumina.links import check_links
 from pipelines.dag.code import CodeIndex
 from pipelines.dag.stage import Stage
 from pipelines.errors import PipelineError
@@ -155,8 +155,11 @@ def locate_weights(spec: str, where: str) -> Located:
     """
     path = Path(spec).expanduser()
     if not spec.startswith(PREFIX) and path.exists():
-        if path.is_dir() and (link := first_that_leads_out(path)) is not None:
-            raise PipelineError(f"{where}: {link} is a link that leads out of the folder: put a copy in its place")
+        if path.is_dir():
+            try:
+                check_links(path)
+            except ValueError as error:
+                raise PipelineError(f"{where}: {error}") from error
         return Located(place_of(path))
     model = hub_model(spec)
     snapshot = model.snapshot if model is not None else None

@@ -32,7 +32,7 @@ from jobs import tokens
 from jobs.parts import rows_written
 from lumina.training import resume
 from lumina.training.metrics import read_metrics
-from pipelines.storage.store import Store
+from pipelines.engine.store.store import Store
 from tests.ray_nodes import Nodes, kill_tree, lumina, processes, ray_nodes
 
 os.environ |= tokens.own()

@@ -19,11 +19,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
 
-from curation.faults import MachineError
 from jobs import cluster
 from jobs.context import InputRef
 from jobs.runtime import RuntimeConfig
 from lumina import zoo
+from lumina.faults import MachineError
 from lumina.randomness import generator
 from tests.jobs.chain import Chain
 from tests.jobs.faulty import KINDS, Fault

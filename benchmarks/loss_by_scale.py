@@ -26,7 +26,7 @@ from lumina.training.data.latents import LatentDataset
 from lumina.training.metrics import read_metrics
 from lumina.training.stage import TrainStageConfig
 from lumina.training.trainer import LoopSettings, Trainer
-from pipelines.storage.store import Store
+from pipelines.engine.store.store import Store
 
 
 def newest(store: Store, stage: str) -> Path:

@@ -39,7 +39,7 @@ from lumina.randomness import generator
 from lumina.shapes import measure, render, sample_scene
 from lumina.system_prompts import read_system_prompts
 from lumina.video import write_h264
-from pipelines.storage.store import Store
+from pipelines.engine.store.store import Store
 
 SIDE, FPS, FRAMES, FASTEST, RADIUS = 64, 8, 17, 0.3, 0.2
 SAMPLES, INTERVAL = 4, FPS // 2

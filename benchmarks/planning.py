@@ -21,11 +21,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lumina.config import Config
-from pipelines.dag.fingerprint import Identifier
-from pipelines.dag.plan import Plan, plan
-from pipelines.dag.stage import Pipeline, Stage
-from pipelines.storage.manifest import Manifest, OutputFile
-from pipelines.storage.store import Store
+from pipelines.engine.fingerprint import Identifier
+from pipelines.engine.plan import Plan, plan
+from pipelines.engine.stage import Pipeline, Stage
+from pipelines.engine.store.manifest import Manifest, OutputFile
+from pipelines.engine.store.store import Store
 
 JOBS = ("jobs.train:run", "jobs.evaluate:run", "jobs.export:run", "jobs.curation_page:run")
 

@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from jobs.files import files_digest
-from pipelines.dag.fingerprint import fingerprint
-from pipelines.storage.manifest import Manifest
-from pipelines.storage.store import Attempt, Store, list_files
+from pipelines.engine.fingerprint import fingerprint
+from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.store import Attempt, Store, list_files
 from pipelines.verify.check import verify
 
 RUN = "bench"

@@ -27,10 +27,10 @@ import psutil
 
 from curation.confinement import bound_memory, environment
 from curation.decode_limits import DecodeLimits
-from curation.faults import MachineError, machine_errors
 from curation.fitting import Fit
 from curation.schema import Reason, RowError, Status
 from curation.video_files import Frames, Probe
+from lumina.faults import MachineError, machine_errors
 
 log = logging.getLogger(__name__)
 

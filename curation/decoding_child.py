@@ -22,9 +22,9 @@ import numpy as np
 from curation.backends import load_backends, probe, read
 from curation.confinement import confine
 from curation.decoder import IDLE_S, LENGTH, message
-from curation.faults import MachineError, is_of_machine, machine_error
 from curation.fitting import Fit
 from curation.schema import Reason, RowError, Status
+from lumina.faults import MachineError, is_of_machine, machine_error
 
 _GRACE_S = 5.0
 _PACKAGES = ("curation.", "lumina.")

@@ -21,9 +21,9 @@ from typing import Any
 from curation.clock import Clock, ClockError
 from curation.containers import opened
 from curation.display import DisplayError
-from curation.faults import is_of_machine, machine_error
 from curation.key_frames import is_clean
 from curation.schema import Reason, RowError
+from lumina.faults import is_of_machine, machine_error
 
 _AMBIGUOUS = (errno.EIO, errno.ENOMEM, errno.EPERM, errno.ENOSPC, errno.EAGAIN)
 """What FFmpeg says of damaged files, too."""

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from curation.faults import FORBIDDEN, is_of_machine, machine_error
 from curation.media_kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from lumina.faults import FORBIDDEN, is_of_machine, machine_error
 
 HIDDEN, LINKED, UNREADABLE = "hidden", "linked folder, not followed", "unreadable folder"
 COVER, NO_FILE = "cover of a video", "pipe, socket or device"

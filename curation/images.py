@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.faults import is_of_machine, machine_error
 from curation.media_kinds import HEAD_BYTES, format_of
 from curation.schema import Reason, RowError
+from lumina.faults import is_of_machine, machine_error
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -17,7 +17,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation.faults import is_of_machine, machine_error
 from curation.folders import SIDECAR_SUFFIX, said, scan
 from curation.manifest_formats import (
     KINDS,
@@ -39,6 +38,7 @@ from curation.object_stores import ObjectStores
 from curation.operator import Env, Input, Layout, Operator, map_rows
 from curation.schema import INGEST, Reason, RowError, Status, iterate, status_not_ok, status_ok, to_table
 from curation.texts import TextError, decode
+from lumina.faults import is_of_machine, machine_error
 from lumina.links import is_on_no_disk, leads_out
 
 FOLDER_MANIFESTS = ("clips.csv", "clips.jsonl", "clips.parquet")

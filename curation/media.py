@@ -6,7 +6,7 @@ alone.
 
 Every error of the media itself is a RowError: `missing_file`, `unreadable_file` (also for a pipe, a device, a directory
 or what the system makes up, as in /proc, which is never opened) or `unsupported_uri`. What the machine or the store is
-at fault for is a MachineError: see `curation.faults`. Of a store that is all but "there is no such object"; of a file,
+at fault for is a MachineError: see `lumina.faults`. Of a store that is all but "there is no such object"; of a file,
 that its folder is away.
 """
 
@@ -29,10 +29,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 from urllib.parse import parse_qsl, unquote, urlencode
 
-from curation.faults import MachineError, is_of_machine, machine_error, machine_errors, patiently, said
 from curation.object_stores import ObjectStore, ObjectStores
 from curation.schema import Reason, RowError
 from curation.zip_limits import check_member
+from lumina.faults import MachineError, is_of_machine, machine_error, machine_errors, patiently, said
 from lumina.links import is_on_no_disk
 
 SCHEMES = ("file", "zip", "s3", "gs")

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.decode_limits import DecodeLimits
-from curation.faults import MachineError, patiently
 from curation.object_stores import ObjectStores
 from curation.schema import Reason, RowError, Status, conform, status_not_ok, status_ok, to_table
+from lumina.faults import MachineError, patiently
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curation.faults import MachineError
 from jobs import capacity
 from lumina.evaluation.prompts import Prompt
+from lumina.faults import MachineError
 from lumina.flow_matching.schedules import SamplerConfig
 from lumina.models.config import AttentionKernel
 from lumina.precision import DType

@@ -35,7 +35,6 @@ import pyarrow.dataset as ds
 
 from curation.decode_limits import DecodeLimits
 from curation.digest import RowsDigest
-from curation.faults import MachineError, told_by
 from curation.operator import Env, Input, Operator, apply_ahead, dataset
 from curation.schema import Reason, Status, conform
 from jobs import capacity
@@ -46,6 +45,7 @@ from jobs.parts import Part, link_parts, read_part, read_parts, record_path, row
 from jobs.row_index import write_row_index
 from jobs.taken import take
 from jobs.units import UNIT, UNIT_ROWS, cut_blocks, cut_units, given_marks
+from lumina.faults import MachineError, told_by
 
 if TYPE_CHECKING:
     from jobs.runtime import RuntimeConfig

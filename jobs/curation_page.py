@@ -31,9 +31,9 @@ def run(ctx: JobContext) -> JobResult:
     """
     from curation.decode import frames_at
     from curation.decoder import Decoder
-    from curation.faults import patiently
     from curation.operator import Env, Input
     from curation.sources import SYSTEM_PROMPTS_FILE
+    from lumina.faults import patiently
     from lumina.system_prompts import read_system_prompts
 
     config: CurationPageConfig = ctx.config

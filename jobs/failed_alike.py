@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.faults import MachineError
 from curation.schema import Status
 from jobs.parts import read_parts, record_path
+from lumina.faults import MachineError
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds

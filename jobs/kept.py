@@ -1,7 +1,6 @@
 """Rows of a finished output that is opened again: all but those that are to be computed once more.
 
-`pipelines.storage.store.Store.reopen` puts them into the scratch directory of the stage; the next run makes parts of
-them.
+They are put into the scratch directory of the stage; the next run makes parts of them.
 """
 
 from __future__ import annotations

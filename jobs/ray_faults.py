@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from curation.faults import MachineError
+from lumina.faults import MachineError
 
 if TYPE_CHECKING:
     from jobs.runtime import RuntimeConfig

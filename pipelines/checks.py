@@ -14,8 +14,8 @@ from lumina.evaluation.score_files import read_scores
 from lumina.files import read_json
 from lumina.models.config import NextDiTConfig, load_flow_config
 from pipelines.config import PipelineConfig
-from pipelines.dag.fingerprint import locate_weights
-from pipelines.dag.stage import VARIANT
+from pipelines.engine.fingerprint import locate_weights
+from pipelines.engine.stage import VARIANT
 from pipelines.errors import PipelineError
 from pipelines.layout import Layout, trainable
 

@@ -36,7 +36,7 @@ from pipelines.terminal import Text, json_text, log_to_terminal, make_console, p
 
 if TYPE_CHECKING:
     from pipelines.config import PipelineConfig
-    from pipelines.storage.store import Store
+    from pipelines.engine.store.store import Store
 
 app = typer.Typer(
     help="Raw clips to a fine-tuned text-to-video checkpoint in one DAG.",
@@ -86,8 +86,8 @@ def plan(
     difference, old and new.
     """
     with one_line_errors(debug):
-        from pipelines.dag.gate import CostGate
-        from pipelines.dag.plan import plan as make_plan
+        from pipelines.engine.cost_gate import CostGate
+        from pipelines.engine.plan import plan as make_plan
         from pipelines.reports.plan import gate_lines, plan_view
         from pipelines.text_to_video import build
 
@@ -120,9 +120,9 @@ def accept(
     diff, the run's record and MLflow show it from then on.
     """
     with one_line_errors(debug):
-        from pipelines.dag.accept import accept as accept_output
-        from pipelines.dag.fingerprint import Identifier
-        from pipelines.dag.plan import digest_cache
+        from pipelines.engine.accept import accept as accept_output
+        from pipelines.engine.fingerprint import Identifier
+        from pipelines.engine.plan import digest_cache
         from pipelines.text_to_video import build
 
         settings, opened = _open(config, override, store, None)
@@ -144,8 +144,8 @@ def compare(
 ) -> None:
     """Show the system prompts of a run side by side, the choice, and the fine-tuned model."""
     with one_line_errors(debug):
+        from pipelines.engine.store.open_store import open_store
         from pipelines.reports.tables import comparison_view, read_comparison
-        from pipelines.storage.open_store import open_store
 
         opened = open_store(store or default_store())
         record = opened.get_run(run)
@@ -176,7 +176,7 @@ def diff(
     """
     with one_line_errors(debug):
         from pipelines.commands.diff import compare_runs
-        from pipelines.storage.open_store import open_store
+        from pipelines.engine.store.open_store import open_store
 
         first = open_store(store or default_store())
         exit_code = compare_runs((first, a), (open_store(other_store) if other_store else first, b), html, as_json)
@@ -195,9 +195,9 @@ def selection(
 ) -> None:
     """Show what each rule of the selection removed of each source, and what another policy changed."""
     with one_line_errors(debug):
+        from pipelines.engine.store.open_store import open_store
         from pipelines.reports import selection as report
         from pipelines.reports.selection_tables import difference_view, selection_view
-        from pipelines.storage.open_store import open_store
 
         opened = open_store(store or default_store())
         record = opened.get_run(run)
@@ -230,8 +230,8 @@ def quarantine(
 ) -> None:
     """Show which clips a run set aside, at which stage and why, and how to look at one."""
     with one_line_errors(debug):
+        from pipelines.engine.store.open_store import open_store
         from pipelines.reports.quarantine import csv_header, put_back, quarantine_view, read_quarantine, write_csv
-        from pipelines.storage.open_store import open_store
 
         if csv is not None:
             check_file("--csv", csv, begins=csv_header(), makes_folder=True)
@@ -267,7 +267,7 @@ def verify(
 ) -> None:
     """Check that a run's outputs are what it left; nothing is executed. Exit code: 0 intact, 4 not, 1 error."""
     with one_line_errors(debug):
-        from pipelines.storage.open_store import open_store
+        from pipelines.engine.store.open_store import open_store
         from pipelines.verify.check import verify as check
         from pipelines.verify.mend import mend
         from pipelines.verify.view import verification_view
@@ -301,9 +301,9 @@ def gc(
     The newest run of every name is always kept, and the newest whole one: complete, and without --until.
     """
     with one_line_errors(debug):
+        from pipelines.engine.store.gc import Policy, collect, find_garbage
+        from pipelines.engine.store.open_store import open_store
         from pipelines.reports.gc import collection_view
-        from pipelines.storage.gc import Policy, collect, find_garbage
-        from pipelines.storage.open_store import open_store
 
         if keep_runs is not None and older_than is not None:
             raise PipelineError("--keep-runs and --older-than are two rules for the same thing: give one of them")
@@ -337,7 +337,7 @@ def main() -> None:
 
 def _open(config: str, override: list[str] | None, store: str | None, name: str | None) -> tuple[PipelineConfig, Store]:
     from pipelines.config import load_config
-    from pipelines.storage.open_store import open_store
+    from pipelines.engine.store.open_store import open_store
 
     settings = load_config(config, all_overrides(override, name, store))
     return settings, open_store(settings.store, settings.store_cache)

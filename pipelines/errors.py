@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from curation.faults import FORBIDDEN, FULL, MachineError, cure, is_of_machine
+from lumina.faults import FORBIDDEN, FULL, MachineError, cure, is_of_machine
 
 _IN_TEXT = re.compile(r"^\w+Error: \[Errno (\d+)\][^\n]*?(?:: '([^'\n]+)')?$", re.MULTILINE)
 

@@ -27,7 +27,7 @@ import psutil
 import typer
 
 from jobs.cluster import memory
-from pipelines.storage.lease import process_start
+from pipelines.engine.store.lease import process_start
 from pipelines.terminal import Text, make_console
 
 _LOST = 75

@@ -17,8 +17,8 @@ from lumina.config import Config
 from lumina.files import place_of
 from pipelines.checks import check_names, check_scores_given, check_select, check_store, check_weights, starting_weights
 from pipelines.config import Branch, PipelineConfig, TrainConfig
-from pipelines.dag.stage import Pipeline, RegisteredModel, Stage
-from pipelines.dag.tier import BITWISE, Metric, Tier, Tolerance
+from pipelines.engine.stage import Pipeline, RegisteredModel, Stage
+from pipelines.engine.tolerance import BITWISE, Metric, Tier, Tolerance
 from pipelines.errors import PipelineError
 from pipelines.layout import check_layout, layout_of, trainable
 

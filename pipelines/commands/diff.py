@@ -9,8 +9,8 @@ import typer
 from pipelines.commands.written import PAGE, check_file
 from pipelines.diff.difference import read_diff
 from pipelines.diff.view import answer_text, difference_view
+from pipelines.engine.store.store import Store
 from pipelines.reports.html import write_page
-from pipelines.storage.store import Store
 from pipelines.terminal import Text, json_text, make_console
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from pipelines.commands.options import rerun_words
 from pipelines.config import PipelineConfig
-from pipelines.dag.fingerprint import canonical_json
+from pipelines.engine.fingerprint import canonical_json
 from pipelines.errors import PipelineError
 from pipelines.git import HOME, Origin, origin, ship_origin
 from pipelines.rerun.lock import portable

@@ -22,9 +22,9 @@ def report(
 ) -> None:
     """Write a run's page: system prompts compared, clips side by side, curves, stages, commands to get it again."""
     with one_line_errors(debug):
+        from pipelines.engine.store.open_store import open_store
         from pipelines.reports.html import write_page
         from pipelines.reports.page.make import make_page
-        from pipelines.storage.open_store import open_store
 
         check_file("--out", out, begins=PAGE)
         opened = open_store(store or default_store())

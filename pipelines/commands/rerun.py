@@ -42,10 +42,10 @@ def rerun(
     """
     with one_line_errors(debug):
         from pipelines.diff.view import answer_text as difference_text
+        from pipelines.engine.store.open_store import open_store
         from pipelines.rerun.rerun import Options, RunFailed
         from pipelines.rerun.rerun import rerun as run_again
         from pipelines.rerun.view import answer_text, checks_view, verdict_view
-        from pipelines.storage.open_store import open_store
 
         console = make_console(stderr=as_json)
         opened = open_store(store or default_store())

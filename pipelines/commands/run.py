@@ -21,9 +21,9 @@ from pipelines.terminal import Text, command_line, log_to_terminal, make_console
 if TYPE_CHECKING:
     from jobs.runtime import RuntimeConfig
     from pipelines.config import PipelineConfig
-    from pipelines.dag.events import RunSummary
-    from pipelines.dag.stage import Pipeline
-    from pipelines.storage.store import Store
+    from pipelines.engine.events import RunSummary
+    from pipelines.engine.stage import Pipeline
+    from pipelines.engine.store.store import Store
     from pipelines.supervisor import Link
     from pipelines.tracking.tracker import Links
 
@@ -49,9 +49,10 @@ def run_pipeline(
         continue_with: what the user types to go on; by default the command itself.
     """
     from jobs import cluster
-    from pipelines.dag import runner
-    from pipelines.dag.events import Interrupted
-    from pipelines.dag.gate import CostGate
+    from pipelines.engine import runner
+    from pipelines.engine.cost_gate import CostGate
+    from pipelines.engine.events import Interrupted
+    from pipelines.execution import JobExecutor
     from pipelines.reports.progress import RunDisplay
     from pipelines.reports.status import StatusFile, begin
     from pipelines.rerun.lock import lock_record, make_lock
@@ -79,10 +80,12 @@ def run_pipeline(
     status = begin(run_id, settings.name, [stage.name for stage in wanted.order], upstream, command)
     with screen, StatusFile(screen, store, status) as display:
 
-        def start_cluster(runtime: RuntimeConfig) -> None:
-            with display.waiting_for("starting Ray" if runtime.ray_address is None else "connecting to Ray"):
-                page = _start_cluster(wanted, store, runtime)
-                link.cluster(cluster.gcs_address(), cluster.servers(), str(cluster.logs(runtime)))
+        def start_cluster() -> None:
+            said = "starting Ray" if settings.runtime.ray_address is None else "connecting to Ray"
+            display.note(said)
+            with display.waiting_for(said):
+                page = _start_cluster(wanted, store, settings.runtime)
+                link.cluster(cluster.gcs_address(), cluster.servers(), str(cluster.logs(settings.runtime)))
             if page:
                 display.link("Ray", page)
             if path := cluster.token_path():
@@ -100,7 +103,7 @@ def run_pipeline(
             summary = runner.run(
                 pipeline,
                 store,
-                settings.runtime,
+                JobExecutor(settings.runtime),
                 name=settings.name,
                 run_id=run_id,
                 tracking=tracking,

@@ -41,8 +41,8 @@ def status(
     Where the store is in a bucket, runs on other machines are seen, too.
     """
     with one_line_errors(debug):
+        from pipelines.engine.store.open_store import open_store
         from pipelines.reports.status import GOING, read_status
-        from pipelines.storage.open_store import open_store
 
         opened = open_store(store or default_store())
         found = read_status(opened, run)

@@ -23,7 +23,7 @@ def track(
 ) -> None:
     """Write to MLflow what runs left unwritten; `run` does the same before it begins. Exit code: 0 done, 1 error."""
     with one_line_errors(debug):
-        from pipelines.storage.open_store import open_store
+        from pipelines.engine.store.open_store import open_store
         from pipelines.tracking.journal import refused, run_of, waiting
 
         opened = open_store(store or default_store())

@@ -19,10 +19,10 @@ from pipelines.diff.figures import (
     read_curve,
     unmatched,
 )
-from pipelines.diff.recipe import Change, by_inputs_alone, flat_changes, summary
 from pipelines.diff.rows import RowsDiff, compare_rows, read_uris
 from pipelines.diff.runs import Held, Side, StageDiff, compare_stages, first_divergence, read_side
-from pipelines.storage.store import Store
+from pipelines.engine.recipe_diff import Change, by_inputs_alone, flat_changes, summary
+from pipelines.engine.store.store import Store
 
 EQUAL, SAME_CONTENT, DIFFERENT = 0, 3, 4
 """Exit codes; 1 is an error, as everywhere."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.engine.store.manifest import Manifest
 from pipelines.errors import StoreError
-from pipelines.storage.manifest import Manifest
 
 CURVES = "metrics.jsonl"
 _CLOCK = frozenset(

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from pipelines.diff.difference import Difference
 from pipelines.diff.figures import CURVES, CurveDiff, read_curve
-from pipelines.diff.recipe import by_inputs_alone
 from pipelines.diff.rows import RowChange, RowsDiff, most_moved, read_rows, row_keys
 from pipelines.diff.runs import Held, StageDiff
 from pipelines.diff.view import (
@@ -21,6 +20,7 @@ from pipelines.diff.view import (
     rows_text,
     shown_curves,
 )
+from pipelines.engine.recipe_diff import by_inputs_alone
 from pipelines.reports.html import MEDIA_BYTES, data_uri, fill, thinned
 from pipelines.reports.progress import duration
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.engine.store.output import Output
 from pipelines.errors import StoreError
-from pipelines.storage.output import Output
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipelines.diff.recipe import Change, by_inputs_alone, recipe_changes
-from pipelines.storage.manifest import Manifest
-from pipelines.storage.output import Output
-from pipelines.storage.store import Store
+from pipelines.engine.recipe_diff import Change, by_inputs_alone, recipe_changes
+from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.output import Output
+from pipelines.engine.store.store import Store
 
 Verdict = Literal[
     "equal", "same content", "follows", "differs", "not reproduced", "only in A", "only in B", "unfinished"

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from pipelines.storage.gc import Collection, Item
+from pipelines.engine.store.gc import Collection, Item
 from pipelines.terminal import Text
 from pipelines.verify.view import size
 

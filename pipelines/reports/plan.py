@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from pipelines.dag.plan import STATES, Plan
+from pipelines.engine.plan import STATES, Plan
 from pipelines.reports.progress import duration, state_text
 from pipelines.terminal import Text, command_line
 from pipelines.verify.view import size

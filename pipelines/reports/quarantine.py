@@ -16,8 +16,8 @@ from rich.padding import Padding
 from rich.table import Table
 
 from curation.control_characters import shown
+from pipelines.engine.store.store import Store
 from pipelines.errors import PipelineError, StoreError
-from pipelines.storage.store import Store
 from pipelines.terminal import Text, command_line, in_line
 
 if TYPE_CHECKING:
@@ -184,6 +184,7 @@ def put_back(store: Store, record: Mapping[str, Any], reason: str) -> dict[str, 
         StoreError: an output is gone, or somebody works on a stage.
     """
     from curation.schema import Reason
+    from jobs.kept import keep
 
     if reason not in set(Reason):
         near = get_close_matches(reason, list(Reason), n=1)
@@ -196,7 +197,11 @@ def put_back(store: Store, record: Mapping[str, Any], reason: str) -> dict[str, 
             f"run {record['run']} quarantined no clip for {reason}; its reasons are {', '.join(reasons) or 'none'}"
         )
     for stage, ids in wanted.items():
-        store.reopen(stage, record["stages"][stage]["fingerprint"].removeprefix("sha256:"), ids)
+
+        def keep_others(output: Path, work: Path, ids: Iterable[str] = ids) -> None:
+            keep(output / "data", work, ids)
+
+        store.reopen(stage, record["stages"][stage]["fingerprint"].removeprefix("sha256:"), keep_others)
     return {stage: len(ids) for stage, ids in wanted.items()}
 
 

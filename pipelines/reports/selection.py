@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipelines.engine.store import run_records
+from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.store import Store
+from pipelines.engine.store.typed import read_text
 from pipelines.errors import PipelineError, StoreError
-from pipelines.storage import run_records
-from pipelines.storage.manifest import Manifest
-from pipelines.storage.store import Store
-from pipelines.storage.typed import read_text
 
 log = logging.getLogger(__name__)
 

@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Self
 
-from pipelines.dag.events import Display
+from pipelines.engine.events import Display
+from pipelines.engine.store.lease import is_here, process_start, this_machine
+from pipelines.engine.store.store import Store
+from pipelines.engine.store.typed import checked, parse
 from pipelines.errors import StoreError
 from pipelines.reports.stage_progress import StageProgress
 from pipelines.secrets import scrubbed
-from pipelines.storage.lease import is_here, process_start, this_machine
-from pipelines.storage.store import Store
-from pipelines.storage.typed import checked, parse
 
 _SILENT_S = 30.0
 _SILENT_TIMES = 6
@@ -53,7 +53,7 @@ class RunStatus:
     pid: int = 0
     process_start: str = ""
     machine: str = ""
-    """See `pipelines.storage.lease.this_machine`."""
+    """See `pipelines.engine.store.lease.this_machine`."""
     heard: float = 0.0
     """When the run last said something."""
     every_s: float = 0.0

@@ -13,11 +13,11 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from pipelines.dag.events import RunSummary
+from pipelines.engine.events import RunSummary
+from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.store import Store
 from pipelines.reports.page.evaluated import after_and_source, variant_of
 from pipelines.reports.progress import duration, state_text
-from pipelines.storage.manifest import Manifest
-from pipelines.storage.store import Store
 from pipelines.terminal import Text
 
 _METRICS, _SELECTION = "metrics.json", "selection.json"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.dag.tier import Tolerance
 from pipelines.diff.rows import STANDS_FOR, row_keys, where_different
+from pipelines.engine.tolerance import Tolerance
 from pipelines.errors import StoreError
 
 if TYPE_CHECKING:

@@ -22,11 +22,11 @@ from pydantic import StringConstraints
 from curation.manifests import media_root
 from lumina.files import place_of
 from pipelines.config import PipelineConfig
+from pipelines.engine.store.atomic_io import replace_file
+from pipelines.engine.store.store import Store
+from pipelines.engine.store.typed import Fingerprint, Text, Whole, checked
 from pipelines.errors import PipelineError, StoreError
 from pipelines.git import origin
-from pipelines.storage.durable import replace_file
-from pipelines.storage.store import Store
-from pipelines.storage.typed import Fingerprint, Text, Whole, checked
 from pipelines.tracking.uri import without_password
 
 Commit = Annotated[Text, StringConstraints(pattern="^[0-9a-f]{40,64}$")]

@@ -16,6 +16,7 @@ from typing import IO, Any
 import yaml
 
 from pipelines.diff.difference import Difference, read_diff
+from pipelines.engine.store.store import Store
 from pipelines.errors import PipelineError, StoreError
 from pipelines.git import HOME, checked_out, code_home, has_commit
 from pipelines.rerun.lock import Lock, environment, read_lock, read_patch
@@ -30,7 +31,6 @@ from pipelines.rerun.preflight import (
 )
 from pipelines.rerun.seed import copy_stages
 from pipelines.rerun.verdict import Verdict, judge
-from pipelines.storage.store import Store
 from pipelines.terminal import command_line
 from pipelines.tracking.mlflow_client import TrackerAwayError
 from pipelines.tracking.mlflow_tags import tag_pipeline_run

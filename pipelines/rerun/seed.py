@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipelines.engine.store.atomic_io import replace_file
+from pipelines.engine.store.store import Store
 from pipelines.errors import StoreError
-from pipelines.storage.durable import replace_file
-from pipelines.storage.store import Store
 
 
 def copy_stages(store: Store, record: Mapping[str, Any], start: str, target: Store) -> None:

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pipelines.dag.tier import Bitwise, Metric, Tier, Tolerance, looser, read_tier
 from pipelines.diff.difference import Difference
 from pipelines.diff.figures import Figure
 from pipelines.diff.runs import Held, StageDiff
+from pipelines.engine.tolerance import Bitwise, Metric, Tier, Tolerance, looser, read_tier
 from pipelines.errors import StoreError
 from pipelines.rerun.closeness import compare_content
 

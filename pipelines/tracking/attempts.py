@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.storage.typed import Number, Text, Whole, checked, parse, read_text, unlinked
+from pipelines.engine.store.typed import Number, Text, Whole, checked, parse, read_text, unlinked
 
 
 @dataclass(frozen=True)

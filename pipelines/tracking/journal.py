@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
+from pipelines.engine.store.typed import checked, parse
 from pipelines.errors import StoreError
 from pipelines.secrets import scrub
-from pipelines.storage.typed import checked, parse
 from pipelines.tracking.journalled import Header, checked_event
 
 SCHEMA = "lumina.tracking/1"

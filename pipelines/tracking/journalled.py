@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pipelines.storage.manifest import Manifest
-from pipelines.storage.typed import Below, Name, Number, Text, Whole, checked, is_name, read_text
+from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.typed import Below, Name, Number, Text, Whole, checked, is_name, read_text
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from pipelines.storage.lease import is_here, process_start, this_machine
+from pipelines.engine.store.lease import is_here, process_start, this_machine
 from pipelines.tracking.datasets import dataset_input
 from pipelines.tracking.mlflow_client import TrackerRefusedError, first_touch
 from pipelines.tracking.records import flatten, safe_name

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lumina.system_prompts import read_system_prompts
-from pipelines.dag.events import StageOutcome
-from pipelines.dag.stage import Stage
-from pipelines.storage.manifest import Manifest
+from pipelines.engine.events import StageOutcome
+from pipelines.engine.stage import Stage
+from pipelines.engine.store.manifest import Manifest
 
 _NOT_A_NAME = re.compile(r"[^\w/ :.\-]")
 _PARAM_CHARS = 6000

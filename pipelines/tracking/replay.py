@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.engine.store.store import Store
 from pipelines.errors import StoreError
-from pipelines.storage.store import Store
 from pipelines.tracking.journal import Journal, run_of, waiting
 from pipelines.tracking.mlflow_client import check_answers, sorted_error
 from pipelines.tracking.mlflow_writer import MlflowWriter, is_refusal

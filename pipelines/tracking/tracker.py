@@ -18,12 +18,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.dag.events import StageOutcome
-from pipelines.dag.record import git_state
-from pipelines.dag.stage import Stage
+from pipelines.engine.events import StageOutcome
+from pipelines.engine.run_record import git_state
+from pipelines.engine.stage import Stage
+from pipelines.engine.store.lease import process_start, this_machine
+from pipelines.engine.store.store import Store
 from pipelines.secrets import scrubbed
-from pipelines.storage.lease import process_start, this_machine
-from pipelines.storage.store import Store
 from pipelines.tracking.attempts import Attempts
 from pipelines.tracking.journal import Journal
 from pipelines.tracking.links import Links, links

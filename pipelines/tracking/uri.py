@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pipelines.engine.store.store import Store
 from pipelines.secrets import scrub
-from pipelines.storage.store import Store
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 _SQLITE = "sqlite:///"

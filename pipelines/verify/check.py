@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.dag.accept import undone
-from pipelines.dag.fingerprint import fingerprint
-from pipelines.dag.record import count_problem
+from pipelines.engine.accept import undone
+from pipelines.engine.fingerprint import fingerprint
+from pipelines.engine.run_record import count_problem
+from pipelines.engine.store.checksum import check_seal
+from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.store import Store
+from pipelines.engine.store.typed import read_text
 from pipelines.errors import PipelineError, StoreError
 from pipelines.rerun.lock import patch_path, read_patch
-from pipelines.storage.manifest import Manifest
-from pipelines.storage.seal import check_seal
-from pipelines.storage.store import Store
-from pipelines.storage.typed import read_text
 from pipelines.verify.verification import CheckedStage, Problem, Unchecked, Verification, What
 
 

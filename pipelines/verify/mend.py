@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pipelines.storage.store import Store
+from pipelines.engine.store.store import Store
 from pipelines.verify.verification import CheckedStage, Verification
 
 _COMPUTED_AGAIN = ("missing", "damaged", "edited", "counts")

@@ -15,8 +15,8 @@ import pytest
 from curation.backends import probe, read
 from curation.decode_limits import DecodeLimits
 from curation.decoder import Decoder
-from curation.faults import MachineError
 from curation.schema import Reason, RowError
+from lumina.faults import MachineError
 from lumina.video import write_h264
 
 HOSTILE = (sys.executable, "-m", "tests.curation.hostile_child")

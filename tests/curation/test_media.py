@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from curation import faults, media
-from curation.faults import MachineError
 from curation.media import check_not_away, chunks, localized, member_uri, stamp, stamps, suffix, with_folders
 from curation.object_stores import ObjectStore, ObjectStores
 from curation.schema import Reason, RowError
+from lumina.faults import MachineError
 
 REFUSED: dict[tuple[str, str], int] = {}
 """Method and path -> the HTTP status with which the store refuses it."""

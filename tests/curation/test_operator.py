@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from curation.faults import MachineError
 from curation.operator import Halves, Operator, apply, apply_ahead
 from curation.schema import Reason, status_not_ok, status_ok
+from lumina.faults import MachineError
 
 ROWS = pa.schema({"clip_id": pa.string(), "doubled": pa.string()} | dict.fromkeys(status_ok(), pa.string()))
 OPERATOR = Operator("double", dict, ROWS, (), lambda *_: pa.table({}))

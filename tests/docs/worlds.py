@@ -15,9 +15,9 @@ from curation.selection import SelectConfig
 from jobs.runtime import RuntimeConfig
 from lumina.randomness import generator
 from lumina.video import write_h264
-from pipelines.dag.runner import run
+from pipelines.engine.runner import run
+from pipelines.engine.store.store import Store
 from pipelines.load import CONFIGS
-from pipelines.storage.store import Store
 from tests.pipelines.curated import Curated, make_clips
 from tests.pipelines.reports.page.toy_run import pipeline
 from tests.pipelines.toy import identifier

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from curation.decode import ProbeConfig
-from curation.faults import MachineError
 from curation.latents import EncodeLatentsConfig
 from curation.manifests import IngestConfig
 from curation.motion_scores import MotionConfig
@@ -19,6 +18,7 @@ from curation.sources import TagConfig
 from jobs.context import InputRef
 from jobs.parts import read_parts
 from jobs.runtime import RuntimeConfig
+from lumina.faults import MachineError
 from lumina.randomness import generator
 from lumina.video import write_h264
 from tests.jobs.alike import AlikeConfig

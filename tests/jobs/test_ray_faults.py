@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from ray import exceptions
 
-from curation.faults import MachineError
 from jobs.ray_faults import explained, first_sentence, shortened
 from jobs.runtime import RuntimeConfig
+from lumina.faults import MachineError
 
 OOM = """\
 Task _render_chunk failed due to oom. There are infinite oom retries remaining, so the task will be retried. Error: 4 \

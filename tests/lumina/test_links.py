@@ -10,7 +10,7 @@ import pytest
 from lumina.checkpoints import CONFIG_FILE, INDEX_FILE, load_weights
 from lumina.links import first_that_leads_out
 from lumina.pretrained import locate
-from pipelines.dag.fingerprint import locate_weights
+from pipelines.engine.fingerprint import locate_weights
 from pipelines.errors import PipelineError
 from tests.lumina.test_checkpoints import TINY
 

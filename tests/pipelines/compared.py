@@ -16,14 +16,13 @@ from curation.digest import row_digest
 from curation.schema import counts
 from jobs.context import Evaluation, JobContext, JobResult
 from jobs.files import files_digest
-from jobs.runtime import RuntimeConfig
 from lumina.config import Config
 from lumina.randomness import generator
 from lumina.video import write_h264
-from pipelines.dag.runner import run
-from pipelines.dag.stage import Pipeline, Stage
-from pipelines.storage.store import Store
-from tests.pipelines.toy import identifier
+from pipelines.engine.runner import run
+from pipelines.engine.stage import Pipeline, Stage
+from pipelines.engine.store.store import Store
+from tests.pipelines.toy import EXECUTE, identifier
 
 CLIPS = 12
 
@@ -176,6 +175,6 @@ def chain(*more: Stage, clips: int = CLIPS, least: float = 0.0, lr: float = 0.1,
 def go(pipeline: Pipeline, where: Path | Store, until: str | None = None) -> tuple[Store, dict[str, Any]]:
     """Run it through the real runner; the store, and the record of the run."""
     store = where if isinstance(where, Store) else Store(where)
-    summary = run(pipeline, store, RuntimeConfig(), identifier=identifier(), until=until)
+    summary = run(pipeline, store, EXECUTE, identifier=identifier(), until=until)
     assert summary.ok, summary.outcomes
     return store, store.get_run(summary.run_id)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.pipelines.storage.steps import CREDENTIALS
+from tests.pipelines.engine.store.steps import CREDENTIALS
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,8 @@ from curation.selection import SELECT_OPERATOR, SelectConfig
 from curation.sources import TAG_OPERATOR, TagConfig
 from lumina.config import Config
 from lumina.video import write_h264
-from pipelines.storage.manifest import Manifest
-from pipelines.storage.store import Store
+from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.store import Store
 
 SETS = {"small": EncodeLatentsConfig(name="small", num_frames=5), "large": EncodeLatentsConfig(name="large")}
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jobs.runtime import RuntimeConfig
-from pipelines.dag.code import CodeIndex
-from pipelines.dag.events import RunSummary
-from pipelines.dag.fingerprint import DigestCache, Identifier
-from pipelines.dag.gate import CostGate
-from pipelines.dag.plan import Plan, plan
-from pipelines.dag.runner import run
-from pipelines.dag.stage import Pipeline, Stage
-from pipelines.storage.store import Store
-from tests.pipelines.toy import TESTS, stage
+from pipelines.engine.code_closure import CodeIndex
+from pipelines.engine.cost_gate import CostGate
+from pipelines.engine.events import RunSummary
+from pipelines.engine.fingerprint import DigestCache, Identifier
+from pipelines.engine.plan import Plan, plan
+from pipelines.engine.runner import run
+from pipelines.engine.stage import Pipeline, Stage
+from pipelines.engine.store.store import Store
+from tests.pipelines.toy import EXECUTE, TESTS, stage
 
 COST_S = 0.05
 """What each stage takes at least."""
@@ -53,7 +52,7 @@ class Edited:
 
     def go(self, gate: CostGate = NO_LIMIT, run_id: str | None = None, **texts: str) -> RunSummary:
         pipeline, names = self.pipeline(**texts), self.identifier()
-        return run(pipeline, self.store, RuntimeConfig(), identifier=names, gate=gate, run_id=run_id)
+        return run(pipeline, self.store, EXECUTE, identifier=names, gate=gate, run_id=run_id)
 
     def plan(self, gate: CostGate = NO_LIMIT, **texts: str) -> Plan:
         return plan(self.pipeline(**texts), self.store, self.identifier(), gate)

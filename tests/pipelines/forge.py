@@ -11,10 +11,10 @@ import hashlib
 import sys
 
 from pipelines.config import load_config
-from pipelines.dag.fingerprint import Identifier
-from pipelines.storage.lease import Holder
-from pipelines.storage.manifest import Manifest
-from pipelines.storage.store import Store, list_files
+from pipelines.engine.fingerprint import Identifier
+from pipelines.engine.store.lease import Holder
+from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.store import Store, list_files
 from pipelines.text_to_video import build
 
 

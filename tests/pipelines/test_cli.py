@@ -19,9 +19,9 @@ from lumina.training.stage import LoraConfig
 from lumina.training.weights.lora import add_adapters, save_adapter
 from lumina.video import read_frames
 from pipelines import cli
-from pipelines.dag.code import CodeIndex
-from pipelines.dag.fingerprint import DigestCache, Identifier
-from pipelines.dag.stage import Pipeline
+from pipelines.engine.code_closure import CodeIndex
+from pipelines.engine.fingerprint import DigestCache, Identifier
+from pipelines.engine.stage import Pipeline
 from pipelines.tracking.tracker import Links
 from tests.lumina.tiny import TINY, dit_without_zeros, text_to_video
 from tests.pipelines import toy
@@ -79,9 +79,9 @@ def lumina(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def identify(cache: DigestCache) -> Identifier:
         return Identifier(code=CodeIndex({"tests": toy.TESTS}), cache=cache)
 
-    monkeypatch.setattr("pipelines.dag.plan.Identifier", identify)
-    monkeypatch.setattr("pipelines.dag.runner.Identifier", identify)
-    monkeypatch.setattr("pipelines.dag.fingerprint.Identifier", identify)
+    monkeypatch.setattr("pipelines.engine.plan.Identifier", identify)
+    monkeypatch.setattr("pipelines.engine.runner.Identifier", identify)
+    monkeypatch.setattr("pipelines.engine.fingerprint.Identifier", identify)
 
     def call(*arguments: str) -> Any:
         return CliRunner().invoke(cli.app, [*arguments, "--store", str(tmp_path / "store")])
@@ -153,7 +153,7 @@ def test_compare_shows_figures_choice_and_final(lumina: Any, tmp_path: Path) -> 
         (store / name).mkdir(parents=True)
         (store / name / file).write_text(json.dumps(content))
         stages[name] = {"path": name, "fingerprint": None, "digest": None}
-    from pipelines.storage.store import Store
+    from pipelines.engine.store.store import Store
 
     Store(store).put_run(
         "r1", "toy", {"run": "r1", "name": "toy", "started": "2026-11-01T10:00:00+00:00", "stages": stages}

@@ -170,7 +170,7 @@ EDITS = {
         {"drift": (["curation_page"], code("curation/page.html.j2"))},
     ),
     "colour of a plot": ("jobs/train_plots.py", "tab:blue", "tab:cyan", NOTHING),
-    "how stages are run": ("pipelines/dag/runner.py", None, "SPARE = 1\n", NOTHING),
+    "how stages are run": ("pipelines/engine/runner.py", None, "SPARE = 1\n", NOTHING),
 }
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from curation.faults import MachineError
+from lumina.faults import MachineError
 from pipelines.errors import disk_error_of, disk_problem, failure
 
 # As Ray Data hands it on.

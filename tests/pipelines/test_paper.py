@@ -20,8 +20,8 @@ from jobs import clips, curate, train
 from jobs.context import JobContext
 from jobs.runtime import RuntimeConfig
 from pipelines.config import load_config
-from pipelines.dag.runner import run
-from pipelines.storage.store import Store
+from pipelines.engine.runner import run
+from pipelines.engine.store.store import Store
 from pipelines.text_to_video import build
 from tests.pipelines.paper_rehearsal import IMAGE_SOURCE, VIDEO_SOURCES, rehearsal, write_clips
 

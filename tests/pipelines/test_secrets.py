@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines import cli
+from pipelines.engine.store.store import Store
 from pipelines.secrets import scrub, scrubbed
-from pipelines.storage.store import Store
 from pipelines.tracking.tracker import MlflowTracking
 from pipelines.tracking.uri import with_password
 from tests.pipelines.toy import diamond, identifier, stage
@@ -67,8 +67,8 @@ def test_a_run_and_its_pages_write_no_password(tmp_path: Path, monkeypatch: pyte
         return type(diamond())("diamond", (*toys, stage("broken", job="fail", inputs=("a",))))
 
     monkeypatch.setattr("pipelines.text_to_video.build", failing)
-    monkeypatch.setattr("pipelines.dag.runner.Identifier", lambda cache: identifier())
-    monkeypatch.setattr("pipelines.dag.plan.Identifier", lambda cache: identifier())
+    monkeypatch.setattr("pipelines.engine.runner.Identifier", lambda cache: identifier())
+    monkeypatch.setattr("pipelines.engine.plan.Identifier", lambda cache: identifier())
     monkeypatch.setattr("tests.pipelines.toy.fail", _fail)
     words = ["demo", "--store", str(tmp_path / "store")]
     if how == "variable":

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines.storage.lease import process_start
+from pipelines.engine.store.lease import process_start
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="runs are supervised on Linux only")
 

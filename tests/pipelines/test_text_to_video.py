@@ -11,8 +11,8 @@ import pytest
 from lumina.checkpoints import save_model
 from lumina.models.next_dit import MultiScaleNextDiT
 from pipelines.config import load_config, stage_name
-from pipelines.dag.fingerprint import Identifier
-from pipelines.dag.stage import Stage
+from pipelines.engine.fingerprint import Identifier
+from pipelines.engine.stage import Stage
 from pipelines.errors import PipelineError
 from pipelines.rerun.lock import portable
 from pipelines.text_to_video import build

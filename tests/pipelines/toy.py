@@ -7,12 +7,15 @@ import time
 from pathlib import Path
 
 from jobs.context import Evaluation, JobContext, JobResult
+from jobs.runtime import RuntimeConfig
 from lumina.config import Config
-from pipelines.dag.code import CodeIndex
-from pipelines.dag.fingerprint import DigestCache, Identifier
-from pipelines.dag.stage import Pipeline, Stage
+from pipelines.engine.code_closure import CodeIndex
+from pipelines.engine.fingerprint import DigestCache, Identifier
+from pipelines.engine.stage import Pipeline, Stage
+from pipelines.execution import JobExecutor
 
 TESTS = Path(__file__).resolve().parents[1]
+EXECUTE = JobExecutor(RuntimeConfig())
 
 
 class ToyConfig(Config):

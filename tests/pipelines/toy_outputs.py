@@ -10,7 +10,7 @@ from curation.schema import INGEST, to_table
 from jobs.context import JobContext, JobResult
 from jobs.parts import link_parts, write_part
 from jobs.row_index import write_row_index
-from pipelines.dag.stage import Pipeline, Stage
+from pipelines.engine.stage import Pipeline, Stage
 from tests.pipelines.toy import stage
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.engine.store.output import Output
 from pipelines.reports.html import MEDIA_BYTES, data_uri
-from pipelines.storage.output import Output
 
 MOST = 20
 """Clips of each half: Chromium on a phone gives a page 40 players, and a clip beyond them stays black."""

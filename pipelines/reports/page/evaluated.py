@@ -11,8 +11,8 @@ from lumina.evaluation.metrics import METRICS
 from lumina.evaluation.summary import Results, columns_of, pivot
 from pipelines.diff.rows import read_rows
 from pipelines.diff.runs import Held, Side
+from pipelines.engine.store.output import Output
 from pipelines.errors import StoreError
-from pipelines.storage.output import Output
 
 
 @dataclass(frozen=True)

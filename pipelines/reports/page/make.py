@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.diff.runs import Side, read_side
+from pipelines.engine.store.store import Store
 from pipelines.reports.html import fill, script_source
 from pipelines.reports.page.charts import training_charts
 from pipelines.reports.page.clips import clip_sheet
@@ -17,7 +18,6 @@ from pipelines.reports.page.evaluated import Evaluated, read_final, read_selecti
 from pipelines.reports.page.motion import motion_table
 from pipelines.reports.page.stages import draw, stage_rows
 from pipelines.reports.progress import duration
-from pipelines.storage.store import Store
 from pipelines.terminal import command_line
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")

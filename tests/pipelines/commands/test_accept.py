@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pipelines import cli
-from pipelines.dag.fingerprint import DigestCache
-from pipelines.storage.manifest import Manifest
+from pipelines.engine.fingerprint import DigestCache
+from pipelines.engine.store.manifest import Manifest
 from tests.pipelines.edited import COST_S, Edited
 from tests.pipelines.test_cli import Settings, Untracked
 
@@ -40,7 +40,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edited:
         return edited.identifier()
 
     for place in ("plan", "runner", "fingerprint"):
-        monkeypatch.setattr(f"pipelines.dag.{place}.Identifier", identify)
+        monkeypatch.setattr(f"pipelines.engine.{place}.Identifier", identify)
     return edited
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipelines.engine.store.store import Store
 from pipelines.reports.status import RunStatus, read_status
-from pipelines.storage.store import Store
 from tests.ray_nodes import kill_tree, lumina, processes
 
 

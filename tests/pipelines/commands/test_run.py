@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines import cli
-from pipelines.storage.manifest import Manifest
-from pipelines.storage.store import Store
+from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.store import Store
 
 
 @pytest.mark.ray

@@ -13,17 +13,17 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from pipelines import cli
-from pipelines.dag.stage import Pipeline
 from pipelines.diff.difference import Difference, read_diff
 from pipelines.diff.page import make_page
 from pipelines.diff.view import answer_text, difference_view
+from pipelines.engine.stage import Pipeline
+from pipelines.engine.store import remote
+from pipelines.engine.store.bucket import Bucket
+from pipelines.engine.store.remote import RemoteStore
+from pipelines.engine.store.store import Store
 from pipelines.errors import StoreError
-from pipelines.storage import remote
-from pipelines.storage.bucket import Bucket
-from pipelines.storage.remote import RemoteStore
-from pipelines.storage.store import Store
 from tests.pipelines.compared import CLIPS, NoConfig, RowsConfig, chain, go, latents, stage
-from tests.pipelines.storage.operations import fetched, on_disk
+from tests.pipelines.engine.store.operations import fetched, on_disk
 
 Held = tuple[Store, dict[str, Any]]
 

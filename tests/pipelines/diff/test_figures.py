@@ -17,8 +17,8 @@ from pipelines.diff.figures import (
     read_curve,
     unmatched,
 )
+from pipelines.engine.store.manifest import Manifest
 from pipelines.errors import StoreError
-from pipelines.storage.manifest import Manifest
 
 
 def manifest(metrics: dict[str, float], *evaluations: tuple[str, dict[str, float]], stage: str = "s") -> Manifest:

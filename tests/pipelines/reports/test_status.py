@@ -15,31 +15,30 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from jobs.runtime import RuntimeConfig
 from pipelines import cli
-from pipelines.dag.events import NoDisplay
-from pipelines.dag.runner import run
+from pipelines.engine.events import NoDisplay
+from pipelines.engine.runner import run
+from pipelines.engine.store.bucket import Bucket
+from pipelines.engine.store.heartbeat import LiveObjects
+from pipelines.engine.store.remote import RemoteStore
+from pipelines.engine.store.store import Store
 from pipelines.errors import StoreError
 from pipelines.reports import status
 from pipelines.reports.status import StatusFile, begin, read_status
-from pipelines.storage.bucket import Bucket
-from pipelines.storage.live import LiveObjects
-from pipelines.storage.remote import RemoteStore
-from pipelines.storage.store import Store
-from tests.pipelines.toy import diamond, identifier
+from tests.pipelines.toy import EXECUTE, diamond, identifier
 
 DRIVER = """
 import sys
 from jobs.runtime import RuntimeConfig
-from pipelines.dag.events import NoDisplay
-from pipelines.dag.runner import run
-from pipelines.dag.stage import Pipeline
+from pipelines.engine.events import NoDisplay
+from pipelines.engine.runner import run
+from pipelines.engine.stage import Pipeline
 from pipelines.reports import status
 from pipelines.reports.status import StatusFile, begin
-from pipelines.storage.bucket import Bucket
-from pipelines.storage.live import LiveObjects
-from pipelines.storage.remote import RemoteStore
-from pipelines.storage.store import Store
+from pipelines.engine.store.bucket import Bucket
+from pipelines.engine.store.heartbeat import LiveObjects
+from pipelines.engine.store.remote import RemoteStore
+from pipelines.engine.store.store import Store
 from tests.pipelines.toy import identifier, stage
 store = Store(sys.argv[1])
 store.prepare()
@@ -48,7 +47,7 @@ upstream = {one.name: list(one.inputs.values()) for one in line.order}
 status = begin("r1", "line", list(upstream), upstream, "lumina run line")
 with StatusFile(NoDisplay(), store, status) as display:
     display.link("Ray", "http://127.0.0.1:8265")
-    run(line, store, RuntimeConfig(), run_id="r1", display=display, identifier=identifier())
+    run(line, store, EXECUTE, run_id="r1", display=display, identifier=identifier())
 """
 
 
@@ -100,7 +99,7 @@ def test_the_file_goes_with_the_run_and_the_record_tells(tmp_path: Path) -> None
     status = begin("r2", "diamond", ["a", "b", "c", "d"], {}, "lumina run diamond")
     with StatusFile(NoDisplay(), store, status) as display:
         assert (tmp_path / "live" / "r2.json").is_file()
-        run(diamond(), store, RuntimeConfig(), run_id="r2", display=display, identifier=identifier())
+        run(diamond(), store, EXECUTE, run_id="r2", display=display, identifier=identifier())
     assert not (tmp_path / "live" / "r2.json").exists()
     found = read_status(store, "r2")
     assert (found.standing, {row.state for row in found.stages.values()}) == ("done", {"done"})
@@ -140,7 +139,7 @@ def test_watching_ends_with_the_run(tmp_path: Path) -> None:
 
     def work() -> None:
         with StatusFile(NoDisplay(), store, status) as display:
-            run(diamond(), store, RuntimeConfig(), run_id="r3", display=display, identifier=identifier())
+            run(diamond(), store, EXECUTE, run_id="r3", display=display, identifier=identifier())
             time.sleep(1)
 
     thread = threading.Thread(target=work)
@@ -154,12 +153,12 @@ def test_watching_ends_with_the_run(tmp_path: Path) -> None:
 
 
 def test_what_failed_is_named(tmp_path: Path) -> None:
-    from pipelines.dag.stage import Pipeline
+    from pipelines.engine.stage import Pipeline
     from tests.pipelines.toy import stage
 
     store = Store(tmp_path)
     line = Pipeline("line", (stage("bad", "fail"), stage("after", inputs=("bad",))))
-    run(line, store, RuntimeConfig(), run_id="r4", identifier=identifier())
+    run(line, store, EXECUTE, run_id="r4", identifier=identifier())
     code, text = shown(tmp_path)
     assert code == 1
     assert "bad: RuntimeError: no luck with row 7" in text
@@ -184,7 +183,7 @@ def test_a_run_elsewhere_is_seen_through_its_bucket(
             laptop.bucket.put("live/r6.json", json.dumps(json.loads(record.text) | heard))
             assert read_status(laptop, None).standing == standing
         assert "its process is gone, or head-node is cut off" in shown(s3_store)[1]
-        run(diamond(), cluster, RuntimeConfig(), run_id="r6", display=display, identifier=identifier())
+        run(diamond(), cluster, EXECUTE, run_id="r6", display=display, identifier=identifier())
     assert not laptop.bucket.entries("live")
     assert read_status(laptop, None).standing == "done"
     laptop.bucket.put("live/x.json", "[]")
@@ -211,7 +210,7 @@ def test_a_bucket_that_cannot_be_reached_for_a_moment_stops_nothing(
     away.set()
     with StatusFile(told, store, begin("r7", "diamond", ["a", "b", "c", "d"], {}, "")) as display:
         time.sleep(0.3)
-        assert run(diamond(), store, RuntimeConfig(), run_id="r7", display=display, identifier=identifier()).ok
+        assert run(diamond(), store, EXECUTE, run_id="r7", display=display, identifier=identifier()).ok
         assert [note for note in told.notes if "live/r7.json" in note] == [
             f"{store.bucket.uri}/live/r7.json: nobody answers: until it can be written, `lumina status` will not see "
             "this run"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.tensors import pack
-from pipelines.dag.tier import Tolerance
+from pipelines.engine.tolerance import Tolerance
 from pipelines.errors import StoreError
 from pipelines.rerun.closeness import compare_content
 

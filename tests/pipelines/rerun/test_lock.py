@@ -10,7 +10,9 @@ import yaml
 
 from pipelines import git as repositories
 from pipelines.config import load_config
-from pipelines.dag.record import git_state
+from pipelines.engine.run_record import git_state
+from pipelines.engine.store.remote import RemoteStore
+from pipelines.engine.store.store import Store
 from pipelines.errors import PipelineError, StoreError
 from pipelines.git import CODE, checked_out, git, has_commit, origin, ship_origin, working_patch
 from pipelines.load import shipped
@@ -23,9 +25,7 @@ from pipelines.rerun.lock import (
     read_patch,
     without_password,
 )
-from pipelines.storage.remote import RemoteStore
-from pipelines.storage.store import Store
-from tests.pipelines.storage.operations import on_disk
+from tests.pipelines.engine.store.operations import on_disk
 
 
 @pytest.fixture

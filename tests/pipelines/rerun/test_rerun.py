@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from pipelines.engine.store.store import Store
 from pipelines.git import code_home
-from pipelines.storage.store import Store
 
 SMALL = ("data.shapes.clips={synthetic: 4, handheld: 4, web: 4}", "data.shapes.images={synthetic: 2}")
 pytestmark = [

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from pipelines.engine.store.store import Store
 from pipelines.rerun import rerun
 from pipelines.rerun.lock import Code, Environment, Lock
-from pipelines.storage.store import Store
 
 AWAY = "http://someone:marked-7731@127.0.0.1:9/mlflow"
 

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines import cli
-from pipelines.storage.seal import seal
-from pipelines.storage.store import Store
+from pipelines.engine.store.checksum import seal
+from pipelines.engine.store.store import Store
 
 RECORD = {
     "schema": "lumina.run/1",

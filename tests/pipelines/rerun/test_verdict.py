@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.dag.stage import Pipeline
-from pipelines.dag.tier import BITWISE, Bitwise, Metric, Tier, Tolerance, looser, read_tier, tier_record
 from pipelines.diff.difference import read_diff
+from pipelines.engine.stage import Pipeline
+from pipelines.engine.tolerance import BITWISE, Bitwise, Metric, Tier, Tolerance, looser, read_tier, tier_record
 from pipelines.rerun.verdict import Verdict, judge
 from tests.pipelines.compared import NoConfig, chain, go, stage
 

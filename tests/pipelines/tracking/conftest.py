@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.storage.store import Store
+from pipelines.engine.store.store import Store
 from pipelines.tracking.uri import default_uri
 
 

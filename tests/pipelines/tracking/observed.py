@@ -11,16 +11,15 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from jobs.context import Evaluation, JobContext, JobResult
-from jobs.runtime import RuntimeConfig
 from lumina.system_prompts import SystemPrompt, write_system_prompts
-from pipelines.dag.events import RunSummary
-from pipelines.dag.runner import new_run_id, run
-from pipelines.dag.stage import Pipeline, RegisteredModel, Stage
-from pipelines.storage.store import Store
+from pipelines.engine.events import RunSummary
+from pipelines.engine.runner import new_run_id, run
+from pipelines.engine.stage import Pipeline, RegisteredModel, Stage
+from pipelines.engine.store.store import Store
 from pipelines.tracking.links import Links
 from pipelines.tracking.mlflow_writer import EVALS, PIPELINES
 from pipelines.tracking.tracker import MlflowTracking
-from tests.pipelines.toy import ToyConfig, identifier
+from tests.pipelines.toy import EXECUTE, ToyConfig, identifier
 
 _HERE = "tests.pipelines.tracking.observed"
 FINAL = RegisteredModel("final", "A toy.", "toy {checkpoint}")
@@ -93,7 +92,7 @@ def track(
     store, run_id = Store(root), run_id or new_run_id()
     store.prepare()
     tracking = MlflowTracking(store, run_id, "toy", {"a": 1}, uri, (notes if notes is not None else []).append)
-    summary = run(pipeline, store, RuntimeConfig(), run_id=run_id, tracking=tracking, identifier=identifier())
+    summary = run(pipeline, store, EXECUTE, run_id=run_id, tracking=tracking, identifier=identifier())
     return summary, tracking.close("FINISHED" if summary.ok else "FAILED")
 
 

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from pipelines.cli import app
-from pipelines.storage.store import Store
+from pipelines.engine.store.store import Store
 from pipelines.tracking.journal import waiting
 from pipelines.tracking.mlflow_writer import EVALS, PIPELINES
 from pipelines.tracking.tracker import MlflowTracking

@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from pipelines.storage.store import Store
+from pipelines.engine.store.store import Store
 from pipelines.tracking.mlflow_client import (
     TrackerAwayError,
     TrackerFaultError,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
-from pipelines.storage.store import Store
+from pipelines.engine.store.store import Store
 from pipelines.tracking.mlflow_writer import EVALS, PIPELINES
 from pipelines.tracking.registry import looks_like_a_template, prompt_name
 from pipelines.tracking.uri import default_uri

@@ -21,8 +21,8 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from pipelines.cli import app
-from pipelines.dag.events import StageOutcome
-from pipelines.storage.store import Store
+from pipelines.engine.events import StageOutcome
+from pipelines.engine.store.store import Store
 from pipelines.tracking.journal import Journal, waiting
 from pipelines.tracking.mlflow_client import TrackerAwayError
 from pipelines.tracking.mlflow_writer import EVALS, PIPELINES, MlflowWriter
@@ -219,7 +219,7 @@ def test_events_may_be_written_again_from_any_point(tmp_path: Path, database: Pa
 _KILLED = """
 import os, sys
 from pathlib import Path
-from pipelines.storage.store import Store
+from pipelines.engine.store.store import Store
 from pipelines.tracking.tracker import MlflowTracking
 from tests.pipelines.toy import stage
 store = Store(sys.argv[1]); store.prepare()

@@ -14,11 +14,10 @@ from mlflow.data import get_source
 from mlflow.entities import Run
 
 from jobs.context import JobContext, JobResult
-from jobs.runtime import RuntimeConfig
-from pipelines.dag.accept import accept
-from pipelines.dag.runner import new_run_id, run
-from pipelines.dag.stage import Pipeline, Stage
-from pipelines.storage.store import Store
+from pipelines.engine.accept import accept
+from pipelines.engine.runner import new_run_id, run
+from pipelines.engine.stage import Pipeline, Stage
+from pipelines.engine.store.store import Store
 from pipelines.tracking.datasets import short_digest
 from pipelines.tracking.links import Links
 from pipelines.tracking.mlflow_writer import EVALS, PIPELINES
@@ -28,7 +27,7 @@ from pipelines.tracking.uri import default_uri
 from pipelines.verify.check import verify
 from tests.pipelines import toy
 from tests.pipelines.edited import LIMIT, Edited
-from tests.pipelines.toy import identifier, stage
+from tests.pipelines.toy import EXECUTE, identifier, stage
 
 PIPELINE = Pipeline("p", (stage("a"), stage("e@x", "evaluate", ("a",), text="x"), stage("e@y", "evaluate", ("a",))))
 
@@ -40,7 +39,13 @@ def track(pipeline: Pipeline, root: Path, uri: str | None = None, notes: list[st
     said = notes if notes is not None else []
     tracking = MlflowTracking(store, run_id, "name", {"a": {"b": 1e-4, "c": ["x"]}}, uri=uri, note=said.append)
     summary = run(
-        pipeline, store, RuntimeConfig(), run_id=run_id, tracking=tracking, identifier=identifier(), max_parallel=2
+        pipeline,
+        store,
+        EXECUTE,
+        run_id=run_id,
+        tracking=tracking,
+        identifier=identifier(),
+        max_parallel=2,
     )
     assert uri is not None or summary.ok
     return tracking.close("FINISHED")
@@ -190,7 +195,7 @@ def attempt(root: Path, pipeline: Pipeline) -> None:
     store = Store(root)
     store.prepare()
     tracking = MlflowTracking(store, new_run_id(), "name")
-    summary = run(pipeline, store, RuntimeConfig(), tracking=tracking, identifier=identifier())
+    summary = run(pipeline, store, EXECUTE, tracking=tracking, identifier=identifier())
     tracking.close("FINISHED" if summary.ok else "FAILED")
 
 
@@ -314,7 +319,7 @@ def test_six_processes_may_create_the_database_at_once(tmp_path: Path) -> None:
 def test_runs_of_a_killed_driver_are_closed_by_the_next(tmp_path: Path, database: Path) -> None:
     shutil.copy(database, tmp_path)
     code = (
-        "import os, sys, time; from pipelines.storage.store import Store\n"
+        "import os, sys, time; from pipelines.engine.store.store import Store\n"
         "from pipelines.tracking.tracker import MlflowTracking\n"
         "from tests.pipelines.toy import stage\n"
         "store = Store(sys.argv[1]); store.prepare(); tracking = MlflowTracking(store, 'dead', 'dead')\n"
@@ -342,7 +347,7 @@ def test_what_was_accepted_says_so_and_what_was_held_back_has_no_run(tmp_path: P
     def tracked_run() -> None:
         tracking = MlflowTracking(code.store, new_run_id(), "name")
         pipeline, names = code.pipeline(), code.identifier()
-        run(pipeline, code.store, RuntimeConfig(), tracking=tracking, identifier=names, gate=LIMIT)
+        run(pipeline, code.store, EXECUTE, tracking=tracking, identifier=names, gate=LIMIT)
         tracking.close("FINISHED")
 
     tracked_run()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.storage.store import Store
+from pipelines.engine.store.store import Store
 from pipelines.tracking.uri import one_line, target, without_password
 
 

@@ -21,17 +21,16 @@ import pytest
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
-from jobs.runtime import RuntimeConfig
 from pipelines import cli
-from pipelines.dag.fingerprint import fingerprint
-from pipelines.dag.runner import run
-from pipelines.dag.stage import Pipeline
+from pipelines.engine.fingerprint import fingerprint
+from pipelines.engine.runner import run
+from pipelines.engine.stage import Pipeline
+from pipelines.engine.store.checksum import seal
+from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.remote import RemoteStore
+from pipelines.engine.store.store import Store
 from pipelines.errors import StoreError
 from pipelines.rerun.lock import patch_path
-from pipelines.storage.manifest import Manifest
-from pipelines.storage.remote import RemoteStore
-from pipelines.storage.seal import seal
-from pipelines.storage.store import Store
 from pipelines.tracking.mlflow_writer import PIPELINES, MlflowWriter
 from pipelines.tracking.tracker import MlflowTracking
 from pipelines.tracking.uri import default_uri
@@ -39,8 +38,8 @@ from pipelines.verify import content
 from pipelines.verify.check import verify
 from pipelines.verify.mend import mend
 from pipelines.verify.verification import Problem
-from tests.pipelines.storage.operations import fetched, on_disk
-from tests.pipelines.toy import identifier
+from tests.pipelines.engine.store.operations import fetched, on_disk
+from tests.pipelines.toy import EXECUTE, identifier
 from tests.pipelines.toy_outputs import line
 
 BOOKKEEPING = {"LEASE.lock", "attempts.jsonl", "curve.jsonl", "calls.txt", "digests.json", "STORE.lock"}
@@ -54,7 +53,7 @@ def make(store: Store, pipeline: Pipeline) -> Store:
     patch_path(store, digest).write_bytes(patch)
     store.share(patch_path(store, digest))
     lock = {"code": {"commit": "c0ffee", "patch": digest}}
-    assert run(pipeline, store, RuntimeConfig(), run_id="r1", identifier=identifier(), lock=lock).ok
+    assert run(pipeline, store, EXECUTE, run_id="r1", identifier=identifier(), lock=lock).ok
     return store
 
 
@@ -351,7 +350,13 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for run_id in ("r1", "r2"):
         tracking = MlflowTracking(store, run_id, "line")
         assert run(
-            line(), store, RuntimeConfig(), run_id=run_id, tracking=tracking, identifier=identifier(), max_parallel=1
+            line(),
+            store,
+            EXECUTE,
+            run_id=run_id,
+            tracking=tracking,
+            identifier=identifier(),
+            max_parallel=1,
         ).ok
         tracking.close("FINISHED")
     return root
@@ -437,7 +442,7 @@ def test_the_command_shows_what_is_wrong_and_what_was_not_checked(
 
 def test_looking_imports_nothing_heavy(made: Path) -> None:
     code = (
-        "import sys; from pipelines.storage.store import Store; from pipelines.verify.check import verify;"
+        "import sys; from pipelines.engine.store.store import Store; from pipelines.verify.check import verify;"
         "found = verify(Store(sys.argv[1]), None, rows=True); "
         "print(found.exit_code, sorted({'ray', 'torch', 'mlflow', 'deepspeed'} & set(sys.modules)))"
     )

@@ -5,18 +5,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from jobs.runtime import RuntimeConfig
 from pipelines import cli
-from pipelines.dag.runner import run
+from pipelines.engine.runner import run
+from pipelines.engine.store.store import Attempt, Store
 from pipelines.errors import StoreError
-from pipelines.storage.store import Attempt, Store
 from pipelines.verify.check import verify
 from pipelines.verify.mend import mend
-from tests.pipelines.toy import diamond, identifier
+from tests.pipelines.toy import EXECUTE, diamond, identifier
 
 
 def go(store: Store) -> dict[str, str]:
-    summary = run(diamond(), store, RuntimeConfig(), identifier=identifier())
+    summary = run(diamond(), store, EXECUTE, identifier=identifier())
     assert summary.ok
     return {name: outcome.state for name, outcome in summary.outcomes.items()}
 

@@ -16,15 +16,15 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from pipelines import cli
-from pipelines.dag.stage import Pipeline
+from pipelines.engine.stage import Pipeline
+from pipelines.engine.store.remote import RemoteStore
+from pipelines.engine.store.store import Store
 from pipelines.errors import StoreError
 from pipelines.reports.page import clips
 from pipelines.reports.page.make import make_page
 from pipelines.reports.tables import comparison_view, read_comparison
-from pipelines.storage.remote import RemoteStore
-from pipelines.storage.store import Store
+from tests.pipelines.engine.store.operations import fetched, on_disk
 from tests.pipelines.reports.page.toy_run import SHAPE, TrainConfig, go, pipeline, stage
-from tests.pipelines.storage.operations import fetched, on_disk
 
 RATES = (("good", 0.9), ("nearly", 0.85), ("poor", 0.1))
 

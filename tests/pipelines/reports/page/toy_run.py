@@ -17,16 +17,15 @@ from curation.digest import row_digest
 from jobs import choose as real_choose
 from jobs.choose import ChooseConfig
 from jobs.context import JobContext, JobResult
-from jobs.runtime import RuntimeConfig
 from lumina.config import Config
 from lumina.evaluation.metrics import METRICS, difference
 from lumina.evaluation.summary import estimates, interval_json, pivot
 from lumina.randomness import generator
 from lumina.video import write_h264
-from pipelines.dag.runner import run
-from pipelines.dag.stage import Pipeline, Stage
-from pipelines.storage.store import Store
-from tests.pipelines.toy import identifier
+from pipelines.engine.runner import run
+from pipelines.engine.stage import Pipeline, Stage
+from pipelines.engine.store.store import Store
+from tests.pipelines.toy import EXECUTE, identifier
 
 SHAPE, COLOUR, SPEED = "shapes/shape_acc", "shapes/colour_acc", "shapes/speed_rank_corr"
 _COLUMNS = (SHAPE, COLOUR, "shapes/measured_speed", "shapes/asked_speed")
@@ -178,5 +177,5 @@ def pipeline(*rates: tuple[str, float], frames: int = 8, end: str = "evaluate") 
 def go(made: Pipeline, where: Path | Store, until: str | None = None) -> tuple[Store, dict[str, Any]]:
     """Run it through the real runner; the store, and the record of the run."""
     store = where if isinstance(where, Store) else Store(where)
-    summary = run(made, store, RuntimeConfig(), identifier=identifier(), until=until, name="toy")
+    summary = run(made, store, EXECUTE, identifier=identifier(), until=until, name="toy")
     return store, store.get_run(summary.run_id)

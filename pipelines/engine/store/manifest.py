@@ -1,0 +1,141 @@
+"""MANIFEST.json: the record of one finished stage. It exists if and only if the stage is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+from pipelines.engine.store.checksum import is_whole, seal
+from pipelines.engine.store.typed import Below, Fingerprint, Name, Number, Text, Whole, checked, parse
+
+MANIFEST_SCHEMA = "lumina.manifest/1"
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """One file of an attempt."""
+
+    path: Below
+    """Relative to the attempt directory, with forward slashes."""
+    bytes: Whole
+    sha256: Text
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """What is relied upon of an evaluation; see `jobs.context.Evaluation`."""
+
+    name: Text
+    params: Mapping[Text, Text | Number]
+    metrics: Mapping[Text, Number]
+    artifacts: tuple[Below, ...]
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What is relied upon of a recipe; see `pipelines.engine.fingerprint`."""
+
+    code: Mapping[Text, Text] = field(default_factory=dict)
+    inputs: Mapping[Text, Text] = field(default_factory=dict)
+
+
+def _like(kind: type) -> AfterValidator:
+    """Holds plain data to a kind, and leaves it as it is."""
+
+    def check(data: Mapping[str, Any]) -> Mapping[str, Any]:
+        checked(kind, data)
+        return data
+
+    return AfterValidator(check)
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """Somebody's word that other code computes the same, so that an output stands for a recipe that never ran."""
+
+    reason: Text
+    who: Text
+    """`user@host`."""
+    at: Text
+    """UTC, ISO 8601."""
+    fingerprint: Fingerprint
+    """`sha256:<hex>` of the recipe whose output was accepted."""
+    code: Mapping[Text, tuple[Text | None, Text | None]]
+    """Module -> its digest then and now; None where there was, or is, no such module."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is known of a finished stage. Only `recipe` and `digest` are identity; the rest informs."""
+
+    stage: Name
+    fingerprint: Fingerprint
+    """`sha256:<hex>` of the canonical JSON of `recipe`, so a reader can check it."""
+    attempt: Name
+    """Name of the attempt directory beside the manifest, or beside that of `aliased_from`."""
+    kind: Text
+    digest: Text
+    recipe: Annotated[Mapping[Text, Any], _like(_Recipe)]
+    files: tuple[OutputFile, ...]
+    weights: Mapping[Text, Below] = field(default_factory=dict)
+    """For a checkpoint: name -> directory of each set of weights that the digest is over."""
+    counts: Mapping[Text, Whole] = field(default_factory=dict)
+    metrics: Mapping[Text, Number] = field(default_factory=dict)
+    evaluations: tuple[Annotated[Mapping[Text, Any], _like(_Evaluation)], ...] = ()
+    artifacts: tuple[Below, ...] = ()
+    taken: Mapping[Text, Whole] = field(default_factory=dict)
+    """Fingerprint of an earlier output -> number of rows that are its, since they were given the same; see
+    `jobs.taken`."""
+    tier: Mapping[Text, Any] = field(default_factory=dict)
+    """How alike another computation has to be; see `pipelines.engine.tolerance`."""
+    env: Mapping[Text, Any] = field(default_factory=dict)
+    git: Mapping[Text, Any] = field(default_factory=dict)
+    runtime: Mapping[Text, Any] = field(default_factory=dict)
+    mlflow: Mapping[Text, Text] = field(default_factory=dict)
+    run: Text = ""
+    """Id of the pipeline run that computed it."""
+    started: Text = ""
+    """UTC, ISO 8601."""
+    seconds: Number = 0.0
+    host: Text = ""
+    aliased_from: Fingerprint | None = None
+    """Fingerprint whose directory holds the attempt, where the output was accepted instead of computed."""
+    accepted: tuple[Acceptance, ...] = ()
+    """Every acceptance on the way from what was computed to this recipe, the first one first."""
+    schema: Text = MANIFEST_SCHEMA
+
+    @property
+    def accepted_why(self) -> str:
+        """Reasons, names and days of the acceptances; empty for what was computed."""
+        return "; ".join(f"{one.reason} ({one.who}, {one.at[:10]})" for one in self.accepted)
+
+    def to_json(self) -> str:
+        """Indented JSON text with a checksum of itself; see `pipelines.engine.store.checksum`."""
+        return seal(json.dumps(asdict(self), indent=1, ensure_ascii=False))
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Parse what `to_json` wrote, whether or not its checksum is right; see `pipelines.engine.store.checksum`.
+
+        Raises:
+            ValueError: not JSON, not this schema, a field is missing or of another type, or a path leaves the output.
+        """
+        data = parse(text)
+        if not isinstance(data, dict) or data.get("schema") != MANIFEST_SCHEMA:
+            raise ValueError(f"not a {MANIFEST_SCHEMA} record")
+        return checked(cls, data)
+
+    @classmethod
+    def from_sealed(cls, text: str) -> Manifest:
+        """Parse what `to_json` wrote and nobody has changed since.
+
+        Raises:
+            ValueError: as `from_json`, or the checksum is another one.
+        """
+        if not is_whole(text):
+            raise ValueError("its checksum is not that of what it says: it was edited, or written by something else")
+        return cls.from_json(text)

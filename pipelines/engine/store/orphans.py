@@ -1,0 +1,107 @@
+"""What writers that died left beside the outputs of a store: half-written files, and how killed runs stood.
+
+Outputs and attempts are not among it: those are `pipelines.engine.store.gc`'s own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pipelines.engine.store.atomic_io import PARTIAL
+from pipelines.engine.store.lease import Holder
+from pipelines.engine.store.typed import checked, parse, read_text
+
+_FOLDERS = ("cache", "latest", "live", "patches", "runs")
+"""Those whose files are replaced whole."""
+_WRITING_S = 86400.0
+"""A file that somebody is writing is younger than this, even where the clocks of hosts differ by hours."""
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """One file that nobody writes any more."""
+
+    what: Literal["partial", "status"]
+    path: Path
+    bytes: int
+    goes: bool
+    """Whether nobody can want it."""
+    why: str
+
+
+def leftovers(
+    root: Path, records: Mapping[str, Mapping[str, Any]], cutoff: float | None, now: float
+) -> Iterator[Leftover]:
+    """Find them; what is being written, or belongs to a run that goes on, is none.
+
+    Args:
+        root: of the store.
+        records: of the runs that ended, by id.
+        cutoff: seconds since the epoch: who was killed before that will not be continued; None if nobody can know.
+        now: seconds since the epoch.
+    """
+    for folder in _FOLDERS:
+        for path in sorted((root / folder).glob(PARTIAL)):
+            with contextlib.suppress(FileNotFoundError):  # it is whole by now
+                stat = path.stat()
+                if stat.st_mtime < now - _WRITING_S:
+                    yield Leftover("partial", path, stat.st_size, True, "who wrote it died")
+    yield from _statuses(root, records, cutoff, now)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What a run told of itself; see `pipelines.reports.status`."""
+
+    path: Path
+    bytes: int
+    name: str
+    started: float
+    writer: Holder
+
+
+def _statuses(
+    root: Path, records: Mapping[str, Mapping[str, Any]], cutoff: float | None, now: float
+) -> Iterator[Leftover]:
+    begun = [
+        (str(record["name"]), datetime.fromisoformat(record["started"]).timestamp(), run)
+        for run, record in records.items()
+    ]
+    killed = []
+    for path in sorted((root / "live").glob("[!.]*.json")):
+        try:
+            told = _read(path)
+        except FileNotFoundError:
+            continue  # the run has ended
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            stat = path.stat()
+            old = stat.st_mtime < now - _WRITING_S
+            yield Leftover("status", path, stat.st_size, old, f"it cannot be read: {error!r}")
+            continue
+        begun.append((told.name, told.started, path.stem))
+        if not told.writer.is_alive(now):
+            killed.append(told)
+    newest = {name: (started, run) for name, started, run in sorted(begun)}
+    for told in killed:
+        run, goes = told.path.stem, True
+        if run in records:
+            why = "the record of the run says how it ended"
+        elif newest[told.name] > (told.started, run):
+            why = f"of a run that was killed; {newest[told.name][1]} came after it"
+        elif cutoff is not None and told.writer.heartbeat < cutoff:
+            why = "of a run that was killed long ago"
+        else:
+            why, goes = "of a run that was killed: `lumina status` says how to go on", False
+        yield Leftover("status", told.path, told.bytes, goes, why)
+
+
+def _read(path: Path) -> _Told:
+    told = parse(read_text(path))
+    stat = path.stat()
+    writer = checked(Holder, {**told, "owner": path.stem, "heartbeat": stat.st_mtime})
+    return _Told(path, stat.st_size, str(told["name"]), float(told["started"]), writer)

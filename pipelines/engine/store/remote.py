@@ -1,0 +1,398 @@
+"""A store in a bucket. The bucket is the truth; a working copy on this machine is where stages write and read.
+
+    s3://bucket/prefix/stages/<stage>/<fingerprint[:20]>/{LEASE.json, a-<id>/..., MANIFEST.json}
+    s3://bucket/prefix/{runs/<run id>.json, latest/<run name>, live/<run id>.json, patches/<sha256>.patch}
+
+An output is uploaded file by file, and its manifest is put last, create-if-absent. An output of another machine is
+fetched when something here reads it. Scratch of unfinished stages, logs and the database of MLflow are the working
+copy's alone, so a stage that another machine takes over starts anew there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.engine.store import lease as leases
+from pipelines.engine.store.atomic_io import replace_file
+from pipelines.engine.store.bucket import Bucket
+from pipelines.engine.store.heartbeat import LiveObjects
+from pipelines.engine.store.lease import Holder
+from pipelines.engine.store.manifest import Manifest, OutputFile
+from pipelines.engine.store.object_lease import ObjectLease, Seen, read_holder, try_acquire
+from pipelines.engine.store.store import Attempt, Store, Wanted
+from pipelines.engine.store.typed import is_name
+from pipelines.errors import GoneError, StoreError, disk_problem
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
+
+log = logging.getLogger(__name__)
+
+_THREADS = 8
+_WHOLE_BYTES = 256 << 10
+_FETCHED_BYTES = 64 << 20
+"""Tables whose files above `_WHOLE_BYTES` have more than this in all are read where they lie: most of it is in columns
+that nobody looks at. Of smaller files a reader asks for nearly all anyway."""
+_SAME_TIME_S = 1e-3
+
+
+class RemoteStore(Store):
+    """Outputs of stages in a bucket.
+
+    Args:
+        uri: see `Bucket`.
+        working_copy: a directory of this store alone; by default one below `$XDG_CACHE_HOME/lumina/stores`. On a
+            cluster it must be on a file system that all nodes share.
+    """
+
+    in_bucket = True
+
+    def __init__(self, uri: str, working_copy: str | Path | None = None) -> None:
+        self.bucket = Bucket(uri)
+        self._asked = uri
+        super().__init__(working_copy or _default_copy(self.bucket.uri))
+        self._seen: Seen = {}
+        self._fetching = threading.Lock()
+
+    @property
+    def uri(self) -> str:
+        """What `--store` takes."""
+        return self._asked
+
+    @property
+    def live(self) -> LiveObjects:
+        """See `Store.live`."""
+        return LiveObjects(self.bucket)
+
+    def name(self, path: Path) -> str:
+        """The URI of the object of which a path of the working copy is the copy."""
+        return self.bucket.name(self._object(path))
+
+    def _object(self, path: Path) -> str:
+        """The key of what a path of the working copy is the copy of."""
+        return path.relative_to(self.root).as_posix()
+
+    def _key(self, stage: str, fingerprint: str) -> str:
+        return self._object(self.directory(stage, fingerprint))
+
+    def prepare(self, min_free_gb: float = 0.0) -> None:
+        """Check bucket and working copy; see `Store.prepare` and `Bucket.check`."""
+        super().prepare(min_free_gb)
+        self.bucket.check()
+
+    def need_files(self, what: str) -> None:
+        """See `Store.need_files`."""
+        raise StoreError(
+            f"{what} needs a store on a file system, and {self.bucket.uri} is in a bucket: copy it to a disk with "
+            "`aws s3 sync` or `gcloud storage rsync`, and give the copy with --store"
+        )
+
+    def has_output(self, manifest: Manifest) -> bool:
+        """Whether the output has objects; see `Store.has_output`."""
+        return not manifest.files or self.bucket.holds(self._object(self.output(manifest)))
+
+    def record_text(self, stage: str, fingerprint: str) -> str | None:
+        """Of the record in the bucket, which is copied to this machine; see `Store.record_text`."""
+        record = self.bucket.read(f"{self._key(stage, fingerprint)}/MANIFEST.json")
+        if record is None:
+            return None
+        path = self.directory(stage, fingerprint) / "MANIFEST.json"
+        # One that was put long ago is not the newest because somebody here looks at it.
+        self._copy(path, record.text, None if path.exists() else record.modified)
+        return record.text
+
+    def _size_of(self, out: Path) -> Callable[[str], int | None]:
+        return self.sizes(out).get
+
+    def manifests(self, stage: str) -> list[Manifest]:
+        """All readable manifests of a stage, the newest first; see `Store.manifests`."""
+        for name in self.bucket.folders(f"stages/{stage}"):
+            path = self.root / "stages" / stage / name / "MANIFEST.json"
+            record = None if path.exists() else self.bucket.read(f"stages/{stage}/{name}/MANIFEST.json")
+            if record is not None:
+                self._copy(path, record.text, record.modified)
+        return super().manifests(stage)
+
+    def holder(self, stage: str, fingerprint: str) -> Holder | None:
+        """The process that works on a fingerprint and may be alive, if any."""
+        holder = read_holder(self.bucket, f"{self._key(stage, fingerprint)}/LEASE.json")
+        return holder if holder is not None and holder.is_alive() else None
+
+    def acquire(self, stage: str, fingerprint: str) -> Attempt | Holder:
+        """Take the lease in the bucket, then that of the working copy; see `Store.acquire`."""
+        lease = try_acquire(self.bucket, f"{self._key(stage, fingerprint)}/LEASE.json", self._seen)
+        if isinstance(lease, Holder):
+            return lease
+        try:
+            attempt = super().acquire(stage, fingerprint)
+            if isinstance(attempt, Holder):
+                lease.release()
+                return attempt
+            lease.local = attempt.lease
+            self._remove_orphans(stage, fingerprint)
+        except BaseException:
+            lease.release()
+            raise
+        return replace(attempt, lease=lease)
+
+    def _take(self, stage: str, fingerprint: str) -> Attempt:
+        """Waits for as long as it takes to tell the dead of another host from the living."""
+        deadline = time.monotonic() + 1.5 * leases.EXPIRY_S  # it counts from the first look
+        while True:
+            attempt = self.acquire(stage, fingerprint)
+            if not isinstance(attempt, Holder):
+                return attempt
+            if attempt.is_here or time.monotonic() > deadline:
+                raise StoreError(f"stage {stage}: {attempt} works on it; wait until it is done")
+            time.sleep(leases.EXPIRY_S / 60)
+
+    def _remove_orphans(self, stage: str, fingerprint: str) -> None:
+        """Remove the objects of attempts that no manifest names; only the holder of the lease may."""
+        prefix = self._key(stage, fingerprint)
+        kept = self.lookup(stage, fingerprint)
+        for name in self.bucket.folders(prefix):
+            if name.startswith("a-") and (kept is None or name != kept.attempt):
+                self._each(self.bucket.remove, [(entry.key,) for entry in self.bucket.entries(f"{prefix}/{name}")])
+
+    def sweep(self, manifest: Manifest) -> None:
+        """Remove what a runner of this machine that died right after its commit left; see `Store.sweep`."""
+        directory = self.output(manifest).parent
+        if (directory / "LEASE.json").exists() or (directory / "work").exists():
+            key = f"{self._key(manifest.stage, manifest.fingerprint.removeprefix('sha256:'))}/LEASE.json"
+            lease = try_acquire(self.bucket, key, self._seen)
+            if isinstance(lease, ObjectLease):
+                lease.release()
+        super().sweep(manifest)
+
+    def commit(self, attempt: Attempt, manifest: Manifest) -> Manifest:
+        """Upload the files of a complete attempt, and put its manifest; see `Store.commit`.
+
+        Raises:
+            StoreError: the bucket cannot be reached or written.
+        """
+        fingerprint = manifest.fingerprint.removeprefix("sha256:")
+        prefix = self._key(manifest.stage, fingerprint)
+        names = [file.path for file in manifest.files]
+        # The files of an accepted output are there.
+        names = [] if manifest.aliased_from else names
+        uploads = [(attempt.out / name, f"{prefix}/{attempt.out.name}/{name}") for name in names]
+        self._each(self.bucket.upload, uploads)
+        won = self._put_manifest(f"{prefix}/MANIFEST.json", manifest, fingerprint)
+        if not won:
+            self._each(self.bucket.remove, [(key,) for _, key in uploads])
+            shutil.rmtree(attempt.out, ignore_errors=True)
+        winner = self.lookup(manifest.stage, fingerprint)
+        if winner is None:
+            raise StoreError(
+                f"stage {manifest.stage}: the output in {self.bucket.name(prefix)} is not what was put there: another "
+                "runner took the stage over, or the bucket lost it; the same command computes it again"
+            )
+        shutil.rmtree(attempt.work, ignore_errors=True)
+        attempt.lease.release()
+        return winner
+
+    def _put_manifest(self, key: str, manifest: Manifest, fingerprint: str) -> bool:
+        """False if another runner was quicker."""
+        text = manifest.to_json()
+        while self.bucket.create(key, text) is None:
+            if self.lookup(manifest.stage, fingerprint, heal=True) is not None:
+                return False
+        # Now, and not by the bucket's clock, which may tell whole seconds only: history is in order of these times.
+        self._copy(self.root / key, text)
+        return True
+
+    def _remove_record(self, stage: str, fingerprint: str) -> None:
+        self.bucket.remove(f"{self._key(stage, fingerprint)}/MANIFEST.json")
+        super()._remove_record(stage, fingerprint)
+
+    def _move_record_aside(self, stage: str, fingerprint: str) -> Path:
+        prefix = self._key(stage, fingerprint)
+        record = self.bucket.read(f"{prefix}/MANIFEST.json")
+        if record is not None:
+            self.bucket.put(f"{prefix}/MANIFEST.broken-{uuid.uuid4().hex[:8]}.json", record.text)
+        self.bucket.remove(f"{prefix}/MANIFEST.json")
+        return super()._move_record_aside(stage, fingerprint)
+
+    def fetch(self, manifest: Manifest, wanted: Wanted | None = None) -> Path:
+        """The output on this machine; what is not here yet is fetched, or only what is `wanted` of it.
+
+        Raises:
+            GoneError: the bucket has lost an object.
+            StoreError: an object is not what was recorded, or the disk is full.
+        """
+        out = self.output(manifest)
+        prefix = self._object(out)
+        with self._fetching:
+            files = [file for file in manifest.files if wanted is None or wanted(file.path)]
+            missing = [file for file in files if not _is_here(out / file.path, file.bytes)]
+            if wanted is not None and not missing:
+                return out
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                (out.parent / ".fetch").mkdir(exist_ok=True)
+                self._each(self._fetch, [(f"{prefix}/{file.path}", out / file.path, file) for file in missing])
+            except OSError as error:
+                raise StoreError(f"stage {manifest.stage}: {disk_problem(error, out)}") from error
+        return out
+
+    def _fetch(self, key: str, path: Path, file: OutputFile) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.root / Path(key).parents[len(Path(file.path).parts)] / ".fetch" / uuid.uuid4().hex
+        try:
+            digest = self.bucket.download(key, temporary)
+            size = temporary.stat().st_size
+            if (size, digest) != (file.bytes, file.sha256):
+                found = (
+                    f"{size:,} bytes, {file.bytes:,}" if size != file.bytes else f"the SHA-256 {digest}, {file.sha256}"
+                )
+                record = f"{'/'.join(key.split('/')[:3])}/MANIFEST.json"
+                raise StoreError(
+                    f"{self.bucket.name(key)} is damaged: it has {found} expected; once {self.bucket.name(record)} is "
+                    "removed, the next `lumina run` computes it again"
+                )
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def sizes(self, out: Path) -> dict[str, int]:
+        """Of the objects; see `Store.sizes`."""
+        prefix = self._object(out)
+        return {entry.key.removeprefix(f"{prefix}/"): entry.bytes for entry in self.bucket.entries(prefix)}
+
+    @contextlib.contextmanager
+    def borrow(self, out: Path, files: Iterable[OutputFile]) -> Iterator[Path]:
+        """A temporary directory with the objects as they are now, right or wrong; see `Store.borrow`.
+
+        Raises:
+            StoreError: an object cannot be read, or the disk is full.
+        """
+        prefix = self._object(out)
+        with tempfile.TemporaryDirectory(prefix="lumina-") as folder:
+            try:
+                self._each(self._borrow, [(f"{prefix}/{file.path}", Path(folder) / file.path) for file in files])
+            except OSError as error:
+                raise StoreError(f"{self.bucket.name(prefix)}: {disk_problem(error, Path(folder))}") from error
+            yield Path(folder)
+
+    def _borrow(self, key: str, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(GoneError):  # who looks for the file says so
+            self.bucket.download(key, path)
+
+    def share(self, path: Path) -> None:
+        """See `Store.share`."""
+        self.bucket.upload(path, self._object(path))
+
+    def bring(self, path: Path) -> None:
+        """See `Store.bring`."""
+        if path.is_file():
+            return
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.bucket.download(self._object(path), temporary)
+            temporary.replace(path)
+        except GoneError:
+            return  # who reads the file says so
+        except OSError as error:
+            raise StoreError(f"store {self.root}: {disk_problem(error, path)}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def dataset(self, manifest: Manifest) -> ds.Dataset:
+        """See `Store.dataset`: fetched, but for large tables, of which the columns that are read come from the bucket.
+
+        Raises:
+            GoneError: the bucket has lost an object; of large tables, reading raises it.
+            StoreError: an object is not what was recorded, or the disk is full.
+        """
+        files = [file for file in manifest.files if _is_table(file.path)]
+        here = all(_is_here(self.output(manifest) / file.path, file.bytes) for file in files)
+        if here or sum(file.bytes for file in files if file.bytes > _WHOLE_BYTES) <= _FETCHED_BYTES:
+            self.fetch(manifest, _is_table)
+            return super().dataset(manifest)
+        import pyarrow as pa
+        import pyarrow.dataset as ds
+
+        form, prefix = ds.ParquetFileFormat(), self._object(self.output(manifest))
+        opened = [self.bucket.open(f"{prefix}/{file.path}", file.bytes) for file in files]
+        fragments = [form.make_fragment(pa.PythonFile(file, mode="r")) for file in opened]
+        return ds.FileSystemDataset(fragments, fragments[0].physical_schema, form)
+
+    def fetch_run(
+        self, record: Mapping[str, Any], stages: Iterable[str] | None = None, wanted: Wanted | None = None
+    ) -> None:
+        """See `Store.fetch_run`."""
+        kinds = None if stages is None else set(stages)
+        for name, entry in record["stages"].items():
+            if entry.get("fingerprint") is None or (kinds is not None and name.partition("@")[0] not in kinds):
+                continue
+            manifest = self.lookup(name, entry["fingerprint"].removeprefix("sha256:"))
+            if manifest is not None:
+                self.fetch(manifest, wanted)
+
+    def put_run(self, run_id: str, name: str, record: Mapping[str, Any]) -> None:
+        """Put the record of a run, in the working copy too; see `Store.put_run`."""
+        super().put_run(run_id, name, record)
+        self.bucket.put(f"runs/{run_id}.json", (self.root / "runs" / f"{run_id}.json").read_text())
+        self.bucket.put(f"latest/{name}", run_id)
+
+    def run_path(self, run: str | None) -> Path:
+        """Where the copy of a run's record lies; see `Store.run_path`. Brings all records that are not here."""
+        for entry in [*self.bucket.entries("runs"), *self.bucket.entries("latest")]:
+            folder, _, name = entry.key.partition("/")
+            if folder not in ("runs", "latest") or not is_name(name):
+                continue  # none that was put by us, and no path here
+            path = self.root / folder / name
+            # Of a pointer that was changed twice in a second, neither size nor time tells.
+            known = entry.key.startswith("runs/") and _is_here(path, entry.bytes)
+            if known and abs(path.stat().st_mtime - entry.modified) < _SAME_TIME_S:
+                continue
+            record = self.bucket.read(entry.key)
+            if record is not None:
+                self._copy(path, record.text, entry.modified)
+        return super().run_path(run)
+
+    def _copy(self, path: Path, text: str, modified: float | None = None) -> None:
+        """Have a record in the working copy as the bucket has it."""
+        try:
+            if modified is not None or not path.is_file() or path.read_text() != text:
+                replace_file(path, text.encode(), modified=modified)
+        except OSError as error:
+            raise StoreError(f"store {self.root}: {disk_problem(error, path)}") from error
+
+    @staticmethod
+    def _each(function: Callable[..., None], arguments: Iterable[tuple[Any, ...]]) -> None:
+        """Call a function side by side; the first error is raised once all have ended."""
+        with ThreadPoolExecutor(_THREADS, "bucket") as pool:
+            for done in [pool.submit(function, *each) for each in arguments]:
+                done.result()
+
+
+def _is_table(path: str) -> bool:
+    return path.startswith("data/")
+
+
+def _is_here(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
+
+
+def _default_copy(uri: str) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return cache / "lumina" / "stores" / hashlib.sha256(uri.encode()).hexdigest()[:16]

@@ -1,0 +1,393 @@
+"""A store in a bucket: what is promised of one on a disk holds there too."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from jobs.kept import keep
+from lumina.files import sha256_file
+from pipelines import cli
+from pipelines.engine.accept import accept
+from pipelines.engine.plan import plan
+from pipelines.engine.store import lease as leases
+from pipelines.engine.store import object_lease
+from pipelines.engine.store.bucket import Bucket
+from pipelines.engine.store.gc import Policy, find_garbage
+from pipelines.engine.store.lease import Holder
+from pipelines.engine.store.open_store import open_store
+from pipelines.engine.store.remote import RemoteStore
+from pipelines.engine.store.store import Attempt, Store
+from pipelines.errors import LeaseLostError, StoreError
+from pipelines.verify.check import verify
+from tests.pipelines.edited import Edited, states
+from tests.pipelines.engine.store.operations import fetched, fingerprint_of, go, known_code, manifest_of, on_disk
+from tests.pipelines.engine.store.steps import CREDENTIALS, DIED, FORKS
+from tests.pipelines.engine.store.test_sharing import digests, pipeline, start
+from tests.pipelines.toy import diamond
+from tests.pipelines.toy_outputs import line
+
+
+def copies(root: Path, number: int) -> list[Path]:
+    """Working copies, as on several machines."""
+    return [root / f"copy-{name}" for name in range(number)]
+
+
+def calls(root: Path) -> list[str]:
+    found = [line for path in root.glob("copy-*/stages/*/calls.txt") for line in path.read_text().splitlines()]
+    return sorted(line.split()[0] for line in found)
+
+
+def test_another_machine_finds_everything_and_fetches_what_it_needs(s3_store: str, tmp_path: Path) -> None:
+    first, second = RemoteStore(s3_store, tmp_path / "copy-1"), RemoteStore(s3_store, tmp_path / "copy-2")
+    found = go(first, diamond(), "r0")
+    assert plan(diamond(), second, known_code()).exit_code == 0
+    assert go(second, diamond(), "r1") == found
+    assert calls(tmp_path) == ["a", "b", "c", "d"]
+    assert not list(second.root.glob("stages/*/*/a-*"))
+    assert second.get_run("r0") == first.get_run("r0")
+    assert first.get_run("diamond")["run"] == "r1"
+    changed = go(second, diamond(d="new"), "r2")
+    assert changed == go(Store(tmp_path / "local"), diamond(d="new"))
+    fetched = {path.parts[-3] for path in second.root.glob("stages/*/*/a-*")}
+    assert fetched == {"b", "c", "d"}
+    assert first.get_run(None)["run"] == "r2"
+    second.fetch_run(second.get_run("r0"))
+    assert (second.output(manifest_of(first, "a")) / "text.txt").read_text() == "a"
+    assert not [entry.key for entry in first.bucket.entries("stages") if entry.key.endswith("LEASE.json")]
+
+
+def test_a_record_that_is_looked_at_does_not_become_the_newest(s3_store: str, tmp_path: Path) -> None:
+    first, second = RemoteStore(s3_store, tmp_path / "copy-1"), RemoteStore(s3_store, tmp_path / "copy-2")
+    go(first, diamond(), "r0")
+    [old] = first.manifests("d")
+    time.sleep(1.1)  # S3 tells whole seconds
+    go(first, diamond(d="new"), "r1")
+    [new] = [manifest for manifest in first.manifests("d") if manifest != old]
+    for text in (new, old):
+        second.record_text("d", fingerprint_of(text))
+    assert second.manifests("d") == first.manifests("d") == [new, old]
+
+
+def test_an_accepted_output_is_found_where_it_was_computed(
+    s3_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RemoteStore(s3_store, tmp_path / "copy-1")
+    monkeypatch.setattr(Edited, "store", property(lambda edited: store))
+    code = Edited(tmp_path)
+    code.go()
+    code.edit("b")
+    [alias] = accept(code.pipeline(), store, code.identifier(), "b", "renamed a variable")
+    other = RemoteStore(s3_store, tmp_path / "copy-2")
+    found = other.lookup("b", fingerprint_of(alias))
+    assert found is not None
+    assert (other.fetch(found) / "text.txt").read_text() == (store.output(alias) / "text.txt").read_text()
+    assert states(code.go()) == dict.fromkeys("abcd", "cached")
+
+
+def test_a_copy_of_the_bucket_is_a_store(s3_store: str, tmp_path: Path) -> None:
+    store = RemoteStore(s3_store, tmp_path / "copy-1")
+    found = go(store, diamond(), "r0")
+    disk = on_disk(store, tmp_path / "disk")
+    assert verify(disk, "r0", deep=True).found == ()
+    assert go(disk, diamond()) == found
+    with pytest.raises(StoreError, match=r"copy it to a disk with `aws s3 sync`"):
+        find_garbage(store, Policy())
+
+
+def test_three_cold_runners_compute_each_stage_once(s3_store: str, tmp_path: Path) -> None:
+    found = [digests(runner) for runner in start(s3_store, copies(tmp_path, 3), 0.5)]
+    assert found[0] == found[1] == found[2] == go(Store(tmp_path / "local"), pipeline(0.5))
+    assert calls(tmp_path) == ["a", "b", "c", "d"]
+
+
+def test_when_one_is_killed_another_takes_over(s3_store: str, tmp_path: Path) -> None:
+    runners = {runner.pid: runner for runner in start(s3_store, copies(tmp_path, 2), 1.5)}
+    bucket = Bucket(s3_store)
+    while not (held := [entry.key for entry in bucket.entries("stages/a") if entry.key.endswith("LEASE.json")]):
+        time.sleep(0.05)
+    record = bucket.read(held[0])
+    assert record is not None
+    killed = runners.pop(json.loads(record.text)["pid"])
+    time.sleep(0.3)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    (other,) = runners.values()
+    assert digests(other).keys() == set("abcd")
+    assert calls(tmp_path) == ["a", "b", "c", "d"]
+
+
+def _begin(store: RemoteStore, model: RemoteStore) -> tuple[Attempt, Any]:
+    """An attempt at stage b with its whole output, and the manifest to commit."""
+    done = manifest_of(model, "b")
+    attempt = store.acquire("b", fingerprint_of(done))
+    assert isinstance(attempt, Attempt)
+    shutil.copytree(model.output(done), attempt.out, dirs_exist_ok=True)
+    return attempt, replace(done, attempt=attempt.out.name)
+
+
+def _forget(store: RemoteStore, stage: str) -> None:
+    for entry in store.bucket.entries(f"stages/{stage}"):
+        store.bucket.remove(entry.key)
+
+
+def _commit_b(store: RemoteStore, model: RemoteStore) -> None:
+    store.commit(*_begin(store, model))
+
+
+def _put_run_again(store: RemoteStore, model: RemoteStore) -> None:
+    record = store.get_run("r0")
+    store.put_run("r0", "diamond", record | {"seconds": record["seconds"] + 1})
+
+
+def _set_b_aside(store: RemoteStore, model: RemoteStore) -> None:
+    store.set_aside("b", fingerprint_of(manifest_of(model, "b")))
+
+
+OPERATIONS: dict[str, tuple[Callable[[RemoteStore], None], Callable[[RemoteStore, RemoteStore], Any]]] = {
+    "prepare": (lambda store: None, lambda store, model: store.prepare()),
+    "a cold run": (lambda store: None, lambda store, model: go(store, diamond().until("b"), "r1")),
+    "take b and commit": (lambda store: _forget(store, "b"), _commit_b),
+    "take b over a lost object": (lambda store: _lose_an_object(store, "b"), _commit_b),
+    "set b aside": (lambda store: None, _set_b_aside),
+    "put_run": (lambda store: None, _put_run_again),
+}
+"""What is done to the bucket of a whole run first (a cold run's is empty), and what is then stopped at every change."""
+
+
+def _lose_an_object(store: RemoteStore, stage: str) -> None:
+    store.bucket.remove(next(one.key for one in store.bucket.entries(f"stages/{stage}") if one.key.endswith(".txt")))
+
+
+def _crash(name: str, uri: str, root: Path, model: tuple[str, Path], at: int) -> None:
+    """Do an operation, and end before the change number `at` of the bucket."""
+    os.environ.update(CREDENTIALS)
+    import obstore
+
+    known_code()
+    count = itertools.count(1)
+
+    def stopping(change: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if next(count) == at:
+                os._exit(DIED)
+            return change(*arguments, **options)
+
+        return call
+
+    obstore.put, obstore.delete = stopping(obstore.put), stopping(obstore.delete)
+    OPERATIONS[name][1](RemoteStore(uri, root), RemoteStore(*model))
+    os._exit(0)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_crash_at_any_change_of_the_bucket_is_put_right_by_the_next_run(
+    name: str, s3_store: str, tmp_path: Path
+) -> None:
+    """On the same machine, and every other time on another one."""
+    model = RemoteStore(s3_store, tmp_path / "model")
+    found = go(model, diamond(), "r0")
+    fingerprints = {stage: fingerprint_of(manifest_of(model, stage)) for stage in "abcd"}
+    code, at = DIED, 0
+    while code == DIED:
+        at += 1
+        uri = s3_store.replace("some/prefix", f"at-{at}")
+        store = RemoteStore(uri, tmp_path / f"copy-{at}")
+        if name not in ("prepare", "a cold run"):
+            _copy_all(model.bucket, store.bucket, tmp_path / "file")
+            OPERATIONS[name][0](store)
+        arguments = (name, uri, store.root, (s3_store, model.root), at)
+        child = FORKS.Process(target=_crash, args=arguments)
+        child.start()
+        child.join(60)
+        assert child.exitcode in (0, DIED), at
+        code = child.exitcode
+        for stage, fingerprint in fingerprints.items():
+            manifest = store.lookup(stage, fingerprint)
+            if manifest is not None:
+                other = RemoteStore(uri, tmp_path / "fetched")
+                for file in manifest.files:
+                    assert sha256_file(other.fetch(manifest) / file.path) == file.sha256
+                shutil.rmtree(other.root)
+        assert go(store if at % 2 else RemoteStore(uri, tmp_path / f"other-{at}"), diamond(), "r2") == found
+        objects = {entry.key for entry in store.bucket.entries("stages")}
+        if at % 2 == 0:  # another machine cannot know that who held the lease of a finished stage is dead
+            objects = {key for key in objects if not key.endswith("LEASE.json")}
+        for stage, fingerprint in fingerprints.items():
+            now = store.lookup(stage, fingerprint)
+            assert now is not None
+            whole = {f"{now.attempt}/{file.path}" for file in now.files} | {"MANIFEST.json"}
+            prefix = f"stages/{stage}/{fingerprint[:20]}/"
+            assert {
+                key.removeprefix(prefix) for key in objects if key.startswith(prefix) and "broken" not in key
+            } == whole
+        shutil.rmtree(store.root)
+    assert at > 1
+
+
+def _copy_all(source: Bucket, target: Bucket, file: Path) -> None:
+    for entry in source.entries(""):
+        source.download(entry.key, file)
+        target.upload(file, entry.key)
+
+
+def test_the_loser_of_a_race_adopts_the_winner(s3_store: str, tmp_path: Path) -> None:
+    model = RemoteStore(s3_store, tmp_path / "model")
+    go(model, diamond(), "r0")
+    _forget(model, "b")
+    slow, manifest = _begin(RemoteStore(s3_store, tmp_path / "copy-1"), model)
+    slow.lease.release()
+    quick = RemoteStore(s3_store, tmp_path / "copy-2")
+    attempt, won = _begin(quick, model)
+    with pytest.raises(LeaseLostError):
+        slow.lease.refresh()
+    assert quick.commit(attempt, won) == won
+    loser = RemoteStore(s3_store, tmp_path / "copy-1")
+    assert loser.commit(slow, manifest) == won
+    assert not slow.out.exists()
+    attempts = {entry.key.split("/")[3] for entry in quick.bucket.entries("stages/b")}
+    assert attempts == {"MANIFEST.json", won.attempt}
+
+
+def test_another_host_is_waited_for_while_its_record_changes(
+    s3_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "EXPIRY_S", 1.0)
+    store = RemoteStore(s3_store, tmp_path / "copy-1")
+    key = "stages/a/ab/LEASE.json"
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(socket, "gethostname", lambda: "elsewhere")
+        held = object_lease.try_acquire(store.bucket, key, {})
+    assert isinstance(held, object_lease.ObjectLease)
+    finished = threading.Event()
+
+    def beat() -> None:
+        while not finished.wait(0.3):
+            held.refresh()
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    seen: object_lease.Seen = {}
+    deadline = time.monotonic() + 2.5
+    while time.monotonic() < deadline:
+        assert isinstance(object_lease.try_acquire(store.bucket, key, seen), Holder)
+        time.sleep(0.2)
+    finished.set()
+    thread.join()
+    assert isinstance(object_lease.try_acquire(store.bucket, key, seen), Holder)
+    time.sleep(1.2)
+    taken = object_lease.try_acquire(store.bucket, key, seen)
+    assert isinstance(taken, object_lease.ObjectLease)
+    with pytest.raises(LeaseLostError):
+        held.refresh()
+    held.release()
+    assert object_lease.read_holder(store.bucket, key) == taken.holder
+    taken.release()
+    assert store.bucket.read(key) is None
+
+
+def test_a_stage_whose_host_has_died_can_be_set_aside_after_a_while(
+    s3_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "EXPIRY_S", 0.6)
+    store = RemoteStore(s3_store, tmp_path / "copy-1")
+    go(store, diamond(), "r0")
+    fingerprint = fingerprint_of(manifest_of(store, "b"))
+    key = f"stages/b/{fingerprint[:20]}/LEASE.json"
+    living = object_lease.try_acquire(store.bucket, key, {})
+    assert isinstance(living, object_lease.ObjectLease)
+    with pytest.raises(StoreError, match=r"stage b: process \d+ on .* works on it"):
+        store.set_aside("b", fingerprint)
+    living.release()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(socket, "gethostname", lambda: "elsewhere")
+        object_lease.try_acquire(store.bucket, key, {})
+    store.set_aside("b", fingerprint)
+    assert store.lookup("b", fingerprint) is None
+
+
+def test_lost_and_cut_objects_heal_and_changed_ones_are_refused_by_name(s3_store: str, tmp_path: Path) -> None:
+    store = RemoteStore(s3_store, tmp_path / "copy-1")
+    found = go(store, diamond(), "r0")
+    key = next(entry.key for entry in store.bucket.entries("stages/b") if entry.key.endswith("text.txt"))
+    for damage in (store.bucket.remove, lambda key: store.bucket.put(key, "x" * 100)):
+        damage(key)
+        other = RemoteStore(s3_store, tmp_path / f"copy-{time.time_ns()}")
+        assert plan(diamond(), other, known_code()).count("run") == 1
+        assert go(other, diamond()) == found
+        key = next(entry.key for entry in store.bucket.entries("stages/b") if entry.key.endswith("text.txt"))
+    store.bucket.put(key, "zz")
+    other = RemoteStore(s3_store, tmp_path / "copy-last")
+    with pytest.raises(StoreError, match=r"text\.txt is damaged: it has the SHA-256 .* expected; once .*MANIFEST"):
+        other.fetch_run(other.get_run("r0"))
+    other.set_aside("b", fingerprint_of(manifest_of(other, "b")))
+    assert go(other, diamond(), "r9") == found
+    other.fetch_run(other.get_run("r9"))
+
+
+def test_an_object_that_is_cut_short_on_its_way_is_refused(
+    s3_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(RemoteStore(s3_store, tmp_path / "copy-1"), diamond(), "r0")
+    other = RemoteStore(s3_store, tmp_path / "copy-2")
+    download = Bucket.download
+
+    def cut(self: Bucket, key: str, path: Path) -> str:
+        download(self, key, path)
+        path.write_bytes(path.read_bytes()[:-1])
+        return "0" * 64
+
+    monkeypatch.setattr(Bucket, "download", cut)
+    with pytest.raises(StoreError, match=r"a-\w+/.*\.txt is damaged: it has \d bytes, \d expected"):
+        other.fetch_run(other.get_run("r0"), ("b",))
+    assert not list(other.root.glob("stages/b/*/a-*/*.txt"))
+
+
+def test_commands_read_a_store_in_a_bucket(s3_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    store = open_store(s3_store)
+    assert isinstance(store, RemoteStore)
+    assert store.root.is_relative_to(tmp_path / "lumina" / "stores")
+    go(store, diamond(), "r0")
+    shutil.rmtree(store.root)
+    shown = CliRunner().invoke(cli.app, ["compare", "r0", "--store", s3_store])
+    assert shown.exit_code == 0, shown.output
+    assert "no evaluation yet" in shown.output
+    for command in (["status"], ["report", "--out", str(tmp_path / "page.html")], ["diff", "r0", "r0"], ["verify"]):
+        done = CliRunner().invoke(cli.app, [*command, "--store", s3_store])
+        assert done.exit_code == 0, done.output
+    assert not fetched(store)
+    shutil.rmtree(store.root)
+    for command in ("rerun", "gc"):
+        refused = CliRunner().invoke(cli.app, [command, "--store", s3_store])
+        assert refused.exit_code == 1
+        assert f"error: `lumina {command}` needs a store on a file system" in refused.output
+
+
+def test_runners_may_share_a_working_copy(s3_store: str, tmp_path: Path) -> None:
+    found = [digests(runner) for runner in start(s3_store, copies(tmp_path, 1) * 2, 0.3)]
+    assert found[0] == found[1]
+    assert calls(tmp_path) == ["a", "b", "c", "d"]
+
+
+def test_rows_that_another_machine_finished_are_taken_back(s3_store: str, tmp_path: Path) -> None:
+    first, second = RemoteStore(s3_store, tmp_path / "copy-1"), RemoteStore(s3_store, tmp_path / "copy-2")
+    found = go(first, line(), "r0")
+    fingerprint = fingerprint_of(manifest_of(first, "rows"))
+    second.reopen("rows", fingerprint, lambda output, work: keep(output / "data", work, ["c3"]))
+    assert first.lookup("rows", fingerprint) is None
+    assert second.has_work("rows", fingerprint)
+    assert go(second, line(), "r1") == found

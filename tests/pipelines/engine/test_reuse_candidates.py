@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipelines.engine.reuse_candidates import reuse_candidates
+from pipelines.engine.runner import run
+from pipelines.engine.stage import Pipeline, Stage
+from pipelines.engine.store.manifest import Acceptance, Manifest
+from pipelines.engine.store.open_store import open_store
+from pipelines.engine.store.store import Store
+from tests.pipelines.toy import EXECUTE, identifier, stage
+
+
+def rows(**config: str) -> Stage:
+    return replace(stage("rows", inputs=("raw",), **config), operator="tests.pipelines.toy:write")
+
+
+def go(store: Store, text: str) -> Manifest:
+    summary = run(Pipeline("toy", (stage("raw", text=text), rows())), store, EXECUTE, identifier=identifier())
+    manifest = summary.outcomes["rows"].manifest
+    assert manifest is not None
+    return manifest
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def found(store: Store, wanted: Stage, inputs: tuple[str, ...] = ("raw",)) -> list[str]:
+    recipe = identifier().identify(replace(wanted, inputs={name: name for name in inputs}), dict.fromkeys(inputs, "d"))
+    return [one.fingerprint for one in reuse_candidates(store, wanted, recipe)]
+
+
+def test_outputs_of_other_inputs_come_newest_first(store: Store) -> None:
+    made = [go(store, text) for text in "abcdef"]
+    assert found(store, rows()) == [one.fingerprint for one in reversed(made[2:])]
+    [newest, *_] = reuse_candidates(store, rows(), identifier().identify(rows(), {"raw": "d"}))
+    assert newest.fetch(lambda path: path == "text.txt") == store.output(made[-1])
+
+
+def test_what_differs_in_more_than_inputs_is_none_of_them(store: Store) -> None:
+    go(store, "a")
+    assert found(store, rows(text="other")) == []
+    assert found(store, rows(), ("raw", "more")) == []
+    assert found(store, replace(rows(), operator="")) == []
+
+
+def test_what_is_damaged_or_was_accepted_is_none_of_them(store: Store) -> None:
+    damaged, accepted = go(store, "a"), go(store, "b")
+    (store.output(damaged) / "text.txt").unlink()
+    word = Acceptance("renamed", "eva@bench", "2026-11-21", "sha256:0", {})
+    path = store.directory("rows", accepted.fingerprint.removeprefix("sha256:")) / "MANIFEST.json"
+    path.write_text(replace(accepted, accepted=(word,)).to_json())
+    assert found(store, rows()) == []
+
+
+def test_of_an_output_in_a_bucket_only_wanted_files_are_fetched(s3_store: str, tmp_path: Path) -> None:
+    made = go(open_store(s3_store, tmp_path / "one"), "a")
+    elsewhere = open_store(s3_store, tmp_path / "two")
+    [earlier] = reuse_candidates(elsewhere, rows(), identifier().identify(rows(), {"raw": "d"}))
+    out = earlier.fetch(lambda path: path == "text.txt")
+    assert earlier.fingerprint == made.fingerprint
+    assert [path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()] == ["text.txt"]

@@ -18,12 +18,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
-from curation.charts import PALETTE, Histogram, Ranking, Values, histogram, quantile_index, ranking
-from curation.control_characters import shown_value
+from curation.charts import Histogram, Ranking, Values, histogram, quantile_index, ranking
+from curation.control_characters import shown
 from curation.operator import Input
 from curation.schema import RowError, Status
 from curation.thumbnails import Thumbnail, thumbnail_times, thumbnails
 from lumina.config import Config
+from lumina.formats import size
+from lumina.pages.charts import COLORS
+from lumina.pages.page import Cell, render
 from lumina.randomness import generator
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -127,7 +130,6 @@ def make_page(
     tables: Tables,
     config: CurationPageConfig,
     decode: Decode,
-    template: str,
     made_from: Mapping[str, str],
     progress: Callable[[int, int, str], None],
 ) -> Page:
@@ -137,18 +139,15 @@ def make_page(
         tables: what is shown.
         config: how much of it.
         decode: gives frames of clips; a clip for which it raises RowError shows the error instead.
-        template: text of `TEMPLATE`.
         made_from: name to digest of the stages whose rows these are.
         progress: progress(done, total, unit), called for each clip that is decoded.
     """
-    from jinja2 import Environment, StrictUndefined
-
     clips = tables.clips
     columns = _Columns(clips)
-    shown, colors = _shown(columns.source, config.max_sources)
-    sheets = [_sheet(columns, source, config) for source in shown]
-    moving = [_motion_examples(columns, source) for source in shown]
-    reasons = [(_reason_facts(key), _reason(columns, key, config)) for key in columns.reasons()]
+    named, colors = _largest(columns.source, config.max_sources)
+    sheets = [_sheet(columns, source, config) for source in named]
+    moving = [_motion_examples(columns, source) for source in named]
+    reasons = [(key, _reason(columns, key, config)) for key in columns.reasons()]
     picked = sorted({i for group in (*sheets, *moving, *(group for _, group in reasons)) for i, _ in group.picks})
     rows = dict(zip(picked, clips.take(pa.array(picked, pa.int64())).to_pylist(), strict=True))
     pictures = _pictures(rows, config, decode, progress)
@@ -156,22 +155,20 @@ def make_page(
     def cards(group: _Group) -> list[_Card]:
         return [_card(rows[index], title, pictures[index]) for index, title in group.picks]
 
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, finalize=shown_value, trim_blocks=True, lstrip_blocks=True
-    )
-    html = environment.from_string(template).render(
-        colors=colors,
-        grey=PALETTE,
+    html = render(
+        TEMPLATE,
+        shown,
+        colors_of=colors,
         facts=_facts(clips, columns),
-        counts=_counts(columns, shown),
-        hidden=len(set(columns.source)) - len(shown),
+        counts=_counts(columns, colors, len(set(columns.source)) - len(named)),
+        hidden=len(set(columns.source)) - len(named),
         seed=config.seed,
         sheets=[(group, tables.system_prompts.get(group.name, ""), cards(group)) for group in sheets],
         motion=_motion_chart(columns, colors, tables.motion_unit),
         moving=[(group, cards(group)) for group in moving if group.picks],
         histograms=_histograms(columns, colors),
         rankings=_rankings(clips, columns, colors),
-        reasons=[(facts, group, cards(group)) for facts, group in reasons],
+        reasons=[(key, group, cards(group)) for key, group in reasons],
         made_from=made_from,
     )
     undecodable = sum(isinstance(found, RowError) for found in pictures.values())
@@ -206,12 +203,12 @@ class _Columns:
         return found
 
 
-def _shown(sources: NDArray[Any], most: int) -> tuple[list[str], dict[str, int]]:
+def _largest(sources: NDArray[Any], most: int) -> tuple[list[str], dict[str, int]]:
     """The `most` largest sources, sorted by name, and the colour of each."""
     names, counts = np.unique(sources.astype(str), return_counts=True)
     largest = sorted(zip(names.tolist(), counts.tolist(), strict=True), key=lambda item: (-item[1], item[0]))
-    shown = sorted(name for name, _ in largest[:most])
-    return shown, {name: min(place, PALETTE) for place, name in enumerate(shown)}
+    named = sorted(name for name, _ in largest[:most])
+    return named, {name: min(place, COLORS) for place, name in enumerate(named)}
 
 
 def _draw(indices: NDArray[np.int64], most: int, config: CurationPageConfig, *address: str) -> tuple[int, ...]:
@@ -231,10 +228,6 @@ def _reason(columns: _Columns, key: tuple[str, str, str], config: CurationPageCo
     found = np.flatnonzero(columns.has(key))
     picks = _draw(found, config.clips_per_reason, config, "reason", *key)
     return _Group(key[1], len(found), tuple((index, str(columns.source[index])) for index in picks))
-
-
-def _reason_facts(key: tuple[str, str, str]) -> Mapping[str, str]:
-    return dict(zip(("status", "reason", "stage"), key, strict=True))
 
 
 def _motion_examples(columns: _Columns, source: str) -> _Group:
@@ -308,46 +301,36 @@ def _facts(clips: pa.Table, columns: _Columns) -> dict[str, Any]:
         "videos": int(columns.video.sum()),
         "images": int((~columns.video).sum()),
         "heldout": int((columns.kept & (clips["split"].to_numpy() == "heldout")).sum()),
-        "kept_time": _time(float(np.nansum(columns.duration[kept_videos]))),
-        "bytes": _bytes(pc.sum(clips["num_bytes"]).as_py() or 0),
+        "kept_s": float(np.nansum(columns.duration[kept_videos])),
+        "bytes": size(pc.sum(clips["num_bytes"]).as_py() or 0),
     }
 
 
-def _time(seconds: float) -> str:
-    for unit, size in (("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} seconds"
-
-
-def _bytes(number: int) -> str:
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return f"{number / 1e3:.1f} kB"
-
-
-def _counts(columns: _Columns, shown: Sequence[str]) -> dict[str, Any]:
+def _counts(columns: _Columns, colors: Mapping[str, int], hidden: int) -> dict[str, Any]:
     """Clips by what became of them (rows) and by source (columns, the sources not shown summed up): parts add up."""
-    groups = [columns.source == source for source in shown]
-    if (others := ~np.any(groups, axis=0) if groups else np.zeros(0, bool)).any():
-        groups.append(others)
+    every = np.ones(len(columns.kept), bool)
+    groups = [every, *(columns.source == source for source in colors)]
+    if hidden:
+        groups.append(~np.any(groups[1:], axis=0))
 
-    def row(status: str, reason: str, stage: str, mask: NDArray[np.bool_]) -> dict[str, Any]:
-        parts = [int((mask & group).sum()) for group in groups]
-        return {"status": status, "reason": reason, "stage": stage, "total": int(mask.sum()), "parts": parts}
+    def row(head: str | Cell, mask: NDArray[np.bool_]) -> list[str | Cell | int]:
+        return [head, *(int((mask & group).sum()) or Cell("0", style="zero") for group in groups)]
 
     rows = [
-        row("kept", f"{media}s", "", columns.kept & mask)
+        row(f"kept {media}s", columns.kept & mask)
         for media, mask in (("video", columns.video), ("image", ~columns.video))
         if (columns.kept & mask).any()
-    ] or [row("kept", "", "", columns.kept)]
-    rows += [row(*key, columns.has(key)) for key in columns.reasons()]
-    total = row("all", "", "", np.ones(len(columns.kept), bool))
-    kept = row("kept", "", "", columns.kept)
-    shares = [f"{k / n:.0%}" if n else "" for k, n in zip(kept["parts"], total["parts"], strict=True)]
-    share = f"{kept['total'] / total['total']:.0%}" if total["total"] else ""
-    return {"rows": rows, "total": total, "share": share, "shares": shares, "sources": shown}
+    ] or [row("kept", columns.kept)]
+    rows += [
+        row(Cell(f"{status}: {reason}", f"by {stage}"), columns.has((status, reason, stage)))
+        for status, reason, stage in columns.reasons()
+    ]
+    shares = [f"{(columns.kept & group).sum() / group.sum():.0%}" if group.any() else "" for group in groups]
+    heads = [Cell(source, style=f"c{color}") for source, color in colors.items()]
+    return {
+        "columns": ["Clips", "all", *heads, *([f"{hidden} others"] if hidden else [])],
+        "rows": [*rows, row("in", every), ["share kept", *shares]],
+    }
 
 
 def _values(

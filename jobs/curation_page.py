@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from curation.page import TEMPLATE, CurationPageConfig, make_page, read_tables
+from curation.page import CurationPageConfig, make_page, read_tables
 from jobs.context import JobContext, JobResult
 from jobs.curate import decode_limits
 from jobs.files import files_digest
@@ -52,7 +52,6 @@ def run(ctx: JobContext) -> JobResult:
         tables,
         config,
         decode,
-        TEMPLATE.read_text(encoding="utf-8"),
         {ref.stage: ref.digest for _, ref in sorted(ctx.inputs.items())},
         ctx.progress,
     )

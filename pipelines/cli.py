@@ -144,18 +144,20 @@ def compare(
 ) -> None:
     """Show the system prompts of a run side by side, the choice, and the fine-tuned model."""
     with one_line_errors(debug):
+        from pipelines.diff.runs import read_side
         from pipelines.engine.store.open_store import open_store
-        from pipelines.reports.tables import comparison_view, read_comparison
+        from pipelines.reports.evaluations import as_dict, read_evaluations
+        from pipelines.reports.tables import comparison_view
 
         opened = open_store(store or default_store())
         record = opened.get_run(run)
-        comparison = read_comparison(opened, record)
+        found = read_evaluations(read_side(opened, record))
         if as_json:
-            typer.echo(json_text({"run": record["run"], **comparison.as_dict()}))
+            typer.echo(json_text({"run": record["run"], **as_dict(found)}))
             return
         console = make_console()
         console.print(Text(f"Run {record['run']} ({record['name']}, {record['started']})", "dim"))
-        console.print(comparison_view(comparison))
+        console.print(comparison_view(found))
 
 
 @app.command()

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import typer
 
-from pipelines.commands.written import PAGE, check_file
+from pipelines.commands.written import PAGE, check_file, write_page
 from pipelines.diff.difference import read_diff
 from pipelines.diff.view import answer_text, difference_view
 from pipelines.engine.store.store import Store
-from pipelines.reports.html import write_page
 from pipelines.terminal import Text, json_text, make_console
 
 
@@ -35,7 +34,7 @@ def compare_runs(a: tuple[Store, str], b: tuple[Store, str], html: Path | None, 
     if html is not None:
         from pipelines.diff.page import make_page
 
-        write_page(html, make_page(found), "--html")
+        write_page("--html", html, make_page(found))
     if as_json:
         typer.echo(json_text(found.as_dict(), allow_nan=False))
         return found.exit_code

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from lumina.formats import size
 from pipelines.commands.options import Debug, StoreOption, default_store, one_line_errors
-from pipelines.commands.written import PAGE, check_file
+from pipelines.commands.written import PAGE, check_file, write_page
 from pipelines.terminal import Text, make_console
 
 
@@ -23,12 +24,10 @@ def report(
     """Write a run's page: system prompts compared, clips side by side, curves, stages, commands to get it again."""
     with one_line_errors(debug):
         from pipelines.engine.store.open_store import open_store
-        from pipelines.reports.html import write_page
         from pipelines.reports.page.make import make_page
 
         check_file("--out", out, begins=PAGE)
         opened = open_store(store or default_store())
         page = make_page(opened, opened.get_run(run))
-        write_page(out, page, "--out")
-        megabytes = len(page.encode()) / 1e6
-        make_console().print(Text(f"The page: {out.resolve()} ({megabytes:.1f} MB)"), soft_wrap=True)
+        write_page("--out", out, page)
+        make_console().print(Text(f"The page: {out.resolve()} ({size(len(page.encode()))})"), soft_wrap=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from lumina.formats import counted, size
 from pipelines.engine.store.gc import Collection, Item
-from pipelines.terminal import Text
-from pipelines.verify.view import size
+from pipelines.terminal import Text, titled_table
 
 _NOUNS = {
     "output": ("output", "outputs"),
@@ -43,7 +43,7 @@ def collection_view(found: Collection, removed: bool) -> RenderableType:
 
 
 def _table(title: str, items: Iterable[Item]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = titled_table(title)
     table.add_column("what", no_wrap=True)
     table.add_column("where", overflow="fold")
     table.add_column("size", justify="right", no_wrap=True)
@@ -55,7 +55,4 @@ def _table(title: str, items: Iterable[Item]) -> Table:
 
 def _count(items: Iterable[Item]) -> str:
     """`3 outputs, 1 abandoned attempt`."""
-    numbers: dict[str, int] = {}
-    for item in items:
-        numbers[item.what] = numbers.get(item.what, 0) + 1
-    return ", ".join(f"{number:,} {_NOUNS[what][number > 1]}" for what, number in numbers.items())
+    return ", ".join(counted(number, *_NOUNS[what]) for what, number in Counter(item.what for item in items).items())

@@ -9,10 +9,10 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from lumina.formats import duration, size
 from pipelines.engine.plan import STATES, Plan
-from pipelines.reports.progress import duration, state_text
+from pipelines.reports.progress import state_text
 from pipelines.terminal import Text, command_line
-from pipelines.verify.view import size
 
 
 def plan_view(plan: Plan, root: Path) -> RenderableType:

@@ -2,168 +2,60 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from lumina.formats import duration, figure, interval
 from pipelines.engine.events import RunSummary
 from pipelines.engine.store.manifest import Manifest
-from pipelines.engine.store.store import Store
-from pipelines.reports.page.evaluated import after_and_source, variant_of
-from pipelines.reports.progress import duration, state_text
-from pipelines.terminal import Text
-
-_METRICS, _SELECTION = "metrics.json", "selection.json"
+from pipelines.reports.evaluations import Evaluated, Evaluations, Figure
+from pipelines.reports.progress import state_text
+from pipelines.terminal import Text, titled_table
 
 
-@dataclass(frozen=True)
-class Column:
-    """One evaluated model and system prompt."""
-
-    title: str
-    figures: Mapping[str, Mapping[str, float | None]]
-    """Metric -> `value`, `low`, `high`."""
-    clips: int | None
-    """Clips behind the figures, if recorded."""
-    chosen: bool = False
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What a run's evaluations say."""
-
-    sources: tuple[Column, ...]
-    """One per system prompt, before the choice."""
-    final: tuple[Column, ...]
-    """The chosen source before and after fine-tuning, on prompts of their own where there are any."""
-    selection: Mapping[str, Any] | None
-    """Content of `selection.json`."""
-    after: Mapping[str, Comparison] = field(default_factory=dict)
-    """The same after training stages that are not the last, by their names."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for `--json`."""
-        plain = {
-            "sources": {column.title: dict(column.figures) for column in self.sources},
-            "final": {column.title: dict(column.figures) for column in self.final},
-            "selection": self.selection,
-        }
-        return plain | ({"after": {name: one.as_dict() for name, one in self.after.items()}} if self.after else {})
-
-
-def read_comparison(store: Store, record: Mapping[str, Any]) -> Comparison:
-    """Collect the figures of a recorded run.
-
-    Args:
-        store: where the outputs are.
-        record: content of `runs/<run id>.json`.
-    """
-    store.fetch_run(record, ("evaluate", "choose", "evaluate_final"), lambda path: path in (_METRICS, _SELECTION))
-    paths = {
-        name: store.root / entry["path"] for name, entry in record["stages"].items() if entry.get("path") is not None
-    }
-    evaluated: dict[str, dict[str, dict[str, Any]]] = {"": {}}
-    for name, path in paths.items():
-        kind, _, variant = name.partition("@")
-        if kind == "evaluate" and (content := _read(path, _METRICS)) is not None:
-            after, source = after_and_source(name, content)
-            evaluated.setdefault(after, {})[source] = content
-        elif kind == "choose":
-            evaluated.setdefault(variant, {})
-    found = {after: _compared(paths, after, contents) for after, contents in evaluated.items()}
-    return replace(found.pop(""), after=found)
-
-
-def _compared(paths: Mapping[str, Path], after: str, evaluated: Mapping[str, Mapping[str, Any]]) -> Comparison:
-    """What was evaluated, chosen and fine-tuned after one training stage; that of the last is empty."""
-    variant = variant_of(after)
-    selection = _read(paths.get(f"choose{variant}"), _SELECTION)
-    chosen = set(selection["sources"]) if selection else set()
-    sources = [
-        Column(source, content.get("metrics", content), _clips(content), source in chosen)
-        for source, content in evaluated.items()
-    ]
-    final = []
-    content = _read(paths.get(f"evaluate_final{variant}"), _METRICS)
-    if content is not None:
-        checkpoints = content.get("checkpoints", {})
-        for side in ("before", "after"):
-            title = checkpoints.get(side, side)
-            title = "fine-tuned" if title == f"finetune{variant}" else title
-            final.append(Column(title, content[side], _clips(content), chosen=side == "after"))
-    return Comparison(tuple(sources), tuple(final), selection)
-
-
-def _read(path: Path | None, name: str) -> dict[str, Any] | None:
-    if path is None or not (path / name).is_file():
-        return None
-    content: dict[str, Any] = json.loads((path / name).read_text())
-    return content
-
-
-def _clips(content: Mapping[str, Any]) -> int | None:
-    if "prompts" in content and "samples" in content:
-        return int(content["prompts"]) * int(content["samples"])
-    return None
-
-
-def comparison_view(comparison: Comparison) -> RenderableType:
+def comparison_view(found: Sequence[Evaluations]) -> RenderableType:
     """The system prompts side by side, the choice with its reason, then the fine-tuned model."""
-    every = {**comparison.after, "": comparison}
-    parts = [part for after, one in every.items() for part in _parts(one, f" after train@{after}" if after else "")]
+    parts = [part for one in found for part in _parts(one)]
     return Group(*(parts or [Text("This run has no evaluation yet.", "dim")]))
 
 
-def _parts(comparison: Comparison, where: str) -> list[RenderableType]:
+def _parts(found: Evaluations) -> list[RenderableType]:
     parts: list[RenderableType] = []
-    if comparison.sources:
-        parts.append(_figures(f"System prompts{where}", comparison.sources))
-    if comparison.selection:
-        parts.append(_choice(comparison.selection))
-    if comparison.final:
-        chosen = ", ".join((comparison.selection or {}).get("sources", ["the chosen sources"]))
-        parts.append(_figures(f"Fine-tuned{where} on {chosen}", comparison.final))
+    if found.sources:
+        parts.append(_figures(f"System prompts{found.where}", found.sources, found.chosen))
+    if found.selection:
+        parts.append(_choice(found.selection))
+    if found.final:
+        on = ", ".join(found.chosen) or "the chosen sources"
+        parts.append(_figures(f"Fine-tuned{found.where} on {on}", found.final, [found.final[1].title]))
     return parts
 
 
-def _figures(title: str, columns: tuple[Column, ...]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+def _figures(title: str, columns: Sequence[Evaluated], chosen: Sequence[str]) -> Table:
+    table = titled_table(title)
     table.add_column("metric")
-    for column in columns:
-        head = Text(f"★ {column.title}" if column.chosen else column.title, "bold green" if column.chosen else "bold")
+    for one in columns:
+        star = one.title in chosen
+        head = Text(f"★ {one.title}" if star else one.title, "bold green" if star else "bold")
         table.add_column(head, justify="right", no_wrap=True)
-    metrics = list(dict.fromkeys(name for column in columns for name in column.figures))
-    for metric in metrics:
-        table.add_row(metric, *(_figure(column.figures.get(metric)) for column in columns))
-    if any(column.clips for column in columns):
+    for metric in dict.fromkeys(name for one in columns for name in one.figures):
+        table.add_row(metric, *(_figure(one.figures.get(metric)) for one in columns))
+    if any(one.clips for one in columns):
         table.add_section()
-        table.add_row(Text("clips", "dim"), *(Text(str(column.clips or ""), "dim") for column in columns))
+        table.add_row(Text("clips", "dim"), *(Text(str(one.clips or ""), "dim") for one in columns))
     return table
 
 
-def _figure(figure: Mapping[str, float | None] | None) -> Text:
-    if not isinstance(figure, Mapping) or figure.get("value") is None:
+def _figure(found: Figure | None) -> Text:
+    if found is None or found.get("value") is None:
         return Text("–", "dim")
-    text = Text(_number(figure["value"]))
-    low, high = figure.get("low"), figure.get("high")
-    if low is not None and high is not None:
-        text.append(f"  [{_number(low)}, {_number(high)}]", "dim")
-    return text
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "–"
-    if abs(value) >= 100:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    text = Text(figure(found["value"]))
+    return text.append(f"  {interval(found.get('low'), found.get('high'))}".rstrip(), "dim")
 
 
 def _choice(selection: Mapping[str, Any]) -> RenderableType:
@@ -179,7 +71,7 @@ def _below_best(selection: Mapping[str, Any]) -> list[Table]:
     if not gaps:
         return []
     title = f"Score below {selection['table'][0]['source']}, for all pairs at once"
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = titled_table(title)
     for name in ("system prompt", "below", ""):
         table.add_column(name, justify="right" if name == "below" else "left", no_wrap=True)
     for row in gaps:

@@ -16,13 +16,15 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from pipelines import cli
+from pipelines.diff.runs import read_side
 from pipelines.engine.stage import Pipeline
 from pipelines.engine.store.remote import RemoteStore
 from pipelines.engine.store.store import Store
 from pipelines.errors import StoreError
+from pipelines.reports.evaluations import as_dict, read_evaluations
 from pipelines.reports.page import clips
 from pipelines.reports.page.make import make_page
-from pipelines.reports.tables import comparison_view, read_comparison
+from pipelines.reports.tables import comparison_view
 from tests.pipelines.engine.store.operations import fetched, on_disk
 from tests.pipelines.reports.page.toy_run import SHAPE, TrainConfig, go, pipeline, stage
 
@@ -111,10 +113,11 @@ def test_what_follows_an_earlier_stage_has_sections_of_its_own(tmp_path: Path) -
         assert f">{heading}</h2>" in page
         assert f"<h2>{heading} after train@1</h2>" in page
     assert "<h3>System prompts after train@1 <small>" in page
-    found = read_comparison(store, record)
-    assert [column.title for column in found.sources] == [column.title for column in found.after["1"].sources]
-    assert [column.title for column in found.after["1"].final] == [column.title for column in found.final]
-    assert set(found.as_dict()["after"]["1"]) == {"sources", "final", "selection"}
+    found = read_evaluations(read_side(store, record))
+    last, earlier = found
+    assert [one.title for one in last.sources] == [one.title for one in earlier.sources]
+    assert [one.title for one in last.final] == [one.title for one in earlier.final]
+    assert set(as_dict(found)["after"]["1"]) == {"sources", "final", "selection"}
     console = Console(width=150, record=True, file=StringIO())
     console.print(comparison_view(found))
     shown = console.export_text()

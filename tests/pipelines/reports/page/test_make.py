@@ -292,6 +292,24 @@ def test_damaged_outputs_are_one_clear_error(tmp_path: Path) -> None:
         make_page(store, record)
 
 
+def test_compare_shows_the_same_figures(made: tuple[Store, dict[str, Any]]) -> None:
+    store, record = made
+
+    def compare(*arguments: str) -> str:
+        done = CliRunner().invoke(cli.app, ["compare", *arguments, "--store", str(store.root)])
+        assert done.exit_code == (1 if "nobody" in arguments else 0)
+        return done.output
+
+    found = json.loads(compare("toy", "--json"))
+    shown = compare()
+    score = found["sources"]["good"][SHAPE]
+    figures = f"{score['value']:.3f}  [{score['low']:.3f}, {score['high']:.3f}]"
+    for text in ("★ good", figures, found["selection"]["reason"][:60], "★ fine-tuned", "clips", "significantly worse"):
+        assert text in shown
+    assert (found["run"], [*found["final"]]) == (record["run"], ["train@1", "fine-tuned"])
+    assert "holds no run 'nobody'" in compare("nobody").replace("\n", "")
+
+
 def test_the_command_writes_the_page(made: tuple[Store, dict[str, Any]], tmp_path: Path) -> None:
     store, record = made
 

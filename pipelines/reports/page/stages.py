@@ -35,7 +35,7 @@ class StageRow:
     output: str
     size: str
     problem: str
-    """What went wrong, or why the output is not there any more; else empty."""
+    """What went wrong, why the output is not there any more, or which code differs since; else empty."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def stage_rows(side: Side, record: Mapping[str, Any]) -> tuple[list[StageRow], s
                 _operations(held),
                 output_text(manifest) if manifest else "–",
                 size_text(sum(file.bytes for file in manifest.files)) if manifest else "–",
-                str(entry.get("error") or held.problem),
+                str(entry.get("error") or held.problem or held.drift),
             )
         )
     total = duration(sum(seconds for seconds in computed.values() if seconds))

@@ -33,6 +33,8 @@ class Held:
     """None if the run did not finish the stage, or its output is gone."""
     output: Output | None
     """None without a manifest."""
+    drift: str = ""
+    """Which code of the run differs from that which computed the output."""
     problem: str = ""
     """Why there is no manifest although the stage was finished; else empty."""
 
@@ -70,8 +72,8 @@ class StageDiff:
     """Parts in which the recipes differ, inputs included."""
     problems: tuple[str, ...] = ()
     """What could not be compared."""
-    accepted: tuple[str, ...] = ()
-    """Of which run the output was accepted for code that never computed it, and why."""
+    drift: tuple[str, ...] = ()
+    """In which run the output was kept though code differed, and which code."""
 
 
 def read_side(store: Store, record: Mapping[str, Any]) -> Side:
@@ -91,13 +93,15 @@ def _held(store: Store, name: str, entry: Mapping[str, Any]) -> Held:
     try:
         text = store.record_text(name, key)
         if text is None:
-            return Held(state, fingerprint, digest, None, None, None, f"{file} is gone")
+            return Held(state, fingerprint, digest, None, None, None, problem=f"{file} is gone")
         manifest = Manifest.from_json(text)
     except ValueError as error:
-        return Held(state, fingerprint, digest, None, None, None, f"{file} cannot be read: {error}")
+        return Held(state, fingerprint, digest, None, None, None, problem=f"{file} cannot be read: {error}")
     problem = ""
     if manifest.fingerprint != fingerprint:
-        return Held(state, fingerprint, digest, None, None, None, f"{file} is of fingerprint {manifest.fingerprint}")
+        return Held(
+            state, fingerprint, digest, None, None, None, problem=f"{file} is of fingerprint {manifest.fingerprint}"
+        )
     if store.output(manifest) != path:
         problem = f"{store.name(path)} was replaced by {manifest.attempt}, which a later run computed"
     elif not store.has_output(manifest):
@@ -105,8 +109,8 @@ def _held(store: Store, name: str, entry: Mapping[str, Any]) -> Held:
     elif manifest.digest != digest:
         problem = f"{file} says digest {manifest.digest}, the run recorded {digest}; see `lumina verify`"
     if problem:
-        return Held(state, fingerprint, digest, manifest.recipe, None, None, problem)
-    return Held(state, fingerprint, digest, manifest.recipe, manifest, Output(store, manifest))
+        return Held(state, fingerprint, digest, manifest.recipe, None, None, problem=problem)
+    return Held(state, fingerprint, digest, manifest.recipe, manifest, Output(store, manifest), entry.get("drift", ""))
 
 
 def compare_stages(a: Side, b: Side) -> tuple[StageDiff, ...]:
@@ -158,11 +162,7 @@ def _stage(name: str, a: Held | None, b: Held | None) -> StageDiff:
         (_seconds(a), _seconds(b)),
         changes,
         tuple(f"{side}: {held.problem}" for side, held in (("A", a), ("B", b)) if held.problem),
-        tuple(
-            f"{side}: {held.manifest.accepted_why}"
-            for side, held in (("A", a), ("B", b))
-            if held.manifest and held.manifest.accepted
-        ),
+        tuple(f"{side}: {held.drift}" for side, held in (("A", a), ("B", b)) if held.drift),
     )
 
 

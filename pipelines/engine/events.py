@@ -26,12 +26,14 @@ class StageOutcome:
     """Its output directory."""
     error: str = ""
     trace: str = ""
-    held: bool = False
-    """Stopped by the cost gate before it computed anything; then `blocked`."""
+    drift: str = ""
+    """Which code differs since the output was computed; empty for none."""
 
     @property
     def detail(self) -> str:
         """What there is to say beside the state."""
+        if self.drift:
+            return self.drift
         if self.state != "done" or self.manifest is None or not self.manifest.taken:
             return self.error
         taken, total = sum(self.manifest.taken.values()), self.manifest.counts["in"]

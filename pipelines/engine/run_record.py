@@ -75,7 +75,7 @@ def run_record(
             "digest": outcome.manifest.digest if outcome.manifest else None,
             "path": str(outcome.path.relative_to(store)) if outcome.path else None,
             "inputs": dict(pipeline.by_name[outcome.name].inputs),
-            "accepted": outcome.manifest.accepted_why if outcome.manifest else "",
+            "drift": outcome.drift,
             "seconds": round(outcome.seconds, 3),
             "error": outcome.error,
         }

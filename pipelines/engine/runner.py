@@ -15,7 +15,7 @@ from typing import Any
 
 from pipelines.engine.call import Call, Executor, Input
 from pipelines.engine.cluster_start import ClusterStart
-from pipelines.engine.cost_gate import CostGate
+from pipelines.engine.code_drift import DriftPolicy, differs, refusal
 from pipelines.engine.events import Display, Interrupted, NoDisplay, NoTracking, RunSummary, StageOutcome, Tracking
 from pipelines.engine.fingerprint import Identified, Identifier
 from pipelines.engine.plan import digest_cache, explain, plan
@@ -52,7 +52,7 @@ def run(
     min_free_gb: float = 0.0,
     identifier: Identifier | None = None,
     until: str | None = None,
-    gate: CostGate | None = None,
+    drift: DriftPolicy | None = None,
     lock: Mapping[str, Any] | None = None,
     halt: threading.Event | None = None,
 ) -> RunSummary:
@@ -73,19 +73,19 @@ def run(
         min_free_gb: free space that the store must have, in GB.
         identifier: computes fingerprints; tests give their own first-party packages.
         until: stop after this stage and what it needs.
-        gate: holds back what took long and of which nothing but code has changed; None holds nothing back.
+        drift: what becomes of outputs from which nothing but code differs; by default they are computed again.
         lock: what is kept in the run's record to compute it again; see `pipelines.rerun.lock`.
         halt: once set, the run stops as SIGTERM stops it.
 
     Raises:
         StoreError: the store cannot be used; nothing was started.
-        PipelineError: `until` or `gate` names no stage.
+        PipelineError: `until` or `drift` names no stage.
         Interrupted: SIGINT or SIGTERM arrived, or `halt` was set.
 
     A failing stage blocks those that need it; the others go on, and the summary tells.
     """
-    gate = gate or CostGate()
-    gate.check(pipeline)
+    drift = drift or DriftPolicy()
+    drift.check(pipeline)
     pipeline = pipeline.until(until)
     store.prepare(min_free_gb)
     identifier = identifier or Identifier(cache=digest_cache(store))
@@ -105,7 +105,7 @@ def run(
         max_parallel=max_parallel,
         identifier=identifier,
         until=until,
-        gate=gate,
+        drift=drift,
         lock=lock,
         halt=halt or threading.Event(),
     )
@@ -128,7 +128,7 @@ class _Run:
     max_parallel: int
     identifier: Identifier
     until: str | None
-    gate: CostGate
+    drift: DriftPolicy
     lock: Mapping[str, Any] | None
     halt: threading.Event
 
@@ -227,25 +227,28 @@ class _Run:
         manifest = self.store.lookup(stage.name, found.fingerprint)
         if manifest is not None:
             self.store.sweep(manifest)
-            return self._cached(stage, found, manifest, started)
+            return self._cached(stage, found.fingerprint, manifest, started)
+        if not self.store.has_work(stage.name, found.fingerprint):
+            old = self.drift.drifted(self.store, stage, found)
+            if old is not None and self.drift.decide(stage.name, old.manifest.seconds) == "refuse":
+                return StageOutcome(stage.name, "blocked", error=refusal(stage.name, old))
+            if old is not None:
+                name = old.manifest.fingerprint.removeprefix("sha256:")
+                return replace(self._cached(stage, name, old.manifest, started), drift=differs(old))
         with self.turns.slot(stage.name):
             attempt = self.turns.acquire(stage.name, found.fingerprint)
             manifest = self.store.lookup(stage.name, found.fingerprint)
             if manifest is not None:
                 self.turns.drop(attempt)
-                return self._cached(stage, found, manifest, started)
-            old = None if attempt.resumed else self.gate.held_by(self.store, stage, found)
-            if old is not None:
-                self.turns.drop(attempt)
-                return StageOutcome(stage.name, "blocked", error=self.gate.message(stage.name, old), held=True)
+                return self._cached(stage, found.fingerprint, manifest, started)
             try:
                 return self._compute(stage, found, attempt, upstream)
             except BaseException:
                 self.turns.drop(attempt)
                 raise
 
-    def _cached(self, stage: Stage, found: Identified, manifest: Manifest, started: float) -> StageOutcome:
-        self.tracking.begin_stage(stage, found.fingerprint, found.recipe["inputs"], None)
+    def _cached(self, stage: Stage, fingerprint: str, manifest: Manifest, started: float) -> StageOutcome:
+        self.tracking.begin_stage(stage, fingerprint, manifest.recipe["inputs"], None)
         return StageOutcome(stage.name, "cached", time.time() - started, manifest, self.store.output(manifest))
 
     def _compute(

@@ -93,8 +93,8 @@ def summary_view(summary: RunSummary) -> RenderableType:
         manifest = outcome.manifest
         digest = manifest.digest.rpartition(":")[2][:12] if manifest else ""
         output = Text(output_text(manifest)) if manifest else Text(outcome.error, "red")
-        if manifest and manifest.accepted:
-            output.append(f"; accepted: {manifest.accepted_why}", "yellow")
+        if outcome.drift:
+            output.append(f"; {outcome.drift}", "yellow")
         table.add_row(outcome.name, state_text(outcome.state), duration(outcome.seconds), output, Text(digest, "dim"))
     states = [outcome.state for outcome in summary.outcomes.values()]
     cached, total = states.count("cached"), len(states)

@@ -274,8 +274,7 @@ def _execute(
     options = ["--store", str(target.root), "--name", _name(record), "-o", f"tracking_uri={tracked}"]
     options += ["--until", record["until"]] if record.get("until") else []
     options += ["--continue-with", again_command]
-    # Whoever reruns means to compute; code of before the cost gate does not know the option.
-    options += ["--rerun", "all"] if (command.code / "pipelines" / "dag" / "gate.py").is_file() else []
+    options += ["--recompute", "all"]  # whoever reruns means to compute
     before = _newest(target, record)
     process = subprocess.Popen(command.line("run", *options), env=command.environment(), stdout=output)  # noqa: S603
     with _outliving(process):

@@ -65,8 +65,7 @@ class _Told:
     fingerprint: Text
     origin: Mapping[Text, Text]
     metrics: Mapping[Text, Number]
-    accepted: Text = ""
-    aliased_from: Text | None = None
+    drift: Text = ""
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,7 @@ def _output(path: str, manifest_path: str, names: Sequence[str], store: Path) ->
         manifest = Manifest.from_sealed(read_text(record))
     except (OSError, ValueError) as error:
         raise ValueError(f"{record} cannot be read ({error}), so nobody knows which files are its own") from error
-    computed = (manifest.aliased_from or manifest.fingerprint).removeprefix("sha256:")[:20]
+    computed = manifest.fingerprint.removeprefix("sha256:")[:20]
     out = store.joinpath(*folder, attempt)
     if (folder, attempt) != (["stages", manifest.stage, computed], manifest.attempt):
         raise ValueError(f"{out} is not the output of which {record} tells")

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.engine.accept import undone
 from pipelines.engine.fingerprint import fingerprint
 from pipelines.engine.run_record import count_problem
 from pipelines.engine.store.checksum import check_seal
@@ -130,7 +129,7 @@ def _checked(stage: _Stage) -> CheckedStage:
         len(files),
         sum(file.bytes for file in files),
         tuple(stage.problems),
-        manifest.accepted_why if manifest else "",
+        stage.entry.get("drift", ""),
     )
 
 
@@ -196,22 +195,6 @@ def _check_record(stage: _Stage, found: _Findings) -> None:
             detail = f"has the {key} {getattr(manifest, key)}, the run recorded {stage.entry[key]}"
             found.add(stage, "edited", stage.record, detail)
     _check_counts(stage, manifest, found)
-    _check_acceptance(stage, manifest, found)
-
-
-def _check_acceptance(stage: _Stage, manifest: Manifest, found: _Findings) -> None:
-    """An output that was accepted is that of a recipe from which this one differs in the code that the record tells."""
-    if manifest.aliased_from is None and not manifest.accepted:
-        return
-    recipe: Mapping[str, Any] = manifest.recipe
-    for acceptance in reversed(manifest.accepted):
-        recipe = undone(recipe, acceptance)
-        if f"sha256:{fingerprint(recipe)}" != acceptance.fingerprint:
-            detail = f"was accepted for other code than it tells: {acceptance.fingerprint} is of another recipe"
-            found.add(stage, "edited", stage.record, detail)
-            return
-    if not manifest.accepted or manifest.accepted[0].fingerprint != manifest.aliased_from:
-        found.add(stage, "edited", stage.record, f"names the output of {manifest.aliased_from}, which nobody accepted")
 
 
 def _check_counts(stage: _Stage, manifest: Manifest, found: _Findings) -> None:

@@ -4,6 +4,8 @@ import json
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +22,7 @@ from lumina.training.weights.lora import add_adapters, save_adapter
 from lumina.video import read_frames
 from pipelines import cli
 from pipelines.engine.code_closure import CodeIndex
+from pipelines.engine.code_drift import DriftPolicy
 from pipelines.engine.fingerprint import DigestCache, Identifier
 from pipelines.engine.stage import Pipeline
 from pipelines.tracking.tracker import Links
@@ -32,7 +35,12 @@ HEAVY = {"ray", "mlflow", "torch", "deepspeed", "transformers", "diffusers", "pa
 class Settings:
     """Stands in for a PipelineConfig."""
 
-    runtime, tracking_uri, min_free_gb, cost_gate_s, store_cache = RuntimeConfig(), None, 0.0, 900.0, None
+    runtime, tracking_uri, min_free_gb, store_cache = RuntimeConfig(), None, 0.0, None
+    policy = DriftPolicy(None, 900.0)
+
+    def drift_policy(self, recompute: Sequence[str] = ()) -> DriftPolicy:
+        return replace(self.policy, recompute=frozenset(recompute))
+
     example_prompt = staticmethod(lambda: 'It\'s a "red" circle.')
 
     def __init__(self, overrides: list[str]) -> None:

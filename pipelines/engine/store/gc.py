@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -113,13 +113,12 @@ def find_garbage(store: Store, policy: Policy, now: float | None = None) -> Coll
     for run, record in records.items():
         for key in _keys(record):
             named.setdefault(key, []).append(run)
-    needed = {key for run in kept for key in _keys(records[run])} | _accepted(store, named, cutoff)
-    needed, borrowed = _with_aliased(store, needed)
+    needed = {key for run in kept for key in _keys(records[run])}
     remove: list[Item] = []
     left: list[Item] = []
     sizes = _Sizes()
     for key, directory in _directories(store):
-        looked = _Directory(directory, store.root, sizes, remove, left, borrowed.get(key, frozenset()))
+        looked = _Directory(directory, store.root, sizes, remove, left)
         looked.judge(key in needed, named.get(key, []), kept, records, cutoff)
     for one in leftovers(store.root, records, cutoff, now):
         item = Item(one.what, one.path.relative_to(store.root).as_posix(), one.bytes, one.why)
@@ -186,30 +185,6 @@ def _started(record: Mapping[str, Any]) -> float:
     return datetime.fromisoformat(record["started"]).timestamp()
 
 
-def _with_aliased(store: Store, needed: set[Key]) -> tuple[set[Key], dict[Key, set[str]]]:
-    """With the directories in which the outputs lie that accepted ones stand for, and the names of those attempts."""
-    borrowed: dict[Key, set[str]] = {}
-    for stage, name in needed:
-        manifest = _manifest(store.root / "stages" / stage / name)
-        if isinstance(manifest, Manifest) and manifest.aliased_from:
-            key = (stage, manifest.aliased_from.removeprefix("sha256:")[:20])
-            borrowed.setdefault(key, set()).add(manifest.attempt)
-    return needed | set(borrowed), borrowed
-
-
-def _accepted(store: Store, named: Mapping[Key, list[str]], cutoff: float | None) -> set[Key]:
-    """What somebody accepted for a run that is yet to come: it holds no data, but the output that it stands for is
-    needed."""
-    found = set()
-    for key, directory in _directories(store):
-        manifest = _manifest(directory) if key not in named else "none"
-        if isinstance(manifest, Manifest) and manifest.aliased_from:
-            when = datetime.fromisoformat(manifest.accepted[-1].at).timestamp() if manifest.accepted else 0.0
-            if cutoff is None or when >= cutoff:
-                found.add(key)
-    return found
-
-
 def _directories(store: Store) -> Iterator[tuple[Key, Path]]:
     for stage in sorted((store.root / "stages").glob("*")):
         for directory in sorted(path for path in stage.glob("*") if path.is_dir()):
@@ -234,8 +209,6 @@ class _Directory:
     sizes: _Sizes
     remove: list[Item]
     left: list[Item]
-    borrowed: Set[str]
-    """Attempts here that records elsewhere name."""
 
     def judge(
         self,
@@ -281,7 +254,7 @@ class _Directory:
 
     def _abandoned(self, keep: str | None) -> None:
         for attempt in sorted(self.path.glob("a-*")):
-            if attempt.name != keep and attempt.name not in self.borrowed:
+            if attempt.name != keep:
                 self._drop("attempt", attempt, "no record names it")
 
     def _unfinished(self, needed: bool, cutoff: float | None) -> None:

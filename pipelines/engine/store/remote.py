@@ -186,8 +186,6 @@ class RemoteStore(Store):
         fingerprint = manifest.fingerprint.removeprefix("sha256:")
         prefix = self._key(manifest.stage, fingerprint)
         names = [file.path for file in manifest.files]
-        # The files of an accepted output are there.
-        names = [] if manifest.aliased_from else names
         uploads = [(attempt.out / name, f"{prefix}/{attempt.out.name}/{name}") for name in names]
         self._each(self.bucket.upload, uploads)
         won = self._put_manifest(f"{prefix}/MANIFEST.json", manifest, fingerprint)

@@ -43,7 +43,7 @@ class _Stage:
     state: Text = ""
     path: Below | None = None
     inputs: Mapping[Text, Text] = field(default_factory=dict)
-    accepted: Text = ""
+    drift: Text = ""
     seconds: Number = 0.0
     error: Text = ""
 

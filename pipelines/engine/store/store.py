@@ -120,9 +120,8 @@ class Store:
         return self.root / "stages" / stage / fingerprint[:20]
 
     def output(self, manifest: Manifest) -> Path:
-        """The attempt directory that a manifest names; of an accepted output, where it was computed."""
-        computed = manifest.aliased_from or manifest.fingerprint
-        return self.directory(manifest.stage, computed.removeprefix("sha256:")) / manifest.attempt
+        """The attempt directory that a manifest names."""
+        return self.directory(manifest.stage, manifest.fingerprint.removeprefix("sha256:")) / manifest.attempt
 
     def has_output(self, manifest: Manifest) -> bool:
         """Whether the output is in the store; single files of it may be lost."""

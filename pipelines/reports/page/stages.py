@@ -44,7 +44,7 @@ class Graph:
 
 
 def stage_rows(side: Side, record: Mapping[str, Any]) -> tuple[list[list[str | Cell]], str]:
-    """The stages in order, with what went wrong under each, and the sum of what they cost."""
+    """The stages in order, with what went wrong or which code differs under each, and the sum of what they cost."""
     computed = {name: _computed(held, record["stages"][name]) for name, held in side.stages.items()}
     longest = max((seconds for seconds in computed.values() if seconds), default=1.0)
     rows: list[list[str | Cell]] = []
@@ -69,6 +69,8 @@ def stage_rows(side: Side, record: Mapping[str, Any]) -> tuple[list[list[str | C
         )
         if problem := str(entry.get("error") or held.problem):
             rows.append([Cell(problem, style="bad")])
+        elif held.drift:
+            rows.append([Cell(held.drift, style="warn")])
     total = duration(sum(seconds for seconds in computed.values() if seconds))
     spent = ", ".join(_hours(number, unit) for unit, number in sorted(hours.items(), reverse=True))
     return rows, f"{total} of computing in all" + (f", {spent}" if spent else "")

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -172,22 +171,6 @@ def test_nothing_is_removed_while_a_run_is_at_work(tmp_path: Path) -> None:
             collect(store, Policy())
         assert find_garbage(store, Policy()).remove
     assert collect(store, Policy()).remove
-
-
-def test_what_an_adopted_output_stands_for_stays(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    old, new = FINGERPRINTS[:2]
-    for fingerprint, run_id in ((old, "r0"), (new, "r1")):
-        finish(store, begin(store, "a", fingerprint), "a", fingerprint, run_id)
-        entry = {"fingerprint": f"sha256:{fingerprint}", "digest": "d"}
-        started = {"r0": "2026-01-01T00:00:00+00:00", "r1": "2026-01-02T00:00:00+00:00"}[run_id]
-        record = {"run": run_id, "name": "x", "started": started, "ok": True, "stages": {"a": entry}}
-        store.put_run(run_id, "x", record)
-    path = store.directory("a", new) / "MANIFEST.json"
-    whole = path.read_text()
-    assert [item.path for item in find_garbage(store, Policy()).remove] == [f"stages/a/{old[:20]}"]
-    path.write_text(replace(Manifest.from_json(whole), aliased_from=f"sha256:{old}").to_json())
-    assert not find_garbage(store, Policy()).remove
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"run": "r0"}', '{"stages": 1, "started": "x"}'])

@@ -21,7 +21,6 @@ from typer.testing import CliRunner
 from jobs.kept import keep
 from lumina.files import sha256_file
 from pipelines import cli
-from pipelines.engine.accept import accept
 from pipelines.engine.plan import plan
 from pipelines.engine.store import lease as leases
 from pipelines.engine.store import object_lease
@@ -33,7 +32,6 @@ from pipelines.engine.store.remote import RemoteStore
 from pipelines.engine.store.store import Attempt, Store
 from pipelines.errors import LeaseLostError, StoreError
 from pipelines.verify.check import verify
-from tests.pipelines.edited import Edited, states
 from tests.pipelines.engine.store.operations import fetched, fingerprint_of, go, known_code, manifest_of, on_disk
 from tests.pipelines.engine.store.steps import CREDENTIALS, DIED, FORKS
 from tests.pipelines.engine.store.test_sharing import digests, pipeline, start
@@ -80,22 +78,6 @@ def test_a_record_that_is_looked_at_does_not_become_the_newest(s3_store: str, tm
     for text in (new, old):
         second.record_text("d", fingerprint_of(text))
     assert second.manifests("d") == first.manifests("d") == [new, old]
-
-
-def test_an_accepted_output_is_found_where_it_was_computed(
-    s3_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = RemoteStore(s3_store, tmp_path / "copy-1")
-    monkeypatch.setattr(Edited, "store", property(lambda edited: store))
-    code = Edited(tmp_path)
-    code.go()
-    code.edit("b")
-    [alias] = accept(code.pipeline(), store, code.identifier(), "b", "renamed a variable")
-    other = RemoteStore(s3_store, tmp_path / "copy-2")
-    found = other.lookup("b", fingerprint_of(alias))
-    assert found is not None
-    assert (other.fetch(found) / "text.txt").read_text() == (store.output(alias) / "text.txt").read_text()
-    assert states(code.go()) == dict.fromkeys("abcd", "cached")
 
 
 def test_a_copy_of_the_bucket_is_a_store(s3_store: str, tmp_path: Path) -> None:

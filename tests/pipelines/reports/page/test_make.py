@@ -300,8 +300,8 @@ def test_compare_shows_the_same_figures(made: tuple[Store, dict[str, Any]]) -> N
         assert done.exit_code == (1 if "nobody" in arguments else 0)
         return done.output
 
-    found = json.loads(compare("toy", "--json"))
-    shown = compare()
+    found = json.loads(compare(record["run"], "--json"))
+    shown = compare(record["run"])
     score = found["sources"]["good"][SHAPE]
     figures = f"{score['value']:.3f}  [{score['low']:.3f}, {score['high']:.3f}]"
     for text in ("★ good", figures, found["selection"]["reason"][:60], "★ fine-tuned", "clips", "significantly worse"):

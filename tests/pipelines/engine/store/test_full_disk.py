@@ -95,7 +95,7 @@ def disk(tmp_path: Path) -> Path:
 
 def test_a_full_disk_names_stage_and_file_and_the_same_command_goes_on(disk: Path) -> None:
     done = in_own_mounts('"$2" -c "$3" "$1"', str(disk), sys.executable, COMMAND)
-    full, more, unrecorded, read_only, looked = done.stdout.split("\n--- ")
+    full, more, unrecorded, read_only, looked = done.stdout.split("\n--- ", 4)
     assert "exit code 1" in full, done.stdout + done.stderr
     told = [line for line in full.splitlines() if line.startswith("big failed:")]
     assert len(told) == 1, full + done.stderr

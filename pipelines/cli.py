@@ -118,10 +118,10 @@ def compare(
         record = opened.get_run(run)
         found = read_evaluations(read_side(opened, record))
         if as_json:
-            typer.echo(json_text({"run": record["run"], **as_dict(found)}))
+            typer.echo(json_text({"run": record.run, **as_dict(found)}))
             return
         console = make_console()
-        console.print(Text(f"Run {record['run']} ({record['name']}, {record['started']})", "dim"))
+        console.print(Text(f"Run {record.run} ({record.name}, {record.started})", "dim"))
         console.print(comparison_view(found))
 
 
@@ -178,7 +178,7 @@ def selection(
         console = make_console()
         console.print(selection_view(found, console.width))
         if difference is None:
-            console.print(Text(f"No earlier selection of {record['name']} to compare with.", "dim"))
+            console.print(Text(f"No earlier selection of {record.name} to compare with.", "dim"))
         else:
             console.print(difference_view(difference, console.width))
 

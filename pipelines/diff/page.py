@@ -78,8 +78,7 @@ def make_page(found: Difference) -> str:
 
 
 def _side(side: Side) -> tuple[str, str]:
-    took = f", {duration(side.seconds)}" if side.seconds is not None else ""
-    return side.run, f"{side.name}, {side.started}{took}, in {side.store}"
+    return side.run, f"{side.name}, {side.started}, {duration(side.seconds)}, in {side.store}"
 
 
 def _stage(stage: StageDiff, first: bool) -> list[str | Cell]:

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipelines.engine.store import run_records
 from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.run_record import RunRecord, StageEntry
 from pipelines.engine.store.store import Store
 from pipelines.engine.store.typed import read_text
 from pipelines.errors import PipelineError, StoreError
@@ -116,14 +116,14 @@ def as_dict(found: Selection | Difference) -> dict[str, Any]:
     return asdict(found)
 
 
-def read_selection(store: Store, record: Mapping[str, Any]) -> Selection:
+def read_selection(store: Store, record: RunRecord) -> Selection:
     """Count a recorded run's selection. PipelineError if it has none."""
     decided = _open(store, record)
     with _reading(decided.run):
         return _count(record, decided.rows)
 
 
-def read_difference(store: Store, old: Mapping[str, Any], new: Mapping[str, Any]) -> Difference:
+def read_difference(store: Store, old: RunRecord, new: RunRecord) -> Difference:
     """Compare the selections of two recorded runs. PipelineError if one has none."""
     before, after = _open(store, old), _open(store, new)
     with _reading(f"{before.run} or {after.run}"):
@@ -140,44 +140,41 @@ def read_difference(store: Store, old: Mapping[str, Any], new: Mapping[str, Any]
         )
 
 
-def previous(store: Store, record: Mapping[str, Any]) -> dict[str, Any] | None:
+def previous(store: Store, record: RunRecord) -> RunRecord | None:
     """The newest older run of the same name whose selection is another one; None if there is none."""
-    own = record["stages"].get(STAGE, {}).get("fingerprint")
+    own = record.stages.get(STAGE)
     found = []
     for path in (store.root / "runs").glob("*.json"):
         try:
-            other = run_records.read(path)
-            entry = other["stages"].get(STAGE) or {}
-            fits = other["name"] == record["name"] and (other["started"], other["run"]) < (
-                record["started"],
-                record["run"],
-            )
+            other = RunRecord.load(path)
         except StoreError as error:
             log.debug("%s: skipped: %s", path, error)
             continue
-        if fits and entry.get("path") and entry["fingerprint"] != own:
+        if other.name == record.name and (other.started, other.run) < (record.started, record.run):
             found.append(other)
-    newest_first = sorted(found, key=lambda other: (other["started"], other["run"]), reverse=True)
-    return next((other for other in newest_first if _is_kept(store, other["stages"][STAGE])), None)
+    for other in sorted(found, key=lambda other: (other.started, other.run), reverse=True):
+        entry = other.stages.get(STAGE)
+        if entry and entry.fingerprint != (own and own.fingerprint) and _is_kept(store, entry):
+            return other
+    return None
 
 
-def _is_kept(store: Store, entry: Mapping[str, Any]) -> bool:
+def _is_kept(store: Store, entry: StageEntry) -> bool:
     """Whether the output that a run recorded is still the one in the store."""
-    manifest = store.lookup(STAGE, entry["fingerprint"].removeprefix("sha256:"))
-    return manifest is not None and store.output(manifest) == store.root / entry["path"]
+    manifest = store.lookup(STAGE, entry.fingerprint) if entry.fingerprint else None
+    return manifest is not None and entry.path is not None and store.output(manifest) == store.root / entry.path
 
 
-def _open(store: Store, record: Mapping[str, Any]) -> _Decided:
+def _open(store: Store, record: RunRecord) -> _Decided:
     from curation.operator import dataset
 
-    entry = record["stages"].get(STAGE) or {}
-    if not entry.get("path"):
-        raise PipelineError(f"run {record['run']} has no selection: its stage {STAGE} is not done")
+    entry = record.stages.get(STAGE)
+    if entry is None or entry.path is None or entry.fingerprint is None:
+        raise PipelineError(f"run {record.run} has no selection: its stage {STAGE} is not done")
     store.fetch_run(record, (STAGE,))
-    with _reading(record["run"]):
-        own = store.directory(STAGE, entry["fingerprint"].removeprefix("sha256:"))
-        manifest = Manifest.from_sealed(read_text(own / "MANIFEST.json"))
-        return _Decided(record["run"], dataset(store.root / entry["path"] / "data"), manifest.recipe["config"])
+    with _reading(record.run):
+        manifest = Manifest.from_sealed(read_text(store.directory(STAGE, entry.fingerprint) / "MANIFEST.json"))
+        return _Decided(record.run, dataset(store.root / entry.path / "data"), manifest.recipe["config"])
 
 
 @contextmanager
@@ -188,7 +185,7 @@ def _reading(run: str) -> Iterator[None]:
         raise StoreError(f"run {run}: its selection cannot be read: {error}") from error
 
 
-def _count(record: Mapping[str, Any], rows: ds.Dataset) -> Selection:
+def _count(record: RunRecord, rows: ds.Dataset) -> Selection:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -223,9 +220,9 @@ def _count(record: Mapping[str, Any], rows: ds.Dataset) -> Selection:
         if what == "failed"
     ]
     return Selection(
-        run=record["run"],
-        name=record["name"],
-        started=record["started"],
+        run=record.run,
+        name=record.name,
+        started=record.started,
         policy_id=policy_id,
         clips=dict(counts["clips", ""]),
         aside=dict(counts["aside", ""]),
@@ -248,7 +245,7 @@ def _fates(rows: ds.Dataset) -> pa.Table:
 
 
 def _changes(both: pa.Table, keeping: str, removing: str, removed: ds.Dataset) -> tuple[Change, ...]:
-    """Clips that one of the selections keeps and the other does not, by the latter's rule; its rows have the details."""
+    """Clips that one selection keeps and the other does not, by the latter's rule; its rows have the details."""
     import pyarrow.compute as pc
 
     by, source = f"by_{removing}", f"source_{removing}"

@@ -14,6 +14,7 @@ from lumina.pages.charts import Chart, Forest
 from lumina.pages.page import render
 from pipelines.diff.figures import CURVES, read_curve
 from pipelines.diff.runs import Side, read_side
+from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from pipelines.reports.evaluations import Evaluations, read_evaluations
 from pipelines.reports.page.clips import clip_sheet
@@ -31,12 +32,12 @@ from pipelines.terminal import clean, command_line
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
-def make_page(store: Store, record: Mapping[str, Any]) -> str:
+def make_page(store: Store, record: RunRecord) -> str:
     """The page of a recorded run; the same store gives the same bytes.
 
     Args:
         store: where the outputs are.
-        record: content of `runs/<run id>.json`.
+        record: of the run.
 
     Raises:
         StoreError: an output cannot be read.
@@ -44,12 +45,13 @@ def make_page(store: Store, record: Mapping[str, Any]) -> str:
     side = read_side(store, record)
     parts = [_part(found) for found in read_evaluations(side)]
     rows, cost = stage_rows(side, record)
-    inputs = {name: list(entry.get("inputs", {}).values()) for name, entry in record["stages"].items()}
+    inputs = {name: list(entry.inputs.values()) for name, entry in record.stages.items()}
     states = [held.state for held in side.stages.values()]
     first = parts[0]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     tiles = [
-        (", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)), "stages" + _until(record)),
-        (side.seconds is not None and duration(side.seconds), "this run took"),
+        (counts, f"stages, until {record.until}" if record.until else "stages"),
+        (duration(side.seconds), "this run took"),
         (", ".join(first.found.chosen), "chosen for fine-tuning"),
         (first.sources and f"{first.found.sources[0].clips:,}", "clips a system prompt"),
     ]
@@ -72,10 +74,6 @@ def make_page(store: Store, record: Mapping[str, Any]) -> str:
         commands=_commands(side, record),
         settings=[(name, _settings(held.recipe)) for name, held in side.stages.items() if held.recipe],
     )
-
-
-def _until(record: Mapping[str, Any]) -> str:
-    return f", until {record['until']}" if record.get("until") else ""
 
 
 @dataclass(frozen=True)
@@ -132,9 +130,9 @@ def _training(side: Side) -> dict[str, list[Chart]]:
     return found
 
 
-def _answer(selection: Mapping[str, Any] | None, record: Mapping[str, Any]) -> str:
+def _answer(selection: Mapping[str, Any] | None, record: RunRecord) -> str:
     """The headline."""
-    failed = [name for name, entry in record["stages"].items() if entry.get("state") == "failed"]
+    failed = [name for name, entry in record.stages.items() if entry.state == "failed"]
     if failed:
         return f"{', '.join(failed)} failed"
     if selection is None:
@@ -172,7 +170,7 @@ def _rule(selection: Mapping[str, Any]) -> str:
     return f"{told}; where several cannot be told apart, {tie}; seed {rule['seed']}"
 
 
-def _commands(side: Side, record: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _commands(side: Side, record: RunRecord) -> list[tuple[str, str]]:
     """(what for, command), only such as this run can be given to."""
     run, store = command_line([side.run]), command_line([side.store])
     found = []
@@ -181,7 +179,7 @@ def _commands(side: Side, record: Mapping[str, Any]) -> list[tuple[str, str]]:
     for commit in commits:
         what = "the code" if len(commits) == 1 else "code of some stages"
         found.append((what + (", which had uncommitted changes" if dirty else ""), f"git checkout {commit}"))
-    if lock := record.get("lock"):
+    if lock := record.lock:
         found.append(("the command that started it", str(lock["command"])))
         if not side.in_bucket:
             found.append(("compute it again, and compare", f"lumina rerun {run} --store {store}"))

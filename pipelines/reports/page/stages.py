@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
-from typing import Any
 
 from lumina.formats import duration, quantity, size
 from lumina.pages.page import Cell
 from pipelines.diff.runs import Held, Side
+from pipelines.engine.store.run_record import RunRecord, StageEntry
 from pipelines.reports.progress import state_text
 from pipelines.reports.tables import output_text
 
@@ -43,14 +43,14 @@ class Graph:
     box: tuple[int, int] = (_WIDTH, _HEIGHT)
 
 
-def stage_rows(side: Side, record: Mapping[str, Any]) -> tuple[list[list[str | Cell]], str]:
+def stage_rows(side: Side, record: RunRecord) -> tuple[list[list[str | Cell]], str]:
     """The stages in order, with what went wrong or which code differs under each, and the sum of what they cost."""
-    computed = {name: _computed(held, record["stages"][name]) for name, held in side.stages.items()}
+    computed = {name: _computed(held, record.stages[name]) for name, held in side.stages.items()}
     longest = max((seconds for seconds in computed.values() if seconds), default=1.0)
     rows: list[list[str | Cell]] = []
     hours: dict[str, float] = {}
     for name, held in side.stages.items():
-        entry, manifest, seconds = record["stages"][name], held.manifest, computed[name]
+        entry, manifest, seconds = record.stages[name], held.manifest, computed[name]
         unit, number = _machine(held)
         if number:
             hours[unit] = hours.get(unit, 0.0) + number
@@ -58,7 +58,7 @@ def stage_rows(side: Side, record: Mapping[str, Any]) -> tuple[list[list[str | C
             [
                 name,
                 Cell(state_text(held.state).plain, style=f"state {held.state}"),
-                duration(float(entry.get("seconds") or 0.0)),
+                duration(entry.seconds),
                 "–" if seconds is None else duration(seconds),
                 Cell("", bar=100 * (seconds or 0.0) / longest, style="share"),
                 _hours(number, unit) if number >= 5e-4 else "–",
@@ -67,7 +67,7 @@ def stage_rows(side: Side, record: Mapping[str, Any]) -> tuple[list[list[str | C
                 output_text(manifest) if manifest else "–",
             ]
         )
-        if problem := str(entry.get("error") or held.problem):
+        if problem := entry.error or held.problem:
             rows.append([Cell(problem, style="bad")])
         elif held.drift:
             rows.append([Cell(held.drift, style="warn")])
@@ -76,10 +76,10 @@ def stage_rows(side: Side, record: Mapping[str, Any]) -> tuple[list[list[str | C
     return rows, f"{total} of computing in all" + (f", {spent}" if spent else "")
 
 
-def _computed(held: Held, entry: Mapping[str, Any]) -> float | None:
+def _computed(held: Held, entry: StageEntry) -> float | None:
     if held.manifest is not None:
         return held.manifest.seconds
-    return float(entry["seconds"]) if held.state in ("done", "failed") and entry.get("seconds") else None
+    return entry.seconds if held.state in ("done", "failed") and entry.seconds else None
 
 
 def _machine(held: Held) -> tuple[str, float]:

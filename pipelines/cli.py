@@ -109,7 +109,7 @@ def compare(
 ) -> None:
     """Show the system prompts of a run side by side, the choice, and the fine-tuned model."""
     with one_line_errors(debug):
-        from pipelines.diff.runs import read_side
+        from pipelines.compare.runs import read_side
         from pipelines.engine.store.open_store import open_store
         from pipelines.reports.evaluations import as_dict, read_evaluations
         from pipelines.reports.tables import comparison_view
@@ -228,20 +228,20 @@ def verify(
     store: StoreOption = None,
     deep: Annotated[bool, typer.Option("--deep", help="Hash every file; compute content digests again.")] = False,
     rows: Annotated[bool, typer.Option("--rows", help="Read all rows, and name those that are wrong.")] = False,
-    repair: Annotated[bool, typer.Option("--mend", help="Have the next run compute again what is damaged.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Have the next run compute again what is damaged.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Check that a run's outputs are what it left; nothing is executed. Exit code: 0 intact, 4 not, 1 error."""
     with one_line_errors(debug):
+        from pipelines.compare.verification import repair as repair_damaged
+        from pipelines.compare.verify import verify as check
         from pipelines.engine.store.open_store import open_store
-        from pipelines.verify.check import verify as check
-        from pipelines.verify.mend import mend
-        from pipelines.verify.view import verification_view
+        from pipelines.reports.verify_view import verification_view
 
         opened = open_store(store or default_store())
         found = check(opened, run, deep, rows)
-        found = mend(opened, found) if repair else found
+        found = repair_damaged(opened, found) if repair else found
         if as_json:
             typer.echo(json_text(found.as_dict()))
         else:

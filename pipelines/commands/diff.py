@@ -7,9 +7,9 @@ from pathlib import Path
 import typer
 
 from pipelines.commands.written import PAGE, check_file, write_page
-from pipelines.diff.difference import read_diff
-from pipelines.diff.view import answer_text, difference_view
+from pipelines.compare.difference import read_diff
 from pipelines.engine.store.store import Store
+from pipelines.reports.diff_view import answer_text, difference_view
 from pipelines.terminal import Text, json_text, make_console
 
 
@@ -32,7 +32,7 @@ def compare_runs(a: tuple[Store, str], b: tuple[Store, str], html: Path | None, 
         check_file("--html", html, begins=PAGE)
     found = read_diff((a[0], a[0].get_run(a[1])), (b[0], b[0].get_run(b[1])))
     if html is not None:
-        from pipelines.diff.page import make_page
+        from pipelines.reports.page.diff import make_page
 
         write_page("--html", html, make_page(found))
     if as_json:

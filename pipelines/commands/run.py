@@ -54,7 +54,7 @@ def run_pipeline(
     from pipelines.execution import JobExecutor
     from pipelines.reports.progress import RunDisplay
     from pipelines.reports.status import StatusFile, begin
-    from pipelines.rerun.lock import lock_record, make_lock
+    from pipelines.run_lock import lock_record, make_lock
     from pipelines.text_to_video import build
     from pipelines.tracking.tracker import MlflowTracking
     from pipelines.tracking.uri import target, without_password
@@ -177,7 +177,7 @@ def _leave(console: Console, summary: RunSummary, command: str) -> None:
 def _finish(
     console: Console, store: Store, summary: RunSummary, links: Links, command: str, prompt: str, logs: Path
 ) -> None:
-    from pipelines.diff.runs import read_side
+    from pipelines.compare.runs import read_side
     from pipelines.reports.evaluations import read_evaluations
     from pipelines.reports.tables import comparison_view, summary_view
 

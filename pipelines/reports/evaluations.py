@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pipelines.diff.rows import read_rows
-from pipelines.diff.runs import Held, Side
+from pipelines.compare.rows import read_rows
+from pipelines.compare.runs import Held, Side
 from pipelines.engine.store.output import Output
 from pipelines.errors import StoreError
 

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pipelines.diff.difference import Difference
-from pipelines.diff.figures import Figure
-from pipelines.diff.runs import Held, StageDiff
+from pipelines.compare.difference import Difference
+from pipelines.compare.metrics import Figure
+from pipelines.compare.numeric_diff import compare_content
+from pipelines.compare.runs import Held, StageDiff
 from pipelines.engine.tolerance import Bitwise, Metric, Tier, Tolerance, looser, read_tier
 from pipelines.errors import StoreError
-from pipelines.rerun.closeness import compare_content
 
 Outcome = Literal["bitwise equal", "reused", "within tolerance", "within band", "differs", "not comparable"]
 

@@ -14,6 +14,7 @@ from mlflow.data import get_source
 from mlflow.entities import Run
 
 from jobs.context import JobContext, JobResult
+from pipelines.compare.verify import verify
 from pipelines.engine.runner import new_run_id, run
 from pipelines.engine.stage import Pipeline, Stage
 from pipelines.engine.store.store import Store
@@ -23,7 +24,6 @@ from pipelines.tracking.mlflow_writer import EVALS, PIPELINES
 from pipelines.tracking.records import flatten
 from pipelines.tracking.tracker import MlflowTracking
 from pipelines.tracking.uri import default_uri
-from pipelines.verify.check import verify
 from tests.pipelines import toy
 from tests.pipelines.edited import KEEP, Edited
 from tests.pipelines.toy import EXECUTE, identifier, stage

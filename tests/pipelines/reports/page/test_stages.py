@@ -7,7 +7,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.diff.runs import Held, Side
+from pipelines.compare.runs import Held, Side
 from pipelines.reports.page.stages import draw
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.diff.figures import (
+from pipelines.compare.metrics import (
     Figure,
     compare_curves,
     compare_evaluations,

@@ -6,11 +6,11 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines import cli
+from pipelines.compare.verification import repair
+from pipelines.compare.verify import verify
 from pipelines.engine.runner import run
 from pipelines.engine.store.store import Attempt, Store
 from pipelines.errors import StoreError
-from pipelines.verify.check import verify
-from pipelines.verify.mend import mend
 from tests.pipelines.toy import EXECUTE, diamond, identifier
 
 
@@ -40,12 +40,12 @@ def test_a_flipped_byte_is_named_and_computed_again(tmp_path: Path, monkeypatch:
 
     code, shown = call("--deep")
     assert code == 4
-    assert "--deep --mend` has the next `lumina run` compute what is damaged again" in shown
-    code, shown = call("--deep", "--mend")
+    assert "--deep --repair` has the next `lumina run` compute what is damaged again" in shown
+    code, shown = call("--deep", "--repair")
     assert code == 4
     assert "The next `lumina run` computes again: b." in shown
     assert go(store) == {"a": "cached", "b": "done", "c": "cached", "d": "cached"}
-    assert call("--deep", "--mend")[0] == 0
+    assert call("--deep", "--repair")[0] == 0
 
 
 def test_what_is_whole_or_no_fault_of_an_output_is_left(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_what_is_whole_or_no_fault_of_an_output_is_left(tmp_path: Path) -> None:
     (store.output(store.manifests("c")[0]) / "note.txt").touch()
     found = verify(store, None, deep=True)
     assert [problem.what for problem in found.found] == ["unexpected"]
-    assert mend(store, found).set_aside == ()
+    assert repair(store, found).repaired == ()
     assert set(go(store).values()) == {"cached"}
 
 
@@ -67,7 +67,7 @@ def test_a_record_that_is_gone_or_torn_needs_no_mending_twice(tmp_path: Path) ->
             record.unlink()
         else:
             record.write_text("{")
-    assert mend(store, verify(store, None)).set_aside == ("a", "b")
+    assert repair(store, verify(store, None)).repaired == ("a", "b")
     assert go(store) == {"a": "done", "b": "done", "c": "cached", "d": "cached"}
 
 
@@ -79,5 +79,5 @@ def test_a_stage_that_somebody_works_on_is_not_touched(tmp_path: Path) -> None:
     attempt = store.acquire("b", manifest.fingerprint)
     assert isinstance(attempt, Attempt)
     with pytest.raises(StoreError, match=r"stage b: process .* works on it"):
-        mend(store, verify(store, None, deep=True))
+        repair(store, verify(store, None, deep=True))
     assert store.lookup("b", manifest.fingerprint) == manifest

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.tensors import pack
+from pipelines.compare.numeric_diff import compare_content
 from pipelines.engine.tolerance import Tolerance
 from pipelines.errors import StoreError
-from pipelines.rerun.closeness import compare_content
 
 TIER = Tolerance(rtol=1e-3, atol=1e-5, cosine_min=0.9999)
 

@@ -13,15 +13,15 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from pipelines import cli
-from pipelines.diff.difference import Difference, read_diff
-from pipelines.diff.page import make_page
-from pipelines.diff.view import answer_text, difference_view
+from pipelines.compare.difference import Difference, read_diff
 from pipelines.engine.stage import Pipeline
 from pipelines.engine.store import remote
 from pipelines.engine.store.bucket import Bucket
 from pipelines.engine.store.remote import RemoteStore
 from pipelines.engine.store.store import Store
 from pipelines.errors import StoreError
+from pipelines.reports.diff_view import answer_text, difference_view
+from pipelines.reports.page.diff import make_page
 from tests.pipelines.compared import CLIPS, NoConfig, RowsConfig, chain, go, latents, stage
 from tests.pipelines.engine.store.operations import fetched, on_disk
 

@@ -1,12 +1,16 @@
-"""What `lumina verify` found."""
+"""Integrity of a run's outputs: what `lumina verify` found, and the repair of what is damaged."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
+
+from pipelines.engine.store.store import Store
 
 What = Literal["missing", "damaged", "edited", "unexpected", "lineage", "counts", "mlflow"]
 """`edited`: a record contradicts itself or another one."""
+_COMPUTED_AGAIN = ("missing", "damaged", "edited", "counts")
+"""Computing a stage again changes nothing about its inputs, other people's files, or MLflow."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,11 @@ class CheckedStage:
     drift: str = ""
     """Which code of the run differs from that which computed the output; empty for none."""
 
+    @property
+    def repairable(self) -> bool:
+        """Whether computing the stage again puts something right."""
+        return any(problem.what in _COMPUTED_AGAIN for problem in self.problems)
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -70,8 +79,8 @@ class Verification:
     """Of the run itself, not of one stage."""
     not_checked: tuple[Unchecked, ...]
     seconds: float
-    set_aside: tuple[str, ...] = ()
-    """Stages that the next run computes again; see `pipelines.verify.mend`."""
+    repaired: tuple[str, ...] = ()
+    """Stages that the next run computes again."""
 
     @property
     def found(self) -> tuple[Problem, ...]:
@@ -85,4 +94,19 @@ class Verification:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
-        return {"exit": self.exit_code, **asdict(self)}
+        plain = asdict(self)
+        return {"exit": self.exit_code, **plain, "set_aside": plain.pop("repaired")}
+
+
+def repair(store: Store, found: Verification) -> Verification:
+    """Set the records of damaged stages aside, so that the next run computes them; returns what was found, with them.
+
+    Raises:
+        StoreError: somebody works on such a stage, or the store cannot be written.
+    """
+    entries = store.get_run(found.run).stages
+    damaged = [stage.name for stage in found.stages if stage.repairable]
+    for name in damaged:
+        if (fingerprint := entries[name].fingerprint) is not None:
+            store.set_aside(name, fingerprint)
+    return replace(found, repaired=tuple(damaged))

@@ -1,7 +1,7 @@
-"""Whether the recorded outputs of a run are what the run left. Executes nothing, and changes nothing.
+"""Integrity check of a recorded run: whether its outputs are what the run left. Executes and changes nothing.
 
 Four checks, the later ones only where the earlier ones left something to look at: the record of each stage, its files,
-what they contain (`pipelines.verify.content`), and what ties stages together: the run's record, lineage, MLflow.
+their content (`pipelines.compare.verify_content`), and what ties stages together: the run's record, lineage, MLflow.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipelines.compare.verification import CheckedStage, Problem, Unchecked, Verification, What
 from pipelines.engine.call import count_problem
 from pipelines.engine.fingerprint import fingerprint
 from pipelines.engine.store.checksum import check_seal
@@ -20,8 +21,7 @@ from pipelines.engine.store.run_record import RunRecord, StageEntry
 from pipelines.engine.store.store import Store
 from pipelines.engine.store.typed import read_text
 from pipelines.errors import PipelineError, StoreError
-from pipelines.rerun.lock import patch_path, read_lock, read_patch
-from pipelines.verify.verification import CheckedStage, Problem, Unchecked, Verification, What
+from pipelines.run_lock import patch_path, read_lock, read_patch
 
 
 @dataclass
@@ -99,7 +99,7 @@ def verify(
     _check_lineage(stages, path, found)
     if deep or rows:
         # Reading data takes libraries that a look at the records does without.
-        from pipelines.verify.content import Output, check_content
+        from pipelines.compare.verify_content import Output, check_content
 
         for stage in stages:
             if stage.manifest is not None:

@@ -12,10 +12,10 @@ from rich.padding import Padding
 from rich.table import Table
 
 from lumina.formats import duration
-from pipelines.diff.difference import EQUAL, SAME_CONTENT, Difference
-from pipelines.diff.figures import CurveDiff, Figure
-from pipelines.diff.rows import RowChange, RowsDiff, most_moved
-from pipelines.diff.runs import Side, StageDiff
+from pipelines.compare.difference import EQUAL, SAME_CONTENT, Difference
+from pipelines.compare.metrics import CurveDiff, Figure
+from pipelines.compare.rows import RowChange, RowsDiff, most_moved
+from pipelines.compare.runs import Side, StageDiff
 from pipelines.engine.recipe_diff import Change, by_inputs_alone
 from pipelines.terminal import Text
 

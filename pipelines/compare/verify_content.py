@@ -13,9 +13,9 @@ from curation.digest import MARK_BYTES, RowsDigest, row_digest_and_marks
 from jobs.files import listing_digest
 from jobs.row_index import INDEX_FILE, read_row_index
 from lumina.files import sha256_file
+from pipelines.compare.verification import Problem, Row
 from pipelines.engine.store.manifest import Manifest, OutputFile
 from pipelines.engine.store.store import Store
-from pipelines.verify.verification import Problem, Row
 
 _SMALL_BYTES = 256 << 10
 """Files up to this size are read at once: opening costs more than reading."""

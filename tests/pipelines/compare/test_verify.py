@@ -22,6 +22,9 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from pipelines import cli
+from pipelines.compare import verify_content as content
+from pipelines.compare.verification import Problem, repair
+from pipelines.compare.verify import verify
 from pipelines.engine.fingerprint import fingerprint
 from pipelines.engine.runner import run
 from pipelines.engine.stage import Pipeline
@@ -30,14 +33,10 @@ from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.remote import RemoteStore
 from pipelines.engine.store.store import Store
 from pipelines.errors import StoreError
-from pipelines.rerun.lock import patch_path
+from pipelines.run_lock import patch_path
 from pipelines.tracking.mlflow_writer import PIPELINES, MlflowWriter
 from pipelines.tracking.tracker import MlflowTracking
 from pipelines.tracking.uri import default_uri
-from pipelines.verify import content
-from pipelines.verify.check import verify
-from pipelines.verify.mend import mend
-from pipelines.verify.verification import Problem
 from tests.pipelines.engine.store.operations import fetched, on_disk
 from tests.pipelines.toy import EXECUTE, identifier
 from tests.pipelines.toy_outputs import line
@@ -308,7 +307,7 @@ def test_what_a_bucket_lost_is_found_without_reading_any_and_mended(s3_store: st
     deep = verify(laptop, "r1", deep=True, rows=True)
     assert [problem.what for problem in deep.found] == ["missing", "unexpected"]
     assert len(deep.found[0].rows) == 6
-    assert mend(laptop, found).set_aside == ("rows",)
+    assert repair(laptop, found).repaired == ("rows",)
     assert laptop.lookup("rows", laptop.get_run("r1").stages["rows"].fingerprint[7:]) is None
 
 
@@ -434,7 +433,7 @@ def test_the_command_shows_what_is_wrong_and_what_was_not_checked(
 
 def test_looking_imports_nothing_heavy(made: Path) -> None:
     code = (
-        "import sys; from pipelines.engine.store.store import Store; from pipelines.verify.check import verify;"
+        "import sys; from pipelines.engine.store.store import Store; from pipelines.compare.verify import verify;"
         "found = verify(Store(sys.argv[1]), None, rows=True); "
         "print(found.exit_code, sorted({'ray', 'torch', 'mlflow', 'deepspeed'} & set(sys.modules)))"
     )

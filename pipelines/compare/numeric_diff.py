@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.diff.rows import STANDS_FOR, row_keys, where_different
+from pipelines.compare.rows import STANDS_FOR, row_keys, where_different
 from pipelines.engine.tolerance import Tolerance
 from pipelines.errors import StoreError
 

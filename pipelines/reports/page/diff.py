@@ -10,11 +10,12 @@ from pathlib import Path
 from lumina.formats import duration
 from lumina.pages.charts import Axis, Chart, Line, thinned
 from lumina.pages.page import MEDIA_BYTES, Cell, ClipRow, render
-from pipelines.diff.difference import Difference
-from pipelines.diff.figures import CURVES, read_curve
-from pipelines.diff.rows import RowChange, RowsDiff, most_moved, read_rows, row_keys
-from pipelines.diff.runs import Held, Side, StageDiff
-from pipelines.diff.view import (
+from pipelines.compare.difference import Difference
+from pipelines.compare.metrics import CURVES, read_curve
+from pipelines.compare.rows import RowChange, RowsDiff, most_moved, read_rows, row_keys
+from pipelines.compare.runs import Held, Side, StageDiff
+from pipelines.engine.recipe_diff import by_inputs_alone
+from pipelines.reports.diff_view import (
     change_text,
     curve_cells,
     evaluations,
@@ -24,7 +25,6 @@ from pipelines.diff.view import (
     rows_text,
     shown_curves,
 )
-from pipelines.engine.recipe_diff import by_inputs_alone
 from pipelines.reports.page.clips import ClipFile, fitting_rows
 from pipelines.terminal import clean
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipelines.diff.figures import (
+from pipelines.compare.metrics import (
     CURVES,
     CurveDiff,
     Figure,
@@ -19,8 +19,8 @@ from pipelines.diff.figures import (
     read_curve,
     unmatched,
 )
-from pipelines.diff.rows import RowsDiff, compare_rows, read_uris
-from pipelines.diff.runs import Held, Side, StageDiff, compare_stages, first_divergence, read_side
+from pipelines.compare.rows import RowsDiff, compare_rows, read_uris
+from pipelines.compare.runs import Held, Side, StageDiff, compare_stages, first_divergence, read_side
 from pipelines.engine.recipe_diff import Change, by_inputs_alone, flat_changes, summary
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store

@@ -45,7 +45,7 @@ class CurveDiff:
 
 
 @dataclass(frozen=True)
-class Figure:
+class MetricDiff:
     """One figure of an evaluation, or of a stage, that both runs have."""
 
     stage: str
@@ -131,7 +131,7 @@ def compare_curves(stage: str, a: Curve, b: Curve) -> tuple[CurveDiff, ...]:
     return tuple(found)
 
 
-def compare_evaluations(a: Manifest, b: Manifest) -> tuple[Figure, ...]:
+def compare_evaluations(a: Manifest, b: Manifest) -> tuple[MetricDiff, ...]:
     """Every figure of the evaluations that both outputs of a stage have.
 
     They are matched in order, since their names hold the chosen system prompt.
@@ -144,11 +144,11 @@ def compare_evaluations(a: Manifest, b: Manifest) -> tuple[Figure, ...]:
     return tuple(figure for first, second in pairs for figure in _figures(a.stage, first, second))
 
 
-def _figures(stage: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Figure]:
+def _figures(stage: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> list[MetricDiff]:
     name = _both_names(stage, a["name"], b["name"])
     first, second = a["metrics"], b["metrics"]
     return [
-        Figure(
+        MetricDiff(
             stage,
             name,
             key.removeprefix("eval/"),
@@ -175,17 +175,17 @@ def _interval(metrics: Mapping[str, float], key: str) -> tuple[float, float] | N
     return (low, high) if low is not None and high is not None else None
 
 
-def compare_metrics(a: Manifest, b: Manifest) -> tuple[Figure, ...]:
+def compare_metrics(a: Manifest, b: Manifest) -> tuple[MetricDiff, ...]:
     """Every summary figure of a stage that both outputs have and no clock measured."""
     return tuple(
-        Figure(a.stage, "", key, (a.metrics[key], b.metrics[key]), (None, None))
+        MetricDiff(a.stage, "", key, (a.metrics[key], b.metrics[key]), (None, None))
         for key in sorted(a.metrics.keys() & b.metrics.keys())
         # Evaluations have theirs with intervals.
         if not by_clock(key) and not (a.evaluations and b.evaluations and key.startswith("eval/"))
     )
 
 
-def largest_moves(figures: Sequence[Figure], most: int) -> list[Figure]:
+def largest_moves(figures: Sequence[MetricDiff], most: int) -> list[MetricDiff]:
     """Those that moved most, the largest first."""
     moved = [figure for figure in figures if figure.moved]
     return sorted(moved, key=lambda figure: (-figure.size, figure.metric, figure.stage, figure.evaluation))[:most]

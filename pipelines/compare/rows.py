@@ -1,10 +1,12 @@
-"""Rows of two outputs of one stage, matched by key: which are in one alone, and what changed in the others."""
+"""Row comparison: two outputs of one stage, matched by key, of which one column is in memory at a time."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,8 @@ STANDS_FOR = {"vae_latent_bytes": "latent_sha256"}
 
 Tables = Path | Output
 """What has Parquet files in `data/`: a directory, or an output of a store."""
+Uris = Callable[[Sequence[str]], Mapping[str, str]]
+"""Where the clips with these ids lie, as far as something tells."""
 
 
 @dataclass(frozen=True)
@@ -57,143 +61,208 @@ class RowsDiff:
     """`ok -> filtered/too_short`: rows."""
 
 
-def compare_rows(stage: str, a: Tables, b: Tables, uris: Mapping[str, str] | None = None) -> RowsDiff:
-    """Match the rows of two outputs.
+@dataclass(frozen=True)
+class Rows:
+    """The rows of an output."""
 
-    Args:
-        stage: named in errors.
-        a, b: the two outputs.
-        uris: clip_id to URI, for tables that do not have it.
+    stage: str
+    output: Tables
+    data: ds.Dataset
+
+    @property
+    def names(self) -> list[str]:
+        """Of its columns."""
+        return list(self.data.schema.names)
+
+    def read(self, columns: Sequence[str] | None = None, where: Any = None) -> pa.Table:
+        """Read them; large binary values are replaced by their SHA-256.
+
+        Args:
+            columns: None means all but those that `STANDS_FOR` makes needless.
+            where: Arrow expression that the rows meet.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        import pyarrow as pa
+
+        names = list(columns or ()) or [name for name in self.names if STANDS_FOR.get(name) not in self.names]
+        binary = [name for name in names if pa.types.is_large_binary(self.data.schema.field(name).type)]
+        with _readable(self.stage, self.output):
+            if not binary:
+                return self.data.to_table(columns=names, filter=where)
+            batches = self.data.to_batches(columns=names, filter=where, batch_size=1024)
+            hashed = [_hashed(batch, binary) for batch in batches]
+            return pa.Table.from_batches(hashed, schema=hashed[0].schema if hashed else self.data.schema)
+
+
+def open_rows(stage: str, output: Tables) -> Rows:
+    """Open the rows of an output. StoreError if there are none that can be read."""
+    from curation.operator import dataset
+
+    with _readable(stage, output):
+        return Rows(stage, output, output.dataset() if isinstance(output, Output) else dataset(output / "data"))
+
+
+@contextmanager
+def _readable(stage: str, output: Tables) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise StoreError(f"stage {stage}: rows in {output}/data cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class RowMatch:
+    """Rows of two outputs, side by side in the order of their keys."""
+
+    tables: tuple[Rows, Rows]
+    key: tuple[str, ...]
+    """Columns that tell rows apart."""
+    columns: tuple[str, ...]
+    """Those of one type in both, but those that `STANDS_FOR` makes needless."""
+    schema: tuple[str, ...]
+    """Those that came, went, or have another type."""
+    keys: pa.Array
+    """Of the rows that both have, sorted."""
+    only: tuple[pa.Array, pa.Array]
+    """Keys of the rows that one alone has, sorted."""
+    at: tuple[pa.Array, pa.Array]
+    """Places of the common rows in each table."""
+
+    def column(self, name: str) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+        """The values of the common rows in both; of large binary ones their SHA-256. StoreError as `Rows.read`."""
+        a, b = (table.read([name])[name].take(at) for table, at in zip(self.tables, self.at, strict=True))
+        return a, b
+
+
+def match_rows(stage: str, a: Tables, b: Tables) -> RowMatch:
+    """Match the rows of two outputs.
 
     Raises:
         StoreError: a table cannot be read, has no key that is known here, or a key twice.
     """
-    import numpy as np
-    import pyarrow as pa
     import pyarrow.compute as pc
 
-    left, right = read_rows(stage, a), read_rows(stage, b)
-    keys = row_keys(stage, (left, right), (a, b))
-    at = pc.index_in(keys[0], value_set=keys[1])
-    both = np.flatnonzero(at.is_valid().to_numpy(zero_copy_only=False))
-    left_only = keys[0].filter(pc.is_null(at)).to_pylist()
-    right_only = keys[1].filter(pc.invert(pc.is_in(keys[1], value_set=keys[0]))).to_pylist()
-    names = keys[0].take(pa.array(both))
-    # Only in sorted order do the two tables stand side by side, whatever files they lie in.
-    both = both[np.argsort(np.array(names.to_pylist(), dtype=object), kind="stable")] if len(both) else both
-    first = left.take(pa.array(both))
-    second = right.take(at.take(pa.array(both)))
-    types = {name: (_kind(left, name), _kind(right, name)) for name in {*left.column_names, *right.column_names}}
-    common = sorted(name for name, (x, y) in types.items() if x == y)
-    differs = {name: where_different(first[name], second[name]) for name in common}
-    counts = {name: int(found.sum()) for name, found in differs.items() if found.any()}
-    any_column = np.logical_or.reduce(list(differs.values())) if differs else np.zeros(len(both), bool)
-    fates = [name for name in _FATE if name in counts]
-    shown = fates if "status" in differs else _figures(first, counts)
-    matched = keys[0].take(pa.array(both)).to_pylist()
-    changes = _changes(first, second, matched, differs, shown, uris or {})
-    return RowsDiff(
-        stage,
-        (len(left), len(right)),
-        _named(left_only, left, uris or {}),
-        _named(right_only, right, uris or {}),
-        dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
-        tuple(sorted(name for name, (x, y) in types.items() if x != y)),
-        int(any_column.sum()),
-        changes,
-        _transitions(first, second, differs),
+    tables = open_rows(stage, a), open_rows(stage, b)
+    types = [{field.name: str(field.type) for field in table.data.schema} for table in tables]
+    names = sorted({*types[0], *types[1]})
+    alike = [name for name in names if types[0].get(name) == types[1].get(name)]
+    key, keys = _row_keys(tables)
+    orders = [pc.sort_indices(of) for of in keys]
+    first, second = (of.take(order) for of, order in zip(keys, orders, strict=True))
+    both = pc.is_in(first, value_set=second), pc.is_in(second, value_set=first)
+    return RowMatch(
+        tables,
+        key,
+        tuple(name for name in alike if STANDS_FOR.get(name) not in alike),
+        tuple(name for name in names if name not in alike),
+        first.filter(both[0]),
+        (first.filter(pc.invert(both[0])), second.filter(pc.invert(both[1]))),
+        (orders[0].filter(both[0]), orders[1].filter(both[1])),
     )
 
 
-def _named(keys: Sequence[str], table: pa.Table, uris: Mapping[str, str]) -> dict[str, str]:
-    if "uri" in table.column_names and "clip_id" in table.column_names:
-        uris = dict(zip(table["clip_id"].to_pylist(), table["uri"].to_pylist(), strict=True))
-    return {key: uris.get(key, "") for key in sorted(keys)}
+def compare_rows(stage: str, a: Tables, b: Tables, uris: Uris = lambda ids: {}) -> RowsDiff:
+    """Compare the rows of two outputs.
 
-
-def read_rows(stage: str, output: Tables) -> pa.Table:
-    """All rows of an output; large binary values are replaced by their SHA-256.
+    Args:
+        stage: named in errors.
+        a, b: the two outputs.
+        uris: tells where clips lie, for tables that do not.
 
     Raises:
-        StoreError: they cannot be read.
+        StoreError: as `match_rows`.
     """
+    import numpy as np
     import pyarrow as pa
 
-    try:
-        rows = _dataset(output)
-        names = [name for name in rows.schema.names if STANDS_FOR.get(name) not in rows.schema.names]
-        binary = [name for name in names if pa.types.is_large_binary(rows.schema.field(name).type)]
-        if not binary:
-            return rows.to_table(columns=names)
-        batches = [_hashed(batch, binary) for batch in rows.to_batches(columns=names, batch_size=1024)]
-        schema = batches[0].schema if batches else rows.schema
-        return pa.Table.from_batches(batches, schema=schema)
-    except (OSError, ValueError) as error:
-        raise StoreError(f"stage {stage}: rows in {output}/data cannot be read: {error}") from error
+    match = match_rows(stage, a, b)
+    differs = {name: where_different(*match.column(name)) for name in match.columns}
+    counts = {name: int(found.sum()) for name, found in differs.items() if found.any()}
+    kinds = match.tables[0].data.schema
+    fates = "status" in differs
+    shown = [name for name in counts if (name in _FATE if fates else pa.types.is_floating(kinds.field(name).type))]
+    where = np.flatnonzero(np.logical_or.reduce([differs[name] for name in shown])) if shown else np.array([], int)
+    # A fate is read as a whole; of figures those that moved.
+    told = [name for name in _STATUS if name in differs] if fates else shown
+    values = {name: [of.take(pa.array(where)).to_pylist() for of in match.column(name)] for name in told if len(where)}
+    keys = match.keys.take(pa.array(where)).to_pylist()
+    only = [of.to_pylist() for of in match.only]
+    named = _uris(match, uris, [keys, *only])
+    changes = tuple(
+        RowChange(
+            key,
+            named.get(key, ""),
+            {name: (old[row], new[row]) for name, (old, new) in values.items() if fates or differs[name][where[row]]},
+        )
+        for row, key in enumerate(keys)
+    )
+    moves = Counter(" -> ".join(fate) for one in changes if fates and len(set(fate := _transition(one))) == 2)
+    only_a, only_b = ({key: named.get(key, "") for key in of} for of in only)
+    return RowsDiff(
+        stage,
+        (len(match.keys) + len(only_a), len(match.keys) + len(only_b)),
+        only_a,
+        only_b,
+        dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
+        match.schema,
+        int(np.logical_or.reduce(list(differs.values())).sum()) if differs else 0,
+        changes,
+        dict(sorted(moves.items(), key=lambda item: (-item[1], item[0]))),
+    )
 
 
-def read_uris(stage: str, output: Tables) -> dict[str, str]:
-    """clip_id to URI; empty if the output does not tell. StoreError if it cannot be read."""
-    try:
-        rows = _dataset(output)
-        if not {"clip_id", "uri"} <= set(rows.schema.names):
-            return {}
-        table = rows.to_table(columns=["clip_id", "uri"])
-    except (OSError, ValueError) as error:
-        raise StoreError(f"stage {stage}: rows in {output}/data cannot be read: {error}") from error
-    return dict(zip(table["clip_id"].to_pylist(), table["uri"].to_pylist(), strict=True))
+def _transition(change: RowChange) -> list[str]:
+    status, reason = (change.columns.get(name, (None, None)) for name in ("status", "reason"))
+    return [f"{one}/{why}" if why else str(one) for one, why in zip(status, reason, strict=True)]
 
 
-def _dataset(output: Tables) -> ds.Dataset:
-    if isinstance(output, Output):
-        return output.dataset()
-    from curation.operator import dataset
+def _uris(match: RowMatch, uris: Uris, keys: Sequence[Sequence[str]]) -> Mapping[str, str]:
+    wanted = [key for of in keys for key in of] if match.key == ("clip_id",) else []
+    own = [table for table in match.tables if "uri" in table.names]
+    return {} if not wanted else read_uris(own, wanted) if own else uris(wanted)
 
-    return dataset(output / "data")
+
+def read_uris(tables: Iterable[Rows], ids: Sequence[str]) -> dict[str, str]:
+    """Where the clips with these ids lie, as the first table that has one says. StoreError if one cannot be read."""
+    import pyarrow.dataset as ds
+
+    found: dict[str, str] = {}
+    for table in tables:
+        rows = table.read(["clip_id", "uri"], ds.field("clip_id").isin(ids))
+        found = dict(zip(*(rows[name].to_pylist() for name in ("clip_id", "uri")), strict=True)) | found
+    return found
 
 
 def _hashed(batch: pa.RecordBatch, binary: Sequence[str]) -> pa.RecordBatch:
     import pyarrow as pa
 
     for name in binary:
-        hashes = [_sha256(value) for value in batch.column(name)]
+        hashes = [hashlib.sha256(one.as_buffer()).hexdigest() if one.is_valid else None for one in batch.column(name)]
         batch = batch.set_column(batch.schema.get_field_index(name), name, pa.array(hashes, pa.string()))
     return batch
 
 
-def _sha256(value: pa.Scalar) -> str | None:
-    return hashlib.sha256(value.as_buffer()).hexdigest() if value.is_valid else None
-
-
-def _kind(table: pa.Table, name: str) -> str:
-    return str(table.schema.field(name).type) if name in table.column_names else ""
-
-
-def row_keys(stage: str, tables: Sequence[pa.Table], outputs: Sequence[Tables]) -> list[pa.Array]:
-    """The first of the known keys that tells the rows of each table apart, one text a row.
-
-    Raises:
-        StoreError: none of them does.
-    """
+def _row_keys(tables: Sequence[Rows]) -> tuple[tuple[str, ...], list[pa.Array]]:
+    """The first of the known keys that tells the rows of each table apart, and its values, one text a row."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     doubled = ""
     for columns in _KEYS:
-        if not all(set(columns) <= set(table.column_names) for table in tables):
+        if not all(set(columns) <= set(table.names) for table in tables):
             continue
-        keys = [
-            pc.binary_join_element_wise(*(table[name].cast(pa.string()) for name in columns), " ").combine_chunks()
-            for table in tables
-        ]
-        counts = [pc.value_counts(of).filter(pc.greater(pc.value_counts(of).field("counts"), 1)) for of in keys]
+        parts = [[rows[name].cast(pa.string()) for name in columns] for rows in (of.read(columns) for of in tables)]
+        keys = [pc.binary_join_element_wise(*texts, " ").combine_chunks() for texts in parts]
+        counts = [(found := pc.value_counts(of)).filter(pc.greater(found.field("counts"), 1)) for of in keys]
         if not any(map(len, counts)):
-            return keys
-        output, first = next((output, found[0]) for output, found in zip(outputs, counts, strict=True) if len(found))
-        doubled = f"; {output}/data has {first['counts']} rows of {', '.join(columns)} {first['values']}"
+            return columns, keys
+        table, first = next((table, found[0]) for table, found in zip(tables, counts, strict=True) if len(found))
+        doubled = f"; {table.output}/data has {first['counts']} rows of {', '.join(columns)} {first['values']}"
     known = "; ".join(", ".join(key) for key in _KEYS)
-    where = " and ".join(f"{output}/data" for output in outputs)
-    raise StoreError(f"stage {stage}: no key tells the rows of {where} apart; known keys: {known}{doubled}")
+    where = " and ".join(f"{table.output}/data" for table in tables)
+    raise StoreError(f"stage {tables[0].stage}: no key tells the rows of {where} apart; known keys: {known}{doubled}")
 
 
 def where_different(a: pa.ChunkedArray, b: pa.ChunkedArray) -> Any:
@@ -212,55 +281,6 @@ def where_different(a: pa.ChunkedArray, b: pa.ChunkedArray) -> Any:
     if pa.types.is_floating(a.type):
         same = pc.or_(same, pc.fill_null(pc.and_(pc.is_nan(a), pc.is_nan(b)), False))
     return ~same.to_numpy()
-
-
-def _figures(table: pa.Table, changed: Mapping[str, int]) -> list[str]:
-    import pyarrow as pa
-
-    return [name for name in changed if pa.types.is_floating(table.schema.field(name).type)]
-
-
-def _changes(
-    first: pa.Table,
-    second: pa.Table,
-    keys: Sequence[str],
-    differs: Mapping[str, Any],
-    shown: Sequence[str],
-    uris: Mapping[str, str],
-) -> tuple[RowChange, ...]:
-    import numpy as np
-    import pyarrow as pa
-
-    if not shown:
-        return ()
-    where = np.flatnonzero(np.logical_or.reduce([differs[name] for name in shown]))
-    # A fate is read as a whole; of figures those that moved.
-    told = [name for name in _STATUS if name in first.column_names] if shown[0] in _FATE else shown
-    wanted = [*told, *(name for name in ("uri",) if name in first.column_names)]
-    old, new = (table.select(wanted).take(pa.array(where)).to_pylist() for table in (first, second))
-    return tuple(
-        RowChange(
-            keys[index],
-            str(before.get("uri") or uris.get(keys[index], "")),
-            {name: (before[name], after[name]) for name in told if told is not shown or differs[name][index]},
-        )
-        for index, before, after in zip(where.tolist(), old, new, strict=True)
-    )
-
-
-def _transitions(first: pa.Table, second: pa.Table, differs: Mapping[str, Any]) -> dict[str, int]:
-    if not {"status", "reason"} <= differs.keys():
-        return {}
-    counts: dict[str, int] = {}
-    for before, after in zip(_fates(first), _fates(second), strict=True):
-        if before != after:
-            counts[f"{before} -> {after}"] = counts.get(f"{before} -> {after}", 0) + 1
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _fates(table: pa.Table) -> Iterator[str]:
-    for status, reason in zip(table["status"].to_pylist(), table["reason"].to_pylist(), strict=True):
-        yield f"{status}/{reason}" if reason else str(status)
 
 
 def most_moved(found: RowsDiff, most: int) -> list[RowChange]:

@@ -1,10 +1,11 @@
-"""How `lumina diff` looks on a terminal."""
+"""Report of a comparison of two runs, in sections that a terminal and a page show alike, and its look on a terminal."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -12,23 +13,56 @@ from rich.padding import Padding
 from rich.table import Table
 
 from lumina.formats import duration
+from lumina.pages.page import Cell
 from pipelines.compare.difference import EQUAL, SAME_CONTENT, Difference
-from pipelines.compare.metrics import CurveDiff, Figure
+from pipelines.compare.metrics import CurveDiff, MetricDiff
 from pipelines.compare.rows import RowChange, RowsDiff, most_moved
-from pipelines.compare.runs import Side, StageDiff
+from pipelines.compare.runs import StageDiff
 from pipelines.engine.recipe_diff import Change, by_inputs_alone
 from pipelines.terminal import Text
 
 _NAMED = 10
 """Rows that are named for each stage."""
-_PROMPTS = 3
+_PROMPTS = 5
 """Clips of an evaluation that are named."""
+_FIGURES = 3
+"""Figures of each that are."""
+_MODULES = 6
 _HEX_ID = re.compile(r"[0-9a-f]{16,}")
 """A clip_id or text_id, of which the first characters are enough to find it."""
-_MOVES = 2
-"""Figures of each that are."""
-_STYLES = {"equal": "green", "same content": "green", "follows": "", "not reproduced": "bold red"}
+_VERDICTS = {"equal": "good", "same content": "good", "follows": ""}
+_STYLES = {"good": "green", "bad": "red", "warn": "yellow", "note": "dim", "head": "bold"}
+"""Style of a cell or line -> style on a terminal."""
 _ANSWER_STYLES = {EQUAL: "bold green", SAME_CONTENT: "bold yellow"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of text."""
+
+    text: str
+    style: str = ""
+    """`head`, `note`, or none."""
+    depth: int = 1
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table; a row of one cell goes over all columns."""
+
+    label: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | Cell]]
+    text: tuple[int, ...] = ()
+    """Columns besides the first that hold no numbers."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """What is said of one thing."""
+
+    title: str
+    parts: Sequence[Line | Grid]
 
 
 def answer_text(found: Difference) -> Text:
@@ -37,160 +71,147 @@ def answer_text(found: Difference) -> Text:
 
 
 def difference_view(found: Difference) -> RenderableType:
-    """What the answer rests on."""
-    parts: list[RenderableType] = [Text(""), _side("A", found.a), _side("B", found.b)]
-    parts += _stages(found)
-    parts += _recipes(found.stages)
-    if found.environment:
-        parts += [_title("Machine, commit and runtime options"), *_lines(found.environment)]
-        parts += [_line(Text(f"git diff {one.old} {one.new}", "dim")) for one in found.environment if _commits(one)]
-    parts += _rows(found.rows)
-    parts += _curves(found.curves)
-    parts += _figures(found.figures)
-    drifted = [f"{stage.name} in {text}" for stage in found.stages for text in stage.drift]
-    if drifted:
-        parts.append(_title("Kept, though the run's code differs from that which computed it"))
-        parts += [_line(Text(text)) for text in drifted]
-    if found.notes:
-        parts.append(_title("Not compared, or in one run alone"))
-        parts += [_line(Text(note)) for note in found.notes]
+    """What the answer rests on, on a terminal."""
+    parts: list[RenderableType] = [Text("")]
+    for section in sections(found):
+        parts += [Text(f"\n{section.title}", "bold")] if section.title else []
+        for part in section.parts:
+            if isinstance(part, Grid):
+                parts.append(_table(part))
+            else:
+                text = Text(part.text, _STYLES.get(part.style, ""))
+                parts.append(Padding(text, (0, 0, 0, 2 * part.depth), expand=False))
     return Group(*parts)
 
 
-def _commits(change: Change) -> bool:
-    """Whether each run was computed by one commit, without changes."""
-    return change.part == "git" and not any(" " in str(commit) for commit in (change.old, change.new))
-
-
-def _title(text: str) -> Text:
-    return Text(f"\n{text}", "bold")
-
-
-def _line(text: Text, depth: int = 1) -> Padding:
-    return Padding(text, (0, 0, 0, 2 * depth), expand=False)
-
-
-def _side(letter: str, side: Side) -> Text:
-    took = f", {duration(side.seconds)}"
-    return Text(letter, "bold").append(f"  {side.run} ({side.name}, {side.started}{took}) in {side.store}", "dim")
-
-
-def _stages(found: Difference) -> Iterator[RenderableType]:
-    shared = [stage for stage in found.stages if stage.shared and stage.verdict == "equal"]
-    others = [stage for stage in found.stages if not stage.shared or stage.verdict != "equal"]
-    if others:
-        table = _table("stage", "verdict", "digest A", "digest B")
-        for letter in "AB":
-            table.add_column(f"{letter} took", justify="right", no_wrap=True)
-        for stage in others:
-            mark = "▶ " if stage == found.first else "  "
-            style = _STYLES.get(stage.verdict, "red")
-            digests = (Text(_digest(digest), "dim") for digest in stage.digests)
-            table.add_row(Text(mark + stage.name), Text(stage.verdict, style), *digests, *map(_took, stage.seconds))
-        yield table
-    if shared:
-        names = ", ".join(stage.name for stage in shared)
-        yield Text(f"\n{len(shared)} stages are one output that both runs use: {names}", "dim")
-
-
-def _table(*columns: str) -> Table:
+def _table(grid: Grid) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, no_wrap=True)
+    for index, column in enumerate(grid.columns):
+        left = index == 0 or index in grid.text
+        table.add_column(column, justify="left" if left else "right", no_wrap=index > 0, overflow="fold")
+    for row in grid.rows:
+        cells = [Cell(cell) if isinstance(cell, str) else cell for cell in row]
+        if len(cells) == 1:
+            table.add_section()
+        table.add_row(*(Text(cell.text, "bold" if len(cells) == 1 else _STYLES.get(cell.style, "")) for cell in cells))
     return table
 
 
-def _digest(digest: str | None) -> str:
-    return digest.rpartition(":")[2][:12] if digest else "–"
+def sections(found: Difference) -> list[Section]:
+    """What the answer rests on; of what does not differ there is no section."""
+    drifted = [Line(f"{stage.name} in {text}") for stage in found.stages for text in stage.drift]
+    told = [
+        Section("", [*_sides(found), *_stages(found)]),
+        Section("Recipes", [*_recipes(found.stages)]),
+        Section("Machine, commit and runtime options", [*_environment(found.environment)]),
+        Section("Rows", [*_rows(found.rows)]),
+        Section("Curves, at the steps that both have", [*_curves(found.curves)]),
+        Section("Evaluations: what moved", [*_evaluations(found.figures)]),
+        Section("Kept, though the run's code differs from that which computed it", drifted),
+        Section("Not compared, or in one run alone", [Line(note) for note in found.notes]),
+    ]
+    return [section for section in told if section.parts]
 
 
-def _took(seconds: float | None) -> str:
-    return duration(seconds) if seconds is not None else "–"
+def _sides(found: Difference) -> Iterator[Line]:
+    for letter, side in (("A", found.a), ("B", found.b)):
+        took = duration(side.seconds)
+        yield Line(f"{letter}  {side.run} ({side.name}, {side.started}, {took}) in {side.store}", "note", 0)
 
 
-def grouped(stages: Sequence[StageDiff]) -> dict[tuple[str, ...], list[StageDiff]]:
+def _stages(found: Difference) -> Iterator[Line | Grid]:
+    shared = [stage for stage in found.stages if stage.shared and stage.verdict == "equal"]
+    rows: list[list[str | Cell]] = [
+        [
+            ("▶ " if stage == found.first else "  ") + stage.name,
+            Cell(stage.verdict, style=_VERDICTS.get(stage.verdict, "bad")),
+            *(digest.rpartition(":")[2][:12] if digest else "–" for digest in stage.digests),
+            *("–" if seconds is None else duration(seconds) for seconds in stage.seconds),
+        ]
+        for stage in found.stages
+        if stage not in shared
+    ]
+    if rows:
+        yield Grid(
+            "Stages of both runs", ("stage", "verdict", "digest A", "digest B", "A took", "B took"), rows, text=(1,)
+        )
+    if shared:
+        names = ", ".join(stage.name for stage in shared)
+        yield Line(f"{len(shared)} stages are one output that both runs use: {names}", "note", 0)
+
+
+def _recipes(stages: Sequence[StageDiff]) -> Iterator[Line]:
     """Stages whose recipes differ by themselves, those with the same differences together."""
-    found: dict[tuple[str, ...], list[StageDiff]] = {}
+    groups: dict[tuple[str, ...], list[str]] = {}
+    own: dict[str, list[Change]] = {}
     for stage in stages:
-        own = tuple(str(change) for change in stage.changes if not by_inputs_alone((change,)))
-        if own:
-            found.setdefault(own, []).append(stage)
-    return found
-
-
-def _recipes(stages: Sequence[StageDiff]) -> Iterator[RenderableType]:
-    groups = grouped(stages)
-    if groups:
-        yield _title("Recipes")
-    for group in groups.values():
-        yield _line(Text(", ".join(stage.name for stage in group), "bold"))
-        own = [change for change in group[0].changes if not by_inputs_alone((change,))]
-        yield from _lines([change for change in own if change.part != "code"], 2)
-        modules = [str(change).removeprefix("code ") for change in own if change.part == "code"]
+        own[stage.name] = [change for change in stage.changes if not by_inputs_alone((change,))]
+        if own[stage.name]:
+            groups.setdefault(tuple(map(str, own[stage.name])), []).append(stage.name)
+    for names in groups.values():
+        yield Line(", ".join(names), "head")
+        yield from _lines([str(change) for change in own[names[0]] if change.part != "code"], 2)
+        modules = [str(change).removeprefix("code ") for change in own[names[0]] if change.part == "code"]
         if modules:
-            more = f" and {len(modules) - 6} more" if len(modules) > 6 else ""
-            yield _line(Text(f"code {', '.join(modules[:6])}{more}"), 2)
+            yield Line(f"code {_first(modules, _MODULES)}", depth=2)
     follow = [stage.name for stage in stages if stage.changes and by_inputs_alone(stage.changes)]
     if follow:
-        yield _line(Text(f"By their inputs alone: {', '.join(follow)}", "dim"))
+        yield Line(f"By their inputs alone: {', '.join(follow)}", "note")
 
 
-def _lines(changes: Sequence[Change], depth: int = 1) -> Iterator[RenderableType]:
-    for change in changes[:_NAMED]:
-        yield _line(Text(str(change)), depth)
-    if len(changes) > _NAMED:
-        yield _line(Text(f"and {len(changes) - _NAMED} more; --json has all", "dim"), depth)
+def _first(names: Sequence[str], most: int) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
-def _rows(found: Sequence[RowsDiff]) -> Iterator[RenderableType]:
-    if found:
-        yield _title("Rows")
-    seen: dict[tuple[str, object], str] = {}
+def _lines(texts: Sequence[str], depth: int = 1) -> Iterator[Line]:
+    for text in texts[:_NAMED]:
+        yield Line(text, depth=depth)
+    if len(texts) > _NAMED:
+        yield Line(f"and {len(texts) - _NAMED:,} more; --json has all", "note", depth)
+
+
+def _environment(changes: Sequence[Change]) -> Iterator[Line]:
+    yield from _lines([str(change) for change in changes])
+    for change in changes:
+        # Each run was computed by one commit, without changes.
+        if change.part == "git" and not any(" " in str(commit) for commit in (change.old, change.new)):
+            yield Line(f"git diff {change.old} {change.new}", "note")
+
+
+def _rows(found: Sequence[RowsDiff]) -> Iterator[Line]:
+    seen: set[tuple[str, str]] = set()
     for rows in found:
-        yield _line(Text(rows.stage, "bold").append(f"  {rows_text(rows)}"))
-        columns = ", ".join(f"{name} {count:,}" for name, count in rows.changed.items())
-        if columns:
-            yield _line(Text(f"by column: {columns}", "dim"), 2)
+        sides = [(letter, only) for letter, only in (("A", rows.only_a), ("B", rows.only_b)) if only]
+        alone = "".join(f", {len(only):,} only in {letter}" for letter, only in sides)
+        both = rows.rows[0] - len(rows.only_a)
+        yield Line(f"{rows.stage}  {rows.changed_rows:,} of {both:,} rows changed{alone}", "head")
+        if rows.changed:
+            yield Line(
+                f"by column: {', '.join(f'{name} {count:,}' for name, count in rows.changed.items())}", "note", 2
+            )
         if rows.schema:
-            yield _line(Text(f"columns that came, went or have another type: {', '.join(rows.schema)}"), 2)
-        for transition, times in rows.transitions.items():
-            yield _line(Text(f"{times:,} {transition}"), 2)
+            yield Line(f"columns that came, went or have another type: {', '.join(rows.schema)}", depth=2)
+        yield from (Line(f"{times:,} {transition}", depth=2) for transition, times in rows.transitions.items())
         if rows.transitions:
             yield from _clips(rows, seen)
-        elif rows.changes:
-            for change in most_moved(rows, _PROMPTS):
-                yield _line(Text(change_text(change, _MOVES)), 2)
-            if len(rows.changes) > _PROMPTS:
-                more = len(rows.changes) - _PROMPTS
-                yield _line(Text(f"and {more:,} more, which moved less; --json has all", "dim"), 2)
-        for side, only in (("A", rows.only_a), ("B", rows.only_b)):
-            if only:
-                yield _line(Text(f"only in {side}: {only_text(only)}", "dim"), 2)
+        else:
+            moved = most_moved(rows, _PROMPTS)
+            yield from (Line(change_text(change, _FIGURES), depth=2) for change in moved)
+            if len(rows.changes) > len(moved):
+                more = f"and {len(rows.changes) - len(moved):,} more, which moved less; --json has all"
+                yield Line(more, "note", 2)
+        for letter, only in sides:
+            named = [_name(key, uri) for key, uri in only.items()]
+            yield Line(f"only in {letter}: {_first(named, _NAMED)}", "note", 2)
 
 
-def rows_text(rows: RowsDiff) -> str:
-    """`3 of 1,500 rows changed, 2 only in A`."""
-    both = rows.rows[0] - len(rows.only_a)
-    parts = [f"{rows.changed_rows:,} of {both:,} rows changed"]
-    parts += [f"{len(only):,} only in {side}" for side, only in (("A", rows.only_a), ("B", rows.only_b)) if only]
-    return ", ".join(parts)
-
-
-def _clips(rows: RowsDiff, seen: dict[tuple[str, object], str]) -> Iterator[RenderableType]:
+def _clips(rows: RowsDiff, seen: set[tuple[str, str]]) -> Iterator[Line]:
     """Clips whose fate changed at this stage; what an earlier stage did to them is told there."""
-    new, carried = [], 0
-    for change in rows.changes:
-        fate = (change.key, str(change.columns.get("status")) + str(change.columns.get("reason")))
-        carried += fate in seen
-        if fate not in seen:
-            seen[fate] = rows.stage
-            new.append(change)
-    for change in new[:_NAMED]:
-        yield _line(Text(change_text(change)), 2)
-    if len(new) > _NAMED:
-        yield _line(Text(f"and {len(new) - _NAMED:,} more; --json has all", "dim"), 2)
-    if carried:
-        yield _line(Text(f"{carried:,} as told at an earlier stage", "dim"), 2)
+    fates = {(one.key, f"{one.columns.get('status')}{one.columns.get('reason')}"): one for one in rows.changes}
+    yield from _lines([change_text(change) for fate, change in fates.items() if fate not in seen], 2)
+    if told := len(seen & fates.keys()):
+        yield Line(f"{told:,} as told at an earlier stage", "note", 2)
+    seen.update(fates)
 
 
 def change_text(change: RowChange, most: int | None = None) -> str:
@@ -200,15 +221,11 @@ def change_text(change: RowChange, most: int | None = None) -> str:
         old, new = (_fate(change, index) for index in (0, 1))
         details = [pair for pair in change.columns.get("detail", ()) if pair]
         return f"{name}: {old} -> {new}" + (f" ({details[-1]})" if details else "")
-    pairs = [_pair(column, pair) for column, pair in change.columns.items()]
-    rest = f" and {len(pairs) - most} more" if most is not None and len(pairs) > most else ""
-    return f"{name}: {', '.join(pairs[:most])}{rest}"
-
-
-def only_text(only: Mapping[str, str]) -> str:
-    """The first rows that one side alone has, and how many more there are."""
-    named = ", ".join(_name(key, uri) for key, uri in list(only.items())[:_NAMED])
-    return named + (f" and {len(only) - _NAMED:,} more" if len(only) > _NAMED else "")
+    pairs = [
+        f"{column} {' -> '.join('none' if value is None else number(value) for value in pair)}"
+        for column, pair in change.columns.items()
+    ]
+    return f"{name}: {_first(pairs, most or len(pairs))}"
 
 
 def _name(key: str, uri: str) -> str:
@@ -221,11 +238,6 @@ def _fate(change: RowChange, index: int) -> str:
     return f"{status}/{reason} by {stage}" if reason else str(status)
 
 
-def _pair(column: str, pair: tuple[object, object]) -> str:
-    old, new = ("none" if value is None else number(value) for value in pair)
-    return f"{column} {old} -> {new}"
-
-
 def number(value: object) -> str:
     """Four digits of a number; anything else as it is."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -235,75 +247,46 @@ def shown_curves(curves: Sequence[CurveDiff]) -> list[CurveDiff]:
     """The losses: of each task, of several tasks together, and of validation."""
     losses = [one for one in curves if one.metric.startswith(("loss/", "val/")) and one.metric.count("/") == 1]
     # The loss of a stage with one task is that of the task.
-    single = {
-        stage for stage, count in Counter(one.stage for one in losses if "loss" in one.metric).items() if count == 1
-    }
-    return [one for one in curves if one in losses or (one.metric == "loss" and one.stage not in single)]
+    tasks = Counter(one.stage for one in losses if "loss" in one.metric)
+    return [one for one in curves if one in losses or (one.metric == "loss" and tasks[one.stage] != 1)]
 
 
-def _curves(curves: Sequence[CurveDiff]) -> Iterator[RenderableType]:
+def _curves(curves: Sequence[CurveDiff]) -> Iterator[Line | Grid]:
     if not curves:
         return
-    yield _title("Curves, at the steps that both have")
-    table = _table("stage", "metric")
-    for column in ("steps", "first differs at", "largest difference", "last A", "last B"):
-        table.add_column(column, justify="right")
-    for curve in shown_curves(curves):
-        table.add_row(*map(Text, (curve.stage, curve.metric, *curve_cells(curve))))
-    yield table
-    hidden = len(curves) - len(shown_curves(curves))
-    if hidden:
+    rows = []
+    for one in shown_curves(curves):
+        alone = one.only_a + one.only_b
+        steps = f"{one.steps:,}" + (f" (+{alone:,})" if alone else "")
+        first = "never" if one.first_step is None else f"{one.first_step:,}"
+        largest = "0" if one.largest_step is None else f"{100 * one.largest:.2g} % at {one.largest_step:,}"
+        rows.append([one.stage, one.metric, steps, first, largest, *map(number, one.last)])
+    columns = ("stage", "metric", "steps", "first differs at", "largest difference", "last A", "last B")
+    yield Grid("Curves of both runs", columns, rows, text=(1,))
+    if len(curves) > len(rows):
         differ = sum(curve.first_step is not None for curve in curves)
-        yield Text(f"{differ} of all {len(curves)} curves differ; --json has all", "dim")
+        yield Line(f"{differ} of all {len(curves)} curves differ; --json has all", "note", 0)
 
 
-def curve_cells(curve: CurveDiff) -> tuple[str, ...]:
-    """Steps, the first that differs, the largest difference, and the last values."""
-    alone = curve.only_a + curve.only_b
-    steps = f"{curve.steps:,}" + (f" (+{alone:,})" if alone else "")
-    first = "never" if curve.first_step is None else f"{curve.first_step:,}"
-    largest = "0" if curve.largest_step is None else f"{100 * curve.largest:.2g} % at {curve.largest_step:,}"
-    return steps, first, largest, number(curve.last[0]), number(curve.last[1])
-
-
-def evaluations(figures: Sequence[Figure]) -> dict[str, list[Figure]]:
-    """Figures by evaluation."""
-    found: dict[str, list[Figure]] = {}
+def _evaluations(figures: Sequence[MetricDiff]) -> Iterator[Line | Grid]:
+    groups: dict[str, list[MetricDiff]] = {}
     for figure in figures:
-        found.setdefault(f"{figure.stage} {figure.evaluation}".strip(), []).append(figure)
-    return found
-
-
-def _figures(figures: Sequence[Figure]) -> Iterator[RenderableType]:
-    if not figures:
-        return
-    groups = evaluations(figures)
+        groups.setdefault(f"{figure.stage} {figure.evaluation}".strip(), []).append(figure)
     moved = {title: [figure for figure in group if figure.moved] for title, group in groups.items()}
-    yield _title("Evaluations: what moved")
-    if any(moved.values()):
-        yield Text("apart: each value lies outside the other's interval; with one seed each that is no test", "dim")
-        table = _table()
-        table.add_column("figure", overflow="fold")
-        for column in ("A", "B", "change"):
-            table.add_column(column, justify="right", no_wrap=True)
-        table.add_column("apart", no_wrap=True)
-        for title, group in moved.items():
-            if group:
-                table.add_section()
-                table.add_row(Text(title, "bold"))
-            for figure in group:
-                table.add_row(
-                    *map(Text, (figure.metric, *figure_cells(figure))), Text("yes" if figure.outside else "", "yellow")
-                )
-        yield table
+    rows: list[list[str | Cell]] = []
+    for title, group in moved.items():
+        rows += [[title]] if group else []
+        for one in group:
+            change = f"{one.values[1] - one.values[0]:+.2g}"
+            rows.append([one.metric, *_values(one), change, Cell("yes" if one.outside else "", style="warn")])
+    if rows:
+        yield Line("apart: each value lies outside the other's interval; with one seed each that is no test", "note", 0)
+        yield Grid("Figures that moved", ("figure", "A", "B", "change", "apart"), rows, text=(4,))
     still = [title for title, group in moved.items() if not group]
     if still:
-        yield Text("Nothing moved in " + ", ".join(still), "dim")
+        yield Line(f"Nothing moved in {', '.join(still)}", "note", 0)
 
 
-def figure_cells(figure: Figure) -> tuple[str, str, str]:
-    """Both values with their intervals, and the change."""
-    cells = []
+def _values(figure: MetricDiff) -> Iterator[str]:
     for value, interval in zip(figure.values, figure.intervals, strict=True):
-        cells.append(number(value) + (f" [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else ""))
-    return cells[0], cells[1], f"{figure.values[1] - figure.values[0]:+.2g}"
+        yield number(value) + (f" [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else "")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pipelines.compare.rows import read_rows
+from pipelines.compare.rows import open_rows
 from pipelines.compare.runs import Held, Side
 from pipelines.engine.store.output import Output
 from pipelines.errors import StoreError
@@ -39,7 +39,9 @@ class Evaluated:
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """Its clips by prompt. StoreError if they cannot be read."""
-        rows = [row for row in read_rows(self.stage, self.output).to_pylist() if self.model in ("", row["model"])]
+        rows = [
+            row for row in open_rows(self.stage, self.output).read().to_pylist() if self.model in ("", row["model"])
+        ]
         return sorted(rows, key=lambda row: (row["prompt_id"], row["sample"]))
 
     @cached_property

@@ -4,34 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lumina.formats import duration
 from lumina.pages.charts import Axis, Chart, Line, thinned
-from lumina.pages.page import MEDIA_BYTES, Cell, ClipRow, render
+from lumina.pages.page import MEDIA_BYTES, ClipRow, render
 from pipelines.compare.difference import Difference
 from pipelines.compare.metrics import CURVES, read_curve
-from pipelines.compare.rows import RowChange, RowsDiff, most_moved, read_rows, row_keys
-from pipelines.compare.runs import Held, Side, StageDiff
-from pipelines.engine.recipe_diff import by_inputs_alone
-from pipelines.reports.diff_view import (
-    change_text,
-    curve_cells,
-    evaluations,
-    figure_cells,
-    grouped,
-    only_text,
-    rows_text,
-    shown_curves,
-)
+from pipelines.compare.rows import RowChange, match_rows, most_moved
+from pipelines.compare.runs import Held
+from pipelines.reports.diff_view import change_text, sections, shown_curves
 from pipelines.reports.page.clips import ClipFile, fitting_rows
 from pipelines.terminal import clean
 
 TEMPLATE = Path(__file__).with_name("diff.html.j2")
 _CLIPS = 24
 _CHARTS = 12
-_NAMED = 10
 _FIGURES = 4
 
 
@@ -50,57 +38,18 @@ def make_page(found: Difference) -> str:
     Raises:
         StoreError: curves or rows of an output cannot be read.
     """
-    moved = {title: [figure for figure in group if figure.moved] for title, group in evaluations(found.figures).items()}
-    figures: list[list[str | Cell]] = []
-    for title, group in moved.items():
-        figures += [[title]] if group else []
-        figures += [[f.metric, *figure_cells(f), Cell("yes" if f.outside else "", style="bad")] for f in group]
-    alike = [stage for stage in found.stages if stage.shared and stage.verdict == "equal"]
+    first, *rest = sections(found)
     return render(
         TEMPLATE,
         clean,
         plays=True,
         found=found,
         style={0: "done", 3: "waiting"}.get(found.exit_code, "failed"),
-        sides=[("A", _side(found.a)), ("B", _side(found.b))],
-        stages=[_stage(stage, stage == found.first) for stage in found.stages if stage not in alike],
-        shared=[stage.name for stage in alike],
-        recipes=[([stage.name for stage in group], *_own(group[0])) for group in grouped(found.stages).values()],
-        follow=[stage.name for stage in found.stages if stage.changes and by_inputs_alone(stage.changes)],
-        rows=[(rows, rows_text(rows), _named(rows)) for rows in found.rows],
+        sections=[replace(first, title="Stages"), *rest],
+        ids=[("stages", "Stages"), *((f"s{at}", section.title) for at, section in enumerate(rest)), ("clips", "Clips")],
         charts=list(_charts(found)),
-        curves_=[[curve.stage, curve.metric, *curve_cells(curve)] for curve in shown_curves(found.curves)],
-        figures=figures,
-        still=[title for title, group in moved.items() if not group],
         sheet=_clips(found),
-        only_text=only_text,
     )
-
-
-def _side(side: Side) -> tuple[str, str]:
-    return side.run, f"{side.name}, {side.started}, {duration(side.seconds)}, in {side.store}"
-
-
-def _stage(stage: StageDiff, first: bool) -> list[str | Cell]:
-    styles = {"equal": "good", "same content": "good", "follows": ""}
-    digests = (digest.rpartition(":")[2][:12] if digest else "–" for digest in stage.digests)
-    took = ("–" if seconds is None else duration(seconds) for seconds in stage.seconds)
-    verdict = Cell(stage.verdict, style=styles.get(stage.verdict, "bad"))
-    return [f"▶ {stage.name}" if first else stage.name, verdict, *digests, *took]
-
-
-def _own(stage: StageDiff) -> tuple[list[str], list[str]]:
-    """Settings and modules in which the recipes of a stage differ."""
-    own = [change for change in stage.changes if not by_inputs_alone((change,))]
-    return (
-        [str(change) for change in own if change.part != "code"],
-        [str(change).removeprefix("code ") for change in own if change.part == "code"],
-    )
-
-
-def _named(rows: RowsDiff) -> list[str]:
-    chosen = rows.changes[:_NAMED] if rows.transitions else most_moved(rows, _NAMED)
-    return [_arrows(change_text(change, _FIGURES)) for change in chosen]
 
 
 def _arrows(text: str) -> str:
@@ -146,26 +95,22 @@ def _has_clips(held: Held) -> bool:
 def _clips_of(stage: str, a: Held, b: Held, moved: Sequence[RowChange]) -> _Clips | None:
     if a.output is None or b.output is None:
         return None
-    outputs = [a.output, b.output]
-    tables = [read_rows(stage, output) for output in outputs]
-    columns = ["video", "prompt", "frames_sha256"]
-    if not all(set(columns) <= set(table.column_names) for table in tables):
+    match = match_rows(stage, a.output, b.output)
+    if not {"video", "prompt", "frames_sha256"} <= set(match.columns):
         return None
-    keys = row_keys(stage, tables, outputs)
-    first, second = (
-        dict(zip(key.to_pylist(), table.select(columns).to_pylist(), strict=True))
-        for key, table in zip(keys, tables, strict=True)
-    )
-    common = sorted(first.keys() & second.keys())
-    same = {key for key in common if first[key]["frames_sha256"] == second[key]["frames_sha256"]}
+    common = match.keys.to_pylist()
+    prompts, _ = match.column("prompt")
+    frames, videos = match.column("frames_sha256"), match.column("video")
+    same = {key for key, old, new in zip(common, *(of.to_pylist() for of in frames), strict=True) if old == new}
+    places = {key: row for row, key in enumerate(common)}
     figures = {change.key: _arrows(change_text(change, _FIGURES).partition(": ")[2]) for change in moved}
-    order = [key for key in dict.fromkeys([*figures, *common]) if key in first and key in second]
+    order = [key for key in dict.fromkeys([*figures, *common]) if key in places]
     rows = (
         (
-            str(first[key]["prompt"]),
+            str(prompts[places[key]]),
             [
-                ClipFile(letter, output, str(table[key]["video"]), "the same frames" if key in same else "")
-                for letter, output, table in zip("AB", outputs, (first, second), strict=True)
+                ClipFile(letter, output, str(names[places[key]]), "the same frames" if key in same else "")
+                for letter, output, names in zip("AB", (a.output, b.output), videos, strict=True)
             ],
             f"{key}: {figures[key]}" if key in figures else key,
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from curation.manifest_tables import opened
 from curation.media import check_not_away, chunks, local_name, neighbours, stamps, with_folders
 from curation.media_kinds import HEAD_BYTES, guess_media, media_of
 from curation.object_stores import ObjectStores
-from curation.operator import Env, Input, Layout, Operator, map_rows
+from curation.operator import Env, Input, Operator, map_rows
 from curation.schema import INGEST, Reason, RowError, Status, iterate, status_not_ok, status_ok, to_table
 from curation.texts import TextError, decode
 from lumina.faults import is_of_machine, machine_error
@@ -43,6 +43,8 @@ from lumina.links import is_on_no_disk, leads_out
 
 FOLDER_MANIFESTS = ("clips.csv", "clips.jsonl", "clips.parquet")
 _SIDECAR_BYTES = 1 << 20
+_READ_ROWS = 16384
+"""Rows of a manifest that are hashed in the order of their folders and archives."""
 _ALLOWED_BY = "put a copy in its place, or set ingest.follow_links=true if you trust who made the folder"
 _COLUMNS = tuple(field.name for field in fields(ManifestRow))
 
@@ -224,18 +226,21 @@ _HASHED = pa.schema([*INGEST, pa.field("row", pa.int64()), pa.field("has_folder"
 """`has_folder`: the folder of the file was there when the rows were planned; if it is not later, no file is missing."""
 
 
-def _plan(inputs: Mapping[str, Input], config: IngestConfig, _env: Env) -> pa.Table:
+def _read(inputs: Mapping[str, Input], config: IngestConfig, _env: Env) -> Iterator[pa.Table]:
     manifest = read_manifest(inputs["manifest"].path, config)
-    order = sorted(range(len(manifest.rows)), key=lambda index: neighbours(manifest.rows[index].uri))
-    found = with_folders((row.uri for row in manifest.rows), str(manifest.root))
-    return to_table((_planned(index, manifest.rows[index], found) for index in order), _HASHED)
+    for start in range(0, len(manifest.rows), _READ_ROWS):
+        rows = enumerate(manifest.rows[start : start + _READ_ROWS], start)
+        together = sorted(rows, key=lambda one: neighbours(one[1].uri))
+        found = with_folders((row.uri for _, row in together), str(manifest.root))
+        yield to_table((_planned(index, row, found) for index, row in together), _HASHED)
 
 
 def _planned(index: int, row: ManifestRow, found: Set[str]) -> dict[str, Any]:
     status = status_ok()
     if row.fault:
         status = status_not_ok(INGEST_OPERATOR.name, Status.QUARANTINED, Reason.UNREADABLE_CAPTION, row.fault)
-    return {"row": index, "has_folder": row.uri in found, **{name: getattr(row, name) for name in _COLUMNS}, **status}
+    place = {"row": index, "has_folder": row.uri in found, "clip_id": _hash(f"uri|{row.uri}")}
+    return {**place, **{name: getattr(row, name) for name in _COLUMNS}, **status}
 
 
 def _make(config: IngestConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
@@ -257,7 +262,7 @@ def _make(config: IngestConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
             if found["media"] == "image" and row["span_start_s"] is not None:
                 detail = f"{uri}: the content is an image, which has no span; leave span_start_s and span_end_s empty"
                 raise RowError(Reason.NO_VIDEO_STREAM, detail)
-            return found
+            return found | {"clip_id": clip_id(found["sha256"], row["span_start_s"], row["span_end_s"])}
 
         return map_rows(table, _HASHED, INGEST_OPERATOR.name, hash_row)
 
@@ -281,14 +286,20 @@ def _hashed(uri: str, env: Env, config: IngestConfig) -> dict[str, Any]:
 def clip_id(sha256: str, span_start_s: float | None, span_end_s: float | None, occurrence: int = 0) -> str:
     """Identity of a span of a file's content, wherever the file lies; later occurrences of it get ids of their own."""
     span = "|".join("" if value is None else repr(float(value)) for value in (span_start_s, span_end_s))
-    return _hash(f"content|{sha256}|{span}" + (f"|{occurrence}" if occurrence else ""))
+    first = _hash(f"content|{sha256}|{span}")
+    return _beside(first, f"content|{sha256}|{span}|{occurrence}") if occurrence else first
+
+
+def _beside(first: str, text: str) -> str:
+    """An id in the same range as another, so that both are always in one shard."""
+    return first[:8] + _hash(text)[8:]
 
 
 def _hash(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _finish(table: pa.Table, _config: IngestConfig) -> pa.Table:
+def _reduce(table: pa.Table, _config: IngestConfig, _surveyed: Any) -> pa.Table:
     """Give every row its id, and set aside repeated content; the first in the manifest is kept."""
     kept: dict[str, str] = {}
     seen: dict[str, int] = {}
@@ -299,12 +310,11 @@ def _identified(rows: Iterable[dict[str, Any]], kept: dict[str, str], seen: dict
     for row in rows:
         has_content = row["sha256"] is not None
         span = (row["span_start_s"], row["span_end_s"])
-        first = clip_id(row["sha256"], *span) if has_content else _hash(f"uri|{row['uri']}")
+        first = row["clip_id"]
         occurrence = seen[first] = seen.get(first, -1) + 1
-        row["clip_id"] = first
         if occurrence:
             row["clip_id"] = (
-                clip_id(row["sha256"], *span, occurrence) if has_content else _hash(f"{first}|{occurrence}")
+                clip_id(row["sha256"], *span, occurrence) if has_content else _beside(first, f"{first}|{occurrence}")
             )
         if has_content and occurrence:
             detail = f"same content and span as {kept[first]}, which is kept (clip_id {first})"
@@ -319,10 +329,9 @@ INGEST_OPERATOR = Operator(
     schema=INGEST,
     computed=_HASHED,
     inputs=("manifest",),
-    plan=_plan,
-    make=_make,
-    rows_per_unit=lambda _config: 16,
-    finish=_finish,
-    layout=lambda _config: Layout(rows_per_file=4096),
+    read=_read,
+    map=_make,
+    rows_per_batch=lambda _config: 16,
+    reduce=_reduce,
 )
 """Reads the input `manifest`: a file or a folder, see `read_manifest`."""

@@ -143,7 +143,7 @@ def _start_cluster(pipeline: Pipeline, store: Store, runtime: RuntimeConfig) -> 
         PipelineError: it does not start, or can never run the stages. Ray would wait for ever, or fail late.
     """
     from jobs import capacity, cluster
-    from jobs.curate import load_operator
+    from jobs.row_worker import load_operator
 
     jobs = {stage.entry.partition(":")[0] for stage in pipeline.stages}
     networks = any(

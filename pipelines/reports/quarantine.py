@@ -184,7 +184,7 @@ def put_back(store: Store, record: Mapping[str, Any], reason: str) -> dict[str, 
         StoreError: an output is gone, or somebody works on a stage.
     """
     from curation.schema import Reason
-    from jobs.kept import keep
+    from jobs.row_reuse import keep
 
     if reason not in set(Reason):
         near = get_close_matches(reason, list(Reason), n=1)

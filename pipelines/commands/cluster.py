@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
-from rich.table import Table
 
 from pipelines.commands.options import Debug, Json, Overrides, one_line_errors
 from pipelines.commands.written import check_file
@@ -42,7 +40,7 @@ def check(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check a cluster file without a cluster: Ray's own rules, and what they let through.
+    """Check a cluster file without a cluster: by schema, for secrets, and against the config that it is to run.
 
     Exit code: 0 nothing to mend, 1 else.
     """
@@ -90,23 +88,16 @@ def _show(found: Checked) -> None:
     console = make_console()
     for problem in found.problems:
         where = Text(f"{found.file}:{problem.line}: ", "bold").append(problem.where, "cyan")
-        console.print(
-            where.append(": " if problem.where else "", "cyan").append(problem.message, "default"), soft_wrap=True
-        )
-    count = len(found.problems)
-    if count:
-        told = f"{count} {'place' if count == 1 else 'places'} to mend"
+        words = f"{': ' if problem.where else ''}{problem.message}"
+        console.print(where.append(words, "default"), soft_wrap=True)
+    if found.problems:
         unfilled = all("is a placeholder" in problem.message for problem in found.problems)
-        console.print(Text(f"{told}; nothing else is wrong" if unfilled else told, "bold red"))
+        told = f"{len(found.problems)} to mend{'; nothing else is wrong' if unfilled else ''}"
+        console.print(Text(told, "bold red"))
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("nodes", "how many", "each"):
-        table.add_column(column, no_wrap=True)
     for pool in found.pools:
-        number = "1" if pool.is_head else f"{pool.least} to {pool.most}"
+        number = "1, the head" if pool.head else f"{pool.min} to {pool.max}"
         each = ", ".join(f"{amount:g} {name}" for name, amount in pool.resources.items())
-        table.add_row(pool.name + (" (head)" if pool.is_head else ""), number, each)
-    if found.pools:
-        console.print(table)
+        console.print(Text(f"{pool.name}: {number}; each {each}"), soft_wrap=True)
     told = f"{found.file}: a file for {KINDS[found.kind]} and Ray {found.ray}, nothing to mend"
     console.print(Text(told, "green"), soft_wrap=True)

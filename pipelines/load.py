@@ -268,6 +268,9 @@ def _walk(model: type[BaseModel], location: Sequence[Any]) -> tuple[list[str], s
     for part in location:
         if str(part).startswith(_FORMS):
             continue
+        if Any in here:  # settings of an operator that the config names
+            path.append(str(part))
+            continue
         models = [one for one in here if _is_model(one)]
         chosen = [one for one in models if part in _tags(one).values()]
         if len(models) > 1 and chosen:

@@ -102,9 +102,10 @@ def run_record(
 def _media_root(pipeline: Pipeline, summary: RunSummary) -> str | Path:
     """The directory against which relative URIs of clips resolve; empty if the run has none, or not yet."""
     for stage in pipeline.order:
-        if stage.media_root:
-            return stage.media_root
-        made = summary.outcomes.get(stage.inputs[stage.media_root_from]) if stage.media_root_from else None
+        given, key = stage.execution.media_root, stage.execution.media_root_from
+        if given:
+            return given
+        made = summary.outcomes.get(stage.inputs[key]) if key else None
         if made is not None and made.path is not None:
             return made.path
     return ""

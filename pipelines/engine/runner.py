@@ -141,7 +141,7 @@ class _Run:
         self.requests: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self.cluster = ClusterStart(
             self.start_cluster,
-            any(stage.uses_cluster for stage in self.pipeline.stages),
+            any(stage.execution.uses_cluster for stage in self.pipeline.stages),
             lambda function: self.requests.put(("call", function)),
             self.display,
             self.stop,
@@ -256,7 +256,7 @@ class _Run:
     ) -> StageOutcome:
         history = self.store.manifests(stage.name)
         why = "continues unfinished work" if attempt.resumed else explain(history, found.recipe)
-        if stage.uses_cluster:
+        if stage.execution.uses_cluster:
             self.cluster.need(stage.name)
         else:
             self.cluster.prepare()
@@ -280,7 +280,7 @@ class _Run:
             evaluations=tuple(asdict(evaluation) for evaluation in result.evaluations),
             artifacts=tuple(result.artifacts),
             taken=dict(result.taken),
-            tier=tier_record(stage.tier),
+            tier=tier_record(stage.execution.tier),
             env=environment(),
             git=git_state(),
             runtime=dict(self.execute.settings),

@@ -13,7 +13,7 @@ import typer
 from lumina.hub import PREFIX, hub_model, no_folder
 from lumina.models.config import AttentionKernel
 from lumina.precision import Precision
-from pipelines.commands.options import Debug, Json, Overrides, one_line_errors
+from pipelines.commands.options import Json, Overrides
 from pipelines.commands.written import check_file, check_new_folder
 from pipelines.errors import PipelineError
 from pipelines.terminal import json_text, make_console
@@ -23,13 +23,11 @@ def probe(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="A video or an image: a path, or a URI as in a manifest.")
     ],
-    debug: Debug = False,
 ) -> None:
     """Show what a run would find in one file, or why it would quarantine it."""
-    with one_line_errors(debug):
-        from pipelines.commands.probe_file import probe_view
+    from pipelines.commands.probe_file import probe_view
 
-        make_console().print(probe_view(file))
+    make_console().print(probe_view(file))
 
 
 def generate(
@@ -62,47 +60,45 @@ def generate(
     out: Annotated[
         Path, typer.Option(metavar="FILE.mp4", help="H.264 file to write; several prompts give FILE-1.mp4, ...")
     ] = Path("out.mp4"),
-    debug: Debug = False,
 ) -> None:
     """Generate clips from texts."""
-    with one_line_errors(debug):
-        from pipelines.commands.generate import clip_files, generate_clips
+    from pipelines.commands.generate import clip_files, generate_clips
 
-        if out.suffix.lower() != ".mp4":
-            raise PipelineError(f"--out {out}: expected a file name that ends in .mp4")
-        files = clip_files(out, len(prompt))
-        for file in files:
-            check_file("--out", file, makes_folder=True)
-        model = hub_model(checkpoint)
-        named = model is not None and (checkpoint.startswith(PREFIX) or model.snapshot is not None)
-        if not Path(checkpoint).is_dir() and not named:
-            raise PipelineError(f"--checkpoint {no_folder(checkpoint)}; `lumina run` prints where it exported one")
-        if adapter_scale is not None and adapter is None:
-            raise PipelineError(f"--adapter-scale {adapter_scale:g}: it is of an adapter, and --adapter names none")
-        width, height = _size(size) if size else (None, None)
-        settings = {
-            "source": source,
-            "seed": seed,
-            "motion": motion,
-            "negative_prompt": negative_prompt,
-            "num_frames": frames,
-            "width": width,
-            "height": height,
-            "fps": fps,
-        }
-        generate_clips(
-            checkpoint,
-            prompt,
-            settings,
-            preset,
-            steps,
-            dtype,
-            attention,
-            tiling,
-            files,
-            adapter,
-            1.0 if adapter_scale is None else adapter_scale,
-        )
+    if out.suffix.lower() != ".mp4":
+        raise PipelineError(f"--out {out}: expected a file name that ends in .mp4")
+    files = clip_files(out, len(prompt))
+    for file in files:
+        check_file("--out", file, makes_folder=True)
+    model = hub_model(checkpoint)
+    named = model is not None and (checkpoint.startswith(PREFIX) or model.snapshot is not None)
+    if not Path(checkpoint).is_dir() and not named:
+        raise PipelineError(f"--checkpoint {no_folder(checkpoint)}; `lumina run` prints where it exported one")
+    if adapter_scale is not None and adapter is None:
+        raise PipelineError(f"--adapter-scale {adapter_scale:g}: it is of an adapter, and --adapter names none")
+    width, height = _size(size) if size else (None, None)
+    settings = {
+        "source": source,
+        "seed": seed,
+        "motion": motion,
+        "negative_prompt": negative_prompt,
+        "num_frames": frames,
+        "width": width,
+        "height": height,
+        "fps": fps,
+    }
+    generate_clips(
+        checkpoint,
+        prompt,
+        settings,
+        preset,
+        steps,
+        dtype,
+        attention,
+        tiling,
+        files,
+        adapter,
+        1.0 if adapter_scale is None else adapter_scale,
+    )
 
 
 def convert(
@@ -112,23 +108,21 @@ def convert(
     config: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Shape of the model, from JSON.")] = None,
     ema: Annotated[bool, typer.Option("--ema", help="The averaged weights.")] = False,
     back: Annotated[bool, typer.Option("--back", help="From our layout to the released one.")] = False,
-    debug: Debug = False,
 ) -> None:
     """Convert transformer weights between the released layout and ours; numbers and types stay as they are."""
-    with one_line_errors(debug):
-        check_new_folder("OUT", out)
-        from lumina import checkpoints, released
+    check_new_folder("OUT", out)
+    from lumina import checkpoints, released
 
-        if back:
-            shape, weights = checkpoints.load_config(source), checkpoints.load_weights(source)
-            released.write_released(shape, weights, out, ema=ema)
-            digest = checkpoints.digest({"weights": weights})
-        else:
-            shape = released.find_config(source, preset, config)
-            weights = released.read_released(source, shape, ema=ema)
-            digest = checkpoints.save_weights(shape, weights, out)
-        count = sum(value.numel() for value in weights.values())
-        make_console().print(f"{out}: {count:,} parameters in {len(weights)} tensors, {digest}", soft_wrap=True)
+    if back:
+        shape, weights = checkpoints.load_config(source), checkpoints.load_weights(source)
+        released.write_released(shape, weights, out, ema=ema)
+        digest = checkpoints.digest({"weights": weights})
+    else:
+        shape = released.find_config(source, preset, config)
+        weights = released.read_released(source, shape, ema=ema)
+        digest = checkpoints.save_weights(shape, weights, out)
+    count = sum(value.numel() for value in weights.values())
+    make_console().print(f"{out}: {count:,} parameters in {len(weights)} tensors, {digest}", soft_wrap=True)
 
 
 def cost(
@@ -154,59 +148,53 @@ def cost(
         typer.Option(min=0.001, help="GB/s that all GPUs read and write together.", show_default="2 with --cluster"),
     ] = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Show tokens, operations and bytes per scale, sampling schedule and training task.
 
     With --cluster it plans the training: GPU-hours, what a step waits for, checkpoints and memory per GPU, by stage;
     and what encoding and evaluation take.
     """
-    with one_line_errors(debug):
-        from lumina.hardware import parse_cluster
-        from lumina.models.config import RELEASED_MODELS
-        from lumina.step_time import Links
+    from lumina.hardware import parse_cluster
+    from lumina.models.config import RELEASED_MODELS
+    from lumina.step_time import Links
 
-        gpus = parse_cluster(cluster) if cluster else None
-        for option, value in (("--network", network), ("--storage", storage)):
-            if value is not None and gpus is None:
-                raise PipelineError(f"{option} {value:g}: it is about the GPUs of --cluster, which names none")
-        if utilisation is not None and (gpus is None or not 0 < utilisation <= 1):
-            raise PipelineError(
-                f"--utilisation {utilisation:g}: expected a share of the peak of --cluster, such as 0.3"
-            )
-        from pipelines.config import load_config
-        from pipelines.reports import cluster as cluster_report
-        from pipelines.reports import cost as cost_report
+    gpus = parse_cluster(cluster) if cluster else None
+    for option, value in (("--network", network), ("--storage", storage)):
+        if value is not None and gpus is None:
+            raise PipelineError(f"{option} {value:g}: it is about the GPUs of --cluster, which names none")
+    if utilisation is not None and (gpus is None or not 0 < utilisation <= 1):
+        raise PipelineError(f"--utilisation {utilisation:g}: expected a share of the peak of --cluster, such as 0.3")
+    from pipelines.config import load_config
+    from pipelines.reports import cluster as cluster_report
+    from pipelines.reports import cost as cost_report
 
-        width, height = _size(size) if size else (None, None)
-        if config in RELEASED_MODELS:
-            if override:
-                raise PipelineError(f"{config} is a released model, which has no settings to override")
-            if gpus:
-                raise PipelineError(
-                    f"{config} is a model, which names no training: try lumina cost paper --cluster ..."
-                )
-            clip = cost_report.Clip(width or 672, height or 384, frames or 64)
-            made = cost_report.of_released(RELEASED_MODELS[config], clip, text_tokens)
-            planned = None
-        else:
-            workers = [f"runtime.train_workers={gpus.count}"] if gpus else []
-            settings = load_config(config, [*(override or []), *workers], needs_clips=False)
-            export = settings.export
-            clip = cost_report.Clip(width or export.width, height or export.height, frames or export.num_frames)
-            made = cost_report.of_pipeline(settings, clip, text_tokens)
-            planned = None
-            if gpus:
-                links = Links(1e9 * (network or 50), 1e9 * (storage or 2))
-                planned = cluster_report.on_cluster(settings, gpus, utilisation or 0.3, text_tokens, links)
-        if as_json:
-            content = cost_report.as_dict(made) | ({"cluster": cluster_report.as_dict(planned)} if planned else {})
-            typer.echo(json_text(content))
-            return
-        console = make_console()
-        console.print(cost_report.cost_view(made, sampling=planned is None))
-        if planned:
-            console.print(cluster_report.cluster_view(planned), crop=False)
+    width, height = _size(size) if size else (None, None)
+    if config in RELEASED_MODELS:
+        if override:
+            raise PipelineError(f"{config} is a released model, which has no settings to override")
+        if gpus:
+            raise PipelineError(f"{config} is a model, which names no training: try lumina cost paper --cluster ...")
+        clip = cost_report.Clip(width or 672, height or 384, frames or 64)
+        made = cost_report.of_released(RELEASED_MODELS[config], clip, text_tokens)
+        planned = None
+    else:
+        workers = [f"runtime.train_workers={gpus.count}"] if gpus else []
+        settings = load_config(config, [*(override or []), *workers], needs_clips=False)
+        export = settings.export
+        clip = cost_report.Clip(width or export.width, height or export.height, frames or export.num_frames)
+        made = cost_report.of_pipeline(settings, clip, text_tokens)
+        planned = None
+        if gpus:
+            links = Links(1e9 * (network or 50), 1e9 * (storage or 2))
+            planned = cluster_report.on_cluster(settings, gpus, utilisation or 0.3, text_tokens, links)
+    if as_json:
+        content = cost_report.as_dict(made) | ({"cluster": cluster_report.as_dict(planned)} if planned else {})
+        typer.echo(json_text(content))
+        return
+    console = make_console()
+    console.print(cost_report.cost_view(made, sampling=planned is None))
+    if planned:
+        console.print(cluster_report.cluster_view(planned), crop=False)
 
 
 def _size(text: str) -> tuple[int, int]:

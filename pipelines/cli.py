@@ -10,8 +10,10 @@ import typer
 from pipelines.commands import cluster, jobs
 from pipelines.commands.assemble import assemble
 from pipelines.commands.gc import gc
-from pipelines.commands.models import convert, cost, generate, probe
+from pipelines.commands.generate import generate
+from pipelines.commands.models import convert, cost
 from pipelines.commands.options import add_commands
+from pipelines.commands.probe_file import probe
 from pipelines.commands.rerun import rerun
 from pipelines.commands.run import plan, run
 from pipelines.commands.runs import compare, diff, quarantine, report, selection, verify

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipelines.errors import PipelineError
 from pipelines.terminal import Text, make_console
 
 if TYPE_CHECKING:
@@ -56,6 +57,14 @@ def all_overrides(override: list[str] | None, name: str | None, store: str | Non
 def recompute_words(recompute: Sequence[str]) -> list[str]:
     """`--recompute` as it is typed."""
     return [word for stage in recompute for word in ("--recompute", stage)]
+
+
+def width_and_height(text: str) -> tuple[int, int]:
+    """The two numbers of `672x384`."""
+    width, cross, height = text.partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal()):
+        raise PipelineError(f"size {text!r}: expected WIDTHxHEIGHT in pixels, such as 672x384")
+    return int(width), int(height)
 
 
 def open_store(where: str | None) -> Store:

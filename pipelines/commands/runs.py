@@ -23,10 +23,10 @@ def compare(run: RunArgument = None, store: StoreOption = None, as_json: Json = 
     record = opened.get_run(run)
     comparison = read_comparison(opened, record)
     if as_json:
-        typer.echo(json_text({"run": record["run"], **comparison.as_dict()}))
+        typer.echo(json_text({"run": record.run, **comparison.as_dict()}))
         return
     console = make_console()
-    console.print(Text(f"Run {record['run']} ({record['name']}, {record['started']})", "dim"))
+    console.print(Text(f"Run {record.run} ({record.name}, {record.started})", "dim"))
     console.print(comparison_view(comparison))
 
 
@@ -93,7 +93,7 @@ def selection(
     console = make_console()
     console.print(selection_view(found, console.width))
     if difference is None:
-        console.print(Text(f"No earlier selection of {record['name']} to compare with.", "dim"))
+        console.print(Text(f"No earlier selection of {record.name} to compare with.", "dim"))
     else:
         console.print(difference_view(difference, console.width))
 

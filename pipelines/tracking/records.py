@@ -103,7 +103,7 @@ class Records:
             summary["rows/taken"] = sum(manifest.taken.values())
         told = {
             "digest": manifest.digest,
-            "fingerprint": manifest.fingerprint.removeprefix("sha256:"),
+            "fingerprint": manifest.fingerprint,
             "origin": dict(manifest.mlflow),
             "drift": outcome.drift,
             "metrics": {safe_name(key): float(value) for key, value in summary.items()},

@@ -155,7 +155,7 @@ def test_a_tracker_that_fails_warns_once_and_keeps_the_records(tmp_path: Path) -
     assert kinds[0] == "begin_run"
     assert kinds[-1] == "end_run"
     assert kinds.count("end_stage") == 3
-    assert Store(tmp_path / "store").get_run(None)["ok"]
+    assert Store(tmp_path / "store").get_run(None).ok
 
 
 def counting(ctx: JobContext) -> JobResult:

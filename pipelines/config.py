@@ -214,19 +214,17 @@ class PipelineConfig(Config):
         """The network is written once: training stages that do not name one take the shared one."""
         if not isinstance(data, dict) or "model" not in data:
             return data
-        data = dict(data)
-        if isinstance(data.get("train"), dict):
-            data["train"] = {name: _with_model(stage, data["model"]) for name, stage in data["train"].items()}
-        if "finetune" in data:
-            data["finetune"] = _with_model(data["finetune"], data["model"])
-        if isinstance(data.get("after"), dict):
-            data["after"] = {
-                name: {**one, "finetune": _with_model(one["finetune"], data["model"])}
-                if isinstance(one, dict) and "finetune" in one
-                else one
-                for name, one in data["after"].items()
-            }
-        return data
+
+        def shared(section: Any, *below: str) -> Any:
+            """The section with the model at a path below it; a star there is every key."""
+            if not isinstance(section, dict):
+                return section
+            if not below:
+                return {"model": data["model"], **section}
+            names = section if below[0] == "*" else {below[0]} & section.keys()
+            return {**section, **{name: shared(section[name], *below[1:]) for name in names}}
+
+        return shared(shared(shared(data, "train", "*"), "finetune"), "after", "*", "finetune")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -395,10 +393,6 @@ def load_config(name_or_path: str, overrides: Sequence[str] = (), *, needs_clips
     With `needs_clips` False, a config that leaves the clips to its user is good without them: to reckon with.
     """
     return load(PipelineConfig, name_or_path, overrides, {} if needs_clips else {"data": {"manifest": "clips.csv"}})
-
-
-def _with_model(stage: Any, model: Any) -> Any:
-    return {"model": model, **stage} if isinstance(stage, dict) else stage
 
 
 def _zoo(value: str) -> str:

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import Json, StoreOption, open_store
+from pipelines.commands.options import Json, StoreOption, open_store, show
 from pipelines.errors import PipelineError
-from pipelines.terminal import json_text, make_console
 
 
 def gc(
@@ -38,7 +37,4 @@ def gc(
     if not (opened.root / "stages").is_dir():
         raise PipelineError(f"store {opened.root} holds no outputs; give another with --store")
     found = collect(opened, policy) if yes else find_garbage(opened, policy)
-    if as_json:
-        typer.echo(json_text({"removed": yes, **found.as_dict()}))
-    else:
-        make_console().print(collection_view(found, removed=yes))
+    show(as_json, lambda: {"removed": yes, **found.as_dict()}, lambda: collection_view(found, removed=yes))

@@ -9,9 +9,10 @@ from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import RenderableType
 
 from pipelines.errors import PipelineError
-from pipelines.terminal import Text, make_console
+from pipelines.terminal import Text, json_text, make_console
 
 if TYPE_CHECKING:
     from pipelines.config import PipelineConfig
@@ -87,6 +88,14 @@ def open_config(
 
     settings = load_config(config, all_overrides(override, name, store))
     return settings, stores.open_store(settings.store, settings.store_cache)
+
+
+def show(as_json: bool, content: Callable[[], Any], view: Callable[[], RenderableType]) -> None:
+    """Print a result as JSON, or as it is looked at."""
+    if as_json:
+        typer.echo(json_text(content()))
+    else:
+        make_console().print(view())
 
 
 def add_commands(app: typer.Typer, **commands: Callable[..., int | None]) -> None:

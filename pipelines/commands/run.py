@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -23,10 +23,11 @@ from pipelines.commands.options import (
     UntilOption,
     open_config,
     recompute_words,
+    show,
 )
 from pipelines.errors import PipelineError, disk_problem
 from pipelines.secrets import scrub
-from pipelines.terminal import Text, command_line, json_text, log_to_terminal, make_console
+from pipelines.terminal import Text, command_line, log_to_terminal, make_console
 
 if TYPE_CHECKING:
     from jobs.runtime import RuntimeConfig
@@ -78,10 +79,7 @@ def plan(
 
     settings, opened = open_config(config, override, store)
     made = make_plan(build(settings).until(until), opened, drift=settings.drift_policy())
-    if as_json:
-        typer.echo(json_text(made.as_dict()))
-    else:
-        make_console().print(plan_view(made, opened.root))
+    show(as_json, made.as_dict, lambda: plan_view(made, opened.root))
     return made.exit_code
 
 
@@ -269,25 +267,21 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
     for label, value in rows:
         if value:
             console.print(Text(f"{label:<11}", "bold").append(str(value), "default"), soft_wrap=True)
-    commands = []
+    counts = _counts(summary)
+    looks = {
+        "compare": path("choose"),
+        "report": path("choose"),
+        "quarantine": any(key.startswith("quarantined/") for key in counts),
+        "selection": any(key.startswith("filtered/") for key in counts),
+        "track": links.buffer,
+    }
+    commands = [["lumina", look, summary.run_id, "--store", store.uri] for look, wanted in looks.items() if wanted]
     if exported := path("export"):
-        words = ["lumina", "generate", "--checkpoint", str(exported), "--prompt", prompt, "--out", "clip.mp4"]
-        commands.append(command_line(words))
-    if path("choose"):
-        commands.append(command_line(["lumina", "compare", summary.run_id, "--store", store.uri]))
-        commands.append(command_line(["lumina", "report", summary.run_id, "--store", store.uri]))
-    selected = summary.outcomes.get("select")
-    counts = selected.manifest.counts if selected and selected.manifest else {}
-    for command, status in (("quarantine", "quarantined"), ("selection", "filtered")):
-        if any(key.startswith(f"{status}/") for key in counts):
-            commands.append(command_line(["lumina", command, summary.run_id, "--store", store.uri]))
-    if links.ui_command:
-        commands.append(links.ui_command)
-    if links.buffer:
-        commands.append(command_line(["lumina", "track", summary.run_id, "--store", store.uri]))
+        clip = ["--prompt", prompt, "--out", "clip.mp4"]
+        commands.insert(0, ["lumina", "generate", "--checkpoint", str(exported), *clip])
     console.print(Text("\nLook closer:", "bold"))
-    for command in commands:
-        console.print(f"  {command}", soft_wrap=True)
+    for line in [*map(command_line, commands), *filter(None, [links.ui_command])]:
+        console.print(f"  {line}", soft_wrap=True)
     for label, url in (
         ("this run", links.pipeline_url),
         ("system prompts", links.compare_url),
@@ -298,9 +292,13 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
             console.print(Text(f"    {f'{label}:':<17}{url}", "dim"), soft_wrap=True)
 
 
+def _counts(summary: RunSummary) -> Mapping[str, int]:
+    """How many clips were kept, and taken out by each rule."""
+    selected = summary.outcomes.get("select")
+    return selected.manifest.counts if selected and selected.manifest else {}
+
+
 def _set_aside(summary: RunSummary) -> str:
     """How many clips each rule took out, and where the rows with their reasons are; empty when none were."""
-    selected = summary.outcomes.get("select")
-    counts = selected.manifest.counts if selected and selected.manifest else {}
-    rules = [f"{number} {key.partition('/')[2]}" for key, number in sorted(counts.items()) if "/" in key]
-    return f"{', '.join(rules)}; reasons in {selected.path}/data" if selected and rules else ""
+    rules = [f"{number} {key.partition('/')[2]}" for key, number in sorted(_counts(summary).items()) if "/" in key]
+    return f"{', '.join(rules)}; reasons in {summary.outcomes['select'].path}/data" if rules else ""

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import Json, RunArgument, StoreOption, open_store
+from pipelines.commands.options import Json, RunArgument, StoreOption, open_store, show
 from pipelines.commands.written import PAGE, check_file
 from pipelines.terminal import Text, json_text, make_console
 
@@ -149,10 +149,7 @@ def verify(
     opened = open_store(store)
     found = check(opened, run, deep, rows)
     found = mend(opened, found) if repair else found
-    if as_json:
-        typer.echo(json_text(found.as_dict()))
-    else:
-        make_console().print(verification_view(found))
+    show(as_json, found.as_dict, lambda: verification_view(found))
     return found.exit_code
 
 

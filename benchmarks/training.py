@@ -44,10 +44,11 @@ from lumina import checkpoints, zoo
 from lumina.models.text_encoder import TextEncoder
 from lumina.sizes import SPATIAL_COMPRESSION, resize_crop
 from lumina.training.data.latents import Clip, LatentDataset
+from lumina.training.loop_config import LoopSettings
 from lumina.training.metrics import read_metrics
 from lumina.training.objective import MicroBatch
 from lumina.training.stage import TrainStageConfig
-from lumina.training.trainer import LoopSettings, Trainer
+from lumina.training.trainer import Trainer
 from pipelines.engine.store.store import Store
 from pipelines.errors import StoreError
 
@@ -288,7 +289,9 @@ class Others:
 
 def compare(demo: Demo, folder: Path, warm_up: int, length: int, pairs: int) -> None:
     """Print pace, where the time goes, what was waited for, and padding."""
-    trainer = InTurns(demo.config, demo.dataset, LoopSettings(folder, 10**9, validation_clips=0), demo.init)
+    trainer = InTurns(
+        demo.config, demo.dataset, LoopSettings(work=folder, checkpoint_every=10**9, validation_clips=0), demo.init
+    )
     loops = plain_trainers(demo, folder)
     plain = loops["plain"]
     worst = check_losses(demo, trainer, plain)

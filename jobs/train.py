@@ -23,6 +23,7 @@ from jobs import capacity
 from jobs.context import JobContext, JobResult
 from jobs.ray_faults import first_sentence
 from jobs.train_plots import draw, summary
+from lumina.training.loop_config import LoopConfig, LoopSettings
 from lumina.training.stage import TrainStageConfig
 
 logger = logging.getLogger(__name__)
@@ -82,21 +83,6 @@ def run(ctx: JobContext) -> JobResult:
 
 
 _FOLDERS = {"raw": "transformer", "ema": "transformer_ema"}
-_SETTINGS = (
-    "checkpoint_every",
-    "checkpoint_every_s",
-    "checkpoint_share",
-    "keep_checkpoints",
-    "milestone_every",
-    "log_every",
-    "validate_every",
-    "validation_clips",
-    "deterministic",
-    "prefetch",
-    "reading_threads",
-    "peak_tflops",
-)
-"""What a loop takes from the runtime config as it is."""
 
 
 def _spec(ctx: JobContext) -> dict[str, Any]:
@@ -121,7 +107,7 @@ def _spec(ctx: JobContext) -> dict[str, Any]:
         "settings": {
             "work": str(ctx.work),
             "activation_checkpointing": ctx.runtime.checkpointing(ctx.stage),
-            **{name: getattr(ctx.runtime, name) for name in _SETTINGS},
+            **ctx.runtime.model_dump(include=set(LoopConfig.model_fields)),
         },
     }
 
@@ -230,11 +216,10 @@ def _worker(spec: dict[str, Any]) -> None:
     import torch.distributed as dist
 
     from lumina.models.attention_kernels import AttentionKernelError, use_kernel
-    from lumina.training.trainer import LoopSettings, Trainer, TrainingStoppedError
+    from lumina.training.trainer import Trainer, TrainingStoppedError
 
     torch.set_num_threads(spec["threads"])
-    plain = {**spec["settings"], "work": Path(spec["settings"]["work"])}
-    settings = LoopSettings(**plain, device=_device() if spec["use_gpu"] else "cpu")
+    settings = LoopSettings(**spec["settings"], device=_device() if spec["use_gpu"] else "cpu")
     config = TrainStageConfig.model_validate_json(spec["config"])
     init = Path(spec["init"]) if spec["init"] else None
     try:

@@ -20,8 +20,9 @@ from lumina.adapters import load_adapted
 from lumina.training import resume
 from lumina.training.data.latents import LatentDataset
 from lumina.training.determinism import CUBLAS
+from lumina.training.loop_config import LoopSettings
 from lumina.training.metrics import mean_bins, read_metrics
-from lumina.training.trainer import LoopSettings, Trainer, TrainingStoppedError
+from lumina.training.trainer import Trainer, TrainingStoppedError
 from lumina.training.weights.start import initial_model
 from tests.lumina.training import toy
 from tests.lumina.training.reference import TELLING, plain_adamw, write_start

@@ -23,12 +23,11 @@ from jobs import capacity
 from jobs.context import JobContext, JobResult
 from jobs.ray_faults import first_sentence
 from jobs.train_plots import draw, summary
-from lumina.training.loop_config import LoopConfig, LoopSettings
+from lumina.files import read_jsonl
+from lumina.training.loop_config import METRICS_FILE, LoopConfig, LoopSettings
 from lumina.training.stage import TrainStageConfig
 
 logger = logging.getLogger(__name__)
-
-METRICS = "metrics.jsonl"
 
 _POLL_SECONDS = 0.5
 
@@ -63,10 +62,9 @@ def run(ctx: JobContext) -> JobResult:
     _raise_if_stopped(ctx.work)
 
     from lumina import checkpoints
-    from lumina.training.metrics import read_metrics
 
-    shutil.copyfile(ctx.work / METRICS, ctx.out / METRICS)
-    rows = read_metrics(ctx.out / METRICS)
+    shutil.copyfile(ctx.work / METRICS_FILE, ctx.out / METRICS_FILE)
+    rows = read_jsonl(ctx.out / METRICS_FILE)
     plots = draw(rows, config, ctx.out)
     weights = {name: checkpoints.load_weights(ctx.out / folder) for name, folder in _FOLDERS.items()}
     return JobResult(
@@ -77,7 +75,7 @@ def run(ctx: JobContext) -> JobResult:
             **{f"train/clips/{source}": count for source, count in sorted(clips.items())},
             **summary(rows, config),
         },
-        artifacts=(METRICS, *plots),
+        artifacts=(METRICS_FILE, *plots),
         weights=_FOLDERS,
     )
 
@@ -252,7 +250,7 @@ def _follow(ctx: JobContext, finished: Event) -> None:
     """Pass on each line of the metrics file once, in order of step, until the run has finished."""
     from lumina.training.metrics import curve_points
 
-    path, steps = ctx.work / METRICS, ctx.config.steps
+    path, steps = ctx.work / METRICS_FILE, ctx.config.steps
     last, offset, inode = 0, 0, 0
     refused = _refused(ctx.work)
     while True:

@@ -9,6 +9,9 @@ from pydantic import Field
 from lumina.config import Config
 from lumina.models.config import Recompute
 
+METRICS_FILE = "metrics.jsonl"
+"""What the loop reports: a JSON object per line, with `step`, the optimizer steps done."""
+
 
 class LoopConfig(Config):
     """What `runtime` passes to the loop as it is."""

@@ -27,7 +27,7 @@ from lumina.training.determinism import give_the_same_bits
 from lumina.training.done import Done, TrainingStoppedError
 from lumina.training.ema import Ema
 from lumina.training.engine import STATE, Engine
-from lumina.training.loop_config import LoopSettings
+from lumina.training.loop_config import METRICS_FILE, LoopSettings
 from lumina.training.metrics import LossMeter, MetricsFile, bins_due
 from lumina.training.objective import MicroBatch, Objective
 from lumina.training.stage import TrainStageConfig
@@ -87,7 +87,7 @@ class Trainer:
         self._unsettled: Done | None = None
         self.step = self._resume()
         self.interval = CheckpointInterval(settings, sum(value.nbytes for value in self._state().values()))
-        self.metrics = MetricsFile(settings.work / "metrics.jsonl", self.step) if self.rank == 0 else None
+        self.metrics = MetricsFile(settings.work / METRICS_FILE, self.step) if self.rank == 0 else None
 
     def run(self) -> None:
         """Train until `config.steps`. Raises TrainingStoppedError when a loss or the gradient is not finite."""

@@ -21,13 +21,13 @@ from jobs import train
 from jobs.context import InputRef, JobContext, JobResult
 from jobs.runtime import RuntimeConfig
 from lumina import checkpoints
+from lumina.files import read_jsonl
 from lumina.models import attention_kernels
 from lumina.models.attention_kernels import AttentionKernelError
 from lumina.training import resume
 from lumina.training.data.latents import LatentDataset
 from lumina.training.engine import Layout
 from lumina.training.loop_config import LoopSettings
-from lumina.training.metrics import read_metrics
 from lumina.training.stage import TrainStageConfig
 from lumina.training.trainer import Trainer, TrainingStoppedError
 from tests.lumina.training import toy
@@ -128,7 +128,7 @@ def test_two_workers_one_of_them_killed_and_their_controller_train_as_one_does(t
     data = LatentDataset([ctx.inputs["latents"].path], ctx.inputs["text"].path, ["synthetic"])
     alone = Trainer(config, data, LoopSettings(work=tmp_path / "alone", log_every=5))
     alone.run()
-    for (_, told), row in zip(recorder.rows, read_metrics(tmp_path / "alone" / "metrics.jsonl"), strict=True):
+    for (_, told), row in zip(recorder.rows, read_jsonl(tmp_path / "alone" / "metrics.jsonl"), strict=True):
         assert told["loss"] == pytest.approx(row["loss"], rel=1e-5)
     alone.export(tmp_path / "alone" / "out")
     for folder in ("transformer", "transformer_ema"):

@@ -16,11 +16,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from lumina.files import read_jsonl
 from lumina.training.data.latents import LatentDataset
 from lumina.training.done import Done, TrainingStoppedError
 from lumina.training.engine import Engine
 from lumina.training.loop_config import LoopSettings
-from lumina.training.metrics import read_metrics
 from lumina.training.trainer import Trainer
 from tests.lumina.training import toy
 
@@ -117,7 +117,7 @@ def test_a_step_is_looked_at_before_anything_of_it_is_kept(tmp_path: Path, monke
             Trainer(toy.stage(), data, LoopSettings(work=work, **changes)).run()  # type: ignore[arg-type]
         assert steps[-1] == last
         assert not list((work / "engine").iterdir())
-        assert not read_metrics(work / "metrics.jsonl")
+        assert not read_jsonl(work / "metrics.jsonl")
 
 
 def test_a_gradient_that_is_not_finite_stops_too() -> None:

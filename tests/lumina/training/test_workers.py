@@ -9,10 +9,10 @@ import pytest
 import torch.distributed as dist
 
 from lumina import checkpoints
+from lumina.files import read_jsonl
 from lumina.training import resume
 from lumina.training.data.latents import LatentDataset
 from lumina.training.loop_config import LoopSettings
-from lumina.training.metrics import read_metrics
 from lumina.training.objective import MicroBatch, Objective
 from lumina.training.stage import TaskConfig, TrainStageConfig
 from lumina.training.trainer import Trainer
@@ -46,7 +46,7 @@ def _seen(work: Path) -> list[list[object]]:
 
 
 def _losses(work: Path) -> dict[float, float]:
-    return {row["step"]: row["loss"] for row in read_metrics(work / "metrics.jsonl")}
+    return {row["step"]: row["loss"] for row in read_jsonl(work / "metrics.jsonl")}
 
 
 def test_one_worker_and_two_see_the_same_and_lose_the_same(tmp_path: Path) -> None:

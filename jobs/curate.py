@@ -30,7 +30,7 @@ import pyarrow as pa
 
 from curation.decode_limits import DecodeLimits
 from curation.digest import RowsDigest
-from curation.operator import Env, Input, Operator, Shard
+from curation.operator import Env, Input, Operator, Shard, load_operator
 from curation.schema import Reason
 from jobs import capacity, row_worker
 from jobs.context import JobContext, JobResult
@@ -61,7 +61,7 @@ def run(ctx: JobContext) -> JobResult:
     not bad clips. MachineError for a fault of the machine, and if so many rows failed alike that one is likely; rows
     that are finished, and not among these, are kept for the next run.
     """
-    operator = row_worker.load_operator(ctx.operator)
+    operator = load_operator(ctx.operator)
     device = ctx.runtime.curation_device if operator.runs_network(ctx.config) else "cpu"
     env = Env(ctx.media_root, dict(ctx.weights), device, decode_limits(ctx.runtime), ctx.runtime.object_stores)
     inputs = {name: Input(path) for name, path in ctx.files.items()}

@@ -7,7 +7,6 @@ seconds. Its memory is bounded by the rows of one shard without their tensors, i
 
 from __future__ import annotations
 
-import importlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from curation.operator import Env, Halves, Input, Operator, Report, Shard, apply_ahead, dataset
+from curation.operator import Env, Halves, Input, Operator, Report, Shard, apply_ahead, dataset, load_operator
 from jobs import row_reuse
 from jobs.batches import BATCH, INPUT_HASH, batch_starts, cut_batches, with_input_hashes
 from jobs.parts import PartWriter, Span, read_parts
@@ -64,15 +63,6 @@ class RowStage:
         """Writes to `directory` of the scratch: `parts` what is computed, `result` what is final and cheap."""
         operator = self.operator
         return PartWriter(self.work / directory, operator.layout(self.config), operator.key, operator.name)
-
-
-def load_operator(reference: str) -> Operator:
-    """The operator that `module:NAME` names; TypeError if it is none."""
-    module, _, name = reference.partition(":")
-    operator = getattr(importlib.import_module(module), name, None)
-    if not isinstance(operator, Operator):
-        raise TypeError(f"{reference!r} does not name an Operator (expected 'module:NAME')")
-    return operator
 
 
 def _of(function: Callable[_P, _Result] | None) -> Callable[_P, _Result]:

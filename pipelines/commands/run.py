@@ -22,7 +22,7 @@ from pipelines.commands.options import (
     StoreOption,
     UntilOption,
     open_config,
-    recompute_words,
+    run_words,
     show,
 )
 from pipelines.errors import PipelineError, disk_problem
@@ -54,9 +54,9 @@ def run(
     with supervise() as link:
         settings, opened = open_config(config, override, store, name)
         changes = [word for value in override or [] for word in ("-o", value)]
-        given = [("--store", store), ("--name", name), ("--until", until)]
-        typed = [config, *changes, *(word for option, value in given if value for word in (option, value))]
-        command = continue_with or command_line(["lumina", "run", *typed, *recompute_words(recompute or [])])
+        given = [word for option, value in (("--store", store), ("--name", name)) if value for word in (option, value)]
+        typed = ["lumina", "run", config, *changes, *given, *run_words(until, recompute)]
+        command = continue_with or command_line(typed)
         return _run(settings, opened, until, recompute or [], command, link)
 
 

@@ -28,6 +28,8 @@ class RuntimeConfig(LoopConfig):
     Needs `curation_workers`, since nodes that are not there yet cannot be counted."""
     num_cpus: int | None = Field(default=None, ge=2, le=65536)
     """Logical CPUs of the local Ray cluster; None takes twice the cores, and at least four."""
+    max_parallel: int = Field(default=2, ge=1, le=1024)
+    """Stages that are computed at the same time, where none needs another; raise it on a cluster with room for more."""
     curation_workers: int | None = Field(default=None, ge=1, le=65536)
     """Workers of a curation stage at most; None: as many as the GPUs hold where a stage uses them
     (`curation_gpus`), else half of the logical CPUs of a local cluster and all but one of another."""

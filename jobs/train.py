@@ -15,12 +15,13 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 from jobs import capacity
-from jobs.context import JobContext, JobResult
+from jobs.context import Job, JobContext, JobResult
 from jobs.ray_faults import first_sentence
 from jobs.train_plots import draw, summary
 from lumina.files import read_jsonl
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
 
 
+@partial(Job, depends=("torch", "deepspeed"), tier="metric")
 def run(ctx: JobContext) -> JobResult:
     """Train one stage (config: TrainStageConfig) and write its weights, their average and its metrics.
 

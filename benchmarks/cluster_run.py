@@ -207,7 +207,7 @@ CASES: Mapping[str, Callable[[Case], str]] = {
 
 def digests(store: Path) -> dict[str, str]:
     """Stage to digest of the newest run: the store may hold the outputs of other code, too."""
-    return {name: stage["digest"] for name, stage in Store(store).get_run(None)["stages"].items()}
+    return {name: stage.digest for name, stage in Store(store).get_run(None).stages.items()}
 
 
 def local(work: Path, until: str | None) -> dict[str, str]:

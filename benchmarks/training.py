@@ -48,6 +48,8 @@ from lumina.training.metrics import read_metrics
 from lumina.training.objective import MicroBatch
 from lumina.training.stage import TrainStageConfig
 from lumina.training.trainer import LoopSettings, Trainer
+from pipelines.engine.store.store import Store
+from pipelines.errors import StoreError
 
 ZOO = Path(zoo.__file__).parent
 STAGE = "train@3"
@@ -72,11 +74,11 @@ class Demo:
 
 def find(store: Path, steps: int) -> Demo:
     """Look up the newest run in `store`; SystemExit says what is missing."""
-    latest = store / "latest" / "demo"
-    if not latest.is_file():
-        raise SystemExit(f"{store} holds no run of the demo: make one with `make demo`, or give its --store")
-    record = json.loads((store / "runs" / f"{latest.read_text().strip()}.json").read_text())
-    paths = {name: store / stage["path"] for name, stage in record["stages"].items() if stage["path"]}
+    try:
+        record = Store(store).get_run("demo")
+    except StoreError as error:
+        raise SystemExit(f"{error}: make one with `make demo`, or give its --store") from error
+    paths = {name: store / stage.path for name, stage in record.stages.items() if stage.path}
     needed = ("select", "encode_text", "encode_latents@images", "encode_latents@videos", "train@2", STAGE)
     missing = [name for name in needed if name not in paths]
     if missing:
@@ -87,7 +89,7 @@ def find(store: Path, steps: int) -> Demo:
     latents = [paths["encode_latents@images"], paths["encode_latents@videos"]]
     texts = ds.dataset(paths["encode_text"] / "data").to_table(["text_id", "prompt"])
     clips = ds.dataset(paths["select"] / "data").to_table(["clip_id", "uri", "media"]).to_pylist()
-    media = store / record["media_root"]
+    media = store / record.media_root
     return Demo(
         config,
         LatentDataset(latents, paths["encode_text"]),

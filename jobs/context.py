@@ -26,7 +26,7 @@ class EarlierOutput:
     """A finished output of the same stage from which nothing but the content of the inputs differs."""
 
     fingerprint: str
-    """`sha256:<hex>`."""
+    """64 hex digits."""
     fetch: Callable[[Callable[[str], bool]], Path]
     """fetch(wanted): its directory, with those of its files on this machine whose path in there is wanted."""
 

@@ -19,7 +19,7 @@ from pipelines.commands.options import (
     Json,
     NameOption,
     Overrides,
-    RerunOption,
+    RecomputeOption,
     StoreOption,
     UntilOption,
     all_overrides,
@@ -54,7 +54,7 @@ def run(
     until: UntilOption = None,
     store: StoreOption = None,
     name: NameOption = None,
-    rerun: RerunOption = None,
+    recompute: RecomputeOption = None,
     continue_with: Annotated[str | None, typer.Option(hidden=True, help="What the user types to go on.")] = None,
     debug: Debug = False,
 ) -> None:
@@ -67,7 +67,7 @@ def run(
 
             settings, opened = _open(config, override, store, name)
             words = [config, *_options(override, store), *(["--name", name] if name else [])]
-            run_pipeline(settings, opened, until, rerun or [], words, link, continue_with)
+            run_pipeline(settings, opened, until, recompute or [], words, link, continue_with)
 
 
 @app.command()
@@ -82,57 +82,22 @@ def plan(
     """Show what would run, and why. Exit code: 0 nothing to do, 2 work to do, 1 error.
 
     cached: its output is there. resume: unfinished work is. run: its config, inputs, weights or libraries changed.
-    drift: nothing but its code did. unknown: an input is not computed yet. blocked: it cannot run. --json has every
-    difference, old and new.
+    drift: nothing but its code did, and it is computed again. unknown: an input is not computed yet. blocked: it cannot
+    run. --json has every difference, old and new.
     """
     with one_line_errors(debug):
-        from pipelines.engine.cost_gate import CostGate
         from pipelines.engine.plan import plan as make_plan
-        from pipelines.reports.plan import gate_lines, plan_view
+        from pipelines.reports.plan import plan_view
         from pipelines.text_to_video import build
 
         settings, opened = _open(config, override, store, None)
-        made = make_plan(build(settings).until(until), opened, gate=CostGate(settings.cost_gate_s))
+        made = make_plan(build(settings).until(until), opened, drift=settings.drift_policy())
         if as_json:
             typer.echo(json_text(made.as_dict()))
         else:
             console = make_console()
             console.print(plan_view(made, opened.root))
-            for line in gate_lines(made, [config, *_options(override, store)]):
-                console.print(Text(line, "" if line.startswith(" ") else "yellow"), soft_wrap=True)
     raise typer.Exit(made.exit_code)
-
-
-@app.command()
-def accept(
-    stage: Annotated[str, typer.Argument(metavar="STAGE", help="Its name, or `all` of which only code has changed.")],
-    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why the output is the same; kept for ever.")],
-    config: Annotated[
-        str, typer.Argument(metavar="[CONFIG]", help="Path of a YAML file, or `demo`, `folder`, ...")
-    ] = "demo",
-    override: Overrides = None,
-    store: StoreOption = None,
-    debug: Debug = False,
-) -> None:
-    """Keep the output of a stage of which nothing but code has changed, instead of computing it again.
-
-    The data stay where they are; what is written is a record that says who accepted them, when and why. plan, verify,
-    diff, the run's record and MLflow show it from then on.
-    """
-    with one_line_errors(debug):
-        from pipelines.engine.accept import accept as accept_output
-        from pipelines.engine.fingerprint import Identifier
-        from pipelines.engine.plan import digest_cache
-        from pipelines.text_to_video import build
-
-        settings, opened = _open(config, override, store, None)
-        console = make_console()
-        identifier = Identifier(cache=digest_cache(opened))
-        for made in accept_output(build(settings), opened, identifier, stage, reason, note=console.print):
-            modules = sorted(made.accepted[-1].code)
-            rest = f" and {len(modules) - 4} more" if len(modules) > 4 else ""
-            text = f"{made.stage}: accepted, though {', '.join(modules[:4])}{rest} changed: {made.accepted[-1].reason}"
-            console.print(Text(text), soft_wrap=True)
 
 
 @app.command()
@@ -151,10 +116,10 @@ def compare(
         record = opened.get_run(run)
         comparison = read_comparison(opened, record)
         if as_json:
-            typer.echo(json_text({"run": record["run"], **comparison.as_dict()}))
+            typer.echo(json_text({"run": record.run, **comparison.as_dict()}))
             return
         console = make_console()
-        console.print(Text(f"Run {record['run']} ({record['name']}, {record['started']})", "dim"))
+        console.print(Text(f"Run {record.run} ({record.name}, {record.started})", "dim"))
         console.print(comparison_view(comparison))
 
 
@@ -211,7 +176,7 @@ def selection(
         console = make_console()
         console.print(selection_view(found, console.width))
         if difference is None:
-            console.print(Text(f"No earlier selection of {record['name']} to compare with.", "dim"))
+            console.print(Text(f"No earlier selection of {record.name} to compare with.", "dim"))
         else:
             console.print(difference_view(difference, console.width))
 

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -29,6 +29,7 @@ from lumina.config import Config
 from lumina.models.config import NextDiTConfig
 from lumina.sizes import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION, latent_frames
 from lumina.training.stage import TaskConfig, TrainStageConfig
+from pipelines.engine.code_drift import DriftPolicy
 from pipelines.load import load
 
 ZOO = Path(__file__).parent.parent / "lumina" / "zoo"
@@ -170,9 +171,12 @@ class PipelineConfig(Config):
     `MLFLOW_TRACKING_URI`, and without it an SQLite file in the store."""
     min_free_gb: float = Field(default=2.0, ge=0)
     """Free disk space that must be there before any work starts."""
-    cost_gate_s: float | None = Field(default=900.0, ge=0)
-    """A stage of which nothing but code has changed, and that took more seconds than this, is not computed again
-    unless you say `--rerun STAGE`; or you keep its output with `lumina accept`. None computes whatever changed."""
+    code_drift: Literal["recompute", "keep", "refuse"] | None = None
+    """What becomes of the output of a stage of which nothing but code has changed: compute it again, keep it and say so
+    wherever it is shown, or stop there. None goes by cost: it is kept where computing it took more than
+    `expensive_s`. `lumina run --recompute STAGE` computes it in any case."""
+    expensive_s: float = Field(default=900.0, ge=0)
+    """Seconds beyond which a stage is too expensive to be computed again for a change of code alone."""
 
     @model_validator(mode="before")
     @classmethod
@@ -235,6 +239,10 @@ class PipelineConfig(Config):
         """All training stages by the key that configures them, those of fine-tuning last."""
         finetuning = {f"{branch.prefix}finetune": branch.finetune for branch in self.branches()}
         return {**{f"train.{name}": stage for name, stage in self.train.items()}, **finetuning}
+
+    def drift_policy(self, recompute: Sequence[str] = ()) -> DriftPolicy:
+        """What becomes of outputs from which nothing but code differs; stages in `recompute` are computed again."""
+        return DriftPolicy(self.code_drift, self.expensive_s, frozenset(recompute))
 
     def example_prompt(self) -> str:
         """A prompt that the trained model may know something about."""

@@ -18,12 +18,12 @@ from pipelines.commands.options import (
     Json,
     NameOption,
     Overrides,
-    RerunOption,
+    RecomputeOption,
     StoreOption,
     UntilOption,
     all_overrides,
     one_line_errors,
-    rerun_words,
+    recompute_words,
 )
 from pipelines.errors import PipelineError
 from pipelines.reports.progress import duration
@@ -58,7 +58,7 @@ def submit(
     until: UntilOption = None,
     store: StoreOption = None,
     name: NameOption = None,
-    rerun: RerunOption = None,
+    recompute: RecomputeOption = None,
     python: Annotated[str, typer.Option(metavar="PATH", help="Interpreter on the cluster.")] = "python",
     cpus: Annotated[float, typer.Option(min=0, help="CPUs that the driver takes; it takes no GPU.")] = 1.0,
     resource: Annotated[
@@ -82,11 +82,11 @@ def submit(
         settings = load_config(config, overrides)
         where = _address(address)
         words = ["lumina", "submit", config, "--address", where, *(part for one in overrides for part in ("-o", one))]
-        told = command_line([*words, *(["--until", until] if until else []), *rerun_words(rerun or [])])
+        told = command_line([*words, *(["--until", until] if until else []), *recompute_words(recompute or [])])
         console = make_console()
         resources = _resources(resource or [])
         with tempfile.TemporaryDirectory(prefix="lumina-submit-") as folder:
-            package = make_package(settings, Path(folder), until, told, python, rerun or [])
+            package = make_package(settings, Path(folder), until, told, python, recompute or [])
             console.print(Text(f"The cluster has to see: {', '.join(package.shared)}", "dim"), soft_wrap=True)
             client = connect(where)
             work = Work(
@@ -109,7 +109,7 @@ def submit(
             console.print(_status_view(found.job))
             console.print(Text("--again starts another attempt; what is in the store is not computed again.", "dim"))
             return
-        if found.action == "attached" and (lacks := _lacks(found.job, rerun or [])):
+        if found.action == "attached" and (lacks := _lacks(found.job, recompute or [])):
             console.print(Text(lacks, "yellow"), soft_wrap=True)
         if not wait:
             console.print(
@@ -120,13 +120,13 @@ def submit(
     raise typer.Exit(code)
 
 
-def _lacks(job: Job, rerun: list[str]) -> str:
+def _lacks(job: Job, recompute: list[str]) -> str:
     """What is to be said of a job that was submitted without some of these words; empty if it has them all."""
-    unsaid = sorted(set(rerun) - set(job.metadata.get("rerun", "").split()))
+    unsaid = sorted(set(recompute) - set(job.metadata.get("recompute", "").split()))
     if not unsaid:
         return ""
     return (
-        f"It was submitted without {command_line(rerun_words(unsaid))}: what the cost gate holds back stays so. "
+        f"It was submitted without {command_line(recompute_words(unsaid))}: what code_drift keeps stays as it is. "
         "Submit this again once the job has ended."
     )
 

@@ -26,13 +26,13 @@ StoreOption = Annotated[
 ]
 NameOption = Annotated[str | None, typer.Option(metavar="RUN", help="Name of the run.")]
 UntilOption = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage and what it needs.")]
-RerunOption = Annotated[
+RecomputeOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--rerun",
+        "--recompute",
         metavar="STAGE",
-        help="Compute this stage again though only its code has changed and it took longer than cost_gate_s; "
-        "may be repeated; `all` for every one.",
+        help="Compute this stage again where only its code has changed, whatever code_drift says; may be repeated; "
+        "`all` for every one.",
     ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -46,9 +46,9 @@ def all_overrides(override: list[str] | None, name: str | None, store: str | Non
     return [*(override or []), *([f"name={name}"] if name else []), *([f"store={store}"] if store else [])]
 
 
-def rerun_words(rerun: Sequence[str]) -> list[str]:
-    """`--rerun` as it is typed."""
-    return [word for stage in rerun for word in ("--rerun", stage)]
+def recompute_words(recompute: Sequence[str]) -> list[str]:
+    """`--recompute` as it is typed."""
+    return [word for stage in recompute for word in ("--recompute", stage)]
 
 
 def default_store() -> str:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from curation.control_characters import shown
-from pipelines.commands.options import rerun_words
+from pipelines.commands.options import recompute_words
 from pipelines.errors import PipelineError, disk_problem
 from pipelines.secrets import scrub
 from pipelines.terminal import Text, command_line, log_to_terminal, make_console
@@ -32,7 +32,7 @@ def run_pipeline(
     settings: PipelineConfig,
     store: Store,
     until: str | None,
-    rerun: Sequence[str],
+    recompute: Sequence[str],
     words: Sequence[str],
     link: Link,
     continue_with: str | None = None,
@@ -43,14 +43,13 @@ def run_pipeline(
         settings: the config.
         store: where outputs are.
         until: last stage that is wanted; None for all.
-        rerun: stages that the cost gate lets through.
+        recompute: stages that are computed again though only code has changed.
         words: config, overrides and options that name the same pipeline again.
         link: to who outlives this process.
         continue_with: what the user types to go on; by default the command itself.
     """
     from jobs import cluster
     from pipelines.engine import runner
-    from pipelines.engine.cost_gate import CostGate
     from pipelines.engine.events import Interrupted
     from pipelines.execution import JobExecutor
     from pipelines.reports.progress import RunDisplay
@@ -60,10 +59,10 @@ def run_pipeline(
     from pipelines.tracking.tracker import MlflowTracking
     from pipelines.tracking.uri import target, without_password
 
-    pipeline, gate = build(settings), CostGate(settings.cost_gate_s, frozenset(rerun))
-    gate.check(pipeline)
+    pipeline, drift = build(settings), settings.drift_policy(recompute)
+    drift.check(pipeline)
     wanted = pipeline.until(until)
-    typed = ["lumina", "run", *words, *(["--until", until] if until else []), *rerun_words(rerun)]
+    typed = ["lumina", "run", *words, *(["--until", until] if until else []), *recompute_words(recompute)]
     command = continue_with or command_line(typed)
     link.command(command)
     store.prepare(settings.min_free_gb)
@@ -111,7 +110,7 @@ def run_pipeline(
                 start_cluster=start_cluster,
                 min_free_gb=settings.min_free_gb,
                 until=until,
-                gate=gate,
+                drift=drift,
                 lock=lock,
                 halt=link.lost,
             )
@@ -127,8 +126,6 @@ def run_pipeline(
             _leave(console, stopped.summary, command)
         links = tracking.close("FINISHED" if summary.ok else "FAILED")
     _finish(console, store, summary, links, command, settings.example_prompt(), cluster.logs(settings.runtime))
-    # The config that another command made for this one is gone with it.
-    _held(console, summary, command, ["CONFIG", "--store", store.uri] if continue_with else words)
     link.leaving()
     if "ray" in sys.modules:
         cluster.shutdown()
@@ -207,16 +204,6 @@ def _finish(
     if not summary.ok:
         console.print(Text("What is done is kept. Once the cause is mended, the same command continues:", "bold"))
         console.print(f"  {command}", soft_wrap=True)
-
-
-def _held(console: Console, summary: RunSummary, command: str, words: Sequence[str]) -> None:
-    """What to do about stages that the cost gate holds back."""
-    for outcome in summary.outcomes.values():
-        if outcome.held:
-            keep = command_line(["lumina", "accept", outcome.name, *words])
-            console.print(Text(f"\n{outcome.name} is held back: {outcome.error}", "bold yellow"), soft_wrap=True)
-            console.print(f"  {command} --rerun {command_line([outcome.name])}", soft_wrap=True)
-            console.print(f'  {keep} --reason "..."', soft_wrap=True)
 
 
 def _where(console: Console, store: Store, summary: RunSummary, links: Links, prompt: str) -> None:

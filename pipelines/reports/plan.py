@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
@@ -11,7 +10,7 @@ from rich.table import Table
 
 from pipelines.engine.plan import STATES, Plan
 from pipelines.reports.progress import duration, state_text
-from pipelines.terminal import Text, command_line
+from pipelines.terminal import Text
 from pipelines.verify.view import size
 
 
@@ -36,22 +35,3 @@ def _line(plan: Plan, root: Path) -> str:
     if plan.seconds:
         line += f"; the work took {duration(plan.seconds)} last time, and wrote {size(plan.bytes)}"
     return f"{line}; outputs go to {root / 'stages'}" if plan.work else line
-
-
-def gate_lines(plan: Plan, words: Sequence[str]) -> list[str]:
-    """What to do where the cost gate will stop a run: a sentence and two commands; nothing where it will not.
-
-    `words` are config, overrides and store, as the user gave them.
-    """
-    held = [stage.name for stage in plan.stages if stage.gated]
-    if not held:
-        return []
-    first = next(stage for stage in plan.stages if stage.gated)
-    unknown = ", if its inputs come out as before" if first.fingerprint is None else ""
-    more = f" So it is with {', '.join(held[1:])}; `all` names them together." if held[1:] else ""
-    return [
-        f"`lumina run` stops at {held[0]}{unknown}: only its code has changed, and it took more than cost_gate_s."
-        f"{more} Compute it again, or keep its output:",
-        "  " + command_line(["lumina", "run", *words, "--rerun", held[0]]),
-        "  " + command_line(["lumina", "accept", held[0], *words]) + ' --reason "..."',
-    ]

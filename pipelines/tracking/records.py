@@ -103,10 +103,9 @@ class Records:
             summary["rows/taken"] = sum(manifest.taken.values())
         told = {
             "digest": manifest.digest,
-            "fingerprint": manifest.fingerprint.removeprefix("sha256:"),
+            "fingerprint": manifest.fingerprint,
             "origin": dict(manifest.mlflow),
-            "accepted": manifest.accepted_why,
-            "aliased_from": manifest.aliased_from,
+            "drift": outcome.drift,
             "metrics": {safe_name(key): float(value) for key, value in summary.items()},
         }
         yield "end_stage", {**fields, "manifest": told, "output": output, **place}
@@ -160,5 +159,4 @@ class Records:
 
 
 def _manifest_path(output: Path, manifest: Manifest) -> str:
-    """The output of an accepted stage lies in the directory of another fingerprint."""
-    return str(output.parents[1] / manifest.fingerprint.removeprefix("sha256:")[:20] / "MANIFEST.json")
+    return str(output.parent / "MANIFEST.json")

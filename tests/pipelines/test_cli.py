@@ -4,6 +4,8 @@ import json
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,8 +22,11 @@ from lumina.training.weights.lora import add_adapters, save_adapter
 from lumina.video import read_frames
 from pipelines import cli
 from pipelines.engine.code_closure import CodeIndex
+from pipelines.engine.code_drift import DriftPolicy
 from pipelines.engine.fingerprint import DigestCache, Identifier
 from pipelines.engine.stage import Pipeline
+from pipelines.engine.store.run_record import RunRecord, StageEntry
+from pipelines.engine.store.store import Store
 from pipelines.tracking.tracker import Links
 from tests.lumina.tiny import TINY, dit_without_zeros, text_to_video
 from tests.pipelines import toy
@@ -32,7 +37,12 @@ HEAVY = {"ray", "mlflow", "torch", "deepspeed", "transformers", "diffusers", "pa
 class Settings:
     """Stands in for a PipelineConfig."""
 
-    runtime, tracking_uri, min_free_gb, cost_gate_s, store_cache = RuntimeConfig(), None, 0.0, 900.0, None
+    runtime, tracking_uri, min_free_gb, store_cache = RuntimeConfig(), None, 0.0, None
+    policy = DriftPolicy(None, 900.0)
+
+    def drift_policy(self, recompute: Sequence[str] = ()) -> DriftPolicy:
+        return replace(self.policy, recompute=frozenset(recompute))
+
     example_prompt = staticmethod(lambda: 'It\'s a "red" circle.')
 
     def __init__(self, overrides: list[str]) -> None:
@@ -152,12 +162,8 @@ def test_compare_shows_figures_choice_and_final(lumina: Any, tmp_path: Path) -> 
     for name, (file, content) in outputs.items():
         (store / name).mkdir(parents=True)
         (store / name / file).write_text(json.dumps(content))
-        stages[name] = {"path": name, "fingerprint": None, "digest": None}
-    from pipelines.engine.store.store import Store
-
-    Store(store).put_run(
-        "r1", "toy", {"run": "r1", "name": "toy", "started": "2026-11-01T10:00:00+00:00", "stages": stages}
-    )
+        stages[name] = StageEntry(path=name, fingerprint=None, digest=None)
+    Store(store).put_run(RunRecord(run="r1", name="toy", started="2026-11-01T10:00:00+00:00", stages=stages))
     shown = lumina("compare").output
     for text in ("★ clean", "0.80  [0.70, 0.90]", "0.50  [0.40, 0.60]", "Best by far.", "★ fine-tuned", "0.93", "18"):
         assert text in shown

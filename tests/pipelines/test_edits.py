@@ -201,7 +201,7 @@ OVERRIDES = {
     ),
     "runtime option": (["runtime.checkpoint_every=7", "runtime.decode_timeout_s=9"], NOTHING),
     "worker count": (["runtime.train_workers=4", "runtime.num_cpus=9"], NOTHING),
-    "cost gate": (["cost_gate_s=1"], NOTHING),
+    "code drift": (["code_drift=refuse", "expensive_s=1"], NOTHING),
     "one stage of training": (
         ["train.2.steps=999"],
         {

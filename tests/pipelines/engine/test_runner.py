@@ -16,10 +16,10 @@ import pytest
 
 from jobs.context import JobResult
 from jobs.runtime import RuntimeConfig
+from pipelines.engine.call import check_result
 from pipelines.engine.events import NoDisplay, RunSummary
 from pipelines.engine.fingerprint import Identifier
 from pipelines.engine.plan import plan
-from pipelines.engine.run_record import check_result
 from pipelines.engine.runner import run
 from pipelines.engine.signals import StopSignal
 from pipelines.engine.stage import Pipeline, Stage
@@ -55,13 +55,13 @@ def test_a_second_run_does_nothing_and_plan_says_so(tmp_path: Path) -> None:
     assert text(first, "d") == "abacd"
     assert set(states(go(diamond(), tmp_path)).values()) == {"cached"}
     assert plan(diamond(), store, identifier()).exit_code == 0
-    assert store.get_run(None)["ok"]
+    assert store.get_run(None).ok
 
 
 def test_a_run_records_where_its_clips_lie(tmp_path: Path) -> None:
     def recorded(*stages: Stage) -> str:
         go(Pipeline("clips", stages), tmp_path)
-        return str(Store(tmp_path).get_run(None)["media_root"])
+        return str(Store(tmp_path).get_run(None).media_root)
 
     raw, after = stage("raw"), stage("after", inputs=("raw",))
     assert recorded(raw, after) == ""

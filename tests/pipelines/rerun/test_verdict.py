@@ -22,7 +22,7 @@ def tiered(pipeline: Pipeline, **tiers: Tier) -> Pipeline:
 
 
 def verdict(a: tuple[Any, dict[str, Any]], b: tuple[Any, dict[str, Any]]) -> Verdict:
-    return judge(read_diff(a, b), {name: entry["inputs"] for name, entry in a[1]["stages"].items()})
+    return judge(read_diff(a, b), {name: entry.inputs for name, entry in a[1].stages.items()})
 
 
 def outcomes(found: Verdict) -> dict[str, str]:
@@ -45,7 +45,7 @@ def test_two_stores_bit_by_bit(tmp_path: Path) -> None:
     a, b = go(chain(), tmp_path / "a"), go(chain(), tmp_path / "b")
     found = verdict(a, b)
     assert set(outcomes(found).values()) == {"bitwise equal"}
-    assert found.answer == f"reproduced: all 4 stages are bitwise equal to those of {a[1]['run']}"
+    assert found.answer == f"reproduced: all 4 stages are bitwise equal to those of {a[1].run}"
 
 
 def test_what_was_not_executed_again_proves_nothing(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_half_written_files_go_once_nobody_can_be_writing_them(store: Store) -> 
         ("partial", path, 4) for path in partial
     ]
     assert not any(path.exists() for path in partial)
-    assert store.get_run("toy")["run"] == "r1"
+    assert store.get_run("toy").run == "r1"
 
 
 def test_how_a_killed_run_stood_is_kept_while_somebody_may_go_on_with_it(store: Store) -> None:

@@ -87,7 +87,7 @@ def plan(
     """
     with one_line_errors(debug):
         from pipelines.engine.plan import plan as make_plan
-        from pipelines.reports.plan import plan_view
+        from pipelines.reports.tables import plan_view
         from pipelines.text_to_video import build
 
         settings, opened = _open(config, override, store, None)
@@ -111,8 +111,7 @@ def compare(
     with one_line_errors(debug):
         from pipelines.diff.runs import read_side
         from pipelines.engine.store.open_store import open_store
-        from pipelines.reports.evaluations import as_dict, read_evaluations
-        from pipelines.reports.tables import comparison_view
+        from pipelines.reports.evaluations import as_dict, comparison_view, read_evaluations
 
         opened = open_store(store or default_store())
         record = opened.get_run(run)
@@ -270,7 +269,7 @@ def gc(
     with one_line_errors(debug):
         from pipelines.engine.store.gc import Policy, collect, find_garbage
         from pipelines.engine.store.open_store import open_store
-        from pipelines.reports.gc import collection_view
+        from pipelines.reports.tables import collection_view
 
         if keep_runs is not None and older_than is not None:
             raise PipelineError("--keep-runs and --older-than are two rules for the same thing: give one of them")

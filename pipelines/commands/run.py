@@ -178,8 +178,8 @@ def _finish(
     console: Console, store: Store, summary: RunSummary, links: Links, command: str, prompt: str, logs: Path
 ) -> None:
     from pipelines.diff.runs import read_side
-    from pipelines.reports.evaluations import read_evaluations
-    from pipelines.reports.tables import comparison_view, summary_view
+    from pipelines.reports.evaluations import comparison_view, read_evaluations
+    from pipelines.reports.tables import summary_view
 
     console.print(summary_view(summary))
     for outcome in summary.outcomes.values():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.options import Debug, Json, Overrides, one_line_errors
+from pipelines.commands.options import Json, Overrides, add_commands
 from pipelines.commands.written import check_file
 from pipelines.errors import PipelineError
 from pipelines.terminal import Text, json_text, make_console
@@ -24,7 +24,6 @@ def cluster() -> None:
     """Files that describe a Ray cluster."""
 
 
-@app.command()
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="For `ray up`, or a RayJob for `kubectl apply`.")],
     values: Annotated[
@@ -38,30 +37,28 @@ def check(
     ] = None,
     override: Overrides = None,
     as_json: Json = False,
-    debug: Debug = False,
-) -> None:
+) -> int:
     """Check a cluster file without a cluster: by schema, for secrets, and against the config that it is to run.
 
     Exit code: 0 nothing to mend, 1 else.
     """
-    with one_line_errors(debug):
-        from pipelines.cluster.check import check as look
+    from pipelines.cluster.check import check as look
 
-        if override and config is None:
-            raise PipelineError("-o changes a config, and none is named: give one with --config")
-        if out is not None:
-            check_file("--out", out)
-        found = look(file, _values(values or []), _runtime(config, override))
-        if as_json:
-            typer.echo(json_text(found.as_dict()))
-        else:
-            _show(found)
-        if out is not None:
-            if not found.problems:
-                out.write_text(found.text, encoding="utf-8")
-            told = f"Written to {out}" if not found.problems else f"{out} is not written while something is to mend"
-            make_console(stderr=True).print(told, soft_wrap=True)
-    raise typer.Exit(1 if found.problems else 0)
+    if override and config is None:
+        raise PipelineError("-o changes a config, and none is named: give one with --config")
+    if out is not None:
+        check_file("--out", out)
+    found = look(file, _values(values or []), _runtime(config, override))
+    if as_json:
+        typer.echo(json_text(found.as_dict()))
+    else:
+        _show(found)
+    if out is not None:
+        if not found.problems:
+            out.write_text(found.text, encoding="utf-8")
+        told = f"Written to {out}" if not found.problems else f"{out} is not written while something is to mend"
+        make_console(stderr=True).print(told, soft_wrap=True)
+    return 1 if found.problems else 0
 
 
 def _values(given: list[str]) -> dict[str, str]:
@@ -101,3 +98,6 @@ def _show(found: Checked) -> None:
         console.print(Text(f"{pool.name}: {number}; each {each}"), soft_wrap=True)
     told = f"{found.file}: a file for {KINDS[found.kind]} and Ray {found.ray}, nothing to mend"
     console.print(Text(told, "green"), soft_wrap=True)
+
+
+add_commands(app, check=check)

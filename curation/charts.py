@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lumina.pages.charts import Axis, nice_step
@@ -18,6 +20,21 @@ from lumina.pages.charts import Axis, nice_step
 _BINS = 24
 _TAIL = 2.0
 """The last bin is open when the largest value is more than so many times the 99 % quantile."""
+
+
+class Names:
+    """A column of few names: numbers with one entry a clip, compared with a name."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        encoded = column.combine_chunks().dictionary_encode()
+        self.names: list[str] = encoded.dictionary.to_pylist()
+        self.codes: NDArray[np.int64] = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
+
+    def __eq__(self, name: object) -> NDArray[np.bool_]:  # type: ignore[override]
+        return self.codes == (self.names.index(str(name)) if name in self.names else -2)
+
+    def __getitem__(self, index: int) -> str:
+        return self.names[self.codes[index]]
 
 
 @dataclass(frozen=True)
@@ -157,19 +174,22 @@ def _count(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[n
     return np.bincount(np.clip(bins, 0, len(edges) - 2), minlength=len(edges) - 1)
 
 
-def ranking(what: str, names: Mapping[str, Sequence[str]], colors: Mapping[str, int], most: int = 8) -> Ranking | None:
-    """Count the values of each source, the most frequent first; None where there is no value.
+def ranking(
+    what: str, counts: Mapping[str, Mapping[str, int]], colors: Mapping[str, int], most: int = 8
+) -> Ranking | None:
+    """The values of all sources, the most frequent first; None where there is no value.
 
     Args:
         what: plural of what is counted, since rarer values than the `most` first are summed up as `12 other <what>`.
-        names: source to the value of each of its clips.
+        counts: source to value to clips.
         colors: source to its colour.
         most: rows.
     """
     by_value: dict[str, Counter[str]] = {}
-    for source, values in sorted(names.items()):
-        for value in values:
-            by_value.setdefault(value, Counter())[source] += 1
+    for source, values in sorted(counts.items()):
+        for value, number in values.items():
+            if number:
+                by_value.setdefault(value, Counter())[source] = number
     if not by_value:
         return None
     ordered = sorted(by_value.items(), key=lambda item: (-item[1].total(), item[0]))

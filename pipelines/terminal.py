@@ -68,9 +68,16 @@ def make_console(stderr: bool = False) -> Console:
     return _Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
 
 
-def titled_table(title: str) -> Table:
-    """A table without columns yet."""
-    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+def make_table(*columns: str, title: str | None = None) -> Table:
+    """A table without rows: a column stays on one line; `>` marks one of numbers, `~` one of texts that may break."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        name = column.lstrip(">~")
+        if column.startswith("~"):
+            table.add_column(name, overflow="fold")
+        else:
+            table.add_column(name, justify="right" if column.startswith(">") else "left", no_wrap=True)
+    return table
 
 
 class _ShownFormatter(logging.Formatter):

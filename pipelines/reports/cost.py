@@ -29,7 +29,7 @@ from lumina.models.config import NextDiTConfig, PatchSize
 from lumina.sizes import SPATIAL_COMPRESSION, check_size, generated_latents, largest_clip, latent_frames
 from lumina.training.stage import TaskConfig
 from pipelines.config import PipelineConfig, TrainConfig, stage_name
-from pipelines.terminal import Text, titled_table
+from pipelines.terminal import Text, make_table
 
 STORED_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Bytes of a number of latents and text features, by the type in which they are stored."""
@@ -284,7 +284,7 @@ def cost_view(cost: CostReport, *, sampling: bool = True) -> RenderableType:
 
 def number_table(title: str, *columns: str) -> Table:
     """An empty table; words stand left, numbers right."""
-    made = titled_table(title)
+    made = make_table(title=title)
     for number, column in enumerate(columns):
         left = number == 0 or column in ("task", "evaluations", "repeats", "largest pass (tokens)")
         made.add_column(column, justify="left" if left else "right")

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from lumina.formats import figure, interval
 from pipelines.compare.rows import open_rows
 from pipelines.compare.runs import Held, Side
 from pipelines.engine.store.output import Output
 from pipelines.errors import StoreError
+from pipelines.terminal import Text, make_table
 
 if TYPE_CHECKING:
     from lumina.evaluation.summary import Results
@@ -39,10 +45,9 @@ class Evaluated:
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """Its clips by prompt. StoreError if they cannot be read."""
-        rows = [
-            row for row in open_rows(self.stage, self.output).read().to_pylist() if self.model in ("", row["model"])
-        ]
-        return sorted(rows, key=lambda row: (row["prompt_id"], row["sample"]))
+        rows = open_rows(self.stage, self.output).read().to_pylist()
+        own = (row for row in rows if self.model in ("", row["model"]))
+        return sorted(own, key=lambda row: (row["prompt_id"], row["sample"]))
 
     @cached_property
     def known(self) -> list[str]:
@@ -159,3 +164,63 @@ def _read(output: Output, name: str) -> dict[str, Any]:
 def _config(held: Held) -> Mapping[str, Any]:
     config: Mapping[str, Any] = (held.recipe or {}).get("config", {})
     return config
+
+
+def comparison_view(found: Sequence[Evaluations]) -> RenderableType:
+    """The system prompts side by side, the choice with its reason, then the fine-tuned model."""
+    parts = [part for one in found for part in _parts(one)]
+    return Group(*(parts or [Text("This run has no evaluation yet.", "dim")]))
+
+
+def _parts(found: Evaluations) -> list[RenderableType]:
+    parts: list[RenderableType] = []
+    if found.sources:
+        parts.append(_figures(f"System prompts{found.where}", found.sources, found.chosen))
+    if found.selection:
+        parts.append(_choice(found.selection))
+    if found.final:
+        on = ", ".join(found.chosen) or "the chosen sources"
+        parts.append(_figures(f"Fine-tuned{found.where} on {on}", found.final, [found.final[1].title]))
+    return parts
+
+
+def _figures(title: str, columns: Sequence[Evaluated], chosen: Sequence[str]) -> Table:
+    table = make_table("~metric", title=title)
+    for one in columns:
+        star = one.title in chosen
+        head = Text(f"★ {one.title}" if star else one.title, "bold green" if star else "bold")
+        table.add_column(head, justify="right", no_wrap=True)
+    for metric in dict.fromkeys(name for one in columns for name in one.figures):
+        table.add_row(metric, *(_figure(one.figures.get(metric)) for one in columns))
+    if any(one.clips for one in columns):
+        table.add_section()
+        table.add_row(Text("clips", "dim"), *(Text(str(one.clips or ""), "dim") for one in columns))
+    return table
+
+
+def _figure(found: Figure | None) -> Text:
+    if found is None or found.get("value") is None:
+        return Text("–", "dim")
+    text = Text(figure(found["value"]))
+    return text.append(f"  {interval(found.get('low'), found.get('high'))}".rstrip(), "dim")
+
+
+def _choice(selection: Mapping[str, Any]) -> RenderableType:
+    by_hand = " by hand" if selection.get("decided_by") == "hand" else ""
+    text = Text(f"Chosen{by_hand}: ", "bold").append(", ".join(selection["sources"]), "bold green")
+    reason = textwrap.fill(str(selection.get("reason", "")), 110)
+    return Group(*_below_best(selection), text, Text(reason, "dim"), Text(""))
+
+
+def _below_best(selection: Mapping[str, Any]) -> list[Table]:
+    """How far every other source lies below the best, and whether that is more than chance."""
+    gaps = [row for row in selection["table"] if row["below_best"] is not None]
+    if not gaps:
+        return []
+    title = f"Score below {selection['table'][0]['source']}, for all pairs at once"
+    table = make_table("system prompt", ">below", "", title=title)
+    for row in gaps:
+        alike = "cannot be told apart" if selection.get("scores", {}).get("per_clip", True) else "no error bars"
+        verdict = Text(alike, "dim") if row["in_best_set"] else Text("significantly worse", "bold red")
+        table.add_row(row["source"], _figure(row["below_best"]), verdict)
+    return [table]

@@ -1,94 +1,53 @@
-"""Tables at the end of a run: what each stage did, how the system prompts compare, what was chosen."""
+"""Terminal tables of a plan, of the end of a run, and of garbage collection."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from lumina.formats import duration, figure, interval
+from lumina.formats import counted, duration, size
 from pipelines.engine.events import RunSummary
+from pipelines.engine.plan import STATES, Plan
+from pipelines.engine.store.gc import Collection, Item
 from pipelines.engine.store.manifest import Manifest
-from pipelines.reports.evaluations import Evaluated, Evaluations, Figure
 from pipelines.reports.progress import state_text
-from pipelines.terminal import Text, titled_table
+from pipelines.terminal import Text, make_table
+
+_NOUNS = {
+    "output": ("output", "outputs"),
+    "attempt": ("abandoned attempt", "abandoned attempts"),
+    "unfinished": ("piece of unfinished work", "pieces of unfinished work"),
+    "partial": ("half-written file", "half-written files"),
+    "status": ("status of a killed run", "statuses of killed runs"),
+}
+"""One of a kind, and several."""
 
 
-def comparison_view(found: Sequence[Evaluations]) -> RenderableType:
-    """The system prompts side by side, the choice with its reason, then the fine-tuned model."""
-    parts = [part for one in found for part in _parts(one)]
-    return Group(*(parts or [Text("This run has no evaluation yet.", "dim")]))
+def plan_view(plan: Plan, root: Path) -> RenderableType:
+    """A plan as a table with a line in bold; `root` is the store's directory."""
+    table = make_table("stage", "state", ">last took", ">size", "~why")
+    for stage in plan.stages:
+        cost = duration(stage.last_seconds) if stage.last_seconds is not None else ""
+        written = size(stage.last_bytes) if stage.last_bytes is not None else ""
+        table.add_row(stage.name, state_text(stage.state), cost, written, Text(stage.reason))
+    return Group(table, Text(_plan_line(plan, root), "bold"))
 
 
-def _parts(found: Evaluations) -> list[RenderableType]:
-    parts: list[RenderableType] = []
-    if found.sources:
-        parts.append(_figures(f"System prompts{found.where}", found.sources, found.chosen))
-    if found.selection:
-        parts.append(_choice(found.selection))
-    if found.final:
-        on = ", ".join(found.chosen) or "the chosen sources"
-        parts.append(_figures(f"Fine-tuned{found.where} on {on}", found.final, [found.final[1].title]))
-    return parts
-
-
-def _figures(title: str, columns: Sequence[Evaluated], chosen: Sequence[str]) -> Table:
-    table = titled_table(title)
-    table.add_column("metric")
-    for one in columns:
-        star = one.title in chosen
-        head = Text(f"★ {one.title}" if star else one.title, "bold green" if star else "bold")
-        table.add_column(head, justify="right", no_wrap=True)
-    for metric in dict.fromkeys(name for one in columns for name in one.figures):
-        table.add_row(metric, *(_figure(one.figures.get(metric)) for one in columns))
-    if any(one.clips for one in columns):
-        table.add_section()
-        table.add_row(Text("clips", "dim"), *(Text(str(one.clips or ""), "dim") for one in columns))
-    return table
-
-
-def _figure(found: Figure | None) -> Text:
-    if found is None or found.get("value") is None:
-        return Text("–", "dim")
-    text = Text(figure(found["value"]))
-    return text.append(f"  {interval(found.get('low'), found.get('high'))}".rstrip(), "dim")
-
-
-def _choice(selection: Mapping[str, Any]) -> RenderableType:
-    by_hand = " by hand" if selection.get("decided_by") == "hand" else ""
-    text = Text(f"Chosen{by_hand}: ", "bold").append(", ".join(selection["sources"]), "bold green")
-    reason = textwrap.fill(str(selection.get("reason", "")), 110)
-    return Group(*_below_best(selection), text, Text(reason, "dim"), Text(""))
-
-
-def _below_best(selection: Mapping[str, Any]) -> list[Table]:
-    """How far every other source lies below the best, and whether that is more than chance."""
-    gaps = [row for row in selection["table"] if row["below_best"] is not None]
-    if not gaps:
-        return []
-    title = f"Score below {selection['table'][0]['source']}, for all pairs at once"
-    table = titled_table(title)
-    for name in ("system prompt", "below", ""):
-        table.add_column(name, justify="right" if name == "below" else "left", no_wrap=True)
-    for row in gaps:
-        alike = "cannot be told apart" if selection.get("scores", {}).get("per_clip", True) else "no error bars"
-        verdict = Text(alike, "dim") if row["in_best_set"] else Text("significantly worse", "bold red")
-        table.add_row(row["source"], _figure(row["below_best"]), verdict)
-    return [table]
+def _plan_line(plan: Plan, root: Path) -> str:
+    counts = [f"{plan.count(state)} {state}" for state in STATES if plan.count(state)]
+    line = f"{len(plan.stages)} stages: {', '.join(counts)}"
+    if plan.seconds:
+        line += f"; the work took {duration(plan.seconds)} last time, and wrote {size(plan.bytes)}"
+    return f"{line}; outputs go to {root / 'stages'}" if plan.work else line
 
 
 def summary_view(summary: RunSummary) -> RenderableType:
     """What each stage did, as a table with a line in bold."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("stage", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("output", ratio=1)
-    table.add_column("digest", no_wrap=True)
+    table = make_table("stage", "state", ">time", "~output", "digest")
     for outcome in summary.outcomes.values():
         manifest = outcome.manifest
         digest = manifest.digest.rpartition(":")[2][:12] if manifest else ""
@@ -99,16 +58,14 @@ def summary_view(summary: RunSummary) -> RenderableType:
     states = [outcome.state for outcome in summary.outcomes.values()]
     cached, total = states.count("cached"), len(states)
     if cached == total:
-        line = Text(
-            f"Every stage is cached: all {total} were in the store ({duration(summary.seconds)}).", "bold green"
-        )
+        text = f"Every stage is cached: all {total} were in the store ({duration(summary.seconds)})."
     elif summary.ok:
-        line = Text(f"{total} stages done, {cached} of them cached, in {duration(summary.seconds)}.", "bold green")
+        text = f"{total} stages done, {cached} of them cached, in {duration(summary.seconds)}."
     else:
         counts = [(state, states.count(state)) for state in ("done", "cached", "failed", "blocked", "interrupted")]
         ended = ", ".join(f"{number} {state}" for state, number in counts if number)
-        line = Text(f"{total} stages: {ended}, in {duration(summary.seconds)}.", "bold red")
-    return Group(table, line, Text(""))
+        text = f"{total} stages: {ended}, in {duration(summary.seconds)}."
+    return Group(table, Text(text, "bold green" if summary.ok else "bold red"), Text(""))
 
 
 def output_text(manifest: Manifest) -> str:
@@ -127,3 +84,35 @@ def _counts_text(counts: Mapping[str, int]) -> str:
         if number:
             parts.append(f"{number} {kind}")
     return f"{counts['in']} rows: {', '.join(parts)}"
+
+
+def collection_view(found: Collection, removed: bool) -> RenderableType:
+    """What goes, what stays though no kept run needs it, and a line in bold.
+
+    Args:
+        found: the collection.
+        removed: whether it is done, not only looked at.
+    """
+    runs = len(found.kept_runs) + len(found.dropped_runs)
+    parts: list[RenderableType] = [Text(f"{len(found.kept_runs)} of {runs} runs are kept.", "dim")]
+    if found.remove:
+        parts.append(_items("removed" if removed else "to remove", found.remove))
+    if found.left:
+        parts.append(_items("left, though no kept run needs it", found.left))
+    if not found.remove:
+        return Group(*parts, Text("Nothing to remove.", "bold green"))
+    what = f"{_count(found.remove)}, {size(found.bytes)}"
+    line = Text(f"Removed {what}." if removed else f"{what} can go; --yes removes them.", "bold")
+    return Group(*parts, line)
+
+
+def _items(title: str, items: Iterable[Item]) -> Table:
+    table = make_table("what", "~where", ">size", "~why", title=title)
+    for item in items:
+        table.add_row(item.what, item.path, size(item.bytes), Text(item.why, "dim"))
+    return table
+
+
+def _count(items: Iterable[Item]) -> str:
+    """`3 outputs, 1 abandoned attempt`."""
+    return ", ".join(counted(number, *_NOUNS[what]) for what, number in Counter(item.what for item in items).items())

@@ -15,7 +15,7 @@ from typing import Any
 
 from lumina.system_prompts import read_system_prompts
 from pipelines.engine.events import StageOutcome
-from pipelines.engine.stage import Stage
+from pipelines.engine.stage import Execution, Stage
 from pipelines.engine.store.manifest import Manifest
 
 _NOT_A_NAME = re.compile(r"[^\w/ :.\-]")
@@ -111,11 +111,11 @@ class Records:
         yield "end_stage", {**fields, "manifest": told, "output": output, **place}
         if outcome.state == "done" and manifest.artifacts:
             yield "artifacts", {"stage": stage, "names": list(manifest.artifacts), **place}
-        declared = self._stages.get(stage)
-        if declared is not None and declared.system_prompts:
+        declared = self._stages[stage].execution if stage in self._stages else Execution()
+        if declared.system_prompts:
             found = read_system_prompts(outcome.path / declared.system_prompts)
             yield "prompts", {"stage": stage, "texts": {name: one.text for name, one in found.items()}}
-        if declared is not None and declared.model is not None:
+        if declared.model is not None:
             model = {"name": f"lumina-video-{self.name}", **asdict(declared.model)}
             yield "model", {"stage": stage, "model": model, "manifest": told, **place}
         for evaluation in manifest.evaluations:

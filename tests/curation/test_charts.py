@@ -65,7 +65,7 @@ def test_quantiles() -> None:
 
 
 def test_a_ranking_adds_up_and_sums_what_is_rare() -> None:
-    names = {"web": ["1x1"] * 3 + ["2x2"], "phone": ["2x2", "3x3", "4x4", "5x5"]}
+    names = {"web": {"1x1": 3, "2x2": 1, "9x9": 0}, "phone": dict.fromkeys(("2x2", "3x3", "4x4", "5x5"), 1)}
     chart = ranking("sizes", names, {"phone": 0, "web": 1}, most=2)
     assert chart is not None
     assert [row[:2] for row in chart.rows] == [("1x1", 3), ("2x2", 2), ("3 other sizes", 3)]
@@ -77,4 +77,4 @@ def test_a_ranking_adds_up_and_sums_what_is_rare() -> None:
     alone = ranking("sizes", names, {"phone": 0, "web": 1}, most=4)
     assert alone is not None
     assert [name for name, _, _ in alone.rows] == ["1x1", "2x2", "3x3", "4x4", "5x5"]
-    assert ranking("sizes", {"web": []}, {"web": 0}) is None
+    assert ranking("sizes", {"web": {}}, {"web": 0}) is None

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
 from curation.film_frames import Track
 from curation.operator import Input
-from curation.page import CurationPageConfig, Page, Tables, make_page, read_tables
+from curation.page import CurationPageConfig, Page, join_tables, make_page, read_tables
 from curation.schema import MOTION, PROBE, SELECT, Reason, RowError, status_not_ok, status_ok, to_table
 from lumina.video import read_frames, write_h264
 
@@ -109,9 +110,8 @@ def page(
         return read_frames(root / row["uri"], [round(time * 8) for time in times_s])
 
     told: list[tuple[int, int, str]] = []
-    tables = Tables(
-        to_table(rows, PROBED).sort_by("clip_id"), "pixels per 0.5 s in frames of 64x64, by dis", prompts or {}
-    )
+    table = ds.dataset(to_table(rows, PROBED))
+    tables = join_tables(table, table, "pixels per 0.5 s in frames of 64x64, by dis", prompts or {})
     found = make_page(
         tables, CurationPageConfig(**config), decode, {"select": "rows256-add/1:9:ab"},
         lambda done, total, unit: told.append((done, total, unit)),

@@ -16,7 +16,7 @@ from mlflow.entities import Run
 from jobs.context import JobContext, JobResult
 from pipelines.compare.verify import verify
 from pipelines.engine.runner import new_run_id, run
-from pipelines.engine.stage import Pipeline, Stage
+from pipelines.engine.stage import Execution, Pipeline, Stage
 from pipelines.engine.store.store import Store
 from pipelines.tracking.datasets import short_digest
 from pipelines.tracking.links import Links
@@ -184,7 +184,17 @@ def halting(ctx: JobContext) -> JobResult:
 
 
 COUNTING, HALTING = (
-    Pipeline("p", (Stage("s", f"tests.pipelines.tracking.test_tracker:{job}", toy.ToyConfig(), uses_cluster=False),))
+    Pipeline(
+        "p",
+        (
+            Stage(
+                "s",
+                f"tests.pipelines.tracking.test_tracker:{job}",
+                toy.ToyConfig(),
+                execution=Execution(uses_cluster=False),
+            ),
+        ),
+    )
     for job in ("counting", "halting")
 )
 

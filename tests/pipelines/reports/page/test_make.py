@@ -22,10 +22,9 @@ from pipelines.engine.store.remote import RemoteStore
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from pipelines.errors import StoreError
-from pipelines.reports.evaluations import as_dict, read_evaluations
+from pipelines.reports.evaluations import as_dict, comparison_view, read_evaluations
 from pipelines.reports.page import clips
 from pipelines.reports.page.make import make_page
-from pipelines.reports.tables import comparison_view
 from tests.pipelines.engine.store.operations import fetched, on_disk
 from tests.pipelines.reports.page.toy_run import SHAPE, TrainConfig, go, pipeline, stage
 

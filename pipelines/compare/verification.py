@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
+from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.run_record import StageEntry
 from pipelines.engine.store.store import Store
 
 What = Literal["missing", "damaged", "edited", "unexpected", "lineage", "counts", "mlflow"]
@@ -96,6 +99,56 @@ class Verification:
         """Plain data for `--json`."""
         plain = asdict(self)
         return {"exit": self.exit_code, **plain, "set_aside": plain.pop("repaired")}
+
+
+@dataclass
+class Findings:
+    """What is wrong with a run, or with one of its stages, while it is looked at."""
+
+    store: Store
+    name: str = ""
+    """Of the stage; empty for the run itself."""
+    problems: list[Problem] = field(default_factory=list)
+    not_checked: list[Unchecked] = field(default_factory=list)
+
+    def add(self, what: What, path: Path, detail: str) -> None:
+        """Something is wrong with a file of the store."""
+        self.problems.append(Problem(what, path.relative_to(self.store.root).as_posix(), detail))
+
+    def skip(self, what: str) -> None:
+        """Something was not looked at."""
+        self.not_checked.append(Unchecked(self.name, what))
+
+
+@dataclass(kw_only=True)
+class StageFindings(Findings):
+    """The same of a stage."""
+
+    fingerprint: str
+    entry: StageEntry
+    """What the run recorded of it."""
+    manifest: Manifest | None = None
+    """Its record; None if it cannot be read."""
+    sealed: bool = False
+    """Whether the record has the checksum of what it says."""
+
+    @property
+    def record(self) -> Path:
+        """The file with its record."""
+        return self.store.directory(self.name, self.fingerprint) / "MANIFEST.json"
+
+    @property
+    def out(self) -> Path:
+        """Where the output lies; if the record is of another fingerprint, where it should lie."""
+        return self.record.parent / (self.manifest.attempt if self.manifest else "")
+
+    def place(self, path: str) -> str:
+        """A file's path relative to the store, from the one relative to the output."""
+        return (self.out / path).relative_to(self.store.root).as_posix()
+
+    def text(self, error: object, here: Path) -> str:
+        """An error about files in the directory `here`, by their names in the store."""
+        return str(error).replace(str(here), self.store.name(self.out))
 
 
 def repair(store: Store, found: Verification) -> Verification:

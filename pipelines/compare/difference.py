@@ -1,4 +1,4 @@
-"""What differs between two recorded runs. The answer comes first, what it rests on after it."""
+"""Comparison of two recorded runs. The answer comes first, what it rests on after it."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def _answer(found: Difference) -> str:
         )
     moved = [figure for figure in (*found.figures, *found.metrics) if figure.moved]
     if moved:
-        text += f"; {len(moved)} figures differ, most {_move(largest_moves(moved, 1)[0])}"
+        text += f"; {len(moved)} figures differ, most {largest_moves(moved, 1)[0].text('')}"
     return text
 
 
@@ -266,11 +266,4 @@ def _effect(found: Difference) -> str:
     moves = largest_moves(final, _MOVES)
     if not moves:
         return f"no figure of {where} moved"
-    return f"{where}: " + ", ".join(_move(one, one.stage.partition("@")[2] if siblings else "") for one in moves)
-
-
-def _move(figure: MetricDiff, variant: str = "") -> str:
-    old, new = (f"{value:.4g}" for value in figure.values)
-    if old == new:
-        old, new = (f"{value:.10g}" for value in figure.values)
-    return f"{figure.metric}{f' ({variant})' if variant else ''} {old} -> {new}"
+    return f"{where}: " + ", ".join(one.text(one.stage.partition("@")[2] if siblings else "") for one in moves)

@@ -1,4 +1,4 @@
-"""Numbers of two outputs of one stage: curves at equal steps, and figures of evaluations with their intervals."""
+"""Metrics of two outputs of one stage: curves at equal steps, and figures of evaluations with their intervals."""
 
 from __future__ import annotations
 
@@ -76,6 +76,14 @@ class MetricDiff:
         scale = max(widths) / 2 if widths and max(widths) > 0 else max(map(abs, self.values))
         move = abs(self.values[1] - self.values[0])
         return 0.0 if not self.moved else move / scale if math.isfinite(move) and scale else math.inf
+
+    def text(self, of: str | None = None) -> str:
+        """`metric (evaluation) old -> new`, or `of` in place of the evaluation, with digits that tell them apart."""
+        of = self.evaluation if of is None else of
+        old, new = (f"{value:.4g}" for value in self.values)
+        if old == new:
+            old, new = (f"{value:.10g}" for value in self.values)
+        return f"{self.metric}{f' ({of})' if of else ''} {old} -> {new}"
 
 
 def by_clock(metric: str) -> bool:

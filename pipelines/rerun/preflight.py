@@ -1,4 +1,4 @@
-"""What has to be there before a recorded run is computed again, looked at before anything starts."""
+"""Checks before a recorded run is computed again: record, packages, machine, inputs, recipes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a rerun gave what the recorded run gave, stage by stage, each measured by its tier.
+"""Verdict on a rerun: whether it gave what the recorded run gave, each stage measured by its tolerance.
 
 A stage can be the same only as far as its inputs are: one whose inputs were reproduced within a tolerance is held to
 that tolerance, even if it asks for the same bits from the same inputs.
@@ -142,9 +142,13 @@ def _figures(figures: list[MetricDiff], tier: Metric) -> tuple[Outcome, bool, st
         return "not comparable", False, "another digest, and no rows or figures that could be compared"
     outside = [figure for figure in figures if not _within(figure, tier)]
     if outside:
-        return "differs", False, f"{len(outside)} of {len(figures)} figures outside, first {_text(outside[0])}"
+        return (
+            "differs",
+            False,
+            f"{len(outside)} of {len(figures)} figures outside, first {outside[0].text()}",
+        )
     most = max(figures, key=lambda figure: figure.size)
-    moved = f", most {_text(most)}" if most.moved else ", none moved"
+    moved = f", most {most.text()}" if most.moved else ", none moved"
     return "within band", True, f"{len(figures)} figures{moved}"
 
 
@@ -153,9 +157,3 @@ def _within(figure: MetricDiff, tier: Metric) -> bool:
         return not figure.outside
     old, new = figure.values
     return not figure.moved or abs(new - old) <= tier.band * max(abs(old), abs(new))
-
-
-def _text(figure: MetricDiff) -> str:
-    old, new = figure.values
-    where = f" ({figure.evaluation})" if figure.evaluation else ""
-    return f"{figure.metric}{where} {old:.4g} -> {new:.4g}"

@@ -12,7 +12,7 @@ from pipelines.reports.page.stages import draw
 
 
 def _side(names: list[str]) -> Side:
-    held = Held("done", None, None, None, None, None)
+    held = Held("done", None, None)
     return Side("run", "name", "", None, "", dict.fromkeys(names, held))
 
 

@@ -150,7 +150,9 @@ def _uris(pairs: Sequence[tuple[StageDiff, Held, Held]], ids: Sequence[str]) -> 
     """Where clips lie, from the first stage that tells."""
     for stage, *sides in pairs:
         outputs = [held.output for held in sides if held.output and held.output.manifest.kind == "rows"]
-        tables = [open_rows(stage.name, output) for output in outputs[: 1 if stage.shared else 2]]
+        tables = [
+            open_rows(stage.name, output) for output in outputs[: 1 if stage.digests[0] == stage.digests[1] else 2]
+        ]
         if tables and all({"clip_id", "uri"} <= set(table.names) for table in tables):
             return read_uris(tables, ids)
     return {}

@@ -12,6 +12,7 @@ import typer
 from rich import box
 from rich.table import Table
 
+from lumina.formats import duration
 from pipelines.commands.options import (
     ConfigArgument,
     Json,
@@ -26,7 +27,6 @@ from pipelines.commands.options import (
     run_words,
 )
 from pipelines.errors import PipelineError
-from pipelines.reports.progress import duration
 from pipelines.terminal import Text, command_line, json_text, make_console, plain
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Addresses of pages in MLflow's web page."""
+"""Links to the pages of a run in MLflow's web page."""
 
 from __future__ import annotations
 

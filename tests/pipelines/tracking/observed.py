@@ -17,7 +17,7 @@ from pipelines.engine.runner import new_run_id, run
 from pipelines.engine.stage import Pipeline, RegisteredModel, Stage
 from pipelines.engine.store.store import Store
 from pipelines.tracking.links import Links
-from pipelines.tracking.mlflow_writer import EVALS, PIPELINES
+from pipelines.tracking.mlflow_runs import EVALS, PIPELINES
 from pipelines.tracking.tracker import MlflowTracking
 from tests.pipelines.toy import EXECUTE, ToyConfig, identifier
 

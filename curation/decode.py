@@ -75,6 +75,7 @@ PROBE_OPERATOR = Operator(
     name="probe",
     config=ProbeConfig,
     schema=PROBE,
+    reads_media=True,
     inputs=("clips",),
     plan=_plan,
     make=_make,

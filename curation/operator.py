@@ -6,12 +6,13 @@ the media are (`make`: a function over the rows of one unit of work), then may l
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 from curation.decode_limits import DecodeLimits
 from curation.object_stores import ObjectStores
 from curation.schema import Reason, RowError, Status, conform, status_not_ok, status_ok, to_table
+from lumina.config import Config
 from lumina.faults import MachineError, patiently
 
 if TYPE_CHECKING:
@@ -114,7 +116,7 @@ class Operator:
     """One curation stage."""
 
     name: str
-    config: type
+    config: type[Config]
     schema: pa.Schema
     inputs: tuple[str, ...]
     """Keys of the inputs it reads."""
@@ -145,6 +147,16 @@ class Operator:
     """Whether `finish` may return more rows than were planned: a clip becomes its shots."""
     report: Callable[[ds.Dataset, Any, Path], Report] = _no_report
     """Looks at the written dataset; may write small files into the output directory it is given."""
+    reads_media: bool = False
+    """Whether it opens media files: it gets their root, and the decoders' versions are part of its identity."""
+    weights: tuple[str, ...] = ()
+    """Names of the pretrained networks that it loads where `runs_network`, as in the section `weights` of a config."""
+    depends: tuple[str, ...] = ()
+    """Third-party distributions whose numbers its rows are: their major.minor version is part of its identity."""
+    tier: Literal["bitwise", "tolerance"] = "bitwise"
+    """How alike rows have to be that another machine computes: the same bits, or numbers within rounding."""
+    version: int = 1
+    """Raised by hand when something else than its code changes what it computes."""
     layout: Callable[[Any], Layout] = _layout
 
     @property
@@ -224,3 +236,12 @@ def aside(stage: str, error: Exception) -> dict[str, str | None]:
     if isinstance(error, RowError):
         return status_not_ok(stage, error.status, error.reason, error.detail)
     return status_not_ok(stage, Status.QUARANTINED, Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
+
+
+def load_operator(reference: str) -> Operator:
+    """The operator that `module:NAME` names; TypeError if it is none."""
+    module, _, name = reference.partition(":")
+    operator = getattr(importlib.import_module(module), name, None)
+    if not isinstance(operator, Operator):
+        raise TypeError(f"{reference!r} does not name an Operator (expected 'module:NAME')")
+    return operator

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
 
+SCORED = "score@"
+"""How the names of inputs begin whose numbers rules may name, besides those of `clips` and `motion`."""
+
+
 class SelectConfig(Rules):
     """The policy: general rules, those of single sources, and further ones of single latents sets."""
 
@@ -206,25 +210,34 @@ def _apply_quota(decided: pa.Table, config: SelectConfig) -> pa.Table:
 
 
 def _join(inputs: Mapping[str, Input], config: SelectConfig) -> Iterator[Row]:
-    """One row per clip; a clip that several stages set aside has the status of the first of probe, motion, tag."""
-    clips, motion_table = inputs["clips"].rows().sort_by("clip_id"), inputs["motion"].rows()
-    scores = set(score_columns(motion_table.schema))
-    named = config.scores_named()
+    """One row per clip; a clip that several stages set aside has the status of the first: probe, motion, tag, ..."""
+    clips, named = inputs["clips"].rows().sort_by("clip_id"), set(config.scores_named())
+    tables = {key: inputs[key].rows() for key in ("motion", *sorted(key for key in inputs if key.startswith(SCORED)))}
     extra = {f"{EXTRA}{name}" for clip in iterate(clips) for name in extra_of(clip)} if named else set()
-    check_scores(config, {*score_columns(clips.schema), *scores, *extra})
-    wanted = sorted({"flow_abs_mean"} | (scores & set(named)))
-    motion = motion_table.select(["clip_id", *wanted, *STATUS_COLUMNS]).sort_by("clip_id")
+    check_scores(config, {*score_columns(clips.schema, *(table.schema for table in tables.values())), *extra})
+    motion, *scored = (
+        table.select(
+            [
+                "clip_id",
+                *sorted((named | {"flow_abs_mean"}) & set(score_columns(table.schema))),
+                *STATUS_COLUMNS,
+            ]
+        ).sort_by("clip_id")
+        for table in tables.values()
+    )
     tags = inputs["tag"].rows(["clip_id", "system_prompt_id", *STATUS_COLUMNS]).sort_by("clip_id")
-    if not len(clips) == len(motion) == len(tags):
-        raise ValueError(f"the tables differ: {len(clips)} clips, {len(motion)} motion rows, {len(tags)} tags")
+    parts = [motion, tags, *scored]
+    if {len(table) for table in parts} != {len(clips)}:
+        raise ValueError(f"the tables differ: {len(clips)} clips, {', '.join(f'{len(table)} rows' for table in parts)}")
     broken = reasons_of_firsts(clips, motion, "motion")
-    for clip, moving, tag in zip(iterate(clips), iterate(motion), iterate(tags), strict=True):
+    for clip, moving, tag, *measured in zip(iterate(clips), *map(iterate, parts), strict=True):
         name = clip["clip_id"]
-        if not name == moving["clip_id"] == tag["clip_id"]:
-            raise ValueError(f"clip {name} ({clip['uri']}) is missing from the motion or the tag table: not one run's")
-        status = next((part for part in (clip, moving, tag) if part["status"] != Status.OK), clip)
+        if any(part["clip_id"] != name for part in (moving, tag, *measured)):
+            raise ValueError(f"clip {name} ({clip['uri']}) is missing from a table: these are not of one run")
+        status = next((part for part in (clip, moving, tag, *measured) if part["status"] != Status.OK), clip)
         yield (
-            moving
+            {key: value for part in measured for key, value in part.items()}
+            | moving
             | clip
             | {"motion_score": moving["flow_abs_mean"], "system_prompt_id": tag["system_prompt_id"]}
             | {column: status[column] for column in STATUS_COLUMNS}
@@ -261,4 +274,4 @@ SELECT_OPERATOR = Operator(
     plan=_plan,
     report=_report,
 )
-"""Reads the inputs `clips` (`probe`), `motion` and `tag`."""
+"""Reads the inputs `clips` (`probe`), `motion` and `tag`, and those that begin with `SCORED`."""

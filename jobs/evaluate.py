@@ -11,12 +11,13 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from jobs.context import Evaluation, JobContext, JobResult
+from jobs.context import Evaluation, Job, JobContext, JobResult
 from lumina.config import Config
 from lumina.evaluation.metrics import METRICS, Estimate, difference
 from lumina.evaluation.prompts import Caption, Prompt, PromptSet, ShapesSuite, Split, Suite, build
@@ -130,6 +131,7 @@ class _Evaluated:
     """Prompts that are longer than the text encoder takes."""
 
 
+@partial(Job, weights=("vae", "text_encoder"), depends=("torch", "diffusers", "transformers"), tier="metric")
 def run(ctx: JobContext) -> JobResult:
     """Evaluate input `checkpoint` under the system prompt of `config.source` (config: EvaluateConfig).
 
@@ -153,6 +155,7 @@ def run(ctx: JobContext) -> JobResult:
     return _result(ctx, evaluated.rows, (evaluation,), {n: e.value for n, e in evaluated.estimates.items()})
 
 
+@partial(Job, weights=("vae", "text_encoder"), depends=("torch", "diffusers", "transformers"), tier="metric")
 def run_final(ctx: JobContext) -> JobResult:
     """Evaluate inputs `before` and `after` on the prompts that the choice did not see (config: EvaluateFinalConfig).
 

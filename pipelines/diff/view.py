@@ -71,7 +71,7 @@ def _line(text: Text, depth: int = 1) -> Padding:
 
 
 def _side(letter: str, side: Side) -> Text:
-    took = f", {duration(side.seconds)}" if side.seconds is not None else ""
+    took = f", {duration(side.seconds)}"
     return Text(letter, "bold").append(f"  {side.run} ({side.name}, {side.started}{took}) in {side.store}", "dim")
 
 

@@ -49,7 +49,7 @@ class DriftPolicy:
     def drifted(self, store: Store, stage: Stage, found: Identified) -> Nearest | None:
         """The newest whole output from which nothing but the code differs, unless the stage is to be computed again."""
         for one in by_code_alone(store.manifests(stage.name), found.recipe):
-            if store.lookup(stage.name, one.manifest.fingerprint.removeprefix("sha256:")) is not None:
+            if store.lookup(stage.name, one.manifest.fingerprint) is not None:
                 return None if self.decide(stage.name, one.manifest.seconds) == "recompute" else one
         return None
 

@@ -163,9 +163,7 @@ class _Planner:
             if self.drift.decide(stage.name, kept.manifest.seconds) == "refuse":
                 return _line(stage, "blocked", refusal(stage.name, kept), history, kept, name)
             self.digests[stage.name] = kept.manifest.digest
-            return _line(
-                stage, "cached", differs(kept), history, kept, kept.manifest.fingerprint.removeprefix("sha256:")
-            )
+            return _line(stage, "cached", differs(kept), history, kept, kept.manifest.fingerprint)
         writes = self.store.directory(stage.name, name).relative_to(self.store.root).as_posix()
         return _line(stage, state, why, history, old, name, writes)
 

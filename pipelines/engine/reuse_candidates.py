@@ -26,5 +26,5 @@ def reuse_candidates(store: Store, stage: Stage, found: Identified) -> Iterator[
 def _found(store: Store, stage: Stage, found: Identified) -> Iterator[Manifest]:
     for manifest in store.manifests(stage.name):
         alike = by_inputs_alone(recipe_changes(manifest.recipe, found.recipe))
-        if alike and store.lookup(stage.name, manifest.fingerprint.removeprefix("sha256:")) is not None:
+        if alike and store.lookup(stage.name, manifest.fingerprint) is not None:
             yield manifest

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import queue
 import socket
 import threading
@@ -13,14 +15,13 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from pipelines.engine.call import Call, Executor, Input
+from pipelines.engine.call import Call, Executor, Input, check_result
 from pipelines.engine.cluster_start import ClusterStart
 from pipelines.engine.code_drift import DriftPolicy, differs, refusal
 from pipelines.engine.events import Display, Interrupted, NoDisplay, NoTracking, RunSummary, StageOutcome, Tracking
 from pipelines.engine.fingerprint import Identified, Identifier
 from pipelines.engine.plan import digest_cache, explain, plan
 from pipelines.engine.reuse_candidates import reuse_candidates
-from pipelines.engine.run_record import check_result, environment, git_state, run_record
 from pipelines.engine.signals import Stopped, StopSignal
 from pipelines.engine.stage import Pipeline, Stage
 from pipelines.engine.stage_slots import Turns
@@ -29,6 +30,7 @@ from pipelines.engine.store.store import Attempt, Store, list_files
 from pipelines.engine.store.store_lock import in_use
 from pipelines.engine.tolerance import tier_record
 from pipelines.errors import LeaseLostError, StoreError, failure
+from pipelines.git import git_state
 
 __all__ = ["Interrupted", "RunSummary", "StageOutcome", "plan", "run"]
 
@@ -141,7 +143,7 @@ class _Run:
         self.requests: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self.cluster = ClusterStart(
             self.start_cluster,
-            any(stage.uses_cluster for stage in self.pipeline.stages),
+            any(stage.execution.uses_cluster for stage in self.pipeline.stages),
             lambda function: self.requests.put(("call", function)),
             self.display,
             self.stop,
@@ -227,28 +229,27 @@ class _Run:
         manifest = self.store.lookup(stage.name, found.fingerprint)
         if manifest is not None:
             self.store.sweep(manifest)
-            return self._cached(stage, found.fingerprint, manifest, started)
+            return self._cached(stage, manifest, started)
         if not self.store.has_work(stage.name, found.fingerprint):
             old = self.drift.drifted(self.store, stage, found)
             if old is not None and self.drift.decide(stage.name, old.manifest.seconds) == "refuse":
                 return StageOutcome(stage.name, "blocked", error=refusal(stage.name, old))
             if old is not None:
-                name = old.manifest.fingerprint.removeprefix("sha256:")
-                return replace(self._cached(stage, name, old.manifest, started), drift=differs(old))
+                return replace(self._cached(stage, old.manifest, started), drift=differs(old))
         with self.turns.slot(stage.name):
             attempt = self.turns.acquire(stage.name, found.fingerprint)
             manifest = self.store.lookup(stage.name, found.fingerprint)
             if manifest is not None:
                 self.turns.drop(attempt)
-                return self._cached(stage, found.fingerprint, manifest, started)
+                return self._cached(stage, manifest, started)
             try:
                 return self._compute(stage, found, attempt, upstream)
             except BaseException:
                 self.turns.drop(attempt)
                 raise
 
-    def _cached(self, stage: Stage, fingerprint: str, manifest: Manifest, started: float) -> StageOutcome:
-        self.tracking.begin_stage(stage, fingerprint, manifest.recipe["inputs"], None)
+    def _cached(self, stage: Stage, manifest: Manifest, started: float) -> StageOutcome:
+        self.tracking.begin_stage(stage, manifest.fingerprint, manifest.recipe["inputs"], None)
         return StageOutcome(stage.name, "cached", time.time() - started, manifest, self.store.output(manifest))
 
     def _compute(
@@ -256,7 +257,7 @@ class _Run:
     ) -> StageOutcome:
         history = self.store.manifests(stage.name)
         why = "continues unfinished work" if attempt.resumed else explain(history, found.recipe)
-        if stage.uses_cluster:
+        if stage.execution.uses_cluster:
             self.cluster.need(stage.name)
         else:
             self.cluster.prepare()
@@ -268,7 +269,7 @@ class _Run:
         self.stop.check()
         manifest = Manifest(
             stage=stage.name,
-            fingerprint=f"sha256:{found.fingerprint}",
+            fingerprint=found.fingerprint,
             attempt=attempt.out.name,
             kind=result.kind,
             digest=result.digest,
@@ -280,8 +281,8 @@ class _Run:
             evaluations=tuple(asdict(evaluation) for evaluation in result.evaluations),
             artifacts=tuple(result.artifacts),
             taken=dict(result.taken),
-            tier=tier_record(stage.tier),
-            env=environment(),
+            tier=tier_record(stage.execution.tier),
+            env={"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count()},
             git=git_state(),
             runtime=dict(self.execute.settings),
             mlflow=dict(self.tracking.stage_run(stage.name)),
@@ -331,11 +332,8 @@ class _Run:
         order = [stage.name for stage in self.pipeline.order]
         outcomes = {name: self.outcomes[name] for name in order if name in self.outcomes}
         summary = RunSummary(self.run_id, self.name, self.pipeline.name, outcomes, time.time() - self.started)
-        record = run_record(summary, self.store.root, self.started, self.pipeline, self.until)
-        if self.lock is not None:
-            record["lock"] = dict(self.lock)
         try:
-            self.store.put_run(self.run_id, self.name, record)
+            self.store.put_run(summary.record(self.store.root, self.started, self.pipeline, self.until, self.lock))
         except StoreError as error:
             # How the stages ended must be told all the same.
             return replace(summary, unrecorded=str(error))

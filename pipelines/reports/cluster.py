@@ -10,12 +10,11 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from curation.latents import EncodeLatentsConfig
-from lumina.cluster_cost import Memory, Mend, Retention, StageCost, stage_cost
+from lumina.cluster_cost import Memory, Mend, StageCost, stage_cost
 from lumina.evaluation_cost import EvaluationCost, Generation, evaluation_cost
 from lumina.hardware import Cluster
 from lumina.sizes import largest_clip
 from lumina.step_time import LATE, LINKS, Links
-from lumina.training.checkpoint_interval import Often
 from lumina.vae_cost import vae_bytes, vae_flops
 from pipelines.config import PipelineConfig, stage_name
 from pipelines.reports.cost import table, task_loads, unit
@@ -78,8 +77,6 @@ def on_cluster(
     Raises ValueError if a task has fewer samples than there are GPUs.
     """
     runtime = config.runtime
-    often = Often(runtime.checkpoint_every, runtime.checkpoint_every_s, runtime.checkpoint_share)
-    retention = Retention(runtime.keep_checkpoints, runtime.milestone_every, often)
     rate = cluster.gpu.peak_flops * utilisation
     stages = tuple(
         stage_cost(
@@ -89,7 +86,7 @@ def on_cluster(
             cluster,
             utilisation,
             runtime.checkpointing(stage_name(key)),
-            retention,
+            runtime,
             links,
         )
         for key, training in config.training().items()

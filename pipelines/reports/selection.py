@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipelines.engine.store import run_records
 from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.run_record import RunRecord, StageEntry
 from pipelines.engine.store.store import Store
 from pipelines.engine.store.typed import read_text
 from pipelines.errors import PipelineError, StoreError
@@ -105,12 +105,12 @@ def as_dict(found: Selection | Difference) -> dict[str, Any]:
     return asdict(found)
 
 
-def read_selection(store: Store, record: Mapping[str, Any]) -> Selection:
+def read_selection(store: Store, record: RunRecord) -> Selection:
     """Count a recorded run's selection. PipelineError if it has none."""
     return _read(store, record).selection
 
 
-def read_difference(store: Store, old: Mapping[str, Any], new: Mapping[str, Any]) -> Difference:
+def read_difference(store: Store, old: RunRecord, new: RunRecord) -> Difference:
     """Compare the selections of two recorded runs. PipelineError if one has none."""
     before, after = _read(store, old), _read(store, new)
     return Difference(
@@ -124,55 +124,53 @@ def read_difference(store: Store, old: Mapping[str, Any], new: Mapping[str, Any]
     )
 
 
-def previous(store: Store, record: Mapping[str, Any]) -> dict[str, Any] | None:
+def previous(store: Store, record: RunRecord) -> RunRecord | None:
     """The newest older run of the same name whose selection is another one; None if there is none."""
-    own = record["stages"].get(STAGE, {}).get("fingerprint")
+    own = record.stages.get(STAGE)
     found = []
     for path in (store.root / "runs").glob("*.json"):
         try:
-            other = run_records.read(path)
-            entry = other["stages"].get(STAGE) or {}
-            fits = other["name"] == record["name"] and (other["started"], other["run"]) < (
-                record["started"],
-                record["run"],
-            )
+            other = RunRecord.load(path)
         except StoreError as error:
             log.debug("%s: skipped: %s", path, error)
             continue
-        if fits and entry.get("path") and entry["fingerprint"] != own:
+        if other.name == record.name and (other.started, other.run) < (record.started, record.run):
             found.append(other)
-    newest_first = sorted(found, key=lambda other: (other["started"], other["run"]), reverse=True)
-    return next((other for other in newest_first if _is_kept(store, other["stages"][STAGE])), None)
+    for other in sorted(found, key=lambda other: (other.started, other.run), reverse=True):
+        entry = other.stages.get(STAGE)
+        if entry and entry.fingerprint != (own and own.fingerprint) and _is_kept(store, entry):
+            return other
+    return None
 
 
-def _is_kept(store: Store, entry: Mapping[str, Any]) -> bool:
+def _is_kept(store: Store, entry: StageEntry) -> bool:
     """Whether the output that a run recorded is still the one in the store."""
-    manifest = store.lookup(STAGE, entry["fingerprint"].removeprefix("sha256:"))
-    return manifest is not None and store.output(manifest) == store.root / entry["path"]
+    manifest = store.lookup(STAGE, entry.fingerprint) if entry.fingerprint else None
+    return manifest is not None and entry.path is not None and store.output(manifest) == store.root / entry.path
 
 
-def _read(store: Store, record: Mapping[str, Any]) -> _Table:
+def _read(store: Store, record: RunRecord) -> _Table:
     from curation.operator import dataset
 
-    entry = record["stages"].get(STAGE) or {}
-    if not entry.get("path"):
-        raise PipelineError(f"run {record['run']} has no selection: its stage {STAGE} is not done")
+    entry = record.stages.get(STAGE)
+    if entry is None or entry.path is None or entry.fingerprint is None:
+        raise PipelineError(f"run {record.run} has no selection: its stage {STAGE} is not done")
     store.fetch_run(record, (STAGE,))
-    path = store.root / entry["path"]
+    path = store.root / entry.path
     columns = ["clip_id", "uri", "source", "keep", "reason", "reason_stage", "detail", "failed_rules", "policy_id"]
     try:
-        own = store.directory(STAGE, entry["fingerprint"].removeprefix("sha256:"))
+        own = store.directory(STAGE, entry.fingerprint)
         manifest = Manifest.from_sealed(read_text(own / "MANIFEST.json"))
         rows = dataset(path / "data")
         # Selections of older versions know no latents sets.
         columns += [name for name in ("stages", "stage_failed") if name in rows.schema.names]
         table = rows.to_table(columns=columns).sort_by("clip_id").to_pylist()
     except (OSError, ValueError) as error:
-        raise StoreError(f"run {record['run']}: its selection in {path} cannot be read: {error}") from error
+        raise StoreError(f"run {record.run}: its selection in {path} cannot be read: {error}") from error
     return _Table(_count(record, table), manifest.recipe["config"], {row["clip_id"]: row for row in table})
 
 
-def _count(record: Mapping[str, Any], rows: list[dict[str, Any]]) -> Selection:
+def _count(record: RunRecord, rows: list[dict[str, Any]]) -> Selection:
     first: dict[str, Counter[str]] = {}
     failed: dict[str, Counter[str]] = {}
     kept_for: dict[str, Counter[str]] = {}
@@ -185,9 +183,9 @@ def _count(record: Mapping[str, Any], rows: list[dict[str, Any]]) -> Selection:
             kept_for.setdefault(name, Counter())[row["source"]] += 1
     rules = [RuleCount(rule, dict(first.get(rule, {})), dict(count)) for rule, count in failed.items()]
     return Selection(
-        run=record["run"],
-        name=record["name"],
-        started=record["started"],
+        run=record.run,
+        name=record.name,
+        started=record.started,
         policy_id=rows[0]["policy_id"] if rows else "",
         clips=_by_source(rows, lambda _: True),
         aside=_by_source(rows, lambda row: not row["keep"] and not _first_rule(row)),

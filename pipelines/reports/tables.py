@@ -15,6 +15,7 @@ from rich.table import Table
 
 from pipelines.engine.events import RunSummary
 from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from pipelines.reports.page.evaluated import after_and_source, variant_of
 from pipelines.reports.progress import duration, state_text
@@ -58,7 +59,7 @@ class Comparison:
         return plain | ({"after": {name: one.as_dict() for name, one in self.after.items()}} if self.after else {})
 
 
-def read_comparison(store: Store, record: Mapping[str, Any]) -> Comparison:
+def read_comparison(store: Store, record: RunRecord) -> Comparison:
     """Collect the figures of a recorded run.
 
     Args:
@@ -66,9 +67,7 @@ def read_comparison(store: Store, record: Mapping[str, Any]) -> Comparison:
         record: content of `runs/<run id>.json`.
     """
     store.fetch_run(record, ("evaluate", "choose", "evaluate_final"), lambda path: path in (_METRICS, _SELECTION))
-    paths = {
-        name: store.root / entry["path"] for name, entry in record["stages"].items() if entry.get("path") is not None
-    }
+    paths = {name: store.root / entry.path for name, entry in record.stages.items() if entry.path is not None}
     evaluated: dict[str, dict[str, dict[str, Any]]] = {"": {}}
     for name, path in paths.items():
         kind, _, variant = name.partition("@")

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from pipelines.engine.events import OutcomeState
 from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.store import directory_name
 from pipelines.engine.store.typed import Below, Name, Number, Text, Whole, checked, is_name, read_text
 
 
@@ -189,7 +190,7 @@ def _output_of(event: Artifacts, store: Path) -> Path:
         manifest = Manifest.from_sealed(read_text(record))
     except (OSError, ValueError) as error:
         raise ValueError(f"{record} cannot be read ({error}), so nobody knows which files are its own") from error
-    if tail[1:] != (manifest.stage, manifest.fingerprint.removeprefix("sha256:")[:20], manifest.attempt):
+    if tail[1:] != (manifest.stage, directory_name(manifest.fingerprint), manifest.attempt):
         raise ValueError(f"{out} is not the output of which {record} tells")
     if strange := sorted(set(event.names) - {file.path for file in manifest.files}):
         raise ValueError(f"{out / strange[0]} is no file that {record} lists")

@@ -92,9 +92,9 @@ class StageEvents:
         if manifest is None or path is None:
             yield EndStage(stage=name, state=outcome.state, error=outcome.error)
             return
-        stage = self._stages[name]
+        execution = self._stages[name].execution
         profile = {"digest": manifest.digest, "kind": manifest.kind, **manifest.counts}
-        output = Output(name, manifest.digest, manifest.fingerprint.removeprefix("sha256:"), str(path), profile)
+        output = Output(name, manifest.digest, manifest.fingerprint, str(path), profile)
         self._manifests[name], self._outputs[name] = manifest, output
         metrics = {"seconds": manifest.seconds, **manifest.metrics}
         metrics |= {f"rows/{key}": value for key, value in manifest.counts.items()}
@@ -111,11 +111,11 @@ class StageEvents:
         )
         if outcome.state == "done" and manifest.artifacts:
             yield Artifacts(stage=name, output=output, names=manifest.artifacts)
-        if stage.system_prompts:
-            prompts = read_system_prompts(path / stage.system_prompts)
+        if execution.system_prompts:
+            prompts = read_system_prompts(path / execution.system_prompts)
             yield Prompts(stage=name, texts={source: prompt.text for source, prompt in prompts.items()})
-        if stage.model is not None:
-            registered = {"name": f"lumina-video-{self.name}", **asdict(stage.model)}
+        if execution.model is not None:
+            registered = {"name": f"lumina-video-{self.name}", **asdict(execution.model)}
             yield Model(stage=name, output=output, **registered)
         began_ms = int(datetime.fromisoformat(manifest.started).timestamp() * 1000) if manifest.evaluations else 0
         for evaluation in manifest.evaluations:

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from curation import faults, media
+from curation import media
 from curation.media import check_not_away, chunks, localized, member_uri, stamp, stamps, suffix, with_folders
 from curation.object_stores import ObjectStore, ObjectStores
 from curation.schema import Reason, RowError
+from lumina import faults
 from lumina.faults import MachineError
 
 REFUSED: dict[tuple[str, str], int] = {}

@@ -226,7 +226,8 @@ def test_scores_come_from_the_tables_and_the_manifest(tmp_path: Path) -> None:
     config = SelectConfig(
         scores={"flow_mag_mean": {"min": 1}}, sources={"web": {"scores": {"extra.aesthetic": {"min": 4}}}}
     )
-    table = SELECT_OPERATOR.plan(_inputs(tmp_path), config, Env(""))
+    inputs = _inputs(tmp_path)
+    table = SELECT_OPERATOR.plan(inputs, config, Env(""))
     assert table.schema == SELECT
     assert table["keep"].to_pylist() == [False, True]
     assert table["detail"].to_pylist() == ["flow_mag_mean 0 below 1", None]
@@ -236,6 +237,15 @@ def test_scores_come_from_the_tables_and_the_manifest(tmp_path: Path) -> None:
         "failed/score": 1, "failed/score/web": 1, "kept": 1, "kept/video/web": 1, "removed/score": 1,
         "removed/score/web": 1,
     }  # fmt: skip
+    scored = to_table((row | {"frames_shown": 3 - n} for n, row in enumerate(_rows(2))), PROBE)
+    scored = scored.select(["clip_id", "frames_shown", *status_ok()]).rename_columns({"frames_shown": "brightness"})
+    (tmp_path / "score" / "data").mkdir(parents=True)
+    pq.write_table(scored, tmp_path / "score" / "data" / "part.parquet")
+    further = SelectConfig(scores={"brightness": {"min": 3}})
+    table = SELECT_OPERATOR.plan({**inputs, "score@light": Input(tmp_path / "score")}, further, Env(""))
+    assert table["detail"].to_pylist() == [None, "brightness 2 below 3"]
+    with pytest.raises(ValueError, match="names 'brightness', which is no score"):
+        SELECT_OPERATOR.plan(inputs, further, Env(""))
 
 
 def test_a_copy_of_what_motion_found_broken_leaves_with_it(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from curation import decode, faults, latents, manifests, media, motion_scores
+from curation import decode, latents, manifests, media, motion_scores
 from curation.decoder import Decoder
 from curation.operator import Env, Operator
+from lumina import faults
 
 ERRORS = {"stale": errno.ESTALE, "files": errno.EMFILE, "read": errno.EIO, "denied": errno.EACCES}
 """Kinds of fault in which the system refuses to look at a file."""

@@ -21,6 +21,7 @@ from curation.sources import TAG_OPERATOR, TagConfig
 from lumina.config import Config
 from lumina.video import write_h264
 from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.run_record import RunRecord, StageEntry
 from pipelines.engine.store.store import Store
 
 SETS = {"small": EncodeLatentsConfig(name="small", num_frames=5), "large": EncodeLatentsConfig(name="large")}
@@ -55,21 +56,21 @@ class Curated:
             ("tag", TAG_OPERATOR, TagConfig(template="Videos from {source}."), {"clips": "probe"}),
         )
 
-    def run(self, run: str, policy: SelectConfig, name: str = "folder") -> dict[str, Any]:
+    def run(self, run: str, policy: SelectConfig, name: str = "folder") -> RunRecord:
         """Select and plan the latents sets under a policy; the run's record is in the store."""
         inputs = {"clips": "probe", "motion": "motion", "tag": "tag"}
         latents = ((f"encode_latents@{key}", ENCODE_LATENTS_OPERATOR, config, {"select": "select", "tag": "tag"})
                    for key, config in SETS.items())  # fmt: skip
         stages = self.shared | self._stages(("select", SELECT_OPERATOR, policy, inputs), *latents)
         started = f"2026-11-01T00:00:{len(list((self.store.root / 'runs').glob('*.json'))):02}+00:00"
-        record = {"run": run, "name": name, "started": started, "media_root": str(self.media), "stages": stages}
-        self.store.put_run(run, name, record)
+        record = RunRecord(run=run, name=name, started=started, media_root=str(self.media), stages=stages)
+        self.store.put_run(record)
         return record
 
-    def _stages(self, *stages: tuple[str, Operator, Config, Mapping[str, str | Input]]) -> dict[str, Any]:
+    def _stages(self, *stages: tuple[str, Operator, Config, Mapping[str, str | Input]]) -> dict[str, StageEntry]:
         return {stage: self._stage(stage, operator, config, inputs) for stage, operator, config, inputs in stages}
 
-    def _stage(self, stage: str, operator: Operator, config: Config, inputs: Mapping[str, str | Input]) -> Any:
+    def _stage(self, stage: str, operator: Operator, config: Config, inputs: Mapping[str, str | Input]) -> StageEntry:
         known = {
             key: value if isinstance(value, Input) else Input(self.tables[value]["full"])
             for key, value in inputs.items()
@@ -85,8 +86,8 @@ class Curated:
         pq.write_table(rows, out / "data" / "part.parquet")
         operator.report(dataset(out / "data"), config, out)
         recipe = {"config": config.model_dump(mode="json")}
-        manifest = Manifest(stage, f"sha256:{fingerprint}", out.name, "rows", "", recipe, ())
+        manifest = Manifest(stage, fingerprint, out.name, "rows", "", recipe, ())
         (out.parent / "MANIFEST.json").write_text(manifest.to_json())
         path = str(out.relative_to(self.store.root))
         self.tables[stage] = {"full": out}
-        return {"state": "done", "path": path, "fingerprint": manifest.fingerprint, "digest": ""}
+        return StageEntry(state="done", path=path, fingerprint=fingerprint, digest="")

@@ -25,6 +25,8 @@ from pipelines.engine.code_closure import CodeIndex
 from pipelines.engine.code_drift import DriftPolicy
 from pipelines.engine.fingerprint import DigestCache, Identifier
 from pipelines.engine.stage import Pipeline
+from pipelines.engine.store.run_record import RunRecord, StageEntry
+from pipelines.engine.store.store import Store
 from pipelines.tracking.tracker import Links
 from tests.lumina.tiny import TINY, dit_without_zeros, text_to_video
 from tests.pipelines import toy
@@ -160,12 +162,8 @@ def test_compare_shows_figures_choice_and_final(lumina: Any, tmp_path: Path) -> 
     for name, (file, content) in outputs.items():
         (store / name).mkdir(parents=True)
         (store / name / file).write_text(json.dumps(content))
-        stages[name] = {"path": name, "fingerprint": None, "digest": None}
-    from pipelines.engine.store.store import Store
-
-    Store(store).put_run(
-        "r1", "toy", {"run": "r1", "name": "toy", "started": "2026-11-01T10:00:00+00:00", "stages": stages}
-    )
+        stages[name] = StageEntry(path=name, fingerprint=None, digest=None)
+    Store(store).put_run(RunRecord(run="r1", name="toy", started="2026-11-01T10:00:00+00:00", stages=stages))
     shown = lumina("compare").output
     for text in ("★ clean", "0.80  [0.70, 0.90]", "0.50  [0.40, 0.60]", "Best by far.", "★ fine-tuned", "0.93", "18"):
         assert text in shown

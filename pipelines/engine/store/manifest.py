@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
 from pipelines.engine.store.checksum import is_whole, seal
-from pipelines.engine.store.typed import Below, Fingerprint, Name, Number, Text, Whole, checked, parse
+from pipelines.engine.store.typed import Below, Fingerprint, Name, Number, Text, Whole, checked, parse, plain
 
 MANIFEST_SCHEMA = "lumina.manifest/1"
 
@@ -59,7 +59,7 @@ class Manifest:
 
     stage: Name
     fingerprint: Fingerprint
-    """`sha256:<hex>` of the canonical JSON of `recipe`, so a reader can check it."""
+    """SHA-256 of the canonical JSON of `recipe`, so a reader can check it."""
     attempt: Name
     """Name of the attempt directory beside the manifest."""
     kind: Text
@@ -91,7 +91,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Indented JSON text with a checksum of itself; see `pipelines.engine.store.checksum`."""
-        return seal(json.dumps(asdict(self), indent=1, ensure_ascii=False))
+        return seal(json.dumps(plain(self), indent=1, ensure_ascii=False))
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:

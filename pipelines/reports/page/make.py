@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.diff.runs import Side, read_side
+from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from pipelines.reports.html import fill, script_source
 from pipelines.reports.page.charts import training_charts
@@ -24,12 +25,12 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 SCRIPT = Path(__file__).with_name("report.js")
 
 
-def make_page(store: Store, record: Mapping[str, Any]) -> str:
+def make_page(store: Store, record: RunRecord) -> str:
     """The page of a recorded run; the same store gives the same bytes.
 
     Args:
         store: where the outputs are.
-        record: content of `runs/<run id>.json`.
+        record: of the run.
 
     Raises:
         StoreError: an output cannot be read.
@@ -40,13 +41,13 @@ def make_page(store: Store, record: Mapping[str, Any]) -> str:
     subsets = [_subset(side, after, evaluated.get(after, [])) for after in afters]
     rows, cost = stage_rows(side, record)
     script = SCRIPT.read_text(encoding="utf-8")
-    inputs = {name: list(entry.get("inputs", {}).values()) for name, entry in record["stages"].items()}
+    inputs = {name: list(entry.inputs.values()) for name, entry in record.stages.items()}
     states = [held.state for held in side.stages.values()]
     return fill(
         TEMPLATE,
         side=side,
         record=record,
-        took=None if side.seconds is None else duration(side.seconds),
+        took=duration(side.seconds),
         states={state: states.count(state) for state in dict.fromkeys(states)},
         answer=_answer(subsets[0].selection, record),
         selection=subsets[0].selection,
@@ -114,9 +115,9 @@ def _in_order(found: list[Evaluated], selection: Mapping[str, Any] | None) -> li
     return sorted(found, key=lambda one: (order.index(one.title) if one.title in order else len(order), one.title))
 
 
-def _answer(selection: Mapping[str, Any] | None, record: Mapping[str, Any]) -> str:
+def _answer(selection: Mapping[str, Any] | None, record: RunRecord) -> str:
     """The headline."""
-    failed = [name for name, entry in record["stages"].items() if entry.get("state") == "failed"]
+    failed = [name for name, entry in record.stages.items() if entry.state == "failed"]
     if failed:
         return f"{', '.join(failed)} failed"
     if selection is None:
@@ -154,7 +155,7 @@ def _rule(selection: Mapping[str, Any]) -> str:
     return f"{told}; where several cannot be told apart, {tie}; seed {rule['seed']}"
 
 
-def _commands(side: Side, record: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _commands(side: Side, record: RunRecord) -> list[tuple[str, str]]:
     """(what for, command), only such as this run can be given to."""
     run, store = command_line([side.run]), command_line([side.store])
     found = []
@@ -163,7 +164,7 @@ def _commands(side: Side, record: Mapping[str, Any]) -> list[tuple[str, str]]:
     for commit in commits:
         what = "the code" if len(commits) == 1 else "code of some stages"
         found.append((what + (", which had uncommitted changes" if dirty else ""), f"git checkout {commit}"))
-    if lock := record.get("lock"):
+    if lock := record.lock:
         found.append(("the command that started it", str(lock["command"])))
         if not side.in_bucket:
             found.append(("compute it again, and compare", f"lumina rerun {run} --store {store}"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from pipelines.diff.runs import Held, Side
+from pipelines.engine.store.run_record import RunRecord, StageEntry
 from pipelines.reports.progress import duration, state_text
 from pipelines.reports.tables import output_text
 
@@ -61,14 +61,14 @@ class Graph:
     box: tuple[int, int] = (_WIDTH, _HEIGHT)
 
 
-def stage_rows(side: Side, record: Mapping[str, Any]) -> tuple[list[StageRow], str]:
+def stage_rows(side: Side, record: RunRecord) -> tuple[list[StageRow], str]:
     """Every stage in order, and the sum of what they cost."""
-    computed = {name: _computed(held, record["stages"][name]) for name, held in side.stages.items()}
+    computed = {name: _computed(held, record.stages[name]) for name, held in side.stages.items()}
     longest = max((seconds for seconds in computed.values() if seconds), default=1.0)
     rows = []
     hours: dict[str, float] = {}
     for name, held in side.stages.items():
-        entry = record["stages"][name]
+        entry = record.stages[name]
         unit, number = _machine(held)
         if number:
             hours[unit] = hours.get(unit, 0.0) + number
@@ -78,14 +78,14 @@ def stage_rows(side: Side, record: Mapping[str, Any]) -> tuple[list[StageRow], s
                 name,
                 held.state,
                 _sign(held.state),
-                duration(float(entry.get("seconds") or 0.0)),
+                duration(entry.seconds),
                 duration(seconds) if (seconds := computed[name]) is not None else "–",
                 100 * (seconds or 0.0) / longest,
                 _hours(number, unit) if number >= 5e-4 else "–",
                 _operations(held),
                 output_text(manifest) if manifest else "–",
                 size_text(sum(file.bytes for file in manifest.files)) if manifest else "–",
-                str(entry.get("error") or held.problem or held.drift),
+                entry.error or held.problem or held.drift,
             )
         )
     total = duration(sum(seconds for seconds in computed.values() if seconds))
@@ -93,10 +93,10 @@ def stage_rows(side: Side, record: Mapping[str, Any]) -> tuple[list[StageRow], s
     return rows, f"{total} of computing in all" + (f", {spent}" if spent else "")
 
 
-def _computed(held: Held, entry: Mapping[str, Any]) -> float | None:
+def _computed(held: Held, entry: StageEntry) -> float | None:
     if held.manifest is not None:
         return held.manifest.seconds
-    return float(entry["seconds"]) if held.state in ("done", "failed") and entry.get("seconds") else None
+    return entry.seconds if held.state in ("done", "failed") and entry.seconds else None
 
 
 def _machine(held: Held) -> tuple[str, float]:

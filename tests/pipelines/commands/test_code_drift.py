@@ -95,5 +95,5 @@ def test_a_plan_goes_as_far_as_asked_and_a_run_records_how_far_it_went(code: Edi
     assert lumina("run", *options).exit_code == 0
     assert lumina("plan", *options).exit_code == 0
     record = code.store.get_run(None)
-    assert (record["until"], record["ok"], list(record["stages"])) == ("b", True, ["a", "b"])
+    assert (record.until, record.ok, list(record.stages)) == ("b", True, ["a", "b"])
     assert lumina("plan", "toy", "--store", str(code.store.root)).exit_code == 2

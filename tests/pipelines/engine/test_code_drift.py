@@ -36,8 +36,8 @@ def test_an_expensive_output_is_kept_and_everything_says_so(code: Edited) -> Non
     assert states(summary) == dict.fromkeys("abcd", "cached")
     assert summary.outcomes["b"].detail == SAID
     assert code.store.manifests("b") == [old]
-    entry = code.store.get_run("r1")["stages"]["b"]
-    assert (entry["fingerprint"], entry["digest"], entry["drift"]) == (old.fingerprint, old.digest, SAID)
+    entry = code.store.get_run("r1").stages["b"]
+    assert (entry.fingerprint, entry.digest, entry.drift) == (old.fingerprint, old.digest, SAID)
     checked = verify(code.store, "r1", deep=True)
     assert checked.found == ()
     assert [stage.drift for stage in checked.stages] == ["", SAID, "", ""]

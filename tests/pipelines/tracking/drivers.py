@@ -13,7 +13,7 @@ from typing import Any
 
 from jobs.context import JobContext, JobResult
 from pipelines.engine.runner import new_run_id, run
-from pipelines.engine.stage import Pipeline, Stage
+from pipelines.engine.stage import Execution, Pipeline, Stage
 from pipelines.engine.store.store import Store
 from pipelines.tracking.mlflow_writer import MlflowWriter
 from pipelines.tracking.tracker import MlflowTracking
@@ -42,7 +42,7 @@ def halting(ctx: JobContext) -> JobResult:
     return toy.constant(ctx)
 
 
-HALTING = Pipeline("p", (Stage("s", f"{__name__}:halting", toy.ToyConfig(), uses_cluster=False),))
+HALTING = Pipeline("p", (Stage("s", f"{__name__}:halting", toy.ToyConfig(), execution=Execution(uses_cluster=False)),))
 
 
 def attempt(root: Path, pipeline: Pipeline = HALTING) -> None:

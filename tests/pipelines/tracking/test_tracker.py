@@ -14,7 +14,7 @@ from mlflow.entities import Run
 
 from jobs.context import JobContext, JobResult
 from pipelines.engine.runner import new_run_id, run
-from pipelines.engine.stage import Pipeline, Stage
+from pipelines.engine.stage import Execution, Pipeline, Stage
 from pipelines.engine.store.store import Store
 from pipelines.tracking.links import Links
 from pipelines.tracking.mlflow_runs import EVALS, PIPELINES, short_digest
@@ -152,7 +152,7 @@ def test_a_tracker_that_fails_warns_once_and_keeps_the_records(tmp_path: Path) -
     assert header["uri"] == links.uri
     kinds = [event["event"] for event in kept]
     assert (kinds[0], kinds[-1], kinds.count("EndStage")) == ("BeginRun", "EndRun", 3)
-    assert Store(tmp_path / "store").get_run(None)["ok"]
+    assert Store(tmp_path / "store").get_run(None).ok
 
 
 def counting(ctx: JobContext) -> JobResult:
@@ -167,7 +167,9 @@ def counting(ctx: JobContext) -> JobResult:
     return toy.constant(ctx)
 
 
-COUNTING = Pipeline("p", (Stage("s", f"{__name__}:counting", toy.ToyConfig(), uses_cluster=False),))
+COUNTING = Pipeline(
+    "p", (Stage("s", f"{__name__}:counting", toy.ToyConfig(), execution=Execution(uses_cluster=False)),)
+)
 
 
 def stage_runs(root: Path) -> tuple[MlflowClient, list[Run]]:

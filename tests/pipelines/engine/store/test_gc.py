@@ -21,6 +21,7 @@ from pipelines.engine.runner import run
 from pipelines.engine.stage import Pipeline
 from pipelines.engine.store.gc import Collection, Policy, collect, find_garbage
 from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.run_record import RunRecord, StageEntry
 from pipelines.engine.store.store import Attempt, Store, list_files
 from pipelines.engine.store.store_lock import in_use
 from pipelines.errors import StoreError
@@ -98,9 +99,7 @@ def begin(store: Store, stage: str, fingerprint: str) -> Attempt:
 def finish(store: Store, attempt: Attempt, stage: str, fingerprint: str, run_id: str) -> None:
     files = list_files(attempt.out)
     digest = f"sha256:{'0' * 64}"
-    store.commit(
-        attempt, Manifest(stage, f"sha256:{fingerprint}", attempt.out.name, "files", digest, {}, files, run=run_id)
-    )
+    store.commit(attempt, Manifest(stage, fingerprint, attempt.out.name, "files", digest, {}, files, run=run_id))
 
 
 def test_abandoned_attempts_go_and_unfinished_work_stays_until_it_is_old(tmp_path: Path) -> None:
@@ -146,17 +145,17 @@ def test_a_half_removed_output_is_never_read_and_goes_next_time(
     store = Store(tmp_path)
     go(store, diamond(b="x"), "r0")
     go(store, diamond(b="y"), "r1")
-    entry = store.get_run("r0")["stages"]["b"]
+    entry = store.get_run("r0").stages["b"]
 
     def fail(path: Path) -> None:
-        (path / entry["path"].split("/")[-1] / "text.txt").unlink()
+        (path / entry.path.split("/")[-1] / "text.txt").unlink()
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "rmtree", fail)
         with pytest.raises(StoreError, match="Permission denied"):
             collect(store, Policy())
-    assert store.lookup("b", entry["fingerprint"].removeprefix("sha256:")) is None
+    assert store.lookup("b", entry.fingerprint) is None
     assert ("attempt", "b") in whats(collect(store, Policy()))
     go(store, diamond(b="x"), "r2")
     assert verify(store, "r2", deep=True).found == ()
@@ -220,12 +219,12 @@ def test_no_kept_run_ever_loses_anything(
                 (store.directory(stage, fingerprint) / "a-orphan").mkdir()
         for number, content in enumerate(runs):
             stages = {
-                stage: {"fingerprint": fingerprint and f"sha256:{fingerprint}", "digest": fingerprint}
+                stage: StageEntry(fingerprint=fingerprint, digest=fingerprint)
                 for stage, fingerprint in content["stages"].items()
             }
             started = datetime.fromtimestamp(time.time() - content["age"] * DAY, UTC).isoformat(timespec="seconds")
-            record = {"run": f"r{number}", "name": content["name"], "started": started, "ok": content["ok"]}
-            store.put_run(f"r{number}", content["name"], record | {"until": content["until"], "stages": stages})
+            told = {key: content[key] for key in ("name", "ok", "until")}
+            store.put_run(RunRecord(run=f"r{number}", started=started, stages=stages, **told))
         if asked < len(runs):
             policy = Policy(policy.keep_runs, policy.older_than_days, (f"r{asked}",))
         looked = find_garbage(store, policy)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from lumina.files import replace_file
 from pipelines.engine.store.typed import Text, Whole, checked, parse, read_text, unlinked
 from pipelines.tracking.events import Point
 
@@ -66,7 +67,5 @@ def _read(path: Path, kind: type[T]) -> list[T]:
                     found.append(checked(kind, parse(line)))
                     whole.append(line)
         if len(whole) < len(lines):
-            partial = path.with_suffix(".tmp")
-            partial.write_text("".join(whole), encoding="utf-8")
-            partial.replace(path)
+            replace_file(path, "".join(whole).encode())
     return found

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import yaml
 from mlflow.entities import Metric
@@ -29,6 +28,7 @@ from pipelines.tracking.events import (
     Prompts,
     StageEvent,
 )
+from pipelines.tracking.links import Found
 from pipelines.tracking.mlflow_runs import EVALS, PIPELINES, MlflowRuns
 from pipelines.tracking.registry import Registry
 from pipelines.tracking.stage_events import flatten, safe_name
@@ -60,8 +60,7 @@ class MlflowWriter:
     Args:
         uri: tracking URI.
         artifacts: where experiments that this makes keep artifacts, for a local database.
-        learn: told ids as they become known, under the keys `parent`, `stage:<name>`, `evaluations`, `model`
-            (name and version), `pipelines_experiment` and `evals_experiment`.
+        found: takes up ids as they become known.
         note: told what the user should know.
 
     Attributes:
@@ -75,20 +74,16 @@ class MlflowWriter:
         self,
         uri: str,
         artifacts: Path,
-        learn: Callable[[str, Any], None] = lambda key, value: None,
+        found: Found | None = None,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.learn, self.note = learn, note
+        self.found, self.note = found or Found(), note
         self.runs = MlflowRuns(uri, artifacts)
         self.client = self.runs.client
-        learn("pipelines_experiment", self.runs.pipelines)
-        learn("evals_experiment", self.runs.evals)
+        self.found.pipelines, self.found.evals = self.runs.pipelines, self.runs.evals
         self.registry = Registry(self.client, uri, (self.runs.pipelines, self.runs.evals), self._send)
         self.left_out: list[str] = []
-        self.parent = ""
         self.run = ""
-        self.stages: dict[str, str] = {}
-        self.evaluations: list[str] = []
 
     def apply(self, events: Sequence[Event]) -> None:
         """Write one event, or several points; they may have been written before."""
@@ -104,14 +99,14 @@ class MlflowWriter:
             case Evaluation() as event:
                 self._evaluate(event)
             case Artifacts() as event:
-                self._upload(self.stages[event.stage], event)
+                self._upload(self.found.stages[event.stage], event)
             case Prompts() as event:
                 self._mirror_prompts(event)
             case Model() as event:
-                self.learn("model", self.registry.model(event, self.stages[event.stage], self.run))
+                self.found.model = self.registry.model(event, self.found.stages[event.stage], self.run)
             case EndRun() as event:
-                self.client.set_tag(self.parent, "lumina.state", event.state.lower())
-                self.client.set_terminated(self.parent, event.state, event.at_ms)
+                self.client.set_tag(self.found.parent, "lumina.state", event.state.lower())
+                self.client.set_terminated(self.found.parent, event.state, event.at_ms)
 
     def is_left_out(self, event: Event) -> bool:
         """Whether an event was refused since its run was deleted: it is left out then, until somebody restores it.
@@ -119,8 +114,8 @@ class MlflowWriter:
         Raises:
             TrackerRefusedError: the whole experiment was deleted.
         """
-        stage = self.stages.get(event.stage, "") if isinstance(event, StageEvent) else ""
-        deleted = self.runs.deleted(sorted({stage, self.parent} - {""}))
+        stage = self.found.stages.get(event.stage, "") if isinstance(event, StageEvent) else ""
+        deleted = self.runs.deleted(sorted({stage, self.found.parent} - {""}))
         for run in deleted:
             restore = self.runs.restore("runs", run)
             self._leave_out(
@@ -135,19 +130,19 @@ class MlflowWriter:
 
     def is_forgotten(self) -> bool:
         """Whether MLflow no longer has the pipeline run that this has made: it came back with another database."""
-        return bool(self.parent) and self.runs.is_gone(self.parent)
+        return bool(self.found.parent) and self.runs.is_gone(self.found.parent)
 
     def close_killed(self, at_ms: int) -> None:
         """End the run whose events break off, and its stages: its driver was killed."""
-        if self.parent:
-            self.runs.kill_all(self.parent, at_ms)
+        if self.found.parent:
+            self.runs.kill_all(self.found.parent, at_ms)
 
     def _log_points(self, events: Sequence[LogPoint]) -> None:
         for stage in dict.fromkeys(event.stage for event in events):
             points = [event.point for event in events if event.stage == stage]
             try:
                 self.runs.log(
-                    self.stages[stage],
+                    self.found.stages[stage],
                     [
                         Metric(safe_name(key), value, point.time_ms, point.step)
                         for point in points
@@ -166,16 +161,15 @@ class MlflowWriter:
         run = known[0] if known else self.client.create_run(
             self.runs.pipelines, start_time=event.at_ms, tags=event.tags, run_name=f"{event.name} | {event.run}"
         )  # fmt: skip
-        self.parent = run.info.run_id
-        self.learn("parent", self.parent)
+        self.found.parent = run.info.run_id
         if event.config:
-            self.runs.log(self.parent, params=flatten(event.config))
+            self.runs.log(self.found.parent, params=flatten(event.config))
             text = yaml.safe_dump(event.config, sort_keys=False, allow_unicode=True)
-            self._send(self.parent, lambda: self.client.log_text(self.parent, text, "config.yaml"))
+            self._send(self.found.parent, lambda: self.client.log_text(self.found.parent, text, "config.yaml"))
 
     def _begin_stage(self, event: BeginStage) -> None:
         tags = {
-            "mlflow.parentRunId": self.parent,
+            "mlflow.parentRunId": self.found.parent,
             "lumina.kind": event.kind,
             "lumina.stage": event.stage,
             "lumina.fingerprint": event.fingerprint,
@@ -197,18 +191,17 @@ class MlflowWriter:
         run = known[0] if known else self.client.create_run(
             self.runs.pipelines, start_time=event.at_ms, tags=tags, run_name=name
         )  # fmt: skip
-        run_id = self.stages[event.stage] = run.info.run_id
+        run_id = self.found.stages[event.stage] = run.info.run_id
         self.runs.log(run_id, params=event.params)
         self.runs.log_datasets(run_id, event.inputs, None)
-        self.learn(f"stage:{event.stage}", run_id)
 
     def _end_stage(self, event: EndStage) -> None:
-        if event.stage not in self.stages:
+        if event.stage not in self.found.stages:
             if event.state == "blocked":
                 return
             # It failed before its fingerprint was known: it still deserves a run.
             self._begin_stage(BeginStage(stage=event.stage, kind=event.stage.partition("@")[0], at_ms=event.at_ms))
-        run, output = self.stages[event.stage], event.output
+        run, output = self.found.stages[event.stage], event.output
         tags = {"lumina.cache": "hit" if event.state == "cached" else "miss", "lumina.state": event.state}
         if event.error:
             tags["lumina.error"] = event.error
@@ -264,7 +257,7 @@ class MlflowWriter:
                 f"the system prompt of {source} has braces that MLflow shows as a template; they are literal text, and "
                 "the pipeline fills in nothing"
             )
-        for run in (self.stages[event.stage], self.parent):
+        for run in (self.found.stages[event.stage], self.found.parent):
             self.registry.link(run, event.texts)
 
     def _evaluate(self, event: Evaluation) -> None:
@@ -278,7 +271,7 @@ class MlflowWriter:
                 "lumina.evaluation": event.name,
                 "lumina.stage": event.stage,
                 "lumina.fingerprint": fingerprint,
-                "lumina.pipeline_run": self.parent,
+                "lumina.pipeline_run": self.found.parent,
                 "lumina.run": self.run,
                 "mlflow.source.name": "lumina run",
             }
@@ -296,6 +289,5 @@ class MlflowWriter:
             self.client.set_terminated(run_id, "FINISHED", event.ended_ms)
         run_id = run.info.run_id
         self.registry.link(run_id, [params["system_prompt"]] if "system_prompt" in params else [])
-        if run_id not in self.evaluations:
-            self.evaluations.append(run_id)
-        self.learn("evaluations", list(self.evaluations))
+        if run_id not in self.found.evaluations:
+            self.found.evaluations.append(run_id)

@@ -26,7 +26,7 @@ from pipelines.secrets import scrubbed
 from pipelines.tracking.attempts import Attempts
 from pipelines.tracking.events import BeginRun, EndRun, Event, LogPoint, Point, now_ms, plain_event, read_event
 from pipelines.tracking.journal import Journal
-from pipelines.tracking.links import Links, links
+from pipelines.tracking.links import Found, Links, links
 from pipelines.tracking.stage_events import StageEvents
 from pipelines.tracking.uri import artifacts_of, target, without_password
 
@@ -67,10 +67,8 @@ class MlflowTracking:
         self.store, self.uri, self.run_id = store, self.target.uri, run_id
         self._shown = without_password(self.uri)
         self.note = note
-        self.stage_ids: dict[str, str] = {}
-        self.found: dict[str, Any] = {}
+        self.found = Found()
         self._stages = StageEvents(name)
-        self._known = threading.Condition()
         self._away = threading.Event()
         self._told: type[TrackerError] | None = None
         self._last: dict[str, dict[str, int]] = {}
@@ -125,10 +123,10 @@ class MlflowTracking:
     def stage_run(self, stage: str) -> Mapping[str, Any]:
         """Run id and URI of a begun stage; waits a moment for the writer, empty when it is behind or MLflow away."""
         deadline = time.monotonic() + _RUN_ID_WAIT_S
-        with self._known:
-            while stage not in self.stage_ids and not self._away.is_set() and time.monotonic() < deadline:
-                self._known.wait(0.2)
-            return {"run_id": self.stage_ids[stage], "uri": self._shown} if stage in self.stage_ids else {}
+        while stage not in self.found.stages and not self._away.is_set() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        found = self.found.stages.get(stage)
+        return {"run_id": found, "uri": self._shown} if found else {}
 
     def end_stage(self, stage: str, outcome: StageOutcome) -> None:
         """Close the stage's run with what its manifest says."""
@@ -228,18 +226,11 @@ class MlflowTracking:
             with self._order:
                 self._take(0.0)
                 pending[:], _ = self._journal.read()
-        writer = MlflowWriter(self.uri, artifacts_of(self.store), self._learn, self.note)
+        self.found = Found()
+        writer = MlflowWriter(self.uri, artifacts_of(self.store), self.found, self.note)
         for replayed in replay_waiting(self.store, self.uri, self.note):
             self.note(f"MLflow ({self._shown}): {replayed.told()}")
         return writer
-
-    def _learn(self, key: str, value: Any) -> None:
-        with self._known:
-            if key.startswith("stage:"):
-                self.stage_ids[key.removeprefix("stage:")] = value
-            else:
-                self.found[key] = value
-            self._known.notify_all()
 
     def _lose(self, error: Exception) -> None:
         from pipelines.tracking.mlflow_client import sorted_error

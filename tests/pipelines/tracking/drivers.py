@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from jobs.context import JobContext, JobResult
-from pipelines.engine.runner import new_run_id, run
 from pipelines.engine.stage import Execution, Pipeline, Stage
 from pipelines.engine.store.store import Store
 from pipelines.tracking.mlflow_writer import MlflowWriter
 from pipelines.tracking.tracker import MlflowTracking
 from tests.pipelines import toy
+from tests.pipelines.tracking.observed import track
 
 
 def start(driver: Callable[..., None], *arguments: Any) -> ForkServerProcess:
@@ -45,13 +45,9 @@ def halting(ctx: JobContext) -> JobResult:
 HALTING = Pipeline("p", (Stage("s", f"{__name__}:halting", toy.ToyConfig(), execution=Execution(uses_cluster=False)),))
 
 
-def attempt(root: Path, pipeline: Pipeline = HALTING) -> None:
-    """Run a pipeline once, tracked."""
-    store = Store(root)
-    store.prepare()
-    tracking = MlflowTracking(store, new_run_id(), "name")
-    summary = run(pipeline, store, toy.EXECUTE, tracking=tracking, identifier=toy.identifier())
-    tracking.close("FINISHED" if summary.ok else "FAILED")
+def attempt(root: Path) -> None:
+    """Run the halting pipeline once, tracked."""
+    track(root, HALTING)
 
 
 def create_database(root: Path, barrier: Any) -> None:

@@ -22,6 +22,7 @@ from pipelines.tracking.tracker import MlflowTracking
 from tests.pipelines.toy import EXECUTE, ToyConfig, identifier
 
 _HERE = "tests.pipelines.tracking.observed"
+CONFIG = {"a": {"b": 1e-4, "c": ["x"]}}
 FINAL = RegisteredModel("final", "A toy.", "toy {checkpoint}")
 WEB = "You generate web videos. <Prompt Start> "
 
@@ -93,7 +94,7 @@ def track(
     """Run a pipeline once, tracked."""
     store, run_id = Store(root), run_id or new_run_id()
     store.prepare()
-    tracking = MlflowTracking(store, run_id, "toy", {"a": 1}, uri, (notes if notes is not None else []).append)
+    tracking = MlflowTracking(store, run_id, "toy", CONFIG, uri, (notes if notes is not None else []).append)
     summary = run(pipeline, store, EXECUTE, run_id=run_id, tracking=tracking, identifier=identifier())
     return summary, tracking.close("FINISHED" if summary.ok else "FAILED")
 

@@ -85,13 +85,13 @@ def test_an_experiment_that_is_deleted_while_a_run_goes_on_loses_nothing(store: 
     assert "takes no records: experiment lumina-video/pipelines was deleted" in note
     client.restore_experiment(found.experiment_id)
     assert tracked(store)[0] == 0
-    assert curve(client, client.get_run(tracking.stage_ids["a"]), "loss") == [(0, 1.0), (1, 0.5)]
+    assert curve(client, client.get_run(tracking.found.stages["a"]), "loss") == [(0, 1.0), (1, 0.5)]
 
 
 def test_a_run_that_is_deleted_is_left_out_alone_until_it_is_restored(store: Store) -> None:
     client, notes = client_of(store), []  # type: ignore[var-annotated]
     tracking = begun(store, notes)
-    gone = tracking.stage_ids["a"]
+    gone = tracking.found.stages["a"]
     client.delete_run(gone)
     for name in ("a", "b"):
         tracking.point(name, {"loss": 0.5}, 1)
@@ -102,7 +102,7 @@ def test_a_run_that_is_deleted_is_left_out_alone_until_it_is_restored(store: Sto
         f"MLflow run {gone} was deleted, and what belongs to it is left out; `MLFLOW_TRACKING_URI={uri} mlflow runs "
         f"restore --run-id {gone}` brings it back, and `lumina track 2-second` adds it then"
     ]
-    assert curve(client, client.get_run(tracking.stage_ids["b"]), "loss") == [(0, 1.0), (1, 0.5)]
+    assert curve(client, client.get_run(tracking.found.stages["b"]), "loss") == [(0, 1.0), (1, 0.5)]
     # It holds up no other run.
     assert waiting(store.root) == ()
     notes.clear()

@@ -24,34 +24,11 @@ from pipelines.tracking.uri import default_uri
 from pipelines.verify.check import verify
 from tests.pipelines import toy
 from tests.pipelines.edited import KEEP, Edited
-from tests.pipelines.toy import EXECUTE, identifier, stage
+from tests.pipelines.toy import EXECUTE, stage
 from tests.pipelines.tracking.drivers import attempt, create_database, start
+from tests.pipelines.tracking.observed import runs, track
 
 PIPELINE = Pipeline("p", (stage("a"), stage("e@x", "evaluate", ("a",), text="x"), stage("e@y", "evaluate", ("a",))))
-
-
-def track(pipeline: Pipeline, root: Path, uri: str | None = None, notes: list[str] | None = None) -> Links:
-    store = Store(root)
-    store.prepare()
-    run_id = new_run_id()
-    said = notes if notes is not None else []
-    tracking = MlflowTracking(store, run_id, "name", {"a": {"b": 1e-4, "c": ["x"]}}, uri=uri, note=said.append)
-    summary = run(
-        pipeline,
-        store,
-        EXECUTE,
-        run_id=run_id,
-        tracking=tracking,
-        identifier=identifier(),
-        max_parallel=2,
-    )
-    assert uri is not None or summary.ok
-    return tracking.close("FINISHED")
-
-
-def runs(client: MlflowClient, experiment: str) -> list[Run]:
-    found = client.get_experiment_by_name(experiment)
-    return [] if found is None else list(client.search_runs([found.experiment_id]))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +36,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory, database: Path) -> tuple[P
     """A store with two runs of one pipeline: one that computes, one that finds everything cached."""
     root = tmp_path_factory.mktemp("store")
     shutil.copy(database, root)
-    return root, [track(PIPELINE, root), track(PIPELINE, root)]
+    return root, [track(root, PIPELINE)[1] for _ in range(2)]
 
 
 def test_stage_runs_nest_also_when_cached(tracked: tuple[Path, list[Links]]) -> None:
@@ -113,7 +90,7 @@ def test_a_digest_finds_the_runs_that_wrote_and_read_the_data(tracked: tuple[Pat
 
 def test_a_failed_stage_shows_what_it_read(tmp_path: Path, database: Path) -> None:
     shutil.copy(database, tmp_path)
-    attempt(tmp_path, Pipeline("p", (stage("a"), stage("b", "fail", ("a",)))))
+    track(tmp_path, Pipeline("p", (stage("a"), stage("b", "fail", ("a",)))))
     client = MlflowClient(default_uri(Store(tmp_path)))
     [failed] = [r for r in runs(client, PIPELINES) if r.data.tags.get("lumina.stage") == "b"]
     assert [use.dataset.name for use in failed.inputs.dataset_inputs] == ["a"]
@@ -144,7 +121,7 @@ def test_evaluations_are_flat_and_not_doubled_by_a_cache_hit(tracked: tuple[Path
 def test_a_tracker_that_fails_warns_once_and_keeps_the_records(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("x")
     notes: list[str] = []
-    links = track(PIPELINE, tmp_path / "store", f"sqlite:///{tmp_path}/taken/mlflow.db", notes)
+    _, links = track(tmp_path / "store", PIPELINE, f"sqlite:///{tmp_path}/taken/mlflow.db", notes)
     assert len(notes) == 1
     assert "the run goes on" in notes[0]
     assert links.buffer is not None
@@ -186,7 +163,7 @@ def steps_of(client: MlflowClient, found: Run, metric: str) -> list[int]:
 def test_a_resumed_stage_has_every_step_once(tmp_path: Path, database: Path) -> None:
     shutil.copy(database, tmp_path)
     for _ in range(2):
-        attempt(tmp_path, COUNTING)
+        track(tmp_path, COUNTING)
     client, [failed, finished] = stage_runs(tmp_path)
     assert [failed.info.status, finished.info.status] == ["FAILED", "FINISHED"]
     assert steps_of(client, failed, "loss") == [0, 1, 2, 3]

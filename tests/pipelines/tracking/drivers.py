@@ -24,7 +24,7 @@ def start(driver: Callable[..., None], *arguments: Any) -> ForkServerProcess:
     """Run a function of this module in another process."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    process = context.Process(target=driver, args=arguments)
+    process = context.Process(target=driver, args=arguments, daemon=True)
     process.start()
     return process
 

@@ -102,8 +102,8 @@ def track(
 def runs(client: MlflowClient, experiment: str) -> list[Run]:
     """All runs of an experiment by name, the oldest first."""
     found = client.get_experiment_by_name(experiment)
-    assert found is not None
-    return list(client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"]))
+    order = ["attributes.start_time ASC"]
+    return [] if found is None else list(client.search_runs([found.experiment_id], order_by=order))
 
 
 def curve(client: MlflowClient, run: Run, metric: str) -> list[tuple[int, float]]:

@@ -337,7 +337,7 @@ def _result(
     import pyarrow.parquet as parquet
 
     from curation.digest import row_digest_and_marks
-    from jobs.row_index import write_row_index
+    from jobs.row_index import index_rows, write_row_index
 
     config: EvaluationConfig = ctx.config
     text = ["model", "source", "system_prompt_id", "prompt_id", "prompt", "video", "frames_sha256"]
@@ -351,7 +351,7 @@ def _result(
     (ctx.out / "data").mkdir()
     parquet.write_table(table, ctx.out / "data" / "clips.parquet")
     digest, marks = row_digest_and_marks(table)
-    write_row_index(ctx.out, {"clips.parquet": marks}, key="video", given={})
+    write_row_index(ctx.out, [index_rows("clips.parquet", table, marks, "video")])
     return JobResult(
         kind="rows",
         digest=str(digest),

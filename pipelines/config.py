@@ -273,8 +273,8 @@ class PipelineConfig(Config):
 
     def example_prompt(self) -> str:
         """A prompt that the trained model may know something about."""
-        captions = [] if self.data.manifest is None else read_manifest(self.data.manifest, self.ingest).captions
-        return next(iter(captions), "A red circle moves to the right.")
+        rows = [] if self.data.manifest is None else read_manifest(self.data.manifest, self.ingest).rows
+        return next((row.caption for row in rows if row.caption), "A red circle moves to the right.")
 
     def _check_runtime(self) -> None:
         """A stage that is misspelt would keep all activations, or take whole GPUs."""

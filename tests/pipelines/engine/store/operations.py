@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jobs.kept import keep
+from jobs.row_reuse import keep
 from pipelines.engine.fingerprint import DigestCache, Identifier
 from pipelines.engine.runner import run
 from pipelines.engine.stage import Pipeline

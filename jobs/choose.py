@@ -22,10 +22,10 @@ from jobs.context import InputRef, Job, JobContext, JobResult
 from lumina.config import Config
 from lumina.evaluation.metrics import METRICS, Estimate, Metric, composite
 from lumina.evaluation.score_files import Scores, read_scores
-from lumina.evaluation.selection import SELECTION_FILE, Ranked, Selection
+from lumina.evaluation.selection import METRICS_FILE, SELECTION_FILE, Ranked, Selection
 from lumina.evaluation.standard_scores import Scale, are_unlike, scale_of
 from lumina.evaluation.subsets import Comparison, Difference, Interval, compare
-from lumina.evaluation.summary import METRICS_FILE, Results, estimates_of, interval_json, pivot
+from lumina.evaluation.summary import Results, estimates_of, interval_json, pivot
 from lumina.files import sha256_file
 
 _READ = ("video@", "image@")

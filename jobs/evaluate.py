@@ -21,8 +21,8 @@ from jobs.context import Evaluation, Job, JobContext, JobResult
 from lumina.config import Config
 from lumina.evaluation.metrics import METRICS, Estimate, difference
 from lumina.evaluation.prompts import Caption, Prompt, PromptSet, ShapesSuite, Split, Suite, build
-from lumina.evaluation.selection import Selection
-from lumina.evaluation.summary import METRICS_FILE, columns_of, estimates, interval_json, pivot
+from lumina.evaluation.selection import METRICS_FILE, Selection
+from lumina.evaluation.summary import columns_of, estimates, interval_json, pivot
 from lumina.flow_matching.schedules import Sampler, SamplerConfig
 from lumina.precision import Precision, precision_on
 from lumina.prompt_length import cut_message

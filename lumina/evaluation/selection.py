@@ -13,6 +13,8 @@ from pydantic import TypeAdapter
 from lumina.files import read_json
 
 SELECTION_FILE = "selection.json"
+METRICS_FILE = "metrics.json"
+"""Of one evaluation: its figures with intervals, and what they were measured on."""
 Figure = Mapping[str, float | None]
 """`value`, `low`, `high`; None for bounds that are infinite."""
 
@@ -56,10 +58,23 @@ class Selection:
     """Digests of the `files` that scores are from, and whether they are `per_clip`; None for scores of our own."""
     schema: Literal["lumina-selection/1"] = "lumina-selection/1"
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, without what is None."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
     def to_json(self) -> str:
         """The file's text, whose bytes are its identity: keys sorted, newlines at the end of lines only."""
-        content = {key: value for key, value in asdict(self).items() if value is not None}
-        return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(self.as_dict(), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether a person chose."""
+        return self.decided_by == "hand"
+
+    @property
+    def per_clip(self) -> bool:
+        """Whether there are scores of single clips, so that differences can be told from chance."""
+        return self.scores is None or bool(self.scores["per_clip"])
 
     @classmethod
     def load(cls, folder: Path) -> Selection:

@@ -13,8 +13,6 @@ import numpy as np
 from lumina.evaluation.metrics import METRICS, Estimate, Metric, estimate
 from lumina.evaluation.subsets import FloatArray, Interval, resample
 
-METRICS_FILE = "metrics.json"
-"""Of one evaluation: its figures with intervals, and what they were measured on."""
 LEAST_STRATUM = 8
 """Prompts of the smallest stratum. Resamples of n prompts have (n - 1) / n of the variance: too little of a few."""
 

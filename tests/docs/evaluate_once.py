@@ -15,7 +15,7 @@ from jobs.evaluate import EvaluateConfig, run
 from jobs.runtime import RuntimeConfig
 from lumina.checkpoints import save_model
 from lumina.evaluation.prompts import ShapesSuite
-from lumina.evaluation.summary import METRICS_FILE
+from lumina.evaluation.selection import METRICS_FILE
 from lumina.flow_matching.schedules import SamplerConfig
 from lumina.models.config import NextDiTConfig
 from lumina.system_prompts import PROMPT_START, SystemPrompt, write_system_prompts

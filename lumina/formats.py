@@ -47,3 +47,8 @@ def interval(low: float | None, high: float | None, sign: bool = False) -> str:
 def counted(number: int, noun: str, plural: str = "") -> str:
     """`1 clip`, `1,234 clips`; `plural` where it is not the noun with an s."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def short_digest(digest: str) -> str:
+    """The first 12 digits of a digest or a commit, without the name of its scheme."""
+    return digest.rpartition(":")[2][:12]

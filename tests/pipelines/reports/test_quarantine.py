@@ -22,7 +22,7 @@ from pipelines.errors import PipelineError, StoreError
 from pipelines.reports.quarantine import Quarantine, clip_ids, read_quarantine, write_csv
 from tests.pipelines.curated import Curated, make_clips
 
-POLICY = SelectConfig(min_fps=8, stages={"large": {"min_area": 5000}}, sets={"small": ("video",), "large": ("video",)})
+POLICY = SelectConfig(min_fps=8, sets={"large": {"min_area": 5000}}, encoded={"small": ("video",), "large": ("video",)})
 
 
 @pytest.fixture(scope="module")

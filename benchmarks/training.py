@@ -41,13 +41,16 @@ from plain_training import Item, PlainTrainer
 from torch import Tensor
 
 from lumina import checkpoints, zoo
+from lumina.files import read_jsonl
 from lumina.models.text_encoder import TextEncoder
 from lumina.sizes import SPATIAL_COMPRESSION, resize_crop
 from lumina.training.data.latents import Clip, LatentDataset
-from lumina.training.metrics import read_metrics
+from lumina.training.loop_config import LoopSettings
 from lumina.training.objective import MicroBatch
 from lumina.training.stage import TrainStageConfig
-from lumina.training.trainer import LoopSettings, Trainer
+from lumina.training.trainer import Trainer
+from pipelines.engine.store.store import Store
+from pipelines.errors import StoreError
 
 ZOO = Path(zoo.__file__).parent
 STAGE = "train@3"
@@ -72,11 +75,11 @@ class Demo:
 
 def find(store: Path, steps: int) -> Demo:
     """Look up the newest run in `store`; SystemExit says what is missing."""
-    latest = store / "latest" / "demo"
-    if not latest.is_file():
-        raise SystemExit(f"{store} holds no run of the demo: make one with `make demo`, or give its --store")
-    record = json.loads((store / "runs" / f"{latest.read_text().strip()}.json").read_text())
-    paths = {name: store / stage["path"] for name, stage in record["stages"].items() if stage["path"]}
+    try:
+        record = Store(store).get_run("demo")
+    except StoreError as error:
+        raise SystemExit(f"{error}: make one with `make demo`, or give its --store") from error
+    paths = {name: store / stage.path for name, stage in record.stages.items() if stage.path}
     needed = ("select", "encode_text", "encode_latents@images", "encode_latents@videos", "train@2", STAGE)
     missing = [name for name in needed if name not in paths]
     if missing:
@@ -87,7 +90,7 @@ def find(store: Path, steps: int) -> Demo:
     latents = [paths["encode_latents@images"], paths["encode_latents@videos"]]
     texts = ds.dataset(paths["encode_text"] / "data").to_table(["text_id", "prompt"])
     clips = ds.dataset(paths["select"] / "data").to_table(["clip_id", "uri", "media"]).to_pylist()
-    media = store / record["media_root"]
+    media = store / record.media_root
     return Demo(
         config,
         LatentDataset(latents, paths["encode_text"]),
@@ -286,7 +289,9 @@ class Others:
 
 def compare(demo: Demo, folder: Path, warm_up: int, length: int, pairs: int) -> None:
     """Print pace, where the time goes, what was waited for, and padding."""
-    trainer = InTurns(demo.config, demo.dataset, LoopSettings(folder, 10**9, validation_clips=0), demo.init)
+    trainer = InTurns(
+        demo.config, demo.dataset, LoopSettings(work=folder, checkpoint_every=10**9, validation_clips=0), demo.init
+    )
     loops = plain_trainers(demo, folder)
     plain = loops["plain"]
     worst = check_losses(demo, trainer, plain)
@@ -318,7 +323,7 @@ def compare(demo: Demo, folder: Path, warm_up: int, length: int, pairs: int) -> 
         print(f"{name:15} " + "".join(f"{1e3 * value / steps:10.2f}" for value in (*(spent[p] for p in parts), rest)))
     print(f"batches prepared beside ours, on another thread: {1e3 * trainer.spent['second thread'] / steps:.2f} ms")
 
-    rows = [row for row in read_metrics(folder / "metrics.jsonl") if row["step"] > warm_up]
+    rows = [row for row in read_jsonl(folder / "metrics.jsonl") if row["step"] > warm_up]
     share = sum(row["data_share"] for row in rows) / len(rows)
     print(f"\nshare of time that our loop waited for data: {share:.2%} (aim 2 %)")
     padding = trainer.padding

@@ -27,6 +27,7 @@ import numpy as np
 from jobs.files import files_digest
 from pipelines.engine.fingerprint import fingerprint
 from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.run_record import RunRecord, StageEntry
 from pipelines.engine.store.store import Attempt, Store, list_files
 from pipelines.verify.check import verify
 
@@ -46,11 +47,10 @@ def fill(store: Store, files: int, size: int) -> Path:
         for number in range(files):
             (attempt.out / f"{number:08}.bin").write_bytes(rng.bytes(size))
         listed = list_files(attempt.out)
-        made = Manifest("made", f"sha256:{name}", attempt.out.name, "files", files_digest(attempt.out), recipe, listed)
+        made = Manifest("made", name, attempt.out.name, "files", files_digest(attempt.out), recipe, listed)
         found = store.commit(attempt, made)
-    entry = {"state": "done", "fingerprint": found.fingerprint, "digest": found.digest, "inputs": {}}
-    started = "2026-01-01T00:00:00+00:00"
-    store.put_run(RUN, RUN, {"run": RUN, "name": RUN, "started": started, "stages": {"made": entry}})
+    entry = StageEntry(state="done", fingerprint=found.fingerprint, digest=found.digest)
+    store.put_run(RunRecord(run=RUN, name=RUN, started="2026-01-01T00:00:00+00:00", stages={"made": entry}))
     return store.output(found)
 
 

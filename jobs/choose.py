@@ -10,13 +10,14 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from jobs.context import InputRef, JobContext, JobResult
+from jobs.context import InputRef, Job, JobContext, JobResult
 from lumina.config import Config
 from lumina.evaluation.metrics import METRICS, Estimate, Metric, composite
 from lumina.evaluation.score_files import Scores, read_scores
@@ -86,6 +87,7 @@ class ChooseConfig(Config):
         return {f"scores@{name}": path for name, path in self.scores.items()}
 
 
+@partial(Job, uses_cluster=False)
 def run(ctx: JobContext) -> JobResult:
     """Compare the inputs `evaluate@<source>` and write `selection.json` (config: ChooseConfig).
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
-from jobs.context import JobContext, JobResult
+from jobs.context import Job, JobContext, JobResult
 from lumina.files import sha256_file
 from lumina.generation_config import GenerationConfig
 from lumina.parts import copy_part
@@ -18,6 +19,7 @@ class ExportConfig(GenerationConfig):
     """What the exported model generates when nothing else is asked for."""
 
 
+@partial(Job, weights=("vae", "text_encoder"), depends=("torch", "safetensors"), uses_cluster=False)
 def run(ctx: JobContext) -> JobResult:
     """Write a TextToVideo directory and its lineage.
 

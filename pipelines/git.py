@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 from pipelines.errors import PipelineError
 
@@ -75,6 +75,12 @@ def origin() -> Origin | None:
         PipelineError: git refuses.
     """
     return _origin_of(code_home(), HOME)
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the code as the run began, and whether it had more than that; empty for code without a repository."""
+    found = origin()
+    return {} if found is None else {"commit": found.commit, "dirty": bool(found.patch)}
 
 
 @cache

@@ -206,8 +206,8 @@ def _deepspeed(config: TrainStageConfig, model: nn.Module, trained: list[nn.Para
             },
             "optimizer": {
                 "type": "AdamW",
+                # The rate is set before every update.
                 "params": {
-                    "lr": config.lr,
                     "betas": list(config.betas),
                     "eps": config.eps,
                     "weight_decay": config.weight_decay,

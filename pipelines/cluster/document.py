@@ -1,7 +1,8 @@
-"""A YAML file whose values know their lines, and the values that a shipped file leaves to its user."""
+"""YAML documents whose values know their lines, and `<NAME>` placeholders that a shipped file leaves to its user."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,10 +15,7 @@ from pipelines.errors import PipelineError
 Location = tuple[str | int, ...]
 """Keys and positions from the top of a document to a value."""
 
-_PLACEHOLDER = re.compile(
-    r"<[A-Za-z][\w .-]*>|\b(?:CHANGE|REPLACE|FILL)[_-]?ME\b|\bYOUR[_-]\w+|\bTODO\b|\bFIXME\b"
-    r"|\b[\w.]*example\.(?:com|org|net)\b"
-)
+_PLACEHOLDER = re.compile(r"<[A-Za-z][\w .-]*>|\b(?:CHANGE|REPLACE)[_-]?ME\b|\bTODO\b|\bFIXME\b")
 _FILLABLE = re.compile(r"<([A-Z][A-Z_]*)>")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*")
 
@@ -39,7 +37,7 @@ class Document:
 
     data: Any
     lines: Mapping[Location, int]
-    repeated: tuple[Problem, ...]
+    repeated: tuple[Location, ...]
     """Keys that stand twice in one mapping: YAML would silently take the last."""
 
     def problem(self, location: Location, message: str) -> Problem:
@@ -47,7 +45,8 @@ class Document:
         known = location
         while known not in self.lines:
             known = known[:-1]
-        return Problem(self.lines[known], dotted(location), message)
+        dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+        return Problem(self.lines[known], dotted.removeprefix("."), message)
 
     def get(self, *location: str | int) -> Any:
         """The value there, or None."""
@@ -59,7 +58,7 @@ class Document:
                 return None
         return found
 
-    def section(self, *location: str | int) -> dict[Any, Any]:
+    def section(self, *location: str | int) -> dict[str, Any]:
         """The mapping there; empty where there is none."""
         found = self.get(*location)
         return found if isinstance(found, dict) else {}
@@ -70,24 +69,18 @@ class Document:
         return found if isinstance(found, list) else []
 
     def texts(self) -> Iterator[tuple[Location, str]]:
-        """All values that are text, in the order of the file."""
-        yield from _texts(self.data, ())
+        """All values that are text, with their locations."""
+        return ((at, text) for at in self.lines if isinstance(text := self.get(*at), str))
 
-    def placeholders(self) -> list[Problem]:
-        """Values that somebody has yet to write."""
-        found = []
-        for location, text in self.texts():
-            left = _PLACEHOLDER.search(text)
-            if left is not None:
+    def yaml_problems(self) -> Iterator[Problem]:
+        """Keys that stand twice, and values that somebody has yet to write."""
+        for at in self.repeated:
+            yield self.problem(at, "this key stands twice, and YAML takes the last alone: keep one")
+        for at, text in self.texts():
+            if left := _PLACEHOLDER.search(text):
                 name = _FILLABLE.fullmatch(left[0])
                 how = f"write it here, or fill it in with --fill {name[1]}=VALUE" if name else "write what belongs here"
-                found.append(self.problem(location, f"{left[0]} is a placeholder: {how}"))
-        return found
-
-
-def dotted(location: Location) -> str:
-    """`available_node_types.gpu.resources`; positions in brackets."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
+                yield self.problem(at, f"{left[0]} is a placeholder: {how}")
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
@@ -99,10 +92,8 @@ def fill(text: str, values: Mapping[str, str]) -> str:
     known = sorted(set(_FILLABLE.findall(text)))
     for name, value in values.items():
         if name not in known:
-            raise PipelineError(
-                f"--fill {name}={value}: the file has no <{name}>; "
-                f"{'it has ' + ', '.join(f'<{one}>' for one in known) if known else 'nothing in it is left to fill in'}"
-            )
+            has = f"it has {', '.join(f'<{one}>' for one in known)}" if known else "nothing in it is left to fill in"
+            raise PipelineError(f"--fill {name}={value}: the file has no <{name}>; {has}")
         if not _PLAIN.fullmatch(value):
             raise PipelineError(f"--fill {name}={value!r}: expected letters, digits and . _ : / @ + - alone")
         text = text.replace(f"<{name}>", value)
@@ -122,17 +113,16 @@ def read(text: str, path: str) -> list[Document]:
             node = loader.get_node()
             assert node is not None  # noqa: S101  (there is one)
             lines: dict[Location, int] = {}
-            repeated: list[Problem] = []
+            repeated: list[Location] = []
             _note(node, (), node.start_mark.line + 1, lines, repeated)
-            documents.append(Document(loader.construct_document(node), lines, tuple(repeated)))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+            # As a schema has it, and as it is sent: keys are text.
+            data = json.loads(json.dumps(loader.construct_document(node), default=str))
+            documents.append(Document(data, lines, tuple(repeated)))
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
         line = f"{path}:{mark.line + 1}" if mark else path
-        raise PipelineError(
-            f"{line}: not valid YAML: {error.problem}; look at the indentation and quotes here"
-        ) from error
-    except yaml.YAMLError as error:
-        raise PipelineError(f"{path}: not valid YAML: {error}") from error
+        words = getattr(error, "problem", None) or str(error)
+        raise PipelineError(f"{line}: not valid YAML: {words}; look at the indentation and quotes here") from error
     finally:
         loader.dispose()
     if not documents:
@@ -140,31 +130,16 @@ def read(text: str, path: str) -> list[Document]:
     return documents
 
 
-def _note(node: yaml.Node, at: Location, line: int, lines: dict[Location, int], repeated: list[Problem]) -> None:
-    if at in lines:
+def _note(node: yaml.Node, at: Location, line: int, lines: dict[Location, int], repeated: list[Location]) -> None:
+    if at in lines and at not in repeated:
         return  # An alias to what is around it.
     lines[at] = line
     if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
         for key, value in node.value:
-            here, name = key.start_mark.line + 1, str(key.value)
-            if name in seen and name != "<<":
-                words = f"this key stands in line {seen[name]} too, and YAML takes the last alone: keep one"
-                repeated.append(Problem(here, dotted((*at, name)), words))
-            seen[name] = here
-            lines.pop((*at, name), None)
-            _note(value, (*at, name), here, lines, repeated)
+            here = (*at, str(key.value))
+            if here in lines and key.value != "<<":
+                repeated.append(here)
+            _note(value, here, key.start_mark.line + 1, lines, repeated)
     elif isinstance(node, yaml.SequenceNode):
         for number, value in enumerate(node.value):
             _note(value, (*at, number), value.start_mark.line + 1, lines, repeated)
-
-
-def _texts(value: Any, at: Location) -> Iterator[tuple[Location, str]]:
-    if isinstance(value, str):
-        yield at, value
-    elif isinstance(value, dict):
-        for key, child in value.items():
-            yield from _texts(child, (*at, str(key)))
-    elif isinstance(value, list):
-        for number, child in enumerate(value):
-            yield from _texts(child, (*at, number))

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from pipelines.commands.options import rerun_words
+from pipelines.commands.options import run_words
 from pipelines.config import PipelineConfig
 from pipelines.engine.fingerprint import canonical_json
 from pipelines.errors import PipelineError
@@ -45,7 +45,7 @@ def make_package(
     until: str | None,
     told: str,
     python: str = "python",
-    rerun: Sequence[str] = (),
+    recompute: Sequence[str] = (),
 ) -> Package:
     """Put everything into `folder`.
 
@@ -55,7 +55,7 @@ def make_package(
         until: last stage that is wanted.
         told: the command by which the user goes on after a failure.
         python: interpreter on the cluster.
-        rerun: stages that the cost gate lets through; what is computed is the same with them, and so is the name.
+        recompute: stages that are computed again though only code has changed; the name is the same with them.
 
     Raises:
         PipelineError: the config cannot work on another machine, or holds a password.
@@ -71,7 +71,7 @@ def make_package(
     (folder / _CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     identity = {"code": _code(folder, code), "config": config, "until": until}
     fingerprint = hashlib.sha256(canonical_json(identity).encode()).hexdigest()
-    words = [python, "-c", _CLI, "run", _CONFIG, *(["--until", until] if until else []), *rerun_words(rerun)]
+    words = [python, "-c", _CLI, "run", _CONFIG, *run_words(until, recompute)]
     command = shlex.join([*words, "--continue-with", told])
     metadata = {
         "run": settings.name,
@@ -79,7 +79,7 @@ def make_package(
         "store": str(config["store"]),
         "commit": code.commit if code else "",
         "changes": str(bool(code and code.patch)).lower(),
-        "rerun": " ".join(rerun),
+        "recompute": " ".join(recompute),
     }
     return Package(f"lumina-{settings.name}-{fingerprint[:8]}", folder, command, metadata, _shared(config))
 

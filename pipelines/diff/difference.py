@@ -22,6 +22,7 @@ from pipelines.diff.figures import (
 from pipelines.diff.rows import RowsDiff, compare_rows, read_uris
 from pipelines.diff.runs import Held, Side, StageDiff, compare_stages, first_divergence, read_side
 from pipelines.engine.recipe_diff import Change, by_inputs_alone, flat_changes, summary
+from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 
 EQUAL, SAME_CONTENT, DIFFERENT = 0, 3, 4
@@ -103,7 +104,7 @@ def _figure(figure: Figure) -> dict[str, Any]:
     return asdict(figure) | {"moved": figure.moved, "outside": figure.outside}
 
 
-def read_diff(a: tuple[Store, Mapping[str, Any]], b: tuple[Store, Mapping[str, Any]]) -> Difference:
+def read_diff(a: tuple[Store, RunRecord], b: tuple[Store, RunRecord]) -> Difference:
     """Compare two recorded runs; nothing is computed. From a bucket come their records and what differs.
 
     Args:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pipelines.engine.recipe_diff import Change, by_inputs_alone, recipe_changes
 from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.output import Output
+from pipelines.engine.store.run_record import RunRecord, StageEntry
 from pipelines.engine.store.store import Store
 
 Verdict = Literal[
@@ -33,6 +34,8 @@ class Held:
     """None if the run did not finish the stage, or its output is gone."""
     output: Output | None
     """None without a manifest."""
+    drift: str = ""
+    """Which code of the run differs from that which computed the output."""
     problem: str = ""
     """Why there is no manifest although the stage was finished; else empty."""
 
@@ -44,7 +47,7 @@ class Side:
     run: str
     name: str
     started: str
-    seconds: float | None
+    seconds: float
     """How long the run took, by the clock."""
     store: str
     """What `--store` takes."""
@@ -70,34 +73,33 @@ class StageDiff:
     """Parts in which the recipes differ, inputs included."""
     problems: tuple[str, ...] = ()
     """What could not be compared."""
-    accepted: tuple[str, ...] = ()
-    """Of which run the output was accepted for code that never computed it, and why."""
+    drift: tuple[str, ...] = ()
+    """In which run the output was kept though code differed, and which code."""
 
 
-def read_side(store: Store, record: Mapping[str, Any]) -> Side:
+def read_side(store: Store, record: RunRecord) -> Side:
     """A recorded run with the records of its stages; what the store has lost since is named in `problem`."""
-    stages = {name: _held(store, name, entry) for name, entry in record["stages"].items()}
-    return Side(
-        record["run"], record["name"], record["started"], record.get("seconds"), store.uri, stages, store.in_bucket
-    )
+    stages = {name: _held(store, name, entry) for name, entry in record.stages.items()}
+    return Side(record.run, record.name, record.started, record.seconds, store.uri, stages, store.in_bucket)
 
 
-def _held(store: Store, name: str, entry: Mapping[str, Any]) -> Held:
-    fingerprint, digest, state = entry.get("fingerprint"), entry.get("digest"), entry.get("state", "done")
-    if not entry.get("path") or fingerprint is None:
+def _held(store: Store, name: str, entry: StageEntry) -> Held:
+    fingerprint, digest, state = entry.fingerprint, entry.digest, entry.state
+    if not entry.path or fingerprint is None:
         return Held(state, fingerprint, digest, None, None, None)
-    key = fingerprint.removeprefix("sha256:")
-    path, file = store.root / entry["path"], store.name(store.directory(name, key) / "MANIFEST.json")
+    path, file = store.root / entry.path, store.name(store.directory(name, fingerprint) / "MANIFEST.json")
     try:
-        text = store.record_text(name, key)
+        text = store.record_text(name, fingerprint)
         if text is None:
-            return Held(state, fingerprint, digest, None, None, None, f"{file} is gone")
+            return Held(state, fingerprint, digest, None, None, None, problem=f"{file} is gone")
         manifest = Manifest.from_json(text)
     except ValueError as error:
-        return Held(state, fingerprint, digest, None, None, None, f"{file} cannot be read: {error}")
+        return Held(state, fingerprint, digest, None, None, None, problem=f"{file} cannot be read: {error}")
     problem = ""
     if manifest.fingerprint != fingerprint:
-        return Held(state, fingerprint, digest, None, None, None, f"{file} is of fingerprint {manifest.fingerprint}")
+        return Held(
+            state, fingerprint, digest, None, None, None, problem=f"{file} is of fingerprint {manifest.fingerprint}"
+        )
     if store.output(manifest) != path:
         problem = f"{store.name(path)} was replaced by {manifest.attempt}, which a later run computed"
     elif not store.has_output(manifest):
@@ -105,8 +107,8 @@ def _held(store: Store, name: str, entry: Mapping[str, Any]) -> Held:
     elif manifest.digest != digest:
         problem = f"{file} says digest {manifest.digest}, the run recorded {digest}; see `lumina verify`"
     if problem:
-        return Held(state, fingerprint, digest, manifest.recipe, None, None, problem)
-    return Held(state, fingerprint, digest, manifest.recipe, manifest, Output(store, manifest))
+        return Held(state, fingerprint, digest, manifest.recipe, None, None, problem=problem)
+    return Held(state, fingerprint, digest, manifest.recipe, manifest, Output(store, manifest), entry.drift)
 
 
 def compare_stages(a: Side, b: Side) -> tuple[StageDiff, ...]:
@@ -158,11 +160,7 @@ def _stage(name: str, a: Held | None, b: Held | None) -> StageDiff:
         (_seconds(a), _seconds(b)),
         changes,
         tuple(f"{side}: {held.problem}" for side, held in (("A", a), ("B", b)) if held.problem),
-        tuple(
-            f"{side}: {held.manifest.accepted_why}"
-            for side, held in (("A", a), ("B", b))
-            if held.manifest and held.manifest.accepted
-        ),
+        tuple(f"{side}: {held.drift}" for side, held in (("A", a), ("B", b)) if held.drift),
     )
 
 

@@ -11,12 +11,12 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 
+from lumina.formats import duration
 from pipelines.diff.difference import EQUAL, SAME_CONTENT, Difference
 from pipelines.diff.figures import CurveDiff, Figure
 from pipelines.diff.rows import RowChange, RowsDiff, most_moved
 from pipelines.diff.runs import Side, StageDiff
 from pipelines.engine.recipe_diff import Change, by_inputs_alone
-from pipelines.reports.progress import duration
 from pipelines.terminal import Text
 
 _NAMED = 10
@@ -47,10 +47,10 @@ def difference_view(found: Difference) -> RenderableType:
     parts += _rows(found.rows)
     parts += _curves(found.curves)
     parts += _figures(found.figures)
-    accepted = [f"{stage.name} in {text}" for stage in found.stages for text in stage.accepted]
-    if accepted:
-        parts.append(_title("Accepted for code that never computed it"))
-        parts += [_line(Text(text)) for text in accepted]
+    drifted = [f"{stage.name} in {text}" for stage in found.stages for text in stage.drift]
+    if drifted:
+        parts.append(_title("Kept, though the run's code differs from that which computed it"))
+        parts += [_line(Text(text)) for text in drifted]
     if found.notes:
         parts.append(_title("Not compared, or in one run alone"))
         parts += [_line(Text(note)) for note in found.notes]
@@ -71,7 +71,7 @@ def _line(text: Text, depth: int = 1) -> Padding:
 
 
 def _side(letter: str, side: Side) -> Text:
-    took = f", {duration(side.seconds)}" if side.seconds is not None else ""
+    took = f", {duration(side.seconds)}"
     return Text(letter, "bold").append(f"  {side.run} ({side.name}, {side.started}{took}) in {side.store}", "dim")
 
 

@@ -5,12 +5,16 @@ The engine knows neither jobs nor clusters: whoever runs a pipeline gives it an 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from pipelines.engine.stage import Stage
+from pipelines.errors import StageError
+
+_DIGEST = re.compile(r"rows256-add/1:\d+:[0-9a-f]{1,64}|sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class ReuseCandidate:
     """A finished output of the same stage from which nothing but the content of the inputs differs."""
 
     fingerprint: str
-    """`sha256:<hex>`."""
+    """64 hex digits."""
     fetch: Callable[[Callable[[str], bool]], Path]
     """fetch(wanted): its directory, with those of its files on this machine whose path in there is wanted."""
 
@@ -57,8 +61,8 @@ class Call:
     @property
     def media_root(self) -> str:
         """Directory against which relative clip URIs resolve."""
-        key = self.stage.media_root_from
-        return str(self.inputs[key].path) if key else self.stage.media_root
+        execution = self.stage.execution
+        return str(self.inputs[execution.media_root_from].path) if execution.media_root_from else execution.media_root
 
 
 class Result(Protocol):
@@ -106,3 +110,29 @@ class Executor(Protocol):
 
     def __call__(self, call: Call) -> Result:
         """Compute a stage into `call.out`."""
+
+
+def check_result(stage: str, result: Result) -> None:
+    """Hold a job to its contract.
+
+    Raises:
+        StageError: the digest is malformed, or the counts of a row stage do not add up.
+    """
+    if not _DIGEST.fullmatch(result.digest):
+        raise StageError(
+            f"stage {stage}: digest {result.digest!r} is neither `rows256-add/1:<n>:<hex>` nor `sha256:<hex>`"
+        )
+    if problem := count_problem(result.counts):
+        raise StageError(f"stage {stage}: {problem}")
+
+
+def count_problem(counts: Mapping[str, int]) -> str | None:
+    """What is wrong with the counts of a row stage; None where they add up, or where there are none."""
+    if "in" not in counts:
+        return None
+    parts = {
+        key: count for key, count in counts.items() if key == "ok" or key.startswith(("quarantined/", "filtered/"))
+    }
+    if sum(parts.values()) == counts["in"]:
+        return None
+    return f"{counts['in']} rows came in, {parts} do not add up to that"

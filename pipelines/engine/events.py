@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from pipelines.engine.stage import Stage
+from pipelines.engine.stage import Pipeline, Stage
 from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.run_record import RunRecord, StageEntry
 
 OutcomeState = Literal["cached", "done", "failed", "blocked", "interrupted"]
 
@@ -26,16 +28,32 @@ class StageOutcome:
     """Its output directory."""
     error: str = ""
     trace: str = ""
-    held: bool = False
-    """Stopped by the cost gate before it computed anything; then `blocked`."""
+    drift: str = ""
+    """Which code differs since the output was computed; empty for none."""
 
     @property
     def detail(self) -> str:
         """What there is to say beside the state."""
+        if self.drift:
+            return self.drift
         if self.state != "done" or self.manifest is None or not self.manifest.taken:
             return self.error
         taken, total = sum(self.manifest.taken.values()), self.manifest.counts["in"]
         return f"{taken:,} of {total:,} rows were in the store"
+
+    def entry(self, store: Path, inputs: Mapping[str, str]) -> StageEntry:
+        """What the record of the run tells of the stage."""
+        made = self.manifest
+        return StageEntry(
+            state=self.state,
+            fingerprint=made.fingerprint if made else None,
+            digest=made.digest if made else None,
+            path=str(self.path.relative_to(store)) if self.path else None,
+            inputs=inputs,
+            drift=self.drift,
+            seconds=round(self.seconds, 3),
+            error=self.error,
+        )
 
 
 @dataclass(frozen=True)
@@ -55,6 +73,43 @@ class RunSummary:
     def ok(self) -> bool:
         """Whether every stage is done, and the run recorded."""
         return not self.unrecorded and all(outcome.state in ("cached", "done") for outcome in self.outcomes.values())
+
+    def record(
+        self, store: Path, started: float, pipeline: Pipeline, until: str | None, lock: Mapping[str, Any] | None
+    ) -> RunRecord:
+        """What the store keeps of the run.
+
+        Args:
+            store: root that output paths are relative to.
+            started: seconds since the epoch.
+            pipeline: what was to be run.
+            until: last stage that was wanted; None if the pipeline was not cut.
+            lock: see `RunRecord.lock`.
+        """
+        root = self._media_root(pipeline)
+        return RunRecord(
+            run=self.run_id,
+            name=self.name,
+            pipeline=self.pipeline,
+            started=datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+            seconds=round(self.seconds, 3),
+            ok=self.ok and len(self.outcomes) == len(pipeline.stages),
+            until=until,
+            # Relative where it lies in the store, which may be moved.
+            media_root=str(Path(root).relative_to(store) if Path(root).is_relative_to(store) else root),
+            stages={name: one.entry(store, pipeline.by_name[name].inputs) for name, one in self.outcomes.items()},
+            lock=lock,
+        )
+
+    def _media_root(self, pipeline: Pipeline) -> str | Path:
+        for stage in pipeline.order:
+            given, key = stage.execution.media_root, stage.execution.media_root_from
+            if given:
+                return given
+            made = self.outcomes.get(stage.inputs[key]) if key else None
+            if made is not None and made.path is not None:
+                return made.path
+        return ""
 
 
 class Interrupted(Exception):

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from pipelines.engine.cache_miss import Nearest, nearest, reason
-from pipelines.engine.cost_gate import CostGate
+from pipelines.engine.code_drift import DriftPolicy, differs, refusal
 from pipelines.engine.fingerprint import DigestCache, Identified, Identifier, fingerprint
 from pipelines.engine.recipe_diff import Change
 from pipelines.engine.stage import Pipeline, Stage
@@ -26,10 +26,10 @@ class PlannedStage:
 
     name: str
     state: PlanState
-    """`drift`: nothing of its own has changed but code. `unknown`: an input has yet to be computed; if it comes out as
-    before, the stage may be cached after all."""
+    """`drift`: nothing but code has changed, and it is computed again. `unknown`: an input has yet to be computed; if
+    it comes out as before, the stage may be cached after all."""
     reason: str
-    """The first part of the recipe that differs, old -> new; for `cached`, why it was accepted, if it was."""
+    """The first part of the recipe that differs, old -> new; for `cached`, which code differs since, if any."""
     changes: tuple[Change, ...] = ()
     """Every part in which the recipe differs from that of the output it is compared with; inputs only where known."""
     fingerprint: str | None = None
@@ -40,8 +40,6 @@ class PlannedStage:
     """What the stage cost when it last ran."""
     last_bytes: int | None = None
     """Size of its last output."""
-    gated: bool = False
-    """Whether `lumina run` stops here for the cost gate; with an unknown input, only if that comes out as before."""
 
 
 @dataclass(frozen=True)
@@ -94,17 +92,19 @@ def digest_cache(store: Store) -> DigestCache:
     return DigestCache(store.root / "cache" / "digests.json")
 
 
-def plan(pipeline: Pipeline, store: Store, identifier: Identifier | None = None, gate: CostGate | None = None) -> Plan:
+def plan(
+    pipeline: Pipeline, store: Store, identifier: Identifier | None = None, drift: DriftPolicy | None = None
+) -> Plan:
     """Work out the state of every stage without running any.
 
     Args:
         pipeline: what depends on what.
         store: where outputs are looked for.
         identifier: computes fingerprints; tests give their own first-party packages.
-        gate: tells which stages a run would stop at; none by default.
+        drift: what becomes of outputs from which nothing but code differs; by default they are computed again.
     """
     identifier = identifier or Identifier(cache=digest_cache(store))
-    planner = _Planner(store, identifier, gate or CostGate(), {}, {})
+    planner = _Planner(store, identifier, drift or DriftPolicy(), {}, {})
     for stage in pipeline.order:
         planner.planned[stage.name] = planner.stage(stage)
     identifier.cache.save()
@@ -115,7 +115,7 @@ def plan(pipeline: Pipeline, store: Store, identifier: Identifier | None = None,
 class _Planner:
     store: Store
     identifier: Identifier
-    gate: CostGate
+    drift: DriftPolicy
     digests: dict[str, str]
     """Of the outputs that are there, by stage."""
     planned: dict[str, PlannedStage]
@@ -143,27 +143,29 @@ class _Planner:
             return _line(stage, "unknown", f"input {waiting[0]} is not computed yet", history, found)
         if not found.by_code_alone:
             return _line(stage, "run", reason(found.changes), history, found)
-        gated = self.gate.holds(stage.name, found.manifest.seconds)
-        return _line(stage, "drift", reason(found.changes), history, found, gated=gated)
+        if self.drift.decide(stage.name, found.manifest.seconds) == "recompute":
+            return _line(stage, "drift", reason(found.changes), history, found)
+        return _line(stage, "unknown", f"input {waiting[0]} is not computed yet; {differs(found)}", history, found)
 
     def _known(self, stage: Stage, found: Identified) -> PlannedStage:
         name = found.fingerprint
         manifest, damage = self.store.look(stage.name, name)
         if manifest is not None:
             self.digests[stage.name] = manifest.digest
-            why = f"accepted: {manifest.accepted_why}" if manifest.accepted else ""
-            return _line(stage, "cached", why, [manifest], fingerprint=name)
+            return _line(stage, "cached", "", [manifest], fingerprint=name)
         history = self.store.manifests(stage.name)
         old, holder = nearest(history, found.recipe), self.store.holder(stage.name, name)
         why = f"{holder} is computing it now" if holder else _why(old, damage)
         state: PlanState = "drift" if old is not None and old.by_code_alone and holder is None else "run"
-        gated = False
         if self.store.has_work(stage.name, name):
             state, why = "resume", why if holder else "unfinished work is there"
-        elif state == "drift":
-            gated = self.gate.held_by(self.store, stage, found) is not None
+        elif (kept := self.drift.drifted(self.store, stage, found)) is not None:
+            if self.drift.decide(stage.name, kept.manifest.seconds) == "refuse":
+                return _line(stage, "blocked", refusal(stage.name, kept), history, kept, name)
+            self.digests[stage.name] = kept.manifest.digest
+            return _line(stage, "cached", differs(kept), history, kept, kept.manifest.fingerprint)
         writes = self.store.directory(stage.name, name).relative_to(self.store.root).as_posix()
-        return _line(stage, state, why, history, old, name, writes, gated)
+        return _line(stage, state, why, history, old, name, writes)
 
 
 def _line(
@@ -174,7 +176,6 @@ def _line(
     old: Nearest | None = None,
     fingerprint: str | None = None,
     writes: str | None = None,
-    gated: bool = False,
 ) -> PlannedStage:
     last = old.manifest if old is not None else next(iter(history), None)
     return PlannedStage(
@@ -186,7 +187,6 @@ def _line(
         writes,
         last.seconds if last else None,
         sum(file.bytes for file in last.files) if last else None,
-        gated,
     )
 
 

@@ -17,10 +17,7 @@ _MOST = 4
 
 
 def reuse_candidates(store: Store, stage: Stage, found: Identified) -> Iterator[ReuseCandidate]:
-    """Whole outputs of a curation stage from which nothing but the content of the inputs differs, the newest first.
-
-    One that was accepted for other code is not among them: whoever accepted it spoke of that output alone.
-    """
+    """Whole outputs of a curation stage from which nothing but the content of the inputs differs, the newest first."""
     if stage.operator:
         for manifest in islice(_found(store, stage, found), _MOST):
             yield ReuseCandidate(manifest.fingerprint, partial(store.fetch, manifest))
@@ -28,6 +25,6 @@ def reuse_candidates(store: Store, stage: Stage, found: Identified) -> Iterator[
 
 def _found(store: Store, stage: Stage, found: Identified) -> Iterator[Manifest]:
     for manifest in store.manifests(stage.name):
-        alike = not manifest.accepted and by_inputs_alone(recipe_changes(manifest.recipe, found.recipe))
-        if alike and store.lookup(stage.name, manifest.fingerprint.removeprefix("sha256:")) is not None:
+        alike = by_inputs_alone(recipe_changes(manifest.recipe, found.recipe))
+        if alike and store.lookup(stage.name, manifest.fingerprint) is not None:
             yield manifest

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import queue
 import socket
 import threading
@@ -13,14 +15,13 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from pipelines.engine.call import Call, Executor, Input
+from pipelines.engine.call import Call, Executor, Input, check_result
 from pipelines.engine.cluster_start import ClusterStart
-from pipelines.engine.cost_gate import CostGate
+from pipelines.engine.code_drift import DriftPolicy, differs, refusal
 from pipelines.engine.events import Display, Interrupted, NoDisplay, NoTracking, RunSummary, StageOutcome, Tracking
 from pipelines.engine.fingerprint import Identified, Identifier
 from pipelines.engine.plan import digest_cache, explain, plan
 from pipelines.engine.reuse_candidates import reuse_candidates
-from pipelines.engine.run_record import check_result, environment, git_state, run_record
 from pipelines.engine.signals import Stopped, StopSignal
 from pipelines.engine.stage import Pipeline, Stage
 from pipelines.engine.stage_slots import Turns
@@ -29,6 +30,7 @@ from pipelines.engine.store.store import Attempt, Store, list_files
 from pipelines.engine.store.store_lock import in_use
 from pipelines.engine.tolerance import tier_record
 from pipelines.errors import LeaseLostError, StoreError, failure
+from pipelines.git import git_state
 
 __all__ = ["Interrupted", "RunSummary", "StageOutcome", "plan", "run"]
 
@@ -52,7 +54,7 @@ def run(
     min_free_gb: float = 0.0,
     identifier: Identifier | None = None,
     until: str | None = None,
-    gate: CostGate | None = None,
+    drift: DriftPolicy | None = None,
     lock: Mapping[str, Any] | None = None,
     halt: threading.Event | None = None,
 ) -> RunSummary:
@@ -73,19 +75,19 @@ def run(
         min_free_gb: free space that the store must have, in GB.
         identifier: computes fingerprints; tests give their own first-party packages.
         until: stop after this stage and what it needs.
-        gate: holds back what took long and of which nothing but code has changed; None holds nothing back.
+        drift: what becomes of outputs from which nothing but code differs; by default they are computed again.
         lock: what is kept in the run's record to compute it again; see `pipelines.rerun.lock`.
         halt: once set, the run stops as SIGTERM stops it.
 
     Raises:
         StoreError: the store cannot be used; nothing was started.
-        PipelineError: `until` or `gate` names no stage.
+        PipelineError: `until` or `drift` names no stage.
         Interrupted: SIGINT or SIGTERM arrived, or `halt` was set.
 
     A failing stage blocks those that need it; the others go on, and the summary tells.
     """
-    gate = gate or CostGate()
-    gate.check(pipeline)
+    drift = drift or DriftPolicy()
+    drift.check(pipeline)
     pipeline = pipeline.until(until)
     store.prepare(min_free_gb)
     identifier = identifier or Identifier(cache=digest_cache(store))
@@ -105,7 +107,7 @@ def run(
         max_parallel=max_parallel,
         identifier=identifier,
         until=until,
-        gate=gate,
+        drift=drift,
         lock=lock,
         halt=halt or threading.Event(),
     )
@@ -128,7 +130,7 @@ class _Run:
     max_parallel: int
     identifier: Identifier
     until: str | None
-    gate: CostGate
+    drift: DriftPolicy
     lock: Mapping[str, Any] | None
     halt: threading.Event
 
@@ -141,7 +143,7 @@ class _Run:
         self.requests: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self.cluster = ClusterStart(
             self.start_cluster,
-            any(stage.uses_cluster for stage in self.pipeline.stages),
+            any(stage.execution.uses_cluster for stage in self.pipeline.stages),
             lambda function: self.requests.put(("call", function)),
             self.display,
             self.stop,
@@ -227,25 +229,27 @@ class _Run:
         manifest = self.store.lookup(stage.name, found.fingerprint)
         if manifest is not None:
             self.store.sweep(manifest)
-            return self._cached(stage, found, manifest, started)
+            return self._cached(stage, manifest, started)
+        if not self.store.has_work(stage.name, found.fingerprint):
+            old = self.drift.drifted(self.store, stage, found)
+            if old is not None and self.drift.decide(stage.name, old.manifest.seconds) == "refuse":
+                return StageOutcome(stage.name, "blocked", error=refusal(stage.name, old))
+            if old is not None:
+                return replace(self._cached(stage, old.manifest, started), drift=differs(old))
         with self.turns.slot(stage.name):
             attempt = self.turns.acquire(stage.name, found.fingerprint)
             manifest = self.store.lookup(stage.name, found.fingerprint)
             if manifest is not None:
                 self.turns.drop(attempt)
-                return self._cached(stage, found, manifest, started)
-            old = None if attempt.resumed else self.gate.held_by(self.store, stage, found)
-            if old is not None:
-                self.turns.drop(attempt)
-                return StageOutcome(stage.name, "blocked", error=self.gate.message(stage.name, old), held=True)
+                return self._cached(stage, manifest, started)
             try:
                 return self._compute(stage, found, attempt, upstream)
             except BaseException:
                 self.turns.drop(attempt)
                 raise
 
-    def _cached(self, stage: Stage, found: Identified, manifest: Manifest, started: float) -> StageOutcome:
-        self.tracking.begin_stage(stage, found.fingerprint, found.recipe["inputs"], None)
+    def _cached(self, stage: Stage, manifest: Manifest, started: float) -> StageOutcome:
+        self.tracking.begin_stage(stage, manifest.fingerprint, manifest.recipe["inputs"], None)
         return StageOutcome(stage.name, "cached", time.time() - started, manifest, self.store.output(manifest))
 
     def _compute(
@@ -253,7 +257,7 @@ class _Run:
     ) -> StageOutcome:
         history = self.store.manifests(stage.name)
         why = "continues unfinished work" if attempt.resumed else explain(history, found.recipe)
-        if stage.uses_cluster:
+        if stage.execution.uses_cluster:
             self.cluster.need(stage.name)
         else:
             self.cluster.prepare()
@@ -265,7 +269,7 @@ class _Run:
         self.stop.check()
         manifest = Manifest(
             stage=stage.name,
-            fingerprint=f"sha256:{found.fingerprint}",
+            fingerprint=found.fingerprint,
             attempt=attempt.out.name,
             kind=result.kind,
             digest=result.digest,
@@ -277,8 +281,8 @@ class _Run:
             evaluations=tuple(asdict(evaluation) for evaluation in result.evaluations),
             artifacts=tuple(result.artifacts),
             taken=dict(result.taken),
-            tier=tier_record(stage.tier),
-            env=environment(),
+            tier=tier_record(stage.execution.tier),
+            env={"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count()},
             git=git_state(),
             runtime=dict(self.execute.settings),
             mlflow=dict(self.tracking.stage_run(stage.name)),
@@ -328,11 +332,8 @@ class _Run:
         order = [stage.name for stage in self.pipeline.order]
         outcomes = {name: self.outcomes[name] for name in order if name in self.outcomes}
         summary = RunSummary(self.run_id, self.name, self.pipeline.name, outcomes, time.time() - self.started)
-        record = run_record(summary, self.store.root, self.started, self.pipeline, self.until)
-        if self.lock is not None:
-            record["lock"] = dict(self.lock)
         try:
-            self.store.put_run(self.run_id, self.name, record)
+            self.store.put_run(summary.record(self.store.root, self.started, self.pipeline, self.until, self.lock))
         except StoreError as error:
             # How the stages ended must be told all the same.
             return replace(summary, unrecorded=str(error))

@@ -89,7 +89,7 @@ class Turns:
         try:
             kept = self._store.commit(attempt, manifest)
         except LeaseLostError:
-            winner = self._store.lookup(manifest.stage, manifest.fingerprint.removeprefix("sha256:"))
+            winner = self._store.lookup(manifest.stage, manifest.fingerprint)
             if winner is None:
                 raise
             kept = winner

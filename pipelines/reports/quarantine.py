@@ -10,15 +10,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 
 from curation.control_characters import shown
+from pipelines.engine.store.run_record import RunRecord, StageEntry
 from pipelines.engine.store.store import Store
 from pipelines.errors import PipelineError, StoreError
-from pipelines.terminal import Text, command_line, in_line
+from pipelines.terminal import Text, command_line, in_line, make_table
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -132,7 +131,7 @@ def clip_ids(clips: Iterable[SetAside]) -> dict[tuple[str, str], tuple[str, ...]
     return {key: tuple(sorted(ids)) for key, ids in found.items()}
 
 
-def read_quarantine(store: Store, record: Mapping[str, Any], filtered_too: bool = False) -> Quarantine:
+def read_quarantine(store: Store, record: RunRecord, filtered_too: bool = False) -> Quarantine:
     """Collect what a recorded run set aside.
 
     A clip counts once, at the stage that set it aside; later stages carry its row along. A clip that one of the
@@ -140,41 +139,37 @@ def read_quarantine(store: Store, record: Mapping[str, Any], filtered_too: bool 
 
     Args:
         store: where the outputs are.
-        record: content of `runs/<run id>.json`.
+        record: of the run.
         filtered_too: take clips that are sound and that a rule set aside as well.
 
     Raises:
         PipelineError: the run has no output of curation yet.
         StoreError: an output is gone or damaged.
     """
-    entries = {
-        name: entry
-        for name, entry in record["stages"].items()
-        if name.partition("@")[0] in STAGES and entry.get("path") is not None
-    }
-    names = sorted(entries, key=lambda name: STAGES.index(name.partition("@")[0]))  # stable: sets in the run's order
+    names = [name for name, entry in record.stages.items() if name.partition("@")[0] in STAGES and entry.path]
+    names.sort(key=lambda name: STAGES.index(name.partition("@")[0]))  # stable: sets in the run's order
     if not names:
-        raise PipelineError(f"run {record['run']} has no clips yet: its stage ingest is not done")
+        raise PipelineError(f"run {record.run} has no clips yet: its stage ingest is not done")
     try:
-        tables = {name: _table(store, name, entries[name]) for name in names}
+        tables = {name: _table(store, name, record.stages[name]) for name in names}
         found = _first_seen(tables, names, filtered_too)
         named, rows = _named(tables, names, [row["clip_id"] for row in found if row["clip_id"]])
     except (OSError, ValueError) as error:
-        raise StoreError(f"run {record['run']}: its clips cannot be read: {error}") from error
+        raise StoreError(f"run {record.run}: its clips cannot be read: {error}") from error
     clips = [_clip(row | named.get(row["clip_id"], {})) for row in found]
     order = {stage: place for place, stage in enumerate([*STAGES, *names])}
     return Quarantine(
-        run=record["run"],
-        name=record["name"],
-        started=record["started"],
+        run=record.run,
+        name=record.name,
+        started=record.started,
         filtered_too=filtered_too,
         rows=rows,
         clips=tuple(sorted(clips, key=lambda clip: (order.get(clip.reason_stage, len(order)), clip.uri, clip.clip_id))),
-        media_root=store.root / record["media_root"] if record.get("media_root") else None,
+        media_root=store.root / record.media_root if record.media_root else None,
     )
 
 
-def put_back(store: Store, record: Mapping[str, Any], reason: str) -> dict[str, int]:
+def put_back(store: Store, record: RunRecord, reason: str) -> dict[str, int]:
     """Open the stages that quarantined clips for `reason`, so that the next run computes these clips once more.
 
     Returns the number of clips by stage.
@@ -184,7 +179,7 @@ def put_back(store: Store, record: Mapping[str, Any], reason: str) -> dict[str, 
         StoreError: an output is gone, or somebody works on a stage.
     """
     from curation.schema import Reason
-    from jobs.kept import keep
+    from jobs.row_reuse import keep
 
     if reason not in set(Reason):
         near = get_close_matches(reason, list(Reason), n=1)
@@ -194,14 +189,15 @@ def put_back(store: Store, record: Mapping[str, Any], reason: str) -> dict[str, 
     if not wanted:
         reasons = sorted({name for _, name in found})
         raise PipelineError(
-            f"run {record['run']} quarantined no clip for {reason}; its reasons are {', '.join(reasons) or 'none'}"
+            f"run {record.run} quarantined no clip for {reason}; its reasons are {', '.join(reasons) or 'none'}"
         )
     for stage, ids in wanted.items():
 
         def keep_others(output: Path, work: Path, ids: Iterable[str] = ids) -> None:
             keep(output / "data", work, ids)
 
-        store.reopen(stage, record["stages"][stage]["fingerprint"].removeprefix("sha256:"), keep_others)
+        if (fingerprint := record.stages[stage].fingerprint) is not None:
+            store.reopen(stage, fingerprint, keep_others)
     return {stage: len(ids) for stage, ids in wanted.items()}
 
 
@@ -232,12 +228,12 @@ def _clip(row: Mapping[str, Any]) -> SetAside:
     return SetAside(**{field.name: row.get(field.name) or "" for field in fields(SetAside)})
 
 
-def _table(store: Store, name: str, entry: Mapping[str, Any]) -> ds.Dataset:
+def _table(store: Store, name: str, entry: StageEntry) -> ds.Dataset:
     """The rows that a run recorded, even if their record is lost since."""
     from curation.operator import dataset
 
-    manifest = store.lookup(name, entry["fingerprint"].removeprefix("sha256:")) if entry.get("fingerprint") else None
-    path = store.root / entry["path"]
+    manifest = store.lookup(name, entry.fingerprint) if entry.fingerprint else None
+    path = store.root / (entry.path or "")
     return store.dataset(manifest) if manifest and store.output(manifest) == path else dataset(path / "data")
 
 
@@ -301,10 +297,7 @@ def quarantine_view(found: Quarantine) -> RenderableType:
     if not found.clips:
         more = "" if found.filtered_too else "; --all counts the filtered ones too"
         return Group(head, Text(f"None of {total:,} clips was {kind}{more}.", "bold green"))
-    counts = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("stage", "reason", *(("status",) if found.filtered_too else ())):
-        counts.add_column(column, overflow="fold")
-    counts.add_column("clips", justify="right")
+    counts = make_table("~stage", "~reason", *["~status"] * found.filtered_too, ">clips")
     for (stage, status, reason), number in found.counts().items():
         counts.add_row(stage, reason, *((status,) if found.filtered_too else ()), f"{number:,}")
     line = Text(f"{sum(1 for clip in found.clips if clip.clip_id):,} of {total:,} clips were {kind}", "bold")
@@ -312,10 +305,7 @@ def quarantine_view(found: Quarantine) -> RenderableType:
 
 
 def _sources(found: Quarantine) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("source", overflow="fold")
-    for column in ("set aside", "clips", "share"):
-        table.add_column(column, justify="right")
+    table = make_table("~source", ">set aside", ">clips", ">share")
     worst = found.sources()
     for source, lost, clips in worst[:WORST]:
         table.add_row(in_line(source), f"{lost:,}", f"{clips:,}", f"{lost / clips:.1%}")

@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from typing import Any, Literal, Self
 
 from pipelines.engine.events import Display
 from pipelines.engine.store.lease import is_here, process_start, this_machine
+from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from pipelines.engine.store.typed import checked, parse
 from pipelines.errors import StoreError
@@ -225,13 +225,12 @@ def _live(store: Store) -> list[RunStatus]:
     return sorted(found, key=lambda status: (status.started, status.run), reverse=True)
 
 
-def _from_record(record: Mapping[str, Any]) -> RunStatus:
-    started = datetime.fromisoformat(record["started"]).timestamp()
-    ended = started + float(record.get("seconds") or 0.0)
+def _from_record(record: RunRecord) -> RunStatus:
+    ended = record.began + record.seconds
     stages = {
-        name: StageProgress(entry["state"], entry.get("error") or "", ended - entry["seconds"], ended)
-        for name, entry in record["stages"].items()
+        name: StageProgress(entry.state, entry.error, ended - entry.seconds, ended)
+        for name, entry in record.stages.items()
     }
-    upstream = {name: list(entry.get("inputs", {}).values()) for name, entry in record["stages"].items()}
-    command = str((record.get("lock") or {}).get("command", ""))
-    return RunStatus(record["run"], record["name"], started, stages, upstream, command, ended=ended)
+    upstream = {name: list(entry.inputs.values()) for name, entry in record.stages.items()}
+    command = str((record.lock or {}).get("command", ""))
+    return RunStatus(record.run, record.name, record.began, stages, upstream, command, ended=ended)

@@ -12,7 +12,7 @@ import os
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,11 +20,11 @@ from typing import Annotated, Any
 from pydantic import StringConstraints
 
 from curation.manifests import media_root
-from lumina.files import place_of
+from lumina.files import place_of, replace_file
 from pipelines.config import PipelineConfig
-from pipelines.engine.store.atomic_io import replace_file
+from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
-from pipelines.engine.store.typed import Fingerprint, Text, Whole, checked
+from pipelines.engine.store.typed import Fingerprint, Text, Whole, checked, plain
 from pipelines.errors import PipelineError, StoreError
 from pipelines.git import origin
 from pipelines.tracking.uri import without_password
@@ -40,7 +40,7 @@ class Code:
     commit: Commit | None
     """None when it ran outside its repository."""
     patch: Fingerprint | None = None
-    """`sha256:<hex>` of what the working tree had besides, new files included; None if nothing."""
+    """SHA-256 of what the working tree had besides, new files included; None if nothing."""
 
 
 @dataclass(frozen=True)
@@ -94,27 +94,27 @@ def make_lock(settings: PipelineConfig, command: str, store: Store) -> Lock:
 
 def lock_record(lock: Lock) -> dict[str, Any]:
     """Plain data for the run's record."""
-    return asdict(lock) | {"config": dict(lock.config)}
+    record: dict[str, Any] = plain(lock)
+    return record
 
 
-def read_lock(record: Mapping[str, Any]) -> Lock:
+def read_lock(record: RunRecord) -> Lock:
     """The lock in a run's record.
 
     Raises:
         StoreError: there is none, or it is damaged.
     """
-    found = record.get("lock")
-    if not found:
+    if not record.lock:
         raise StoreError(
-            f"run {record.get('run')} has no lock in its record: it was started by other code than `lumina run`, "
+            f"run {record.run} has no lock in its record: it was started by other code than `lumina run`, "
             "so there is nothing to run again"
         )
     try:
-        lock = checked(Lock, found)
+        lock = checked(Lock, record.lock)
         checked(_Config, lock.config)
         return lock
     except ValueError as error:
-        raise StoreError(f"run {record.get('run')}: the lock in its record is damaged: {error}") from error
+        raise StoreError(f"run {record.run}: the lock in its record is damaged: {error}") from error
 
 
 def portable(settings: PipelineConfig) -> dict[str, Any]:
@@ -172,20 +172,18 @@ def _code(store: Store) -> Code:
 
 def _keep(store: Store, patch: bytes) -> str:
     digest = hashlib.sha256(patch).hexdigest()
-    path = patch_path(store, f"sha256:{digest}")
+    path = patch_path(store, digest)
     try:
         replace_file(path, patch, sync=True)
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
     store.share(path)
-    return f"sha256:{digest}"
+    return digest
 
 
 def patch_path(store: Store, patch: str) -> Path:
-    """Where the patch with this digest lies. Raises StoreError for what is no digest, and could be another path."""
-    if not re.fullmatch("sha256:[0-9a-f]{64}", patch):
-        raise StoreError(f"patch {patch!r:.80}: expected sha256:<64 hex digits>")
-    return store.root / "patches" / f"{patch.removeprefix('sha256:')}.patch"
+    """Where the patch with this SHA-256 lies."""
+    return store.root / "patches" / f"{patch}.patch"
 
 
 def read_patch(store: Store, patch: str) -> bytes:
@@ -200,6 +198,6 @@ def read_patch(store: Store, patch: str) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise PipelineError(f"the patch {path} cannot be read: {error.strerror or error}") from error
-    if hashlib.sha256(content).hexdigest() != patch.removeprefix("sha256:"):
-        raise PipelineError(f"the patch {path} is damaged: its digest is not {patch}")
+    if hashlib.sha256(content).hexdigest() != patch:
+        raise PipelineError(f"the patch {path} is damaged: its SHA-256 is not that of its name")
     return content

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipelines.engine.store.run_record import RunRecord, StageEntry
 from pipelines.rerun.lock import Environment, Lock
 
 _INPUTS = ("facts", "files", "weights")
@@ -29,13 +30,13 @@ def stops(checks: Sequence[Check]) -> list[Check]:
     return [check for check in checks if check.state == "missing"]
 
 
-def check_record(record: Mapping[str, Any]) -> Check:
+def check_record(record: RunRecord) -> Check:
     """Whether the recorded run came to its end."""
-    open_stages = [name for name, entry in record["stages"].items() if entry.get("digest") is None]
-    if record.get("ok") and not open_stages:
-        return Check("run", "ok", f"{record['run']}, {len(record['stages'])} stages, started {record['started']}")
+    open_stages = [name for name, entry in record.stages.items() if entry.digest is None]
+    if record.ok and not open_stages:
+        return Check("run", "ok", f"{record.run}, {len(record.stages)} stages, started {record.started}")
     first = f", first {open_stages[0]}" if open_stages else ""
-    return Check("run", "missing", f"{record['run']} is not complete{first}: there is nothing to compare with")
+    return Check("run", "missing", f"{record.run} is not complete{first}: there is nothing to compare with")
 
 
 def check_environment(then: Environment, now: Environment) -> Iterator[Check]:
@@ -74,7 +75,7 @@ def check_workers(lock: Lock, overrides: Sequence[str]) -> Check:
 
 
 def check_plan(
-    planned: Mapping[str, Any], stages: Mapping[str, Mapping[str, Any]], here: bool, allow_env_drift: bool
+    planned: Mapping[str, Any], stages: Mapping[str, StageEntry], here: bool, allow_env_drift: bool
 ) -> Iterator[Check]:
     """Whether code, inputs and packages give the recorded recipes, as far as a plan can tell.
 
@@ -87,9 +88,7 @@ def check_plan(
     other = {
         one["name"]: str(one["reason"])
         for one in planned["stages"]
-        if one["name"] in stages
-        and one["fingerprint"]
-        and f"sha256:{one['fingerprint']}" != stages[one["name"]]["fingerprint"]
+        if one["name"] in stages and one["fingerprint"] not in (None, stages[one["name"]].fingerprint)
     }
     blocked = {one["name"]: str(one["reason"]) for one in planned["stages"] if one["state"] == "blocked"}
     gone = sorted(stages.keys() - {one["name"] for one in planned["stages"]})

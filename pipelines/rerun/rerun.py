@@ -7,15 +7,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
 
 from pipelines.diff.difference import Difference, read_diff
+from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from pipelines.errors import PipelineError, StoreError
 from pipelines.git import HOME, checked_out, code_home, has_commit
@@ -147,13 +148,11 @@ def rerun(
         target = _target(store, record, options)
         if options.start is not None:
             copy_stages(store, record, options.start, target)
-        again = _execute(command, store, target, record, lock, options.line(store, record["run"]), output)
+        again = _execute(command, store, target, record, lock, options.line(store, record.run), output)
     found_again = target.get_run(again)
     difference = read_diff((store, record), (target, found_again))
-    verdict = judge(difference, {name: entry.get("inputs", {}) for name, entry in record["stages"].items()})
-    target.put_run(
-        again, found_again["name"], {**found_again, "rerun": {"store": str(store.root), **verdict.as_dict()}}
-    )
+    verdict = judge(difference, {name: entry.inputs for name, entry in record.stages.items()})
+    target.put_run(replace(found_again, rerun={"store": str(store.root), **verdict.as_dict()}))
     return Rerun(tuple(checks), verdict, difference, target.root, _tag(store, lock, verdict))
 
 
@@ -170,14 +169,14 @@ def _tracking_uri(store: Store, lock: Lock) -> str:
     return with_password(target(store, lock.config.get("tracking_uri")).uri)
 
 
-def _check_options(record: Mapping[str, Any], options: Options) -> None:
+def _check_options(record: RunRecord, options: Options) -> None:
     other = [value for value in options.overrides if not value.startswith("runtime.")]
     if other:
         raise PipelineError(
             f"-o {other[0]}: a rerun keeps what was recorded, but for runtime.*; `lumina run` takes other settings"
         )
-    if options.start is not None and options.start not in record["stages"]:
-        raise PipelineError(f"--from {options.start}: the run has no such stage; it has {', '.join(record['stages'])}")
+    if options.start is not None and options.start not in record.stages:
+        raise PipelineError(f"--from {options.start}: the run has no such stage; it has {', '.join(record.stages)}")
 
 
 @contextmanager
@@ -217,7 +216,7 @@ class _Command:
         return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def _planned(command: _Command, store: Store, record: Mapping[str, Any], options: Options) -> Iterator[Check]:
+def _planned(command: _Command, store: Store, record: RunRecord, options: Options) -> Iterator[Check]:
     """What the code that will run says of the recorded run's store."""
     done = subprocess.run(  # noqa: S603
         command.line("plan", "--store", str(store.root), "--json"),
@@ -228,10 +227,10 @@ def _planned(command: _Command, store: Store, record: Mapping[str, Any], options
         said = done.stderr.strip().splitlines()
         yield Check("inputs", "missing", said[-1].removeprefix("error: ") if said else "the plan came to nothing")
         return
-    yield from check_plan(planned, record["stages"], options.here, options.allow_env_drift)
+    yield from check_plan(planned, record.stages, options.here, options.allow_env_drift)
 
 
-def _target(store: Store, record: Mapping[str, Any], options: Options) -> Store:
+def _target(store: Store, record: RunRecord, options: Options) -> Store:
     """Where the rerun puts its outputs: a killed one goes on in the store that it began."""
     if not options.apart:
         return store
@@ -241,28 +240,28 @@ def _target(store: Store, record: Mapping[str, Any], options: Options) -> Store:
             raise PipelineError(f"--into {options.into}: that is the store of the recorded run; name another folder")
         return target
     parent = store.root / "reruns"
-    begun = sorted(parent.glob(f"{record['run']}-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    begun = sorted(parent.glob(f"{record.run}-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     if begun and not _complete(Store(begun[-1]), record):
         return Store(begun[-1])
-    return Store(parent / f"{record['run']}-{len(begun) + 1}")
+    return Store(parent / f"{record.run}-{len(begun) + 1}")
 
 
-def _complete(target: Store, record: Mapping[str, Any]) -> bool:
+def _complete(target: Store, record: RunRecord) -> bool:
     try:
-        return bool(target.get_run(_name(record))["ok"])
+        return target.get_run(_name(record)).ok
     except StoreError:
         return False
 
 
-def _name(record: Mapping[str, Any]) -> str:
-    return f"{record['name']}-rerun"
+def _name(record: RunRecord) -> str:
+    return f"{record.name}-rerun"
 
 
 def _execute(
     command: _Command,
     store: Store,
     target: Store,
-    record: Mapping[str, Any],
+    record: RunRecord,
     lock: Lock,
     again_command: str,
     output: IO[str] | None,
@@ -272,10 +271,9 @@ def _execute(
     # All users of this machine see the words of a process; its environment has the password.
     tracked = tracked if without_password(tracked) == tracked else "null"
     options = ["--store", str(target.root), "--name", _name(record), "-o", f"tracking_uri={tracked}"]
-    options += ["--until", record["until"]] if record.get("until") else []
+    options += ["--until", record.until] if record.until else []
     options += ["--continue-with", again_command]
-    # Whoever reruns means to compute; code of before the cost gate does not know the option.
-    options += ["--rerun", "all"] if (command.code / "pipelines" / "dag" / "gate.py").is_file() else []
+    options += ["--recompute", "all"]  # whoever reruns means to compute
     before = _newest(target, record)
     process = subprocess.Popen(command.line("run", *options), env=command.environment(), stdout=output)  # noqa: S603
     with _outliving(process):
@@ -298,7 +296,7 @@ def _outliving(process: subprocess.Popen[bytes]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _newest(target: Store, record: Mapping[str, Any]) -> str | None:
+def _newest(target: Store, record: RunRecord) -> str | None:
     try:
         return target.run_path(_name(record)).stem
     except StoreError:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from pipelines.engine.store.atomic_io import replace_file
+from lumina.files import replace_file
+from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from pipelines.errors import StoreError
 
 
-def copy_stages(store: Store, record: Mapping[str, Any], start: str, target: Store) -> None:
+def copy_stages(store: Store, record: RunRecord, start: str, target: Store) -> None:
     """Put the outputs of all stages that are neither `start` nor follow it into another store.
 
     Files are linked where both stores lie on one file system: outputs are never written to.
@@ -28,20 +27,18 @@ def copy_stages(store: Store, record: Mapping[str, Any], start: str, target: Sto
         StoreError: an output is gone or damaged, or cannot be copied.
     """
     target.prepare()
-    stages = record["stages"]
     again = {start}
-    for _ in stages:
-        again |= {name for name, entry in stages.items() if again & set(entry.get("inputs", {}).values())}
-    for name, entry in stages.items():
+    for _ in record.stages:
+        again |= {name for name, entry in record.stages.items() if again & set(entry.inputs.values())}
+    for name, entry in record.stages.items():
         if name in again:
             continue
-        fingerprint = str(entry["fingerprint"]).removeprefix("sha256:")
-        manifest = store.lookup(name, fingerprint)
+        manifest = store.lookup(name, entry.fingerprint) if entry.fingerprint else None
         if manifest is None:
             raise StoreError(f"stage {name}: its output in {store.root} is gone or damaged; rerun with --fresh")
-        if target.lookup(name, fingerprint) is not None:
+        if target.lookup(name, manifest.fingerprint) is not None:
             continue
-        directory = target.directory(name, fingerprint)
+        directory = target.directory(name, manifest.fingerprint)
         try:
             shutil.copytree(store.output(manifest), target.output(manifest), copy_function=_link, dirs_exist_ok=True)
             # Last, as everywhere: an output without a record is none.

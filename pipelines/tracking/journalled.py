@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.store import directory_name
 from pipelines.engine.store.typed import Below, Name, Number, Text, Whole, checked, is_name, read_text
 
 
@@ -65,8 +66,7 @@ class _Told:
     fingerprint: Text
     origin: Mapping[Text, Text]
     metrics: Mapping[Text, Number]
-    accepted: Text = ""
-    aliased_from: Text | None = None
+    drift: Text = ""
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _output(path: str, manifest_path: str, names: Sequence[str], store: Path) ->
         manifest = Manifest.from_sealed(read_text(record))
     except (OSError, ValueError) as error:
         raise ValueError(f"{record} cannot be read ({error}), so nobody knows which files are its own") from error
-    computed = (manifest.aliased_from or manifest.fingerprint).removeprefix("sha256:")[:20]
+    computed = directory_name(manifest.fingerprint)
     out = store.joinpath(*folder, attempt)
     if (folder, attempt) != (["stages", manifest.stage, computed], manifest.attempt):
         raise ValueError(f"{out} is not the output of which {record} tells")

@@ -298,8 +298,8 @@ class MlflowWriter:
             tags["lumina.error"] = event["error"]
         if manifest:
             tags |= {"lumina.digest": manifest["digest"], "lumina.manifest": event["manifest_path"]}
-            if manifest.get("accepted"):
-                tags |= {"lumina.accepted": manifest["accepted"], "lumina.aliased_from": manifest["aliased_from"]}
+            if manifest.get("drift"):
+                tags["lumina.code_drift"] = manifest["drift"]
             if event["state"] == "cached":
                 tags["lumina.origin_run"] = self._origin(manifest)
             metrics = [Metric(key, value, event["at_ms"], 0) for key, value in manifest["metrics"].items()]

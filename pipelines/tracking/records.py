@@ -15,7 +15,7 @@ from typing import Any
 
 from lumina.system_prompts import read_system_prompts
 from pipelines.engine.events import StageOutcome
-from pipelines.engine.stage import Stage
+from pipelines.engine.stage import Execution, Stage
 from pipelines.engine.store.manifest import Manifest
 
 _NOT_A_NAME = re.compile(r"[^\w/ :.\-]")
@@ -103,20 +103,19 @@ class Records:
             summary["rows/taken"] = sum(manifest.taken.values())
         told = {
             "digest": manifest.digest,
-            "fingerprint": manifest.fingerprint.removeprefix("sha256:"),
+            "fingerprint": manifest.fingerprint,
             "origin": dict(manifest.mlflow),
-            "accepted": manifest.accepted_why,
-            "aliased_from": manifest.aliased_from,
+            "drift": outcome.drift,
             "metrics": {safe_name(key): float(value) for key, value in summary.items()},
         }
         yield "end_stage", {**fields, "manifest": told, "output": output, **place}
         if outcome.state == "done" and manifest.artifacts:
             yield "artifacts", {"stage": stage, "names": list(manifest.artifacts), **place}
-        declared = self._stages.get(stage)
-        if declared is not None and declared.system_prompts:
+        declared = self._stages[stage].execution if stage in self._stages else Execution()
+        if declared.system_prompts:
             found = read_system_prompts(outcome.path / declared.system_prompts)
             yield "prompts", {"stage": stage, "texts": {name: one.text for name, one in found.items()}}
-        if declared is not None and declared.model is not None:
+        if declared.model is not None:
             model = {"name": f"lumina-video-{self.name}", **asdict(declared.model)}
             yield "model", {"stage": stage, "model": model, "manifest": told, **place}
         for evaluation in manifest.evaluations:
@@ -160,5 +159,4 @@ class Records:
 
 
 def _manifest_path(output: Path, manifest: Manifest) -> str:
-    """The output of an accepted stage lies in the directory of another fingerprint."""
-    return str(output.parents[1] / manifest.fingerprint.removeprefix("sha256:")[:20] / "MANIFEST.json")
+    return str(output.parent / "MANIFEST.json")

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.engine.events import StageOutcome
-from pipelines.engine.run_record import git_state
 from pipelines.engine.stage import Stage
 from pipelines.engine.store.lease import process_start, this_machine
 from pipelines.engine.store.store import Store
+from pipelines.git import git_state
 from pipelines.secrets import scrubbed
 from pipelines.tracking.attempts import Attempts
 from pipelines.tracking.journal import Journal

@@ -11,17 +11,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from pipelines.engine.accept import undone
+from pipelines.engine.call import count_problem
 from pipelines.engine.fingerprint import fingerprint
-from pipelines.engine.run_record import count_problem
 from pipelines.engine.store.checksum import check_seal
 from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.run_record import RunRecord, StageEntry
 from pipelines.engine.store.store import Store
 from pipelines.engine.store.typed import read_text
 from pipelines.errors import PipelineError, StoreError
-from pipelines.rerun.lock import patch_path, read_patch
+from pipelines.rerun.lock import patch_path, read_lock, read_patch
 from pipelines.verify.verification import CheckedStage, Problem, Unchecked, Verification, What
 
 
@@ -30,7 +29,8 @@ class _Stage:
     """A stage while it is looked at."""
 
     name: str
-    entry: Mapping[str, Any]
+    fingerprint: str
+    entry: StageEntry
     directory: Path
     """Of its fingerprint."""
     manifest: Manifest | None = None
@@ -47,7 +47,7 @@ class _Stage:
         return store.output(manifest) if self._is_of_run(manifest) else self.directory / manifest.attempt
 
     def _is_of_run(self, manifest: Manifest) -> bool:
-        return (manifest.stage, manifest.fingerprint) == (self.name, self.entry["fingerprint"])
+        return (manifest.stage, manifest.fingerprint) == (self.name, self.fingerprint)
 
 
 class _Findings:
@@ -88,9 +88,9 @@ def verify(
     found = _Findings(store)
     _check_run(store, path, record, found)
     stages = [
-        _Stage(name, entry, store.directory(name, entry["fingerprint"].removeprefix("sha256:")))
-        for name, entry in record["stages"].items()
-        if entry["fingerprint"] is not None
+        _Stage(name, entry.fingerprint, entry, store.directory(name, entry.fingerprint))
+        for name, entry in record.stages.items()
+        if entry.fingerprint is not None
     ]
     for stage in stages:
         _check_record(stage, found)
@@ -109,9 +109,9 @@ def verify(
                 found.not_checked += [Unchecked(stage.name, note) for note in content.not_checked]
     _check_mlflow(store, record, stages, found)
     return Verification(
-        run=record["run"],
-        name=record["name"],
-        started=record["started"],
+        run=record.run,
+        name=record.name,
+        started=record.started,
         deep=deep,
         rows=rows,
         stages=tuple(_checked(stage) for stage in stages),
@@ -130,11 +130,11 @@ def _checked(stage: _Stage) -> CheckedStage:
         len(files),
         sum(file.bytes for file in files),
         tuple(stage.problems),
-        manifest.accepted_why if manifest else "",
+        stage.entry.drift,
     )
 
 
-def _check_run(store: Store, path: Path, record: Mapping[str, Any], found: _Findings) -> None:
+def _check_run(store: Store, path: Path, record: RunRecord, found: _Findings) -> None:
     """The run's record, and the pointer to the newest run of its name."""
     sealed = check_seal(read_text(path))
     if sealed == "broken":
@@ -142,34 +142,33 @@ def _check_run(store: Store, path: Path, record: Mapping[str, Any], found: _Find
     elif sealed == "none":
         found.skip("", "the run's record itself: it was written without a checksum")
     _check_patch(store, path, record, found)
-    pointer = store.root / "latest" / record["name"]
+    pointer = store.root / "latest" / record.name
     try:
-        store.run_path(record["name"])
+        store.run_path(record.name)
     except StoreError as error:
         found.add(None, "damaged", pointer, str(error))
 
 
-def _check_patch(store: Store, run: Path, record: Mapping[str, Any], found: _Findings) -> None:
+def _check_patch(store: Store, run: Path, record: RunRecord, found: _Findings) -> None:
     """The code that the run had besides its commit."""
-    code = (record.get("lock") or {}).get("code")
-    patch = code.get("patch") if isinstance(code, dict) else None
-    if not patch:
-        return
     try:
-        path = patch_path(store, str(patch))
+        patch = read_lock(record).code.patch if record.lock else None
     except StoreError as error:
         found.add(None, "damaged", run, str(error))
         return
+    if patch is None:
+        return
     try:
-        read_patch(store, str(patch))
+        read_patch(store, patch)
     except PipelineError as error:
+        path = patch_path(store, patch)
         found.add(None, "damaged" if path.is_file() else "missing", path, str(error))
 
 
 def _check_record(stage: _Stage, found: _Findings) -> None:
     """The manifest: readable, whole, of this stage and fingerprint, and in agreement with itself and with the run."""
     try:
-        text = found.store.record_text(stage.name, stage.entry["fingerprint"].removeprefix("sha256:"))
+        text = found.store.record_text(stage.name, stage.fingerprint)
         if text is None:
             found.add(stage, "missing", stage.record, "the record of the stage is not there")
             return
@@ -186,32 +185,16 @@ def _check_record(stage: _Stage, found: _Findings) -> None:
     if manifest.stage != stage.name or manifest.recipe.get("stage") != stage.name:
         found.add(stage, "edited", stage.record, f"is of stage {manifest.stage!r}")
     try:
-        recipe = f"sha256:{fingerprint(manifest.recipe)}"
+        recipe = fingerprint(manifest.recipe)
     except PipelineError as error:
         recipe = f"none ({error})"
     if recipe != manifest.fingerprint:
         found.add(stage, "edited", stage.record, f"its recipe has the fingerprint {recipe}, not {manifest.fingerprint}")
     for key in ("fingerprint", "digest"):
-        if getattr(manifest, key) != stage.entry[key]:
-            detail = f"has the {key} {getattr(manifest, key)}, the run recorded {stage.entry[key]}"
+        if getattr(manifest, key) != getattr(stage.entry, key):
+            detail = f"has the {key} {getattr(manifest, key)}, the run recorded {getattr(stage.entry, key)}"
             found.add(stage, "edited", stage.record, detail)
     _check_counts(stage, manifest, found)
-    _check_acceptance(stage, manifest, found)
-
-
-def _check_acceptance(stage: _Stage, manifest: Manifest, found: _Findings) -> None:
-    """An output that was accepted is that of a recipe from which this one differs in the code that the record tells."""
-    if manifest.aliased_from is None and not manifest.accepted:
-        return
-    recipe: Mapping[str, Any] = manifest.recipe
-    for acceptance in reversed(manifest.accepted):
-        recipe = undone(recipe, acceptance)
-        if f"sha256:{fingerprint(recipe)}" != acceptance.fingerprint:
-            detail = f"was accepted for other code than it tells: {acceptance.fingerprint} is of another recipe"
-            found.add(stage, "edited", stage.record, detail)
-            return
-    if not manifest.accepted or manifest.accepted[0].fingerprint != manifest.aliased_from:
-        found.add(stage, "edited", stage.record, f"names the output of {manifest.aliased_from}, which nobody accepted")
 
 
 def _check_counts(stage: _Stage, manifest: Manifest, found: _Findings) -> None:
@@ -248,18 +231,11 @@ def _check_files(store: Store, stage: _Stage, manifest: Manifest, found: _Findin
 def _check_lineage(stages: Sequence[_Stage], run: Path, found: _Findings) -> None:
     """Every input of a recipe is an output of the run, and the one that the run recorded for its key."""
     by_name = {stage.name: stage for stage in stages}
-    digests = {stage.manifest.digest for stage in stages if stage.manifest is not None}
     for stage in stages:
         if stage.manifest is None:
             continue
         inputs: Mapping[str, str] = stage.manifest.recipe.get("inputs", {})
-        recorded = stage.entry.get("inputs")
-        if recorded is None:
-            found.skip(stage.name, "which stage each input came from: the run's record does not say")
-            for key, digest in inputs.items():
-                if digest not in digests:
-                    found.add(stage, "lineage", stage.record, f"input {key} is {digest}, which no stage of the run has")
-            continue
+        recorded = stage.entry.inputs
         if set(inputs) != set(recorded):
             detail = f"has the inputs {sorted(inputs)}, the run recorded {sorted(recorded)}"
             found.add(stage, "lineage", stage.record, detail)
@@ -274,7 +250,7 @@ def _check_lineage(stages: Sequence[_Stage], run: Path, found: _Findings) -> Non
                 found.add(stage, "lineage", stage.record, detail)
 
 
-def _check_mlflow(store: Store, record: Mapping[str, Any], stages: Sequence[_Stage], found: _Findings) -> None:
+def _check_mlflow(store: Store, record: RunRecord, stages: Sequence[_Stage], found: _Findings) -> None:
     """The tags of the stages' MLflow runs, as far as there is somebody to ask."""
     from pipelines.tracking.mlflow_client import TrackerAwayError
     from pipelines.tracking.mlflow_tags import read_tags
@@ -298,7 +274,7 @@ def _check_mlflow(store: Store, record: Mapping[str, Any], stages: Sequence[_Sta
     for uri, members in tracked.items():
         by_run = {stage.manifest.mlflow["run_id"]: stage for stage in members if stage.manifest is not None}
         try:
-            tags = read_tags(uri, record["run"], by_run)
+            tags = read_tags(uri, record.run, by_run)
         except TrackerAwayError as error:
             found.skip("", f"MLflow: {error}")
             continue
@@ -317,7 +293,7 @@ def _check_tags(stage: _Stage, run_id: str, tags: Mapping[str, str], found: _Fin
         return
     wanted = {
         "lumina.stage": stage.name,
-        "lumina.fingerprint": stage.manifest.fingerprint.removeprefix("sha256:"),
+        "lumina.fingerprint": stage.manifest.fingerprint,
         "lumina.digest": stage.manifest.digest,
     }
     for tag, value in wanted.items():
@@ -328,12 +304,12 @@ def _check_tags(stage: _Stage, run_id: str, tags: Mapping[str, str], found: _Fin
             found.add(stage, "mlflow", stage.record, detail)
 
 
-def _left_out(record: Mapping[str, Any], deep: bool, rows: bool) -> list[Unchecked]:
+def _left_out(record: RunRecord, deep: bool, rows: bool) -> list[Unchecked]:
     """What these checks do not look at by their nature."""
     notes = [
-        Unchecked(name, f"has no output: {entry.get('state')}")
-        for name, entry in record["stages"].items()
-        if entry["fingerprint"] is None
+        Unchecked(name, f"has no output: {entry.state}")
+        for name, entry in record.stages.items()
+        if entry.fingerprint is None
     ]
     if not deep:
         notes.append(Unchecked("", "what files contain: sizes only; --deep hashes them"))

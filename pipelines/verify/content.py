@@ -52,7 +52,7 @@ class Output:
 
     def edited(self, detail: str) -> Problem:
         """The record says something that the files do not."""
-        record = self.path.parents[1] / self.manifest.fingerprint.removeprefix("sha256:")[:20] / "MANIFEST.json"
+        record = self.store.directory(self.manifest.stage, self.manifest.fingerprint) / "MANIFEST.json"
         return Problem("edited", record.relative_to(self.store.root).as_posix(), detail)
 
 

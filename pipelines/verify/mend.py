@@ -22,8 +22,9 @@ def mend(store: Store, found: Verification) -> Verification:
     Raises:
         StoreError: somebody works on such a stage, or the store cannot be written.
     """
-    entries = store.get_run(found.run)["stages"]
+    entries = store.get_run(found.run).stages
     damaged = [stage.name for stage in found.stages if can_mend(stage)]
     for name in damaged:
-        store.set_aside(name, entries[name]["fingerprint"].removeprefix("sha256:"))
+        if (fingerprint := entries[name].fingerprint) is not None:
+            store.set_aside(name, fingerprint)
     return replace(found, set_aside=tuple(damaged))

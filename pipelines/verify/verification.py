@@ -52,8 +52,8 @@ class CheckedStage:
     bytes: int
     """Recorded number and size of its files."""
     problems: tuple[Problem, ...]
-    accepted: str = ""
-    """Why the output stands for code that never computed it, who said so and when; empty for what was computed."""
+    drift: str = ""
+    """Which code of the run differs from that which computed the output; empty for none."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 
-from pipelines.reports.progress import duration
+from lumina.formats import duration, size
 from pipelines.terminal import Text
 from pipelines.verify.mend import can_mend
 from pipelines.verify.verification import Problem, Row, Unchecked, Verification
@@ -26,10 +26,10 @@ def verification_view(found: Verification) -> RenderableType:
     for name, problems in (("", found.problems), *((stage.name, stage.problems) for stage in found.stages)):
         if problems:
             parts += [Text(name or "the run itself", "bold red"), *_problems(problems), Text("")]
-    accepted = [stage for stage in found.stages if stage.accepted]
-    if accepted:
-        parts.append(Text("ALIASED: accepted for code that never computed it", "yellow"))
-        texts = [Text(f"{stage.name}: {stage.accepted}") for stage in accepted]
+    drifted = [stage for stage in found.stages if stage.drift]
+    if drifted:
+        parts.append(Text("Kept, though the run's code differs from that which computed it:", "yellow"))
+        texts = [Text(f"{stage.name}: {stage.drift}") for stage in drifted]
         parts += [*(Padding(text, (0, 0, 0, 2), expand=False) for text in texts), Text("")]
     parts.append(_line(found))
     if found.set_aside:
@@ -53,8 +53,8 @@ def _stages(found: Verification) -> Table:
     for stage in found.stages:
         number = len(stage.problems)
         sign = Text(f"✗ {number} wrong", "bold red") if number else Text("✓ intact", "green")
-        if stage.accepted:
-            sign.append(", ALIASED", "yellow")
+        if stage.drift:
+            sign.append(", code differs", "yellow")
         table.add_row(stage.name, stage.kind or "–", f"{stage.files:,}", size(stage.bytes), sign)
     return table
 
@@ -102,13 +102,3 @@ def _notes(notes: Iterable[Unchecked]) -> Iterable[str]:
             continue
         more = f" and {len(names) - _STAGES_SHOWN} more" if len(names) > _STAGES_SHOWN else ""
         yield f"{', '.join(names[:_STAGES_SHOWN])}{more}: {what}"
-
-
-def size(count: int) -> str:
-    """Bytes as `12 B`, `3.4 kB`, `1.2 GB`; powers of 1000."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 999.5:
-            return f"{value:.0f} {unit}" if unit == "B" or value >= 99.5 else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"

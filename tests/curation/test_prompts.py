@@ -15,6 +15,7 @@ from curation.sources import SYSTEM_PROMPTS_FILE
 from curation.tensors import unpack
 from lumina.prompt_length import MAX_TOKENS
 from lumina.system_prompts import SystemPrompt, write_system_prompts
+from tests.curation.in_memory import planned
 from tests.lumina import tiny
 
 
@@ -22,8 +23,8 @@ def _encoded(folder: Path, config: EncodeTextConfig, prompts: list[str]) -> pa.T
     rows = [
         {"text_id": str(n), "system_prompt_id": "s", "prompt": text} | status_ok() for n, text in enumerate(prompts)
     ]
-    assert ENCODE_TEXT_OPERATOR.make is not None
-    encode = ENCODE_TEXT_OPERATOR.make(config, Env("", {"text_encoder": str(folder)}))
+    assert ENCODE_TEXT_OPERATOR.map is not None
+    encode = ENCODE_TEXT_OPERATOR.map(config, Env("", {"text_encoder": str(folder)}))
     return apply(ENCODE_TEXT_OPERATOR, encode, to_table(rows, TEXT))
 
 
@@ -33,7 +34,7 @@ def test_gpus_read_many_in_half_precision_and_cpus_one_as_before(tmp_path: Path)
     assert (gpu.dtype, gpu.compute_dtype, gpu.batch_size) == ("bfloat16", "bfloat16", 64)
     named = EncodeTextConfig(dtype="float32", batch_size=7)
     assert [(one.dtype, one.batch_size) for one in (named.on("cpu"), named.on("cuda:1"))] == [("float32", 7)] * 2
-    assert [ENCODE_TEXT_OPERATOR.rows_per_unit(one) for one in (EncodeTextConfig(), cpu, gpu)] == [1, 1, 64]
+    assert [ENCODE_TEXT_OPERATOR.rows_per_batch(one) for one in (EncodeTextConfig(), cpu, gpu)] == [1, 1, 64]
 
     # What a GPU would do, on a CPU.
     tiny.text_encoder().save_pretrained(tmp_path)
@@ -59,7 +60,8 @@ def test_neighbours_are_of_like_length_where_they_are_read_together(tmp_path: Pa
     pq.write_table(pa.table(kept), select / "data" / "a.parquet")
     inputs = {"tag": Input(tag), "select": Input(select)}
     alone, together = (
-        ENCODE_TEXT_OPERATOR.plan(inputs, EncodeTextConfig(batch_size=size), Env("")).to_pylist() for size in (None, 2)
+        planned(ENCODE_TEXT_OPERATOR, inputs, EncodeTextConfig(batch_size=size), Env("")).to_pylist()
+        for size in (None, 2)
     )
     assert [row["text_id"] for row in alone] == sorted(row["text_id"] for row in alone)
     assert sorted(together, key=lambda row: row["text_id"]) == alone

@@ -14,6 +14,7 @@ from curation.operator import Env, Input, dataset
 from curation.schema import MOTION, PROBE, SELECT, TAG, Reason, Status, status_not_ok, status_ok, to_table
 from curation.selection import SELECT_OPERATOR, SelectConfig
 from curation.selection import select as select_table
+from tests.curation.in_memory import computed
 
 CLIP: dict[str, Any] = {
     "media": "video", "source": "web", "caption": "a red circle", "width": 64, "height": 64, "fps": 8.0,
@@ -226,7 +227,8 @@ def test_scores_come_from_the_tables_and_the_manifest(tmp_path: Path) -> None:
     config = SelectConfig(
         scores={"flow_mag_mean": {"min": 1}}, sources={"web": {"scores": {"extra.aesthetic": {"min": 4}}}}
     )
-    table = SELECT_OPERATOR.plan(_inputs(tmp_path), config, Env(""))
+    inputs = _inputs(tmp_path)
+    table = computed(SELECT_OPERATOR, inputs, config, Env(""))
     assert table.schema == SELECT
     assert table["keep"].to_pylist() == [False, True]
     assert table["detail"].to_pylist() == ["flow_mag_mean 0 below 1", None]
@@ -236,6 +238,15 @@ def test_scores_come_from_the_tables_and_the_manifest(tmp_path: Path) -> None:
         "failed/score": 1, "failed/score/web": 1, "kept": 1, "kept/video/web": 1, "removed/score": 1,
         "removed/score/web": 1,
     }  # fmt: skip
+    scored = to_table((row | {"frames_shown": 3 - n} for n, row in enumerate(_rows(2))), PROBE)
+    scored = scored.select(["clip_id", "frames_shown", *status_ok()]).rename_columns({"frames_shown": "brightness"})
+    (tmp_path / "score" / "data").mkdir(parents=True)
+    pq.write_table(scored, tmp_path / "score" / "data" / "part.parquet")
+    further = SelectConfig(scores={"brightness": {"min": 3}})
+    table = computed(SELECT_OPERATOR, {**inputs, "score@light": Input(tmp_path / "score")}, further, Env(""))
+    assert table["detail"].to_pylist() == [None, "brightness 2 below 3"]
+    with pytest.raises(ValueError, match="names 'brightness', which is no score"):
+        SELECT_OPERATOR.check(inputs, further)
 
 
 def test_a_copy_of_what_motion_found_broken_leaves_with_it(tmp_path: Path) -> None:
@@ -246,7 +257,7 @@ def test_a_copy_of_what_motion_found_broken_leaves_with_it(tmp_path: Path) -> No
     tables = {"clips": (first, PROBE), "motion": (first | broken, MOTION), "tag": (first, TAG)}
     for name, (row, schema) in tables.items():
         pq.write_table(to_table([row, other | copy], schema), inputs[name].path / "data" / "part.parquet")
-    found = SELECT_OPERATOR.plan(inputs, SelectConfig(), Env("")).to_pylist()
+    found = computed(SELECT_OPERATOR, inputs, SelectConfig(), Env("")).to_pylist()
     assert [{name: row[name] for name in broken} for row in found] == [broken, broken]
 
 
@@ -264,4 +275,4 @@ def test_a_copy_of_what_motion_found_broken_leaves_with_it(tmp_path: Path) -> No
 )
 def test_a_score_that_no_row_has_is_an_error_that_names_the_nearest(tmp_path: Path, policy: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        SELECT_OPERATOR.plan(_inputs(tmp_path), SelectConfig(**policy), Env(""))
+        SELECT_OPERATOR.check(_inputs(tmp_path), SelectConfig(**policy))

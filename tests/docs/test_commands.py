@@ -68,7 +68,6 @@ RULES: tuple[tuple[str, Run | Read], ...] = (
     (r"lumina (run|submit)( .*)?", Read(HOURS)),
     (r"lumina jobs .*", Read(CLUSTER)),
     (r"lumina rerun .*", Read(AGAIN)),
-    (r"lumina accept .*", Read("needs stages in drift; tests/pipelines/commands/test_accept.py has some")),
     (r"lumina convert.*", Read(NETWORKS)),
     (r"lumina (assemble|generate --checkpoint) lumina-video .*", Read(SMALL)),
     (r"lumina [a-z]+( [a-z]+)?", Read("named in a sentence")),

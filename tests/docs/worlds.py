@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from curation.selection import SelectConfig
-from jobs.runtime import RuntimeConfig
 from lumina.randomness import generator
 from lumina.video import write_h264
 from pipelines.engine.runner import run
@@ -20,7 +19,7 @@ from pipelines.engine.store.store import Store
 from pipelines.load import CONFIGS
 from tests.pipelines.curated import Curated, make_clips
 from tests.pipelines.reports.page.toy_run import pipeline
-from tests.pipelines.toy import identifier
+from tests.pipelines.toy import EXECUTE, identifier
 
 RUNS = ("my-run", "another-run")
 """Names of runs on the pages."""
@@ -67,7 +66,7 @@ def make_compared(root: Path) -> Path:
     root.mkdir()
     for name, rate in zip(RUNS, (0.9, 0.5), strict=True):
         made = pipeline(("web", rate), ("phone", 0.4))
-        assert run(made, Store(root / "runs"), RuntimeConfig(), identifier=identifier(), name=name, run_id=name).ok
+        assert run(made, Store(root / "runs"), EXECUTE, identifier=identifier(), name=name, run_id=name).ok
     shutil.copytree(root / "runs", root / "shared" / "runs", symlinks=True)
     return root
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from curation import decode, faults, latents, manifests, media, motion_scores
+from curation import decode, latents, manifests, media, motion_scores
 from curation.decoder import Decoder
 from curation.operator import Env, Operator
+from lumina import faults
 
 ERRORS = {"stale": errno.ESTALE, "files": errno.EMFILE, "read": errno.EIO, "denied": errno.EACCES}
 """Kinds of fault in which the system refuses to look at a file."""
@@ -109,7 +110,7 @@ def _install(fault: Fault) -> None:
 
 
 def _faulty(operator: Operator) -> Operator:
-    make = operator.make
+    make = operator.map
     assert make is not None
 
     def make_faulty(config: Any, env: Env) -> Callable[..., Any]:
@@ -125,7 +126,7 @@ def _faulty(operator: Operator) -> Operator:
 
         return computed
 
-    return replace(operator, make=make_faulty)
+    return replace(operator, map=make_faulty)
 
 
 INGEST = _faulty(manifests.INGEST_OPERATOR)

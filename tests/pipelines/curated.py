@@ -14,14 +14,15 @@ from curation.decode import PROBE_OPERATOR, ProbeConfig
 from curation.latents import ENCODE_LATENTS_OPERATOR, EncodeLatentsConfig
 from curation.manifests import INGEST_OPERATOR, IngestConfig
 from curation.motion_scores import MOTION_OPERATOR, MotionConfig
-from curation.operator import Env, Input, Operator, apply, dataset
-from curation.schema import conform
+from curation.operator import Env, Input, Operator, dataset
 from curation.selection import SELECT_OPERATOR, SelectConfig
 from curation.sources import TAG_OPERATOR, TagConfig
 from lumina.config import Config
 from lumina.video import write_h264
 from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.run_record import RunRecord, StageEntry
 from pipelines.engine.store.store import Store
+from tests.curation.in_memory import computed
 
 SETS = {"small": EncodeLatentsConfig(name="small", num_frames=5), "large": EncodeLatentsConfig(name="large")}
 
@@ -55,38 +56,36 @@ class Curated:
             ("tag", TAG_OPERATOR, TagConfig(template="Videos from {source}."), {"clips": "probe"}),
         )
 
-    def run(self, run: str, policy: SelectConfig, name: str = "folder") -> dict[str, Any]:
+    def run(self, run: str, policy: SelectConfig, name: str = "folder") -> RunRecord:
         """Select and plan the latents sets under a policy; the run's record is in the store."""
         inputs = {"clips": "probe", "motion": "motion", "tag": "tag"}
         latents = ((f"encode_latents@{key}", ENCODE_LATENTS_OPERATOR, config, {"select": "select", "tag": "tag"})
                    for key, config in SETS.items())  # fmt: skip
         stages = self.shared | self._stages(("select", SELECT_OPERATOR, policy, inputs), *latents)
         started = f"2026-11-01T00:00:{len(list((self.store.root / 'runs').glob('*.json'))):02}+00:00"
-        record = {"run": run, "name": name, "started": started, "media_root": str(self.media), "stages": stages}
-        self.store.put_run(run, name, record)
+        record = RunRecord(run=run, name=name, started=started, media_root=str(self.media), stages=stages)
+        self.store.put_run(record)
         return record
 
-    def _stages(self, *stages: tuple[str, Operator, Config, Mapping[str, str | Input]]) -> dict[str, Any]:
+    def _stages(self, *stages: tuple[str, Operator, Config, Mapping[str, str | Input]]) -> dict[str, StageEntry]:
         return {stage: self._stage(stage, operator, config, inputs) for stage, operator, config, inputs in stages}
 
-    def _stage(self, stage: str, operator: Operator, config: Config, inputs: Mapping[str, str | Input]) -> Any:
+    def _stage(self, stage: str, operator: Operator, config: Config, inputs: Mapping[str, str | Input]) -> StageEntry:
         known = {
             key: value if isinstance(value, Input) else Input(self.tables[value]["full"])
             for key, value in inputs.items()
         }
         env = Env(str(self.media))
-        rows = operator.plan(known, config, env)
-        if operator.make is not None and operator is not ENCODE_LATENTS_OPERATOR:  # its plan has all but the tensors
-            rows = apply(operator, operator.make(config, env), rows)
-        rows = conform(operator.finish(rows, config) if operator.finish else rows, operator.schema)
+        # The plan of latents has all but the tensors.
+        rows = computed(operator, known, config, env, operator is not ENCODE_LATENTS_OPERATOR)
         fingerprint = hashlib.sha256(config.model_dump_json().encode()).hexdigest()
         out = self.store.directory(stage, fingerprint) / "a-1"
         (out / "data").mkdir(parents=True, exist_ok=True)
         pq.write_table(rows, out / "data" / "part.parquet")
         operator.report(dataset(out / "data"), config, out)
         recipe = {"config": config.model_dump(mode="json")}
-        manifest = Manifest(stage, f"sha256:{fingerprint}", out.name, "rows", "", recipe, ())
+        manifest = Manifest(stage, fingerprint, out.name, "rows", "", recipe, ())
         (out.parent / "MANIFEST.json").write_text(manifest.to_json())
         path = str(out.relative_to(self.store.root))
         self.tables[stage] = {"full": out}
-        return {"state": "done", "path": path, "fingerprint": manifest.fingerprint, "digest": ""}
+        return StageEntry(state="done", path=path, fingerprint=fingerprint, digest="")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipelines.engine.code_closure import CodeIndex
-from pipelines.engine.cost_gate import CostGate
+from pipelines.engine.code_drift import DriftPolicy
 from pipelines.engine.events import RunSummary
 from pipelines.engine.fingerprint import DigestCache, Identifier
 from pipelines.engine.plan import Plan, plan
@@ -17,7 +17,7 @@ from tests.pipelines.toy import EXECUTE, TESTS, stage
 
 COST_S = 0.05
 """What each stage takes at least."""
-NO_LIMIT, LIMIT = CostGate(), CostGate(COST_S / 2)
+RECOMPUTE, KEEP, REFUSE = DriftPolicy(), DriftPolicy(None, COST_S / 2), DriftPolicy("refuse")
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class Edited:
     def _stage(self, name: str, text: str, inputs: tuple[str, ...]) -> Stage:
         return replace(stage(name, inputs=inputs, text=text, sleep=COST_S), operator=f"own.{name}:RUN")
 
-    def go(self, gate: CostGate = NO_LIMIT, run_id: str | None = None, **texts: str) -> RunSummary:
+    def go(self, drift: DriftPolicy = RECOMPUTE, run_id: str | None = None, **texts: str) -> RunSummary:
         pipeline, names = self.pipeline(**texts), self.identifier()
-        return run(pipeline, self.store, EXECUTE, identifier=names, gate=gate, run_id=run_id)
+        return run(pipeline, self.store, EXECUTE, identifier=names, drift=drift, run_id=run_id)
 
-    def plan(self, gate: CostGate = NO_LIMIT, **texts: str) -> Plan:
-        return plan(self.pipeline(**texts), self.store, self.identifier(), gate)
+    def plan(self, drift: DriftPolicy = RECOMPUTE, **texts: str) -> Plan:
+        return plan(self.pipeline(**texts), self.store, self.identifier(), drift)
 
 
 def states(summary: RunSummary) -> dict[str, str]:

@@ -32,7 +32,7 @@ def forge(config: str, root: str, overrides: list[str], given: dict[str, str]) -
             (attempt.out / "output.txt").write_text(stage.name)
             manifest = Manifest(
                 stage=stage.name,
-                fingerprint=f"sha256:{found.fingerprint}",
+                fingerprint=found.fingerprint,
                 attempt=attempt.out.name,
                 kind="files",
                 digest=given.get(stage.name) or f"sha256:{hashlib.sha256(found.fingerprint.encode()).hexdigest()}",

@@ -4,6 +4,8 @@ import json
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +22,7 @@ from lumina.training.weights.lora import add_adapters, save_adapter
 from lumina.video import read_frames
 from pipelines import cli
 from pipelines.engine.code_closure import CodeIndex
+from pipelines.engine.code_drift import DriftPolicy
 from pipelines.engine.fingerprint import DigestCache, Identifier
 from pipelines.engine.stage import Pipeline
 from pipelines.tracking.tracker import Links
@@ -32,7 +35,12 @@ HEAVY = {"ray", "mlflow", "torch", "deepspeed", "transformers", "diffusers", "pa
 class Settings:
     """Stands in for a PipelineConfig."""
 
-    runtime, tracking_uri, min_free_gb, cost_gate_s, store_cache = RuntimeConfig(), None, 0.0, 900.0, None
+    runtime, tracking_uri, min_free_gb, store_cache = RuntimeConfig(), None, 0.0, None
+    policy = DriftPolicy(None, 900.0)
+
+    def drift_policy(self, recompute: Sequence[str] = ()) -> DriftPolicy:
+        return replace(self.policy, recompute=frozenset(recompute))
+
     example_prompt = staticmethod(lambda: 'It\'s a "red" circle.')
 
     def __init__(self, overrides: list[str]) -> None:
@@ -128,42 +136,6 @@ def test_errors_are_one_line_without_debug(lumina: Any, tmp_path: Path) -> None:
     assert "Traceback" not in failed.output
     assert failed.output.count("\n") == 1
     assert type(lumina("run", "toy", "--debug").exception).__name__ == "StoreError"
-
-
-def test_compare_shows_figures_choice_and_final(lumina: Any, tmp_path: Path) -> None:
-    def figure(value: float) -> dict[str, float]:
-        return {"value": value, "low": value - 0.1, "high": value + 0.1}
-
-    outputs: dict[str, tuple[str, Any]] = {
-        "evaluate@clean": ("metrics.json", {"metrics": {"shapes/colour_acc": figure(0.8)}, "prompts": 9, "samples": 2}),
-        "evaluate@web": ("metrics.json", {"metrics": {"shapes/colour_acc": figure(0.5)}, "prompts": 9, "samples": 2}),
-        "choose": ("selection.json", {"sources": ["clean"], "chosen": "clean", "reason": "Best by far.", "table": []}),
-        "evaluate_final": (
-            "metrics.json",
-            {
-                "before": {"shapes/colour_acc": figure(0.8)},
-                "after": {"shapes/colour_acc": {"value": 0.93, "low": None, "high": None}},
-                "checkpoints": {"before": "train@2", "after": "finetune"},
-            },
-        ),
-    }
-    store = tmp_path / "store"
-    stages = {}
-    for name, (file, content) in outputs.items():
-        (store / name).mkdir(parents=True)
-        (store / name / file).write_text(json.dumps(content))
-        stages[name] = {"path": name, "fingerprint": None, "digest": None}
-    from pipelines.engine.store.store import Store
-
-    Store(store).put_run(
-        "r1", "toy", {"run": "r1", "name": "toy", "started": "2026-11-01T10:00:00+00:00", "stages": stages}
-    )
-    shown = lumina("compare").output
-    for text in ("★ clean", "0.80  [0.70, 0.90]", "0.50  [0.40, 0.60]", "Best by far.", "★ fine-tuned", "0.93", "18"):
-        assert text in shown
-    data = json.loads(lumina("compare", "toy", "--json").output)
-    assert data["sources"]["web"]["shapes/colour_acc"]["value"] == 0.5
-    assert lumina("compare", "nobody").exit_code == 1
 
 
 def test_generate_names_what_is_wrong_before_loading_anything(tmp_path: Path) -> None:

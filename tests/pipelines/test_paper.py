@@ -22,6 +22,7 @@ from jobs.runtime import RuntimeConfig
 from pipelines.config import load_config
 from pipelines.engine.runner import run
 from pipelines.engine.store.store import Store
+from pipelines.execution import JobExecutor
 from pipelines.text_to_video import build
 from tests.pipelines.paper_rehearsal import IMAGE_SOURCE, VIDEO_SOURCES, rehearsal, write_clips
 
@@ -55,7 +56,7 @@ def test_the_paper_s_run_goes_to_its_last_stage(tmp_path: Path, monkeypatch: pyt
             task.model_copy(update={"batch_size": 0}) for task in training.tasks
         ]
     pipeline, store = build(config), Store(tmp_path / "runs")
-    summary = run(pipeline, store, config.runtime, max_parallel=1)
+    summary = run(pipeline, store, JobExecutor(config.runtime), max_parallel=1)
     assert summary.ok, {name: one.error for name, one in summary.outcomes.items() if one.error}
     assert set(summary.outcomes) == {stage.name for stage in pipeline.stages}
     paths = {name: one.path for name, one in summary.outcomes.items() if one.path is not None}

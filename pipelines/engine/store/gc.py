@@ -11,9 +11,8 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +20,8 @@ from pipelines.engine.store.atomic_io import sync_directory
 from pipelines.engine.store.lease import Holder, read_holder, try_acquire
 from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.orphans import leftovers
-from pipelines.engine.store.store import Store
+from pipelines.engine.store.run_record import RunRecord
+from pipelines.engine.store.store import Store, directory_name
 from pipelines.engine.store.store_lock import alone
 from pipelines.engine.store.typed import read_text
 from pipelines.errors import StoreError
@@ -107,19 +107,19 @@ def find_garbage(store: Store, policy: Policy, now: float | None = None) -> Coll
     store.need_files("`lumina gc`")
     now = time.time() if now is None else now
     cutoff = None if policy.older_than_days is None else now - policy.older_than_days * _DAY_S
-    records = _records(store)
+    paths = sorted((store.root / "runs").glob("[!.]*.json"))
+    records = {path.stem: RunRecord.load(path) for path in paths}
     kept = _kept_runs(store, records, policy, cutoff)
     named: dict[Key, list[str]] = {}
     for run, record in records.items():
         for key in _keys(record):
             named.setdefault(key, []).append(run)
-    needed = {key for run in kept for key in _keys(records[run])} | _accepted(store, named, cutoff)
-    needed, borrowed = _with_aliased(store, needed)
+    needed = {key for run in kept for key in _keys(records[run])}
     remove: list[Item] = []
     left: list[Item] = []
     sizes = _Sizes()
     for key, directory in _directories(store):
-        looked = _Directory(directory, store.root, sizes, remove, left, borrowed.get(key, frozenset()))
+        looked = _Directory(directory, store.root, sizes, remove, left)
         looked.judge(key in needed, named.get(key, []), kept, records, cutoff)
     for one in leftovers(store.root, records, cutoff, now):
         item = Item(one.what, one.path.relative_to(store.root).as_posix(), one.bytes, one.why)
@@ -142,72 +142,26 @@ def collect(store: Store, policy: Policy) -> Collection:
     return Collection(found.kept_runs, found.dropped_runs, removed, (*found.left, *busy))
 
 
-def _records(store: Store) -> dict[str, Mapping[str, Any]]:
-    """All records of runs by id."""
-    found: dict[str, Mapping[str, Any]] = {}
-    for path in sorted((store.root / "runs").glob("[!.]*.json")):
-        record = store.get_run(path.stem)
-        try:
-            datetime.fromisoformat(record["started"])
-            _ = [record["name"], record["ok"], *_keys(record)]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(
-                f"{path} is damaged ({error!r}), so nobody knows what the run needs: restore or remove it"
-            ) from error
-        found[path.stem] = record
-    return found
+def _keys(record: RunRecord) -> Iterator[Key]:
+    for stage, entry in record.stages.items():
+        if entry.fingerprint is not None:
+            yield stage, directory_name(entry.fingerprint)
 
 
-def _keys(record: Mapping[str, Any]) -> Iterator[Key]:
-    for stage, entry in record["stages"].items():
-        if entry["fingerprint"] is not None:
-            yield stage, entry["fingerprint"].removeprefix("sha256:")[:20]
-
-
-def _kept_runs(
-    store: Store, records: Mapping[str, Mapping[str, Any]], policy: Policy, cutoff: float | None
-) -> set[str]:
+def _kept_runs(store: Store, records: Mapping[str, RunRecord], policy: Policy, cutoff: float | None) -> set[str]:
     kept = {store.run_path(run).stem for run in policy.asked}
     kept |= {store.run_path(pointer.name).stem for pointer in (store.root / "latest").glob("[!.]*")}
     by_name: dict[str, list[str]] = {}
-    for run in sorted(records, key=lambda run: (_started(records[run]), run), reverse=True):
-        by_name.setdefault(records[run]["name"], []).append(run)
+    for run in sorted(records, key=lambda run: (records[run].began, run), reverse=True):
+        by_name.setdefault(records[run].name, []).append(run)
     for runs in by_name.values():
-        whole = [run for run in runs if records[run]["ok"] and records[run].get("until") is None]
+        whole = [run for run in runs if records[run].ok and records[run].until is None]
         kept |= {runs[0], *whole[:1]}
         if cutoff is None:
             kept |= set(runs[: policy.keep_runs])
         else:
-            kept |= {run for run in runs if _started(records[run]) >= cutoff}
+            kept |= {run for run in runs if records[run].began >= cutoff}
     return kept
-
-
-def _started(record: Mapping[str, Any]) -> float:
-    return datetime.fromisoformat(record["started"]).timestamp()
-
-
-def _with_aliased(store: Store, needed: set[Key]) -> tuple[set[Key], dict[Key, set[str]]]:
-    """With the directories in which the outputs lie that accepted ones stand for, and the names of those attempts."""
-    borrowed: dict[Key, set[str]] = {}
-    for stage, name in needed:
-        manifest = _manifest(store.root / "stages" / stage / name)
-        if isinstance(manifest, Manifest) and manifest.aliased_from:
-            key = (stage, manifest.aliased_from.removeprefix("sha256:")[:20])
-            borrowed.setdefault(key, set()).add(manifest.attempt)
-    return needed | set(borrowed), borrowed
-
-
-def _accepted(store: Store, named: Mapping[Key, list[str]], cutoff: float | None) -> set[Key]:
-    """What somebody accepted for a run that is yet to come: it holds no data, but the output that it stands for is
-    needed."""
-    found = set()
-    for key, directory in _directories(store):
-        manifest = _manifest(directory) if key not in named else "none"
-        if isinstance(manifest, Manifest) and manifest.aliased_from:
-            when = datetime.fromisoformat(manifest.accepted[-1].at).timestamp() if manifest.accepted else 0.0
-            if cutoff is None or when >= cutoff:
-                found.add(key)
-    return found
 
 
 def _directories(store: Store) -> Iterator[tuple[Key, Path]]:
@@ -234,15 +188,13 @@ class _Directory:
     sizes: _Sizes
     remove: list[Item]
     left: list[Item]
-    borrowed: Set[str]
-    """Attempts here that records elsewhere name."""
 
     def judge(
         self,
         needed: bool,
         named_by: list[str],
         kept: set[str],
-        records: Mapping[str, Mapping[str, Any]],
+        records: Mapping[str, RunRecord],
         cutoff: float | None,
     ) -> None:
         """Put what is in the directory, and not needed, on one of the two lists."""
@@ -264,7 +216,7 @@ class _Directory:
             self._unnamed(manifest, kept, records, cutoff)
 
     def _unnamed(
-        self, manifest: Manifest, kept: set[str], records: Mapping[str, Mapping[str, Any]], cutoff: float | None
+        self, manifest: Manifest, kept: set[str], records: Mapping[str, RunRecord], cutoff: float | None
     ) -> None:
         """A finished output that no run's record names: the run was killed, or stopped as the stage ended."""
         if manifest.run in records and manifest.run not in kept:
@@ -281,7 +233,7 @@ class _Directory:
 
     def _abandoned(self, keep: str | None) -> None:
         for attempt in sorted(self.path.glob("a-*")):
-            if attempt.name != keep and attempt.name not in self.borrowed:
+            if attempt.name != keep:
                 self._drop("attempt", attempt, "no record names it")
 
     def _unfinished(self, needed: bool, cutoff: float | None) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
 from pipelines.engine.store.checksum import is_whole, seal
-from pipelines.engine.store.typed import Below, Fingerprint, Name, Number, Text, Whole, checked, parse
+from pipelines.engine.store.typed import Below, Fingerprint, Name, Number, Text, Whole, checked, parse, plain
 
 MANIFEST_SCHEMA = "lumina.manifest/1"
 
@@ -54,29 +54,14 @@ def _like(kind: type) -> AfterValidator:
 
 
 @dataclass(frozen=True)
-class Acceptance:
-    """Somebody's word that other code computes the same, so that an output stands for a recipe that never ran."""
-
-    reason: Text
-    who: Text
-    """`user@host`."""
-    at: Text
-    """UTC, ISO 8601."""
-    fingerprint: Fingerprint
-    """`sha256:<hex>` of the recipe whose output was accepted."""
-    code: Mapping[Text, tuple[Text | None, Text | None]]
-    """Module -> its digest then and now; None where there was, or is, no such module."""
-
-
-@dataclass(frozen=True)
 class Manifest:
     """What is known of a finished stage. Only `recipe` and `digest` are identity; the rest informs."""
 
     stage: Name
     fingerprint: Fingerprint
-    """`sha256:<hex>` of the canonical JSON of `recipe`, so a reader can check it."""
+    """SHA-256 of the canonical JSON of `recipe`, so a reader can check it."""
     attempt: Name
-    """Name of the attempt directory beside the manifest, or beside that of `aliased_from`."""
+    """Name of the attempt directory beside the manifest."""
     kind: Text
     digest: Text
     recipe: Annotated[Mapping[Text, Any], _like(_Recipe)]
@@ -89,7 +74,7 @@ class Manifest:
     artifacts: tuple[Below, ...] = ()
     taken: Mapping[Text, Whole] = field(default_factory=dict)
     """Fingerprint of an earlier output -> number of rows that are its, since they were given the same; see
-    `jobs.taken`."""
+    `jobs.row_reuse`."""
     tier: Mapping[Text, Any] = field(default_factory=dict)
     """How alike another computation has to be; see `pipelines.engine.tolerance`."""
     env: Mapping[Text, Any] = field(default_factory=dict)
@@ -102,20 +87,11 @@ class Manifest:
     """UTC, ISO 8601."""
     seconds: Number = 0.0
     host: Text = ""
-    aliased_from: Fingerprint | None = None
-    """Fingerprint whose directory holds the attempt, where the output was accepted instead of computed."""
-    accepted: tuple[Acceptance, ...] = ()
-    """Every acceptance on the way from what was computed to this recipe, the first one first."""
     schema: Text = MANIFEST_SCHEMA
-
-    @property
-    def accepted_why(self) -> str:
-        """Reasons, names and days of the acceptances; empty for what was computed."""
-        return "; ".join(f"{one.reason} ({one.who}, {one.at[:10]})" for one in self.accepted)
 
     def to_json(self) -> str:
         """Indented JSON text with a checksum of itself; see `pipelines.engine.store.checksum`."""
-        return seal(json.dumps(asdict(self), indent=1, ensure_ascii=False))
+        return seal(json.dumps(plain(self), indent=1, ensure_ascii=False))
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:

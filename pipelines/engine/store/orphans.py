@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pipelines.engine.store.atomic_io import PARTIAL
+from lumina.files import PARTIAL
 from pipelines.engine.store.lease import Holder
+from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.typed import checked, parse, read_text
 
 _FOLDERS = ("cache", "latest", "live", "patches", "runs")
@@ -34,9 +34,7 @@ class Leftover:
     why: str
 
 
-def leftovers(
-    root: Path, records: Mapping[str, Mapping[str, Any]], cutoff: float | None, now: float
-) -> Iterator[Leftover]:
+def leftovers(root: Path, records: Mapping[str, RunRecord], cutoff: float | None, now: float) -> Iterator[Leftover]:
     """Find them; what is being written, or belongs to a run that goes on, is none.
 
     Args:
@@ -65,13 +63,8 @@ class _Told:
     writer: Holder
 
 
-def _statuses(
-    root: Path, records: Mapping[str, Mapping[str, Any]], cutoff: float | None, now: float
-) -> Iterator[Leftover]:
-    begun = [
-        (str(record["name"]), datetime.fromisoformat(record["started"]).timestamp(), run)
-        for run, record in records.items()
-    ]
+def _statuses(root: Path, records: Mapping[str, RunRecord], cutoff: float | None, now: float) -> Iterator[Leftover]:
+    begun = [(record.name, record.began, run) for run, record in records.items()]
     killed = []
     for path in sorted((root / "live").glob("[!.]*.json")):
         try:

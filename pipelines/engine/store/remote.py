@@ -19,19 +19,20 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lumina.files import replacing
 from pipelines.engine.store import lease as leases
-from pipelines.engine.store.atomic_io import replace_file
 from pipelines.engine.store.bucket import Bucket
 from pipelines.engine.store.heartbeat import LiveObjects
 from pipelines.engine.store.lease import Holder
 from pipelines.engine.store.manifest import Manifest, OutputFile
 from pipelines.engine.store.object_lease import ObjectLease, Seen, read_holder, try_acquire
+from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Attempt, Store, Wanted
 from pipelines.engine.store.typed import is_name
 from pipelines.errors import GoneError, StoreError, disk_problem
@@ -171,7 +172,7 @@ class RemoteStore(Store):
         """Remove what a runner of this machine that died right after its commit left; see `Store.sweep`."""
         directory = self.output(manifest).parent
         if (directory / "LEASE.json").exists() or (directory / "work").exists():
-            key = f"{self._key(manifest.stage, manifest.fingerprint.removeprefix('sha256:'))}/LEASE.json"
+            key = f"{self._key(manifest.stage, manifest.fingerprint)}/LEASE.json"
             lease = try_acquire(self.bucket, key, self._seen)
             if isinstance(lease, ObjectLease):
                 lease.release()
@@ -183,18 +184,15 @@ class RemoteStore(Store):
         Raises:
             StoreError: the bucket cannot be reached or written.
         """
-        fingerprint = manifest.fingerprint.removeprefix("sha256:")
-        prefix = self._key(manifest.stage, fingerprint)
+        prefix = self._key(manifest.stage, manifest.fingerprint)
         names = [file.path for file in manifest.files]
-        # The files of an accepted output are there.
-        names = [] if manifest.aliased_from else names
         uploads = [(attempt.out / name, f"{prefix}/{attempt.out.name}/{name}") for name in names]
         self._each(self.bucket.upload, uploads)
-        won = self._put_manifest(f"{prefix}/MANIFEST.json", manifest, fingerprint)
+        won = self._put_manifest(f"{prefix}/MANIFEST.json", manifest)
         if not won:
             self._each(self.bucket.remove, [(key,) for _, key in uploads])
             shutil.rmtree(attempt.out, ignore_errors=True)
-        winner = self.lookup(manifest.stage, fingerprint)
+        winner = self.lookup(manifest.stage, manifest.fingerprint)
         if winner is None:
             raise StoreError(
                 f"stage {manifest.stage}: the output in {self.bucket.name(prefix)} is not what was put there: another "
@@ -204,11 +202,11 @@ class RemoteStore(Store):
         attempt.lease.release()
         return winner
 
-    def _put_manifest(self, key: str, manifest: Manifest, fingerprint: str) -> bool:
+    def _put_manifest(self, key: str, manifest: Manifest) -> bool:
         """False if another runner was quicker."""
         text = manifest.to_json()
         while self.bucket.create(key, text) is None:
-            if self.lookup(manifest.stage, fingerprint, heal=True) is not None:
+            if self.lookup(manifest.stage, manifest.fingerprint, heal=True) is not None:
                 return False
         # Now, and not by the bucket's clock, which may tell whole seconds only: history is in order of these times.
         self._copy(self.root / key, text)
@@ -300,17 +298,12 @@ class RemoteStore(Store):
         """See `Store.bring`."""
         if path.is_file():
             return
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.bucket.download(self._object(path), temporary)
-            temporary.replace(path)
-        except GoneError:
-            return  # who reads the file says so
+            # Where it is gone, who reads the file says so.
+            with contextlib.suppress(GoneError), replacing(path) as partial:
+                self.bucket.download(self._object(path), partial)
         except OSError as error:
             raise StoreError(f"store {self.root}: {disk_problem(error, path)}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def dataset(self, manifest: Manifest) -> ds.Dataset:
         """See `Store.dataset`: fetched, but for large tables, of which the columns that are read come from the bucket.
@@ -332,23 +325,21 @@ class RemoteStore(Store):
         fragments = [form.make_fragment(pa.PythonFile(file, mode="r")) for file in opened]
         return ds.FileSystemDataset(fragments, fragments[0].physical_schema, form)
 
-    def fetch_run(
-        self, record: Mapping[str, Any], stages: Iterable[str] | None = None, wanted: Wanted | None = None
-    ) -> None:
+    def fetch_run(self, record: RunRecord, stages: Iterable[str] | None = None, wanted: Wanted | None = None) -> None:
         """See `Store.fetch_run`."""
         kinds = None if stages is None else set(stages)
-        for name, entry in record["stages"].items():
-            if entry.get("fingerprint") is None or (kinds is not None and name.partition("@")[0] not in kinds):
+        for name, entry in record.stages.items():
+            if entry.fingerprint is None or (kinds is not None and name.partition("@")[0] not in kinds):
                 continue
-            manifest = self.lookup(name, entry["fingerprint"].removeprefix("sha256:"))
+            manifest = self.lookup(name, entry.fingerprint)
             if manifest is not None:
                 self.fetch(manifest, wanted)
 
-    def put_run(self, run_id: str, name: str, record: Mapping[str, Any]) -> None:
+    def put_run(self, record: RunRecord) -> None:
         """Put the record of a run, in the working copy too; see `Store.put_run`."""
-        super().put_run(run_id, name, record)
-        self.bucket.put(f"runs/{run_id}.json", (self.root / "runs" / f"{run_id}.json").read_text())
-        self.bucket.put(f"latest/{name}", run_id)
+        super().put_run(record)
+        self.bucket.put(f"runs/{record.run}.json", (self.root / "runs" / f"{record.run}.json").read_text())
+        self.bucket.put(f"latest/{record.name}", record.run)
 
     def run_path(self, run: str | None) -> Path:
         """Where the copy of a run's record lies; see `Store.run_path`. Brings all records that are not here."""
@@ -370,7 +361,10 @@ class RemoteStore(Store):
         """Have a record in the working copy as the bucket has it."""
         try:
             if modified is not None or not path.is_file() or path.read_text() != text:
-                replace_file(path, text.encode(), modified=modified)
+                with replacing(path) as partial:
+                    partial.write_text(text)
+                    if modified is not None:
+                        os.utime(partial, (modified, modified))
         except OSError as error:
             raise StoreError(f"store {self.root}: {disk_problem(error, path)}") from error
 

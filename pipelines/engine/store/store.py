@@ -22,18 +22,18 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lumina.files import sha256_file
-from pipelines.engine.store import run_records
 from pipelines.engine.store.atomic_io import link_new, sync_directory, sync_tree, write_synced
 from pipelines.engine.store.heartbeat import Live, LiveFiles
 from pipelines.engine.store.lease import HeldLease, Holder, Lease, read_holder, try_acquire
 from pipelines.engine.store.listing import sizes, sizes_below
 from pipelines.engine.store.manifest import Manifest, OutputFile
+from pipelines.engine.store.run_record import RunRecord, find
 from pipelines.engine.store.typed import read_text
 from pipelines.errors import LeaseLostError, StoreError, disk_problem
 
@@ -117,12 +117,11 @@ class Store:
 
     def directory(self, stage: str, fingerprint: str) -> Path:
         """Where a fingerprint's attempts live."""
-        return self.root / "stages" / stage / fingerprint[:20]
+        return self.root / "stages" / stage / directory_name(fingerprint)
 
     def output(self, manifest: Manifest) -> Path:
-        """The attempt directory that a manifest names; of an accepted output, where it was computed."""
-        computed = manifest.aliased_from or manifest.fingerprint
-        return self.directory(manifest.stage, computed.removeprefix("sha256:")) / manifest.attempt
+        """The attempt directory that a manifest names."""
+        return self.directory(manifest.stage, manifest.fingerprint) / manifest.attempt
 
     def has_output(self, manifest: Manifest) -> bool:
         """Whether the output is in the store; single files of it may be lost."""
@@ -153,13 +152,11 @@ class Store:
 
         return ds.dataset(self.output(manifest) / "data", format="parquet")
 
-    def fetch_run(
-        self, record: Mapping[str, Any], stages: Iterable[str] | None = None, wanted: Wanted | None = None
-    ) -> None:
+    def fetch_run(self, record: RunRecord, stages: Iterable[str] | None = None, wanted: Wanted | None = None) -> None:
         """Have outputs of a recorded run on this machine, or of each only the files that are `wanted`.
 
         Args:
-            record: content of `runs/<run id>.json`.
+            record: of the run.
             stages: whose outputs, without what follows `@`; None means all.
             wanted: see `Wanted`.
         """
@@ -205,7 +202,7 @@ class Store:
         return (manifest, None) if problem is None else (None, problem)
 
     def _problem(self, manifest: Manifest, stage: str, fingerprint: str) -> str | None:
-        if manifest.fingerprint != f"sha256:{fingerprint}":
+        if manifest.fingerprint != fingerprint:
             return f"the record is of fingerprint {manifest.fingerprint}"
         if manifest.stage != stage:
             return f"the record is of stage {manifest.stage}"
@@ -287,7 +284,7 @@ class Store:
         manifest = self.lookup(stage, fingerprint)
         try:
             if manifest is None:
-                raise StoreError(f"stage {stage}: there is no finished output of {fingerprint[:20]}")
+                raise StoreError(f"stage {stage}: there is no finished output of {directory_name(fingerprint)}")
             keep(self.fetch(manifest), attempt.work)
             self._remove_record(stage, fingerprint)
         except OSError as error:
@@ -367,7 +364,7 @@ class Store:
             write_synced(temporary, manifest.to_json())
             while not link_new(temporary, path):
                 # A record may outlive its output, when whoever took this lease over cleared that away.
-                if self.lookup(manifest.stage, manifest.fingerprint.removeprefix("sha256:"), heal=True) is not None:
+                if self.lookup(manifest.stage, manifest.fingerprint, heal=True) is not None:
                     shutil.rmtree(attempt.out, ignore_errors=True)
                     break
             temporary.unlink()
@@ -380,20 +377,20 @@ class Store:
             raise StoreError(f"stage {manifest.stage}: {disk_problem(error, temporary)}") from error
         shutil.rmtree(attempt.work, ignore_errors=True)
         attempt.lease.release()
-        winner = self.lookup(manifest.stage, manifest.fingerprint.removeprefix("sha256:"))
+        winner = self.lookup(manifest.stage, manifest.fingerprint)
         if winner is None:
             raise StoreError(f"stage {manifest.stage}: the record in {attempt.directory} cannot be read back")
         return winner
 
-    def put_run(self, run_id: str, name: str, record: Mapping[str, Any]) -> None:
-        """Write `runs/<run id>.json` and point `latest/<name>` to it.
+    def put_run(self, record: RunRecord) -> None:
+        """Write `runs/<run id>.json` and point `latest/<run name>` to it.
 
         Raises:
             StoreError: the disk is full or not writable; what was there before is as it was.
         """
-        run_records.write(self.root, run_id, name, record)
+        record.save(self.root)
 
-    def get_run(self, run: str | None, sealed: bool = True) -> dict[str, Any]:
+    def get_run(self, run: str | None, sealed: bool = True) -> RunRecord:
         """The record of a run, by id or by name; None means the newest.
 
         Args:
@@ -403,7 +400,7 @@ class Store:
         Raises:
             StoreError: no such run, or its record is damaged or was edited.
         """
-        return run_records.read(self.run_path(run), sealed)
+        return RunRecord.load(self.run_path(run), sealed)
 
     def run_path(self, run: str | None) -> Path:
         """Where the record of a run lies, by id or by name; None means the newest.
@@ -411,7 +408,12 @@ class Store:
         Raises:
             StoreError: no such run.
         """
-        return run_records.find(self.root, run)
+        return find(self.root, run)
+
+
+def directory_name(fingerprint: str) -> str:
+    """Of the directory in which a fingerprint's attempts live."""
+    return fingerprint[:20]
 
 
 def list_files(out: Path) -> tuple[OutputFile, ...]:

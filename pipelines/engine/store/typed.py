@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, Strict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, PlainSerializer, Strict, TypeAdapter, ValidationError
 
 T = TypeVar("T")
 
@@ -42,10 +42,10 @@ def _below(text: str) -> str:
     return text
 
 
-def _fingerprint(text: str) -> str:
+def _bare(text: str) -> str:
     if not re.fullmatch("sha256:[0-9a-f]{64}", text):
         raise ValueError(f"{text!r:.80} is no fingerprint")
-    return text
+    return text.removeprefix("sha256:")
 
 
 Text = Annotated[str, Strict()]
@@ -54,7 +54,8 @@ Number = Annotated[float, Strict()]
 Truth = Annotated[bool, Strict()]
 Name = Annotated[str, Strict(), AfterValidator(_name)]
 Below = Annotated[str, Strict(), AfterValidator(_below)]
-Fingerprint = Annotated[str, Strict(), AfterValidator(_fingerprint)]
+Fingerprint = Annotated[str, Strict(), AfterValidator(_bare), PlainSerializer("sha256:{}".format)]
+"""64 hex digits, and `sha256:<hex>` in a file."""
 
 
 def read_text(path: Path) -> str:
@@ -104,6 +105,11 @@ def checked(kind: type[T], data: Any) -> T:
     except ValidationError as error:
         raise ValueError(_said(error)) from error
     return found
+
+
+def plain(record: object) -> Any:
+    """A record as plain data, of which `checked` makes it again."""
+    return _adapter(type(record)).dump_python(record)
 
 
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)

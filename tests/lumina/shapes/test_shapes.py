@@ -25,12 +25,11 @@ def clip(scene: Scene) -> np.ndarray:
     return render(scene, num_frames=16, height=64, width=64, fps=8)
 
 
-def test_measure_finds_the_scene_back_in_99_percent_of_500() -> None:
-    right = 0
-    for index in range(500):
+def test_measure_finds_150_scenes_back() -> None:
+    """If one scene in fifty were lost, 95 of 100 such tests would fail."""
+    for index in range(150):
         scene = sample_scene(generator(0, "test/measure", index))
-        right += facts(measure(clip(scene), 8).shapes) == facts(scene.shapes)
-    assert right >= 495
+        assert facts(measure(clip(scene), 8).shapes) == facts(scene.shapes), index
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -39,8 +38,8 @@ def test_every_source_keeps_the_scene_measurable(name: str) -> None:
     for index in range(40):
         rng = generator(1, "test/source", index)
         scene = sample_scene(rng)
-        frames = film(scene, SOURCES[name], rng, num_frames=32, height=96, width=96, fps=16)
-        right += facts(measure(frames, 16).shapes) == facts(scene.shapes)
+        frames = film(scene, SOURCES[name], rng, num_frames=16, height=96, width=96, fps=8)
+        right += facts(measure(frames, 8).shapes) == facts(scene.shapes)
     assert right >= 38
 
 

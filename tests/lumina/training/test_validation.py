@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.training.data.latents import Clip, LatentDataset
@@ -18,6 +17,7 @@ from lumina.training.stage import TrainStageConfig
 from lumina.training.validation import QUANTILES, Validation
 from lumina.training.weights.start import initial_model
 from tests.lumina.training import toy
+from tests.lumina.training.group import run_group
 
 CPU = torch.device("cpu")
 HELD = tuple(f"clip{number:03d}" for number in (0, 1, 2, 3, 4, 12, 13, 14, 15, 16))
@@ -144,21 +144,16 @@ def test_a_pass_has_no_more_than_one_of_the_training(data: LatentDataset) -> Non
         assert len(samples) == 1 if samples[0].task.name == "fine" else batch.tokens <= 20
 
 
-def _worker(rank: int, world: int, root: str, results: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{results}/rendezvous", rank=rank, world_size=world)
-    latents, text = Path(root) / "latents", Path(root) / "text"
-    config = toy.stage(initialisation="conditioned")
-    validation = Validation(config, LatentDataset([latents], text), 16, rank, world)
-    found = validation.run(initial_model(config, None), torch.float32, CPU)
-    torch.save(found, Path(results) / f"{rank}.pt")
-    dist.destroy_process_group()
+def _validate(root: Path) -> None:
+    rank, config = dist.get_rank(), toy.stage(initialisation="conditioned")
+    validation = Validation(config, LatentDataset([root / "latents"], root / "text"), 16, rank, dist.get_world_size())
+    torch.save(validation.run(initial_model(config, None), torch.float32, CPU), root / f"{rank}.pt")
 
 
 def test_three_workers_see_exactly_what_one_sees(tmp_path: Path, model: MultiScaleNextDiT) -> None:
     data = _write(tmp_path)
     torch.set_num_threads(1)
     alone = _run(data, model, toy.stage(initialisation="conditioned"))
-    multiprocessing.spawn(_worker, (3, str(tmp_path), str(tmp_path)), nprocs=3)
+    run_group(3, _validate, tmp_path, store=tmp_path / "store")
     for rank in range(3):
         assert torch.load(tmp_path / f"{rank}.pt", weights_only=True) == alone

@@ -9,12 +9,13 @@ import pytest
 import torch.distributed as dist
 
 from lumina import checkpoints
+from lumina.files import read_jsonl
 from lumina.training import resume
 from lumina.training.data.latents import LatentDataset
-from lumina.training.metrics import read_metrics
+from lumina.training.loop_config import LoopSettings
 from lumina.training.objective import MicroBatch, Objective
 from lumina.training.stage import TaskConfig, TrainStageConfig
-from lumina.training.trainer import LoopSettings, Trainer
+from lumina.training.trainer import Trainer
 from tests.lumina.training import toy
 from tests.lumina.training.group import run_group, train
 
@@ -36,7 +37,7 @@ def _watch(config: TrainStageConfig, latents: Path, text: Path, work: Path) -> N
     Objective.micro_batch = watching  # type: ignore[method-assign]
     # As many checkpoints as their writing allows: each worker measures its own.
     often = {"checkpoint_every_s": 0.0, "checkpoint_share": 0.5, "keep_checkpoints": 99}
-    Trainer(config, LatentDataset([latents], text), LoopSettings(work, log_every=1, **often)).run()
+    Trainer(config, LatentDataset([latents], text), LoopSettings(work=work, log_every=1, **often)).run()
     (work / f"seen-{dist.get_rank()}.json").write_text(json.dumps(seen))
 
 
@@ -45,19 +46,19 @@ def _seen(work: Path) -> list[list[object]]:
 
 
 def _losses(work: Path) -> dict[float, float]:
-    return {row["step"]: row["loss"] for row in read_metrics(work / "metrics.jsonl")}
+    return {row["step"]: row["loss"] for row in read_jsonl(work / "metrics.jsonl")}
 
 
 def test_one_worker_and_two_see_the_same_and_lose_the_same(tmp_path: Path) -> None:
     latents, text = toy.write(tmp_path / "toy")
-    config = toy.stage(steps=30, **STEADY)
+    config = toy.stage(steps=15, **STEADY)
     for world in (1, 2):
         run_group(world, _watch, config, latents, text, tmp_path / str(world), store=tmp_path / f"store{world}")
     one, two = _seen(tmp_path / "1"), _seen(tmp_path / "2")
-    assert len(one) == 30 * sum(task.batch_size for task in config.tasks)
+    assert len(one) == 15 * sum(task.batch_size for task in config.tasks)
     assert one == two
     first, second = _losses(tmp_path / "1"), _losses(tmp_path / "2")
-    assert list(first) == list(range(1, 31))
+    assert list(first) == list(range(1, 16))
     assert second == pytest.approx(first, rel=1e-5)
     # Those of two workers are at the same steps.
     found = resume.complete(tmp_path / "2" / "engine")
@@ -68,17 +69,17 @@ def test_one_worker_and_two_see_the_same_and_lose_the_same(tmp_path: Path) -> No
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_another_number_of_workers_takes_over_a_checkpoint(tmp_path: Path, before: int, after: int) -> None:
     latents, text = toy.write(tmp_path / "toy")
-    config = toy.stage(steps=30, zero_stage=before, **STEADY)
-    whole = LoopSettings(tmp_path / "whole", checkpoint_every=10, keep_checkpoints=9, log_every=1)
+    config = toy.stage(steps=12, zero_stage=before, **STEADY)
+    whole = LoopSettings(work=tmp_path / "whole", checkpoint_every=4, keep_checkpoints=9, log_every=1)
     run_group(before, train, config, latents, text, whole, None, store=tmp_path / "store")
-    # As if it had been killed after step 10.
-    for step in (20, 30):
+    # As if it had been killed after step 4.
+    for step in (8, 12):
         for record in (tmp_path / "whole" / "engine" / f"step-{step:08d}").glob("*.json"):
             record.unlink()
     expected = _losses(tmp_path / "whole")
     run_group(after, train, config, latents, text, whole, tmp_path / "out", store=tmp_path / "store2")
     continued = _losses(tmp_path / "whole")
-    assert list(continued) == list(range(1, 31))
-    assert [continued[step] for step in range(1, 11)] == [expected[step] for step in range(1, 11)]
+    assert list(continued) == list(range(1, 13))
+    assert [continued[step] for step in range(1, 5)] == [expected[step] for step in range(1, 5)]
     assert continued == pytest.approx(expected, rel=1e-5)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["transformer", "transformer_ema"]

@@ -126,15 +126,15 @@ def test_after_a_failure_the_same_command_starts_the_next_attempt(nodes: Nodes, 
     assert str(manifest) in first.stdout, first.stdout
     write_h264(tmp_path / "a.mp4", np.zeros((16, 64, 64, 3), np.uint8), 8)
     manifest.write_text("video,caption,source\na.mp4,A black clip.,web\n")
-    second = output(*command, "--rerun", "probe")
+    second = output(*command, "--recompute", "probe")
     assert second.returncode == 0, second.stdout + second.stderr
     assert "-a2 submitted" in second.stdout
-    third = output(*command, "--rerun", "all")
+    third = output(*command, "--recompute", "all")
     assert third.returncode == 0, third.stdout + third.stderr
     assert "-a2 has done it" in third.stdout
     known = json.loads(output(*lumina(tmp_path, "jobs", "status", "failing", *where, "--json")).stdout)
     assert known["id"].endswith("-a2")
-    assert known["metadata"]["rerun"] == "probe"
+    assert known["metadata"]["recompute"] == "probe"
 
 
 def test_a_node_lost_in_a_curation_stage_changes_no_digest(

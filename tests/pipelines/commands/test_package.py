@@ -12,25 +12,25 @@ from pipelines.commands.package import Package, make_package
 from pipelines.config import load_config
 
 
-def package(folder: Path, rerun: Sequence[str], until: str | None = None) -> Package:
+def package(folder: Path, recompute: Sequence[str], until: str | None = None) -> Package:
     settings = load_config("demo", [f"store={folder.parent / 'store'}"])
     folder.mkdir()
-    return make_package(settings, folder, until, "lumina submit demo", rerun=rerun)
+    return make_package(settings, folder, until, "lumina submit demo", recompute=recompute)
 
 
-def test_what_the_cost_gate_lets_through_is_said_to_the_run_and_is_no_part_of_the_name(tmp_path: Path) -> None:
+def test_what_is_to_be_computed_again_is_said_to_the_run_and_is_no_part_of_the_name(tmp_path: Path) -> None:
     plain, let_through = package(tmp_path / "plain", ()), package(tmp_path / "rerun", ("train@2", "all"))
     assert let_through.name == plain.name
     assert let_through.metadata["fingerprint"] == plain.metadata["fingerprint"]
     words = shlex.split(let_through.command)
     assert words[words.index("run") :] == [
-        "run", "config.yaml", "--rerun", "train@2", "--rerun", "all", "--continue-with", "lumina submit demo",
+        "run", "config.yaml", "--recompute", "train@2", "--recompute", "all", "--continue-with", "lumina submit demo",
     ]  # fmt: skip
-    assert "--rerun" not in plain.command
+    assert "--recompute" not in plain.command
     assert package(tmp_path / "until", (), "motion").name != plain.name
 
 
 def test_a_job_that_was_submitted_without_the_word_says_so() -> None:
-    job = Job("lumina-demo-1-a1", "RUNNING", "", None, None, {"rerun": "train@1 train@2"})
+    job = Job("lumina-demo-1-a1", "RUNNING", "", None, None, {"recompute": "train@1 train@2"})
     assert _lacks(job, []) == _lacks(job, ["train@2"]) == ""
-    assert "without --rerun all --rerun finetune: " in _lacks(job, ["finetune", "train@1", "all"])
+    assert "without --recompute all --recompute finetune: " in _lacks(job, ["finetune", "train@1", "all"])

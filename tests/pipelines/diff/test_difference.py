@@ -162,9 +162,9 @@ def test_another_digest_of_the_same_recipe_is_worse(base: Held, tmp_path: Path) 
 
 def test_an_edited_record_is_named(base: Held, tmp_path: Path) -> None:
     store, record = go(chain(), tmp_path)
-    entry = record["stages"]["select"]
-    manifest = (store.root / entry["path"]).parent / "MANIFEST.json"
-    manifest.write_text(manifest.read_text().replace(entry["digest"], f"rows256-add/1:12:{7:064x}"))
+    entry = record.stages["select"]
+    manifest = (store.root / entry.path).parent / "MANIFEST.json"
+    manifest.write_text(manifest.read_text().replace(entry.digest, f"rows256-add/1:12:{7:064x}"))
     found = read_diff(base, (store, record))
     assert [note for note in found.notes if "says digest rows256-add/1:12:0" in note]
     # What the run recorded still is what it had.
@@ -209,7 +209,7 @@ def test_a_run_that_stopped_early_is_compared_as_far_as_it_goes(base: Held, tmp_
 
 def test_an_output_that_is_gone_is_said(base: Held, tmp_path: Path) -> None:
     store, record = go(chain(lr=0.2), tmp_path)
-    path = store.root / record["stages"]["train@1"]["path"]
+    path = store.root / record.stages["train@1"].path
     (path.parent / "MANIFEST.json").unlink()
     found = read_diff(base, (store, record))
     assert found.answer.startswith(
@@ -230,7 +230,7 @@ def test_a_damaged_file_is_named(base: Held, tmp_path: Path, file: str, named: s
 
 def test_two_runs_in_a_bucket_differ_as_on_a_disk(s3_store: str, tmp_path: Path) -> None:
     cluster = RemoteStore(s3_store, tmp_path / "cluster")
-    first, second = (go(made, cluster)[1]["run"] for made in (chain(), chain(lr=0.2, least=0.3)))
+    first, second = (go(made, cluster)[1].run for made in (chain(), chain(lr=0.2, least=0.3)))
     laptop, again = (RemoteStore(s3_store, tmp_path / name) for name in ("laptop", "again"))
     disk = on_disk(cluster, tmp_path / "disk")
     found = read_diff((laptop, laptop.get_run(first)), (again, again.get_run(second)))
@@ -278,7 +278,7 @@ def test_of_large_tables_in_a_bucket_only_some_columns_are_read(
     assert rows.changed == {"latent_sha256": CLIPS}
     assert not [path for path in fetched(laptop) if path.startswith("latents/")]
     assert 0 < sum(asked) < 1_000_000
-    laptop.bucket.remove(f"{first['stages']['latents']['path']}/data/part.parquet")
+    laptop.bucket.remove(f"{first.stages['latents'].path}/data/part.parquet")
     with pytest.raises(StoreError, match=r"data/part\.parquet is not there"):
         read_diff((laptop, first), (laptop, second))
 
@@ -302,7 +302,7 @@ def test_the_command(base: Held, tmp_path: Path) -> None:
     def diff(*arguments: str) -> Any:
         return CliRunner().invoke(cli.app, ["diff", *arguments])
 
-    done = diff("chain", record["run"], *here, "--html", str(tmp_path / "page.html"))
+    done = diff("chain", record.run, *here, "--html", str(tmp_path / "page.html"))
     assert done.exit_code == 4, done.output
     first = done.output.splitlines()[0]
     assert first.startswith("first divergence: train@1: config.lr 0.1 -> 0.2; evaluate_final")

@@ -13,7 +13,7 @@ from pipelines.engine.plan import plan
 from pipelines.engine.runner import run
 from pipelines.engine.stage import Pipeline
 from pipelines.engine.store.lease import Lease, try_acquire
-from tests.pipelines.edited import COST_S, LIMIT, Edited, planned, states
+from tests.pipelines.edited import COST_S, Edited, planned, states
 from tests.pipelines.toy import EXECUTE, stage
 
 
@@ -63,9 +63,9 @@ def test_a_stage_whose_inputs_are_unknown_tells_its_own_change(code: Edited) -> 
     code.go()
     code.edit("helper", "value = 2\n")
     assert planned(code.plan()) == {"a": "drift", "b": "drift", "c": "drift", "d": "drift"}
-    d = code.plan(LIMIT).stages[3]
+    d = code.plan().stages[3]
     assert re.fullmatch(r"code own\.helper \w+ -> \w+", d.reason)
-    assert (d.fingerprint, d.writes, d.gated) == (None, None, True)
+    assert (d.fingerprint, d.writes) == (None, None)
     assert planned(code.plan(d="D")) == {"a": "drift", "b": "drift", "c": "drift", "d": "run"}
     code.edit("helper", "value = 1\n")
     assert planned(code.plan(a="A")) == {"a": "run", "b": "unknown", "c": "unknown", "d": "unknown"}
@@ -147,20 +147,20 @@ def test_unfinished_work_is_resumed_and_work_of_others_named(code: Edited) -> No
     directory = code.store.directory("b", fingerprint)
     lease = try_acquire(directory)
     assert isinstance(lease, Lease)
-    found = code.plan(LIMIT).stages[1]
-    assert (found.state, found.gated) == ("run", False)
+    found = code.plan().stages[1]
+    assert found.state == "run"
     assert "is computing it now" in found.reason
     lease.release()
     (directory / "work").mkdir()
     (directory / "work" / "step-1").touch()
-    found = code.plan(LIMIT).stages[1]
-    assert (found.state, found.gated, found.reason) == ("resume", False, "unfinished work is there")
+    found = code.plan().stages[1]
+    assert (found.state, found.reason) == ("resume", "unfinished work is there")
 
 
 def test_a_plan_as_data_sums_up_and_is_whole(code: Edited) -> None:
     code.go()
     code.edit("b")
-    made = code.plan(LIMIT)
+    made = code.plan()
     data = json.loads(json.dumps(made.as_dict()))
     assert data["exit"] == 2
     assert {key: data["summary"][key] for key in ("cached", "drift", "unknown", "run")} == {
@@ -170,7 +170,6 @@ def test_a_plan_as_data_sums_up_and_is_whole(code: Edited) -> None:
     assert data["summary"]["seconds"] >= 2 * COST_S
     assert data["summary"]["bytes"] == (len("ab") + len("abacd")) * 3
     b = data["stages"][1]
-    assert b["gated"] is True
     assert b["changes"][0]["key"] == "own.b"
 
 

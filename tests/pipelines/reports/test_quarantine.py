@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from curation.schema import LATENTS, PROBE, TEXT, to_table
 from curation.selection import SelectConfig
 from pipelines import cli
+from pipelines.engine.store.run_record import StageEntry
 from pipelines.errors import PipelineError, StoreError
 from pipelines.reports.quarantine import Quarantine, clip_ids, read_quarantine, write_csv
 from tests.pipelines.curated import Curated, make_clips
@@ -34,7 +35,7 @@ def curated(tmp_path_factory: pytest.TempPathFactory) -> Curated:
 
 def _read(curated: Curated, filtered_too: bool = False, **stages: Any) -> Quarantine:
     record = curated.store.get_run("r1")
-    return read_quarantine(curated.store, record | {"stages": record["stages"] | stages}, filtered_too)
+    return read_quarantine(curated.store, replace(record, stages={**record.stages, **stages}), filtered_too)
 
 
 def test_each_clip_is_counted_once_where_it_left(curated: Curated) -> None:
@@ -65,16 +66,16 @@ def test_sources_are_ranked_by_the_share_they_lost(curated: Curated) -> None:
     assert _read(curated, filtered_too=True).sources() == [("phone", 4, 5), ("web", 3, 5)]
 
 
-def _output(curated: Curated, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> dict[str, Any]:
+def _output(curated: Curated, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> StageEntry:
     out = curated.store.root / "stages" / name / "made"
     (out / "data").mkdir(parents=True, exist_ok=True)
     pq.write_table(to_table(rows, schema), out / "data" / "part.parquet")
-    return {"path": str(out.relative_to(curated.store.root))}
+    return StageEntry(path=str(out.relative_to(curated.store.root)), fingerprint=None, digest=None)
 
 
 def test_a_clip_of_several_sets_counts_where_one_quarantined_it(curated: Curated) -> None:
-    select = curated.store.get_run("r1")["stages"]["select"]
-    rows = pq.read_table(curated.store.root / select["path"] / "data").to_pylist()
+    select = curated.store.get_run("r1").stages["select"]
+    rows = pq.read_table(curated.store.root / select.path / "data").to_pylist()
     kept = sorted(row["clip_id"] for row in rows if row["keep"])
 
     def aside(status: str, reason: str) -> dict[str, str]:
@@ -98,8 +99,8 @@ def test_a_clip_of_several_sets_counts_where_one_quarantined_it(curated: Curated
 
 
 def test_a_copy_counts_where_its_first_was_found_broken(curated: Curated) -> None:
-    stages = curated.store.get_run("r1")["stages"]
-    rows = pq.read_table(curated.store.root / stages["probe"]["path"] / "data").to_pylist()
+    stages = curated.store.get_run("r1").stages
+    rows = pq.read_table(curated.store.root / stages["probe"].path / "data").to_pylist()
     broken = {"status": "quarantined", "reason": "decode_error", "reason_stage": "probe", "detail": "x"}
     rows = [row | broken if row["reason"] == "duplicate_content" else row for row in rows]
     made = _output(curated, "probe", rows, PROBE)
@@ -161,11 +162,11 @@ def test_the_command_shows_counts_sources_and_how_to_look(
 
 
 def test_nothing_to_show_and_nothing_to_read(curated: Curated) -> None:
-    probe = curated.store.get_run("r1")["stages"]["probe"]
+    record = curated.store.get_run("r1")
     with pytest.raises(PipelineError, match="has no clips yet"):
-        read_quarantine(curated.store, {"run": "r0", "stages": {"train@1": probe}})
+        read_quarantine(curated.store, replace(record, run="r0", stages={"train@1": record.stages["probe"]}))
     with pytest.raises(StoreError, match="r1: its clips cannot be read"):
-        _read(curated, motion={"path": "stages/motion/gone/a-1"})
+        _read(curated, motion=StageEntry(path="stages/motion/gone/a-1", fingerprint=None, digest=None))
 
 
 def test_clips_are_put_back_for_a_reason(tmp_path: Path) -> None:
@@ -178,7 +179,7 @@ def test_clips_are_put_back_for_a_reason(tmp_path: Path) -> None:
 
     assert call("decode_eror") == (1, "error: no reason 'decode_eror'; did you mean 'decode_error'?")
     assert "its reasons are decode_error, missing_file, unsupported_uri" in call("decode_timeout")[1]
-    probe = curated.store.get_run("r1")["stages"]["probe"]["fingerprint"].removeprefix("sha256:")
+    probe = curated.store.get_run("r1").stages["probe"].fingerprint
     assert curated.store.lookup("probe", probe) is not None
     assert call("decode_error") == (0, "probe: 1 clips are put back; the next `lumina run` tries them again")
     assert curated.store.lookup("probe", probe) is None

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from curation.selection import SelectConfig
 from pipelines import cli
+from pipelines.engine.store.run_record import RunRecord
 from pipelines.errors import PipelineError
 from pipelines.reports.selection import Difference, RuleCount, Selection, previous, read_difference, read_selection
 from pipelines.reports.selection_tables import difference_view, selection_view
@@ -87,7 +88,7 @@ def test_two_policies_differ_in_settings_and_clips(curated: Curated) -> None:
 def test_the_run_before_is_the_last_of_that_name_with_another_selection(curated: Curated) -> None:
     def before(run: str) -> str | None:
         found = previous(curated.store, curated.store.get_run(run))
-        return found and found["run"]
+        return found and found.run
 
     assert before("r3") == "r1"  # r2 is the same policy
     assert before("r2") == "r1"
@@ -99,7 +100,7 @@ def test_the_run_before_is_the_last_of_that_name_with_another_selection(curated:
 
 def test_a_run_without_a_selection_says_so(curated: Curated) -> None:
     with pytest.raises(PipelineError, match="stage select is not done"):
-        read_selection(curated.store, {"run": "r0", "stages": {}})
+        read_selection(curated.store, RunRecord(run="r0", name="x", started="", stages={}))
 
 
 def test_the_command_shows_and_compares(curated: Curated, monkeypatch: pytest.MonkeyPatch) -> None:

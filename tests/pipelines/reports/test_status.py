@@ -39,7 +39,7 @@ from pipelines.engine.store.bucket import Bucket
 from pipelines.engine.store.heartbeat import LiveObjects
 from pipelines.engine.store.remote import RemoteStore
 from pipelines.engine.store.store import Store
-from tests.pipelines.toy import identifier, stage
+from tests.pipelines.toy import EXECUTE, identifier, stage
 store = Store(sys.argv[1])
 store.prepare()
 line = Pipeline("line", (stage("a"), stage("slow", sleep=60.0, inputs=("a",)), stage("last", inputs=("slow",))))

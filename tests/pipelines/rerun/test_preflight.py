@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from pipelines.config import load_config
+from pipelines.engine.store.run_record import RunRecord, StageEntry
 from pipelines.rerun.lock import Code, Environment, Lock, portable
 from pipelines.rerun.preflight import (
     check_environment,
@@ -18,7 +20,7 @@ from pipelines.rerun.preflight import (
 )
 
 MACHINE = Environment("3.11.7", "Linux", 2, (), {"torch": "2.13.0", "ray": "2.60.0"})
-STAGES: dict[str, Any] = {name: {"fingerprint": f"sha256:{name}", "digest": "d"} for name in ("probe", "motion", "tag")}
+STAGES = {name: StageEntry(fingerprint=name, digest="d") for name in ("probe", "motion", "tag")}
 
 
 def planned(*reasons: tuple[str, str, str]) -> dict[str, Any]:
@@ -38,10 +40,11 @@ def states(checks: Any) -> dict[str, str]:
 
 
 def test_only_a_complete_run_can_be_compared_with() -> None:
-    record = {"run": "r", "started": "then", "ok": True, "stages": STAGES}
+    record = RunRecord(run="r", name="x", started="then", ok=True, stages=STAGES)
     assert check_record(record).state == "ok"
-    record = {**record, "ok": False, "stages": {**STAGES, "train@1": {"digest": None}}}
-    check = check_record(record)
+    check = check_record(
+        replace(record, ok=False, stages={**STAGES, "train@1": StageEntry(fingerprint=None, digest=None)})
+    )
     assert check.state == "missing"
     assert "not complete, first train@1" in check.detail
 

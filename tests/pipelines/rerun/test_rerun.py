@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,9 @@ def test_the_proof_of_reproduction(recorded: Path, tmp_path: Path) -> None:
     )
     assert found["difference"]["answer"] == "equal: all 4 stages have the same digests"
     record = Store(again).get_run(None)
-    assert record["rerun"]["of"] == Store(recorded).get_run(None)["run"]
-    assert record["until"] == "tag"
-    _check_tags(recorded, record["run"], found["verdict"]["answer"])
+    assert record.rerun["of"] == Store(recorded).get_run(None).run
+    assert record.until == "tag"
+    _check_tags(recorded, record.run, found["verdict"]["answer"])
 
 
 def _check_tags(store: Path, run: str, answer: str) -> None:
@@ -82,16 +83,16 @@ def test_from_a_stage_on_what_is_before_it_is_taken_over(recorded: Path) -> None
     assert done.returncode == 0, done.stderr
     store = Store(found["store"])
     assert store.root.parent == recorded / "reruns"
-    states = {name: entry["state"] for name, entry in store.get_run(None)["stages"].items()}
+    states = {name: entry.state for name, entry in store.get_run(None).stages.items()}
     assert states == {"render_shapes": "cached", "ingest": "cached", "probe": "cached", "tag": "done"}
 
 
 def test_nothing_is_started_without_the_code(recorded: Path, tmp_path: Path) -> None:
     store = Store(recorded)
     record = store.get_run(None)
-    record["lock"]["code"]["commit"] = "0" * 40
-    other = Store(tmp_path)
-    other.put_run(record["run"], record["name"], record)
+    assert record.lock is not None
+    lock = {**record.lock, "code": {**record.lock["code"], "commit": "0" * 40}}
+    Store(tmp_path).put_run(replace(record, lock=lock))
     done = lumina("rerun", "--store", str(tmp_path))
     assert done.returncode == 4, done.stderr
     assert "does not have commit 0000" in " ".join(done.stdout.split())

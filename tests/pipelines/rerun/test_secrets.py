@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from pipelines.rerun import rerun
 from pipelines.rerun.lock import Code, Environment, Lock
@@ -37,7 +38,8 @@ def test_the_words_of_the_process_hold_no_password(
     store = Store(tmp_path / "store")
     lock = Lock("lumina run", {"tracking_uri": recorded}, Code(None), Environment("3", "linux", 1))
     command = rerun._Command(tmp_path, tmp_path / "config.yaml", ())
+    record = RunRecord(run="r1", name="demo", started="", stages={})
     with pytest.raises(rerun.RunFailed):
-        rerun._execute(command, store, store, {"name": "demo"}, lock, "lumina rerun", None)
+        rerun._execute(command, store, store, record, lock, "lumina rerun", None)
     assert told in words
     assert "marked" not in " ".join(words)

@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 
 from pipelines import cli
 from pipelines.engine.store.checksum import seal
+from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
+from pipelines.engine.store.typed import checked
 
 RECORD = {
     "schema": "lumina.run/1",
@@ -35,7 +37,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
         raise AssertionError("something was executed")
 
     store = Store(tmp_path)
-    store.put_run("r1", "x", RECORD)
+    store.put_run(checked(RunRecord, RECORD))
     monkeypatch.setattr(subprocess, "Popen", never)
     return store
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines.diff.difference import read_diff
-from pipelines.engine.stage import Pipeline
+from pipelines.engine.stage import Execution, Pipeline
 from pipelines.engine.tolerance import BITWISE, Bitwise, Metric, Tier, Tolerance, looser, read_tier, tier_record
 from pipelines.rerun.verdict import Verdict, judge
 from tests.pipelines.compared import NoConfig, chain, go, stage
@@ -17,12 +17,15 @@ from tests.pipelines.compared import NoConfig, chain, go, stage
 
 def tiered(pipeline: Pipeline, **tiers: Tier) -> Pipeline:
     """The pipeline with these tiers, by kind of stage."""
-    stages = (replace(one, tier=tiers.get(one.kind, one.tier)) for one in pipeline.stages)
+    stages = (
+        replace(one, execution=replace(one.execution, tier=tiers.get(one.kind, one.execution.tier)))
+        for one in pipeline.stages
+    )
     return Pipeline(pipeline.name, tuple(stages))
 
 
 def verdict(a: tuple[Any, dict[str, Any]], b: tuple[Any, dict[str, Any]]) -> Verdict:
-    return judge(read_diff(a, b), {name: entry["inputs"] for name, entry in a[1]["stages"].items()})
+    return judge(read_diff(a, b), {name: entry.inputs for name, entry in a[1].stages.items()})
 
 
 def outcomes(found: Verdict) -> dict[str, str]:
@@ -45,7 +48,7 @@ def test_two_stores_bit_by_bit(tmp_path: Path) -> None:
     a, b = go(chain(), tmp_path / "a"), go(chain(), tmp_path / "b")
     found = verdict(a, b)
     assert set(outcomes(found).values()) == {"bitwise equal"}
-    assert found.answer == f"reproduced: all 4 stages are bitwise equal to those of {a[1]['run']}"
+    assert found.answer == f"reproduced: all 4 stages are bitwise equal to those of {a[1].run}"
 
 
 def test_what_was_not_executed_again_proves_nothing(tmp_path: Path) -> None:
@@ -81,7 +84,12 @@ def test_a_bitwise_stage_is_held_to_the_tier_of_what_it_reads(tmp_path: Path) ->
 
 def test_a_bitwise_stage_that_gives_other_bits_is_no_reproduction(tmp_path: Path) -> None:
     def more(tier: Tier) -> Pipeline:
-        return chain(replace(stage("noise", "uncertain", NoConfig(), clips="select"), tier=tier))
+        return chain(
+            replace(
+                stage("noise", "uncertain", NoConfig(), clips="select"),
+                execution=Execution(uses_cluster=False, tier=tier),
+            )
+        )
 
     a = go(more(BITWISE), tmp_path / "a")
     found = verdict(a, go(more(BITWISE), tmp_path / "b"))

@@ -14,7 +14,7 @@ from jobs.context import Evaluation, JobContext, JobResult
 from lumina.system_prompts import SystemPrompt, write_system_prompts
 from pipelines.engine.events import RunSummary
 from pipelines.engine.runner import new_run_id, run
-from pipelines.engine.stage import Pipeline, RegisteredModel, Stage
+from pipelines.engine.stage import Execution, Pipeline, RegisteredModel, Stage
 from pipelines.engine.store.store import Store
 from pipelines.tracking.links import Links
 from pipelines.tracking.mlflow_writer import EVALS, PIPELINES
@@ -70,17 +70,19 @@ def toy_training(prompt: str = WEB, weights: str = "w", gated: bool = False) -> 
 
     def train_stage(name: str, inputs: dict[str, str], model: RegisteredModel | None) -> Stage:
         config = TrainToyConfig(text=f"{weights} {name}", sleep=sleep)
-        return Stage(name, f"{_HERE}:train", config, inputs=inputs, uses_cluster=False, model=model)
+        return Stage(
+            name, f"{_HERE}:train", config, inputs=inputs, execution=Execution(uses_cluster=False, model=model)
+        )
 
     return Pipeline(
         "p",
         (
-            Stage("tag", f"{_HERE}:tag", ToyConfig(text=prompt), uses_cluster=False,
-                  system_prompts="system_prompts.json"),
+            Stage("tag", f"{_HERE}:tag", ToyConfig(text=prompt),
+                  execution=Execution(uses_cluster=False, system_prompts="system_prompts.json")),
             train_stage("train@1", {"tag": "tag"}, None),
             train_stage("train@2", {"init": "train@1"}, FINAL),
             Stage("evaluate", f"{_HERE}:evaluate", ToyConfig(), inputs={"checkpoint": "train@2", "tag": "tag"},
-                  uses_cluster=False),
+                  execution=Execution(uses_cluster=False)),
         ),
     )  # fmt: skip
 

@@ -14,9 +14,8 @@ from mlflow.data import get_source
 from mlflow.entities import Run
 
 from jobs.context import JobContext, JobResult
-from pipelines.engine.accept import accept
 from pipelines.engine.runner import new_run_id, run
-from pipelines.engine.stage import Pipeline, Stage
+from pipelines.engine.stage import Execution, Pipeline, Stage
 from pipelines.engine.store.store import Store
 from pipelines.tracking.datasets import short_digest
 from pipelines.tracking.links import Links
@@ -26,7 +25,7 @@ from pipelines.tracking.tracker import MlflowTracking
 from pipelines.tracking.uri import default_uri
 from pipelines.verify.check import verify
 from tests.pipelines import toy
-from tests.pipelines.edited import LIMIT, Edited
+from tests.pipelines.edited import KEEP, Edited
 from tests.pipelines.toy import EXECUTE, identifier, stage
 
 PIPELINE = Pipeline("p", (stage("a"), stage("e@x", "evaluate", ("a",), text="x"), stage("e@y", "evaluate", ("a",))))
@@ -156,7 +155,7 @@ def test_a_tracker_that_fails_warns_once_and_keeps_the_records(tmp_path: Path) -
     assert kinds[0] == "begin_run"
     assert kinds[-1] == "end_run"
     assert kinds.count("end_stage") == 3
-    assert Store(tmp_path / "store").get_run(None)["ok"]
+    assert Store(tmp_path / "store").get_run(None).ok
 
 
 def counting(ctx: JobContext) -> JobResult:
@@ -185,7 +184,17 @@ def halting(ctx: JobContext) -> JobResult:
 
 
 COUNTING, HALTING = (
-    Pipeline("p", (Stage("s", f"tests.pipelines.tracking.test_tracker:{job}", toy.ToyConfig(), uses_cluster=False),))
+    Pipeline(
+        "p",
+        (
+            Stage(
+                "s",
+                f"tests.pipelines.tracking.test_tracker:{job}",
+                toy.ToyConfig(),
+                execution=Execution(uses_cluster=False),
+            ),
+        ),
+    )
     for job in ("counting", "halting")
 )
 
@@ -337,26 +346,17 @@ def test_flatten_gives_names_that_mlflow_takes() -> None:
     assert flatten({"a": {"b@2": None, "c": "x" * 7000}}) == {"a.b_2": "null", "a.c": "x" * 5999 + "…"}
 
 
-def test_what_was_accepted_says_so_and_what_was_held_back_has_no_run(tmp_path: Path, database: Path) -> None:
+def test_what_was_kept_though_code_differs_says_so(tmp_path: Path, database: Path) -> None:
     code = Edited(tmp_path)
     code.store.root.mkdir()
     shutil.copy(database, code.store.root)
     code.go()
     code.edit("b")
-
-    def tracked_run() -> None:
-        tracking = MlflowTracking(code.store, new_run_id(), "name")
-        pipeline, names = code.pipeline(), code.identifier()
-        run(pipeline, code.store, EXECUTE, tracking=tracking, identifier=names, gate=LIMIT)
-        tracking.close("FINISHED")
-
-    tracked_run()
+    tracking = MlflowTracking(code.store, new_run_id(), "name")
+    run(code.pipeline(), code.store, EXECUTE, tracking=tracking, identifier=code.identifier(), drift=KEEP)
+    tracking.close("FINISHED")
     client = MlflowClient(default_uri(code.store))
-    assert {found.data.tags.get("lumina.stage") for found in runs(client, PIPELINES)} == {None, "a", "c"}
-    [new] = accept(code.pipeline(), code.store, code.identifier(), "b", "renamed", who="eva@bench")
-    tracked_run()
     [found] = [one for one in runs(client, PIPELINES) if one.data.tags.get("lumina.stage") == "b"]
-    assert found.data.tags["lumina.accepted"] == new.accepted_why
-    assert found.data.tags["lumina.aliased_from"] == new.aliased_from
-    assert Path(found.data.tags["lumina.manifest"]).read_text() == new.to_json()
+    assert found.data.tags["lumina.code_drift"] == "code differs since: own.b"
+    assert Path(found.data.tags["lumina.manifest"]).read_text() == code.store.manifests("b")[0].to_json()
     assert verify(code.store, None).found == ()

@@ -48,11 +48,14 @@ BOOKKEEPING = {"LEASE.lock", "attempts.jsonl", "curve.jsonl", "calls.txt", "dige
 
 def make(store: Store, pipeline: Pipeline) -> Store:
     patch = b"what the working tree had besides its commit\n"
-    digest = f"sha256:{hashlib.sha256(patch).hexdigest()}"
+    digest = hashlib.sha256(patch).hexdigest()
     patch_path(store, digest).parent.mkdir(parents=True)
     patch_path(store, digest).write_bytes(patch)
     store.share(patch_path(store, digest))
-    lock = {"code": {"commit": "c0ffee", "patch": digest}}
+    environment = {"python": "3", "platform": "x", "cpus": 1}
+    config = {"runtime": {"train_workers": 1}}
+    code = {"commit": "c0ffee" * 8, "patch": f"sha256:{digest}"}
+    lock = {"command": "x", "config": config, "code": code, "environment": environment}
     assert run(pipeline, store, EXECUTE, run_id="r1", identifier=identifier(), lock=lock).ok
     return store
 
@@ -81,7 +84,7 @@ def blamed(store: Store) -> str:
 
 
 def out(store: Store, stage: str) -> Path:
-    return Path(store.root / store.get_run("r1")["stages"][stage]["path"])
+    return Path(store.root / store.get_run("r1").stages[stage].path)
 
 
 def record(store: Store, stage: str) -> Path:
@@ -162,7 +165,7 @@ def test_an_edited_recipe_is_found(store: Store) -> None:
         return replace(manifest, recipe=recipe)
 
     def refitted(manifest: Manifest) -> Manifest:
-        return replace(manifest, fingerprint=f"sha256:{fingerprint(manifest.recipe)}")
+        return replace(manifest, fingerprint=fingerprint(manifest.recipe))
 
     [problem] = edit(store, "a", config)
     assert "its recipe has the fingerprint" in problem.detail
@@ -196,7 +199,8 @@ def test_an_edited_digest_input_kind_or_count_is_found(store: Store) -> None:
 
 
 def test_a_digest_that_both_records_tell_wrongly_is_found_in_the_data(store: Store) -> None:
-    content = store.get_run("r1")
+    content = json.loads(store.run_path("r1").read_text())
+    del content["checksum"]
     for stage, digest in (("rows", "rows256-add/1:12:" + "0" * 64), ("checkpoint", "sha256:" + "0" * 64)):
         edit(store, stage, lambda manifest, digest=digest: replace(manifest, digest=digest))  # type: ignore[misc]
         content["stages"][stage]["digest"] = digest
@@ -305,7 +309,7 @@ def test_what_a_bucket_lost_is_found_without_reading_any_and_mended(s3_store: st
     assert [problem.what for problem in deep.found] == ["missing", "unexpected"]
     assert len(deep.found[0].rows) == 6
     assert mend(laptop, found).set_aside == ("rows",)
-    assert laptop.lookup("rows", laptop.get_run("r1")["stages"]["rows"]["fingerprint"][7:]) is None
+    assert laptop.lookup("rows", laptop.get_run("r1").stages["rows"].fingerprint[7:]) is None
 
 
 def test_rows_cannot_be_named_without_their_index_and_that_is_said(store: Store) -> None:
@@ -326,18 +330,6 @@ def test_a_record_of_the_run_that_is_none_and_a_run_that_is_not_there(store: Sto
     (store.root / "latest" / "line").write_text("r0")
     with pytest.raises(StoreError, match=r"latest/line names the run 'r0'"):
         verify(store, "line")
-
-
-def test_older_records_are_read_and_what_they_lack_is_told(store: Store) -> None:
-    path = store.root / "runs" / "r1.json"
-    content = json.loads(path.read_text())
-    del content["checksum"]
-    for entry in content["stages"].values():
-        del entry["inputs"]
-    path.write_text(json.dumps(content, indent=1))
-    found = verify(store, "r1")
-    assert found.found == ()
-    assert {"rows", ""} <= {note.stage for note in found.not_checked}
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jobs.kept import keep
+from jobs.row_reuse import keep
 from pipelines.engine.fingerprint import DigestCache, Identifier
 from pipelines.engine.runner import run
 from pipelines.engine.stage import Pipeline
@@ -69,11 +69,6 @@ def fetched(store: RemoteStore) -> set[str]:
     }
 
 
-def fingerprint_of(manifest: Manifest) -> str:
-    """64 hex digits."""
-    return manifest.fingerprint.removeprefix("sha256:")
-
-
 @dataclass
 class Scene:
     """What an operation works on."""
@@ -91,7 +86,7 @@ class Scene:
     @property
     def fingerprint(self) -> str:
         """Of stage b."""
-        return fingerprint_of(self.model)
+        return self.model.fingerprint
 
     @property
     def begun(self) -> Attempt:
@@ -131,7 +126,7 @@ def _dead(store: Store) -> None:
     shutil.rmtree(store.root / "stages" / "b")
     died = os.fork()
     if died == 0:
-        attempt = store.acquire("b", fingerprint_of(model))
+        attempt = store.acquire("b", model.fingerprint)
         assert isinstance(attempt, Attempt)
         (attempt.out / "half.txt").write_text("ha")
         (attempt.work / "part").write_text("x")
@@ -147,7 +142,7 @@ def _damaged(store: Store) -> None:
 def _unswept(store: Store) -> None:
     """As after a crash between manifest and release."""
     _ran(store)
-    directory = store.directory("b", fingerprint_of(manifest_of(store, "b")))
+    directory = store.directory("b", manifest_of(store, "b").fingerprint)
     (directory / "work").mkdir()
     (directory / "work" / "part").write_text("x")
     (directory / "LEASE.of-the-dead.tmp").touch()
@@ -200,7 +195,7 @@ def _commit(scene: Scene) -> None:
 
 def _put_run(scene: Scene) -> None:
     record = scene.store.get_run("r0")
-    scene.store.put_run("r0", "diamond", record | {"seconds": record["seconds"] + 1})
+    scene.store.put_run(replace(record, seconds=record.seconds + 1))
 
 
 def keep_but_c3(output: Path, work: Path) -> None:
@@ -209,7 +204,7 @@ def keep_but_c3(output: Path, work: Path) -> None:
 
 def _reopen(scene: Scene) -> None:
     rows = manifest_of(scene.store, "rows")
-    scene.store.reopen("rows", fingerprint_of(rows), keep_but_c3)
+    scene.store.reopen("rows", rows.fingerprint, keep_but_c3)
 
 
 def _save_digests(scene: Scene) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,6 @@ from tests.pipelines.engine.store.operations import (
     OPERATIONS,
     THROUGH,
     UNDISTURBED,
-    fingerprint_of,
     go,
     manifest_of,
     perform,
@@ -77,14 +77,14 @@ def template(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 def check_reads(store: Store, whole: Store, template: Store) -> None:
     """What can be read is whole, and a run's record is the old or the new one."""
     for stage in "abcd":
-        found = store.lookup(stage, fingerprint_of(manifest_of(whole, stage)))
+        found = store.lookup(stage, manifest_of(whole, stage).fingerprint)
         for file in found.files if found else ():
             assert hashlib.sha256((store.output(found) / file.path).read_bytes()).hexdigest() == file.sha256
     if (store.root / "latest" / "diamond").exists():
         record = store.get_run("diamond")
-        assert record["run"] in ("r0", "r1")
-        if record["run"] == "r0":
-            assert record | {"seconds": 0} == template.get_run("diamond") | {"seconds": 0}
+        assert record.run in ("r0", "r1")
+        if record.run == "r0":
+            assert replace(record, seconds=0) == replace(template.get_run("diamond"), seconds=0)
     else:
         assert not (template.root / "latest" / "diamond").exists()
 

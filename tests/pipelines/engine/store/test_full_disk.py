@@ -15,8 +15,9 @@ from pipelines.engine.stage import Pipeline
 from tests.pipelines.toy import diamond, stage
 
 COMMAND = """
-import sys
+import os, subprocess, sys
 from pipelines import cli, text_to_video
+from pipelines.commands import report, run
 from pipelines.engine import runner
 from pipelines.tracking import tracker
 from tests.pipelines.engine.store.test_full_disk import pipeline
@@ -25,8 +26,36 @@ from tests.pipelines.toy import identifier
 text_to_video.build = lambda settings: pipeline()
 tracker.MlflowTracking = Untracked
 runner.Identifier = lambda cache: identifier()
-sys.argv = ["lumina", "run", "demo", "--store", sys.argv[1], "-o", "min_free_gb=0"]
-cli.main()
+whole = runner.run
+runner.run = lambda *given, **named: whole(*given, **named | {"start_cluster": lambda: None})  # no stage needs Ray
+disk = sys.argv[1]
+store, runs = f"{disk}/store", f"{disk}/store/runs"
+
+def mount(words, place):
+    subprocess.run(["mount", *words.split(), place], check=True)
+
+def go(*words):
+    sys.argv = ["lumina", *words, "--store", store]
+    if not (command := os.fork()):
+        cli.main()
+        sys.exit()
+    print(f"exit code {os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])}", flush=True)
+
+run = ("run", "demo", "-o", "min_free_gb=0")
+mount("-t tmpfs -o size=2m none", disk)
+go(*run)
+print("--- more space", flush=True)
+mount("-o remount,size=64m", disk)
+go(*run)
+print("--- records cannot be written", flush=True)
+mount("-t tmpfs -o ro none", runs)
+go(*run)
+subprocess.run(["umount", runs], check=True)
+print("--- read-only, with nothing to do", flush=True)
+mount("-o remount,ro", disk)
+go(*run)
+print("--- read-only, and looked at", flush=True)
+go("verify", "--deep")
 """
 
 
@@ -65,28 +94,9 @@ def disk(tmp_path: Path) -> Path:
     return path
 
 
-SCRIPT = """
-mount -t tmpfs -o size=2m none "$1"
-go() { "$2" -c "$3" "$1/store"; echo "exit code $?"; }
-go "$@"
-echo "--- more space"
-mount -o remount,size=64m "$1"
-go "$@"
-echo "--- records cannot be written"
-mount -t tmpfs -o ro none "$1/store/runs"
-go "$@"
-umount "$1/store/runs"
-echo "--- read-only, with nothing to do"
-mount -o remount,ro "$1"
-go "$@"
-echo "--- read-only, and looked at"
-"$2" -c "from pipelines.cli import main; main()" verify --store "$1/store" --deep > /dev/null; echo "exit code $?"
-"""
-
-
 def test_a_full_disk_names_stage_and_file_and_the_same_command_goes_on(disk: Path) -> None:
-    done = in_own_mounts(SCRIPT, str(disk), sys.executable, COMMAND)
-    full, more, unrecorded, read_only, looked = done.stdout.split("\n--- ")
+    done = in_own_mounts('"$2" -c "$3" "$1"', str(disk), sys.executable, COMMAND)
+    full, more, unrecorded, read_only, looked = done.stdout.split("\n--- ", 4)
     assert "exit code 1" in full, done.stdout + done.stderr
     told = [line for line in full.splitlines() if line.startswith("big failed:")]
     assert len(told) == 1, full + done.stderr

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from lumina.files import replace_file
 from pipelines import cli
 from pipelines.engine.events import NoDisplay
 from pipelines.engine.runner import run
-from pipelines.engine.store.atomic_io import replace_file
 from pipelines.engine.store.gc import Policy, collect, find_garbage
 from pipelines.engine.store.store import Store
 from pipelines.reports.status import StatusFile, begin, read_status
@@ -78,7 +78,7 @@ def test_half_written_files_go_once_nobody_can_be_writing_them(store: Store) -> 
         ("partial", path, 4) for path in partial
     ]
     assert not any(path.exists() for path in partial)
-    assert store.get_run("toy")["run"] == "r1"
+    assert store.get_run("toy").run == "r1"
 
 
 def test_how_a_killed_run_stood_is_kept_while_somebody_may_go_on_with_it(store: Store) -> None:

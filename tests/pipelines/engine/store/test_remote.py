@@ -18,10 +18,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from jobs.kept import keep
+from jobs.row_reuse import keep
 from lumina.files import sha256_file
 from pipelines import cli
-from pipelines.engine.accept import accept
 from pipelines.engine.plan import plan
 from pipelines.engine.store import lease as leases
 from pipelines.engine.store import object_lease
@@ -33,8 +32,7 @@ from pipelines.engine.store.remote import RemoteStore
 from pipelines.engine.store.store import Attempt, Store
 from pipelines.errors import LeaseLostError, StoreError
 from pipelines.verify.check import verify
-from tests.pipelines.edited import Edited, states
-from tests.pipelines.engine.store.operations import fetched, fingerprint_of, go, known_code, manifest_of, on_disk
+from tests.pipelines.engine.store.operations import fetched, go, known_code, manifest_of, on_disk
 from tests.pipelines.engine.store.steps import CREDENTIALS, DIED, FORKS
 from tests.pipelines.engine.store.test_sharing import digests, pipeline, start
 from tests.pipelines.toy import diamond
@@ -59,12 +57,12 @@ def test_another_machine_finds_everything_and_fetches_what_it_needs(s3_store: st
     assert calls(tmp_path) == ["a", "b", "c", "d"]
     assert not list(second.root.glob("stages/*/*/a-*"))
     assert second.get_run("r0") == first.get_run("r0")
-    assert first.get_run("diamond")["run"] == "r1"
+    assert first.get_run("diamond").run == "r1"
     changed = go(second, diamond(d="new"), "r2")
     assert changed == go(Store(tmp_path / "local"), diamond(d="new"))
     fetched = {path.parts[-3] for path in second.root.glob("stages/*/*/a-*")}
     assert fetched == {"b", "c", "d"}
-    assert first.get_run(None)["run"] == "r2"
+    assert first.get_run(None).run == "r2"
     second.fetch_run(second.get_run("r0"))
     assert (second.output(manifest_of(first, "a")) / "text.txt").read_text() == "a"
     assert not [entry.key for entry in first.bucket.entries("stages") if entry.key.endswith("LEASE.json")]
@@ -78,24 +76,8 @@ def test_a_record_that_is_looked_at_does_not_become_the_newest(s3_store: str, tm
     go(first, diamond(d="new"), "r1")
     [new] = [manifest for manifest in first.manifests("d") if manifest != old]
     for text in (new, old):
-        second.record_text("d", fingerprint_of(text))
+        second.record_text("d", text.fingerprint)
     assert second.manifests("d") == first.manifests("d") == [new, old]
-
-
-def test_an_accepted_output_is_found_where_it_was_computed(
-    s3_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = RemoteStore(s3_store, tmp_path / "copy-1")
-    monkeypatch.setattr(Edited, "store", property(lambda edited: store))
-    code = Edited(tmp_path)
-    code.go()
-    code.edit("b")
-    [alias] = accept(code.pipeline(), store, code.identifier(), "b", "renamed a variable")
-    other = RemoteStore(s3_store, tmp_path / "copy-2")
-    found = other.lookup("b", fingerprint_of(alias))
-    assert found is not None
-    assert (other.fetch(found) / "text.txt").read_text() == (store.output(alias) / "text.txt").read_text()
-    assert states(code.go()) == dict.fromkeys("abcd", "cached")
 
 
 def test_a_copy_of_the_bucket_is_a_store(s3_store: str, tmp_path: Path) -> None:
@@ -133,7 +115,7 @@ def test_when_one_is_killed_another_takes_over(s3_store: str, tmp_path: Path) ->
 def _begin(store: RemoteStore, model: RemoteStore) -> tuple[Attempt, Any]:
     """An attempt at stage b with its whole output, and the manifest to commit."""
     done = manifest_of(model, "b")
-    attempt = store.acquire("b", fingerprint_of(done))
+    attempt = store.acquire("b", done.fingerprint)
     assert isinstance(attempt, Attempt)
     shutil.copytree(model.output(done), attempt.out, dirs_exist_ok=True)
     return attempt, replace(done, attempt=attempt.out.name)
@@ -150,11 +132,11 @@ def _commit_b(store: RemoteStore, model: RemoteStore) -> None:
 
 def _put_run_again(store: RemoteStore, model: RemoteStore) -> None:
     record = store.get_run("r0")
-    store.put_run("r0", "diamond", record | {"seconds": record["seconds"] + 1})
+    store.put_run(replace(record, seconds=record.seconds + 1))
 
 
 def _set_b_aside(store: RemoteStore, model: RemoteStore) -> None:
-    store.set_aside("b", fingerprint_of(manifest_of(model, "b")))
+    store.set_aside("b", manifest_of(model, "b").fingerprint)
 
 
 OPERATIONS: dict[str, tuple[Callable[[RemoteStore], None], Callable[[RemoteStore, RemoteStore], Any]]] = {
@@ -200,7 +182,7 @@ def test_a_crash_at_any_change_of_the_bucket_is_put_right_by_the_next_run(
     """On the same machine, and every other time on another one."""
     model = RemoteStore(s3_store, tmp_path / "model")
     found = go(model, diamond(), "r0")
-    fingerprints = {stage: fingerprint_of(manifest_of(model, stage)) for stage in "abcd"}
+    fingerprints = {stage: manifest_of(model, stage).fingerprint for stage in "abcd"}
     code, at = DIED, 0
     while code == DIED:
         at += 1
@@ -305,7 +287,7 @@ def test_a_stage_whose_host_has_died_can_be_set_aside_after_a_while(
     monkeypatch.setattr(leases, "EXPIRY_S", 0.6)
     store = RemoteStore(s3_store, tmp_path / "copy-1")
     go(store, diamond(), "r0")
-    fingerprint = fingerprint_of(manifest_of(store, "b"))
+    fingerprint = manifest_of(store, "b").fingerprint
     key = f"stages/b/{fingerprint[:20]}/LEASE.json"
     living = object_lease.try_acquire(store.bucket, key, {})
     assert isinstance(living, object_lease.ObjectLease)
@@ -333,7 +315,7 @@ def test_lost_and_cut_objects_heal_and_changed_ones_are_refused_by_name(s3_store
     other = RemoteStore(s3_store, tmp_path / "copy-last")
     with pytest.raises(StoreError, match=r"text\.txt is damaged: it has the SHA-256 .* expected; once .*MANIFEST"):
         other.fetch_run(other.get_run("r0"))
-    other.set_aside("b", fingerprint_of(manifest_of(other, "b")))
+    other.set_aside("b", manifest_of(other, "b").fingerprint)
     assert go(other, diamond(), "r9") == found
     other.fetch_run(other.get_run("r9"))
 
@@ -386,7 +368,7 @@ def test_runners_may_share_a_working_copy(s3_store: str, tmp_path: Path) -> None
 def test_rows_that_another_machine_finished_are_taken_back(s3_store: str, tmp_path: Path) -> None:
     first, second = RemoteStore(s3_store, tmp_path / "copy-1"), RemoteStore(s3_store, tmp_path / "copy-2")
     found = go(first, line(), "r0")
-    fingerprint = fingerprint_of(manifest_of(first, "rows"))
+    fingerprint = manifest_of(first, "rows").fingerprint
     second.reopen("rows", fingerprint, lambda output, work: keep(output / "data", work, ["c3"]))
     assert first.lookup("rows", fingerprint) is None
     assert second.has_work("rows", fingerprint)

@@ -19,7 +19,7 @@ from pipelines.engine.stage import Pipeline
 from pipelines.engine.store import lease as leases
 from pipelines.engine.store.lease import try_acquire
 from pipelines.engine.store.store import Store
-from tests.pipelines.engine.store.operations import fingerprint_of, go, manifest_of
+from tests.pipelines.engine.store.operations import go, manifest_of
 from tests.pipelines.toy import stage
 
 RUNNER = """
@@ -120,7 +120,7 @@ def test_another_host_is_waited_for_while_its_heart_beats_whatever_the_clocks_sa
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skew_s: float
 ) -> None:
     go(Store(tmp_path / "whole"), pipeline(0.0))
-    fingerprint = fingerprint_of(manifest_of(Store(tmp_path / "whole"), "a"))
+    fingerprint = manifest_of(Store(tmp_path / "whole"), "a").fingerprint
     store = Store(tmp_path / "store")
     record = forge(store, fingerprint, 1.0)
     clock = time.time

@@ -14,6 +14,7 @@ from pipelines.engine.store import lease as leases
 from pipelines.engine.store.lease import Holder, process_start, read_holder
 from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.open_store import open_store
+from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Attempt, Store, list_files
 from pipelines.errors import LeaseLostError, StoreError
 
@@ -22,7 +23,7 @@ FP = "ab" * 32
 
 def manifest(attempt: Attempt, digest: str = "0") -> Manifest:
     files = list_files(attempt.out)
-    return Manifest("s@1", f"sha256:{FP}", attempt.out.name, "files", f"sha256:{digest * 64}", {}, files)
+    return Manifest("s@1", FP, attempt.out.name, "files", f"sha256:{digest * 64}", {}, files)
 
 
 def begin(store: Store, text: str = "hello") -> Attempt:
@@ -117,11 +118,11 @@ def test_runs_are_found_by_id_by_name_and_by_being_newest(tmp_path: Path) -> Non
     with pytest.raises(StoreError, match="holds no run yet"):
         store.get_run(None)
     first, second = (
-        {"run": run, "name": name, "started": "2026-01-01T00:00:00+00:00", "stages": {}}
+        RunRecord(run=run, name=name, started="2026-01-01T00:00:00+00:00", stages={})
         for run, name in (("1", "x"), ("2", "y"))
     )
-    store.put_run("1", "x", first)
-    store.put_run("2", "y", second)
+    store.put_run(first)
+    store.put_run(second)
     assert store.get_run(None) == store.get_run("y") == store.get_run("2") == second
     assert store.get_run("x") == first
     with pytest.raises(StoreError, match="names: x, y"):

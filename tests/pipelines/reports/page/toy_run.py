@@ -23,7 +23,8 @@ from lumina.evaluation.summary import estimates, interval_json, pivot
 from lumina.randomness import generator
 from lumina.video import write_h264
 from pipelines.engine.runner import run
-from pipelines.engine.stage import Pipeline, Stage
+from pipelines.engine.stage import Execution, Pipeline, Stage
+from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from tests.pipelines.toy import EXECUTE, identifier
 
@@ -144,7 +145,7 @@ def fail(ctx: JobContext) -> JobResult:
 def stage(name: str, job: str, config: Config, **inputs: str) -> Stage:
     """A stage of this module; `__` in a keyword stands for `@`."""
     named = {key.replace("__", "@"): upstream for key, upstream in inputs.items()}
-    return Stage(name, f"{__name__}:{job}", config, inputs=named, uses_cluster=False)
+    return Stage(name, f"{__name__}:{job}", config, inputs=named, execution=Execution(uses_cluster=False))
 
 
 def pipeline(*rates: tuple[str, float], frames: int = 8, end: str = "evaluate") -> Pipeline:
@@ -174,7 +175,7 @@ def pipeline(*rates: tuple[str, float], frames: int = 8, end: str = "evaluate") 
     return Pipeline("toy", tuple(stages))
 
 
-def go(made: Pipeline, where: Path | Store, until: str | None = None) -> tuple[Store, dict[str, Any]]:
+def go(made: Pipeline, where: Path | Store, until: str | None = None) -> tuple[Store, RunRecord]:
     """Run it through the real runner; the store, and the record of the run."""
     store = where if isinstance(where, Store) else Store(where)
     summary = run(made, store, EXECUTE, identifier=identifier(), until=until, name="toy")

@@ -110,7 +110,7 @@ class Quarantine:
 
     def look(self, clip: SetAside) -> str | None:
         """A command that shows what is wrong with a clip; None where its file is not on this machine."""
-        from curation.media import absolute
+        from curation.media_uris import absolute
         from curation.schema import RowError
 
         if not clip.uri or self.media_root is None:

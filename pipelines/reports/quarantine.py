@@ -1,4 +1,4 @@
-"""What `lumina quarantine` tells: which clips a run set aside, at which stage, why, and how to look at one."""
+"""Quarantine report: clips that a run set aside, at which stage, why, and how to look at one."""
 
 from __future__ import annotations
 

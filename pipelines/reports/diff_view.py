@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 
-from lumina.formats import duration
+from lumina.formats import duration, short_digest
 from lumina.pages.page import Cell
 from pipelines.compare.difference import EQUAL, SAME_CONTENT, Difference
 from pipelines.compare.metrics import CurveDiff, MetricDiff
@@ -125,7 +125,7 @@ def _stages(found: Difference) -> Iterator[Line | Grid]:
         [
             ("▶ " if stage == found.first else "  ") + stage.name,
             Cell(stage.verdict, style=_VERDICTS.get(stage.verdict, "bad")),
-            *(digest.rpartition(":")[2][:12] if digest else "–" for digest in stage.digests),
+            *(short_digest(digest) if digest else "–" for digest in stage.digests),
             *("–" if seconds is None else duration(seconds) for seconds in stage.seconds),
         ]
         for stage in found.stages

@@ -34,7 +34,7 @@ _MOVES = 3
 
 
 @dataclass(frozen=True)
-class Difference:
+class RunDiff:
     """Two runs, A and B."""
 
     a: Side
@@ -106,7 +106,7 @@ def _figure(figure: MetricDiff) -> dict[str, Any]:
     return asdict(figure) | {"moved": figure.moved, "outside": figure.outside}
 
 
-def read_diff(a: tuple[Store, RunRecord], b: tuple[Store, RunRecord]) -> Difference:
+def read_diff(a: tuple[Store, RunRecord], b: tuple[Store, RunRecord]) -> RunDiff:
     """Compare two recorded runs; nothing is computed. From a bucket come their records and what differs.
 
     Args:
@@ -121,7 +121,7 @@ def read_diff(a: tuple[Store, RunRecord], b: tuple[Store, RunRecord]) -> Differe
     manifests = [(x.manifest, y.manifest) for _, x, y in pairs if x.manifest and y.manifest]
     notes = [f"{stage.name}: {problem}" for stage in stages for problem in stage.problems]
     notes += [note for x, y in manifests for note in unmatched(x, y)]
-    return Difference(
+    return RunDiff(
         first,
         second,
         stages,
@@ -204,7 +204,7 @@ def _several(texts: Mapping[str, Sequence[str]]) -> str:
     )
 
 
-def _answer(found: Difference) -> str:
+def _answer(found: RunDiff) -> str:
     stage = found.first
     if stage is not None:
         others = [other for other in found.stages if other.name != stage.name]
@@ -231,7 +231,7 @@ def _answer(found: Difference) -> str:
     return text
 
 
-def _what(found: Difference, stage: StageDiff) -> str:
+def _what(found: RunDiff, stage: StageDiff) -> str:
     if stage.verdict == "not reproduced":
         old, new = (short_digest(str(digest)) for digest in stage.digests)
         return f"NOT REPRODUCED, the same recipe gave another digest, {old} -> {new}"
@@ -243,7 +243,7 @@ def _what(found: Difference, stage: StageDiff) -> str:
     return summary(stage.changes) or f"another digest; {'; '.join(stage.problems) or 'no recipe to compare'}"
 
 
-def final_figures(found: Difference) -> tuple[MetricDiff, ...]:
+def final_figures(found: RunDiff) -> tuple[MetricDiff, ...]:
     """What the runs came to: the last evaluation of a stage whose content differs, with its siblings for the other
     system prompts; without one the figures of the last such stage that has any."""
     changed = {stage.name for stage in found.stages if stage.digests[0] != stage.digests[1]}
@@ -259,7 +259,7 @@ def final_figures(found: Difference) -> tuple[MetricDiff, ...]:
     return ()
 
 
-def _effect(found: Difference) -> str:
+def _effect(found: RunDiff) -> str:
     final = final_figures(found)
     if not final:
         return "no figure moved" if found.figures or found.metrics else "no figure is in both runs"

@@ -137,6 +137,10 @@ class StageFindings(Findings):
         """The file with its record."""
         return self.store.directory(self.name, self.fingerprint) / "MANIFEST.json"
 
+    def blame(self, what: What, detail: str) -> None:
+        """Its record says so, and no other file."""
+        self.add(what, self.record, detail)
+
     @property
     def out(self) -> Path:
         """Where the output lies; if the record is of another fingerprint, where it should lie."""

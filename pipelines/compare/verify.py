@@ -127,48 +127,48 @@ def _check_record(stage: StageFindings) -> None:
     try:
         text = stage.store.record_text(stage.name, stage.fingerprint)
         if text is None:
-            stage.add("missing", stage.record, "the record of the stage is not there")
+            stage.blame("missing", "the record of the stage is not there")
             return
         manifest = Manifest.from_json(text)
         sealed = check_seal(text)
     except (OSError, ValueError) as error:
-        stage.add("damaged", stage.record, f"cannot be read: {error}")
+        stage.blame("damaged", f"cannot be read: {error}")
         return
     stage.manifest, stage.sealed = manifest, sealed == "whole"
     if sealed == "broken":
-        stage.add("edited", stage.record, "is not what was written: its checksum is another one")
+        stage.blame("edited", "is not what was written: its checksum is another one")
     elif sealed == "none":
         stage.skip("its record itself: it was written without a checksum")
     if manifest.stage != stage.name or manifest.recipe.get("stage") != stage.name:
-        stage.add("edited", stage.record, f"is of stage {manifest.stage!r}")
+        stage.blame("edited", f"is of stage {manifest.stage!r}")
     try:
         recipe = fingerprint(manifest.recipe)
     except PipelineError as error:
         recipe = f"none ({error})"
     if recipe != manifest.fingerprint:
-        stage.add("edited", stage.record, f"its recipe has the fingerprint {recipe}, not {manifest.fingerprint}")
+        stage.blame("edited", f"its recipe has the fingerprint {recipe}, not {manifest.fingerprint}")
     for key in ("fingerprint", "digest"):
         if getattr(manifest, key) != getattr(stage.entry, key):
-            detail = f"has the {key} {getattr(manifest, key)}, the run recorded {getattr(stage.entry, key)}"
-            stage.add("edited", stage.record, detail)
+            stage.blame(
+                "edited", f"has the {key} {getattr(manifest, key)}, the run recorded {getattr(stage.entry, key)}"
+            )
     _check_counts(stage, manifest)
 
 
 def _check_counts(stage: StageFindings, manifest: Manifest) -> None:
     if manifest.kind not in ("rows", "checkpoint", "files"):
-        stage.add("edited", stage.record, f"is of the unknown kind {manifest.kind!r}")
+        stage.blame("edited", f"is of the unknown kind {manifest.kind!r}")
     if problem := count_problem(manifest.counts):
-        stage.add("counts", stage.record, problem)
+        stage.blame("counts", problem)
     if manifest.kind == "rows":
         scheme, _, rest = manifest.digest.partition(":")
         rows = rest.partition(":")[0]
         if scheme != "rows256-add/1" or rows != str(manifest.counts.get("in")):
-            detail = f"counts {manifest.counts.get('in')} rows, its digest is {manifest.digest}"
-            stage.add("counts", stage.record, detail)
+            stage.blame("counts", f"counts {manifest.counts.get('in')} rows, its digest is {manifest.digest}")
     names = {file.path for file in manifest.files}
     shown = [*manifest.artifacts, *(name for one in manifest.evaluations for name in one.get("artifacts", ()))]
     for name in sorted(set(shown) - names):
-        stage.add("edited", stage.record, f"names the artifact {name}, which is none of its files")
+        stage.blame("edited", f"names the artifact {name}, which is none of its files")
 
 
 def _check_files(stage: StageFindings, manifest: Manifest) -> None:
@@ -194,17 +194,15 @@ def _check_lineage(stages: Sequence[StageFindings], run: Path) -> None:
         inputs: Mapping[str, str] = stage.manifest.recipe.get("inputs", {})
         recorded = stage.entry.inputs
         if set(inputs) != set(recorded):
-            detail = f"has the inputs {sorted(inputs)}, the run recorded {sorted(recorded)}"
-            stage.add("lineage", stage.record, detail)
+            stage.blame("lineage", f"has the inputs {sorted(inputs)}, the run recorded {sorted(recorded)}")
         for key in sorted(set(inputs) & set(recorded)):
             upstream = by_name.get(recorded[key])
             if upstream is None:
                 stage.add("lineage", run, f"{stage.name} reads {recorded[key]}, which is no stage of the run")
             elif upstream.manifest is None:
-                stage.add("lineage", stage.record, f"input {key}: {upstream.name} has no readable record")
+                stage.blame("lineage", f"input {key}: {upstream.name} has no readable record")
             elif upstream.manifest.digest != inputs[key]:
-                detail = f"input {key} is {inputs[key]}, {upstream.name} has {upstream.manifest.digest}"
-                stage.add("lineage", stage.record, detail)
+                stage.blame("lineage", f"input {key} is {inputs[key]}, {upstream.name} has {upstream.manifest.digest}")
 
 
 def _check_mlflow(record: RunRecord, stages: Sequence[StageFindings], whole: Findings) -> None:
@@ -237,7 +235,7 @@ def _check_mlflow(record: RunRecord, stages: Sequence[StageFindings], whole: Fin
             continue
         for run_id in sorted(set(by_run) - set(tags)):
             stage = by_run[run_id]
-            stage.add("mlflow", stage.record, f"names the MLflow run {run_id}, which {uri} does not have")
+            stage.blame("mlflow", f"names the MLflow run {run_id}, which {uri} does not have")
         by_name = {stage.name: stage for stage in members}
         for run_id, values in sorted(tags.items()):
             named = by_run.get(run_id) or by_name.get(values.get("lumina.stage", ""))
@@ -257,8 +255,7 @@ def _check_tags(stage: StageFindings, run_id: str, tags: Mapping[str, str]) -> N
         if tag not in tags:
             stage.skip(f"{tag} of MLflow run {run_id}: it was never written")
         elif tags[tag] != value:
-            detail = f"MLflow run {run_id} has {tag} {tags[tag] or '(empty)'}, the record has {value}"
-            stage.add("mlflow", stage.record, detail)
+            stage.blame("mlflow", f"MLflow run {run_id} has {tag} {tags[tag] or '(empty)'}, the record has {value}")
 
 
 def _left_out(record: RunRecord, deep: bool, rows: bool) -> list[Unchecked]:

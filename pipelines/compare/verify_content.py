@@ -126,10 +126,10 @@ def _check_digest(stage: StageFindings, manifest: Manifest, out: Path) -> None:
         try:
             weights = {name: checkpoints.load_weights(out / folder) for name, folder in manifest.weights.items()}
         except (OSError, ValueError) as error:
-            stage.add("edited", stage.record, f"its weights cannot be loaded: {stage.text(error, out)}")
+            stage.blame("edited", f"its weights cannot be loaded: {stage.text(error, out)}")
             return
         if (value := checkpoints.digest(weights)) != manifest.digest:
-            stage.add("edited", stage.record, f"has the digest {manifest.digest}, weights {value}")
+            stage.blame("edited", f"has the digest {manifest.digest}, weights {value}")
         return
     # The files are as recorded by now, so their recorded digests will do.
     of_all = listing_digest((file.path, file.sha256) for file in manifest.files)
@@ -185,7 +185,7 @@ class _Tables:
         if not self.whole:
             stage.skip("its content digest: files of it are missing or damaged")
         elif str(self.total) != self.manifest.digest and not self.suspects:
-            stage.add("edited", stage.record, f"has the digest {self.manifest.digest}, its rows {self.total}")
+            stage.blame("edited", f"has the digest {self.manifest.digest}, its rows {self.total}")
 
 
 def _index(stage: StageFindings, manifest: Manifest, out: Path) -> dict[str, tuple[list[str], list[bytes]]]:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from lumina.formats import duration, short_digest
 from lumina.pages.page import Cell
-from pipelines.compare.difference import EQUAL, SAME_CONTENT, Difference
+from pipelines.compare.difference import EQUAL, SAME_CONTENT, RunDiff
 from pipelines.compare.metrics import CurveDiff, MetricDiff
 from pipelines.compare.rows import RowChange, RowsDiff, most_moved
 from pipelines.compare.runs import StageDiff
@@ -65,12 +65,12 @@ class Section:
     parts: Sequence[Line | Grid]
 
 
-def answer_text(found: Difference) -> Text:
+def answer_text(found: RunDiff) -> Text:
     """The answer, in its colour."""
     return Text(found.answer, _ANSWER_STYLES.get(found.exit_code, "bold red"))
 
 
-def difference_view(found: Difference) -> RenderableType:
+def difference_view(found: RunDiff) -> RenderableType:
     """What the answer rests on, on a terminal."""
     parts: list[RenderableType] = [Text("")]
     for section in sections(found):
@@ -97,7 +97,7 @@ def _table(grid: Grid) -> Table:
     return table
 
 
-def sections(found: Difference) -> list[Section]:
+def sections(found: RunDiff) -> list[Section]:
     """What the answer rests on; of what does not differ there is no section."""
     drifted = [Line(f"{stage.name} in {text}") for stage in found.stages for text in stage.drift]
     told = [
@@ -113,13 +113,13 @@ def sections(found: Difference) -> list[Section]:
     return [section for section in told if section.parts]
 
 
-def _sides(found: Difference) -> Iterator[Line]:
+def _sides(found: RunDiff) -> Iterator[Line]:
     for letter, side in (("A", found.a), ("B", found.b)):
         took = duration(side.seconds)
         yield Line(f"{letter}  {side.run} ({side.name}, {side.started}, {took}) in {side.store}", "note", 0)
 
 
-def _stages(found: Difference) -> Iterator[Line | Grid]:
+def _stages(found: RunDiff) -> Iterator[Line | Grid]:
     shared = [stage for stage in found.stages if stage.shared and stage.verdict == "equal"]
     rows: list[list[str | Cell]] = [
         [

@@ -86,7 +86,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Difference:
+class SelectionDiff:
     """Two selections, the older first."""
 
     old: Selection
@@ -111,7 +111,7 @@ class _Decided:
     config: Mapping[str, Any]
 
 
-def as_dict(found: Selection | Difference) -> dict[str, Any]:
+def as_dict(found: Selection | SelectionDiff) -> dict[str, Any]:
     """Plain data for `--json`."""
     return asdict(found)
 
@@ -123,13 +123,13 @@ def read_selection(store: Store, record: RunRecord) -> Selection:
         return _count(record, decided.rows)
 
 
-def read_difference(store: Store, old: RunRecord, new: RunRecord) -> Difference:
+def read_difference(store: Store, old: RunRecord, new: RunRecord) -> SelectionDiff:
     """Compare the selections of two recorded runs. PipelineError if one has none."""
     before, after = _open(store, old), _open(store, new)
     with _reading(f"{before.run} or {after.run}"):
         first, second = _fates(before.rows), _fates(after.rows)
         both = first.join(second, "clip_id", join_type="inner", left_suffix="_old", right_suffix="_new")
-        return Difference(
+        return SelectionDiff(
             _count(old, before.rows),
             _count(new, after.rows),
             _settings(before.config, after.config),

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from curation.control_characters import shown_in_line
 from lumina.formats import counted
-from pipelines.reports.selection import ABSENT, BySource, Change, Difference, Selection
+from pipelines.reports.selection import ABSENT, BySource, Change, Selection, SelectionDiff
 from pipelines.terminal import Text, in_line, make_table
 
 _TITLE = 12
@@ -50,7 +50,7 @@ def selection_view(found: Selection, width: int) -> RenderableType:
     return Group(head, table, Text(legend, "dim"))
 
 
-def difference_view(found: Difference, width: int) -> RenderableType:
+def difference_view(found: SelectionDiff, width: int) -> RenderableType:
     """What two policies treat otherwise: settings, then clips by rule and source, with a few of them."""
     old, new = found.old, found.new
     before, now = sum(old.kept.values()), sum(new.kept.values())

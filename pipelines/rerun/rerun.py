@@ -16,11 +16,12 @@ from typing import IO, Any
 import yaml
 
 from lumina.formats import short_digest
-from pipelines.compare.difference import Difference, read_diff
+from pipelines.compare.difference import RunDiff, read_diff
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from pipelines.errors import PipelineError, StoreError
 from pipelines.git import HOME, checked_out, code_home, has_commit
+from pipelines.rerun.copy_stages import copy_stages
 from pipelines.rerun.preflight import (
     Check,
     check_environment,
@@ -30,7 +31,6 @@ from pipelines.rerun.preflight import (
     read_plan,
     stops,
 )
-from pipelines.rerun.seed import copy_stages
 from pipelines.rerun.verdict import Verdict, judge
 from pipelines.run_lock import Lock, environment, read_lock, read_patch
 from pipelines.terminal import command_line
@@ -81,7 +81,7 @@ class Rerun:
     checks: tuple[Check, ...]
     verdict: Verdict | None = None
     """None if it was not attempted."""
-    difference: Difference | None = None
+    difference: RunDiff | None = None
     store: Path | None = None
     """Where the outputs of the rerun are."""
     note: str = ""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pipelines.compare.difference import Difference
+from pipelines.compare.difference import RunDiff
 from pipelines.compare.metrics import MetricDiff
 from pipelines.compare.numeric_diff import compare_numbers
 from pipelines.compare.runs import Held, StageDiff
@@ -81,7 +81,7 @@ class Verdict:
         }
 
 
-def judge(found: Difference, inputs: Mapping[str, Mapping[str, str]]) -> Verdict:
+def judge(found: RunDiff, inputs: Mapping[str, Mapping[str, str]]) -> Verdict:
     """Hold every stage of run B to what run A declared.
 
     Args:
@@ -116,9 +116,7 @@ def _tier(held: Held | None) -> Tier:
         raise StoreError(f"the record of {held.manifest.stage} in {held.output}: {error}") from error
 
 
-def _compare(
-    found: Difference, stage: StageDiff, a: Held | None, b: Held | None, tier: Tier
-) -> tuple[Outcome, bool, str]:
+def _compare(found: RunDiff, stage: StageDiff, a: Held | None, b: Held | None, tier: Tier) -> tuple[Outcome, bool, str]:
     if a is None or b is None or a.digest is None or b.digest is None:
         return "not comparable", False, f"{stage.verdict} ({' -> '.join(str(state) for state in stage.states)})"
     if stage.shared:

@@ -23,7 +23,7 @@ from pipelines import cli
 from pipelines.commands.status import status_view
 from pipelines.reports.progress import RunDisplay
 from pipelines.reports.quarantine import Quarantine, SetAside, quarantine_view, write_csv
-from pipelines.reports.selection import Change, Difference, Example, RuleCount, Selection
+from pipelines.reports.selection import Change, Example, RuleCount, Selection, SelectionDiff
 from pipelines.reports.selection_tables import difference_view, selection_view
 from pipelines.reports.status import begin
 from pipelines.terminal import clean, make_console
@@ -66,7 +66,7 @@ def test_tables_of_clips(uri: str, source: str, caption: str, detail: str) -> No
     one = Selection("r1", "demo", "now", "p", counts, {}, (rule,), {}, {})
     examples = (Example("id", uri, source, detail),)
     change = Change("min_fps", counts, examples)
-    difference = Difference(one, one, {"min_fps": (detail, None)}, (change,), (), 0, 0)
+    difference = SelectionDiff(one, one, {"min_fps": (detail, None)}, (change,), (), 0, 0)
     _tells(_printed(selection_view(one, 200)), source.split()[0] if source.split() else "")
     _tells(_printed(difference_view(difference, 200)), uri, source, detail)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lumina.pages.charts import Axis, Chart, Line, thinned
 from lumina.pages.page import MEDIA_BYTES, ClipRow, render
-from pipelines.compare.difference import Difference
+from pipelines.compare.difference import RunDiff
 from pipelines.compare.metrics import CURVES, read_curve
 from pipelines.compare.rows import RowChange, match_rows, most_moved
 from pipelines.compare.runs import Held
@@ -32,7 +32,7 @@ class _Clips:
     """Clips of all with the same frames."""
 
 
-def make_page(found: Difference) -> str:
+def make_page(found: RunDiff) -> str:
     """Fill the template.
 
     Raises:
@@ -57,7 +57,7 @@ def _arrows(text: str) -> str:
     return text.replace(" -> ", " → ")
 
 
-def _charts(found: Difference) -> Iterator[Chart]:
+def _charts(found: RunDiff) -> Iterator[Chart]:
     differing = [curve for curve in shown_curves(found.curves) if curve.first_step is not None]
     for curve in differing[:_CHARTS]:
         lines = []
@@ -75,7 +75,7 @@ def _charts(found: Difference) -> Iterator[Chart]:
             yield Chart(f"{curve.stage} {curve.metric}", label, x, y, lines)
 
 
-def _clips(found: Difference) -> _Clips | None:
+def _clips(found: RunDiff) -> _Clips | None:
     """Clips of the last evaluation that both have, those whose figures moved most first."""
     for stage in reversed(found.stages):
         a, b = (side.stages.get(stage.name) for side in (found.a, found.b))

@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from pipelines import cli
-from pipelines.compare.difference import Difference, read_diff
+from pipelines.compare.difference import RunDiff, read_diff
 from pipelines.engine.stage import Pipeline
 from pipelines.engine.store import remote
 from pipelines.engine.store.bucket import Bucket
@@ -33,7 +33,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Held:
     return go(chain(), tmp_path_factory.mktemp("base"))
 
 
-def shown(found: Difference, width: int = 100) -> str:
+def shown(found: RunDiff, width: int = 100) -> str:
     console = Console(width=width, file=io.StringIO(), highlight=False)
     console.print(answer_text(found), soft_wrap=True)
     console.print(difference_view(found))
@@ -41,7 +41,7 @@ def shown(found: Difference, width: int = 100) -> str:
     return console.file.getvalue()
 
 
-def verdicts(found: Difference) -> dict[str, str]:
+def verdicts(found: RunDiff) -> dict[str, str]:
     return {one.name: one.verdict for one in found.stages}
 
 

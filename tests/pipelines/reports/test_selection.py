@@ -14,7 +14,7 @@ from curation.selection import SelectConfig
 from pipelines import cli
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.errors import PipelineError
-from pipelines.reports.selection import Difference, RuleCount, Selection, previous, read_difference, read_selection
+from pipelines.reports.selection import RuleCount, Selection, SelectionDiff, previous, read_difference, read_selection
 from pipelines.reports.selection_tables import difference_view, selection_view
 from tests.pipelines.curated import Curated, make_clips
 
@@ -130,7 +130,7 @@ def test_a_table_fits_the_terminal_whatever_the_sources(width: int, sources: int
     rules = (RuleCount("score:extra.beauty@a_long_set", clips, clips),)
     found = Selection("r", "n", "t", "p", clips, {}, rules, clips, {"large": clips})
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(selection_view(found, width), difference_view(Difference(found, found, {}, (), (), 1, 2), width))
+    console.print(selection_view(found, width), difference_view(SelectionDiff(found, found, {}, (), (), 1, 2), width))
     shown = console.export_text()
     assert max(len(line.rstrip()) for line in shown.splitlines()) <= width
     assert "…" not in shown

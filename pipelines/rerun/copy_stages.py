@@ -1,4 +1,4 @@
-"""Begin a store with the outputs that a rerun from a later stage takes over."""
+"""Copy finished stages into the store of a rerun that begins with a later one."""
 
 from __future__ import annotations
 

@@ -25,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from jobs.files import files_digest
+from pipelines.compare.verify import verify
 from pipelines.engine.fingerprint import fingerprint
 from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.run_record import RunRecord, StageEntry
 from pipelines.engine.store.store import Attempt, Store, list_files
-from pipelines.verify.check import verify
 
 RUN = "bench"
 

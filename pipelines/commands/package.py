@@ -17,7 +17,7 @@ from pipelines.config import PipelineConfig
 from pipelines.engine.fingerprint import canonical_json
 from pipelines.errors import PipelineError
 from pipelines.git import HOME, Origin, origin, ship_origin
-from pipelines.rerun.lock import portable
+from pipelines.run_lock import portable
 from pipelines.tracking.uri import without_password
 
 PACKAGES = ("lumina", "curation", "jobs", "pipelines")

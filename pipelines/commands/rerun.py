@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
 
 from pipelines.commands.options import Json, RunArgument, StoreOption, open_store
 from pipelines.terminal import Text, json_text, make_console
+
+if TYPE_CHECKING:
+    from pipelines.rerun.preflight import Check
+    from pipelines.rerun.rerun import Rerun
+    from pipelines.rerun.verdict import StageVerdict
+
+_STATES = {"ok": ("✓", "green"), "differs": ("≠", "yellow"), "missing": ("✗", "bold red")}
+_OUTCOMES = {"bitwise equal": "green", "within tolerance": "green", "within band": "green", "reused": "dim"}
 
 
 def rerun(
@@ -39,10 +51,9 @@ def rerun(
 
     Exit code: 0 every stage meets its tier, 3 one does not, 4 not attempted, 1 error.
     """
-    from pipelines.diff.view import answer_text as difference_text
+    from pipelines.reports.diff_view import answer_text
     from pipelines.rerun.rerun import Options, RunFailed
     from pipelines.rerun.rerun import rerun as run_again
-    from pipelines.rerun.view import answer_text, checks_view, verdict_view
 
     console = make_console(stderr=as_json)
     opened = open_store(store)
@@ -50,7 +61,7 @@ def rerun(
     options = Options(fresh, into, start, here, tuple(override or ()), allow_env_drift)
     try:
         found = run_again(
-            opened, run, options, lambda checks: console.print(checks_view(checks)), sys.stderr if as_json else None
+            opened, run, options, lambda checks: console.print(_checks(checks)), sys.stderr if as_json else None
         )
     except RunFailed as error:
         raise typer.Exit(error.args[0]) from error
@@ -58,9 +69,46 @@ def rerun(
         if found.note:
             console.print(Text(found.note, "yellow"), soft_wrap=True)
         if not as_json:
-            console.print(answer_text(found.verdict), soft_wrap=True)
-            console.print(difference_text(found.difference), soft_wrap=True)
-            console.print(verdict_view(found))
+            style = "bold green" if found.verdict.ok else "bold red"
+            console.print(Text(found.verdict.answer, style), soft_wrap=True)
+            console.print(answer_text(found.difference), soft_wrap=True)
+            console.print(_verdict(found))
     if as_json:
         typer.echo(json_text(found.as_dict(), allow_nan=False))
     return found.exit_code
+
+
+def _checks(checks: Sequence[Check]) -> RenderableType:
+    """What was looked at before anything starts."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for check in checks:
+        mark, style = _STATES[check.state]
+        table.add_row(
+            Text(mark, style), Text(check.what, "bold"), Text(check.detail, "" if check.state == "ok" else style)
+        )
+    if not any(check.state == "missing" for check in checks):
+        return table
+    return Group(table, Text("\nNothing was started.", "bold red"))
+
+
+def _verdict(found: Rerun) -> RenderableType:
+    """What the answer rests on, stage by stage."""
+    if found.verdict is None:
+        return Text("")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("stage", no_wrap=True)
+    table.add_column("held to", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for stage in found.verdict.stages:
+        style = _OUTCOMES.get(stage.outcome, "bold red")
+        table.add_row(stage.name, Text(_held_to(stage), "dim"), Text(stage.outcome, style), Text(stage.detail, "dim"))
+    return Group(table, Text(f"outputs  {found.store}", "dim", overflow="fold"))
+
+
+def _held_to(stage: StageVerdict) -> str:
+    bounds = "" if stage.tier == "bitwise" else f" ({stage.bounds})"
+    return f"{stage.tier}{bounds}" + (", by its inputs" if stage.inherited else "")

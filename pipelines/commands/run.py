@@ -94,7 +94,7 @@ def _run(
     from pipelines.execution import JobExecutor
     from pipelines.reports.progress import RunDisplay
     from pipelines.reports.status import StatusFile, begin
-    from pipelines.rerun.lock import lock_record, make_lock
+    from pipelines.run_lock import lock_record, make_lock
     from pipelines.text_to_video import build
     from pipelines.tracking.tracker import MlflowTracking
     from pipelines.tracking.uri import target, without_password
@@ -216,7 +216,7 @@ def _leave(console: Console, summary: RunSummary, command: str) -> NoReturn:
 def _finish(
     console: Console, store: Store, summary: RunSummary, links: Links, command: str, prompt: str, logs: Path
 ) -> None:
-    from pipelines.diff.runs import read_side
+    from pipelines.compare.runs import read_side
     from pipelines.reports.evaluations import comparison_view, read_evaluations
     from pipelines.reports.tables import summary_view
 

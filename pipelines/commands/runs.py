@@ -18,7 +18,7 @@ from pipelines.terminal import Text, json_text, make_console
 
 def compare(run: RunArgument = None, store: StoreOption = None, as_json: Json = False) -> None:
     """Show the system prompts of a run side by side, the choice, and the fine-tuned model."""
-    from pipelines.diff.runs import read_side
+    from pipelines.compare.runs import read_side
     from pipelines.reports.evaluations import as_dict, comparison_view, read_evaluations
 
     opened = open_store(store)
@@ -46,8 +46,8 @@ def diff(
 
     Exit code: 0 equal, 3 the same digests but another recipe or figure, 4 different, 1 error.
     """
-    from pipelines.diff.difference import read_diff
-    from pipelines.diff.view import answer_text, difference_view
+    from pipelines.compare.difference import read_diff
+    from pipelines.reports.diff_view import answer_text, difference_view
 
     if html is not None:
         check_file("--html", html, begins=PAGE)
@@ -55,7 +55,7 @@ def diff(
     second = open_store(other_store) if other_store else first
     found = read_diff((first, first.get_run(a)), (second, second.get_run(b)))
     if html is not None:
-        from pipelines.diff.page import make_page
+        from pipelines.reports.page.diff import make_page
 
         write_page("--html", html, make_page(found))
     if as_json:
@@ -139,17 +139,17 @@ def verify(
     store: StoreOption = None,
     deep: Annotated[bool, typer.Option("--deep", help="Hash every file; compute content digests again.")] = False,
     rows: Annotated[bool, typer.Option("--rows", help="Read all rows, and name those that are wrong.")] = False,
-    repair: Annotated[bool, typer.Option("--mend", help="Have the next run compute again what is damaged.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Have the next run compute again what is damaged.")] = False,
     as_json: Json = False,
 ) -> int:
     """Check that a run's outputs are what it left; nothing is executed. Exit code: 0 intact, 4 not, 1 error."""
-    from pipelines.verify.check import verify as check
-    from pipelines.verify.mend import mend
-    from pipelines.verify.view import verification_view
+    from pipelines.compare.verification import repair as repair_damaged
+    from pipelines.compare.verify import verify as check
+    from pipelines.reports.verify_view import verification_view
 
     opened = open_store(store)
     found = check(opened, run, deep, rows)
-    found = mend(opened, found) if repair else found
+    found = repair_damaged(opened, found) if repair else found
     show(as_json, found.as_dict, lambda: verification_view(found))
     return found.exit_code
 

@@ -76,7 +76,7 @@ def run(
         identifier: computes fingerprints; tests give their own first-party packages.
         until: stop after this stage and what it needs.
         drift: what becomes of outputs from which nothing but code differs; by default they are computed again.
-        lock: what is kept in the run's record to compute it again; see `pipelines.rerun.lock`.
+        lock: what is kept in the run's record to compute it again; see `pipelines.run_lock`.
         halt: once set, the run stops as SIGTERM stops it.
 
     Raises:

@@ -15,8 +15,8 @@ from rich.table import Table
 from lumina.evaluation.selection import METRICS_FILE, SELECTION_FILE, Figure, Selection
 from lumina.files import read_json
 from lumina.formats import figure, interval
-from pipelines.diff.rows import read_rows
-from pipelines.diff.runs import Held, Side
+from pipelines.compare.rows import open_rows
+from pipelines.compare.runs import Held, Side
 from pipelines.engine.store.output import Output
 from pipelines.errors import StoreError
 from pipelines.terminal import Text, make_table
@@ -46,8 +46,9 @@ class Evaluated:
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """Its clips by prompt. StoreError if they cannot be read."""
-        rows = [row for row in read_rows(self.stage, self.output).to_pylist() if self.model in ("", row["model"])]
-        return sorted(rows, key=lambda row: (row["prompt_id"], row["sample"]))
+        rows = open_rows(self.stage, self.output).read().to_pylist()
+        own = (row for row in rows if self.model in ("", row["model"]))
+        return sorted(own, key=lambda row: (row["prompt_id"], row["sample"]))
 
     @cached_property
     def known(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What has to be there before a recorded run is computed again, looked at before anything starts."""
+"""Checks before a recorded run is computed again: record, packages, machine, inputs, recipes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines.engine.store.run_record import RunRecord, StageEntry
-from pipelines.rerun.lock import Environment, Lock
+from pipelines.run_lock import Environment, Lock
 
 _INPUTS = ("facts", "files", "weights")
 """Parts of a recipe that come from outside the store."""

@@ -16,12 +16,11 @@ from typing import IO, Any
 import yaml
 
 from lumina.formats import short_digest
-from pipelines.diff.difference import Difference, read_diff
+from pipelines.compare.difference import Difference, read_diff
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from pipelines.errors import PipelineError, StoreError
 from pipelines.git import HOME, checked_out, code_home, has_commit
-from pipelines.rerun.lock import Lock, environment, read_lock, read_patch
 from pipelines.rerun.preflight import (
     Check,
     check_environment,
@@ -33,6 +32,7 @@ from pipelines.rerun.preflight import (
 )
 from pipelines.rerun.seed import copy_stages
 from pipelines.rerun.verdict import Verdict, judge
+from pipelines.run_lock import Lock, environment, read_lock, read_patch
 from pipelines.terminal import command_line
 from pipelines.tracking.mlflow_client import TrackerAwayError
 from pipelines.tracking.mlflow_tags import tag_pipeline_run

@@ -1,4 +1,4 @@
-"""Whether a rerun gave what the recorded run gave, stage by stage, each measured by its tier.
+"""Verdict on a rerun: whether it gave what the recorded run gave, each stage measured by its tolerance.
 
 A stage can be the same only as far as its inputs are: one whose inputs were reproduced within a tolerance is held to
 that tolerance, even if it asks for the same bits from the same inputs.
@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pipelines.diff.difference import Difference
-from pipelines.diff.figures import Figure
-from pipelines.diff.runs import Held, StageDiff
+from pipelines.compare.difference import Difference
+from pipelines.compare.metrics import MetricDiff
+from pipelines.compare.numeric_diff import compare_numbers
+from pipelines.compare.runs import Held, StageDiff
 from pipelines.engine.tolerance import Bitwise, Metric, Tier, Tolerance, looser, read_tier
 from pipelines.errors import StoreError
-from pipelines.rerun.closeness import compare_content
 
 Outcome = Literal["bitwise equal", "reused", "within tolerance", "within band", "differs", "not comparable"]
 
@@ -131,31 +131,29 @@ def _compare(
     if a.output is None or b.output is None:
         return "not comparable", False, "; ".join(stage.problems) or "an output is gone"
     if isinstance(tier, Tolerance) and a.output.manifest.kind == "rows":
-        close = compare_content(stage.name, a.output.fetch("data/"), b.output.fetch("data/"), tier)
+        close = compare_numbers(stage.name, a.output, b.output, tier)
         return ("within tolerance" if close.within else "differs"), close.within, str(close)
     band = tier if isinstance(tier, Metric) else Metric(tier.rtol)
     return _figures([one for one in (*found.figures, *found.metrics) if one.stage == stage.name], band)
 
 
-def _figures(figures: list[Figure], tier: Metric) -> tuple[Outcome, bool, str]:
+def _figures(figures: list[MetricDiff], tier: Metric) -> tuple[Outcome, bool, str]:
     if not figures:
         return "not comparable", False, "another digest, and no rows or figures that could be compared"
     outside = [figure for figure in figures if not _within(figure, tier)]
     if outside:
-        return "differs", False, f"{len(outside)} of {len(figures)} figures outside, first {_text(outside[0])}"
+        return (
+            "differs",
+            False,
+            f"{len(outside)} of {len(figures)} figures outside, first {outside[0].text()}",
+        )
     most = max(figures, key=lambda figure: figure.size)
-    moved = f", most {_text(most)}" if most.moved else ", none moved"
+    moved = f", most {most.text()}" if most.moved else ", none moved"
     return "within band", True, f"{len(figures)} figures{moved}"
 
 
-def _within(figure: Figure, tier: Metric) -> bool:
+def _within(figure: MetricDiff, tier: Metric) -> bool:
     if figure.outside is not None:
         return not figure.outside
     old, new = figure.values
     return not figure.moved or abs(new - old) <= tier.band * max(abs(old), abs(new))
-
-
-def _text(figure: Figure) -> str:
-    old, new = figure.values
-    where = f" ({figure.evaluation})" if figure.evaluation else ""
-    return f"{figure.metric}{where} {old:.4g} -> {new:.4g}"

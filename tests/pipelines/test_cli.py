@@ -80,7 +80,7 @@ def lumina(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     module.build = build  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pipelines.text_to_video", module)
     monkeypatch.setattr("pipelines.config.load_config", lambda name, overrides: Settings(overrides))
-    monkeypatch.setattr("pipelines.rerun.lock.portable", lambda settings: settings.model_dump(mode="json"))
+    monkeypatch.setattr("pipelines.run_lock.portable", lambda settings: settings.model_dump(mode="json"))
     monkeypatch.setattr("pipelines.tracking.tracker.MlflowTracking", Untracked)
     monkeypatch.setenv("COLUMNS", "140")
 

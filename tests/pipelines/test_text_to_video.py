@@ -14,7 +14,7 @@ from pipelines.config import load_config, stage_name
 from pipelines.engine.fingerprint import Identifier
 from pipelines.engine.stage import Execution, Stage
 from pipelines.errors import PipelineError
-from pipelines.rerun.lock import portable
+from pipelines.run_lock import portable
 from pipelines.text_to_video import build
 
 ARROWS = {

@@ -75,7 +75,7 @@ class RunRecord:
     run has none, or not yet."""
     stages: Mapping[Name, StageEntry]
     lock: Mapping[Text, Any] | None = None
-    """See `pipelines.rerun.lock`."""
+    """See `pipelines.run_lock`."""
     rerun: Mapping[Text, Any] | None = None
     """Verdict over this run as a rerun of another; see `pipelines.rerun.verdict`."""
 

@@ -13,8 +13,8 @@ from lumina.evaluation.selection import Selection
 from lumina.formats import duration, figure, short_digest
 from lumina.pages.charts import Chart, Forest
 from lumina.pages.page import render
-from pipelines.diff.figures import CURVES, read_curve
-from pipelines.diff.runs import Side, read_side
+from pipelines.compare.metrics import CURVES, read_curve
+from pipelines.compare.runs import Side, read_side
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from pipelines.reports.evaluations import Evaluations, read_evaluations

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from lumina.formats import duration, quantity, size
 from lumina.pages.page import Cell
-from pipelines.diff.runs import Held, Side
+from pipelines.compare.runs import Held, Side
 from pipelines.engine.store.run_record import RunRecord, StageEntry
 from pipelines.reports.progress import state_text
 from pipelines.reports.tables import output_text

@@ -31,7 +31,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edited:
     module.build = lambda settings: edited.pipeline(b=settings.values.get("b", "b"))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pipelines.text_to_video", module)
     monkeypatch.setattr("pipelines.config.load_config", lambda name, overrides: Priced(overrides))
-    monkeypatch.setattr("pipelines.rerun.lock.portable", lambda settings: settings.model_dump(mode="json"))
+    monkeypatch.setattr("pipelines.run_lock.portable", lambda settings: settings.model_dump(mode="json"))
     monkeypatch.setattr("pipelines.tracking.tracker.MlflowTracking", Untracked)
     monkeypatch.setenv("COLUMNS", "200")
 

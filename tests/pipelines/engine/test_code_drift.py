@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.diff.difference import read_diff
+from pipelines.compare.difference import read_diff
+from pipelines.compare.verify import verify
 from pipelines.engine.code_drift import DriftPolicy
 from pipelines.engine.store.gc import Policy, collect
 from pipelines.errors import PipelineError
-from pipelines.verify.check import verify
 from tests.pipelines.edited import KEEP, REFUSE, Edited, planned, states
 
 SAID = "code differs since: own.b"

@@ -16,6 +16,7 @@ import pytest
 
 from jobs.context import JobResult
 from jobs.runtime import RuntimeConfig
+from pipelines.compare.verify import verify
 from pipelines.engine.call import check_result
 from pipelines.engine.events import NoDisplay, RunSummary
 from pipelines.engine.fingerprint import Identifier
@@ -26,7 +27,6 @@ from pipelines.engine.stage import Execution, Pipeline, Stage
 from pipelines.engine.store.store import Store
 from pipelines.errors import StageError
 from pipelines.execution import JobExecutor
-from pipelines.verify.check import verify
 from tests.pipelines.toy import EXECUTE, diamond, identifier, stage
 
 

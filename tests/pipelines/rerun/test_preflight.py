@@ -9,7 +9,6 @@ import pytest
 
 from pipelines.config import load_config
 from pipelines.engine.store.run_record import RunRecord, StageEntry
-from pipelines.rerun.lock import Code, Environment, Lock, portable
 from pipelines.rerun.preflight import (
     check_environment,
     check_plan,
@@ -18,6 +17,7 @@ from pipelines.rerun.preflight import (
     read_plan,
     stops,
 )
+from pipelines.run_lock import Code, Environment, Lock, portable
 
 MACHINE = Environment("3.11.7", "Linux", 2, (), {"torch": "2.13.0", "ray": "2.60.0"})
 STAGES = {name: StageEntry(fingerprint=name, digest="d") for name in ("probe", "motion", "tag")}

@@ -10,7 +10,7 @@ import pytest
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from pipelines.rerun import rerun
-from pipelines.rerun.lock import Code, Environment, Lock
+from pipelines.run_lock import Code, Environment, Lock
 
 AWAY = "http://someone:marked-7731@127.0.0.1:9/mlflow"
 

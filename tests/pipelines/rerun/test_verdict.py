@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.diff.difference import read_diff
+from pipelines.compare.difference import read_diff
 from pipelines.engine.stage import Execution, Pipeline
 from pipelines.engine.tolerance import BITWISE, Bitwise, Metric, Tier, Tolerance, looser, read_tier, tier_record
 from pipelines.rerun.verdict import Verdict, judge

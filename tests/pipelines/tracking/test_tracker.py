@@ -13,6 +13,7 @@ from mlflow.data import get_source
 from mlflow.entities import Run
 
 from jobs.context import JobContext, JobResult
+from pipelines.compare.verify import verify
 from pipelines.engine.runner import new_run_id, run
 from pipelines.engine.stage import Execution, Pipeline, Stage
 from pipelines.engine.store.store import Store
@@ -21,7 +22,6 @@ from pipelines.tracking.mlflow_runs import EVALS, PIPELINES, short_digest
 from pipelines.tracking.stage_events import flatten
 from pipelines.tracking.tracker import MlflowTracking
 from pipelines.tracking.uri import default_uri
-from pipelines.verify.check import verify
 from tests.pipelines import toy
 from tests.pipelines.edited import KEEP, Edited
 from tests.pipelines.toy import EXECUTE, stage

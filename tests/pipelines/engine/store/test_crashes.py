@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.compare.verify import verify
 from pipelines.engine.store.store import Store
-from pipelines.verify.check import verify
 from tests.pipelines.engine.store.operations import (
     FAILED,
     OPERATIONS,

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from pipelines import cli
+from pipelines.compare.verify import verify
 from pipelines.engine.runner import run
 from pipelines.engine.stage import Pipeline
 from pipelines.engine.store.gc import Collection, Policy, collect, find_garbage
@@ -25,7 +26,6 @@ from pipelines.engine.store.run_record import RunRecord, StageEntry
 from pipelines.engine.store.store import Attempt, Store, list_files
 from pipelines.engine.store.store_lock import in_use
 from pipelines.errors import StoreError
-from pipelines.verify.check import verify
 from tests.pipelines.toy import EXECUTE, diamond, identifier
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC).timestamp()

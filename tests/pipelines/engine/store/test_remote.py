@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from jobs.row_reuse import keep
 from lumina.files import sha256_file
 from pipelines import cli
+from pipelines.compare.verify import verify
 from pipelines.engine.plan import plan
 from pipelines.engine.store import lease as leases
 from pipelines.engine.store import object_lease
@@ -31,7 +32,6 @@ from pipelines.engine.store.open_store import open_store
 from pipelines.engine.store.remote import RemoteStore
 from pipelines.engine.store.store import Attempt, Store
 from pipelines.errors import LeaseLostError, StoreError
-from pipelines.verify.check import verify
 from tests.pipelines.engine.store.operations import fetched, go, known_code, manifest_of, on_disk
 from tests.pipelines.engine.store.steps import CREDENTIALS, DIED, FORKS
 from tests.pipelines.engine.store.test_sharing import digests, pipeline, start

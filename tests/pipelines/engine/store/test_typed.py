@@ -17,7 +17,7 @@ from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Attempt, Store, list_files
 from pipelines.engine.store.typed import checked, parse, read_text
 from pipelines.errors import StoreError
-from pipelines.rerun.lock import read_lock
+from pipelines.run_lock import read_lock
 
 FP = "ab" * 32
 RUN = {"run": "r1", "name": "x", "started": "2026-11-01T10:00:00+00:00", "stages": {}}

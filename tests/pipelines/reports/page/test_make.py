@@ -16,7 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from pipelines import cli
-from pipelines.diff.runs import read_side
+from pipelines.compare.runs import read_side
 from pipelines.engine.stage import Pipeline
 from pipelines.engine.store.remote import RemoteStore
 from pipelines.engine.store.run_record import RunRecord

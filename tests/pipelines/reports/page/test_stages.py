@@ -7,12 +7,12 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.diff.runs import Held, Side
+from pipelines.compare.runs import Held, Side
 from pipelines.reports.page.stages import draw
 
 
 def _side(names: list[str]) -> Side:
-    held = Held("done", None, None, None, None, None)
+    held = Held("done", None, None)
     return Side("run", "name", "", None, "", dict.fromkeys(names, held))
 
 

@@ -1,4 +1,4 @@
-"""What a run needs to be computed again, kept in its record: the config, the code, the packages and the machine.
+"""Lock of a run, kept in its record to compute it again: the config, the code, the packages and the machine.
 
     "lock": {"command": ..., "config": {...}, "code": {"commit": ..., "patch": ...}, "environment": {...}}
 

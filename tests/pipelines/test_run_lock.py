@@ -16,7 +16,7 @@ from pipelines.engine.store.store import Store
 from pipelines.errors import PipelineError, StoreError
 from pipelines.git import CODE, checked_out, git, git_state, has_commit, origin, ship_origin, working_patch
 from pipelines.load import shipped
-from pipelines.rerun.lock import (
+from pipelines.run_lock import (
     lock_record,
     make_lock,
     patch_path,

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.tensors import pack
+from pipelines.compare.numeric_diff import compare_numbers
 from pipelines.engine.tolerance import Tolerance
 from pipelines.errors import StoreError
-from pipelines.rerun.closeness import compare_content
 
 TIER = Tolerance(rtol=1e-3, atol=1e-5, cosine_min=0.9999)
 
@@ -39,10 +39,10 @@ def clips(*scores: float | None) -> list[dict[str, Any]]:
 
 def test_rounding_is_within_and_more_is_not(tmp_path: Path) -> None:
     a = put(tmp_path / "a", clips(1.0, 2.0, 4.0))
-    near = compare_content("motion", a, put(tmp_path / "b", clips(1.0, 2.001, 4.0)[::-1]), TIER)
+    near = compare_numbers("motion", a, put(tmp_path / "b", clips(1.0, 2.001, 4.0)[::-1]), TIER)
     assert (near.within, near.rows) == (True, 3)
-    assert "score of c1" in near.where
-    far = compare_content("motion", a, put(tmp_path / "c", clips(1.0, 2.0, 4.1)), TIER)
+    assert near.where == "pairs of c1"
+    far = compare_numbers("motion", a, put(tmp_path / "c", clips(1.0, 2.0, 4.1)), TIER)
     assert not far.within
     assert far.share == pytest.approx(0.1 / (1e-5 + 1e-3 * 4.1))
     assert "of c2" in far.where
@@ -54,7 +54,7 @@ def test_the_bound_is_where_it_says(tmp_path_factory: pytest.TempPathFactory, va
     other = value + share * (TIER.atol + TIER.rtol * abs(value))
     used = abs(other - value) / (TIER.atol + TIER.rtol * max(abs(value), abs(other)))
     folder = tmp_path_factory.mktemp("bound")
-    found = compare_content("s", put(folder / "a", clips(value, 0.0)), put(folder / "b", clips(other, 0.0)), TIER)
+    found = compare_numbers("s", put(folder / "a", clips(value, 0.0)), put(folder / "b", clips(other, 0.0)), TIER)
     assert found.share == pytest.approx(used)
     assert found.within == (used <= 1)
 
@@ -71,14 +71,14 @@ def test_the_bound_is_where_it_says(tmp_path_factory: pytest.TempPathFactory, va
 )
 def test_what_no_rounding_explains(tmp_path: Path, rows: list[dict[str, Any]], why: str) -> None:
     schema = pa.Table.from_pylist(clips(1.0, 2.0)).schema
-    found = compare_content("s", put(tmp_path / "a", clips(1.0, 2.0), schema), put(tmp_path / "b", rows, schema), TIER)
+    found = compare_numbers("s", put(tmp_path / "a", clips(1.0, 2.0), schema), put(tmp_path / "b", rows, schema), TIER)
     assert not found.within
     assert why in str(found)
 
 
 def test_another_schema(tmp_path: Path) -> None:
     other = [{**row, "more": 1} for row in clips(1.0, 2.0)]
-    found = compare_content("s", put(tmp_path / "a", clips(1.0, 2.0)), put(tmp_path / "b", other), TIER)
+    found = compare_numbers("s", put(tmp_path / "a", clips(1.0, 2.0)), put(tmp_path / "b", other), TIER)
     assert "columns more came, went or have another type" in str(found)
 
 
@@ -103,14 +103,14 @@ def test_tensors_are_measured_by_their_angle(tmp_path: Path, dtype: Any) -> None
          ("vae_latent_dtype", pa.string()), ("latent_sha256", pa.string())]
     )  # fmt: skip
     a = put(tmp_path / "a", rows(latent, latent + 1), schema)
-    near = compare_content("s", a, put(tmp_path / "b", rows(latent, latent + 1 + 0.003 * noise), schema), TIER)
+    near = compare_numbers("s", a, put(tmp_path / "b", rows(latent, latent + 1 + 0.003 * noise), schema), TIER)
     assert near.within
     assert "vae_latent of c1, cosine 0.9999" in near.where
-    far = compare_content("s", a, put(tmp_path / "c", rows(latent, latent + 1 + 0.1 * noise), schema), TIER)
+    far = compare_numbers("s", a, put(tmp_path / "c", rows(latent, latent + 1 + 0.1 * noise), schema), TIER)
     assert not far.within
-    zeros = compare_content("s", a, put(tmp_path / "d", rows(latent, torch.zeros_like(latent)), schema), TIER)
+    zeros = compare_numbers("s", a, put(tmp_path / "d", rows(latent, torch.zeros_like(latent)), schema), TIER)
     assert not zeros.within
-    size = compare_content("s", a, put(tmp_path / "e", rows(latent, latent[:2] + 1), schema), TIER)
+    size = compare_numbers("s", a, put(tmp_path / "e", rows(latent, latent[:2] + 1), schema), TIER)
     assert "vae_latent_shape differs in 1 rows" in str(size)
 
 
@@ -118,4 +118,4 @@ def test_a_broken_table_is_named(tmp_path: Path) -> None:
     a, b = put(tmp_path / "a", clips(1.0, 2.0)), put(tmp_path / "b", clips(1.0, 2.0))
     (b / "data" / "0.parquet").write_bytes(np.arange(30, dtype=np.uint8).tobytes())
     with pytest.raises(StoreError, match="stage motion: rows in"):
-        compare_content("motion", a, b, TIER)
+        compare_numbers("motion", a, b, TIER)

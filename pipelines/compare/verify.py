@@ -1,7 +1,7 @@
-"""Whether the recorded outputs of a run are what the run left. Executes nothing, and changes nothing.
+"""Integrity check of a recorded run: whether its outputs are what the run left. Executes and changes nothing.
 
 Four checks, the later ones only where the earlier ones left something to look at: the record of each stage, its files,
-what they contain (`pipelines.verify.content`), and what ties stages together: the run's record, lineage, MLflow.
+their content (`pipelines.compare.verify_content`), and what ties stages together: the run's record, lineage, MLflow.
 """
 
 from __future__ import annotations
@@ -9,61 +9,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipelines.compare.verification import CheckedStage, Findings, StageFindings, Unchecked, Verification
 from pipelines.engine.call import count_problem
 from pipelines.engine.fingerprint import fingerprint
 from pipelines.engine.store.checksum import check_seal
 from pipelines.engine.store.manifest import Manifest
-from pipelines.engine.store.run_record import RunRecord, StageEntry
+from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from pipelines.engine.store.typed import read_text
 from pipelines.errors import PipelineError, StoreError
-from pipelines.rerun.lock import patch_path, read_lock, read_patch
-from pipelines.verify.verification import CheckedStage, Problem, Unchecked, Verification, What
-
-
-@dataclass
-class _Stage:
-    """A stage while it is looked at."""
-
-    name: str
-    fingerprint: str
-    entry: StageEntry
-    directory: Path
-    """Of its fingerprint."""
-    manifest: Manifest | None = None
-    sealed: bool = False
-    """Whether the record has the checksum of what it says."""
-    problems: list[Problem] = field(default_factory=list)
-
-    @property
-    def record(self) -> Path:
-        return self.directory / "MANIFEST.json"
-
-    def out(self, store: Store, manifest: Manifest) -> Path:
-        """Where the output lies; if the record is of another fingerprint, where it should lie."""
-        return store.output(manifest) if self._is_of_run(manifest) else self.directory / manifest.attempt
-
-    def _is_of_run(self, manifest: Manifest) -> bool:
-        return (manifest.stage, manifest.fingerprint) == (self.name, self.fingerprint)
-
-
-class _Findings:
-    """Collects what is wrong and what was not checked."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.run: list[Problem] = []
-        self.not_checked: list[Unchecked] = []
-
-    def skip(self, stage: str, what: str) -> None:
-        self.not_checked.append(Unchecked(stage, what))
-
-    def add(self, stage: _Stage | None, what: What, path: Path, detail: str) -> None:
-        problem = Problem(what, path.relative_to(self.store.root).as_posix(), detail)
-        (self.run if stage is None else stage.problems).append(problem)
+from pipelines.run_lock import patch_path, read_lock, read_patch
 
 
 def verify(
@@ -85,29 +42,26 @@ def verify(
     begun = time.monotonic()
     record = store.get_run(run, sealed=False)
     path = store.run_path(run)
-    found = _Findings(store)
-    _check_run(store, path, record, found)
+    whole = Findings(store)
+    _check_run(path, record, whole)
     stages = [
-        _Stage(name, entry.fingerprint, entry, store.directory(name, entry.fingerprint))
+        StageFindings(store, name, fingerprint=entry.fingerprint, entry=entry)
         for name, entry in record.stages.items()
         if entry.fingerprint is not None
     ]
     for stage in stages:
-        _check_record(stage, found)
+        _check_record(stage)
         if stage.manifest is not None:
-            _check_files(store, stage, stage.manifest, found)
-    _check_lineage(stages, path, found)
+            _check_files(stage, stage.manifest)
+    _check_lineage(stages, path)
     if deep or rows:
         # Reading data takes libraries that a look at the records does without.
-        from pipelines.verify.content import Output, check_content
+        from pipelines.compare.verify_content import check_content
 
         for stage in stages:
             if stage.manifest is not None:
-                output = Output(store, stage.out(store, stage.manifest), stage.manifest)
-                content = check_content(output, stage.problems, deep, rows, threads or os.cpu_count() or 1)
-                stage.problems = content.problems
-                found.not_checked += [Unchecked(stage.name, note) for note in content.not_checked]
-    _check_mlflow(store, record, stages, found)
+                check_content(stage, stage.manifest, deep, rows, threads or os.cpu_count() or 1)
+    _check_mlflow(record, stages, whole)
     return Verification(
         run=record.run,
         name=record.name,
@@ -115,18 +69,21 @@ def verify(
         deep=deep,
         rows=rows,
         stages=tuple(_checked(stage) for stage in stages),
-        problems=tuple(found.run),
-        not_checked=(*_left_out(record, deep, rows), *found.not_checked),
+        problems=tuple(whole.problems),
+        not_checked=(
+            *_left_out(record, deep, rows),
+            *whole.not_checked,
+            *(note for stage in stages for note in stage.not_checked),
+        ),
         seconds=round(time.monotonic() - begun, 3),
     )
 
 
-def _checked(stage: _Stage) -> CheckedStage:
-    manifest = stage.manifest
-    files = manifest.files if manifest else ()
+def _checked(stage: StageFindings) -> CheckedStage:
+    files = stage.manifest.files if stage.manifest else ()
     return CheckedStage(
         stage.name,
-        manifest.kind if manifest else "",
+        stage.manifest.kind if stage.manifest else "",
         len(files),
         sum(file.bytes for file in files),
         tuple(stage.problems),
@@ -134,101 +91,101 @@ def _checked(stage: _Stage) -> CheckedStage:
     )
 
 
-def _check_run(store: Store, path: Path, record: RunRecord, found: _Findings) -> None:
+def _check_run(path: Path, record: RunRecord, found: Findings) -> None:
     """The run's record, and the pointer to the newest run of its name."""
     sealed = check_seal(read_text(path))
     if sealed == "broken":
-        found.add(None, "edited", path, "is not what was written: its checksum is another one")
+        found.add("edited", path, "is not what was written: its checksum is another one")
     elif sealed == "none":
-        found.skip("", "the run's record itself: it was written without a checksum")
-    _check_patch(store, path, record, found)
-    pointer = store.root / "latest" / record.name
+        found.skip("the run's record itself: it was written without a checksum")
+    _check_patch(path, record, found)
+    pointer = found.store.root / "latest" / record.name
     try:
-        store.run_path(record.name)
+        found.store.run_path(record.name)
     except StoreError as error:
-        found.add(None, "damaged", pointer, str(error))
+        found.add("damaged", pointer, str(error))
 
 
-def _check_patch(store: Store, run: Path, record: RunRecord, found: _Findings) -> None:
+def _check_patch(run: Path, record: RunRecord, found: Findings) -> None:
     """The code that the run had besides its commit."""
     try:
         patch = read_lock(record).code.patch if record.lock else None
     except StoreError as error:
-        found.add(None, "damaged", run, str(error))
+        found.add("damaged", run, str(error))
         return
     if patch is None:
         return
     try:
-        read_patch(store, patch)
+        read_patch(found.store, patch)
     except PipelineError as error:
-        path = patch_path(store, patch)
-        found.add(None, "damaged" if path.is_file() else "missing", path, str(error))
+        path = patch_path(found.store, patch)
+        found.add("damaged" if path.is_file() else "missing", path, str(error))
 
 
-def _check_record(stage: _Stage, found: _Findings) -> None:
+def _check_record(stage: StageFindings) -> None:
     """The manifest: readable, whole, of this stage and fingerprint, and in agreement with itself and with the run."""
     try:
-        text = found.store.record_text(stage.name, stage.fingerprint)
+        text = stage.store.record_text(stage.name, stage.fingerprint)
         if text is None:
-            found.add(stage, "missing", stage.record, "the record of the stage is not there")
+            stage.add("missing", stage.record, "the record of the stage is not there")
             return
         manifest = Manifest.from_json(text)
         sealed = check_seal(text)
     except (OSError, ValueError) as error:
-        found.add(stage, "damaged", stage.record, f"cannot be read: {error}")
+        stage.add("damaged", stage.record, f"cannot be read: {error}")
         return
     stage.manifest, stage.sealed = manifest, sealed == "whole"
     if sealed == "broken":
-        found.add(stage, "edited", stage.record, "is not what was written: its checksum is another one")
+        stage.add("edited", stage.record, "is not what was written: its checksum is another one")
     elif sealed == "none":
-        found.skip(stage.name, "its record itself: it was written without a checksum")
+        stage.skip("its record itself: it was written without a checksum")
     if manifest.stage != stage.name or manifest.recipe.get("stage") != stage.name:
-        found.add(stage, "edited", stage.record, f"is of stage {manifest.stage!r}")
+        stage.add("edited", stage.record, f"is of stage {manifest.stage!r}")
     try:
         recipe = fingerprint(manifest.recipe)
     except PipelineError as error:
         recipe = f"none ({error})"
     if recipe != manifest.fingerprint:
-        found.add(stage, "edited", stage.record, f"its recipe has the fingerprint {recipe}, not {manifest.fingerprint}")
+        stage.add("edited", stage.record, f"its recipe has the fingerprint {recipe}, not {manifest.fingerprint}")
     for key in ("fingerprint", "digest"):
         if getattr(manifest, key) != getattr(stage.entry, key):
             detail = f"has the {key} {getattr(manifest, key)}, the run recorded {getattr(stage.entry, key)}"
-            found.add(stage, "edited", stage.record, detail)
-    _check_counts(stage, manifest, found)
+            stage.add("edited", stage.record, detail)
+    _check_counts(stage, manifest)
 
 
-def _check_counts(stage: _Stage, manifest: Manifest, found: _Findings) -> None:
+def _check_counts(stage: StageFindings, manifest: Manifest) -> None:
     if manifest.kind not in ("rows", "checkpoint", "files"):
-        found.add(stage, "edited", stage.record, f"is of the unknown kind {manifest.kind!r}")
+        stage.add("edited", stage.record, f"is of the unknown kind {manifest.kind!r}")
     if problem := count_problem(manifest.counts):
-        found.add(stage, "counts", stage.record, problem)
+        stage.add("counts", stage.record, problem)
     if manifest.kind == "rows":
         scheme, _, rest = manifest.digest.partition(":")
         rows = rest.partition(":")[0]
         if scheme != "rows256-add/1" or rows != str(manifest.counts.get("in")):
             detail = f"counts {manifest.counts.get('in')} rows, its digest is {manifest.digest}"
-            found.add(stage, "counts", stage.record, detail)
+            stage.add("counts", stage.record, detail)
     names = {file.path for file in manifest.files}
     shown = [*manifest.artifacts, *(name for one in manifest.evaluations for name in one.get("artifacts", ()))]
     for name in sorted(set(shown) - names):
-        found.add(stage, "edited", stage.record, f"names the artifact {name}, which is none of its files")
+        stage.add("edited", stage.record, f"names the artifact {name}, which is none of its files")
 
 
-def _check_files(store: Store, stage: _Stage, manifest: Manifest, found: _Findings) -> None:
+def _check_files(stage: StageFindings, manifest: Manifest) -> None:
     """Every recorded file is there with its size, and no other."""
-    out = stage.out(store, manifest)
-    there = store.sizes(out)
+    out = stage.out
+    there = stage.store.sizes(out)
     for file in manifest.files:
         size = there.pop(file.path, None)
         if size is None:
-            found.add(stage, "missing", out / file.path, "is not there")
+            stage.add("missing", out / file.path, "is not there")
         elif size != file.bytes:
-            found.add(stage, "damaged", out / file.path, f"has {size:,} bytes, {file.bytes:,} expected")
+            stage.add("damaged", out / file.path, f"has {size:,} bytes, {file.bytes:,} expected")
     for name in sorted(there):
-        found.add(stage, "unexpected", out / name, "was not there when the stage was done")
+        stage.add("unexpected", out / name, "was not there when the stage was done")
 
 
-def _check_lineage(stages: Sequence[_Stage], run: Path, found: _Findings) -> None:
+def _check_lineage(stages: Sequence[StageFindings], run: Path) -> None:
     """Every input of a recipe is an output of the run, and the one that the run recorded for its key."""
     by_name = {stage.name: stage for stage in stages}
     for stage in stages:
@@ -238,36 +195,36 @@ def _check_lineage(stages: Sequence[_Stage], run: Path, found: _Findings) -> Non
         recorded = stage.entry.inputs
         if set(inputs) != set(recorded):
             detail = f"has the inputs {sorted(inputs)}, the run recorded {sorted(recorded)}"
-            found.add(stage, "lineage", stage.record, detail)
+            stage.add("lineage", stage.record, detail)
         for key in sorted(set(inputs) & set(recorded)):
             upstream = by_name.get(recorded[key])
             if upstream is None:
-                found.add(stage, "lineage", run, f"{stage.name} reads {recorded[key]}, which is no stage of the run")
+                stage.add("lineage", run, f"{stage.name} reads {recorded[key]}, which is no stage of the run")
             elif upstream.manifest is None:
-                found.add(stage, "lineage", stage.record, f"input {key}: {upstream.name} has no readable record")
+                stage.add("lineage", stage.record, f"input {key}: {upstream.name} has no readable record")
             elif upstream.manifest.digest != inputs[key]:
                 detail = f"input {key} is {inputs[key]}, {upstream.name} has {upstream.manifest.digest}"
-                found.add(stage, "lineage", stage.record, detail)
+                stage.add("lineage", stage.record, detail)
 
 
-def _check_mlflow(store: Store, record: RunRecord, stages: Sequence[_Stage], found: _Findings) -> None:
+def _check_mlflow(record: RunRecord, stages: Sequence[StageFindings], whole: Findings) -> None:
     """The tags of the stages' MLflow runs, as far as there is somebody to ask."""
     from pipelines.tracking.mlflow_client import TrackerAwayError
     from pipelines.tracking.mlflow_tags import read_tags
     from pipelines.tracking.uri import default_uri
 
-    tracked: dict[str, list[_Stage]] = {}
+    tracked: dict[str, list[StageFindings]] = {}
     for stage in stages:
         if stage.manifest is None:
             continue
         uri = stage.manifest.mlflow.get("uri")
         if uri is None or "run_id" not in stage.manifest.mlflow:
-            found.skip(stage.name, "MLflow: its record names no run")
+            stage.skip("MLflow: its record names no run")
             continue
         if not stage.sealed:
-            found.skip(stage.name, f"MLflow: nobody asks {uri}, since its record is not what was written")
+            stage.skip(f"MLflow: nobody asks {uri}, since its record is not what was written")
             continue
-        own = default_uri(store)
+        own = default_uri(whole.store)
         if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
             uri = own  # the store was moved
         tracked.setdefault(uri, []).append(stage)
@@ -276,19 +233,19 @@ def _check_mlflow(store: Store, record: RunRecord, stages: Sequence[_Stage], fou
         try:
             tags = read_tags(uri, record.run, by_run)
         except TrackerAwayError as error:
-            found.skip("", f"MLflow: {error}")
+            whole.skip(f"MLflow: {error}")
             continue
         for run_id in sorted(set(by_run) - set(tags)):
             stage = by_run[run_id]
-            found.add(stage, "mlflow", stage.record, f"names the MLflow run {run_id}, which {uri} does not have")
+            stage.add("mlflow", stage.record, f"names the MLflow run {run_id}, which {uri} does not have")
         by_name = {stage.name: stage for stage in members}
         for run_id, values in sorted(tags.items()):
             named = by_run.get(run_id) or by_name.get(values.get("lumina.stage", ""))
             if named is not None:
-                _check_tags(named, run_id, values, found)
+                _check_tags(named, run_id, values)
 
 
-def _check_tags(stage: _Stage, run_id: str, tags: Mapping[str, str], found: _Findings) -> None:
+def _check_tags(stage: StageFindings, run_id: str, tags: Mapping[str, str]) -> None:
     if stage.manifest is None:
         return
     wanted = {
@@ -298,10 +255,10 @@ def _check_tags(stage: _Stage, run_id: str, tags: Mapping[str, str], found: _Fin
     }
     for tag, value in wanted.items():
         if tag not in tags:
-            found.skip(stage.name, f"{tag} of MLflow run {run_id}: it was never written")
+            stage.skip(f"{tag} of MLflow run {run_id}: it was never written")
         elif tags[tag] != value:
             detail = f"MLflow run {run_id} has {tag} {tags[tag] or '(empty)'}, the record has {value}"
-            found.add(stage, "mlflow", stage.record, detail)
+            stage.add("mlflow", stage.record, detail)
 
 
 def _left_out(record: RunRecord, deep: bool, rows: bool) -> list[Unchecked]:

@@ -1,4 +1,4 @@
-"""Numbers of two outputs of one stage: curves at equal steps, and figures of evaluations with their intervals."""
+"""Metrics of two outputs of one stage: curves at equal steps, and figures of evaluations with their intervals."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class CurveDiff:
 
 
 @dataclass(frozen=True)
-class Figure:
+class MetricDiff:
     """One figure of an evaluation, or of a stage, that both runs have."""
 
     stage: str
@@ -76,6 +76,14 @@ class Figure:
         scale = max(widths) / 2 if widths and max(widths) > 0 else max(map(abs, self.values))
         move = abs(self.values[1] - self.values[0])
         return 0.0 if not self.moved else move / scale if math.isfinite(move) and scale else math.inf
+
+    def text(self, of: str | None = None) -> str:
+        """`metric (evaluation) old -> new`, or `of` in place of the evaluation, with digits that tell them apart."""
+        of = self.evaluation if of is None else of
+        old, new = (f"{value:.4g}" for value in self.values)
+        if old == new:
+            old, new = (f"{value:.10g}" for value in self.values)
+        return f"{self.metric}{f' ({of})' if of else ''} {old} -> {new}"
 
 
 def by_clock(metric: str) -> bool:
@@ -135,7 +143,7 @@ def compare_curves(stage: str, a: Curve, b: Curve) -> tuple[CurveDiff, ...]:
     return tuple(found)
 
 
-def compare_evaluations(a: Manifest, b: Manifest) -> tuple[Figure, ...]:
+def compare_evaluations(a: Manifest, b: Manifest) -> tuple[MetricDiff, ...]:
     """Every figure of the evaluations that both outputs of a stage have.
 
     They are matched in order, since their names hold the chosen system prompt.
@@ -148,11 +156,11 @@ def compare_evaluations(a: Manifest, b: Manifest) -> tuple[Figure, ...]:
     return tuple(figure for first, second in pairs for figure in _figures(a.stage, first, second))
 
 
-def _figures(stage: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Figure]:
+def _figures(stage: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> list[MetricDiff]:
     name = _both_names(stage, a["name"], b["name"])
     first, second = a["metrics"], b["metrics"]
     return [
-        Figure(
+        MetricDiff(
             stage,
             name,
             key.removeprefix("eval/"),
@@ -179,17 +187,17 @@ def _interval(metrics: Mapping[str, float], key: str) -> tuple[float, float] | N
     return (low, high) if low is not None and high is not None else None
 
 
-def compare_metrics(a: Manifest, b: Manifest) -> tuple[Figure, ...]:
+def compare_metrics(a: Manifest, b: Manifest) -> tuple[MetricDiff, ...]:
     """Every summary figure of a stage that both outputs have and no clock measured."""
     return tuple(
-        Figure(a.stage, "", key, (a.metrics[key], b.metrics[key]), (None, None))
+        MetricDiff(a.stage, "", key, (a.metrics[key], b.metrics[key]), (None, None))
         for key in sorted(a.metrics.keys() & b.metrics.keys())
         # Evaluations have theirs with intervals.
         if not by_clock(key) and not (a.evaluations and b.evaluations and key.startswith("eval/"))
     )
 
 
-def largest_moves(figures: Sequence[Figure], most: int) -> list[Figure]:
+def largest_moves(figures: Sequence[MetricDiff], most: int) -> list[MetricDiff]:
     """Those that moved most, the largest first."""
     moved = [figure for figure in figures if figure.moved]
     return sorted(moved, key=lambda figure: (-figure.size, figure.metric, figure.stage, figure.evaluation))[:most]

@@ -1,9 +1,9 @@
-"""Two recorded runs, stage by stage: what each holds, and whether the other holds the same."""
+"""Recorded runs side by side, stage by stage: what each holds, and whether the other holds the same."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pipelines.engine.recipe_diff import Change, by_inputs_alone, recipe_changes
@@ -28,16 +28,24 @@ class Held:
     state: str
     fingerprint: str | None
     digest: str | None
-    recipe: Mapping[str, Any] | None
+    recipe: Mapping[str, Any] | None = None
     """None if the store holds no record of it any more."""
-    manifest: Manifest | None
+    output: Output | None = None
     """None if the run did not finish the stage, or its output is gone."""
-    output: Output | None
-    """None without a manifest."""
     drift: str = ""
     """Which code of the run differs from that which computed the output."""
     problem: str = ""
-    """Why there is no manifest although the stage was finished; else empty."""
+    """Why there is no output although the stage was finished; else empty."""
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """Of its output."""
+        return self.output.manifest if self.output else None
+
+    @property
+    def seconds(self) -> float | None:
+        """What it took when it was computed."""
+        return self.output.manifest.seconds if self.output else None
 
 
 @dataclass(frozen=True)
@@ -84,31 +92,30 @@ def read_side(store: Store, record: RunRecord) -> Side:
 
 
 def _held(store: Store, name: str, entry: StageEntry) -> Held:
-    fingerprint, digest, state = entry.fingerprint, entry.digest, entry.state
-    if not entry.path or fingerprint is None:
-        return Held(state, fingerprint, digest, None, None, None)
-    path, file = store.root / entry.path, store.name(store.directory(name, fingerprint) / "MANIFEST.json")
+    held = Held(entry.state, entry.fingerprint, entry.digest)
+    if not entry.path or entry.fingerprint is None:
+        return held
+    path, file = store.root / entry.path, store.name(store.directory(name, entry.fingerprint) / "MANIFEST.json")
     try:
-        text = store.record_text(name, fingerprint)
+        text = store.record_text(name, entry.fingerprint)
         if text is None:
-            return Held(state, fingerprint, digest, None, None, None, problem=f"{file} is gone")
+            return replace(held, problem=f"{file} is gone")
         manifest = Manifest.from_json(text)
     except ValueError as error:
-        return Held(state, fingerprint, digest, None, None, None, problem=f"{file} cannot be read: {error}")
-    problem = ""
-    if manifest.fingerprint != fingerprint:
-        return Held(
-            state, fingerprint, digest, None, None, None, problem=f"{file} is of fingerprint {manifest.fingerprint}"
-        )
+        return replace(held, problem=f"{file} cannot be read: {error}")
+    if manifest.fingerprint != entry.fingerprint:
+        return replace(held, problem=f"{file} is of fingerprint {manifest.fingerprint}")
+    held = replace(held, recipe=manifest.recipe)
     if store.output(manifest) != path:
-        problem = f"{store.name(path)} was replaced by {manifest.attempt}, which a later run computed"
-    elif not store.has_output(manifest):
-        problem = f"{store.name(path)} is gone"
-    elif manifest.digest != digest:
-        problem = f"{file} says digest {manifest.digest}, the run recorded {digest}; see `lumina verify`"
-    if problem:
-        return Held(state, fingerprint, digest, manifest.recipe, None, None, problem=problem)
-    return Held(state, fingerprint, digest, manifest.recipe, manifest, Output(store, manifest), entry.drift)
+        return replace(
+            held, problem=f"{store.name(path)} was replaced by {manifest.attempt}, which a later run computed"
+        )
+    if not store.has_output(manifest):
+        return replace(held, problem=f"{store.name(path)} is gone")
+    if manifest.digest != held.digest:
+        told = f"{file} says digest {manifest.digest}, the run recorded {held.digest}; see `lumina verify`"
+        return replace(held, problem=told)
+    return replace(held, output=Output(store, manifest), drift=entry.drift)
 
 
 def compare_stages(a: Side, b: Side) -> tuple[StageDiff, ...]:
@@ -142,12 +149,10 @@ def _upstream(side: Side) -> dict[str, tuple[str, ...]]:
 
 
 def _stage(name: str, a: Held | None, b: Held | None) -> StageDiff:
+    states = (a.state if a else None, b.state if b else None)
+    digests = (a.digest if a else None, b.digest if b else None)
+    seconds = (a.seconds if a else None, b.seconds if b else None)
     if a is None or b is None:
-        held = b if a is None else a
-        assert held is not None  # noqa: S101  (each name comes from one of the two runs)
-        digests = (None, held.digest) if a is None else (held.digest, None)
-        states = (None, held.state) if a is None else (held.state, None)
-        seconds = (None, _seconds(held)) if a is None else (_seconds(held), None)
         return StageDiff(name, "only in B" if a is None else "only in A", False, states, digests, seconds)
     same_recipe = a.fingerprint is not None and a.fingerprint == b.fingerprint
     changes = () if same_recipe or a.recipe is None or b.recipe is None else recipe_changes(a.recipe, b.recipe)
@@ -155,17 +160,13 @@ def _stage(name: str, a: Held | None, b: Held | None) -> StageDiff:
         name,
         _verdict(a, b, same_recipe, changes),
         a.output is not None and b.output is not None and str(a.output) == str(b.output),
-        (a.state, b.state),
-        (a.digest, b.digest),
-        (_seconds(a), _seconds(b)),
+        states,
+        digests,
+        seconds,
         changes,
         tuple(f"{side}: {held.problem}" for side, held in (("A", a), ("B", b)) if held.problem),
         tuple(f"{side}: {held.drift}" for side, held in (("A", a), ("B", b)) if held.drift),
     )
-
-
-def _seconds(held: Held) -> float | None:
-    return held.manifest.seconds if held.manifest else None
 
 
 def _verdict(a: Held, b: Held, same_recipe: bool, changes: Sequence[Change]) -> Verdict:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.diff.figures import (
-    Figure,
+from pipelines.compare.metrics import (
+    MetricDiff,
     compare_curves,
     compare_evaluations,
     compare_metrics,
@@ -26,9 +26,9 @@ def manifest(metrics: dict[str, float], *evaluations: tuple[str, dict[str, float
     return Manifest(stage, "", "", "rows", "", {}, (), metrics=metrics, evaluations=listed)
 
 
-def figure(a: float, b: float, *intervals: tuple[float, float]) -> Figure:
+def figure(a: float, b: float, *intervals: tuple[float, float]) -> MetricDiff:
     low, high = intervals or (None, None)
-    return Figure("s", "e", "m", (a, b), (low, high))
+    return MetricDiff("s", "e", "m", (a, b), (low, high))
 
 
 def test_curves_meet_at_the_steps_of_both() -> None:
@@ -63,7 +63,7 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
         (figure(0.5, 0.7, (0.4, 0.8), (0.6, 0.8)), True, False),
     ],
 )
-def test_a_move_is_held_against_the_intervals(one: Figure, moved: bool, outside: bool | None) -> None:
+def test_a_move_is_held_against_the_intervals(one: MetricDiff, moved: bool, outside: bool | None) -> None:
     assert (one.moved, one.outside) == (moved, outside)
 
 

@@ -1,4 +1,4 @@
-"""What differs between two recorded runs. The answer comes first, what it rests on after it."""
+"""Comparison of two recorded runs. The answer comes first, what it rests on after it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from lumina.formats import short_digest
-from pipelines.diff.figures import (
+from pipelines.compare.metrics import (
     CURVES,
     CurveDiff,
-    Figure,
+    MetricDiff,
     compare_curves,
     compare_evaluations,
     compare_metrics,
@@ -20,8 +21,8 @@ from pipelines.diff.figures import (
     read_curve,
     unmatched,
 )
-from pipelines.diff.rows import RowsDiff, compare_rows, read_uris
-from pipelines.diff.runs import Held, Side, StageDiff, compare_stages, first_divergence, read_side
+from pipelines.compare.rows import RowsDiff, compare_rows, open_rows, read_uris
+from pipelines.compare.runs import Held, Side, StageDiff, compare_stages, first_divergence, read_side
 from pipelines.engine.recipe_diff import Change, by_inputs_alone, flat_changes, summary
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
@@ -46,9 +47,9 @@ class Difference:
     rows: tuple[RowsDiff, ...]
     """Of row stages whose digests differ."""
     curves: tuple[CurveDiff, ...]
-    figures: tuple[Figure, ...]
+    figures: tuple[MetricDiff, ...]
     """Of evaluations."""
-    metrics: tuple[Figure, ...]
+    metrics: tuple[MetricDiff, ...]
     """Summary figures of all stages."""
     notes: tuple[str, ...]
     """What could not be compared, or is in one run alone."""
@@ -101,7 +102,7 @@ def _finite(value: Any) -> Any:
     return [_finite(child) for child in value] if isinstance(value, list | tuple) else value
 
 
-def _figure(figure: Figure) -> dict[str, Any]:
+def _figure(figure: MetricDiff) -> dict[str, Any]:
     return asdict(figure) | {"moved": figure.moved, "outside": figure.outside}
 
 
@@ -139,26 +140,22 @@ def _in_both(stage: StageDiff) -> bool:
 
 
 def _rows(pairs: Sequence[tuple[StageDiff, Held, Held]]) -> Iterator[RowsDiff]:
-    uris: dict[str, str] = {}
     for stage, a, b in pairs:
         if stage.digests[0] == stage.digests[1] or a.output is None or b.output is None:
             continue
         if a.output.manifest.kind == b.output.manifest.kind == "rows":
-            uris = uris or _uris(pairs)
-            yield compare_rows(stage.name, a.output, b.output, uris)
+            yield compare_rows(stage.name, a.output, b.output, partial(_uris, pairs))
 
 
-def _uris(pairs: Sequence[tuple[StageDiff, Held, Held]]) -> dict[str, str]:
-    """Where each clip lies, from the first stage that tells."""
+def _uris(pairs: Sequence[tuple[StageDiff, Held, Held]], ids: Sequence[str]) -> Mapping[str, str]:
+    """Where clips lie, from the first stage that tells."""
     for stage, *sides in pairs:
         outputs = [held.output for held in sides if held.output and held.output.manifest.kind == "rows"]
-        if stage.digests[0] == stage.digests[1]:
-            outputs = outputs[:1]  # the rows are the same
-        found: dict[str, str] = {}
-        for output in outputs:
-            found |= read_uris(stage.name, output)
-        if found:
-            return found
+        tables = [
+            open_rows(stage.name, output) for output in outputs[: 1 if stage.digests[0] == stage.digests[1] else 2]
+        ]
+        if tables and all({"clip_id", "uri"} <= set(table.names) for table in tables):
+            return read_uris(tables, ids)
     return {}
 
 
@@ -230,7 +227,7 @@ def _answer(found: Difference) -> str:
         )
     moved = [figure for figure in (*found.figures, *found.metrics) if figure.moved]
     if moved:
-        text += f"; {len(moved)} figures differ, most {_move(largest_moves(moved, 1)[0])}"
+        text += f"; {len(moved)} figures differ, most {largest_moves(moved, 1)[0].text('')}"
     return text
 
 
@@ -246,7 +243,7 @@ def _what(found: Difference, stage: StageDiff) -> str:
     return summary(stage.changes) or f"another digest; {'; '.join(stage.problems) or 'no recipe to compare'}"
 
 
-def final_figures(found: Difference) -> tuple[Figure, ...]:
+def final_figures(found: Difference) -> tuple[MetricDiff, ...]:
     """What the runs came to: the last evaluation of a stage whose content differs, with its siblings for the other
     system prompts; without one the figures of the last such stage that has any."""
     changed = {stage.name for stage in found.stages if stage.digests[0] != stage.digests[1]}
@@ -273,11 +270,4 @@ def _effect(found: Difference) -> str:
     moves = largest_moves(final, _MOVES)
     if not moves:
         return f"no figure of {where} moved"
-    return f"{where}: " + ", ".join(_move(one, one.stage.partition("@")[2] if siblings else "") for one in moves)
-
-
-def _move(figure: Figure, variant: str = "") -> str:
-    old, new = (f"{value:.4g}" for value in figure.values)
-    if old == new:
-        old, new = (f"{value:.10g}" for value in figure.values)
-    return f"{figure.metric}{f' ({variant})' if variant else ''} {old} -> {new}"
+    return f"{where}: " + ", ".join(one.text(one.stage.partition("@")[2] if siblings else "") for one in moves)

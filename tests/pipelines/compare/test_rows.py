@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.diff.rows import RowChange, RowsDiff, compare_rows, most_moved
+from pipelines.compare.rows import RowChange, RowsDiff, compare_rows, most_moved
 from pipelines.errors import StoreError
 
 OK = {"status": "ok", "reason": None, "reason_stage": None, "detail": None}

@@ -1,4 +1,4 @@
-"""What `lumina verify` finds inside files: their SHA-256, content digests, and rows."""
+"""Content check of an output: the SHA-256 of its files, its content digest, and its rows."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from curation.digest import MARK_BYTES, RowsDigest, row_digest_and_marks
 from jobs.files import listing_digest
 from jobs.row_index import INDEX_FILE, read_row_index
 from lumina.files import sha256_file
+from pipelines.compare.verification import Row, StageFindings
 from pipelines.engine.store.manifest import Manifest, OutputFile
-from pipelines.engine.store.store import Store
-from pipelines.verify.verification import Problem, Row
 
 _SMALL_BYTES = 256 << 10
 """Files up to this size are read at once: opening costs more than reading."""
@@ -25,72 +24,41 @@ _BATCH_BYTES = 1 << 30
 """That are fetched from a bucket at a time."""
 
 
-@dataclass
-class Content:
-    """What was found of one stage."""
-
-    problems: list[Problem]
-    not_checked: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Output:
-    """The output of one stage, and what is recorded of it."""
-
-    store: Store
-    path: Path
-    """Its directory, or the working copy's of one in a bucket."""
-    manifest: Manifest
-
-    def place(self, path: str) -> str:
-        """A file's path relative to the store, from the one relative to the output."""
-        return (self.path / path).relative_to(self.store.root).as_posix()
-
-    def text(self, error: object, here: Path) -> str:
-        """An error about files in the directory `here`, by their names in the store."""
-        return str(error).replace(str(here), self.store.name(self.path))
-
-    def edited(self, detail: str) -> Problem:
-        """The record says something that the files do not."""
-        record = self.store.directory(self.manifest.stage, self.manifest.fingerprint) / "MANIFEST.json"
-        return Problem("edited", record.relative_to(self.store.root).as_posix(), detail)
-
-
-def check_content(output: Output, problems: Sequence[Problem], deep: bool, rows: bool, threads: int) -> Content:
+def check_content(stage: StageFindings, manifest: Manifest, deep: bool, rows: bool, threads: int) -> None:
     """Compare what files contain with the record.
 
     Args:
-        output: what is checked.
-        problems: what is known to be wrong with it.
+        stage: takes what is found; the problems of files with rows tell which, with `rows`.
+        manifest: its record.
         deep: hash every file, and compute the content digest again.
         rows: read all rows, and name those that are wrong.
         threads: that hash files.
-
-    Returns the problems, known and new; those of files with rows tell which, with `rows`.
     """
-    content = Content(list(problems))
-    tables = _Tables(output, content, rows) if output.manifest.kind == "rows" else None
-    batches = _batches(output, deep)
+    tables = _Tables(stage, manifest, rows) if manifest.kind == "rows" else None
+    batches = _batches(stage, manifest, deep)
     for files in batches:
-        with output.store.borrow(output.path, files) as here:
+        with stage.store.borrow(stage.out, files) as here:
             if deep:
-                known = {problem.path for problem in content.problems}
-                present = [file for file in files if output.place(file.path) not in known]
+                known = _broken(stage)
+                present = [file for file in files if stage.place(file.path) not in known]
                 for file, detail in _hash_all(here, present, threads):
-                    content.problems.append(Problem("damaged", output.place(file.path), detail))
+                    stage.add("damaged", stage.out / file.path, detail)
             if tables is not None:
                 tables.read(here, [file.path for file in files if _is_table(file)])
             elif deep and files is batches[-1]:
-                _check_digest(output, here, content)
+                _check_digest(stage, manifest, here)
     if tables is not None:
         tables.end()
-    return content
 
 
-def _batches(output: Output, deep: bool) -> list[list[OutputFile]]:
+def _broken(stage: StageFindings) -> set[str]:
+    return {problem.path for problem in stage.problems}
+
+
+def _batches(stage: StageFindings, manifest: Manifest, deep: bool) -> list[list[OutputFile]]:
     """The files that are looked at, at least one batch; from a bucket no more at a time than a disk has room for."""
-    files, kind = list(output.manifest.files), output.manifest.kind
-    if not output.store.in_bucket or (deep and kind == "checkpoint"):
+    files, kind = list(manifest.files), manifest.kind
+    if not stage.store.in_bucket or (deep and kind == "checkpoint"):
         return [files]
     if not deep:
         files = [file for file in files if kind == "rows" and (_is_table(file) or file.path == INDEX_FILE)]
@@ -143,55 +111,55 @@ def _sha256(path: str, size: int) -> str:
     return hashlib.sha256(data).hexdigest() if len(data) == size else sha256_file(Path(path))
 
 
-def _check_digest(output: Output, out: Path, content: Content) -> None:
+def _check_digest(stage: StageFindings, manifest: Manifest, out: Path) -> None:
     """The content digest of an output that has no rows, computed again if its files are as recorded."""
-    manifest, broken = output.manifest, {problem.path for problem in content.problems}
-    if any(output.place(file.path) in broken for file in manifest.files):
-        content.not_checked.append("its content digest: files of it are missing or damaged")
+    broken = _broken(stage)
+    if any(stage.place(file.path) in broken for file in manifest.files):
+        stage.skip("its content digest: files of it are missing or damaged")
         return
     if manifest.kind == "checkpoint":
         if not manifest.weights:
-            content.not_checked.append("its content digest: its record does not say which weights it is over")
+            stage.skip("its content digest: its record does not say which weights it is over")
             return
         from lumina import checkpoints
 
         try:
             weights = {name: checkpoints.load_weights(out / folder) for name, folder in manifest.weights.items()}
         except (OSError, ValueError) as error:
-            content.problems.append(output.edited(f"its weights cannot be loaded: {output.text(error, out)}"))
+            stage.add("edited", stage.record, f"its weights cannot be loaded: {stage.text(error, out)}")
             return
         if (value := checkpoints.digest(weights)) != manifest.digest:
-            content.problems.append(output.edited(f"has the digest {manifest.digest}, weights {value}"))
+            stage.add("edited", stage.record, f"has the digest {manifest.digest}, weights {value}")
         return
     # The files are as recorded by now, so their recorded digests will do.
     of_all = listing_digest((file.path, file.sha256) for file in manifest.files)
     if manifest.digest not in {of_all, *(f"sha256:{file.sha256}" for file in manifest.files)}:
-        content.not_checked.append("its content digest: neither of one of its files nor of all together")
+        stage.skip("its content digest: neither of one of its files nor of all together")
 
 
 class _Tables:
     """Computes the digest of all rows again, some files at a time; holds each row against the index of rows, if asked.
 
     Args:
-        output: what is checked.
-        content: takes what is found.
+        stage: takes what is found.
+        manifest: its record.
         name_rows: whether to name rows.
     """
 
-    def __init__(self, output: Output, content: Content, name_rows: bool) -> None:
-        self.output, self.content, self.name_rows = output, content, name_rows
+    def __init__(self, stage: StageFindings, manifest: Manifest, name_rows: bool) -> None:
+        self.stage, self.manifest, self.name_rows = stage, manifest, name_rows
         self.index: Mapping[str, tuple[list[str], list[bytes]]] | None = None if name_rows else {}
         self.total, self.whole = RowsDigest(), True
         self.suspects: dict[str, tuple[Row, ...]] = {}
 
     def read(self, here: Path, files: Sequence[str]) -> None:
         """Check the rows of these files in a directory; that of the first call has the index, too."""
-        output, content = self.output, self.content
+        stage = self.stage
         if self.index is None:
-            self.index = _index(output, here, content)
-        broken = {problem.path for problem in content.problems}
+            self.index = _index(stage, self.manifest, here)
+        broken = _broken(stage)
         for path in files:
-            place = output.place(path)
+            place = stage.place(path)
             if place in broken and not self.name_rows:
                 self.whole = False
                 continue
@@ -199,39 +167,39 @@ class _Tables:
             self.total, self.whole = self.total + read.digest, self.whole and read.error is None
             wrong = _wrong_rows(*self.index[path], read.marks) if path in self.index else ()
             if place not in broken and (read.error or wrong):
-                detail = output.text(read.error or "rows are not what was written", here)
-                content.problems.append(Problem("damaged", place, detail))
+                detail = stage.text(read.error or "rows are not what was written", here)
+                stage.add("damaged", stage.out / path, detail)
             if wrong:
                 self.suspects[place] = wrong
             elif path in self.index and (place in broken or read.error):
                 note = f"{path}: all its rows can be read and are right; the damage lies between them"
-                content.not_checked.append(note)
+                stage.skip(note)
 
     def end(self) -> None:
         """All files were read: name the rows, and compare the digest."""
-        output, content = self.output, self.content
-        content.problems = [
+        stage = self.stage
+        stage.problems = [
             replace(problem, rows=self.suspects[problem.path]) if problem.path in self.suspects else problem
-            for problem in content.problems
+            for problem in stage.problems
         ]
         if not self.whole:
-            content.not_checked.append("its content digest: files of it are missing or damaged")
-        elif str(self.total) != output.manifest.digest and not self.suspects:
-            content.problems.append(output.edited(f"has the digest {output.manifest.digest}, its rows {self.total}"))
+            stage.skip("its content digest: files of it are missing or damaged")
+        elif str(self.total) != self.manifest.digest and not self.suspects:
+            stage.add("edited", stage.record, f"has the digest {self.manifest.digest}, its rows {self.total}")
 
 
-def _index(output: Output, out: Path, content: Content) -> dict[str, tuple[list[str], list[bytes]]]:
+def _index(stage: StageFindings, manifest: Manifest, out: Path) -> dict[str, tuple[list[str], list[bytes]]]:
     """The index of rows, if it is there and can be trusted."""
-    listed = next((file for file in output.manifest.files if file.path == INDEX_FILE), None)
+    listed = next((file for file in manifest.files if file.path == INDEX_FILE), None)
     if listed is None:
-        content.not_checked.append("its single rows: it was made without an index of rows")
+        stage.skip("its single rows: it was made without an index of rows")
         return {}
     try:
         if _sha256(str(out / INDEX_FILE), listed.bytes) != listed.sha256:
             raise ValueError(f"{out / INDEX_FILE} is not what was written")
         return read_row_index(out)
     except (OSError, ValueError) as error:
-        content.not_checked.append(f"its single rows: the index of rows cannot be used: {output.text(error, out)}")
+        stage.skip(f"its single rows: the index of rows cannot be used: {stage.text(error, out)}")
         return {}
 
 

@@ -11,9 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 
 from lumina.formats import duration, size
+from pipelines.compare.verification import Problem, Row, Unchecked, Verification
 from pipelines.terminal import Text
-from pipelines.verify.mend import can_mend
-from pipelines.verify.verification import Problem, Row, Unchecked, Verification
 
 _ROWS_SHOWN = 4
 _STAGES_SHOWN = 3
@@ -32,11 +31,11 @@ def verification_view(found: Verification) -> RenderableType:
         texts = [Text(f"{stage.name}: {stage.drift}") for stage in drifted]
         parts += [*(Padding(text, (0, 0, 0, 2), expand=False) for text in texts), Text("")]
     parts.append(_line(found))
-    if found.set_aside:
-        parts.append(Text(f"The next `lumina run` computes again: {', '.join(found.set_aside)}."))
-    elif any(can_mend(stage) for stage in found.stages):
+    if found.repaired:
+        parts.append(Text(f"The next `lumina run` computes again: {', '.join(found.repaired)}."))
+    elif any(stage.repairable for stage in found.stages):
         options = "".join(f" --{name}" for name in ("deep", "rows") if getattr(found, name))
-        hint = f"`lumina verify {found.run}{options} --mend` has the next `lumina run` compute what is damaged again."
+        hint = f"`lumina verify {found.run}{options} --repair` has the next `lumina run` compute what is damaged again."
         parts.append(Text(hint))
     parts.append(Text("Not checked:", "dim"))
     parts += [Padding(Text(note, "dim"), (0, 0, 0, 2), expand=False) for note in _notes(found.not_checked)]

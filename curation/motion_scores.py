@@ -22,7 +22,7 @@ from curation.operator import Env, Halves, Input, Operator, Report, RowsFunction
 from curation.schema import MOTION, STATUS_COLUMNS, Reason, RowError, Status, to_table
 from curation.video_files import Frames
 from lumina.config import Config
-from lumina.motion import DISFlow, MotionScore, OpticalFlowEstimator, UniMatchFlow, prepare_frames, prepared_scores
+from lumina.motion import DISFlow, MotionScore, OpticalFlowEstimator, UniMatchFlow, prepared_scores
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -73,7 +73,7 @@ def _plan(inputs: Mapping[str, Input], _config: MotionConfig, _env: Env) -> pa.T
 
 def _make(config: MotionConfig, env: Env) -> RowsFunction:
     estimator, decoder = build_estimator(config, env), Decoder(env.limits)
-    fit = Fit(prepare_frames, (config.height, config.width))
+    fit = Fit(estimator.prepare, (config.height, config.width))
 
     def load(row: dict[str, Any], frames: dict[str, Frames]) -> dict[str, Any]:
         if row["media"] == "image":

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from curation.page import TEMPLATE, CurationPageConfig, make_page, read_tables
+from curation.page import CurationPageConfig, make_page, read_tables
 from jobs.context import Job, JobContext, JobResult
 from jobs.files import files_digest
 
@@ -54,7 +54,6 @@ def run(ctx: JobContext) -> JobResult:
         tables,
         config,
         decode,
-        TEMPLATE.read_text(encoding="utf-8"),
         {ref.stage: ref.digest for _, ref in sorted(ctx.inputs.items())},
         ctx.progress,
     )

@@ -67,7 +67,8 @@ def run(ctx: JobContext) -> JobResult:
 
     shutil.copyfile(ctx.work / METRICS_FILE, ctx.out / METRICS_FILE)
     rows = read_jsonl(ctx.out / METRICS_FILE)
-    plots = draw(rows, config, ctx.out)
+    settings = config.model_dump(mode="json")
+    plots = draw(ctx.stage, rows, settings, ctx.out)
     weights = {name: checkpoints.load_weights(ctx.out / folder) for name, folder in _FOLDERS.items()}
     return JobResult(
         kind="checkpoint",
@@ -75,7 +76,7 @@ def run(ctx: JobContext) -> JobResult:
         metrics={
             "train/clips": clips.total(),
             **{f"train/clips/{source}": count for source, count in sorted(clips.items())},
-            **summary(rows, config),
+            **summary(rows, settings),
         },
         artifacts=(METRICS_FILE, *plots),
         weights=_FOLDERS,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.options import Json, Overrides, add_commands
+from pipelines.commands.options import Json, Overrides, add_commands, pairs
 from pipelines.commands.written import check_file
 from pipelines.errors import PipelineError
 from pipelines.terminal import Text, json_text, make_console
@@ -15,6 +15,8 @@ from pipelines.terminal import Text, json_text, make_console
 if TYPE_CHECKING:
     from jobs.runtime import RuntimeConfig
     from pipelines.cluster.check import Checked
+
+_FILLED = "NAME=VALUE, such as IMAGE=registry/lumina-video@sha256:..."
 
 app = typer.Typer(help="Files that describe a Ray cluster.", no_args_is_help=True)
 
@@ -48,7 +50,7 @@ def check(
         raise PipelineError("-o changes a config, and none is named: give one with --config")
     if out is not None:
         check_file("--out", out)
-    found = look(file, _values(values or []), _runtime(config, override))
+    found = look(file, pairs("--fill", values, _FILLED), _runtime(config, override))
     if as_json:
         typer.echo(json_text(found.as_dict()))
     else:
@@ -59,16 +61,6 @@ def check(
         told = f"Written to {out}" if not found.problems else f"{out} is not written while something is to mend"
         make_console(stderr=True).print(told, soft_wrap=True)
     return 1 if found.problems else 0
-
-
-def _values(given: list[str]) -> dict[str, str]:
-    found = {}
-    for one in given:
-        name, separator, value = one.partition("=")
-        if not name or not separator or not value:
-            raise PipelineError(f"--fill {one}: expected NAME=VALUE, such as IMAGE=registry/lumina-video@sha256:...")
-        found[name] = value
-    return found
 
 
 def _runtime(config: str | None, override: list[str] | None) -> RuntimeConfig | None:

@@ -27,7 +27,7 @@ def gc(
     The newest run of every name is always kept, and the newest whole one: complete, and without --until.
     """
     from pipelines.engine.store.gc import Policy, collect, find_garbage
-    from pipelines.reports.gc import collection_view
+    from pipelines.reports.tables import collection_view
 
     if keep_runs is not None and older_than is not None:
         raise PipelineError("--keep-runs and --older-than are two rules for the same thing: give one of them")

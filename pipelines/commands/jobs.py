@@ -12,6 +12,7 @@ import typer
 from rich import box
 from rich.table import Table
 
+from lumina.formats import duration
 from pipelines.commands.options import (
     ConfigArgument,
     Json,
@@ -22,10 +23,10 @@ from pipelines.commands.options import (
     UntilOption,
     add_commands,
     all_overrides,
-    recompute_words,
+    pairs,
+    run_words,
 )
 from pipelines.errors import PipelineError
-from pipelines.reports.progress import duration
 from pipelines.terminal import Text, command_line, json_text, make_console, plain
 
 if TYPE_CHECKING:
@@ -77,9 +78,9 @@ def submit(
     settings = load_config(config, overrides)
     where = _address(address)
     words = ["lumina", "submit", config, "--address", where, *(part for one in overrides for part in ("-o", one))]
-    told = command_line([*words, *(["--until", until] if until else []), *recompute_words(recompute or [])])
+    told = command_line([*words, *run_words(until, recompute)])
     console = make_console()
-    resources = _resources(resource or [])
+    resources = _resources(resource)
     with tempfile.TemporaryDirectory(prefix="lumina-submit-") as folder:
         package = make_package(settings, Path(folder), until, told, python, recompute or [])
         console.print(Text(f"The cluster has to see: {', '.join(package.shared)}", "dim"), soft_wrap=True)
@@ -118,22 +119,17 @@ def _lacks(job: Job, recompute: list[str]) -> str:
     if not unsaid:
         return ""
     return (
-        f"It was submitted without {command_line(recompute_words(unsaid))}: what code_drift keeps stays as it is. "
+        f"It was submitted without {command_line(run_words(None, unsaid))}: what code_drift keeps stays as it is. "
         "Submit this again once the job has ended."
     )
 
 
-def _resources(given: list[str]) -> dict[str, float]:
-    found = {}
-    for one in given:
-        key, separator, value = one.partition("=")
-        try:
-            found[key] = float(value)
-        except ValueError:
-            separator = ""
-        if not key or not separator:
-            raise PipelineError(f"--resource {one}: expected NAME=N, such as head=1")
-    return found
+def _resources(given: list[str] | None) -> dict[str, float]:
+    found = pairs("--resource", given, "NAME=N, such as head=1")
+    try:
+        return {name: float(value) for name, value in found.items()}
+    except ValueError as error:
+        raise PipelineError(f"--resource takes NAME=N, such as head=1: {error}") from error
 
 
 def _address(given: str | None) -> str:

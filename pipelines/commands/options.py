@@ -55,9 +55,21 @@ def all_overrides(override: list[str] | None, name: str | None, store: str | Non
     return [*(override or []), *([f"name={name}"] if name else []), *([f"store={store}"] if store else [])]
 
 
-def recompute_words(recompute: Sequence[str]) -> list[str]:
-    """`--recompute` as it is typed."""
-    return [word for stage in recompute for word in ("--recompute", stage)]
+def run_words(until: str | None, recompute: Sequence[str] | None) -> list[str]:
+    """`--until` and `--recompute` as they are typed."""
+    stages = (word for stage in recompute or () for word in ("--recompute", stage))
+    return [*(["--until", until] if until else []), *stages]
+
+
+def pairs(option: str, given: Sequence[str] | None, example: str) -> dict[str, str]:
+    """Names and values of an option that takes NAME=VALUE and may be repeated."""
+    found = {}
+    for one in given or ():
+        name, _, value = one.partition("=")
+        if not name or not value:
+            raise PipelineError(f"{option} {one}: expected {example}")
+        found[name] = value
+    return found
 
 
 def width_and_height(text: str) -> tuple[int, int]:

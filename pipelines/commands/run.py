@@ -22,7 +22,7 @@ from pipelines.commands.options import (
     StoreOption,
     UntilOption,
     open_config,
-    recompute_words,
+    run_words,
     show,
 )
 from pipelines.errors import PipelineError, disk_problem
@@ -54,9 +54,9 @@ def run(
     with supervise() as link:
         settings, opened = open_config(config, override, store, name)
         changes = [word for value in override or [] for word in ("-o", value)]
-        given = [("--store", store), ("--name", name), ("--until", until)]
-        typed = [config, *changes, *(word for option, value in given if value for word in (option, value))]
-        command = continue_with or command_line(["lumina", "run", *typed, *recompute_words(recompute or [])])
+        given = [word for option, value in (("--store", store), ("--name", name)) if value for word in (option, value)]
+        typed = ["lumina", "run", config, *changes, *given, *run_words(until, recompute)]
+        command = continue_with or command_line(typed)
         return _run(settings, opened, until, recompute or [], command, link)
 
 
@@ -74,7 +74,7 @@ def plan(
     run. --json has every difference, old and new.
     """
     from pipelines.engine.plan import plan as make_plan
-    from pipelines.reports.plan import plan_view
+    from pipelines.reports.tables import plan_view
     from pipelines.text_to_video import build
 
     settings, opened = open_config(config, override, store)
@@ -215,7 +215,9 @@ def _leave(console: Console, summary: RunSummary, command: str) -> NoReturn:
 def _finish(
     console: Console, store: Store, summary: RunSummary, links: Links, command: str, prompt: str, logs: Path
 ) -> None:
-    from pipelines.reports.tables import comparison_view, read_comparison, summary_view
+    from pipelines.diff.runs import read_side
+    from pipelines.reports.evaluations import comparison_view, read_evaluations
+    from pipelines.reports.tables import summary_view
 
     console.print(summary_view(summary))
     for outcome in summary.outcomes.values():
@@ -235,9 +237,9 @@ def _finish(
     else:
         record = store.get_run(summary.run_id)
         store.fetch_run(record, ("curation_page", "export"))
-        comparison = read_comparison(store, record)
-        if comparison.sources or comparison.final or comparison.after:
-            console.print(comparison_view(comparison))
+        evaluations = read_evaluations(read_side(store, record))
+        if any(one.sources or one.final for one in evaluations):
+            console.print(comparison_view(evaluations))
     _where(console, store, summary, links, prompt)
     if not summary.ok:
         console.print(Text("What is done is kept. Once the cause is mended, the same command continues:", "bold"))

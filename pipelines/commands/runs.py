@@ -10,24 +10,26 @@ from typing import Annotated
 
 import typer
 
+from lumina.formats import size
 from pipelines.commands.options import Json, RunArgument, StoreOption, open_store, show
-from pipelines.commands.written import PAGE, check_file
+from pipelines.commands.written import PAGE, check_file, write_page
 from pipelines.terminal import Text, json_text, make_console
 
 
 def compare(run: RunArgument = None, store: StoreOption = None, as_json: Json = False) -> None:
     """Show the system prompts of a run side by side, the choice, and the fine-tuned model."""
-    from pipelines.reports.tables import comparison_view, read_comparison
+    from pipelines.diff.runs import read_side
+    from pipelines.reports.evaluations import as_dict, comparison_view, read_evaluations
 
     opened = open_store(store)
     record = opened.get_run(run)
-    comparison = read_comparison(opened, record)
+    found = read_evaluations(read_side(opened, record))
     if as_json:
-        typer.echo(json_text({"run": record.run, **comparison.as_dict()}))
+        typer.echo(json_text({"run": record.run, **as_dict(found)}))
         return
     console = make_console()
     console.print(Text(f"Run {record.run} ({record.name}, {record.started})", "dim"))
-    console.print(comparison_view(comparison))
+    console.print(comparison_view(found))
 
 
 def diff(
@@ -54,9 +56,8 @@ def diff(
     found = read_diff((first, first.get_run(a)), (second, second.get_run(b)))
     if html is not None:
         from pipelines.diff.page import make_page
-        from pipelines.reports.html import write_page
 
-        write_page(html, make_page(found), "--html")
+        write_page("--html", html, make_page(found))
     if as_json:
         typer.echo(json_text(found.as_dict(), allow_nan=False))
         return found.exit_code
@@ -161,12 +162,10 @@ def report(
     ),
 ) -> None:
     """Write a run's page: system prompts compared, clips side by side, curves, stages, commands to get it again."""
-    from pipelines.reports.html import write_page
     from pipelines.reports.page.make import make_page
 
     check_file("--out", out, begins=PAGE)
     opened = open_store(store)
     page = make_page(opened, opened.get_run(run))
-    write_page(out, page, "--out")
-    megabytes = len(page.encode()) / 1e6
-    make_console().print(Text(f"The page: {out.resolve()} ({megabytes:.1f} MB)"), soft_wrap=True)
+    write_page("--out", out, page)
+    make_console().print(Text(f"The page: {out.resolve()} ({size(len(page.encode()))})"), soft_wrap=True)

@@ -9,8 +9,9 @@ import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
 
+from lumina.formats import duration
 from pipelines.commands.options import Json, RunArgument, StoreOption, open_store
-from pipelines.reports.progress import duration, stages_table
+from pipelines.reports.progress import stages_table
 from pipelines.terminal import Text, json_text, make_console
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from lumina.formats import duration
 from pipelines.reports.stage_progress import ENDED, StageProgress
 from pipelines.terminal import Text
 
@@ -39,18 +40,6 @@ def state_text(state: str) -> Text:
     """A state with its sign, in its colour."""
     sign, style = _LOOK.get(state, (" ", ""))
     return Text(f"{sign} {state}", style)
-
-
-def duration(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3 min 05 s`, `2 h 07 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def pace(row: StageProgress, now: float) -> str:

@@ -10,16 +10,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 
 from curation.control_characters import shown
 from pipelines.engine.store.run_record import RunRecord, StageEntry
 from pipelines.engine.store.store import Store
 from pipelines.errors import PipelineError, StoreError
-from pipelines.terminal import Text, command_line, in_line
+from pipelines.terminal import Text, command_line, in_line, make_table
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -299,10 +297,7 @@ def quarantine_view(found: Quarantine) -> RenderableType:
     if not found.clips:
         more = "" if found.filtered_too else "; --all counts the filtered ones too"
         return Group(head, Text(f"None of {total:,} clips was {kind}{more}.", "bold green"))
-    counts = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("stage", "reason", *(("status",) if found.filtered_too else ())):
-        counts.add_column(column, overflow="fold")
-    counts.add_column("clips", justify="right")
+    counts = make_table("~stage", "~reason", *["~status"] * found.filtered_too, ">clips")
     for (stage, status, reason), number in found.counts().items():
         counts.add_row(stage, reason, *((status,) if found.filtered_too else ()), f"{number:,}")
     line = Text(f"{sum(1 for clip in found.clips if clip.clip_id):,} of {total:,} clips were {kind}", "bold")
@@ -310,10 +305,7 @@ def quarantine_view(found: Quarantine) -> RenderableType:
 
 
 def _sources(found: Quarantine) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("source", overflow="fold")
-    for column in ("set aside", "clips", "share"):
-        table.add_column(column, justify="right")
+    table = make_table("~source", ">set aside", ">clips", ">share")
     worst = found.sources()
     for source, lost, clips in worst[:WORST]:
         table.add_row(in_line(source), f"{lost:,}", f"{clips:,}", f"{lost / clips:.1%}")

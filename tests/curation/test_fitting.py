@@ -25,7 +25,7 @@ from curation.schema import PROBE, STATUS_COLUMNS, Reason, RowError, to_table
 from curation.tensors import unpack
 from lumina import zoo
 from lumina.models.autoencoder import VideoAutoencoder
-from lumina.motion import DISFlow, motion_score, prepare_frames
+from lumina.motion import DISFlow, motion_score, prepare_frames, prepare_grey
 from lumina.sizes import resize_crop
 from lumina.video import write_h264
 from tests.curation.test_decode import probed
@@ -49,7 +49,9 @@ def decoder() -> Iterator[Decoder]:
 
 
 @pytest.mark.parametrize(("width", "height"), [(208, 120), (120, 208)])
-@pytest.mark.parametrize(("function", "size"), [(resize_crop, (64, 32)), (prepare_frames, (32, 64))])
+@pytest.mark.parametrize(
+    ("function", "size"), [(resize_crop, (64, 32)), (prepare_frames, (32, 64)), (prepare_grey, (32, 64))]
+)
 def test_frames_are_resized_as_they_would_be_here(
     tmp_path: Path, decoder: Decoder, width: int, height: int, function: Callable[..., Any], size: tuple[int, int]
 ) -> None:

@@ -221,7 +221,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "dummy-secret")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     server = ThreadingHTTPServer(("127.0.0.1", 0), _S3)
-    Thread(target=server.serve_forever, daemon=True).start()
+    Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield ObjectStore(region="us-east-1", scheme="http", endpoint_override=f"127.0.0.1:{server.server_port}")
     REFUSED.clear()
     server.shutdown()

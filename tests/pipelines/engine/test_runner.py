@@ -65,8 +65,12 @@ def test_a_run_records_where_its_clips_lie(tmp_path: Path) -> None:
 
     raw, after = stage("raw"), stage("after", inputs=("raw",))
     assert recorded(raw, after) == ""
-    assert recorded(raw, replace(after, media_root="/data/clips")) == "/data/clips"
-    made = tmp_path / recorded(raw, replace(after, execution=Execution(uses_cluster=False, media_root_from="raw")))
+
+    def reading(**media: str) -> Stage:
+        return replace(after, execution=replace(after.execution, **media))
+
+    assert recorded(raw, reading(media_root="/data/clips")) == "/data/clips"
+    made = tmp_path / recorded(raw, reading(media_root_from="raw"))
     assert (made / "text.txt").is_file()
 
 

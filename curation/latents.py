@@ -165,7 +165,7 @@ def crop_of(size: Size, crop: Size) -> list[int]:
 def plan_row(row: Row, config: EncodeLatentsConfig, sizes: list[Size]) -> Row:
     """Decide bucket, frames and crop of a selected clip from its metadata alone.
 
-    RowError, status filtered, for a clip that is not for this stage: `other_media`, the rule of `select.stages` that it
+    RowError, status filtered, for a clip that is not for this stage: `other_media`, the rule of `select.sets` that it
     fails, or `too_few_frames`.
     """
     if row["media"] not in config.media:

@@ -38,8 +38,8 @@ import torch
 from curation.latents import ENCODE_LATENTS_OPERATOR, EncodeLatentsConfig
 from curation.schema import LATENTS
 from jobs.parts import PartWriter
+from lumina.training.data.blobs import BlobReader
 from lumina.training.data.index import CLIPS, Index
-from lumina.training.data.latents import BlobReader
 from lumina.training.data.prefetch import prefetched
 
 COLUMN = "vae_latent_bytes"

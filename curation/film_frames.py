@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from curation.containers import opened
 from curation.display import DisplayError
 from curation.key_frames import is_clean
 from curation.schema import Reason, RowError
-from lumina.faults import is_of_machine, machine_error
+from lumina.faults import brief, is_of_machine, machine_error
 
 _AMBIGUOUS = (errno.EIO, errno.ENOMEM, errno.EPERM, errno.ENOSPC, errno.EAGAIN)
 """What FFmpeg says of damaged files, too."""
@@ -196,10 +195,3 @@ def row_errors() -> Iterator[None]:
     except (av.FFmpegError, OSError, ValueError, ArithmeticError) as error:
         check_machine(error)
         raise RowError(Reason.DECODE_ERROR, f"pyav: {brief(error)}") from error
-
-
-def brief(error: Exception) -> str:
-    """First line of an error, without paths of this machine."""
-    lines = [line for line in str(error).splitlines() if line.strip()] or [""]
-    text = re.sub(r"(?:file:)?(?:/[^\s:/']+)+/", "", lines[0])
-    return f"{type(error).__name__}: {re.sub(r'-?[0-9]{6,}', 'N', text)}"

@@ -36,8 +36,9 @@ from curation.manifest_formats import (
 from curation.manifest_mistakes import ManifestError, Mistakes
 from curation.manifest_rows import BATCH_ROWS, ManifestRows
 from curation.manifest_tables import Record, opened
-from curation.media import check_not_away, chunks, local_name, neighbours, stamps, with_folders
+from curation.media import check_not_away, chunks, stamps, with_folders
 from curation.media_kinds import HEAD_BYTES, guess_media, media_of
+from curation.media_uris import local_name, neighbours
 from curation.object_stores import ObjectStores
 from curation.operator import Env, Input, Operator, map_rows
 from curation.schema import INGEST, Reason, RowError, Status, iterate, status_not_ok, status_ok, to_table

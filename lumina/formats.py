@@ -20,6 +20,8 @@ def size(number: float) -> str:
 
 def duration(seconds: float) -> str:
     """`420 ms`, `12.3 s`, `3 min 05 s`, `2 h 07 min`."""
+    if seconds < 0:  # by another machine's clock
+        return f"−{duration(-seconds)}"
     if seconds < 0.9995:
         return f"{1000 * seconds:.3g} ms"
     if seconds < 60:

@@ -21,8 +21,9 @@ def probe(
     """Show what a run would find in one file, or why it would quarantine it."""
     from curation.decode_limits import DecodeLimits
     from curation.decoder import Decoder
-    from curation.media import absolute, localized
+    from curation.media import localized
     from curation.media_kinds import HEAD_BYTES, media_of
+    from curation.media_uris import absolute
     from curation.object_stores import AS_TYPED
     from curation.schema import RowError
 

@@ -65,10 +65,14 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         on_device = waiting(name, getattr(torch, name), lambda *_, **kwargs: kwargs.get("device") is not None)
         monkeypatch.setattr(torch, name, on_device)
     from deepspeed.accelerator import get_accelerator
+    from deepspeed.runtime.zero import stage_1_and_2
 
     whole = type(get_accelerator()).synchronize
     everything = waiting("synchronize", whole, lambda *_, **__: True)
     monkeypatch.setattr(type(get_accelerator()), "synchronize", everything)
+    # It goes through all parameters in every pass, and its number is of no use.
+    counted = waiting("count", stage_1_and_2.count_used_parameters_in_backward, lambda *_, **__: True)
+    monkeypatch.setattr(stage_1_and_2, "count_used_parameters_in_backward", counted)
     backward = Engine.backward
 
     def passing(self: Engine, loss: Tensor, last: bool) -> None:

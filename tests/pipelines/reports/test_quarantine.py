@@ -110,6 +110,18 @@ def test_a_copy_counts_where_its_first_was_found_broken(curated: Curated) -> Non
         assert counts["probe", "quarantined", "decode_error"] == 2
 
 
+def test_a_scoring_stage_sets_clips_aside_where_selection_reads_it(curated: Curated) -> None:
+    stages = curated.store.get_run("r1").stages
+    rows = pq.read_table(curated.store.root / stages["probe"].path / "data").to_pylist()
+    broken = {"status": "quarantined", "reason": "decode_error", "reason_stage": "brightness", "detail": "x"}
+    sound = next(row["clip_id"] for row in rows if row["status"] == "ok")
+    made = _output(curated, "score@light", [row | broken if row["clip_id"] == sound else row for row in rows], PROBE)
+    assert _read(curated, **{"score@light": made}).counts() == _read(curated).counts()
+    select = replace(stages["select"], inputs={"score@light": "score@light"})
+    found = _read(curated, **{"score@light": made, "select": select})
+    assert clip_ids(found.clips)["score@light", "decode_error"] == (sound,)
+
+
 def test_a_text_that_was_not_encoded_is_no_clip(curated: Curated) -> None:
     broken = {"status": "quarantined", "reason": "internal_error", "reason_stage": "encode_text", "detail": "x"}
     stage = _output(curated, "encode_text", [{"text_id": "t", "prompt": "a red circle"} | broken], TEXT)

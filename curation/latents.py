@@ -90,7 +90,7 @@ class EncodeLatentsConfig(Config):
     """Encode large frames in overlapping tiles: a few GB instead of up to 17 at 960 pixels, and slightly other numbers.
     Clips are encoded one by one, and eight frames at a time, in any case."""
     batch_size: int = Field(default=1, ge=1)
-    """Clips of one bucket encoded together, cut from the shuffled order."""
+    """Clips of one bucket encoded together, cut from the shuffled order of each shard of up to 16,384 clips."""
     seed: int = 0
     """Seed of the order in which clips are written."""
 
@@ -165,7 +165,7 @@ def crop_of(size: Size, crop: Size) -> list[int]:
 def plan_row(row: Row, config: EncodeLatentsConfig, sizes: list[Size]) -> Row:
     """Decide bucket, frames and crop of a selected clip from its metadata alone.
 
-    RowError, status filtered, for a clip that is not for this stage: `other_media`, the rule of `select.stages` that it
+    RowError, status filtered, for a clip that is not for this stage: `other_media`, the rule of `select.sets` that it
     fails, or `too_few_frames`.
     """
     if row["media"] not in config.media:

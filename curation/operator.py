@@ -96,6 +96,8 @@ class Report:
     metrics: Mapping[str, float] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     """Names of the files it wrote into the stage's output directory."""
+    warnings: tuple[str, ...] = ()
+    """Lines for whoever runs it."""
 
 
 RANDOM_READ_BYTES = 512 << 10

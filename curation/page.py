@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -28,6 +27,9 @@ from lumina.formats import size
 from lumina.pages.charts import COLORS
 from lumina.pages.page import Cell, render
 from lumina.randomness import generator
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

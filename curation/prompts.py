@@ -6,7 +6,6 @@ dropped caption). Rows out: the same, with features.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -28,8 +27,6 @@ from lumina.training.data.index import TEXTS, write_index
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
-
-log = logging.getLogger(__name__)
 
 GPU_BATCH = 64
 """Prompts that a GPU reads together: 16,384 tokens at most, beside which the weights are read in no time."""
@@ -126,9 +123,7 @@ def _report(rows: ds.Dataset, _config: EncodeTextConfig, out: Path) -> Report:
     write_index(out, TEXTS)
     cuts = [cut for cut in rows.to_table(["tokens_cut"])["tokens_cut"].to_pylist() if cut is not None]
     message = cut_message(cuts, "shorten them, or set select.max_caption_chars")
-    if message:
-        log.warning("encode_text: %s", message)
-    return Report({"prompts_cut": float(sum(cut > 0 for cut in cuts))})
+    return Report({"prompts_cut": float(sum(cut > 0 for cut in cuts))}, warnings=(message,) if message else ())
 
 
 ENCODE_TEXT_OPERATOR = Operator(

@@ -50,11 +50,11 @@ class SelectConfig(Rules):
 
     sources: dict[str, SourceRules] = Field(default_factory=dict)
     """Rules of a source, by its name: those given replace the general ones, null switches one off."""
-    stages: dict[str, Rules] = Field(default_factory=dict)
+    sets: dict[str, Rules] = Field(default_factory=dict)
     """Further rules for the clips that go to a latents set, by the set's name in `latents`, e.g. a larger `min_area`
     for a later stage of training. A clip has to pass the general rules first; one that no set takes is filtered."""
-    sets: dict[str, tuple[Literal["image", "video"], ...]] = Field(default_factory=dict)
-    """Every latents set with the media it encodes. The pipeline fills it in where `stages` has rules."""
+    encoded: dict[str, tuple[Literal["image", "video"], ...]] = Field(default_factory=dict)
+    """Every latents set with the media it encodes. The pipeline fills it in where `sets` has rules."""
     max_clips_per_source: int | None = Field(default=None, ge=1)
     """Clips (images not counted) of one source at most, after all other rules; drawn by clip id and seed."""
     heldout_fraction: float = Field(default=0.0, ge=0, lt=1)
@@ -69,9 +69,9 @@ class SelectConfig(Rules):
                 check_ranges(self.rules(name))
             except ValueError as error:
                 raise ValueError(f"with the general rules, sources.{name}: {error}") from error
-        unknown = sorted(set(self.stages) - set(self.sets)) if self.sets else []
+        unknown = sorted(set(self.sets) - set(self.encoded)) if self.encoded else []
         if unknown:
-            raise ValueError(f"stages names {', '.join(unknown)}; the latents sets are {', '.join(sorted(self.sets))}")
+            raise ValueError(f"sets names {', '.join(unknown)}; the latents sets are {', '.join(sorted(self.encoded))}")
         return self
 
     @property
@@ -86,16 +86,16 @@ class SelectConfig(Rules):
 
     def sets_of(self, media: str) -> dict[str, Rules]:
         """The latents sets that encode `media`, with their further rules; empty if no set has any."""
-        if not self.stages:
+        if not self.sets:
             return {}
-        sets = self.sets or dict.fromkeys(self.stages, ("image", "video"))
-        return {name: self.stages.get(name, Rules()) for name, encoded in sorted(sets.items()) if media in encoded}
+        encoded = self.encoded or dict.fromkeys(self.sets, ("image", "video"))
+        return {name: self.sets.get(name, Rules()) for name, kinds in sorted(encoded.items()) if media in kinds}
 
     def scores_named(self) -> dict[str, str]:
         """Every score that a rule names, with the setting that does."""
         named = {"scores": self.scores}
         named |= {f"sources.{name}.scores": rules.scores for name, rules in self.sources.items()}
-        named |= {f"stages.{name}.scores": rules.scores for name, rules in self.stages.items()}
+        named |= {f"sets.{name}.scores": rules.scores for name, rules in self.sets.items()}
         return {score: where for where, scores in reversed(named.items()) for score in scores}
 
 
@@ -143,12 +143,12 @@ def _decide(row: Row, config: SelectConfig, rules: Rules, sets: Mapping[str, Rul
     draw = generator(config.seed, "heldout", row["clip_id"]).random()
     split = "heldout" if draw < config.heldout_fraction else "train"
     decided = row | {"split": split, "failed_rules": [], "keep": False, "stage_failed": None}
-    decided["stages"] = [] if config.stages else None
+    decided["stages"] = [] if config.sets else None
     if row["status"] != Status.OK:
         return decided
     if failures := failed_rules(row, rules):
         return decided | _aside(failures)
-    if not config.stages:
+    if not config.sets:
         return decided | {"keep": True}
     if not sets:
         return decided | _aside([Failure(str(Reason.OTHER_MEDIA), f"no latents set encodes {row['media']}s")])

@@ -252,6 +252,8 @@ class _Run:
         check_failed_alike(ctx, computed)
         indexes = [part.index_path(directory) for part in parts]
         [report] = self._each(row_worker.finish, [(self.stage, ctx.out, indexes)], rows)
+        for line in report.warnings:
+            log.warning("%s: %s", operator.name, line)
         ctx.progress(rows, rows, "rows")
         ordered = {"in": digest.rows, "ok": counts["ok"], **{key: counts[key] for key in sorted(counts) if "/" in key}}
         return JobResult("rows", str(digest), ordered, dict(report.metrics), artifacts=report.files, taken=dict(reused))

@@ -21,12 +21,12 @@ from jobs.context import Evaluation, Job, JobContext, JobResult
 from lumina.config import Config
 from lumina.evaluation.metrics import METRICS, Estimate, difference
 from lumina.evaluation.prompts import Caption, Prompt, PromptSet, ShapesSuite, Split, Suite, build
+from lumina.evaluation.selection import METRICS_FILE, Selection
 from lumina.evaluation.summary import columns_of, estimates, interval_json, pivot
 from lumina.flow_matching.schedules import Sampler, SamplerConfig
 from lumina.precision import Precision, precision_on
 from lumina.prompt_length import cut_message
 
-METRICS_FILE = "metrics.json"
 SHEET_FILE = "contact_sheet.png"
 _SHOWN_CLIPS = 4
 _SHEET_CLIPS = 12
@@ -166,7 +166,7 @@ def run_final(ctx: JobContext) -> JobResult:
         ValueError: the chosen source has no system prompt, or the captions suite finds no captions.
     """
     config: EvaluateFinalConfig = ctx.config
-    chosen = json.loads((ctx.inputs["selection"].path / "selection.json").read_text(encoding="utf-8"))["chosen"]
+    chosen = Selection.load(ctx.inputs["selection"].path).chosen
     prompts = _prompts(ctx, "report")
     models = [_Model(name, name, f"videos/{name}") for name in ("before", "after")]
     found = dict(zip(("before", "after"), _evaluate(ctx, chosen, prompts.prompts, models), strict=True))

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 State = Literal["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "STOPPED"]
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _PENDING_NOTE_S = 60.0
+_BEGUN = "Running entrypoint for job"
+"""What Ray writes into a job's log as it starts its command."""
 _POLL_S = 1.0
 _AWAY_S = 300.0
 _STOP_PENDING_S = 5.0
@@ -203,16 +205,36 @@ def submit(client: JobSubmissionClient, work: Work, again: bool = False) -> Subm
 
 
 def wait_until_started(client: JobSubmissionClient, job: Job, note: Callable[[str], None]) -> Job:
-    """Wait until a job runs or has ended; `note` is told once what it waits for when that takes a minute."""
+    """Wait until a job's command runs or the job has ended; `note` is told once what it waits for when that takes a
+    minute, and of a job that is called running for a minute without a command.
+    """
     begun, told = time.monotonic(), False
+    running: float | None = None
     while True:
         found = look(client, job.id)
-        if found.state != "PENDING":
+        if found.state in ENDED or (found.state == "RUNNING" and _has_begun(client, job)):
             return found
-        if not told and time.monotonic() - begun > _PENDING_NOTE_S:
+        if found.state == "RUNNING":
+            running = running or time.monotonic()
+            if time.monotonic() - running > _PENDING_NOTE_S:
+                # Ray's JobSupervisor has been seen to hang between the two.
+                note(
+                    f"{job.id} is called running, but Ray has not started its command: if its log stays empty, "
+                    f"`lumina jobs stop {job.id}`, and submit again"
+                )
+                return found
+        elif not told and time.monotonic() - begun > _PENDING_NOTE_S:
             note(waits_for(client, found))
             told = True
         time.sleep(_POLL_S)
+
+
+def _has_begun(client: JobSubmissionClient, job: Job) -> bool:
+    try:
+        return _BEGUN in client.get_job_logs(job.id)
+    except (OSError, RuntimeError):
+        # `follow` has the patience for a cluster that is away, and tells of it.
+        return True
 
 
 def waits_for(client: JobSubmissionClient, job: Job) -> str:

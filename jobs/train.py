@@ -24,6 +24,7 @@ from jobs import capacity
 from jobs.context import Job, JobContext, JobResult
 from jobs.ray_faults import first_sentence
 from jobs.train_plots import draw, summary
+from lumina.evaluation.selection import Selection
 from lumina.files import read_jsonl
 from lumina.training.loop_config import METRICS_FILE, LoopConfig, LoopSettings
 from lumina.training.stage import TrainStageConfig
@@ -93,7 +94,7 @@ def _spec(ctx: JobContext) -> dict[str, Any]:
         raise ValueError(f"{ctx.stage} needs inputs latents... and text, but has {', '.join(sorted(ctx.inputs))}")
     sources = None
     if "selection" in ctx.inputs:
-        sources = json.loads((ctx.inputs["selection"].path / "selection.json").read_text(encoding="utf-8"))["sources"]
+        sources = list(Selection.load(ctx.inputs["selection"].path).sources)
     return {
         "config": _json(ctx.config),
         "latents": latents,

@@ -20,6 +20,8 @@ def size(number: float) -> str:
 
 def duration(seconds: float) -> str:
     """`420 ms`, `12.3 s`, `3 min 05 s`, `2 h 07 min`."""
+    if seconds < 0:  # by another machine's clock
+        return f"−{duration(-seconds)}"
     if seconds < 0.9995:
         return f"{1000 * seconds:.3g} ms"
     if seconds < 60:
@@ -47,3 +49,8 @@ def interval(low: float | None, high: float | None, sign: bool = False) -> str:
 def counted(number: int, noun: str, plural: str = "") -> str:
     """`1 clip`, `1,234 clips`; `plural` where it is not the noun with an s."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def short_digest(digest: str) -> str:
+    """The first 12 digits of a digest or a commit, without the name of its scheme."""
+    return digest.rpartition(":")[2][:12]

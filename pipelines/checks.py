@@ -52,12 +52,12 @@ def check_select(config: PipelineConfig, sources: tuple[str, ...]) -> None:
     """
     for where, names, known, kind in (
         ("sources", set(config.select.sources), sources, "sources"),
-        ("stages", set(config.select.stages), tuple(config.latents), "latents sets"),
+        ("sets", set(config.select.sets), tuple(config.latents), "latents sets"),
     ):
         unknown = sorted(names - set(known))
         if unknown:
             raise PipelineError(f"select.{where} names {', '.join(unknown)}; the {kind} are {', '.join(known)}")
-    filled = {"select.sets": config.select.sets} | {
+    filled = {"select.encoded": config.select.encoded} | {
         f"latents.{name}.name": one.name for name, one in config.latents.items()
     }
     given = [key for key, value in filled.items() if value]

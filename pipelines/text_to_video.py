@@ -77,9 +77,9 @@ def build(config: PipelineConfig) -> Pipeline:
 
 def _select(config: PipelineConfig) -> SelectConfig:
     """The policy with the latents sets, where a set has rules: only then does another set change who is selected."""
-    if not config.select.stages:
+    if not config.select.sets:
         return config.select
-    return config.select.model_copy(update={"sets": {name: one.media for name, one in config.latents.items()}})
+    return config.select.model_copy(update={"encoded": {name: one.media for name, one in config.latents.items()}})
 
 
 def _curation(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> list[Stage]:

@@ -12,7 +12,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from lumina.formats import duration
+from lumina.formats import duration, short_digest
 from pipelines.commands.options import (
     ConfigArgument,
     Json,
@@ -168,7 +168,8 @@ def _status_view(job: Job) -> Text:
         text.append(f"  started {begun}", "dim")
         if job.ended_s:
             text.append(f", took {duration(job.ended_s - job.started_s)}", "dim")
-    text.append(f"  store {job.metadata.get('store', '?')}, commit {job.metadata.get('commit', '')[:12] or '?'}", "dim")
+    commit = short_digest(job.metadata.get("commit") or "?")
+    text.append(f"  store {job.metadata.get('store', '?')}, commit {commit}", "dim")
     if job.state in ("FAILED", "STOPPED") and job.message:
         text.append(f"\n  {job.message.splitlines()[0]}")
     return text

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from curation.control_characters import shown
+from lumina.evaluation.selection import SELECTION_FILE
 from pipelines.commands.options import (
     ConfigArgument,
     Json,
@@ -261,7 +262,7 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
         *(("checkpoint", path(name)) for name in summary.outcomes if name.startswith("export@")),
         ("checkpoint", path("export") or path("finetune")),
         ("clips", path("evaluate_final", "videos")),
-        ("choice", path("choose", "selection.json")),
+        ("choice", path("choose", SELECTION_FILE)),
         ("MLflow", links.uri),
         ("run", None if summary.unrecorded else store.root / "runs" / f"{summary.run_id}.json"),
         ("unwritten", links.buffer),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lumina.formats import duration
+from lumina.formats import duration, short_digest
 from lumina.pages.charts import Axis, Chart, Line, thinned
 from lumina.pages.page import MEDIA_BYTES, Cell, ClipRow, render
 from pipelines.diff.difference import Difference
@@ -83,7 +83,7 @@ def _side(side: Side) -> tuple[str, str]:
 
 def _stage(stage: StageDiff, first: bool) -> list[str | Cell]:
     styles = {"equal": "good", "same content": "good", "follows": ""}
-    digests = (digest.rpartition(":")[2][:12] if digest else "–" for digest in stage.digests)
+    digests = (short_digest(digest) if digest else "–" for digest in stage.digests)
     took = ("–" if seconds is None else duration(seconds) for seconds in stage.seconds)
     verdict = Cell(stage.verdict, style=styles.get(stage.verdict, "bad"))
     return [f"▶ {stage.name}" if first else stage.name, verdict, *digests, *took]

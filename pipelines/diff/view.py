@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 
-from lumina.formats import duration
+from lumina.formats import duration, short_digest
 from pipelines.diff.difference import EQUAL, SAME_CONTENT, Difference
 from pipelines.diff.figures import CurveDiff, Figure
 from pipelines.diff.rows import RowChange, RowsDiff, most_moved
@@ -101,7 +101,7 @@ def _table(*columns: str) -> Table:
 
 
 def _digest(digest: str | None) -> str:
-    return digest.rpartition(":")[2][:12] if digest else "–"
+    return short_digest(digest) if digest else "–"
 
 
 def _took(seconds: float | None) -> str:

@@ -1,4 +1,4 @@
-"""What `lumina cost --cluster` tells: every training stage on a cluster, and settings with which all of them fit."""
+"""Cluster cost report: every training stage on a cluster, and settings with which all of them fit."""
 
 from __future__ import annotations
 

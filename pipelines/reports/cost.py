@@ -1,4 +1,4 @@
-"""What `lumina cost` tells: the costs of a config's model, or of a released one, per scale, schedule and task."""
+"""Cost report: operations and memory of a config's model, or of a released one, per scale, schedule and task."""
 
 from __future__ import annotations
 

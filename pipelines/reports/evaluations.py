@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from lumina.evaluation.selection import METRICS_FILE, SELECTION_FILE, Figure, Selection
+from lumina.files import read_json
 from lumina.formats import figure, interval
 from pipelines.diff.rows import read_rows
 from pipelines.diff.runs import Held, Side
@@ -22,8 +24,7 @@ from pipelines.terminal import Text, make_table
 if TYPE_CHECKING:
     from lumina.evaluation.summary import Results
 
-Figure = Mapping[str, float | None]
-"""`value`, `low`, `high`."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,12 @@ class Evaluations:
     """One per system prompt: the best first, then those that the choice left out."""
     final: tuple[Evaluated, ...]
     """The chosen system prompt before and after fine-tuning, on prompts of their own where there are any."""
-    selection: Mapping[str, Any] | None
-    """Content of `selection.json`."""
+    selection: Selection | None
 
     @property
-    def chosen(self) -> list[str]:
+    def chosen(self) -> tuple[str, ...]:
         """System prompts for fine-tuning."""
-        return list(self.selection["sources"]) if self.selection else []
+        return self.selection.sources if self.selection else ()
 
 
 def read_evaluations(side: Side) -> list[Evaluations]:
@@ -108,7 +108,7 @@ def read_evaluations(side: Side) -> list[Evaluations]:
     for stage, held in side.stages.items():
         kind, _, variant = stage.partition("@")
         if kind == "evaluate" and held.output is not None:
-            content = _read(held.output, "metrics.json")
+            content = _read(held.output, METRICS_FILE, _metrics)
             # `evaluate@web` follows the last training stage, `evaluate@3.web` train@3.
             source = str(content.get("system_prompt", variant))
             after = variant.removesuffix(source).removesuffix(".")
@@ -122,14 +122,14 @@ def read_evaluations(side: Side) -> list[Evaluations]:
 def _after(side: Side, after: str, sources: list[Evaluated]) -> Evaluations:
     variant = f"@{after}" if after else ""
     choose = side.stages.get(f"choose{variant}")
-    selection = _read(choose.output, "selection.json") if choose and choose.output else None
-    order = [row["source"] for row in selection["table"]] if selection else []
+    selection = _read(choose.output, SELECTION_FILE, Selection.load) if choose and choose.output else None
+    order = [row.source for row in selection.table] if selection else []
     sources.sort(key=lambda one: (order.index(one.title) if one.title in order else len(order), one.title))
     final = []
     stage = f"evaluate_final{variant}"
     held = side.stages.get(stage)
     if held and held.output:
-        content = _read(held.output, "metrics.json")
+        content = _read(held.output, METRICS_FILE, _metrics)
         for model in ("before", "after"):
             title = content.get("checkpoints", {}).get(model, model)
             title = "fine-tuned" if title == f"finetune{variant}" else title
@@ -143,7 +143,7 @@ def as_dict(found: Sequence[Evaluations]) -> dict[str, Any]:
         {
             "sources": {one.title: dict(one.figures) for one in each.sources},
             "final": {one.title: dict(one.figures) for one in each.final},
-            "selection": each.selection,
+            "selection": each.selection and each.selection.as_dict(),
         }
         for each in found
     )
@@ -151,12 +151,18 @@ def as_dict(found: Sequence[Evaluations]) -> dict[str, Any]:
     return last | ({"after": dict(zip(names, others, strict=True))} if others else {})
 
 
-def _read(output: Output, name: str) -> dict[str, Any]:
-    path = output.fetch(name) / name
+def _read(output: Output, name: str, load: Callable[[Path], T]) -> T:
+    folder = output.fetch(name)
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return load(folder)
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read ({error}); `lumina verify` tells what else is amiss") from error
+        raise StoreError(
+            f"{folder / name} cannot be read ({error}); `lumina verify` tells what else is amiss"
+        ) from error
+
+
+def _metrics(folder: Path) -> Mapping[str, Any]:
+    content: Mapping[str, Any] = read_json(folder / METRICS_FILE)
     return content
 
 
@@ -204,22 +210,21 @@ def _figure(found: Figure | None) -> Text:
     return text.append(f"  {interval(found.get('low'), found.get('high'))}".rstrip(), "dim")
 
 
-def _choice(selection: Mapping[str, Any]) -> RenderableType:
-    by_hand = " by hand" if selection.get("decided_by") == "hand" else ""
-    text = Text(f"Chosen{by_hand}: ", "bold").append(", ".join(selection["sources"]), "bold green")
-    reason = textwrap.fill(str(selection.get("reason", "")), 110)
-    return Group(*_below_best(selection), text, Text(reason, "dim"), Text(""))
+def _choice(selection: Selection) -> RenderableType:
+    by_hand = " by hand" if selection.by_hand else ""
+    text = Text(f"Chosen{by_hand}: ", "bold").append(", ".join(selection.sources), "bold green")
+    return Group(*_below_best(selection), text, Text(textwrap.fill(selection.reason, 110), "dim"), Text(""))
 
 
-def _below_best(selection: Mapping[str, Any]) -> list[Table]:
+def _below_best(selection: Selection) -> list[Table]:
     """How far every other source lies below the best, and whether that is more than chance."""
-    gaps = [row for row in selection["table"] if row["below_best"] is not None]
+    gaps = [row for row in selection.table if row.below_best is not None]
     if not gaps:
         return []
-    title = f"Score below {selection['table'][0]['source']}, for all pairs at once"
+    title = f"Score below {selection.table[0].source}, for all pairs at once"
     table = make_table("system prompt", ">below", "", title=title)
     for row in gaps:
-        alike = "cannot be told apart" if selection.get("scores", {}).get("per_clip", True) else "no error bars"
-        verdict = Text(alike, "dim") if row["in_best_set"] else Text("significantly worse", "bold red")
-        table.add_row(row["source"], _figure(row["below_best"]), verdict)
+        alike = "cannot be told apart" if selection.per_clip else "no error bars"
+        verdict = Text(alike, "dim") if row.in_best_set else Text("significantly worse", "bold red")
+        table.add_row(row.source, _figure(row.below_best), verdict)
     return [table]

@@ -1,4 +1,4 @@
-"""What `lumina quarantine` tells: which clips a run set aside, at which stage, why, and how to look at one."""
+"""Quarantine report: clips that a run set aside, at which stage, why, and how to look at one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipelines.terminal import Text, command_line, in_line, make_table
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-STAGES = ("ingest", "split", "probe", "motion", "tag", "select", "encode_text", "encode_latents")
+STAGES = ("ingest", "split", "probe", "motion", "tag", "score", "select", "encode_text", "encode_latents")
 """Kinds of stage that set clips aside, in the order in which a clip meets them."""
 _NAMED = ("clip_id", "uri", "source", "caption")
 _STATUS = ("status", "reason", "reason_stage", "detail")
@@ -146,7 +146,13 @@ def read_quarantine(store: Store, record: RunRecord, filtered_too: bool = False)
         PipelineError: the run has no output of curation yet.
         StoreError: an output is gone or damaged.
     """
-    names = [name for name, entry in record.stages.items() if name.partition("@")[0] in STAGES and entry.path]
+    # What a scoring stage sets aside is out of the run only where rules name its scores.
+    read = set(record.stages["select"].inputs.values()) if "select" in record.stages else set()
+    names = [
+        name
+        for name, entry in record.stages.items()
+        if (kind := name.partition("@")[0]) in STAGES and entry.path and (kind != "score" or name in read)
+    ]
     names.sort(key=lambda name: STAGES.index(name.partition("@")[0]))  # stable: sets in the run's order
     if not names:
         raise PipelineError(f"run {record.run} has no clips yet: its stage ingest is not done")
@@ -250,6 +256,8 @@ def _first_seen(tables: Mapping[str, ds.Dataset], names: list[str], filtered_too
             elif kind == row["reason_stage"] == "encode_latents":
                 in_sets.setdefault(row["clip_id"], []).append(row | {"reason_stage": name})
             elif kind != "encode_text":
+                if kind == "score" and row["reason_stage"] not in STAGES:  # the operator's name
+                    row = row | {"reason_stage": name}
                 first = found.setdefault(row["clip_id"], row)
                 if row["status"] == _QUARANTINED != first["status"]:  # a copy of what turned out to be broken
                     found[row["clip_id"]] = row

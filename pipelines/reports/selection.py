@@ -266,7 +266,7 @@ def _changes(both: pa.Table, keeping: str, removing: str, removed: ds.Dataset) -
 
 def _settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     # The pipeline's own list of latents sets comes and goes with the first rule of one: the rule tells enough.
-    skip = set() if old.get("sets") and new.get("sets") else {"sets"}
+    skip = set() if old.get("encoded") and new.get("encoded") else {"encoded"}
     before, after = (_flat({key: policy[key] for key in policy if key not in skip}) for policy in (old, new))
     changed = {}
     for key in sorted(before.keys() | after.keys()):

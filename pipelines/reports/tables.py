@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from lumina.formats import counted, duration, size
+from lumina.formats import counted, duration, short_digest, size
 from pipelines.engine.events import RunSummary
 from pipelines.engine.plan import STATES, Plan
 from pipelines.engine.store.gc import Collection, Item
@@ -50,7 +50,7 @@ def summary_view(summary: RunSummary) -> RenderableType:
     table = make_table("stage", "state", ">time", "~output", "digest")
     for outcome in summary.outcomes.values():
         manifest = outcome.manifest
-        digest = manifest.digest.rpartition(":")[2][:12] if manifest else ""
+        digest = short_digest(manifest.digest) if manifest else ""
         output = Text(output_text(manifest)) if manifest else Text(outcome.error, "red")
         if outcome.drift:
             output.append(f"; {outcome.drift}", "yellow")

@@ -1,6 +1,6 @@
-"""Evaluates a tiny checkpoint on a running cluster, with whatever metrics the program in this directory has.
+"""Evaluates a tiny checkpoint with whatever metrics the program in this directory has.
 
-`python evaluate_once.py ADDRESS FOLDER` prints the figures as JSON.
+`python evaluate_once.py FOLDER` prints the figures as JSON.
 """
 
 from __future__ import annotations
@@ -9,25 +9,26 @@ import json
 import sys
 from pathlib import Path
 
-from jobs import cluster
+from jobs import clips
 from jobs.context import InputRef, JobContext
-from jobs.evaluate import METRICS_FILE, EvaluateConfig, run
+from jobs.evaluate import EvaluateConfig, run
 from jobs.runtime import RuntimeConfig
 from lumina.checkpoints import save_model
 from lumina.evaluation.prompts import ShapesSuite
+from lumina.evaluation.selection import METRICS_FILE
 from lumina.flow_matching.schedules import SamplerConfig
 from lumina.models.config import NextDiTConfig
 from lumina.system_prompts import PROMPT_START, SystemPrompt, write_system_prompts
+from tests.jobs.here import worker_here
 from tests.lumina.tiny import dit_without_zeros, save_parts
 
 MODEL = NextDiTConfig(dim=32, n_layers=1, n_heads=2, multiple_of=16, cap_feat_dim=24, patch_sizes=((1, 2, 2),))
 SAMPLER = SamplerConfig(steps=2, patches=((0.0, (1, 2, 2)),), guidance=((0.0, 1.0),))
 
 
-def main(address: str, root: Path) -> None:
+def main(root: Path) -> None:
     """Run the job of `evaluate@web`."""
-    runtime = RuntimeConfig(ray_address=address)
-    cluster.ensure(runtime)
+    clips._finished = worker_here()
     save_model(dit_without_zeros(0.1, MODEL), root / "train" / "transformer_ema")
     vae, text_encoder = save_parts(root)
     for folder in ("tag", "out", "work"):
@@ -43,7 +44,7 @@ def main(address: str, root: Path) -> None:
             fingerprint="f" * 64,
             operator="",
             config=config,
-            runtime=runtime,
+            runtime=RuntimeConfig(),
             inputs={"checkpoint": InputRef("train@2", root / "train", ""), "tag": InputRef("tag", root / "tag", "")},
             weights={"vae": str(vae), "text_encoder": str(text_encoder)},
             media_root="",
@@ -57,4 +58,4 @@ def main(address: str, root: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(Path(sys.argv[1]))

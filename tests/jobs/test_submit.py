@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -91,8 +92,12 @@ def test_a_job_is_stopped_in_good_order(nodes: Nodes, tmp_path: Path, monkeypatc
         "def leave(*_):\n    time.sleep(5); print('left in good order', flush=True); sys.exit(0)\n"
         "signal.signal(signal.SIGTERM, leave); print('at work', flush=True); time.sleep(600)"
     )
-    running = submit(client, work(tmp_path, "endless-1", code)).job
-    assert wait_until_started(client, running, print) == look(client, running.id) == find(client, "endless-1")
+    for number in range(1, 4):
+        running = submit(client, work(tmp_path, f"endless-{number}", code)).job
+        said: list[str] = []
+        assert wait_until_started(client, running, said.append).id == find(client, f"endless-{number}").id
+        if not said:
+            break  # else Ray never began it
     monkeypatch.setattr(client, "list_jobs", None)  # who waits for one job has no others listed
     wait_until_started(client, running, print)
     deadline = time.monotonic() + 300
@@ -103,6 +108,30 @@ def test_a_job_is_stopped_in_good_order(nodes: Nodes, tmp_path: Path, monkeypatc
     assert "left in good order" in client.get_job_logs(running.id)
     with pytest.raises(SubmissionError, match="knows no job 'lumina-endless-1-a2'"):
         look(client, "lumina-endless-1-a2")
+
+
+class _Hanging:
+    """A cluster whose job runs, and of which Ray never starts the command."""
+
+    def get_job_info(self, job: str) -> SimpleNamespace:
+        state = SimpleNamespace(value="RUNNING")
+        return SimpleNamespace(
+            submission_id=job, status=state, message="", start_time=1, end_time=None, metadata={"run": "hanging"}
+        )
+
+    def get_job_logs(self, job: str) -> str:
+        return "Runtime env is setting up.\n"
+
+
+def test_a_job_that_runs_without_its_command_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.submit._PENDING_NOTE_S", 0.0)
+    monkeypatch.setattr("jobs.submit._POLL_S", 0.01)
+    client: Any = _Hanging()
+    said: list[str] = []
+    assert wait_until_started(client, look(client, "lumina-hanging-1-a1"), said.append).state == "RUNNING"
+    [told] = said
+    assert "Ray has not started its command" in told
+    assert "`lumina jobs stop lumina-hanging-1-a1`, and submit again" in told
 
 
 def test_a_waiting_job_says_for_what(nodes: Nodes, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def _context(root: Path, config: TrainStageConfig, recorder: Recorder, **toy_cha
     latents, text = toy.write(root / "toy", **toy_changes)
     selection = root / "selection"
     selection.mkdir()
-    (selection / "selection.json").write_text(json.dumps({"sources": ["synthetic"]}))
+    (selection / "selection.json").write_text(json.dumps({"chosen": "synthetic", "sources": ["synthetic"]}))
     out = root / "out"
     out.mkdir()
     return JobContext(

@@ -6,8 +6,8 @@ from lumina.formats import counted, duration, figure, interval, quantity, size
 
 
 def test_numbers_are_short_and_have_their_units() -> None:
-    assert [duration(s) for s in (0.4204, 0.9996, 12.3, 59.97, 185, 7620)] == [
-        "420 ms", "1 s", "12.3 s", "60 s", "3 min 05 s", "2 h 07 min",
+    assert [duration(s) for s in (0.4204, 0.9996, 12.3, 59.97, 185, 7620, -185)] == [
+        "420 ms", "1 s", "12.3 s", "60 s", "3 min 05 s", "2 h 07 min", "−3 min 05 s",
     ]  # fmt: skip
     assert [size(n) for n in (0, 560, 999.6, 3_400, 999_700, 1.2e12)] == [
         "0 B", "560 B", "1 kB", "3.4 kB", "1 MB", "1.2 TB",

@@ -138,12 +138,12 @@ def test_a_change_reaches_what_comes_after_it(
 
 def test_rules_of_one_latents_set_are_known_to_select_with_all_sets(identifier: Identifier) -> None:
     stages = {stage.name: stage.config for stage in build(load_config("demo")).stages}
-    assert stages["select"].sets == {}
+    assert stages["select"].encoded == {}
     assert stages["encode_latents@videos"].name == "videos"
     stages = {
-        stage.name: stage.config for stage in build(load_config("demo", ["select.stages.videos.min_area=9"])).stages
+        stage.name: stage.config for stage in build(load_config("demo", ["select.sets.videos.min_area=9"])).stages
     }
-    assert stages["select"].sets == {"images": ("image",), "videos": ("video",)}
+    assert stages["select"].encoded == {"images": ("image",), "videos": ("video",)}
     found = changed(identifier, "select.sources.web.min_fps=null")
     assert "select" in found
 
@@ -152,12 +152,12 @@ def test_rules_of_one_latents_set_are_known_to_select_with_all_sets(identifier: 
     ("override", "message"),
     [
         ("select.sources.wep.min_fps=9", "select.sources names wep; the sources are handheld, synthetic, web"),
-        ("select.stages.video.min_area=9", "select.stages names video; the latents sets are images, videos"),
+        ("select.sets.video.min_area=9", "select.sets names video; the latents sets are images, videos"),
         ("select.scores.flow_mag_men.min=1", "select.scores names 'flow_mag_men'.*did you mean 'flow_mag_mean'"),
         ("select.scores.beauty.min=1", "no score of any clip.*extra.<column> for the columns of the manifest"),
         ("latents.videos.name=images", "latents.videos.name: leave it out"),
         ("scoring.a.operator=curation.motion_scores:MOTION_OPERATOR", "scoring.a measures 'flow_.*, as does motion"),
-        ("select.sets={videos: [video]}", "select.sets: leave it out"),
+        ("select.encoded={videos: [video]}", "select.encoded: leave it out"),
     ],
 )
 def test_a_policy_that_names_nothing_is_refused_before_any_work(override: str, message: str) -> None:

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from lumina.evaluation.metrics import Estimate
+from lumina.evaluation.selection import Figure, Selection
 from lumina.evaluation.subsets import compare, holm, resample, weighted_mean
 from lumina.evaluation.subsets import interval as bootstrap_interval
 from lumina.evaluation.summary import estimates, interval_json
 from lumina.formats import figure, interval
 from lumina.pages.charts import Forest, Interval
 from lumina.pages.page import Cell
-from pipelines.reports.evaluations import Evaluated, Figure
+from pipelines.reports.evaluations import Evaluated
 
 _CONFIDENCE, _RESAMPLES = 0.95, 10_000
 _ASKED, _MEASURED = "shapes/asked_speed", "shapes/measured_speed"
@@ -105,23 +106,25 @@ def _cell(found: Figure | None, differs: bool = False, sign: bool = False) -> Ce
     return Cell(figure(found.get("value"), sign), bounds, "differs" if differs else "")
 
 
-def score_forest(selection: Mapping[str, Any]) -> Forest:
+def score_forest(selection: Selection) -> Forest:
     """The score of every source, each with its own interval."""
-    chosen = dict.fromkeys(selection["sources"], ("chosen", "good"))
-    return Forest([_interval(row, "score", *chosen.get(row["source"], ("", ""))) for row in selection["table"]])
+    chosen = dict.fromkeys(selection.sources, ("chosen", "good"))
+    return Forest([_interval(row.source, row.score, *chosen.get(row.source, ("", ""))) for row in selection.table])
 
 
-def gap_forest(selection: Mapping[str, Any]) -> Forest | None:
+def gap_forest(selection: Selection) -> Forest | None:
     """How far every other source lies below the best, with bounds that hold for all at once; None without others."""
     verdicts = {True: ("cannot be told apart", ""), False: ("significantly worse", "bad")}
-    gaps = [row for row in selection["table"] if row["below_best"] is not None]
-    rows = [_interval(row, "below_best", *verdicts[row["in_best_set"]]) for row in gaps]
-    return Forest(rows, gaps=True) if gaps else None
+    rows = [
+        _interval(row.source, row.below_best, *verdicts[row.in_best_set])
+        for row in selection.table
+        if row.below_best is not None
+    ]
+    return Forest(rows, gaps=True) if rows else None
 
 
-def _interval(row: Mapping[str, Any], key: str, verdict: str, style: str) -> Interval:
-    found = row[key]
-    return Interval(row["source"], found["value"], found.get("low"), found.get("high"), verdict, style)
+def _interval(source: str, found: Figure, verdict: str, style: str) -> Interval:
+    return Interval(source, found["value"] or 0.0, found["low"], found["high"], verdict, style)
 
 
 @dataclass(frozen=True)

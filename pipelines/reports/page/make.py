@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.train_plots import NOTE, charts
-from lumina.formats import duration, figure
+from lumina.evaluation.selection import Selection
+from lumina.formats import duration, figure, short_digest
 from lumina.pages.charts import Chart, Forest
 from lumina.pages.page import render
 from pipelines.diff.figures import CURVES, read_curve
@@ -97,7 +98,7 @@ def _part(found: Evaluations) -> _Part:
     selection, sources, final = found.selection, found.sources, found.final
     if final:
         final = (replace(final[0], title=f"before ({final[0].title})"), *final[1:])
-    scored = selection["rule"]["score"] if selection else ()
+    scored = selection.rule["score"] if selection else ()
     every = [*sources, *final]
     return _Part(
         found,
@@ -130,41 +131,41 @@ def _training(side: Side) -> dict[str, list[Chart]]:
     return found
 
 
-def _answer(selection: Mapping[str, Any] | None, record: RunRecord) -> str:
+def _answer(selection: Selection | None, record: RunRecord) -> str:
     """The headline."""
     failed = [name for name, entry in record.stages.items() if entry.state == "failed"]
     if failed:
         return f"{', '.join(failed)} failed"
     if selection is None:
         return "No system prompt has been chosen yet"
-    best = selection["table"][0]
-    head = f"{best['source']} scores highest: {figure(best['score']['value'])}"
-    if selection.get("decided_by") == "hand":
-        return f"{' and '.join(selection['sources'])} chosen by hand; {head}"
-    others = len(selection["table"]) - 1
-    worse = len(selection["table"]) - len(selection["best_set"])
+    best = selection.table[0]
+    head = f"{best.source} scores highest: {figure(best.score['value'])}"
+    if selection.by_hand:
+        return f"{' and '.join(selection.sources)} chosen by hand; {head}"
+    others = len(selection.table) - 1
+    worse = len(selection.table) - len(selection.best_set)
     if not others:
         return f"{head}; it is the only system prompt"
-    if not selection.get("scores", {}).get("per_clip", True):
+    if not selection.per_clip:
         return f"{head}, without error bars"
     if not worse:
         return f"{head}, but no other is significantly worse"
     return f"{head}; {worse} of {others} others significantly worse"
 
 
-def _rule(selection: Mapping[str, Any]) -> str:
-    rule = selection["rule"]
+def _rule(selection: Selection) -> str:
+    rule = selection.rule
     score = " + ".join(
         (f"{weight:g} × " if weight != 1 else "") + name for name, weight in sorted(rule["score"].items())
     )
     weights = sum(abs(weight) for weight in rule["score"].values())
     told = f"score = ({score}) / {weights:g}"
-    if "standardised" in selection:
+    if selection.standardised is not None:
         told += ", each in standard deviations of its values over prompts and sources"
-    if files := selection.get("scores", {}).get("files"):
-        digests = ", ".join(digest.removeprefix("sha256:")[:12] for digest in files.values())
+    if selection.scores:
+        digests = ", ".join(map(short_digest, selection.scores["files"].values()))
         told += f"; scores from elsewhere ({digests})"
-    if selection.get("decided_by") == "hand":
+    if selection.by_hand:
         return f"{told}; it did not decide"
     tie = "the highest is taken" if rule["on_tie"] == "best" else "all of them are taken"
     return f"{told}; where several cannot be told apart, {tie}; seed {rule['seed']}"

@@ -19,7 +19,7 @@ from lumina.video import write_h264
 from tests.ray_nodes import Nodes, digests, kill_tree, lumina, ray_nodes
 
 pytestmark = pytest.mark.ray
-SMALL = ("data.shapes.clips={synthetic: 10, handheld: 10, web: 10}", "data.shapes.images={synthetic: 2}")
+SMALL = ("data.shapes.clips={synthetic: 6, handheld: 6, web: 6}", "data.shapes.images={synthetic: 2}")
 OVERRIDES = [part for value in SMALL for part in ("-o", value)]
 LATEST_S = 240
 
@@ -70,25 +70,6 @@ def rows(store: Path) -> int:
     return sum(rows_written(parts) for parts in store.glob("stages/motion/*/work/parts"))
 
 
-def test_a_run_outlives_the_terminal_that_submitted_it(
-    nodes: Nodes, expected: Mapping[str, str], tmp_path: Path
-) -> None:
-    store, where = tmp_path / "store", ("--address", nodes.dashboard)
-    terminal = start(tmp_path, "terminal", demo(nodes, tmp_path, "outlives"))
-    wait(lambda: bool(list(store.glob("stages/*/*"))), terminal, tmp_path / "terminal.log")
-    os.killpg(terminal.pid, signal.SIGKILL)
-    terminal.wait()
-    followed = output(*lumina(tmp_path, "jobs", "logs", "outlives", *where))
-    assert followed.returncode == 0, followed.stdout + followed.stderr
-    assert "4 stages done" in followed.stdout
-    assert digests(store) == expected
-    again = output(*demo(nodes, tmp_path, "outlives"))
-    assert again.returncode == 0, again.stderr
-    assert "-a1 has done it" in again.stdout
-    listed = output(*lumina(tmp_path, "jobs", "list", *where, "--json"))
-    assert "outlives" in {job["metadata"]["run"] for job in json.loads(listed.stdout)}
-
-
 def test_a_stopped_run_leaves_a_store_that_the_next_attempt_goes_on_with(
     nodes: Nodes, expected: Mapping[str, str], tmp_path: Path
 ) -> None:
@@ -137,17 +118,27 @@ def test_after_a_failure_the_same_command_starts_the_next_attempt(nodes: Nodes, 
     assert known["metadata"]["recompute"] == "probe"
 
 
-def test_a_node_lost_in_a_curation_stage_changes_no_digest(
+def test_a_run_outlives_its_terminal_and_a_node_and_changes_no_digest(
     nodes: Nodes, expected: Mapping[str, str], tmp_path: Path
 ) -> None:
-    store = tmp_path / "store"
-    terminal = start(tmp_path, "terminal", demo(nodes, tmp_path, "node-lost"))
+    store, where = tmp_path / "store", ("--address", nodes.dashboard)
+    terminal = start(tmp_path, "terminal", demo(nodes, tmp_path, "outlives"))
+    wait(lambda: bool(list(store.glob("stages/*/*"))), terminal, tmp_path / "terminal.log")
+    os.killpg(terminal.pid, signal.SIGKILL)
+    terminal.wait()
+    follower = start(tmp_path, "follower", lumina(tmp_path, "jobs", "logs", "outlives", *where))
     try:
-        wait(lambda: rows(store) > 0 and bool(nodes.running("ray::MapBatches")), terminal, tmp_path / "terminal.log")
+        wait(lambda: rows(store) > 0 and bool(nodes.running("ray::MapBatches")), follower, tmp_path / "follower.log")
         assert "motion" not in digests(store)
         nodes.lose(nodes.running("ray::MapBatches")[0])
         nodes.join(1)
-        assert terminal.wait(LATEST_S) == 0, (tmp_path / "terminal.log").read_text()
+        assert follower.wait(LATEST_S) == 0, (tmp_path / "follower.log").read_text()
     finally:
-        kill_tree(terminal)
+        kill_tree(follower)
+    assert "4 stages done" in (tmp_path / "follower.log").read_text()
     assert digests(store) == expected
+    again = output(*demo(nodes, tmp_path, "outlives"))
+    assert again.returncode == 0, again.stderr
+    assert "-a1 has done it" in again.stdout
+    listed = output(*lumina(tmp_path, "jobs", "list", *where, "--json"))
+    assert "outlives" in {job["metadata"]["run"] for job in json.loads(listed.stdout)}

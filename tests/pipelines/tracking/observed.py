@@ -17,11 +17,12 @@ from pipelines.engine.runner import new_run_id, run
 from pipelines.engine.stage import Execution, Pipeline, RegisteredModel, Stage
 from pipelines.engine.store.store import Store
 from pipelines.tracking.links import Links
-from pipelines.tracking.mlflow_writer import EVALS, PIPELINES
+from pipelines.tracking.mlflow_runs import EVALS, PIPELINES
 from pipelines.tracking.tracker import MlflowTracking
 from tests.pipelines.toy import EXECUTE, ToyConfig, identifier
 
 _HERE = "tests.pipelines.tracking.observed"
+CONFIG = {"a": {"b": 1e-4, "c": ["x"]}}
 FINAL = RegisteredModel("final", "A toy.", "toy {checkpoint}")
 WEB = "You generate web videos. <Prompt Start> "
 
@@ -93,7 +94,7 @@ def track(
     """Run a pipeline once, tracked."""
     store, run_id = Store(root), run_id or new_run_id()
     store.prepare()
-    tracking = MlflowTracking(store, run_id, "toy", {"a": 1}, uri, (notes if notes is not None else []).append)
+    tracking = MlflowTracking(store, run_id, "toy", CONFIG, uri, (notes if notes is not None else []).append)
     summary = run(pipeline, store, EXECUTE, run_id=run_id, tracking=tracking, identifier=identifier())
     return summary, tracking.close("FINISHED" if summary.ok else "FAILED")
 
@@ -101,8 +102,8 @@ def track(
 def runs(client: MlflowClient, experiment: str) -> list[Run]:
     """All runs of an experiment by name, the oldest first."""
     found = client.get_experiment_by_name(experiment)
-    assert found is not None
-    return list(client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"]))
+    order = ["attributes.start_time ASC"]
+    return [] if found is None else list(client.search_runs([found.experiment_id], order_by=order))
 
 
 def curve(client: MlflowClient, run: Run, metric: str) -> list[tuple[int, float]]:

@@ -30,8 +30,8 @@ from kill_resume import SMALL
 
 from jobs import tokens
 from jobs.parts import rows_written
+from lumina.files import read_jsonl
 from lumina.training import resume
-from lumina.training.metrics import read_metrics
 from pipelines.engine.store.store import Store
 from tests.ray_nodes import Nodes, kill_tree, lumina, processes, ray_nodes
 
@@ -103,7 +103,7 @@ class Case:
         """The last logged step of the stage that is disturbed."""
         work = self.work(TRAINING)
         path = work / "metrics.jsonl" if work else None
-        rows = read_metrics(path) if path and path.exists() else []
+        rows = read_jsonl(path) if path and path.exists() else []
         return int(rows[-1]["step"]) if rows else 0
 
     def rows(self) -> int:

@@ -1,7 +1,6 @@
 """Time the stages of curation on the local cluster, and against the released scripts' way.
 
-    python benchmarks/curation_stages.py --clips 500            # stages and the released way
-    python benchmarks/curation_stages.py --scaling scaling.png  # metadata stages from 100 to 100,000 rows
+    python benchmarks/curation_stages.py --clips 500
 
 Clips are Shapes films of ten seconds at 640x480 and 24 frames per second, as people have them: longer and larger than
 what is needed of them. The released way is one process that decodes every frame of a clip to float32 and handles one
@@ -20,7 +19,6 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -34,19 +32,16 @@ os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2])
 import cv2
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from curation.decode import PROBE_OPERATOR, ProbeConfig
-from curation.film_frames import Track
 from curation.latents import ENCODE_LATENTS_OPERATOR, EncodeLatentsConfig
-from curation.manifests import INGEST_OPERATOR, IngestConfig
+from curation.manifests import IngestConfig
 from curation.motion_scores import MOTION_OPERATOR, MotionConfig
-from curation.operator import Env, Halves, Input, Operator, RowsFunction
-from curation.selection import SELECT_OPERATOR, SelectConfig
-from curation.sources import TAG_OPERATOR, TagConfig
+from curation.operator import Env, Halves, Operator, RowsFunction
+from curation.selection import SelectConfig
+from curation.sources import TagConfig
 from jobs import cluster
 from jobs.context import InputRef
-from jobs.parts import write_part
 from jobs.runtime import RuntimeConfig
 from lumina import zoo
 from lumina.frame_times import pick_indices
@@ -65,7 +60,7 @@ LATENTS = EncodeLatentsConfig(resolution=64, fps=8, num_frames=17)
 
 def _timed(operator: Operator) -> Operator:
     """The operator, with a line in a file for every unit: rows, seconds, CPU seconds of worker and decoder."""
-    make = operator.make
+    make = operator.map
     if make is None:
         raise TypeError(f"{operator.name} computes nothing in workers")
 
@@ -89,7 +84,7 @@ def _timed(operator: Operator) -> Operator:
 
         return Halves(load, compute)
 
-    return replace(operator, make=make_timed)
+    return replace(operator, map=make_timed)
 
 
 def _cpu_seconds() -> float:
@@ -208,116 +203,11 @@ def released_encode(files: list[Path]) -> float:
     return len(files) / (time.perf_counter() - begun)
 
 
-def scaling(path: Path) -> None:
-    """Time tag and select, the stages of tables alone, and the plan of encode_latents; plot time and memory."""
-    counts, times, peaks = [100, 1000, 10_000, 100_000], [], []
-    for count in counts:
-        with tempfile.TemporaryDirectory() as name:
-            seconds, peak = _metadata_stages(Path(name), count)
-        times.append(seconds)
-        peaks.append(peak)
-        print(f"{count:7} rows: {seconds:7.2f} s, {1e6 * seconds / count:6.0f} us/row, peak {peak:6.0f} MiB")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 3.2), dpi=120, layout="constrained")
-    for axes, values, label in zip(figure.subplots(1, 2), (times, peaks), ("seconds", "peak memory, MiB"), strict=True):
-        axes.plot(counts, values, marker="o")
-        axes.set(xscale="log", xlabel="manifest rows", ylabel=label)
-        axes.set_yscale("log" if label == "seconds" else "linear")
-        axes.grid(alpha=0.3)
-    figure.savefig(path)
-
-
-def _metadata_stages(root: Path, count: int) -> tuple[float, float]:
-    """Seconds, and the peak memory of a process of its own."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            (root / "seconds").write_text(str(_plan_all(root, count)))
-        finally:
-            os._exit(0)
-    _, _, usage = os.wait4(pid, 0)
-    return float((root / "seconds").read_text()), usage.ru_maxrss / 1024
-
-
-def _plan_all(root: Path, count: int) -> float:
-    rng = generator(0, "scaling")
-    lines = [f"{n:06}.mp4,a red circle number {n},{('web', 'film')[n % 2]}" for n in range(count)]
-    (root / "clips.csv").write_text("video,caption,source\n" + "\n".join(lines) + "\n")
-    env, made = Env(str(root)), dict[str, Input]()
-
-    def done(name: str, operator: Operator, rows: pa.Table, config: Any) -> None:
-        directory = root / name / "data"
-        directory.mkdir(parents=True)
-        write_part(rows.cast(operator.schema), [0], directory, operator.layout(config))
-        for record in directory.glob("*.json"):
-            record.unlink()
-        operator.report(ds.dataset(directory), config, root / name)
-        made[name] = Input(root / name)
-
-    def planned(name: str, operator: Operator, config: Any, inputs: Mapping[str, str]) -> pa.Table:
-        return operator.plan({key: made[value] for key, value in inputs.items()}, config, env)
-
-    begun = time.perf_counter()
-    rows = INGEST_OPERATOR.plan({"manifest": Input(root / "clips.csv")}, IngestConfig(), env)
-    hashes = pa.array([f"{n:064x}" for n in range(count)])
-    rows = rows.set_column(rows.schema.get_field_index("sha256"), "sha256", hashes)
-    finish = INGEST_OPERATOR.finish
-    if finish is None:
-        raise TypeError("ingest has no finish")
-    done("ingest", INGEST_OPERATOR, finish(rows, IngestConfig()), IngestConfig())
-    rows = planned("probe", PROBE_OPERATOR, ProbeConfig(), {"clips": "ingest"})
-    measured = {
-        "width": pa.array([192] * count, pa.int32()),
-        "height": pa.array([192] * count, pa.int32()),
-        "fps": pa.array([24.0] * count),
-        "track": pa.array([str(Track(0, "pts", 1 / 24))] * count),
-        "duration_s": pa.array([4.0] * count),
-    }
-    for name in PROBE_OPERATOR.schema.names:
-        if name not in rows.column_names:
-            kind = PROBE_OPERATOR.schema.field(name).type
-            rows = rows.append_column(name, measured.get(name, pa.nulls(count, kind)))
-    done("probe", PROBE_OPERATOR, rows.select(PROBE_OPERATOR.schema.names), ProbeConfig())
-    rows = planned("motion", MOTION_OPERATOR, MOTION, {"clips": "probe"})
-    scores = pa.table({"clip_id": rows["clip_id"], "flow_abs_mean": pa.array(rng.random(count), pa.float32())})
-    status = pa.table(
-        {"status": ["ok"] * count, **{n: pa.nulls(count, pa.string()) for n in ("reason", "reason_stage", "detail")}}
-    )
-    table = pa.Table.from_arrays(
-        [
-            scores[n]
-            if n in scores.column_names
-            else status[n]
-            if n in status.column_names
-            else pa.nulls(count, f.type)
-            for n, f in zip(MOTION_OPERATOR.schema.names, MOTION_OPERATOR.schema, strict=True)
-        ],
-        schema=MOTION_OPERATOR.schema,
-    )
-    done("motion", MOTION_OPERATOR, table, MOTION)
-    tag = TagConfig(template="From {source}.")
-    done("tag", TAG_OPERATOR, planned("tag", TAG_OPERATOR, tag, {"clips": "probe"}), tag)
-    inputs = {"clips": "probe", "motion": "motion", "tag": "tag"}
-    done(
-        "select",
-        SELECT_OPERATOR,
-        planned("select", SELECT_OPERATOR, SelectConfig(min_motion=0.1), inputs),
-        SelectConfig(),
-    )
-    planned("latents", ENCODE_LATENTS_OPERATOR, LATENTS, {"select": "select", "tag": "tag"})
-    return time.perf_counter() - begun
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=500)
     parser.add_argument("--released", type=int, default=20)
-    parser.add_argument("--scaling", type=Path, help="time the metadata stages instead, and plot here")
     args = parser.parse_args()
-    if args.scaling:
-        scaling(args.scaling)
-        return
     cores = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)

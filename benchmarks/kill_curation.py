@@ -55,7 +55,7 @@ VICTIMS = {
 
 def _logged(operator: Operator) -> Operator:
     """The operator, with a line in a file for every row that it has computed."""
-    make = operator.make
+    make = operator.map
     if make is None:
         raise TypeError(f"{operator.name} computes nothing in workers")
 
@@ -70,7 +70,7 @@ def _logged(operator: Operator) -> Operator:
 
         return computed
 
-    return replace(operator, make=make_logged)
+    return replace(operator, map=make_logged)
 
 
 PROBE, MOTION, LATENTS = map(_logged, (PROBE_OPERATOR, MOTION_OPERATOR, ENCODE_LATENTS_OPERATOR))

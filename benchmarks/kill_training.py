@@ -30,8 +30,9 @@ os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "10"
 from jobs import cluster, tokens, train
 from jobs.context import InputRef, JobContext
 from jobs.runtime import RuntimeConfig
+from lumina.files import read_jsonl
 from lumina.randomness import generator
-from lumina.training.metrics import read_metrics
+from lumina.training.loop_config import METRICS_FILE
 from tests.lumina.training import toy
 from tests.ray_nodes import Nodes, processes, ray_nodes
 
@@ -74,7 +75,7 @@ def drive(root: Path, address: str, steps: int, half: bool, least: int) -> None:
     )
     cluster.ensure(ctx.runtime)
     result = train.run(ctx)
-    losses = [{k: v for k, v in row.items() if not k.startswith(TIMED)} for row in read_metrics(out / train.METRICS)]
+    losses = [{k: v for k, v in row.items() if not k.startswith(TIMED)} for row in read_jsonl(out / METRICS_FILE)]
     (root / "result.json").write_text(json.dumps({"digest": result.digest, "losses": losses}))
     cluster.shutdown()
 
@@ -123,8 +124,8 @@ def kill(victim: str, running: Nodes, driver: subprocess.Popen[bytes]) -> None:
 
 
 def _last_step(root: Path) -> int:
-    path = root / "work" / train.METRICS
-    rows = read_metrics(path) if path.exists() else []
+    path = root / "work" / METRICS_FILE
+    rows = read_jsonl(path) if path.exists() else []
     return int(rows[-1]["step"]) if rows else 0
 
 

@@ -21,11 +21,12 @@ sys.path.insert(0, str(REPOSITORY))
 import torch
 
 from jobs.train_plots import draw, late_bins, summary
+from lumina.files import read_jsonl
 from lumina.models.config import NextDiTConfig
 from lumina.training.data.latents import LatentDataset
-from lumina.training.metrics import read_metrics
+from lumina.training.loop_config import LoopSettings
 from lumina.training.stage import TrainStageConfig
-from lumina.training.trainer import LoopSettings, Trainer
+from lumina.training.trainer import Trainer
 from pipelines.engine.store.store import Store
 
 
@@ -71,20 +72,21 @@ def main() -> None:
     store, stage = Store(args.store), config(args)
     data = LatentDataset([newest(store, "encode_latents@videos")], newest(store, "encode_text"))
     began = time.monotonic()
-    trainer = Trainer(stage, data, LoopSettings(args.out, checkpoint_every=200))
+    trainer = Trainer(stage, data, LoopSettings(work=args.out, checkpoint_every=200))
     trainer.run()
-    rows = read_metrics(args.out / "metrics.jsonl")
-    bins = late_bins(rows, stage)
+    rows = read_jsonl(args.out / "metrics.jsonl")
+    settings = stage.model_dump(mode="json")
+    bins = late_bins(rows, [task.name for task in stage.tasks])
     print(f"{stage.steps} steps, {time.monotonic() - began:.0f} s; mean squared error, and in units of the finest")
     print("  t    " + "".join(f"{task.name:>11}" for task in stage.tasks))
     for index in sorted(set.intersection(*(set(values) for values in bins.values()))):
         values = [bins[task.name][index] for task in stage.tasks]
         ratios = "".join(f"{value / values[0]:8.2f}" for value in values[1:])
         print(f"  {(index + 0.5) / 20:.3f}" + "".join(f"{value:11.3f}" for value in values) + ratios)
-    for key, value in summary(rows, stage).items():
+    for key, value in summary(rows, settings).items():
         if "crossing" in key or "last_loss" in key:
             print(f"{key:32} {value:.3f}")
-    print(", ".join(str(args.out / name) for name in draw(rows, stage, args.out)))
+    print(", ".join(str(args.out / name) for name in draw("train", rows, settings, args.out)))
 
 
 if __name__ == "__main__":

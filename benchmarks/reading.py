@@ -37,9 +37,9 @@ import torch
 
 from curation.latents import ENCODE_LATENTS_OPERATOR, EncodeLatentsConfig
 from curation.schema import LATENTS
-from jobs.parts import write_part
+from jobs.parts import PartWriter
+from lumina.training.data.blobs import BlobReader
 from lumina.training.data.index import CLIPS, Index
-from lumina.training.data.latents import BlobReader
 from lumina.training.data.prefetch import prefetched
 
 COLUMN = "vae_latent_bytes"
@@ -72,7 +72,7 @@ def write(directory: Path, clips: int, row_group_bytes: int | None) -> None:
             }
             for _ in range(min(layout.rows_per_file, clips - start))
         ]
-        write_part(pa.Table.from_pylist(rows, LATENTS), [start], directory, layout)
+        PartWriter(directory, layout).write(pa.Table.from_pylist(rows, LATENTS), batches=[start])
 
 
 def places(paths: list[Path]) -> list[tuple[int, int, int]]:

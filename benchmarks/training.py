@@ -41,13 +41,14 @@ from plain_training import Item, PlainTrainer
 from torch import Tensor
 
 from lumina import checkpoints, zoo
+from lumina.files import read_jsonl
 from lumina.models.text_encoder import TextEncoder
 from lumina.sizes import SPATIAL_COMPRESSION, resize_crop
 from lumina.training.data.latents import Clip, LatentDataset
-from lumina.training.metrics import read_metrics
+from lumina.training.loop_config import LoopSettings
 from lumina.training.objective import MicroBatch
 from lumina.training.stage import TrainStageConfig
-from lumina.training.trainer import LoopSettings, Trainer
+from lumina.training.trainer import Trainer
 from pipelines.engine.store.store import Store
 from pipelines.errors import StoreError
 
@@ -288,7 +289,9 @@ class Others:
 
 def compare(demo: Demo, folder: Path, warm_up: int, length: int, pairs: int) -> None:
     """Print pace, where the time goes, what was waited for, and padding."""
-    trainer = InTurns(demo.config, demo.dataset, LoopSettings(folder, 10**9, validation_clips=0), demo.init)
+    trainer = InTurns(
+        demo.config, demo.dataset, LoopSettings(work=folder, checkpoint_every=10**9, validation_clips=0), demo.init
+    )
     loops = plain_trainers(demo, folder)
     plain = loops["plain"]
     worst = check_losses(demo, trainer, plain)
@@ -320,7 +323,7 @@ def compare(demo: Demo, folder: Path, warm_up: int, length: int, pairs: int) -> 
         print(f"{name:15} " + "".join(f"{1e3 * value / steps:10.2f}" for value in (*(spent[p] for p in parts), rest)))
     print(f"batches prepared beside ours, on another thread: {1e3 * trainer.spent['second thread'] / steps:.2f} ms")
 
-    rows = [row for row in read_metrics(folder / "metrics.jsonl") if row["step"] > warm_up]
+    rows = [row for row in read_jsonl(folder / "metrics.jsonl") if row["step"] > warm_up]
     share = sum(row["data_share"] for row in rows) / len(rows)
     print(f"\nshare of time that our loop waited for data: {share:.2%} (aim 2 %)")
     padding = trainer.padding

@@ -43,8 +43,11 @@ def read(path: Path, media: str, track: str | None, times_s: Sequence[float], fi
 def load_backends() -> None:
     """Import what decoding needs, which takes a second that no clip should be charged for."""
     import av  # noqa: F401
-    import cv2  # noqa: F401
+    import cv2
     import PIL.Image  # noqa: F401
+
+    # Workers are the parallelism, and threads that wait for so little work spin.
+    cv2.setNumThreads(1)
 
 
 def _pillow_name() -> str:

@@ -1,6 +1,6 @@
-"""The numbers behind the charts of the curation page: positions in percent of the drawing, which a template draws.
+"""Histograms and rankings of the curation page: positions in percent of the drawing, which its template draws.
 
-Nothing here knows SVG or HTML. Sources keep one colour and one order in all charts.
+Sources keep one colour and one order in all charts.
 """
 
 from __future__ import annotations
@@ -11,14 +11,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-PALETTE = 8
-"""Colours that a colour-blind reader can tell apart, numbered from 0; sources beyond share number `PALETTE`, a grey."""
+from lumina.pages.charts import Axis, nice_step
+
 _BINS = 24
-_TICKS = 5
 _TAIL = 2.0
 """The last bin is open when the largest value is more than so many times the 99 % quantile."""
+
+
+class Names:
+    """A column of few names: numbers with one entry a clip, compared with a name."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        encoded = column.combine_chunks().dictionary_encode()
+        self.names: list[str] = encoded.dictionary.to_pylist()
+        self.codes: NDArray[np.int64] = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
+
+    def __eq__(self, name: object) -> NDArray[np.bool_]:  # type: ignore[override]
+        return self.codes == (self.names.index(str(name)) if name in self.names else -2)
+
+    def __getitem__(self, index: int) -> str:
+        return self.names[self.codes[index]]
 
 
 @dataclass(frozen=True)
@@ -61,12 +77,11 @@ class Panel:
 class Histogram:
     """One panel a source, with common bins and a common height."""
 
-    label: str
-    """Quantity and unit of the horizontal axis, and what the last bin holds where it is open."""
+    axis: Axis
+    """Its label has quantity and unit, and what the last bin holds where it is open."""
     n: int
     top: int
     """Share of a source's clips, in percent, at the full height of a panel."""
-    ticks: tuple[tuple[float, str], ...]
     panels: tuple[Panel, ...]
 
 
@@ -81,21 +96,12 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class RankingRow:
-    """How often one value occurs."""
-
-    name: str
-    count: int
-    segments: tuple[Segment, ...]
-
-
-@dataclass(frozen=True)
 class Ranking:
     """The most frequent values of something that takes few."""
 
-    label: str
     n: int
-    rows: tuple[RankingRow, ...]
+    rows: tuple[tuple[str, int, tuple[Segment, ...]], ...]
+    """Value, how often it occurs, by source."""
 
 
 def quantile_index(n: int, q: float) -> int:
@@ -121,7 +127,8 @@ def histogram(label: str, unit: str, sources: Sequence[Values], quantiles: Seque
         float((kept + aside).max()) / len(s.values) for s, (kept, aside) in zip(sources, counted, strict=True)
     )
     top = next(step for step in (5, 10, 20, 30, 40, 50, 60, 80, 100) if 100 * highest <= step + 1e-9)
-    low, high = float(edges[0]), float(edges[-1])
+    opened = f"; the last bin holds all from {edges[-2]:.6g} on" if is_open else ""
+    axis = Axis(float(edges[0]), float(edges[-1]), label + opened)
     panels = []
     for source, (kept, aside) in zip(sources, counted, strict=True):
         n = len(source.values)
@@ -132,15 +139,12 @@ def histogram(label: str, unit: str, sources: Sequence[Values], quantiles: Seque
             both = int(kept[index] + aside[index])
             title = f"{source.source}, {span} {unit}: {both} clips ({both / n:.1%}), {int(kept[index])} of them kept"
             solid, pale = (100 * 100 * float(part[index]) / n / top for part in (kept, aside))
-            bars.append(Bar(_percent(left, low, high), 100 / len(kept), solid, pale, title))
+            bars.append(Bar(axis.at(left), 100 / len(kept), solid, pale, title))
         ordered = np.sort(source.values)
         at = [(q, float(ordered[quantile_index(n, q)])) for q in quantiles]
-        marks = tuple((_percent(min(v, high), low, high), f"{q:.0%} of the clips: {v:.3g} {unit}") for q, v in at)
+        marks = tuple((axis.at(min(v, axis.high)), f"{q:.0%} of the clips: {v:.3g} {unit}") for q, v in at)
         panels.append(Panel(source.source, source.color, n, tuple(bars), marks))
-    ticks = tuple((_percent(tick, low, high), f"{tick:.6g}") for tick in _ticks(low, high))
-    if is_open:
-        label += f"; the last bin holds all from {edges[-2]:.6g} on"
-    return Histogram(label, sum(panel.n for panel in panels), top, ticks, tuple(panels))
+    return Histogram(axis, sum(panel.n for panel in panels), top, tuple(panels))
 
 
 def bin_edges(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
@@ -162,17 +166,6 @@ def bin_edges(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
     return np.arange(first, last + 1, dtype=np.float64) * step, is_open
 
 
-def nice_step(least: float) -> float:
-    """The smallest of 1, 2, 5 times a power of ten that is not below `least` > 0."""
-    power = 10.0 ** math.floor(math.log10(least))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9))
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    step = nice_step((high - low) / _TICKS)
-    return [n * step for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-
-
 def _count(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.int64]:
     """Counts [bins] of values that lie at or above each edge; what lies beyond the last bin is in it."""
     # A value that equals an edge but for rounding belongs above it: 0.3 is not below 3 * 0.1.
@@ -181,23 +174,22 @@ def _count(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[n
     return np.bincount(np.clip(bins, 0, len(edges) - 2), minlength=len(edges) - 1)
 
 
-def _percent(value: float, low: float, high: float) -> float:
-    return 100 * (value - low) / (high - low)
-
-
-def ranking(label: str, names: Mapping[str, Sequence[str]], colors: Mapping[str, int], most: int = 8) -> Ranking | None:
-    """Count the values of each source, the most frequent first; None where there is no value.
+def ranking(
+    what: str, counts: Mapping[str, Mapping[str, int]], colors: Mapping[str, int], most: int = 8
+) -> Ranking | None:
+    """The values of all sources, the most frequent first; None where there is no value.
 
     Args:
-        label: what is counted; plural, since rarer values than the `most` first are summed up as `12 other <label>`.
-        names: source to the value of each of its clips.
+        what: plural of what is counted, since rarer values than the `most` first are summed up as `12 other <what>`.
+        counts: source to value to clips.
         colors: source to its colour.
         most: rows.
     """
     by_value: dict[str, Counter[str]] = {}
-    for source, values in sorted(names.items()):
-        for value in values:
-            by_value.setdefault(value, Counter())[source] += 1
+    for source, values in sorted(counts.items()):
+        for value, number in values.items():
+            if number:
+                by_value.setdefault(value, Counter())[source] = number
     if not by_value:
         return None
     ordered = sorted(by_value.items(), key=lambda item: (-item[1].total(), item[0]))
@@ -205,12 +197,11 @@ def ranking(label: str, names: Mapping[str, Sequence[str]], colors: Mapping[str,
     if len(rest) == 1:
         rows += rest
     elif rest:
-        rows.append((f"{len(rest)} other {label}", sum((counter for _, counter in rest), Counter())))
+        rows.append((f"{len(rest)} other {what}", sum((counter for _, counter in rest), Counter())))
     longest = max(counter.total() for _, counter in rows)
     return Ranking(
-        label,
         sum(counter.total() for _, counter in rows),
-        tuple(RankingRow(name, counter.total(), _segments(name, counter, colors, longest)) for name, counter in rows),
+        tuple((name, counter.total(), _segments(name, counter, colors, longest)) for name, counter in rows),
     )
 
 

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 
 _NEEDED = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PATH", "PYTHONHOME", "PYTHONUSERBASE")
 _THREADS = "_NUM_THREADS"
+_MEMORY_STAYS = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
+"""Pictures are kept where others were: to get new pages for each takes as long as to decode it."""
 _RESERVED = 4 << 30
 """Bytes that the threads of decoders reserve without ever using them."""
 _PR_SET_NO_NEW_PRIVS = 38
@@ -23,7 +25,7 @@ _OPEN_FILES = 256
 def environment(paths: str, given: Mapping[str, str] = os.environ) -> dict[str, str]:
     """What the decoding process needs of an environment, with `paths` to take code from."""
     kept = {name: value for name, value in given.items() if name in _NEEDED or name.endswith(_THREADS)}
-    return {**kept, "PYTHONPATH": paths}
+    return {**kept, **_MEMORY_STAYS, "PYTHONPATH": paths}
 
 
 def confine() -> None:

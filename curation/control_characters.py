@@ -7,7 +7,6 @@ direction turn round what stands beside them. What is kept stays as it is; only 
 from __future__ import annotations
 
 import re
-from typing import Any
 
 _LINES = "\n\t"
 _DIRECTIONS = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
@@ -37,11 +36,6 @@ def shown_in_line(text: str) -> str:
 def shown_in_json(text: str) -> str:
     """JSON with the same meaning in which no control character stands."""
     return _BUT_LINES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-
-
-def shown_value(value: Any) -> Any:
-    """As `shown` for a text that a template fills in; HTML that it has made itself, and all else, is left."""
-    return shown(value) if type(value) is str else value
 
 
 def _numbered(found: re.Match[str]) -> str:

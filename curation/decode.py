@@ -18,7 +18,7 @@ from curation.duplicates import copies_aside, with_copies
 from curation.film_frames import Track
 from curation.fitting import Fit
 from curation.media import localized
-from curation.operator import Env, Input, Layout, Operator, map_rows
+from curation.operator import Env, Input, Operator, map_rows
 from curation.schema import INGEST, PROBE, STATUS_COLUMNS, Reason, RowError
 from curation.video_files import Frames
 from lumina.config import Config
@@ -75,13 +75,13 @@ PROBE_OPERATOR = Operator(
     name="probe",
     config=ProbeConfig,
     schema=PROBE,
+    reads_media=True,
     inputs=("clips",),
     plan=_plan,
-    make=_make,
+    map=_make,
     # A span is looked at by itself.
-    carries=tuple(
+    passthrough_columns=tuple(
         name for name in INGEST.names if name not in ("clip_id", "media", "span_start_s", "span_end_s", *STATUS_COLUMNS)
     ),
-    layout=lambda _config: Layout(rows_per_file=1024),
 )
 """Reads the input `clips`: the output of `ingest`."""

@@ -12,8 +12,9 @@ little-endian with the width of their type, strings are UTF-8, every NaN is the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice, pairwise, repeat
 
 import numpy as np
 import pyarrow as pa
@@ -72,8 +73,7 @@ def _batch_hashes(batch: pa.RecordBatch) -> Iterator[int]:
     names = sorted(batch.schema.names)
     if len(set(names)) != len(names):
         raise ValueError(f"duplicate column names: {names}")
-    heads: list[bytes] = []
-    columns: list[Sequence[bytes]] = []
+    pieces: list[Iterable[bytes]] = [repeat(b"lumina-row/1")]
     for name in names:
         column = batch.column(name)
         try:
@@ -81,15 +81,9 @@ def _batch_hashes(batch: pa.RecordBatch) -> Iterator[int]:
         except TypeError as error:
             raise TypeError(f"column {name!r}: {error}") from None
         label, kind = name.encode(), tag.encode()
-        heads.append(_length(len(label)) + label + _length(len(kind)) + kind)
-        columns.append(values)
-    start = hashlib.sha256(b"lumina-row/1")
-    for row in zip(*columns, strict=True):
-        sha = start.copy()
-        for head, value in zip(heads, row, strict=True):
-            sha.update(head)
-            sha.update(value)
-        yield int.from_bytes(sha.digest(), "big")
+        pieces += [repeat(_length(len(label)) + label + _length(len(kind)) + kind), values]
+    for row in islice(zip(*pieces, strict=False), batch.num_rows):
+        yield int.from_bytes(hashlib.sha256(b"".join(row)).digest(), "big")
 
 
 def _length(size: int) -> bytes:
@@ -109,9 +103,9 @@ def _values(array: pa.Array) -> tuple[str, list[bytes]]:
         values = pc.fill_null(array, 0) if array.null_count else array
         return str(kind), _fixed(array, values.to_numpy(zero_copy_only=False))
     if _is_text(kind):
-        return "string", list(_variable(array.cast(pa.large_binary())))
+        return "string", _variable(array.cast(pa.large_binary()))
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
-        return "binary", list(_variable(array.cast(pa.large_binary())))
+        return "binary", _variable(array.cast(pa.large_binary()))
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         tag, values = _lists(array)
         return f"list<{tag}>", values
@@ -124,6 +118,8 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _fixed(array: pa.Array, values: np.ndarray) -> list[bytes]:
     """Encode numbers column-wise: one structured record [flag, length, value] per row, cut at the record size."""
+    if array.null_count == len(array):
+        return [_NULL] * len(array)
     if values.dtype.kind == "f":
         values = np.where(np.isnan(values), np.array(np.nan, values.dtype), values)
     little = values.astype(values.dtype.newbyteorder("<"), copy=False)
@@ -141,10 +137,17 @@ def _with_nulls(array: pa.Array, encoded: list[bytes]) -> list[bytes]:
     return encoded
 
 
-def _variable(array: pa.LargeBinaryArray) -> Iterator[bytes]:
-    for value in array:
-        buffer = value.as_buffer()
-        yield _NULL if buffer is None else b"".join((b"\1", _length(buffer.size), memoryview(buffer)))
+def _variable(array: pa.LargeBinaryArray) -> list[bytes]:
+    if array.null_count == len(array):
+        return [_NULL] * len(array)
+    _, offsets, data = array.buffers()
+    ends = np.frombuffer(offsets, np.int64, len(array) + 1, 8 * array.offset)
+    body, sizes = memoryview(data or b""), np.diff(ends).astype("<i8").tobytes()
+    encoded = [
+        b"".join((b"\1", sizes[8 * at : 8 * at + 8], body[start:stop]))
+        for at, (start, stop) in enumerate(pairwise(ends.tolist()))
+    ]
+    return _with_nulls(array, encoded)
 
 
 def _lists(array: pa.Array) -> tuple[str, list[bytes]]:

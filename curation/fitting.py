@@ -19,13 +19,13 @@ class Fit:
     """What becomes of every frame."""
 
     function: Callable[[NDArray[np.uint8], tuple[int, int]], NDArray[Any]]
-    """Of our own, at the top level of its module: frames [T, H, W, 3] and `size` to frames [T, h, w, 3] of uint8 or
+    """Of our own, at the top level of its module: frames [T, H, W, 3] and `size` to images [T, h, w, C] of uint8 or
     float32, each by itself."""
     size: tuple[int, int]
     """As the function takes it."""
 
     def __call__(self, frame: NDArray[np.uint8]) -> NDArray[Any]:
-        """One frame [H, W, 3] to [h, w, 3]."""
+        """One frame [H, W, 3] to [h, w, C]."""
         fitted: NDArray[Any] = self.function(frame[None], self.size)[0]
         return fitted
 

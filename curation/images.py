@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from curation.media_kinds import HEAD_BYTES, format_of
 from curation.schema import Reason, RowError
-from lumina.faults import is_of_machine, machine_error
+from lumina.faults import brief, is_of_machine, machine_error
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -71,7 +71,7 @@ def read_image(path: Path) -> Still:
     except Exception as error:  # plug-ins raise whatever a damaged file leads them to
         if is_of_machine(error):
             raise machine_error(error) from error
-        raise RowError(Reason.DECODE_ERROR, f"pillow: {_brief(error, path)}") from error
+        raise RowError(Reason.DECODE_ERROR, f"pillow: {brief(error)}") from error
 
 
 def _check_single(image: Image.Image) -> None:
@@ -185,9 +185,3 @@ def _unidentified(path: Path) -> str:
     if known is None:
         return "pillow: no image of a kind that it knows"
     return f"pillow: no decoder here for this kind of {known}: convert it to PNG, JPEG or WebP"
-
-
-def _brief(error: Exception, path: Path) -> str:
-    """First line of an error, without paths of this machine."""
-    text = (str(error).splitlines() or [""])[0].replace(str(path), path.name)
-    return f"{type(error).__name__}: {text}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, field_validator, model_validator
 
 from curation.decode import clip_times, frames_at
@@ -33,7 +34,18 @@ from curation.operator import (
     map_rows,
 )
 from curation.prompts import system_prompts_of
-from curation.schema import LATENTS, SELECT, Reason, RowError, Status, iterate, set_aside, status_not_ok, to_table
+from curation.schema import (
+    LATENTS,
+    SELECT,
+    STATUS_COLUMNS,
+    Reason,
+    RowError,
+    Status,
+    iterate,
+    set_aside,
+    status_not_ok,
+    to_table,
+)
 from curation.tensors import DType, pack
 from lumina.config import Config
 from lumina.models.config import EncodeRecipe
@@ -78,7 +90,7 @@ class EncodeLatentsConfig(Config):
     """Encode large frames in overlapping tiles: a few GB instead of up to 17 at 960 pixels, and slightly other numbers.
     Clips are encoded one by one, and eight frames at a time, in any case."""
     batch_size: int = Field(default=1, ge=1)
-    """Clips of one bucket encoded together, cut from the shuffled order."""
+    """Clips of one bucket encoded together, cut from the shuffled order of each shard of up to 16,384 clips."""
     seed: int = 0
     """Seed of the order in which clips are written."""
 
@@ -153,7 +165,7 @@ def crop_of(size: Size, crop: Size) -> list[int]:
 def plan_row(row: Row, config: EncodeLatentsConfig, sizes: list[Size]) -> Row:
     """Decide bucket, frames and crop of a selected clip from its metadata alone.
 
-    RowError, status filtered, for a clip that is not for this stage: `other_media`, the rule of `select.stages` that it
+    RowError, status filtered, for a clip that is not for this stage: `other_media`, the rule of `select.sets` that it
     fails, or `too_few_frames`.
     """
     if row["media"] not in config.media:
@@ -201,10 +213,7 @@ def _plan(inputs: Mapping[str, Input], config: EncodeLatentsConfig, env: Env) ->
         texts = {"text_id": text_id(compose(text, row["caption"])), "text_id_dropped": text_id(compose(text, ""))}
         return _planned(row | texts, config, sizes)
 
-    planned = to_table(map(with_texts, iterate(selected.take(pa.array(order, pa.int64())))), _PLANNED)
-    if Status.OK not in planned["status"].unique().to_pylist():
-        raise ValueError(f"no clip is left to encode. {set_aside(iterate(planned))}")
-    return planned
+    return to_table(map(with_texts, iterate(selected.take(pa.array(order, pa.int64())))), _PLANNED)
 
 
 def _planned(row: Row, config: EncodeLatentsConfig, sizes: list[Size]) -> Row:
@@ -269,7 +278,9 @@ def _packed(row: Row, latent: Any, config: EncodeLatentsConfig) -> Row:
     }
 
 
-def _report(_rows: ds.Dataset, _config: EncodeLatentsConfig, out: Path) -> Report:
+def _report(rows: ds.Dataset, _config: EncodeLatentsConfig, out: Path) -> Report:
+    if not rows.count_rows(filter=pc.field("status") == Status.OK):
+        raise ValueError(f"no clip is left to encode. {set_aside(iterate(rows.to_table(columns=[*STATUS_COLUMNS])))}")
     write_index(out, CLIPS)
     return Report()
 
@@ -278,12 +289,16 @@ ENCODE_LATENTS_OPERATOR = Operator(
     name="encode_latents",
     config=EncodeLatentsConfig,
     schema=LATENTS,
+    reads_media=True,
+    weights=("vae",),
+    depends=("torch", "diffusers"),
+    tier="tolerance",
     inputs=("select", "tag"),
     plan=_plan,
-    make=_make,
-    rows_per_unit=lambda config: config.batch_size,
+    map=_make,
+    rows_per_batch=lambda config: config.batch_size,
     group="bucket",
-    carries=(
+    passthrough_columns=(
         "uri",
         "source",
         "caption",
@@ -297,7 +312,6 @@ ENCODE_LATENTS_OPERATOR = Operator(
     report=_report,
     layout=lambda config: Layout(
         "bucket",
-        rows_per_file=64,
         row_group_size=16,
         row_group_bytes=RANDOM_READ_BYTES,
         compression=config.compression,

@@ -19,8 +19,9 @@ from pydantic import Field
 
 from curation.manifest_mistakes import ManifestError
 from curation.manifest_tables import Record, as_json, plain
-from curation.media import has_credentials, member_uri, members, suffix
+from curation.media import members
 from curation.media_kinds import STILL_SUFFIXES, guess_media
+from curation.media_uris import has_credentials, member_uri, suffix
 from curation.texts import TextError, caption_of
 from lumina.config import Config
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, fields
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from curation.manifest_formats import (
     ArchiveIndex,
     IngestConfig,
     ManifestRow,
+    RowsOf,
     check_columns,
     checked_caption,
     clip_rows,
@@ -31,11 +34,13 @@ from curation.manifest_formats import (
     panda_rows,
 )
 from curation.manifest_mistakes import ManifestError, Mistakes
-from curation.manifest_tables import opened
-from curation.media import check_not_away, chunks, local_name, neighbours, stamps, with_folders
+from curation.manifest_rows import BATCH_ROWS, ManifestRows
+from curation.manifest_tables import Record, opened
+from curation.media import check_not_away, chunks, stamps, with_folders
 from curation.media_kinds import HEAD_BYTES, guess_media, media_of
+from curation.media_uris import local_name, neighbours
 from curation.object_stores import ObjectStores
-from curation.operator import Env, Input, Layout, Operator, map_rows
+from curation.operator import Env, Input, Operator, map_rows
 from curation.schema import INGEST, Reason, RowError, Status, iterate, status_not_ok, status_ok, to_table
 from curation.texts import TextError, decode
 from lumina.faults import is_of_machine, machine_error
@@ -43,6 +48,8 @@ from lumina.links import is_on_no_disk, leads_out
 
 FOLDER_MANIFESTS = ("clips.csv", "clips.jsonl", "clips.parquet")
 _SIDECAR_BYTES = 1 << 20
+_READ_ROWS = BATCH_ROWS
+"""Rows of a manifest that are hashed in the order of their folders and archives."""
 _ALLOWED_BY = "put a copy in its place, or set ingest.follow_links=true if you trust who made the folder"
 _COLUMNS = tuple(field.name for field in fields(ManifestRow))
 
@@ -52,7 +59,7 @@ class Manifest:
     """All rows, and the directory to which their relative URIs refer."""
 
     root: Path
-    rows: tuple[ManifestRow, ...]
+    rows: ManifestRows
     unreferenced: tuple[str, ...] = ()
     """Members of the archives beside an OpenVid manifest to which no row refers."""
     left_out: tuple[tuple[str, str], ...] = ()
@@ -61,12 +68,8 @@ class Manifest:
     @property
     def sources(self) -> tuple[str, ...]:
         """The sources that occur, sorted."""
-        return tuple(sorted({row.source for row in self.rows}))
-
-    @property
-    def captions(self) -> tuple[str, ...]:
-        """Captions in the order of the rows, without empty ones."""
-        return tuple(row.caption for row in self.rows if row.caption)
+        found = {name for batch in self.rows.batches() for name in batch["source"].unique().to_pylist()}
+        return tuple(sorted(found))
 
 
 def read_manifest(path: str | Path, config: IngestConfig | None = None) -> Manifest:
@@ -91,7 +94,13 @@ def read_manifest(path: str | Path, config: IngestConfig | None = None) -> Manif
         )
     if config.format == "folder":
         raise ManifestError(f"ingest.format is folder, but {path} is a file; set ingest.format=auto")
-    return _read_table(path, config)
+    root = media_root(path, config)
+    if not root.is_dir():
+        raise ManifestError(f"ingest.media_dir: {root} is no directory")
+    state = tuple(
+        (str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in (path, *sorted(root.glob("*.zip")))
+    )
+    return _read_table(path, root, config.model_dump_json(), state)
 
 
 def is_scanned(path: Path, config: IngestConfig) -> bool:
@@ -113,11 +122,13 @@ def external_digest(manifest: Manifest, stores: ObjectStores | None = None) -> s
     Two equal digests mean the same data; a touched file changes it, and then ingest finds equal content and an equal
     dataset digest.
     """
-    found = stamps((row.uri for row in manifest.rows), str(manifest.root), stores or ObjectStores())
     sha = hashlib.sha256()
-    for row in manifest.rows:
-        sha.update(json.dumps([getattr(row, name) for name in _COLUMNS]).encode())
-        sha.update(found[row.uri].encode())
+    for batch in manifest.rows.batches():
+        rows = batch.to_pylist()
+        found = stamps((row["uri"] for row in rows), str(manifest.root), stores or ObjectStores())
+        for row in rows:
+            sha.update(json.dumps([row[name] for name in _COLUMNS]).encode())
+            sha.update(found[row["uri"]].encode())
     sha.update(json.dumps(manifest.unreferenced).encode())
     return f"sha256:{sha.hexdigest()}"
 
@@ -144,10 +155,10 @@ def _folder_manifest(folder: Path, config: IngestConfig) -> Path:
     )
 
 
-def _read_table(path: Path, config: IngestConfig) -> Manifest:
-    root = media_root(path, config)
-    if not root.is_dir():
-        raise ManifestError(f"ingest.media_dir: {root} is no directory")
+@lru_cache(maxsize=1)
+def _read_table(path: Path, root: Path, settings: str, _state: tuple[tuple[str, int, int], ...]) -> Manifest:
+    """Read a file, unless it was read last: `_state` tells whether it and its archives have changed since."""
+    config = IngestConfig.model_validate_json(settings)
     mistakes = Mistakes(path)
     with opened(path, KINDS, mistakes) as table:
         if not table.names:
@@ -159,16 +170,19 @@ def _read_table(path: Path, config: IngestConfig) -> Manifest:
             rows_of = openvid_rows(config, archives)
         else:
             rows_of = panda_rows(config) if kind == "panda" else clip_rows(config)
-        rows: list[ManifestRow] = []
-        for record in table.records:
-            try:
-                rows += rows_of(record)
-            except ManifestError as error:
-                mistakes.add(record.number, str(error))
+        rows = ManifestRows(_rows(table.records, rows_of, mistakes))
     mistakes.check()
     if not rows:
         raise ManifestError(f"manifest {path} has a header but no rows")
-    return Manifest(root, tuple(rows), tuple(archives.unreferenced()) if archives else ())
+    return Manifest(root, rows, tuple(archives.unreferenced()) if archives else ())
+
+
+def _rows(records: Iterable[Record], rows_of: RowsOf, mistakes: Mistakes) -> Iterator[ManifestRow]:
+    for record in records:
+        try:
+            yield from list(rows_of(record))
+        except ManifestError as error:
+            mistakes.add(record.number, str(error))
 
 
 def _scan(folder: Path, config: IngestConfig) -> Manifest:
@@ -178,7 +192,7 @@ def _scan(folder: Path, config: IngestConfig) -> Manifest:
     if not found.media:
         rest = f"; of other things there are {said(found.left_out)}" if found.left_out else ""
         raise ManifestError(f"folder {folder} holds no video, no image and no {FOLDER_MANIFESTS[0]}{rest}")
-    rows = tuple(_scanned(folder, name, config) for name in found.media)
+    rows = ManifestRows(_scanned(folder, name, config) for name in found.media)
     return Manifest(folder, rows, left_out=found.left_out)
 
 
@@ -224,18 +238,21 @@ _HASHED = pa.schema([*INGEST, pa.field("row", pa.int64()), pa.field("has_folder"
 """`has_folder`: the folder of the file was there when the rows were planned; if it is not later, no file is missing."""
 
 
-def _plan(inputs: Mapping[str, Input], config: IngestConfig, _env: Env) -> pa.Table:
+def _read(inputs: Mapping[str, Input], config: IngestConfig, _env: Env) -> Iterator[pa.Table]:
     manifest = read_manifest(inputs["manifest"].path, config)
-    order = sorted(range(len(manifest.rows)), key=lambda index: neighbours(manifest.rows[index].uri))
-    found = with_folders((row.uri for row in manifest.rows), str(manifest.root))
-    return to_table((_planned(index, manifest.rows[index], found) for index in order), _HASHED)
+    rows = enumerate(row for batch in manifest.rows.batches() for row in batch.to_pylist())
+    while together := list(islice(rows, _READ_ROWS)):
+        together.sort(key=lambda one: neighbours(one[1]["uri"]))
+        found = with_folders((row["uri"] for _, row in together), str(manifest.root))
+        yield to_table((_planned(index, row, found) for index, row in together), _HASHED)
 
 
-def _planned(index: int, row: ManifestRow, found: Set[str]) -> dict[str, Any]:
+def _planned(index: int, row: dict[str, Any], found: Set[str]) -> dict[str, Any]:
     status = status_ok()
-    if row.fault:
-        status = status_not_ok(INGEST_OPERATOR.name, Status.QUARANTINED, Reason.UNREADABLE_CAPTION, row.fault)
-    return {"row": index, "has_folder": row.uri in found, **{name: getattr(row, name) for name in _COLUMNS}, **status}
+    if row["fault"]:
+        status = status_not_ok(INGEST_OPERATOR.name, Status.QUARANTINED, Reason.UNREADABLE_CAPTION, row["fault"])
+    uri = row["uri"]
+    return row | {"row": index, "has_folder": uri in found, "clip_id": _hash(f"uri|{uri}")} | status
 
 
 def _make(config: IngestConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
@@ -257,7 +274,7 @@ def _make(config: IngestConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
             if found["media"] == "image" and row["span_start_s"] is not None:
                 detail = f"{uri}: the content is an image, which has no span; leave span_start_s and span_end_s empty"
                 raise RowError(Reason.NO_VIDEO_STREAM, detail)
-            return found
+            return found | {"clip_id": clip_id(found["sha256"], row["span_start_s"], row["span_end_s"])}
 
         return map_rows(table, _HASHED, INGEST_OPERATOR.name, hash_row)
 
@@ -281,14 +298,20 @@ def _hashed(uri: str, env: Env, config: IngestConfig) -> dict[str, Any]:
 def clip_id(sha256: str, span_start_s: float | None, span_end_s: float | None, occurrence: int = 0) -> str:
     """Identity of a span of a file's content, wherever the file lies; later occurrences of it get ids of their own."""
     span = "|".join("" if value is None else repr(float(value)) for value in (span_start_s, span_end_s))
-    return _hash(f"content|{sha256}|{span}" + (f"|{occurrence}" if occurrence else ""))
+    first = _hash(f"content|{sha256}|{span}")
+    return _beside(first, f"content|{sha256}|{span}|{occurrence}") if occurrence else first
+
+
+def _beside(first: str, text: str) -> str:
+    """An id in the same range as another, so that both are always in one shard."""
+    return first[:8] + _hash(text)[8:]
 
 
 def _hash(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _finish(table: pa.Table, _config: IngestConfig) -> pa.Table:
+def _reduce(table: pa.Table, _config: IngestConfig, _surveyed: Any) -> pa.Table:
     """Give every row its id, and set aside repeated content; the first in the manifest is kept."""
     kept: dict[str, str] = {}
     seen: dict[str, int] = {}
@@ -299,12 +322,11 @@ def _identified(rows: Iterable[dict[str, Any]], kept: dict[str, str], seen: dict
     for row in rows:
         has_content = row["sha256"] is not None
         span = (row["span_start_s"], row["span_end_s"])
-        first = clip_id(row["sha256"], *span) if has_content else _hash(f"uri|{row['uri']}")
+        first = row["clip_id"]
         occurrence = seen[first] = seen.get(first, -1) + 1
-        row["clip_id"] = first
         if occurrence:
             row["clip_id"] = (
-                clip_id(row["sha256"], *span, occurrence) if has_content else _hash(f"{first}|{occurrence}")
+                clip_id(row["sha256"], *span, occurrence) if has_content else _beside(first, f"{first}|{occurrence}")
             )
         if has_content and occurrence:
             detail = f"same content and span as {kept[first]}, which is kept (clip_id {first})"
@@ -319,10 +341,9 @@ INGEST_OPERATOR = Operator(
     schema=INGEST,
     computed=_HASHED,
     inputs=("manifest",),
-    plan=_plan,
-    make=_make,
-    rows_per_unit=lambda _config: 16,
-    finish=_finish,
-    layout=lambda _config: Layout(rows_per_file=4096),
+    read=_read,
+    map=_make,
+    rows_per_batch=lambda _config: 16,
+    reduce=_reduce,
 )
 """Reads the input `manifest`: a file or a folder, see `read_manifest`."""

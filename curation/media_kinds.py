@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from curation.media import suffix
+from curation.media_uris import suffix
 from curation.schema import Reason, RowError
 
 HEAD_BYTES = 8 << 20

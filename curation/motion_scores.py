@@ -18,11 +18,11 @@ from pydantic import Field, model_validator
 from curation.decode import READ_COLUMNS, clip_times, frames_at
 from curation.decoder import Decoder
 from curation.fitting import Fit
-from curation.operator import Env, Halves, Input, Layout, Operator, Report, RowsFunction, map_rows
+from curation.operator import Env, Halves, Input, Operator, Report, RowsFunction, map_rows
 from curation.schema import MOTION, STATUS_COLUMNS, Reason, RowError, Status, to_table
 from curation.video_files import Frames
 from lumina.config import Config
-from lumina.motion import DISFlow, MotionScore, OpticalFlowEstimator, UniMatchFlow, prepare_frames, prepared_scores
+from lumina.motion import DISFlow, MotionScore, OpticalFlowEstimator, UniMatchFlow, prepared_scores
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -73,7 +73,7 @@ def _plan(inputs: Mapping[str, Input], _config: MotionConfig, _env: Env) -> pa.T
 
 def _make(config: MotionConfig, env: Env) -> RowsFunction:
     estimator, decoder = build_estimator(config, env), Decoder(env.limits)
-    fit = Fit(prepare_frames, (config.height, config.width))
+    fit = Fit(estimator.prepare, (config.height, config.width))
 
     def load(row: dict[str, Any], frames: dict[str, Frames]) -> dict[str, Any]:
         if row["media"] == "image":
@@ -130,12 +130,15 @@ MOTION_OPERATOR = Operator(
     name="motion",
     config=MotionConfig,
     schema=MOTION,
+    reads_media=True,
+    weights=("unimatch",),
+    depends=("torch",),
+    tier="tolerance",
     inputs=("clips",),
     plan=_plan,
-    make=_make,
-    carries=("uri",),
+    map=_make,
+    passthrough_columns=("uri",),
     runs_network=lambda config: config.estimator == "unimatch",
     report=_report,
-    layout=lambda _config: Layout(rows_per_file=512),
 )
 """Reads the input `clips`, the output of `probe`; weights `unimatch` where the estimator is UniMatch."""

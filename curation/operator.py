@@ -1,17 +1,20 @@
-"""What a curation stage is: a record of functions over Arrow tables, run by any executor (`jobs/curate.py` is one).
+"""Operator of a curation stage: a record of functions over Arrow tables, run by any executor (`jobs/curate.py` is one).
 
-A stage first plans on the driver (`plan`: join the small tables of its inputs to one row per clip), then computes where
-the media are (`make`: a function over the rows of one unit of work), then may look at everything once (`finish`).
+Every function but `check` and `survey` sees one shard: the rows whose ids lie in one range, in all inputs alike. It is
+planned (`plan`: join the inputs to one row per clip), then computed (`map`: a function over the rows of a work batch),
+then may be looked at once more (`reduce`), beside all rows of the same range whatever shard they were computed in.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +22,7 @@ import pyarrow.compute as pc
 from curation.decode_limits import DecodeLimits
 from curation.object_stores import ObjectStores
 from curation.schema import Reason, RowError, Status, conform, status_not_ok, status_ok, to_table
+from lumina.config import Config
 from lumina.faults import MachineError, patiently
 
 if TYPE_CHECKING:
@@ -29,10 +33,10 @@ RowsFunction = Callable[[pa.Table], pa.Table]
 
 @dataclass(frozen=True)
 class Halves:
-    """A function over the rows of one unit in two halves: the next unit is loaded while this one is computed."""
+    """A function over the rows of one batch in two halves: the next batch is loaded while this one is computed."""
 
     load: Callable[[pa.Table], Any]
-    """Reads and decodes what the rows name. Runs on a thread of its own, one unit after another."""
+    """Reads and decodes what the rows name. Runs on a thread of its own, one batch after another."""
     compute: Callable[[Any], pa.Table]
     """Makes rows of what `load` returned: the network's half."""
 
@@ -55,14 +59,34 @@ class Env:
 
 
 @dataclass(frozen=True)
+class Shard:
+    """The rows whose ids are at least `low` and below `high`, which is no bound where it is empty."""
+
+    low: str = ""
+    high: str = ""
+
+    def holds(self, key: str) -> pc.Expression:
+        """Whether the column `key` is in the range."""
+        above = pc.field(key) >= self.low
+        return above & (pc.field(key) < self.high) if self.high else above
+
+
+@dataclass(frozen=True)
 class Input:
-    """The output of an earlier stage, or a file or folder from outside."""
+    """The output of an earlier stage, or of it the rows of one shard; or a file or folder from outside."""
 
     path: Path
+    files: tuple[str, ...] | None = None
+    """The Parquet files that may hold rows of the shard, one at least; None: all rows of the stage."""
+    shard: Shard = Shard()
 
     def rows(self, columns: list[str] | None = None) -> pa.Table:
-        """All rows of the stage's dataset, in no particular order."""
-        return dataset(self.path / "data").to_table(columns=columns)
+        """All rows, or those of the shard, in no particular order."""
+        if self.files is None:
+            return dataset(self.path / "data").to_table(columns=columns)
+        import pyarrow.dataset as ds
+
+        return ds.dataset(list(self.files), format="parquet").to_table(columns, filter=self.shard.holds("clip_id"))
 
 
 @dataclass(frozen=True)
@@ -72,6 +96,8 @@ class Report:
     metrics: Mapping[str, float] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     """Names of the files it wrote into the stage's output directory."""
+    warnings: tuple[str, ...] = ()
+    """Lines for whoever runs it."""
 
 
 RANDOM_READ_BYTES = 512 << 10
@@ -84,13 +110,16 @@ class Layout:
 
     split_by: str | None = None
     """Rows of one file agree in this column."""
-    rows_per_file: int = 4096
     row_group_size: int = 65536
     """Rows of a row group at most."""
     row_group_bytes: int = 16 << 20
     """Fewer rows where they would hold more than this: a random read costs a row group."""
     compression: str = "zstd"
     use_dictionary: bool = True
+
+
+def _no_check(_inputs: Mapping[str, Input], _config: Any) -> None:
+    return
 
 
 def _no_report(_dataset: ds.Dataset, _config: Any, _out: Path) -> Report:
@@ -114,42 +143,61 @@ class Operator:
     """One curation stage."""
 
     name: str
-    config: type
+    config: type[Config]
     schema: pa.Schema
     inputs: tuple[str, ...]
     """Keys of the inputs it reads."""
-    plan: Callable[[Mapping[str, Input], Any, Env], pa.Table]
-    """Rows in, on the driver, in an order that depends on nothing but their content. A cheap stage (`make` is None)
-    returns its result here."""
-    make: Callable[[Any, Env], RowsFunction] | None = None
-    """Called once in each worker; the function it returns gets the `ok` rows of one unit of work and returns as many
-    rows of `schema`. Rows that are not `ok` pass by. `Halves` are loaded ahead, see `apply_ahead`."""
+    plan: Callable[[Mapping[str, Input], Any, Env], pa.Table] | None = None
+    """The rows of one shard of the inputs, in an order that depends on nothing but their content. A cheap stage (`map`
+    is None) returns its result here."""
+    read: Callable[[Mapping[str, Input], Any, Env], Iterator[pa.Table]] | None = None
+    """Instead of `plan`, for what is no table yet: its rows, a few thousand at a time, on the driver."""
+    check: Callable[[Mapping[str, Input], Any], None] = _no_check
+    """Raises, before anything is planned, for what only the whole inputs tell. On the driver: reads what it must."""
+    gather: Callable[[pa.Table, Any, Env], pa.Table] | None = None
+    """Where planned rows have other ids than the clips they are planned from, one row for many clips: leaves one of
+    each, in an order that depends on nothing but their content. Of the rows of one shard, then of one range of ids."""
+    map: Callable[[Any, Env], RowsFunction] | None = None
+    """Called once in each worker; the function it returns gets the `ok` rows of one work batch and returns as many rows
+    of `schema`. Rows that are not `ok` pass by. `Halves` are loaded ahead, see `apply_ahead`."""
     computed: pa.Schema | None = None
-    """Columns of what `make`'s function returns, where `finish` makes others of them."""
-    rows_per_unit: Callable[[Any], int] = _one_row
-    """Rows that are computed together, such as the batch of an encoder; else a row depends on nothing but itself. Units
-    are cut on the driver, so their composition depends on the rows alone."""
-    carries: tuple[str, ...] = ()
-    """Columns of the plan that `make`'s function hands on, and computes nothing from. The path of a clip is one of
-    them: its content is known by its id. Rows that an earlier output has are not computed again when only these differ.
-    """
+    """Columns of what `map`'s function returns, where `reduce` makes others of them."""
+    rows_per_batch: Callable[[Any], int] = _one_row
+    """Rows that are computed together, such as the batch of an encoder; else a row depends on nothing but itself.
+    Batches are cut from the plan of a shard, so their composition depends on the rows alone."""
+    passthrough_columns: tuple[str, ...] = ()
+    """Columns of the plan that `map`'s function hands on, and computes nothing from. The path of a clip is one of them:
+    its content is known by its id. Rows that an earlier output has are not computed again when only these differ."""
     key: str = "clip_id"
     """Column that tells its rows apart."""
     group: str | None = None
-    """Column of the plan in which the rows of a unit agree (the batch of an encoder)."""
+    """Column of the plan in which the rows of a batch agree (the bucket of an encoder)."""
     runs_network: Callable[[Any], bool] = _no_network
     """Whether it loads a network under this config, which uses a GPU where the runtime has them."""
-    finish: Callable[[pa.Table, Any], pa.Table] | None = None
-    """Turns all computed rows into the result, on the driver, for what only the whole table tells (duplicates)."""
-    expands: bool = False
-    """Whether `finish` may return more rows than were planned: a clip becomes its shots."""
+    expand: Callable[[pa.Table, Any], pa.Table] | None = None
+    """Makes more rows of the computed rows of a shard, before `reduce`: a clip becomes its shots."""
+    survey: Callable[[ds.Dataset, Any], Any] | None = None
+    """What `reduce` has to know of all computed rows, as small as it can be; None of it: there is nothing to reduce."""
+    reduce: Callable[[pa.Table, Any, Any], pa.Table] | None = None
+    """Turns computed rows whose ids lie in one range into the result, for what a row alone does not tell (duplicates);
+    the last argument is what `survey` found."""
     report: Callable[[ds.Dataset, Any, Path], Report] = _no_report
     """Looks at the written dataset; may write small files into the output directory it is given."""
+    reads_media: bool = False
+    """Whether it opens media files: it gets their root, and the decoders' versions are part of its identity."""
+    weights: tuple[str, ...] = ()
+    """Names of the pretrained networks that it loads where `runs_network`, as in the section `weights` of a config."""
+    depends: tuple[str, ...] = ()
+    """Third-party distributions whose numbers its rows are: their major.minor version is part of its identity."""
+    tier: Literal["bitwise", "tolerance"] = "bitwise"
+    """How alike rows have to be that another machine computes: the same bits, or numbers within rounding."""
+    version: int = 1
+    """Raised by hand when something else than its code changes what it computes."""
     layout: Callable[[Any], Layout] = _layout
 
     @property
     def computed_schema(self) -> pa.Schema:
-        """Columns of computed rows before `finish`."""
+        """Columns of computed rows before `reduce`."""
         return self.schema if self.computed is None else self.computed
 
 
@@ -161,25 +209,25 @@ def dataset(directory: Path) -> ds.Dataset:
 
 
 def apply(operator: Operator, compute: RowsFunction, table: pa.Table) -> pa.Table:
-    """Run one unit: its `ok` rows through `compute`, the others as they are. RuntimeError if a row is lost."""
+    """Run one batch: its `ok` rows through `compute`, the others as they are. RuntimeError if a row is lost."""
     well, other = _parted(table)
     return _joined(operator, well, other, compute(well) if len(well) else None)
 
 
-def apply_ahead(operator: Operator, compute: RowsFunction, units: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """`apply` to each unit, in their order; of a function in `Halves` the next unit is loaded during the computation.
+def apply_ahead(operator: Operator, compute: RowsFunction, batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """`apply` to each batch, in their order; of a function in `Halves` the next one is loaded during the computation.
 
-    Bits are those of `apply`, and an error comes where its unit does, after the units before it.
+    Bits are those of `apply`, and an error comes where its batch does, after the batches before it.
     """
     if not isinstance(compute, Halves):
-        yield from (apply(operator, compute, unit) for unit in units)
+        yield from (apply(operator, compute, batch) for batch in batches)
         return
     waiting: tuple[pa.Table, pa.Table, Future[Any] | None] | None = None
     with ThreadPoolExecutor(1, f"load {operator.name}") as thread:
-        for unit in [*units, None]:
+        for batch in chain(batches, [None]):
             ready, waiting = waiting, None
-            if unit is not None:
-                well, other = _parted(unit)
+            if batch is not None:
+                well, other = _parted(batch)
                 waiting = well, other, thread.submit(compute.load, well) if len(well) else None
             if ready is not None:
                 well, other, loading = ready
@@ -224,3 +272,12 @@ def aside(stage: str, error: Exception) -> dict[str, str | None]:
     if isinstance(error, RowError):
         return status_not_ok(stage, error.status, error.reason, error.detail)
     return status_not_ok(stage, Status.QUARANTINED, Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
+
+
+def load_operator(reference: str) -> Operator:
+    """The operator that `module:NAME` names; TypeError if it is none."""
+    module, _, name = reference.partition(":")
+    operator = getattr(importlib.import_module(module), name, None)
+    if not isinstance(operator, Operator):
+        raise TypeError(f"{reference!r} does not name an Operator (expected 'module:NAME')")
+    return operator

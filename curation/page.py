@@ -6,11 +6,10 @@ time and no path of this machine beyond the clips' own URIs, so the same rows gi
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,13 +17,19 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
-from curation.charts import PALETTE, Histogram, Ranking, Values, histogram, quantile_index, ranking
-from curation.control_characters import shown_value
-from curation.operator import Input
+from curation.charts import Histogram, Names, Ranking, Values, histogram, quantile_index, ranking
+from curation.control_characters import shown
+from curation.operator import Input, dataset
 from curation.schema import RowError, Status
 from curation.thumbnails import Thumbnail, thumbnail_times, thumbnails
 from lumina.config import Config
+from lumina.formats import size
+from lumina.pages.charts import COLORS
+from lumina.pages.page import Cell, render
 from lumina.randomness import generator
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -34,6 +39,8 @@ Decode = Callable[[Mapping[str, Any], Sequence[float]], NDArray[np.uint8]]
 RowError if they cannot be had."""
 
 _PROBED = ("codec", "pix_fmt", "num_bytes")
+_NAMES = ("source", "media", "status", "reason", "reason_stage", "split")
+_NUMBERS = ("motion_score", "fps", "duration_s", "width", "height")
 _CAPTION_CHARS, _DETAIL_CHARS = 300, 400
 
 
@@ -57,7 +64,9 @@ class Tables:
     """What curation found."""
 
     clips: pa.Table
-    """The output of `select` with codec, pix_fmt and num_bytes of `probe`, sorted by clip_id."""
+    """What is counted, sorted by clip_id: columns of `select`, `probe` and `caption_chars`, names as dictionaries."""
+    select: ds.Dataset
+    """The output of `select`, of which the rows of clips are read that the page shows."""
     motion_unit: str | None
     """What the motion scores measure; None where no clip has one."""
     system_prompts: Mapping[str, str]
@@ -102,19 +111,26 @@ class _Group:
 
 def read_tables(inputs: Mapping[str, Input], system_prompts: Mapping[str, str]) -> Tables:
     """Read the inputs `clips` (`probe`), `motion` and `select`. ValueError if they are not of one run."""
-    clips = inputs["select"].rows().sort_by("clip_id")
-    probed = inputs["clips"].rows(["clip_id", *_PROBED]).sort_by("clip_id")
+    select, clips, motion = (dataset(inputs[name].path / "data") for name in ("select", "clips", "motion"))
+    scored = motion.scanner(filter=pc.is_valid(pc.field("estimator"))).head(1).to_pylist()
+    # One configuration scored them all.
+    return join_tables(select, clips, _unit(scored[0]) if scored else None, system_prompts)
+
+
+def join_tables(
+    select: ds.Dataset, probe: ds.Dataset, motion_unit: str | None, system_prompts: Mapping[str, str]
+) -> Tables:
+    """Read of `select` and `probe` what the page counts. ValueError if they are not of one run."""
+    fields = {name: pc.field(name) for name in ("clip_id", *_NAMES, *_NUMBERS)}
+    counted = select.to_table(columns=fields | {"caption_chars": pc.utf8_length(pc.field("caption"))})
+    clips, probed = (one.sort_by("clip_id") for one in (counted, probe.to_table(columns=["clip_id", *_PROBED])))
     if not clips["clip_id"].equals(probed["clip_id"]):
         raise ValueError(
             f"select has {len(clips)} rows and probe {len(probed)}, or their clip ids differ: not one run's"
         )
     for name in _PROBED:
         clips = clips.append_column(name, probed[name])
-    motion = inputs["motion"].rows(["clip_id", "sample_times_s", "input_hw", "estimator"])
-    scored = motion.filter(pc.is_valid(motion["estimator"])).sort_by("clip_id")
-    # One configuration scored them all.
-    unit = None if len(scored) == 0 else _unit(scored.slice(0, 1).to_pylist()[0])
-    return Tables(clips, unit, system_prompts)
+    return Tables(clips, select, motion_unit, system_prompts)
 
 
 def _unit(row: Row) -> str:
@@ -127,7 +143,6 @@ def make_page(
     tables: Tables,
     config: CurationPageConfig,
     decode: Decode,
-    template: str,
     made_from: Mapping[str, str],
     progress: Callable[[int, int, str], None],
 ) -> Page:
@@ -137,41 +152,36 @@ def make_page(
         tables: what is shown.
         config: how much of it.
         decode: gives frames of clips; a clip for which it raises RowError shows the error instead.
-        template: text of `TEMPLATE`.
         made_from: name to digest of the stages whose rows these are.
         progress: progress(done, total, unit), called for each clip that is decoded.
     """
-    from jinja2 import Environment, StrictUndefined
-
     clips = tables.clips
     columns = _Columns(clips)
-    shown, colors = _shown(columns.source, config.max_sources)
-    sheets = [_sheet(columns, source, config) for source in shown]
-    moving = [_motion_examples(columns, source) for source in shown]
-    reasons = [(_reason_facts(key), _reason(columns, key, config)) for key in columns.reasons()]
+    named, colors = _largest(columns.source, config.max_sources)
+    sheets = [_sheet(columns, source, config) for source in named]
+    moving = [_motion_examples(columns, source) for source in named]
+    reasons = [(key, _reason(columns, key, config)) for key in columns.reasons()]
     picked = sorted({i for group in (*sheets, *moving, *(group for _, group in reasons)) for i, _ in group.picks})
-    rows = dict(zip(picked, clips.take(pa.array(picked, pa.int64())).to_pylist(), strict=True))
+    rows = _rows(tables, picked)
     pictures = _pictures(rows, config, decode, progress)
 
     def cards(group: _Group) -> list[_Card]:
         return [_card(rows[index], title, pictures[index]) for index, title in group.picks]
 
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, finalize=shown_value, trim_blocks=True, lstrip_blocks=True
-    )
-    html = environment.from_string(template).render(
-        colors=colors,
-        grey=PALETTE,
+    html = render(
+        TEMPLATE,
+        shown,
+        colors_of=colors,
         facts=_facts(clips, columns),
-        counts=_counts(columns, shown),
-        hidden=len(set(columns.source)) - len(shown),
+        counts=_counts(columns, colors, len(columns.source.names) - len(named)),
+        hidden=len(columns.source.names) - len(named),
         seed=config.seed,
         sheets=[(group, tables.system_prompts.get(group.name, ""), cards(group)) for group in sheets],
         motion=_motion_chart(columns, colors, tables.motion_unit),
         moving=[(group, cards(group)) for group in moving if group.picks],
         histograms=_histograms(columns, colors),
         rankings=_rankings(clips, columns, colors),
-        reasons=[(facts, group, cards(group)) for facts, group in reasons],
+        reasons=[(key, group, cards(group)) for key, group in reasons],
         made_from=made_from,
     )
     undecodable = sum(isinstance(found, RowError) for found in pictures.values())
@@ -179,26 +189,33 @@ def make_page(
     return Page(html, len(clips), pictured, undecodable)
 
 
+def _rows(tables: Tables, picked: Sequence[int]) -> dict[int, Row]:
+    """All that is known of single clips, by their places among the clips that are counted."""
+    counted = tables.clips.take(pa.array(picked, pa.int64())).to_pylist()
+    wanted = pc.field("clip_id").isin(pa.array([row["clip_id"] for row in counted], pa.string()))
+    whole = {row["clip_id"]: row for row in tables.select.to_table(filter=wanted).to_pylist()}
+    return {index: row | whole[row["clip_id"]] for index, row in zip(picked, counted, strict=True)}
+
+
 class _Columns:
     """The columns that are counted, as arrays with one entry a clip."""
 
     def __init__(self, clips: pa.Table) -> None:
-        self.source, self.media, self.status, self.reason, self.stage = (
-            clips[name].to_numpy() for name in ("source", "media", "status", "reason", "reason_stage")
-        )
+        self.source, self.media, self.status, self.reason, self.stage = (Names(clips[name]) for name in _NAMES[:5])
         self.kept: NDArray[np.bool_] = self.status == Status.OK
         self.video: NDArray[np.bool_] = self.media == "video"
         self.motion, self.fps, self.duration = (
             clips[name].to_numpy().astype(np.float64) for name in ("motion_score", "fps", "duration_s")
         )
-        self.caption_chars = pc.utf8_length(clips["caption"]).to_numpy().astype(np.float64)
-        self.uri = clips["uri"]
+        self.caption_chars = clips["caption_chars"].to_numpy().astype(np.float64)
 
     def reasons(self) -> list[tuple[str, str, str]]:
         """(status, reason, stage) of what was set aside: filtered before quarantined, the most frequent first."""
-        aside = np.flatnonzero(~self.kept)
-        counts = Counter(zip(self.status[aside], self.reason[aside], self.stage[aside], strict=True))
-        return sorted(counts, key=lambda key: (key[0], -counts[key], key))
+        codes = np.stack([self.status.codes, self.reason.codes, self.stage.codes], axis=1)[~self.kept]
+        found, counts = np.unique(codes, axis=0, return_counts=True)
+        keys = [(self.status.names[a], self.reason.names[b], self.stage.names[c]) for a, b, c in found.tolist()]
+        number = dict(zip(keys, counts.tolist(), strict=True))
+        return sorted(keys, key=lambda key: (key[0], -number[key], key))
 
     def has(self, key: tuple[str, str, str]) -> NDArray[np.bool_]:
         """Where the clips lie that were set aside for this."""
@@ -206,12 +223,12 @@ class _Columns:
         return found
 
 
-def _shown(sources: NDArray[Any], most: int) -> tuple[list[str], dict[str, int]]:
+def _largest(sources: Names, most: int) -> tuple[list[str], dict[str, int]]:
     """The `most` largest sources, sorted by name, and the colour of each."""
-    names, counts = np.unique(sources.astype(str), return_counts=True)
-    largest = sorted(zip(names.tolist(), counts.tolist(), strict=True), key=lambda item: (-item[1], item[0]))
-    shown = sorted(name for name, _ in largest[:most])
-    return shown, {name: min(place, PALETTE) for place, name in enumerate(shown)}
+    counts = np.bincount(sources.codes, minlength=len(sources.names)).tolist()
+    largest = sorted(zip(sources.names, counts, strict=True), key=lambda item: (-item[1], item[0]))
+    named = sorted(name for name, _ in largest[:most])
+    return named, {name: min(place, COLORS) for place, name in enumerate(named)}
 
 
 def _draw(indices: NDArray[np.int64], most: int, config: CurationPageConfig, *address: str) -> tuple[int, ...]:
@@ -230,11 +247,7 @@ def _sheet(columns: _Columns, source: str, config: CurationPageConfig) -> _Group
 def _reason(columns: _Columns, key: tuple[str, str, str], config: CurationPageConfig) -> _Group:
     found = np.flatnonzero(columns.has(key))
     picks = _draw(found, config.clips_per_reason, config, "reason", *key)
-    return _Group(key[1], len(found), tuple((index, str(columns.source[index])) for index in picks))
-
-
-def _reason_facts(key: tuple[str, str, str]) -> Mapping[str, str]:
-    return dict(zip(("status", "reason", "stage"), key, strict=True))
+    return _Group(key[1], len(found), tuple((index, columns.source[index]) for index in picks))
 
 
 def _motion_examples(columns: _Columns, source: str) -> _Group:
@@ -304,50 +317,40 @@ def _facts(clips: pa.Table, columns: _Columns) -> dict[str, Any]:
         "kept": int(columns.kept.sum()),
         "filtered": int((columns.status == Status.FILTERED).sum()),
         "quarantined": int((columns.status == Status.QUARANTINED).sum()),
-        "sources": len(set(columns.source)),
+        "sources": len(columns.source.names),
         "videos": int(columns.video.sum()),
         "images": int((~columns.video).sum()),
-        "heldout": int((columns.kept & (clips["split"].to_numpy() == "heldout")).sum()),
-        "kept_time": _time(float(np.nansum(columns.duration[kept_videos]))),
-        "bytes": _bytes(pc.sum(clips["num_bytes"]).as_py() or 0),
+        "heldout": int((columns.kept & (Names(clips["split"]) == "heldout")).sum()),
+        "kept_s": float(np.nansum(columns.duration[kept_videos])),
+        "bytes": size(pc.sum(clips["num_bytes"]).as_py() or 0),
     }
 
 
-def _time(seconds: float) -> str:
-    for unit, size in (("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} seconds"
-
-
-def _bytes(number: int) -> str:
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return f"{number / 1e3:.1f} kB"
-
-
-def _counts(columns: _Columns, shown: Sequence[str]) -> dict[str, Any]:
+def _counts(columns: _Columns, colors: Mapping[str, int], hidden: int) -> dict[str, Any]:
     """Clips by what became of them (rows) and by source (columns, the sources not shown summed up): parts add up."""
-    groups = [columns.source == source for source in shown]
-    if (others := ~np.any(groups, axis=0) if groups else np.zeros(0, bool)).any():
-        groups.append(others)
+    every = np.ones(len(columns.kept), bool)
+    groups = [every, *(columns.source == source for source in colors)]
+    if hidden:
+        groups.append(~np.any(groups[1:], axis=0))
 
-    def row(status: str, reason: str, stage: str, mask: NDArray[np.bool_]) -> dict[str, Any]:
-        parts = [int((mask & group).sum()) for group in groups]
-        return {"status": status, "reason": reason, "stage": stage, "total": int(mask.sum()), "parts": parts}
+    def row(head: str | Cell, mask: NDArray[np.bool_]) -> list[str | Cell | int]:
+        return [head, *(int((mask & group).sum()) or Cell("0", style="zero") for group in groups)]
 
     rows = [
-        row("kept", f"{media}s", "", columns.kept & mask)
+        row(f"kept {media}s", columns.kept & mask)
         for media, mask in (("video", columns.video), ("image", ~columns.video))
         if (columns.kept & mask).any()
-    ] or [row("kept", "", "", columns.kept)]
-    rows += [row(*key, columns.has(key)) for key in columns.reasons()]
-    total = row("all", "", "", np.ones(len(columns.kept), bool))
-    kept = row("kept", "", "", columns.kept)
-    shares = [f"{k / n:.0%}" if n else "" for k, n in zip(kept["parts"], total["parts"], strict=True)]
-    share = f"{kept['total'] / total['total']:.0%}" if total["total"] else ""
-    return {"rows": rows, "total": total, "share": share, "shares": shares, "sources": shown}
+    ] or [row("kept", columns.kept)]
+    rows += [
+        row(Cell(f"{status}: {reason}", f"by {stage}"), columns.has((status, reason, stage)))
+        for status, reason, stage in columns.reasons()
+    ]
+    shares = [f"{(columns.kept & group).sum() / group.sum():.0%}" if group.any() else "" for group in groups]
+    heads = [Cell(source, style=f"c{color}") for source, color in colors.items()]
+    return {
+        "columns": ["Clips", "all", *heads, *([f"{hidden} others"] if hidden else [])],
+        "rows": [*rows, row("in", every), ["share kept", *shares]],
+    }
 
 
 def _values(
@@ -377,13 +380,15 @@ def _histograms(columns: _Columns, colors: Mapping[str, int]) -> list[tuple[str,
 
 
 def _rankings(clips: pa.Table, columns: _Columns, colors: Mapping[str, int]) -> list[tuple[str, Ranking]]:
-    width, height = (clips[name].to_numpy() for name in ("width", "height"))
-    codec, pix_fmt = (clips[name].to_numpy() for name in ("codec", "pix_fmt"))
-    sizes: dict[str, list[str]] = {}
-    formats: dict[str, list[str]] = {}
-    for source in colors:
-        found = np.flatnonzero((columns.source == source) & (clips["width"].is_valid().to_numpy()))
-        sizes[source] = [f"{int(width[i])}×{int(height[i])}" for i in found]
-        formats[source] = [f"{codec[i]} {pix_fmt[i]}" for i in found]
-    charts = {"Size": ranking("sizes", sizes, colors), "Codec": ranking("codecs", formats, colors)}
+    size = pc.binary_join_element_wise(*(pc.cast(clips[name], pa.string()) for name in ("width", "height")), "×")
+    format_ = pc.binary_join_element_wise(clips["codec"], clips["pix_fmt"], " ")
+    charts = {}
+    for title, what, values in (("Size", "sizes", size), ("Codec", "codecs", format_)):
+        names = Names(values)
+        counted = {
+            source: dict(zip(names.names, np.bincount(codes, minlength=len(names.names)).tolist(), strict=True))
+            for source in colors
+            for codes in [names.codes[(columns.source == source) & (names.codes >= 0)]]
+        }
+        charts[title] = ranking(what, counted, colors)
     return [(title, chart) for title, chart in charts.items() if chart is not None]

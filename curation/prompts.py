@@ -6,8 +6,8 @@ dropped caption). Rows out: the same, with features.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from curation.operator import RANDOM_READ_BYTES, Env, Input, Layout, Operator, Report, dataset
+from curation.operator import RANDOM_READ_BYTES, Env, Input, Layout, Operator, Report
 from curation.schema import TEXT, status_ok, to_table
 from curation.sources import SYSTEM_PROMPTS_FILE
 from curation.tensors import pack
@@ -27,8 +27,6 @@ from lumina.training.data.index import TEXTS, write_index
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
-
-log = logging.getLogger(__name__)
 
 GPU_BATCH = 64
 """Prompts that a GPU reads together: 16,384 tokens at most, beside which the weights are read in no time."""
@@ -63,20 +61,27 @@ def system_prompts_of(inputs: Mapping[str, Input]) -> dict[str, SystemPrompt]:
     return read_system_prompts(inputs["tag"].path / SYSTEM_PROMPTS_FILE)
 
 
-def _plan(inputs: Mapping[str, Input], config: EncodeTextConfig, env: Env) -> pa.Table:
+def _plan(inputs: Mapping[str, Input], _config: EncodeTextConfig, _env: Env) -> pa.Table:
     by_source = system_prompts_of(inputs)
-    columns = {"source": pc.field("source"), "caption": pc.field("caption")}
-    kept = dataset(inputs["select"].path / "data").to_table(columns, filter=pc.field("keep"))
+    kept = inputs["select"].rows(["source", "caption", "keep"]).filter(pc.field("keep"))
     pairs = {(prompt.system_prompt_id, compose(prompt.text, "")) for prompt in by_source.values()}
     for source, caption in zip(kept["source"].to_pylist(), kept["caption"].to_pylist(), strict=True):
         prompt = by_source[source]
         pairs.add((prompt.system_prompt_id, compose(prompt.text, caption)))
-    rows = [{"text_id": text_id(text), "system_prompt_id": name, "prompt": text} for name, text in pairs]
-    rows.sort(key=lambda row: row["text_id"])
-    if config.on(env.device).batch_size != 1:
-        # Neighbours are read together.
-        rows.sort(key=lambda row: len(row["prompt"]))
+    rows = ({"text_id": text_id(text), "system_prompt_id": name, "prompt": text} for name, text in sorted(pairs))
     return to_table((row | status_ok() for row in rows), TEXT)
+
+
+def _gather(prompts: pa.Table, config: EncodeTextConfig, env: Env) -> pa.Table:
+    """Each prompt once."""
+    rows = prompts.sort_by("text_id")
+    ids = rows["text_id"].to_pylist()
+    rows = rows.filter(pa.array([name != before for before, name in pairwise([None, *ids])], pa.bool_()))
+    if config.on(env.device).batch_size == 1:
+        return rows
+    # Neighbours are read together.
+    lengths = rows.append_column("length", pc.utf8_length(rows["prompt"]))
+    return lengths.sort_by([("length", "ascending"), ("text_id", "ascending")]).drop_columns(["length"])
 
 
 def _make(config: EncodeTextConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
@@ -118,24 +123,25 @@ def _report(rows: ds.Dataset, _config: EncodeTextConfig, out: Path) -> Report:
     write_index(out, TEXTS)
     cuts = [cut for cut in rows.to_table(["tokens_cut"])["tokens_cut"].to_pylist() if cut is not None]
     message = cut_message(cuts, "shorten them, or set select.max_caption_chars")
-    if message:
-        log.warning("encode_text: %s", message)
-    return Report({"prompts_cut": float(sum(cut > 0 for cut in cuts))})
+    return Report({"prompts_cut": float(sum(cut > 0 for cut in cuts))}, warnings=(message,) if message else ())
 
 
 ENCODE_TEXT_OPERATOR = Operator(
     name="encode_text",
     config=EncodeTextConfig,
     schema=TEXT,
+    weights=("text_encoder",),
+    depends=("torch", "transformers"),
+    tier="tolerance",
     inputs=("select", "tag"),
     plan=_plan,
-    make=_make,
-    rows_per_unit=lambda config: config.batch_size or 1,
+    gather=_gather,
+    map=_make,
+    rows_per_batch=lambda config: config.batch_size or 1,
     key="text_id",
     runs_network=lambda _config: True,
     report=_report,
     layout=lambda _config: Layout(
-        rows_per_file=256,
         row_group_size=16,
         row_group_bytes=RANDOM_READ_BYTES,
         compression="none",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import heapq
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -16,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from curation.duplicates import reasons_of_firsts
-from curation.operator import Env, Input, Operator, Report
+from curation.operator import Env, Input, Operator, Report, dataset
 from curation.rules import (
     EXTRA,
     Failure,
@@ -39,16 +41,20 @@ if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
 
+SCORED = "score@"
+"""How the names of inputs begin whose numbers rules may name, besides those of `clips` and `motion`."""
+
+
 class SelectConfig(Rules):
     """The policy: general rules, those of single sources, and further ones of single latents sets."""
 
     sources: dict[str, SourceRules] = Field(default_factory=dict)
     """Rules of a source, by its name: those given replace the general ones, null switches one off."""
-    stages: dict[str, Rules] = Field(default_factory=dict)
+    sets: dict[str, Rules] = Field(default_factory=dict)
     """Further rules for the clips that go to a latents set, by the set's name in `latents`, e.g. a larger `min_area`
     for a later stage of training. A clip has to pass the general rules first; one that no set takes is filtered."""
-    sets: dict[str, tuple[Literal["image", "video"], ...]] = Field(default_factory=dict)
-    """Every latents set with the media it encodes. The pipeline fills it in where `stages` has rules."""
+    encoded: dict[str, tuple[Literal["image", "video"], ...]] = Field(default_factory=dict)
+    """Every latents set with the media it encodes. The pipeline fills it in where `sets` has rules."""
     max_clips_per_source: int | None = Field(default=None, ge=1)
     """Clips (images not counted) of one source at most, after all other rules; drawn by clip id and seed."""
     heldout_fraction: float = Field(default=0.0, ge=0, lt=1)
@@ -63,9 +69,9 @@ class SelectConfig(Rules):
                 check_ranges(self.rules(name))
             except ValueError as error:
                 raise ValueError(f"with the general rules, sources.{name}: {error}") from error
-        unknown = sorted(set(self.stages) - set(self.sets)) if self.sets else []
+        unknown = sorted(set(self.sets) - set(self.encoded)) if self.encoded else []
         if unknown:
-            raise ValueError(f"stages names {', '.join(unknown)}; the latents sets are {', '.join(sorted(self.sets))}")
+            raise ValueError(f"sets names {', '.join(unknown)}; the latents sets are {', '.join(sorted(self.encoded))}")
         return self
 
     @property
@@ -80,16 +86,16 @@ class SelectConfig(Rules):
 
     def sets_of(self, media: str) -> dict[str, Rules]:
         """The latents sets that encode `media`, with their further rules; empty if no set has any."""
-        if not self.stages:
+        if not self.sets:
             return {}
-        sets = self.sets or dict.fromkeys(self.stages, ("image", "video"))
-        return {name: self.stages.get(name, Rules()) for name, encoded in sorted(sets.items()) if media in encoded}
+        encoded = self.encoded or dict.fromkeys(self.sets, ("image", "video"))
+        return {name: self.sets.get(name, Rules()) for name, kinds in sorted(encoded.items()) if media in kinds}
 
     def scores_named(self) -> dict[str, str]:
         """Every score that a rule names, with the setting that does."""
         named = {"scores": self.scores}
         named |= {f"sources.{name}.scores": rules.scores for name, rules in self.sources.items()}
-        named |= {f"stages.{name}.scores": rules.scores for name, rules in self.stages.items()}
+        named |= {f"sets.{name}.scores": rules.scores for name, rules in self.sets.items()}
         return {score: where for where, scores in reversed(named.items()) for score in scores}
 
 
@@ -113,8 +119,11 @@ def check_scores(config: SelectConfig, known: Collection[str], extra: bool = Tru
 
 def select(rows: Iterable[Row], config: SelectConfig) -> pa.Table:
     """Decide on joined rows (see `_join`); returns a table of the `SELECT` schema, in the order given."""
+    import pyarrow.dataset as ds
+
     decided = to_table(_decided(rows, config), SELECT)
-    return decided if config.max_clips_per_source is None else _apply_quota(decided, config)
+    quotas = _survey(ds.dataset(decided), config)
+    return decided if quotas is None else _reduce(decided, config, quotas)
 
 
 def _decided(rows: Iterable[Row], config: SelectConfig) -> Iterator[Row]:
@@ -134,12 +143,12 @@ def _decide(row: Row, config: SelectConfig, rules: Rules, sets: Mapping[str, Rul
     draw = generator(config.seed, "heldout", row["clip_id"]).random()
     split = "heldout" if draw < config.heldout_fraction else "train"
     decided = row | {"split": split, "failed_rules": [], "keep": False, "stage_failed": None}
-    decided["stages"] = [] if config.stages else None
+    decided["stages"] = [] if config.sets else None
     if row["status"] != Status.OK:
         return decided
     if failures := failed_rules(row, rules):
         return decided | _aside(failures)
-    if not config.stages:
+    if not config.sets:
         return decided | {"keep": True}
     if not sets:
         return decided | _aside([Failure(str(Reason.OTHER_MEDIA), f"no latents set encodes {row['media']}s")])
@@ -182,23 +191,35 @@ def _aside(failures: list[Failure]) -> Row:
     }
 
 
-def _apply_quota(decided: pa.Table, config: SelectConfig) -> pa.Table:
-    quota = config.max_clips_per_source
-    kept: dict[str, list[str]] = {}
-    columns = (decided[name].to_pylist() for name in ("keep", "media", "source", "clip_id"))
-    for keep, media, source, clip in zip(*columns, strict=True):
-        if keep and media == "video":
-            kept.setdefault(source, []).append(clip)
-    over = set[str]()
-    for clips in kept.values():
-        clips.sort(key=lambda clip: generator(config.seed, "source quota", clip).random())
-        over.update(clips[quota:])
+Quotas = Mapping[str, tuple[int, float]]
+"""Source -> its kept clips, and the greatest draw of those that its quota lets through."""
 
+
+def _survey(decided: ds.Dataset, config: SelectConfig) -> Quotas | None:
+    """The quotas that sources exceed; None where there are none."""
+    if config.max_clips_per_source is None:
+        return None
+    counts, least = Counter[str](), dict[str, list[float]]()
+    is_kept = pc.field("keep") & (pc.field("media") == "video")
+    for batch in decided.to_batches(columns=["source", "clip_id"], filter=is_kept):
+        for row in batch.to_pylist():
+            drawn = least.setdefault(row["source"], [])
+            push = heapq.heappush if len(drawn) < config.max_clips_per_source else heapq.heappushpop
+            push(drawn, -_draw(row, config))
+            counts[row["source"]] += 1
+    return {source: (counts[source], -drawn[0]) for source, drawn in least.items()}
+
+
+def _draw(row: Row, config: SelectConfig) -> float:
+    return float(generator(config.seed, "source quota", row["clip_id"]).random())
+
+
+def _reduce(decided: pa.Table, config: SelectConfig, quotas: Quotas) -> pa.Table:
     def limited(row: Row) -> Row:
-        if row["clip_id"] not in over:
-            return row
         source = row["source"]
-        detail = f"source {source!r} keeps {quota} of {len(kept[source])} clips"
+        if not row["keep"] or row["media"] != "video" or _draw(row, config) <= quotas[source][1]:
+            return row
+        detail = f"source {source!r} keeps {config.max_clips_per_source} of {quotas[source][0]} clips"
         stages: list[str] | None = None if row["stages"] is None else []
         return row | _aside([Failure(str(Reason.SOURCE_QUOTA), detail)]) | {"stages": stages}
 
@@ -206,25 +227,32 @@ def _apply_quota(decided: pa.Table, config: SelectConfig) -> pa.Table:
 
 
 def _join(inputs: Mapping[str, Input], config: SelectConfig) -> Iterator[Row]:
-    """One row per clip; a clip that several stages set aside has the status of the first of probe, motion, tag."""
-    clips, motion_table = inputs["clips"].rows().sort_by("clip_id"), inputs["motion"].rows()
-    scores = set(score_columns(motion_table.schema))
-    named = config.scores_named()
-    extra = {f"{EXTRA}{name}" for clip in iterate(clips) for name in extra_of(clip)} if named else set()
-    check_scores(config, {*score_columns(clips.schema), *scores, *extra})
-    wanted = sorted({"flow_abs_mean"} | (scores & set(named)))
-    motion = motion_table.select(["clip_id", *wanted, *STATUS_COLUMNS]).sort_by("clip_id")
+    """One row per clip; a clip that several stages set aside has the status of the first: probe, motion, tag, ..."""
+    clips, named = inputs["clips"].rows().sort_by("clip_id"), set(config.scores_named())
+    tables = {key: inputs[key].rows() for key in _scored(inputs)}
+    motion, *scored = (
+        table.select(
+            [
+                "clip_id",
+                *sorted((named | {"flow_abs_mean"}) & set(score_columns(table.schema))),
+                *STATUS_COLUMNS,
+            ]
+        ).sort_by("clip_id")
+        for table in tables.values()
+    )
     tags = inputs["tag"].rows(["clip_id", "system_prompt_id", *STATUS_COLUMNS]).sort_by("clip_id")
-    if not len(clips) == len(motion) == len(tags):
-        raise ValueError(f"the tables differ: {len(clips)} clips, {len(motion)} motion rows, {len(tags)} tags")
+    parts = [motion, tags, *scored]
+    if {len(table) for table in parts} != {len(clips)}:
+        raise ValueError(f"the tables differ: {len(clips)} clips, {', '.join(f'{len(table)} rows' for table in parts)}")
     broken = reasons_of_firsts(clips, motion, "motion")
-    for clip, moving, tag in zip(iterate(clips), iterate(motion), iterate(tags), strict=True):
+    for clip, moving, tag, *measured in zip(iterate(clips), *map(iterate, parts), strict=True):
         name = clip["clip_id"]
-        if not name == moving["clip_id"] == tag["clip_id"]:
-            raise ValueError(f"clip {name} ({clip['uri']}) is missing from the motion or the tag table: not one run's")
-        status = next((part for part in (clip, moving, tag) if part["status"] != Status.OK), clip)
+        if any(part["clip_id"] != name for part in (moving, tag, *measured)):
+            raise ValueError(f"clip {name} ({clip['uri']}) is missing from a table: these are not of one run")
+        status = next((part for part in (clip, moving, tag, *measured) if part["status"] != Status.OK), clip)
         yield (
-            moving
+            {key: value for part in measured for key, value in part.items()}
+            | moving
             | clip
             | {"motion_score": moving["flow_abs_mean"], "system_prompt_id": tag["system_prompt_id"]}
             | {column: status[column] for column in STATUS_COLUMNS}
@@ -232,16 +260,34 @@ def _join(inputs: Mapping[str, Input], config: SelectConfig) -> Iterator[Row]:
         )
 
 
+def _scored(inputs: Mapping[str, Input]) -> list[str]:
+    """Keys of the inputs with scores, beside the clips."""
+    return ["motion", *sorted(key for key in inputs if key.startswith(SCORED))]
+
+
+def _check(inputs: Mapping[str, Input], config: SelectConfig) -> None:
+    """Every score that a rule names is one of some clip."""
+    clips = dataset(inputs["clips"].path / "data")
+    scored = (dataset(inputs[key].path / "data") for key in _scored(inputs))
+    known = set(score_columns(clips.schema, *(table.schema for table in scored)))
+    extra, named = set[str](), set(config.scores_named())
+    for batch in clips.to_batches(columns=["extra"]) if named - known else ():
+        extra.update(f"{EXTRA}{name}" for row in batch.to_pylist() for name in extra_of(row))
+        if named <= known | extra:
+            break
+    check_scores(config, known | extra)
+
+
 def _plan(inputs: Mapping[str, Input], config: SelectConfig, _env: Env) -> pa.Table:
-    return select(_join(inputs, config), config)
+    return to_table(_decided(_join(inputs, config), config), SELECT)
 
 
-def _report(dataset: ds.Dataset, _config: SelectConfig, _out: Path) -> Report:
+def _report(rows: ds.Dataset, _config: SelectConfig, _out: Path) -> Report:
     """Rows removed by each rule: as the first to fail (`removed/`), and at all (`failed/`); kept rows (`kept/`), and
     those that a latents set may take (`kept_for/`). All but the last by source too."""
-    table = dataset.to_table(columns=["keep", "source", "media", "reason", "reason_stage", "failed_rules", "stages"])
+    columns = ["keep", "source", "media", "reason", "reason_stage", "failed_rules", "stages"]
     metrics: Counter[str] = Counter()
-    for row in iterate(table):
+    for row in (row for batch in rows.to_batches(columns=columns) for row in batch.to_pylist()):
         if row["keep"]:
             metrics["kept"] += 1
             metrics[f"kept/{row['media']}/{row['source']}"] += 1
@@ -258,7 +304,10 @@ SELECT_OPERATOR = Operator(
     config=SelectConfig,
     schema=SELECT,
     inputs=("clips", "motion", "tag"),
+    check=_check,
     plan=_plan,
+    survey=_survey,
+    reduce=_reduce,
     report=_report,
 )
-"""Reads the inputs `clips` (`probe`), `motion` and `tag`."""
+"""Reads the inputs `clips` (`probe`), `motion` and `tag`, and those that begin with `SCORED`."""

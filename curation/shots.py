@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from curation.decoder import Decoder
 from curation.duplicates import reasons_of_firsts
 from curation.manifests import clip_id
 from curation.media import localized
-from curation.operator import Env, Input, Layout, Operator, map_rows
-from curation.schema import INGEST, Reason, Status, status_not_ok, to_table
+from curation.operator import Env, Input, Operator, map_rows
+from curation.schema import INGEST, Reason, Status, iterate, status_not_ok, to_table
 from curation.video_files import watch_video
 from lumina.config import Config
 
@@ -135,40 +136,52 @@ def _make(config: ShotsConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
     return lambda table: map_rows(table, _SHOTS, SPLIT_OPERATOR.name, look)
 
 
-def _finish(table: pa.Table, _config: ShotsConfig) -> pa.Table:
+def _expand(table: pa.Table, _config: ShotsConfig) -> pa.Table:
+    """One row per shot."""
     broken = reasons_of_firsts(table, table, SPLIT_OPERATOR.name)
-    rows = [row | broken.get(row["clip_id"], {}) for row in table.sort_by("clip_id").to_pylist()]
-    return to_table(_exploded(rows, {row["clip_id"] for row in rows}), INGEST)
+    return to_table(_exploded(row | broken.get(row["clip_id"], {}) for row in iterate(table)), INGEST)
 
 
-def _exploded(rows: Iterable[dict[str, Any]], taken: set[str]) -> Iterator[dict[str, Any]]:
-    """One row per shot. A shot that is a row of its own already, since the manifest lists its span, is set aside."""
+def _exploded(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for row in rows:
         if len(row["shots"] or ()) < 2:
             yield row
             continue
         for start, end in row["shots"]:
-            shot = row | {"parent_id": row["clip_id"], "span_start_s": start, "span_end_s": end}
-            first, occurrence = clip_id(row["sha256"], start, end), 0
-            while (name := clip_id(row["sha256"], start, end, occurrence)) in taken:
-                occurrence += 1
-            taken.add(name)
-            if occurrence:
-                detail = f"the manifest lists this span itself (clip_id {first})"
-                shot |= status_not_ok(SPLIT_OPERATOR.name, Status.FILTERED, Reason.DUPLICATE_CONTENT, detail)
-            yield shot | {"clip_id": name}
+            name = clip_id(row["sha256"], start, end)
+            yield row | {"clip_id": name, "parent_id": row["clip_id"], "span_start_s": start, "span_end_s": end}
+
+
+def _reduce(table: pa.Table, _config: ShotsConfig, _surveyed: Any) -> pa.Table:
+    """A shot that is a row of its own already, since the manifest lists its span, is set aside."""
+    taken = set(table.filter(pc.is_null(table["parent_id"]))["clip_id"].to_pylist())
+
+    def told_apart(row: dict[str, Any]) -> dict[str, Any]:
+        name = first = row["clip_id"]
+        if row["parent_id"] is None or first not in taken:
+            return row
+        span, occurrence = (row["span_start_s"], row["span_end_s"]), 0
+        while name in taken:
+            occurrence += 1
+            name = clip_id(row["sha256"], *span, occurrence)
+        detail = f"the manifest lists this span itself (clip_id {first})"
+        aside = status_not_ok(SPLIT_OPERATOR.name, Status.FILTERED, Reason.DUPLICATE_CONTENT, detail)
+        return row | aside | {"clip_id": name}
+
+    return to_table(map(told_apart, iterate(table)), INGEST)
 
 
 SPLIT_OPERATOR = Operator(
     name="split",
     config=ShotsConfig,
     schema=INGEST,
+    reads_media=True,
+    depends=("scenedetect-headless",),
     computed=_SHOTS,
     inputs=("clips",),
     plan=_plan,
-    make=_make,
-    finish=_finish,
-    expands=True,
-    layout=lambda _config: Layout(rows_per_file=4096),
+    map=_make,
+    expand=_expand,
+    reduce=_reduce,
 )
 """Reads the input `clips`: the output of `ingest`."""

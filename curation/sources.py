@@ -79,7 +79,9 @@ def _plan(inputs: Mapping[str, Input], config: TagConfig, _env: Env) -> pa.Table
 
 
 def _report(dataset: ds.Dataset, config: TagConfig, out: Path) -> Report:
-    sources = dataset.to_table(columns=["source"])["source"].to_pylist()
+    sources = {
+        name for batch in dataset.to_batches(columns=["source"]) for name in batch["source"].unique().to_pylist()
+    }
     write_system_prompts(out / SYSTEM_PROMPTS_FILE, check_sources(sources, config))
     return Report(files=(SYSTEM_PROMPTS_FILE,))
 

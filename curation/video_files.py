@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,13 +85,13 @@ class Frames:
     """(width, height) of the picture as shown."""
 
 
-@dataclass(frozen=True)
-class _Look:
-    """A decoded frame without its pixels."""
+class _Look(NamedTuple):
+    """A decoded frame without its pixels; `pts`, `dts` and `duration` are whole multiples of `time_base` seconds."""
 
-    pts: Fraction | None
-    dts: Fraction | None
-    duration: Fraction
+    pts: int | None
+    dts: int | None
+    duration: int
+    time_base: Fraction
     shown: _Shown
     interlaced: bool
 
@@ -234,7 +234,7 @@ def _as_decoded(path: Path, film: Film, span: tuple[float, float | None]) -> _Se
     """A clip by the times of all frames that are decoded."""
     track = Track(film.index, "1", 1.0, str(film.pixel_aspect))
     looks = [look for _, look in _looks(path, track, 0.0)]
-    clock, line = _times(film, [(look.pts, look.dts) for look in looks], looks[-1].duration)
+    clock, line = _times(film, [stamps_of(look) for look in looks], looks[-1].duration * looks[-1].time_base)
     clip = _clip(line, span)
     return _Seen(clock, line, clip, looks[clip.start : clip.stop])
 
@@ -281,9 +281,11 @@ def _size_changes(before: tuple[int, ...], after: tuple[int, ...], stamp_s: floa
 def _looks(path: Path, track: Track, time_s: float) -> Iterator[tuple[Fraction, _Look]]:
     """Frames from `time_s` on or before, without their pixels, and their stamps by the track's clock."""
     sizes: dict[tuple[int, int], _Shown] = {}
-    for stamp, frame in reached(path, track, time_s):
+    for stamp, frame in reached(path, track, time_s, seen=False):
         size = (frame.width, frame.height)
         if size not in sizes:
             sizes[size] = _Shown(*size, display_of(frame, Fraction(track.pixel_aspect)), tags(frame)["color_transfer"])
-        pts, dts = stamps_of(frame)
-        yield stamp, _Look(pts, dts, frame.duration * frame.time_base, sizes[size], frame.interlaced_frame)
+        yield (
+            stamp,
+            _Look(frame.pts, frame.dts, frame.duration, frame.time_base, sizes[size], frame.interlaced_frame),
+        )

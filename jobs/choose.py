@@ -10,22 +10,24 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from jobs.context import InputRef, JobContext, JobResult
+from jobs.context import InputRef, Job, JobContext, JobResult
 from lumina.config import Config
 from lumina.evaluation.metrics import METRICS, Estimate, Metric, composite
 from lumina.evaluation.score_files import Scores, read_scores
+from lumina.evaluation.selection import METRICS_FILE, SELECTION_FILE, Ranked, Selection
 from lumina.evaluation.standard_scores import Scale, are_unlike, scale_of
 from lumina.evaluation.subsets import Comparison, Difference, Interval, compare
 from lumina.evaluation.summary import Results, estimates_of, interval_json, pivot
 from lumina.files import sha256_file
 
-FILE = "selection.json"
 _READ = ("video@", "image@")
 
 
@@ -86,6 +88,7 @@ class ChooseConfig(Config):
         return {f"scores@{name}": path for name, path in self.scores.items()}
 
 
+@partial(Job, uses_cluster=False)
 def run(ctx: JobContext) -> JobResult:
     """Compare the inputs `evaluate@<source>` and write `selection.json` (config: ChooseConfig).
 
@@ -122,17 +125,16 @@ def run(ctx: JobContext) -> JobResult:
     selection = select(results, config, left_out, scores)
     if scores is not None:
         digests = {name: f"sha256:{sha256_file(path)}" for name, path in sorted(files.items())}
-        selection["scores"] = {"files": digests, "per_clip": scores.per_clip}
-    # Newlines at the end of lines only, keys sorted: the file's bytes are its identity.
-    text = json.dumps(selection, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    (ctx.out / FILE).write_text(text, encoding="utf-8")
-    chosen = next(row for row in selection["table"] if row["source"] == selection["chosen"])
+        selection = replace(selection, scores={"files": digests, "per_clip": scores.per_clip})
+    text = selection.to_json()
+    (ctx.out / SELECTION_FILE).write_text(text, encoding="utf-8")
+    chosen = next(row for row in selection.table if row.source == selection.chosen)
     return JobResult(
         kind="files",
         digest=f"sha256:{hashlib.sha256(text.encode()).hexdigest()}",
         counts={"in": len(inputs), "ok": len(results), **({"filtered/no_clips": len(left_out)} if left_out else {})},
-        metrics={"choose/score": chosen["score"]["value"], "choose/best_set_size": len(selection["best_set"])},
-        artifacts=(FILE,),
+        metrics={"choose/score": chosen.score["value"] or 0.0, "choose/best_set_size": len(selection.best_set)},
+        artifacts=(SELECTION_FILE,),
     )
 
 
@@ -140,7 +142,7 @@ def _read(ref: InputRef, config: ChooseConfig) -> Results:
     import pyarrow.dataset
 
     path = Path(ref.path)
-    measured = json.loads((path / "metrics.json").read_text(encoding="utf-8"))["metrics"]
+    measured = json.loads((path / METRICS_FILE).read_text(encoding="utf-8"))["metrics"]
     absent = sorted(set(config.score) - set(measured))
     if absent:
         raise ValueError(
@@ -167,8 +169,8 @@ def _trainable(ctx: JobContext) -> set[str] | None:
 
 def select(
     results: Mapping[str, Results], config: ChooseConfig, left_out: Sequence[str] = (), scores: Scores | None = None
-) -> dict[str, Any]:
-    """Apply the rule: the content of `selection.json`.
+) -> Selection:
+    """Apply the rule.
 
     Args:
         results: by source.
@@ -207,33 +209,30 @@ def select(
     selected = list(config.sources) if config.sources else by_rule
     worse = {d.group: d for d in comparison.differences}
     order = [comparison.best, *(d.group for d in comparison.differences)]
-    extra: dict[str, Any] = {"decided_by": "hand"} if config.sources else {}
-    if scales:
-        extra["standardised"] = {
-            n: {"mean": round(one.mean, 9), "spread": round(one.spread, 9)} for n, one in sorted(scales.items())
-        }
-    return extra | {
-        "schema": "lumina-selection/1",
-        "chosen": selected[0] if config.sources else comparison.best,
-        "sources": selected,
-        "best_set": list(comparison.best_set),
-        "left_out": sorted(left_out),
-        "reason": _reason(comparison, selected, config, len(first.prompt_ids), first.samples, per_clip)
+    standardised = {n: {"mean": round(one.mean, 9), "spread": round(one.spread, 9)} for n, one in scales.items()}
+    return Selection(
+        chosen=selected[0] if config.sources else comparison.best,
+        sources=tuple(selected),
+        best_set=comparison.best_set,
+        left_out=tuple(sorted(left_out)),
+        reason=_reason(comparison, selected, config, len(first.prompt_ids), first.samples, per_clip)
         + (f" Left out, having no clips to fine-tune on: {', '.join(sorted(left_out))}." if left_out else ""),
-        "rule": config.model_dump(mode="json", exclude_none=True),
-        "prompts": len(first.prompt_ids) if per_clip else 0,
-        "samples": first.samples if per_clip else 0,
-        "table": [
-            {
-                "source": source,
-                "score": interval_json(comparison.intervals[source]),
-                "metrics": {n: interval_json(e.interval(config.confidence)) for n, e in figures[source].items()},
-                "in_best_set": source in comparison.best_set,
-                "below_best": _difference_json(worse[source]) if source in worse else None,
-            }
+        rule=config.model_dump(mode="json", exclude_none=True),
+        prompts=len(first.prompt_ids) if per_clip else 0,
+        samples=first.samples if per_clip else 0,
+        table=tuple(
+            Ranked(
+                source,
+                interval_json(comparison.intervals[source]),
+                {n: interval_json(e.interval(config.confidence)) for n, e in figures[source].items()},
+                source in comparison.best_set,
+                _difference_json(worse[source]) if source in worse else None,
+            )
             for source in order
-        ],
-    }
+        ),
+        decided_by="hand" if config.sources else None,
+        standardised=standardised or None,
+    )
 
 
 def _standardised(figures: Mapping[str, Estimate], scales: Mapping[str, Scale]) -> Mapping[str, Estimate]:

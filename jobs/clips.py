@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from jobs import capacity
 from lumina.evaluation.prompts import Prompt
 from lumina.faults import MachineError
+from lumina.files import replace_file
 from lumina.flow_matching.schedules import SamplerConfig
 from lumina.models.config import AttentionKernel
 from lumina.precision import DType
@@ -150,9 +150,7 @@ class ClipWorker:
                     **values,
                 }
             )
-        partial = folder / f"{ROWS_FILE}.partial"
-        partial.write_text(json.dumps(rows), encoding="utf-8")
-        os.replace(partial, folder / ROWS_FILE)
+        replace_file(folder / ROWS_FILE, json.dumps(rows).encode())
 
 
 def make_clips(

@@ -74,6 +74,34 @@ class JobContext:
 
 
 @dataclass(frozen=True)
+class Job:
+    """A job with what a pipeline has to know of it; a decorator of its function: `@partial(Job, tier="metric")`."""
+
+    function: Callable[[JobContext], JobResult]
+    weights: tuple[str, ...] = ()
+    """Names of the pretrained networks that it loads, as in the section `weights` of a config."""
+    depends: tuple[str, ...] = ()
+    """Third-party distributions whose numbers its output is: their major.minor version is part of its identity."""
+    tier: Literal["bitwise", "metric"] = "bitwise"
+    """How alike an output has to be that another machine computes: the same bits, or figures as good."""
+    reads_media: bool = False
+    """Whether it opens media files: it gets their root, and the decoders' versions are part of its identity."""
+    uses_cluster: bool = True
+    """Whether it talks to Ray; False lets it start before the cluster is up."""
+    version: int = 1
+    """Raised by hand when something else than its code changes what it computes."""
+
+    def __call__(self, ctx: JobContext) -> JobResult:
+        """Run it."""
+        return self.function(ctx)
+
+    @property
+    def entry(self) -> str:
+        """`module:function`."""
+        return f"{self.function.__module__}:{self.function.__name__}"
+
+
+@dataclass(frozen=True)
 class JobResult:
     """What the manifest records about a finished job."""
 

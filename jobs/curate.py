@@ -1,59 +1,57 @@
-"""Run a curation operator on Ray Data: rows in, the same rows out, as Parquet with a digest.
+"""Run a curation operator on Ray: rows in, the same rows out, as Parquet with a digest; the driver holds no rows.
 
-Workers write what they finish themselves, as parts that survive whatever is killed (`jobs.parts`), every few seconds;
-a stage that starts again computes only the units of work that no part holds, and no row that an earlier output of the
-stage has from the same content (`jobs.taken`). Only numbers travel back to the driver: neither frames nor latents are
-ever in the object store, which holds the plan's rows alone. A worker's memory is bounded by its network, the frames of
-two units, 256 MiB of finished rows, and `runtime.decode_memory_gb` for its decoder.
+The inputs are cut into shards by their size alone, and workers plan them, compute them on Ray Data and write them down
+(`jobs.row_worker`); a stage that starts again computes only the batches that no part holds, and no row that an earlier
+output of the stage has from the same content (`jobs.row_reuse`). Only numbers travel back: neither rows nor frames nor
+latents are ever in the object store. Small tables are planned right here, which takes less time than a task.
 
-The plan is fed from memory in blocks that hold whole units of work (`from_arrow`), for three reasons measured with
-Ray 2.60: a small table read from Parquet collapses into one block and so into one task; its listing, reading and
-repartitioning operators each start workers of their own (ten seconds on two cores); and tasks that need a CPU upstream
-of an actor pool wait for ever when the pool holds the last free one. Ray's row checkpoints are not used: they know
-rows by their id alone, and keep nothing of a task that did not end.
+Tasks are fed to Ray Data from memory, one a block (`from_arrow`), for three reasons measured with Ray 2.60: a small
+table read from Parquet collapses into one block and so into one task; its listing, reading and repartitioning operators
+each start workers of their own (ten seconds on two cores); and tasks that need a CPU upstream of an actor pool wait for
+ever when the pool holds the last free one. Ray's row checkpoints are not used: they know rows by their id alone, and
+keep nothing of a task that did not end.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import math
 import shutil
 import threading
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from curation.decode_limits import DecodeLimits
 from curation.digest import RowsDigest
-from curation.operator import Env, Input, Operator, apply_ahead, dataset
-from curation.schema import Reason, Status, conform
-from jobs import capacity
+from curation.operator import Env, Input, Operator, Shard, load_operator
+from curation.schema import Reason
+from jobs import capacity, row_worker
 from jobs.context import JobContext, JobResult
 from jobs.failed_alike import check_failed_alike
-from jobs.kept import adopt
-from jobs.parts import Part, link_parts, read_part, read_parts, record_path, rows_written, write_part
-from jobs.row_index import write_row_index
-from jobs.taken import take
-from jobs.units import UNIT, UNIT_ROWS, cut_blocks, cut_units, given_marks
-from lumina.faults import MachineError, told_by
+from jobs.parts import Part, Span, link_parts, read_parts, rows_written
+from jobs.row_index import INDEX_FILE
+from jobs.row_reuse import kept
+from jobs.row_worker import Planned, RowStage
+from jobs.shards import cut_inputs, cut_shards, files_of, table_files
+from lumina.faults import told_by
 
 if TYPE_CHECKING:
     from jobs.runtime import RuntimeConfig
 
+log = logging.getLogger(__name__)
+
 _PROGRESS_EVERY_S = 0.5
-_FLUSH_S, _FLUSH_SHARE, _FLUSH_BYTES = 2.0, 0.02, 256 << 20
-"""A worker writes a part when it has computed for two seconds, or a fiftieth of its life, or holds so many bytes: what
-a kill costs stays a small share of what was done, and long stages do not end in countless small files."""
+_SMALL_ROWS = 2048
+"""As many rows are planned in no time: they are not worth a task."""
+_TASK_ROWS = 4096
+"""Rows of a task at most: workers that end early wait for no more, and a task costs the driver some 20 ms."""
 
 
 def run(ctx: JobContext) -> JobResult:
@@ -71,25 +69,7 @@ def run(ctx: JobContext) -> JobResult:
     missing = [name for name in operator.inputs if name not in inputs]
     if missing:
         raise ValueError(f"stage {ctx.stage!r} needs inputs {missing}, got {sorted(inputs)}")
-    rows = operator.plan(inputs, ctx.config, env)
-    data, scratch = ctx.out / "data", ctx.work / "parts"
-    data.mkdir()
-    scratch.mkdir(parents=True, exist_ok=True)
-    ctx.progress(0, len(rows), "rows")
-    given: dict[str, bytes] = {}
-    if operator.make is None:
-        directory, parts = _write(rows.cast(operator.schema), ctx, operator)
-    else:
-        units = cut_units(rows, operator.rows_per_unit(ctx.config), operator.group)
-        if operator.finish is None:
-            given = given_marks(units, operator.key, operator.carries)
-        directory, parts = scratch, _compute(ctx, operator, env, units, given, scratch)
-        if operator.finish is not None:
-            files = [str(scratch / file.name) for part in parts for file in part.files]
-            computed = ds.dataset(files, operator.computed_schema, format="parquet").to_table()
-            directory, parts = _write(operator.finish(computed, ctx.config).cast(operator.schema), ctx, operator)
-    link_parts(parts, directory, data)
-    return _result(ctx, operator, rows, parts, given)
+    return _Run(ctx, operator, RowStage(ctx.operator, ctx.config, env, ctx.work)).run(inputs)
 
 
 def decode_limits(runtime: RuntimeConfig) -> DecodeLimits:
@@ -97,203 +77,236 @@ def decode_limits(runtime: RuntimeConfig) -> DecodeLimits:
     return DecodeLimits(runtime.decode_timeout_s, round(runtime.decode_memory_gb * (1 << 30)))
 
 
-def _result(
-    ctx: JobContext, operator: Operator, rows: pa.Table, parts: list[Part], given: Mapping[str, bytes]
-) -> JobResult:
-    counts = sum((part.counts for part in parts), Counter[str]())
-    digest = sum((file.digest for part in parts for file in part.files), RowsDigest())
-    broken = counts[f"{Status.QUARANTINED}/{Reason.INTERNAL_ERROR}"]
-    lost = digest.rows < len(rows) if operator.expands else digest.rows != len(rows)
-    if lost or sum(counts.values()) != 2 * digest.rows:  # `in` plus its parts
-        raise RuntimeError(f"{ctx.stage}: {len(rows)} rows went in, {digest.rows} came out: {dict(counts)}")
-    written = dataset(ctx.out / "data")
-    taken = Counter[str]()
-    for part in parts:
-        taken[part.taken_from] += sum(file.rows for file in part.files)
-    del taken[""]
-    # Beside rows that were well before, a single one may be a bad clip.
-    if broken > bool(taken) and counts["ok"] == taken.total():
-        found = written.to_table(columns=["detail"], filter=pc.field("reason") == Reason.INTERNAL_ERROR)
-        # Nothing of it is worth keeping: once the cause is mended, all rows are computed anew.
-        shutil.rmtree(ctx.work / "parts", ignore_errors=True)
-        raise RuntimeError(f"{ctx.stage}: no row succeeded; the first error was: {found['detail'][0].as_py()}")
-    check_failed_alike(ctx, operator, rows, written)
-    report = operator.report(written, ctx.config, ctx.out)
-    write_row_index(ctx.out, {file.name: file.marks for part in parts for file in part.files}, operator.key, given)
-    ctx.progress(len(rows), len(rows), "rows")
-    ordered = {"in": digest.rows, "ok": counts["ok"], **{key: counts[key] for key in sorted(counts) if "/" in key}}
-    return JobResult("rows", str(digest), ordered, dict(report.metrics), artifacts=report.files, taken=dict(taken))
+@dataclass(frozen=True)
+class _Run:
+    """One run of a stage."""
 
+    ctx: JobContext
+    operator: Operator
+    stage: RowStage
 
-def _compute(
-    ctx: JobContext, operator: Operator, env: Env, units: pa.Table, given: Mapping[str, bytes], directory: Path
-) -> list[Part]:
-    """Bring the parts of all units into `directory`, and return them."""
-    layout = operator.layout(ctx.config)
-    if not len(units):
-        return [write_part(conform(units, operator.computed_schema), [0], directory, layout)]
-    total = len(pc.unique(units[UNIT]))
-    if operator.finish is None:
-        sizes = zip(units[UNIT].to_pylist(), units[UNIT_ROWS].to_pylist(), strict=True)
-        by_id = dict(zip(units[operator.key].to_pylist(), sizes, strict=True))
-        adopt(ctx.work, by_id, operator.key, directory, layout)
-        take(ctx.earlier, units, given, operator, directory, layout)
-    parts, done = read_parts(directory), -1
-    with _progress(ctx, directory, len(units)):
-        while (have := sum(len(part.units) for part in parts)) < total:
-            if have == done:
-                raise RuntimeError(f"{ctx.stage}: {total - have} of {total} units of work were not written")
-            done = have
-            finished = pa.array([unit for part in parts for unit in part.units], pa.int64())
-            todo = units.filter(pc.invert(pc.is_in(units[UNIT], finished)))
-            _execute(ctx, operator, env, todo, directory)
-            parts = read_parts(directory)
-    return parts
+    def run(self, inputs: Mapping[str, Input]) -> JobResult:
+        ctx, operator = self.ctx, self.operator
+        for name in ("plan", "slices", "result", "reduced"):
+            shutil.rmtree(ctx.work / name, ignore_errors=True)
+        for name in ("plan", "slices", "result", "reduced", "parts"):
+            (ctx.work / name).mkdir(parents=True, exist_ok=True)
+        operator.check(inputs, ctx.config)
+        shards, planned = self._plan(inputs)
+        rows = sum(one.rows for one in planned)
+        ctx.progress(0, rows, "rows")
+        directory = ctx.work / self._directory
+        computed = read_parts(directory) if operator.map is None else self._compute(shards, planned)
+        parts = computed
+        if operator.reduce is not None and (reduced := self._reduce(computed, rows)) is not None:
+            parts, directory = reduced, ctx.work / "reduced"
+        (ctx.out / "data").mkdir()
+        link_parts(parts, directory, ctx.out / "data")
+        return self._result(rows, computed, parts, directory)
 
+    def _plan(self, inputs: Mapping[str, Input]) -> tuple[list[Shard], list[Planned]]:
+        operator, stage = self.operator, self.stage
+        if operator.read is not None:
+            tables = operator.read(inputs, self.ctx.config, stage.env)
+            planned = [row_worker.write_plan(stage, number, rows) for number, rows in enumerate(tables)]
+            return [Shard()] * len(planned), planned
+        files = {name: table_files(one.path / "data", "clip_id") for name, one in inputs.items()}
+        rows = max((sum(file.rows for file in table) for table in files.values()), default=0)
+        shards = cut_shards(rows)
+        cut = cut_inputs(inputs, files, shards)
+        tasks = [(stage, number, one) for number, one in enumerate(cut)]
+        if operator.gather is None:
+            return shards, self._each(row_worker.plan_shard, tasks, rows)
+        self._each(row_worker.slice_plan, [(*task, len(shards)) for task in tasks], rows)
+        gathered = [(stage, number, len(shards)) for number in range(len(shards))]
+        return shards, self._each(row_worker.gather_plan, gathered, rows)
 
-def _execute(ctx: JobContext, operator: Operator, env: Env, units: pa.Table, directory: Path) -> None:
-    import ray.data
+    def _compute(self, shards: Sequence[Shard], planned: Sequence[Planned]) -> list[Part]:
+        """Bring the parts of all batches into the scratch, and return them."""
+        ctx, directory = self.ctx, self.ctx.work / "parts"
+        rows, total = sum(one.rows for one in planned), sum(one.batches for one in planned)
+        if not total:
+            return [self.stage.writer("parts").write(self.operator.computed_schema.empty_table())]
+        if self.operator.reduce is None:
+            self._reuse(shards, planned, rows)
+        parts, before = read_parts(directory), -1
+        with _progress(ctx, directory, rows):
+            while todo := _unfinished(parts, planned):
+                left = sum(stop - start for _, spans_of in todo for start, stop in spans_of)
+                if left == before:
+                    raise RuntimeError(f"{ctx.stage}: {left} of {total} work batches were not written")
+                before = left
+                self._map(todo, rows * left // total)
+                parts = read_parts(directory)
+        return parts
 
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)  # its plans and bars would tear the driver's own apart
-    gpus = ctx.runtime.gpus_of(ctx.stage) if env.device == "cuda" else 0
-    workers = capacity.curation_workers(ctx.runtime, gpus)
-    most = operator.layout(ctx.config).rows_per_file
-    blocks = cut_blocks(units, max(1, min(most, math.ceil(len(units) / (4 * workers)))))
-    workers = min(workers, len(blocks))
-    arguments = {"reference": ctx.operator, "config": ctx.config, "env": env, "directory": str(directory)}
-    # A block is one row, its table inside: no batching can cut it apart or join it to another.
-    source = ray.data.from_arrow([pa.table({"block": [_to_bytes(block)]}) for block in blocks])
-    if gpus:
-        written = source.map_batches(
-            _Worker,
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
-            fn_constructor_kwargs=arguments,
-            num_cpus=1,
-            num_gpus=gpus,
+    def _reuse(self, shards: Sequence[Shard], planned: Sequence[Planned], rows: int) -> None:
+        """Write parts of all rows that need not be computed."""
+        ctx, stage = self.ctx, self.stage
+        if files := table_files(kept(ctx.work), self.operator.key):
+            held = files_of(files, shards)
+            self._each(row_worker.reuse_kept, [(stage, number, some) for number, some in enumerate(held)], rows)
+        for earlier in ctx.earlier:
+            todo = [number for number, _ in _unfinished(read_parts(ctx.work / "parts"), planned)]
+            if not todo:
+                return
+            try:
+                out = earlier.fetch(lambda path: path == INDEX_FILE)
+                for _ in range(2):
+                    tasks = [(stage, number, shards[number], out, earlier.fingerprint) for number in todo]
+                    found = self._each(row_worker.reuse_earlier, tasks, rows)
+                    wanted = {path for missing, _ in found for path in missing}
+                    todo = [number for number, (missing, _) in zip(todo, found, strict=True) if missing]
+                    if not wanted:
+                        break
+                    earlier.fetch(wanted.__contains__)
+                damaged = next((text for _, text in found if text), "")
+                if wanted or damaged:
+                    raise ValueError(damaged or f"{sorted(wanted)[0]} is not there")
+            except (FileNotFoundError, ValueError) as error:
+                # What was written is whole; the rest is computed.
+                log.warning(
+                    "%s: an earlier output is damaged, so rows are computed again: %s", self.operator.name, error
+                )
+
+    def _map(self, todo: Sequence[tuple[int, tuple[Span, ...]]], rows: int) -> None:
+        import ray.data
+
+        ctx, stage = self.ctx, self.stage
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.WARNING)  # its plans and bars would tear the driver's own apart
+        gpus = ctx.runtime.gpus_of(ctx.stage) if stage.env.device == "cuda" else 0
+        workers = capacity.curation_workers(ctx.runtime, gpus)
+        tasks = _cut_tasks(todo, max(4 * workers, math.ceil(rows / _TASK_ROWS)))
+        source = ray.data.from_arrow(
+            [pa.table({"shard": [number], "batches": [json.dumps(batches)]}) for number, batches in tasks]
         )
-    else:
-        # Ray keeps the processes of tasks: the next stage finds torch imported, which takes seconds in a new actor.
-        written = source.map_batches(
-            _apply_blocks,
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=ray.data.TaskPoolStrategy(size=workers),
-            fn_kwargs=arguments,
-            num_cpus=1,
-            resources=capacity.curation_place(ctx.runtime),
-        )
-    try:
-        written.materialize()
-    except Exception as error:
-        fault = told_by(error)
-        if fault is None:
-            raise
-        raise fault from error
-
-
-def _to_bytes(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
-
-
-def _from_bytes(data: pa.Buffer) -> pa.Table:
-    return pa.ipc.open_stream(data).read_all()
-
-
-def _write(table: pa.Table, ctx: JobContext, operator: Operator) -> tuple[Path, list[Part]]:
-    """Write what the driver computed; the directory, and the parts in it."""
-    directory = ctx.work / "result"
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    layout, starts = operator.layout(ctx.config), range(0, max(len(table), 1), 65536)
-    return directory, [write_part(table.slice(start, 65536), [start], directory, layout) for start in starts]
-
-
-class _Worker:
-    """Applies an operator to blocks of whole units; what the operator prepares is kept for the worker's life."""
-
-    def __init__(self, reference: str, config: Any, env: Env, directory: str) -> None:
-        self.operator = load_operator(reference)
-        if self.operator.make is None:
-            raise TypeError(f"{reference} computes its rows in its plan: nothing is left for a worker")
-        self.compute = self.operator.make(config, env)
-        self.directory, self.layout = Path(directory), self.operator.layout(config)
-        self.born = self.flushed = time.monotonic()
-
-    def __call__(self, packed: pa.Table) -> pa.Table:
-        """Write the rows of all units in one packed block that are in no part yet; return their number."""
-        units = self._todo(_from_bytes(packed["block"][0].as_buffer()))
-        held: dict[int, pa.Table] = {}
-        rows = held_bytes = 0
+        if gpus:
+            workers = min(workers, len(tasks))
+            written = source.map_batches(
+                row_worker.Mapper,
+                batch_size=1,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
+                fn_constructor_args=(stage,),
+                num_cpus=1,
+                num_gpus=gpus,
+            )
+        else:
+            # Ray keeps the processes of tasks: the next stage finds torch imported, which takes seconds in a new actor.
+            written = source.map_batches(
+                row_worker.map_task,
+                batch_size=1,
+                batch_format="pyarrow",
+                compute=ray.data.TaskPoolStrategy(min(workers, len(tasks))),
+                fn_args=(stage,),
+                num_cpus=1,
+                resources=capacity.curation_place(ctx.runtime),
+            )
         try:
-            for number, made in zip(units, apply_ahead(self.operator, self.compute, units.values()), strict=True):
-                held[number] = made
-                held_bytes += made.nbytes
-                rows += len(units[number])
-                if self._is_due(held_bytes):
-                    self._flush(held)
-                    held_bytes = 0
-        except MachineError:
-            self._flush(held)  # what is done stays
-            raise
-        self._flush(held)
-        return pa.table({"rows": pa.array([rows], pa.int64())})
+            written.materialize()
+        except Exception as error:
+            fault = told_by(error)
+            if fault is None:
+                raise
+            raise fault from error
 
-    def _todo(self, block: pa.Table) -> dict[int, pa.Table]:
-        """The units of a block that are in no part yet, by their numbers."""
-        units: dict[int, pa.Table] = {}
-        done = set[int]()
-        start = 0
-        while start < len(block):
-            size, number = block[UNIT_ROWS][start].as_py(), block[UNIT][start].as_py()
-            # Ray gives a block of a dead worker to another one, which finds here what was written before.
-            record = record_path(self.directory, number)
-            if record.exists():
-                done.update(read_part(record).units)
-            if number not in done:
-                units[number] = block.slice(start, size).drop_columns([UNIT, UNIT_ROWS])
-            start += size
-        return units
+    def _reduce(self, parts: Sequence[Part], rows: int) -> list[Part] | None:
+        """Bring computed rows of one range of ids together, and make the result of them; None: it is made."""
+        import pyarrow.dataset as ds
 
-    def _is_due(self, held_bytes: int) -> bool:
-        now = time.monotonic()
-        return held_bytes > _FLUSH_BYTES or now - self.flushed > max(_FLUSH_S, _FLUSH_SHARE * (now - self.born))
+        operator, stage, directory = self.operator, self.stage, self.ctx.work / self._directory
+        files: dict[int, list[str]] = {}
+        for part in parts:
+            files.setdefault(part.shard, []).extend(str(directory / file.name) for file in part.files)
+        surveyed: Any = ()
+        if operator.survey is not None:
+            every = [path for paths in files.values() for path in paths]
+            surveyed = operator.survey(ds.dataset(every, operator.computed_schema, format="parquet"), self.ctx.config)
+            if surveyed is None:
+                return None
+        count = len(cut_shards(rows))
+        numbers = sorted(files)
+        self._each(row_worker.slice_computed, [(stage, number, files[number], count) for number in numbers], rows)
+        self._each(row_worker.reduce_shard, [(stage, at, numbers, surveyed) for at in range(count)], rows)
+        return read_parts(self.ctx.work / "reduced")
 
-    def _flush(self, held: dict[int, pa.Table]) -> None:
-        if held:
-            write_part(pa.concat_tables(held.values()).combine_chunks(), list(held), self.directory, self.layout)
-            held.clear()
-        self.flushed = time.monotonic()
+    def _result(self, rows: int, computed: Sequence[Part], parts: Sequence[Part], directory: Path) -> JobResult:
+        ctx, operator = self.ctx, self.operator
+        counts = sum((part.counts for part in parts), Counter[str]())
+        digest = sum((file.digest for part in parts for file in part.files), RowsDigest())
+        lost = digest.rows < rows if operator.expand is not None else digest.rows != rows
+        if lost or sum(counts.values()) != 2 * digest.rows:  # `in` plus its parts
+            raise RuntimeError(f"{ctx.stage}: {rows} rows went in, {digest.rows} came out: {dict(counts)}")
+        reused = Counter[str]()
+        for part in parts:
+            if part.reused_from:
+                reused[part.reused_from] += sum(file.rows for file in part.files)
+        broken = [part.failed[Reason.INTERNAL_ERROR] for part in computed if Reason.INTERNAL_ERROR in part.failed]
+        # Beside rows that were well before, a single one may be a bad clip.
+        if sum(one.rows for one in broken) > bool(reused) and counts["ok"] == reused.total():
+            # Nothing of it is worth keeping: once the cause is mended, all rows are computed anew.
+            shutil.rmtree(ctx.work / "parts", ignore_errors=True)
+            first = min(broken, key=lambda one: one.key)
+            raise RuntimeError(f"{ctx.stage}: no row succeeded; the first error was: {first.detail}")
+        check_failed_alike(ctx, computed)
+        indexes = [part.index_path(directory) for part in parts]
+        [report] = self._each(row_worker.finish, [(self.stage, ctx.out, indexes)], rows)
+        for line in report.warnings:
+            log.warning("%s: %s", operator.name, line)
+        ctx.progress(rows, rows, "rows")
+        ordered = {"in": digest.rows, "ok": counts["ok"], **{key: counts[key] for key in sorted(counts) if "/" in key}}
+        return JobResult("rows", str(digest), ordered, dict(report.metrics), artifacts=report.files, taken=dict(reused))
+
+    @property
+    def _directory(self) -> str:
+        """Of the scratch, where rows lie before they are reduced."""
+        return "result" if self.operator.map is None else "parts"
+
+    def _each(self, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], rows: int) -> list[Any]:
+        """The results of a function for each of `tasks`, its arguments: by workers, unless there are few rows."""
+        if rows <= _SMALL_ROWS or not tasks:
+            return [function(*task) for task in tasks]
+        import ray
+
+        remote = ray.remote(num_cpus=1, resources=capacity.curation_place(self.ctx.runtime))(function)
+        try:
+            found: list[Any] = ray.get([remote.remote(*task) for task in tasks])
+        except ray.exceptions.RayTaskError as error:
+            raise told_by(error) or error.cause from error
+        return found
 
 
-_WORKERS: dict[str, _Worker] = {}
-"""What the tasks of this process have prepared, the latest last: a network or a decoder is loaded once."""
-_MOST_WORKERS = 2
-"""Stages run side by side, two by default."""
+def _unfinished(parts: Sequence[Part], planned: Sequence[Planned]) -> list[tuple[int, tuple[Span, ...]]]:
+    """Numbers of the shards that have batches in no part, with these."""
+    done: dict[int, list[Span]] = {}
+    for part in parts:
+        done.setdefault(part.shard, []).extend(part.batches)
+    found = []
+    for number, one in enumerate(planned):
+        have = sorted(done.get(number, ()))
+        ends, starts = [0, *(stop for _, stop in have)], [*(start for start, _ in have), one.batches]
+        gaps = tuple((end, start) for end, start in zip(ends, starts, strict=True) if end < start)
+        if gaps:
+            found.append((number, gaps))
+    return found
 
 
-def _apply_blocks(packed: pa.Table, reference: str, config: Any, env: Env, directory: str) -> pa.Table:
-    """The task form of `_Worker`."""
-    key = json.dumps([reference, config.model_dump(mode="json"), asdict(env), directory], sort_keys=True, default=repr)
-    worker = _WORKERS.pop(key, None) or _Worker(reference, config, env, directory)
-    _WORKERS[key] = worker
-    while len(_WORKERS) > _MOST_WORKERS:
-        del _WORKERS[next(iter(_WORKERS))]
-    return worker(packed)
-
-
-def load_operator(reference: str) -> Operator:
-    """The operator that `module:NAME` names; TypeError if it is none."""
-    module, _, name = reference.partition(":")
-    operator = getattr(importlib.import_module(module), name, None)
-    if not isinstance(operator, Operator):
-        raise TypeError(f"{reference!r} does not name an Operator (expected 'module:NAME')")
-    return operator
+def _cut_tasks(todo: Sequence[tuple[int, tuple[Span, ...]]], tasks: int) -> list[tuple[int, list[Span]]]:
+    """Share out the batches of each shard, to about so many tasks in all."""
+    most = max(1, math.ceil(sum(stop - start for _, spans_of in todo for start, stop in spans_of) / tasks))
+    found: list[tuple[int, list[Span]]] = []
+    for number, spans_of in todo:
+        room = 0
+        for start, stop in spans_of:
+            while start < stop:
+                if not room:
+                    found.append((number, []))
+                    room = most
+                end = min(stop, start + room)
+                found[-1][1].append((start, end))
+                room, start = room - (end - start), end
+    return found
 
 
 @contextmanager

@@ -6,11 +6,11 @@ Nothing reads its output but people; it is an artifact of the stage's MLflow run
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from curation.page import TEMPLATE, CurationPageConfig, make_page, read_tables
-from jobs.context import JobContext, JobResult
-from jobs.curate import decode_limits
+from curation.page import CurationPageConfig, make_page, read_tables
+from jobs.context import Job, JobContext, JobResult
 from jobs.files import files_digest
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FILE = "curation.html"
 
 
+@partial(Job, reads_media=True, depends=("pillow", "jinja2"), uses_cluster=False)
 def run(ctx: JobContext) -> JobResult:
     """Write `curation.html` (config: CurationPageConfig) from the inputs `clips`, `motion`, `tag` and `select`.
 
@@ -33,6 +34,7 @@ def run(ctx: JobContext) -> JobResult:
     from curation.decoder import Decoder
     from curation.operator import Env, Input
     from curation.sources import SYSTEM_PROMPTS_FILE
+    from jobs.curate import decode_limits
     from lumina.faults import patiently
     from lumina.system_prompts import read_system_prompts
 
@@ -52,7 +54,6 @@ def run(ctx: JobContext) -> JobResult:
         tables,
         config,
         decode,
-        TEMPLATE.read_text(encoding="utf-8"),
         {ref.stage: ref.digest for _, ref in sorted(ctx.inputs.items())},
         ctx.progress,
     )

@@ -11,21 +11,22 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from jobs.context import Evaluation, JobContext, JobResult
+from jobs.context import Evaluation, Job, JobContext, JobResult
 from lumina.config import Config
 from lumina.evaluation.metrics import METRICS, Estimate, difference
 from lumina.evaluation.prompts import Caption, Prompt, PromptSet, ShapesSuite, Split, Suite, build
+from lumina.evaluation.selection import METRICS_FILE, Selection
 from lumina.evaluation.summary import columns_of, estimates, interval_json, pivot
 from lumina.flow_matching.schedules import Sampler, SamplerConfig
 from lumina.precision import Precision, precision_on
 from lumina.prompt_length import cut_message
 
-METRICS_FILE = "metrics.json"
 SHEET_FILE = "contact_sheet.png"
 _SHOWN_CLIPS = 4
 _SHEET_CLIPS = 12
@@ -130,6 +131,7 @@ class _Evaluated:
     """Prompts that are longer than the text encoder takes."""
 
 
+@partial(Job, weights=("vae", "text_encoder"), depends=("torch", "diffusers", "transformers"), tier="metric")
 def run(ctx: JobContext) -> JobResult:
     """Evaluate input `checkpoint` under the system prompt of `config.source` (config: EvaluateConfig).
 
@@ -153,6 +155,7 @@ def run(ctx: JobContext) -> JobResult:
     return _result(ctx, evaluated.rows, (evaluation,), {n: e.value for n, e in evaluated.estimates.items()})
 
 
+@partial(Job, weights=("vae", "text_encoder"), depends=("torch", "diffusers", "transformers"), tier="metric")
 def run_final(ctx: JobContext) -> JobResult:
     """Evaluate inputs `before` and `after` on the prompts that the choice did not see (config: EvaluateFinalConfig).
 
@@ -163,7 +166,7 @@ def run_final(ctx: JobContext) -> JobResult:
         ValueError: the chosen source has no system prompt, or the captions suite finds no captions.
     """
     config: EvaluateFinalConfig = ctx.config
-    chosen = json.loads((ctx.inputs["selection"].path / "selection.json").read_text(encoding="utf-8"))["chosen"]
+    chosen = Selection.load(ctx.inputs["selection"].path).chosen
     prompts = _prompts(ctx, "report")
     models = [_Model(name, name, f"videos/{name}") for name in ("before", "after")]
     found = dict(zip(("before", "after"), _evaluate(ctx, chosen, prompts.prompts, models), strict=True))
@@ -334,7 +337,7 @@ def _result(
     import pyarrow.parquet as parquet
 
     from curation.digest import row_digest_and_marks
-    from jobs.row_index import write_row_index
+    from jobs.row_index import index_rows, write_row_index
 
     config: EvaluationConfig = ctx.config
     text = ["model", "source", "system_prompt_id", "prompt_id", "prompt", "video", "frames_sha256"]
@@ -348,7 +351,7 @@ def _result(
     (ctx.out / "data").mkdir()
     parquet.write_table(table, ctx.out / "data" / "clips.parquet")
     digest, marks = row_digest_and_marks(table)
-    write_row_index(ctx.out, {"clips.parquet": marks}, key="video", given={})
+    write_row_index(ctx.out, [index_rows("clips.parquet", table, marks, "video")])
     return JobResult(
         kind="rows",
         digest=str(digest),

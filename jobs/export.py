@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from functools import partial
 
-from jobs.context import JobContext, JobResult
+from jobs.context import Job, JobContext, JobResult
+from lumina.evaluation.selection import Selection
 from lumina.files import sha256_file
 from lumina.generation_config import GenerationConfig
 from lumina.parts import copy_part
 from lumina.pretrained import local_folder
 
 LINEAGE_FILE = "lineage.json"
+_TOLD = ("chosen", "sources", "decided_by", "reason")
 
 
 class ExportConfig(GenerationConfig):
     """What the exported model generates when nothing else is asked for."""
 
 
+@partial(Job, weights=("vae", "text_encoder"), depends=("torch", "safetensors"), uses_cluster=False)
 def run(ctx: JobContext) -> JobResult:
     """Write a TextToVideo directory and its lineage.
 
@@ -34,7 +37,8 @@ def run(ctx: JobContext) -> JobResult:
 
     config: ExportConfig = ctx.config
     prompts = read_system_prompts(ctx.inputs["tag"].path / SYSTEM_PROMPTS_FILE)
-    source = config.source or _choice(ctx).get("chosen")
+    choice = Selection.load(ctx.inputs["selection"].path) if "selection" in ctx.inputs else None
+    source = config.source or (choice and choice.chosen)
     if source is not None and source not in prompts:
         raise ValueError(f"export.source is {source!r}, but there are system prompts only for {', '.join(prompts)}")
     checkpoint = ctx.inputs["checkpoint"].path / "transformer_ema"
@@ -51,7 +55,7 @@ def run(ctx: JobContext) -> JobResult:
         "stage": ctx.stage,
         "fingerprint": ctx.fingerprint,
         "inputs": {key: {"stage": ref.stage, "digest": ref.digest} for key, ref in sorted(ctx.inputs.items())},
-        **({"choice": choice} if (choice := _choice(ctx)) else {}),
+        **({"choice": {key: value for key in _TOLD if (value := getattr(choice, key))}} if choice else {}),
         "files_sha256": {path.relative_to(ctx.out).as_posix(): sha256_file(path) for path in files},
     }
     (ctx.out / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1) + "\n", encoding="utf-8")
@@ -63,11 +67,3 @@ def run(ctx: JobContext) -> JobResult:
         artifacts=(LINEAGE_FILE,),
         weights={TRANSFORMER: TRANSFORMER},
     )
-
-
-def _choice(ctx: JobContext) -> dict[str, Any]:
-    """What the optional input `selection` says: the best source `chosen`, all `sources`, the `reason`."""
-    if "selection" not in ctx.inputs:
-        return {}
-    content = json.loads((ctx.inputs["selection"].path / "selection.json").read_text(encoding="utf-8"))
-    return {name: content[name] for name in ("chosen", "sources", "decided_by", "reason") if name in content}

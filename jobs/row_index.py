@@ -1,76 +1,74 @@
-"""Which rows an output has: `rows.parquet` beside its `data`, by which a damaged row can be named.
+"""Row index of an output: `rows.parquet` beside its `data`, by which a damaged row can be named, and others reused.
 
-One row per row of the data: its file, its place there, its id, a mark that tells whether it is what was written, and
-for a computed row that is well a mark of what it was computed from, by which a later run knows that it need not compute
-it again.
+One row per row of the data: its file, its place there, its id, a content hash that tells whether it is what was
+written, and for a computed row that is well the input hash of what it was computed from, by which a later run knows
+that it need not compute it again. Rows of one range of ids lie side by side, as their shards did.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.digest import MARK_BYTES
+from curation.operator import Shard
 from curation.schema import Status
+from jobs.batches import INPUT_HASH
 
 INDEX_FILE = "rows.parquet"
+_HASH = pa.binary(MARK_BYTES)
 _SCHEMA = pa.schema(
-    [
-        ("file", pa.string()),
-        ("row", pa.int64()),
-        ("id", pa.string()),
-        ("mark", pa.binary(MARK_BYTES)),
-        ("given", pa.binary(MARK_BYTES)),
-    ]
+    [("file", pa.string()), ("row", pa.int64()), ("id", pa.string()), ("content_hash", _HASH), ("input_hash", _HASH)]
 )
 
 
-def write_row_index(out: Path, marks: Mapping[str, bytes], key: str, given: Mapping[str, bytes]) -> None:
-    """Write the index of the Parquet files in `out/data`.
+def index_rows(name: str, rows: pa.Table, marks: bytes, key: str, planned: pa.Table | None = None) -> pa.Table:
+    """The index of one file of `data`.
 
     Args:
-        out: output directory of the stage.
-        marks: name of each file -> the marks of its rows, as `curation.digest.row_digest_and_marks` gives them.
+        name: of the file.
+        rows: its rows, in order.
+        marks: see `curation.digest.row_digest_and_marks`.
         key: the text column whose values name rows.
-        given: id of a row -> the mark of what it is computed from, see `jobs.units.given_marks`; empty for an operator
-            whose rows are not computed one by one.
+        planned: these rows among others, with `INPUT_HASH`, for an operator whose rows are computed one by one.
     """
+    hashes = pa.nulls(len(rows), _HASH)
+    if planned is not None and INPUT_HASH in planned.column_names:
+        at = pc.index_in(rows[key], planned[key].combine_chunks())
+        well = pc.equal(rows["status"], Status.OK)
+        hashes = planned[INPUT_HASH].take(pc.if_else(well, at, pa.scalar(None, pa.int32())))
+    content = pa.FixedSizeBinaryArray.from_buffers(_HASH, len(rows), [None, pa.py_buffer(marks)])
+    file = pa.array([f"data/{name}"], pa.string()).take(pa.array(np.zeros(len(rows), np.int64)))
+    return pa.table([file, np.arange(len(rows)), rows[key].cast(pa.string()), content, hashes], _SCHEMA)
+
+
+def write_row_index(out: Path, indexes: Iterable[pa.Table]) -> None:
+    """Write the index of `out`, from those of its files."""
     with pq.ParquetWriter(out / INDEX_FILE, _SCHEMA, compression="zstd") as writer:
-        for name in sorted(marks):
-            rows = pq.read_table(out / "data" / name, columns=[key, "status"] if given else [key])
-            ids = rows[key].to_pylist()
-            well = [status == Status.OK for status in rows["status"].to_pylist()] if given else [False] * len(ids)
-            each = [marks[name][at : at + MARK_BYTES] for at in range(0, len(marks[name]), MARK_BYTES)]
-            place = {"file": [f"data/{name}"] * len(ids), "row": range(len(ids))}
-            what = [given.get(one) if ok else None for one, ok in zip(ids, well, strict=True)]
-            columns = {**place, "id": ids, "mark": each, "given": what}
-            writer.write_table(pa.table(columns, _SCHEMA))
+        for index in indexes:
+            writer.write_table(index)
 
 
-def read_given(out: Path) -> pa.Table:
-    """The columns `file`, `id`, `mark` and `given` of the rows that have the last.
-
-    Raises:
-        FileNotFoundError: the output has no index.
-        ValueError: it is damaged.
-    """
-    return _read(out, ["file", "id", "mark", "given"], pc.is_valid(pc.field("given")))
+def read_input_hashes(out: Path, shard: Shard) -> pa.Table:
+    """All columns of the rows of a shard that have an `input_hash`; errors as `read_row_index`."""
+    return _read(out, _SCHEMA.names, shard.holds("id") & pc.is_valid(pc.field("input_hash")))
 
 
 def read_row_index(out: Path) -> dict[str, tuple[list[str], list[bytes]]]:
-    """Path of each data file, relative to `out` -> ids and marks of its rows, in their order.
+    """Path of each data file, relative to `out` -> ids and content hashes of its rows, in their order.
 
     Raises:
         FileNotFoundError: the output has no index.
         ValueError: it is damaged.
     """
-    table = _read(out, ["file", "row", "id", "mark"]).sort_by([("file", "ascending"), ("row", "ascending")])
+    table = _read(out, ["file", "row", "id", "content_hash"]).sort_by([("file", "ascending"), ("row", "ascending")])
     found: dict[str, tuple[list[str], list[bytes]]] = {}
-    for file, name, mark in zip(*(table[column].to_pylist() for column in ("file", "id", "mark")), strict=True):
+    for file, name, mark in zip(*(table[column].to_pylist() for column in ("file", "id", "content_hash")), strict=True):
         ids, marks = found.setdefault(file, ([], []))
         ids.append(name)
         marks.append(mark)

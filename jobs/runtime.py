@@ -8,11 +8,11 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from curation.object_stores import ObjectStores
-from lumina.config import Config
 from lumina.models.config import AttentionKernel, Recompute
+from lumina.training.loop_config import LoopConfig
 
 
-class RuntimeConfig(Config):
+class RuntimeConfig(LoopConfig):
     """How a run is executed. Nothing in here may change what a stage computes.
 
     The type of a network that is left to its device (`auto`) is written into its stage's config, and so is part of its
@@ -28,6 +28,8 @@ class RuntimeConfig(Config):
     Needs `curation_workers`, since nodes that are not there yet cannot be counted."""
     num_cpus: int | None = Field(default=None, ge=2, le=65536)
     """Logical CPUs of the local Ray cluster; None takes twice the cores, and at least four."""
+    max_parallel: int = Field(default=2, ge=1, le=1024)
+    """Stages that are computed at the same time, where none needs another; raise it on a cluster with room for more."""
     curation_workers: int | None = Field(default=None, ge=1, le=65536)
     """Workers of a curation stage at most; None: as many as the GPUs hold where a stage uses them
     (`curation_gpus`), else half of the logical CPUs of a local cluster and all but one of another."""
@@ -61,19 +63,6 @@ class RuntimeConfig(Config):
     """Give every training and evaluation worker one GPU."""
     threads_per_worker: int = Field(default=1, ge=1, le=1024)
     """Torch threads of each worker."""
-    checkpoint_every: int | None = Field(default=None, ge=1)
-    """Training steps between two engine checkpoints, which a stage continues from after a failure. None goes by time:
-    they come as soon as `checkpoint_every_s` and `checkpoint_share` allow."""
-    checkpoint_every_s: float = Field(default=60.0, ge=0)
-    """Seconds between two engine checkpoints at least, where they go by time."""
-    checkpoint_share: float = Field(default=0.03, gt=0, le=1)
-    """Largest share of a training stage's time in which an engine checkpoint is being written, where they go by time:
-    one that took 30 s is followed by the next after 1,000 s."""
-    keep_checkpoints: int = Field(default=2, ge=1)
-    """Newest engine checkpoints that stay while a stage trains."""
-    milestone_every: int | None = Field(default=None, ge=1)
-    """Training steps between two milestones: their engine checkpoints stay while the stage trains, and their weights
-    are part of its output. None keeps the last weights only."""
     activation_checkpointing: Recompute | Mapping[str, Recompute] = "none"
     """What the backward pass computes again instead of keeping it: nothing, all but the results of matrix products and
     attention (per-op), all but the results of attention (attention), or everything inside a block (full). For all
@@ -81,25 +70,8 @@ class RuntimeConfig(Config):
     attention: AttentionKernel = "auto"
     """Kernel of attention on GPUs, in training and evaluation: torch's choice (auto), FlashAttention 2 (fa2) or 3 (fa3:
     its own wheel, Hopper GPUs), or cuDNN's (cudnn). Another kernel changes last bits."""
-    deterministic: bool = False
-    """Train on GPUs with algorithms that give the same bits every time, which are slower. CPUs give the same bits in
-    any case."""
-    prefetch: int = Field(default=4, ge=0, le=1024)
-    """Micro-batches that each training worker prepares ahead."""
-    reading_threads: int = Field(default=4, ge=1, le=1024)
-    """Threads of each training worker that read and prepare them, as many at a time as `prefetch` allows: the more, the
-    longer a single read takes, as on network storage."""
-    validate_every: int = Field(default=500, ge=1)
-    """Training steps between two looks at held-out clips; there is one at the end in any case."""
-    validation_clips: int = Field(default=16, ge=0)
-    """Held-out clips per source and media that a look takes; 0 takes none."""
-    peak_tflops: float | None = Field(default=None, gt=0, le=1e6)
-    """Peak of one training worker's device, in 10^12 floating-point operations a second, by which FLOP utilisation is
-    told; None looks up known GPUs."""
     max_failures: int = Field(default=2, ge=0)
     """Failures of the worker group with no new checkpoint between them, after which a training stage gives up."""
-    log_every: int = Field(default=10, ge=1)
-    """Training steps between two logged points."""
 
     @field_validator("curation_gpus")
     @classmethod

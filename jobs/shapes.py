@@ -8,13 +8,14 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from jobs.context import JobContext, JobResult
+from jobs.context import Job, JobContext, JobResult
 from jobs.files import files_digest
 from lumina.config import Config
 
@@ -58,6 +59,7 @@ class _Chunk:
     stop: int
 
 
+@partial(Job, depends=("av", "opencv-python-headless", "numpy"))
 def run(ctx: JobContext) -> JobResult:
     """Write `<source>/<number>.mp4`, `images/<source>-<number>.png` and `clips.csv` (config: RenderShapesConfig)."""
     import ray

@@ -15,23 +15,26 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 from jobs import capacity
-from jobs.context import JobContext, JobResult
+from jobs.context import Job, JobContext, JobResult
 from jobs.ray_faults import first_sentence
 from jobs.train_plots import draw, summary
+from lumina.evaluation.selection import Selection
+from lumina.files import read_jsonl
+from lumina.training.loop_config import METRICS_FILE, LoopConfig, LoopSettings
 from lumina.training.stage import TrainStageConfig
 
 logger = logging.getLogger(__name__)
 
-METRICS = "metrics.jsonl"
-
 _POLL_SECONDS = 0.5
 
 
+@partial(Job, depends=("torch", "deepspeed"), tier="metric")
 def run(ctx: JobContext) -> JobResult:
     """Train one stage (config: TrainStageConfig) and write its weights, their average and its metrics.
 
@@ -62,11 +65,11 @@ def run(ctx: JobContext) -> JobResult:
     _raise_if_stopped(ctx.work)
 
     from lumina import checkpoints
-    from lumina.training.metrics import read_metrics
 
-    shutil.copyfile(ctx.work / METRICS, ctx.out / METRICS)
-    rows = read_metrics(ctx.out / METRICS)
-    plots = draw(rows, config, ctx.out)
+    shutil.copyfile(ctx.work / METRICS_FILE, ctx.out / METRICS_FILE)
+    rows = read_jsonl(ctx.out / METRICS_FILE)
+    settings = config.model_dump(mode="json")
+    plots = draw(ctx.stage, rows, settings, ctx.out)
     weights = {name: checkpoints.load_weights(ctx.out / folder) for name, folder in _FOLDERS.items()}
     return JobResult(
         kind="checkpoint",
@@ -74,29 +77,14 @@ def run(ctx: JobContext) -> JobResult:
         metrics={
             "train/clips": clips.total(),
             **{f"train/clips/{source}": count for source, count in sorted(clips.items())},
-            **summary(rows, config),
+            **summary(rows, settings),
         },
-        artifacts=(METRICS, *plots),
+        artifacts=(METRICS_FILE, *plots),
         weights=_FOLDERS,
     )
 
 
 _FOLDERS = {"raw": "transformer", "ema": "transformer_ema"}
-_SETTINGS = (
-    "checkpoint_every",
-    "checkpoint_every_s",
-    "checkpoint_share",
-    "keep_checkpoints",
-    "milestone_every",
-    "log_every",
-    "validate_every",
-    "validation_clips",
-    "deterministic",
-    "prefetch",
-    "reading_threads",
-    "peak_tflops",
-)
-"""What a loop takes from the runtime config as it is."""
 
 
 def _spec(ctx: JobContext) -> dict[str, Any]:
@@ -106,7 +94,7 @@ def _spec(ctx: JobContext) -> dict[str, Any]:
         raise ValueError(f"{ctx.stage} needs inputs latents... and text, but has {', '.join(sorted(ctx.inputs))}")
     sources = None
     if "selection" in ctx.inputs:
-        sources = json.loads((ctx.inputs["selection"].path / "selection.json").read_text(encoding="utf-8"))["sources"]
+        sources = list(Selection.load(ctx.inputs["selection"].path).sources)
     return {
         "config": _json(ctx.config),
         "latents": latents,
@@ -121,7 +109,7 @@ def _spec(ctx: JobContext) -> dict[str, Any]:
         "settings": {
             "work": str(ctx.work),
             "activation_checkpointing": ctx.runtime.checkpointing(ctx.stage),
-            **{name: getattr(ctx.runtime, name) for name in _SETTINGS},
+            **ctx.runtime.model_dump(include=set(LoopConfig.model_fields)),
         },
     }
 
@@ -230,11 +218,10 @@ def _worker(spec: dict[str, Any]) -> None:
     import torch.distributed as dist
 
     from lumina.models.attention_kernels import AttentionKernelError, use_kernel
-    from lumina.training.trainer import LoopSettings, Trainer, TrainingStoppedError
+    from lumina.training.trainer import Trainer, TrainingStoppedError
 
     torch.set_num_threads(spec["threads"])
-    plain = {**spec["settings"], "work": Path(spec["settings"]["work"])}
-    settings = LoopSettings(**plain, device=_device() if spec["use_gpu"] else "cpu")
+    settings = LoopSettings(**spec["settings"], device=_device() if spec["use_gpu"] else "cpu")
     config = TrainStageConfig.model_validate_json(spec["config"])
     init = Path(spec["init"]) if spec["init"] else None
     try:
@@ -267,7 +254,7 @@ def _follow(ctx: JobContext, finished: Event) -> None:
     """Pass on each line of the metrics file once, in order of step, until the run has finished."""
     from lumina.training.metrics import curve_points
 
-    path, steps = ctx.work / METRICS, ctx.config.steps
+    path, steps = ctx.work / METRICS_FILE, ctx.config.steps
     last, offset, inode = 0, 0, 0
     refused = _refused(ctx.work)
     while True:

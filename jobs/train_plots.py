@@ -1,23 +1,22 @@
-"""What a training stage shows at its end: loss over t (paper Figure 3), loss over steps, and its summary in numbers."""
+"""Training curves and the summary of a stage: loss over t (paper Figure 3), loss over steps, means of both ends."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lumina.training.stage import TaskConfig, TrainStageConfig
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from curation.control_characters import shown
+from lumina.pages.charts import COLORS, Axis, Chart, Line, Points, thinned
+from lumina.pages.page import CHARTS, render
 
 IN_NO_DIGEST = True
 """Plots and figures inform: no stage's digest covers them, so no stage is computed again for their sake."""
 
-LOSS_BY_T = "plots/loss_by_t.png"
-LOSSES = "plots/losses.png"
+PAGE = "plots/training.html"
 
 LATE = 0.2
 """Share of the steps, the last ones, over which loss by t is averaged."""
@@ -25,54 +24,139 @@ LATE = 0.2
 WORSE = 1.1
 """A coarser scale has lost at a t where its loss is this many times that of the finest."""
 
+NOTE = (
+    "Loss: running means of the recorded steps; dots: held-out clips. Loss by time and scale is the paper's Figure 3: "
+    "the error over t in the last fifth of the steps; a dotted line stands where a coarser scale starts to lose by "
+    "more than a tenth."
+)
+
 Rows = Sequence[Mapping[str, float]]
 """Lines of a metrics file."""
 
-_COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
 _WINDOWS = 50
 
 
-def draw(rows: Rows, config: TrainStageConfig, out: Path) -> tuple[str, ...]:
-    """Draw the plots of a stage under `out`; return their names relative to it."""
-    for name, plot in ((LOSS_BY_T, _plot_loss_by_t), (LOSSES, _plot_losses)):
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        plot(rows, config, out / name)
-    return LOSS_BY_T, LOSSES
+@dataclass(frozen=True)
+class _Task:
+    name: str
+    color: int
+    """One per scale of the model, the same in all stages."""
+    image: bool
+    numbers: int
+    """Latent positions in a token: what makes a scale coarse."""
 
 
-def summary(rows: Rows, config: TrainStageConfig) -> dict[str, float]:
+def _tasks(config: Mapping[str, Any]) -> list[_Task]:
+    scales = sorted(
+        (tuple(one) for one in config.get("model", {}).get("patch_sizes", ())),
+        key=lambda patch: (math.prod(patch), patch),
+    )
+    return [
+        _Task(
+            str(task["name"]),
+            scales.index(tuple(task["patch"])) % COLORS if tuple(task["patch"]) in scales else 0,
+            task.get("media") == "image",
+            math.prod(task["patch"]),
+        )
+        for task in config.get("tasks", ())
+    ]
+
+
+def draw(stage: str, rows: Rows, config: Mapping[str, Any], out: Path) -> tuple[str, ...]:
+    """Write the page with the charts of a stage under `out`; return its name relative to it."""
+    page = render(CHARTS, shown, heading=stage, note=NOTE, charts=charts(stage, rows, config))
+    (out / PAGE).parent.mkdir(parents=True, exist_ok=True)
+    (out / PAGE).write_text(page, encoding="utf-8")
+    return (PAGE,)
+
+
+def charts(stage: str, rows: Rows, config: Mapping[str, Any]) -> list[Chart]:
+    """Loss over steps, and loss over t, of what was measured.
+
+    Args:
+        stage: its name.
+        rows: lines of its metrics file.
+        config: that of the stage, as plain data; unknown models and tasks have no charts.
+    """
+    tasks = _tasks(config)
+    return [chart for chart in (_losses(stage, rows, tasks), _loss_by_t(stage, rows, tasks)) if chart]
+
+
+def _losses(stage: str, rows: Rows, tasks: Sequence[_Task]) -> Chart | None:
+    """Training losses as a running mean over the steps, and those of held-out clips as points."""
+    curves = {task.name: _smooth(_series(rows, f"loss/{task.name}")) for task in tasks}
+    dots = {task.name: _series(rows, f"val/{task.name}") for task in tasks}
+    values = [value for one in (*curves.values(), *dots.values()) for value in one.values() if value > 0]
+    if not values:
+        return None
+    last = max(int(row["step"]) for row in rows)
+    label = f"Loss of {stage} over {last} steps: " + "; ".join(
+        f"{name} from {one[min(one)]:.3g} to {one[max(one)]:.3g}" for name, one in curves.items() if one
+    )
+    # Scales differ by factors, and so do the start and the end of a training.
+    y = Axis(min(values) / 1.05, max(values) * 1.05, log=True)
+    lines = [
+        Line(task.name, task.color, _positive(curves[task.name]), task.image, _positive(dots[task.name]))
+        for task in tasks
+    ]
+    return Chart("Loss", label, Axis(0, last, "optimizer step"), y, lines)
+
+
+def _loss_by_t(stage: str, rows: Rows, tasks: Sequence[_Task]) -> Chart | None:
+    """The late loss of every task over t, and where the coarser scales start to lose."""
+    from lumina.training.metrics import T_BINS
+
+    bins = late_bins(rows, [task.name for task in tasks])
+    values = [value for one in bins.values() for value in one.values() if math.isfinite(value)]
+    if not values:
+        return None
+    lost = _crossings(bins, tasks)
+    lines = []
+    for task in tasks:
+        points = [((index + 0.5) / T_BINS, value) for index, value in sorted(bins[task.name].items())]
+        t = lost.get(task.name)
+        note = "" if t is None else f"loses from t = {t:g}"
+        lines.append(Line(task.name, task.color, points, task.image, mark=t, note=note))
+    label = f"Mean squared error of {stage} over t, the last fifth of its steps: " + "; ".join(
+        f"{name} {min(one.values()):.3g} to {max(one.values()):.3g}" for name, one in bins.items() if one
+    )
+    y = Axis(0, max(values) * 1.05)
+    return Chart("Loss by time and scale", label, Axis(0, 1, "t (0 noise, 1 data)"), y, lines)
+
+
+def summary(rows: Rows, config: Mapping[str, Any]) -> dict[str, float]:
     """Return the mean losses of the first and the last tenth of the steps, the last validation, and the pace.
 
     Besides `train/crossing_t/<task>` for every video task coarser than the finest: see `crossing`; left out where the
     task never loses.
     """
-    tenth = config.steps / 10
-    first = [row for row in rows if row["step"] <= tenth] or rows[:1]
-    last = [row for row in rows if row["step"] > config.steps - tenth] or rows[-1:]
-    result: dict[str, float] = {"train/steps": config.steps}
-    for task in config.tasks:
+    tasks, steps = _tasks(config), config["steps"]
+    first = [row for row in rows if row["step"] <= steps / 10] or rows[:1]
+    last = [row for row in rows if row["step"] > steps - steps / 10] or rows[-1:]
+    result: dict[str, float] = {"train/steps": steps}
+    for task in tasks:
         for name, part in (("first_loss", first), ("last_loss", last)):
             # A task of a small ratio may take no part in a tenth of the steps.
             values = _values(part, f"loss/{task.name}")
             if values:
                 result[f"train/{name}/{task.name}"] = fmean(values)
-    for key, value in _last_validation(rows).items():
-        result[f"train/{key}"] = value
+    looks = ({key: row[key] for key in row if key.startswith("val/")} for row in reversed(rows))
+    result |= {f"train/{key}": value for key, value in next(filter(None, looks), {}).items()}
     for name in ("seconds_per_step", "tokens_per_second", "data_share", "flops_per_second", "flop_utilisation"):
         values = _values(rows, name)
         if values:
             result[f"train/{name}"] = fmean(values)
-    for name, t in _crossings(rows, config).items():
-        result[f"train/crossing_t/{name}"] = t
-    return result
+    bins = late_bins(rows, [task.name for task in tasks])
+    return result | {f"train/crossing_t/{name}": t for name, t in _crossings(bins, tasks).items()}
 
 
-def late_bins(rows: Rows, config: TrainStageConfig) -> dict[str, dict[int, float]]:
+def late_bins(rows: Rows, tasks: Iterable[str]) -> dict[str, dict[int, float]]:
     """Return the mean squared error per task and t-bin over the last fifth of the steps, each sample counted once."""
     from lumina.training.metrics import mean_bins
 
-    late = [row for row in rows if row["step"] > config.steps * (1 - LATE)]
-    return {task.name: mean_bins(late, task.name) for task in config.tasks}
+    last = max((row["step"] for row in rows), default=0)
+    late = [row for row in rows if row["step"] > last * (1 - LATE)]
+    return {task: mean_bins(late, task) for task in tasks}
 
 
 def crossing(finest: Mapping[int, float], coarse: Mapping[int, float]) -> float | None:
@@ -94,110 +178,27 @@ def crossing(finest: Mapping[int, float], coarse: Mapping[int, float]) -> float 
     return None if edge == len(shared) else shared[edge] / T_BINS if edge else 0.0
 
 
-def _crossings(rows: Rows, config: TrainStageConfig) -> dict[str, float]:
-    videos = sorted((task for task in config.tasks if task.media == "video"), key=_numbers)
-    if not videos:
-        return {}
-    bins = late_bins(rows, config)
-    found = {
-        task.name: crossing(bins[videos[0].name], bins[task.name])
-        for task in videos
-        if _numbers(task) > _numbers(videos[0])
-    }
+def _crossings(bins: Mapping[str, Mapping[int, float]], tasks: Sequence[_Task]) -> dict[str, float]:
+    videos = sorted((task for task in tasks if not task.image), key=lambda task: task.numbers)
+    coarser = [task for task in videos if task.numbers > videos[0].numbers]
+    found = {task.name: crossing(bins[videos[0].name], bins[task.name]) for task in coarser}
     return {name: t for name, t in found.items() if t is not None}
-
-
-def _numbers(task: TaskConfig) -> int:
-    """Latent positions in a token of the task: what makes a scale coarse."""
-    return math.prod(task.patch)
 
 
 def _values(rows: Rows, key: str) -> list[float]:
     return [row[key] for row in rows if key in row]
 
 
-def _last_validation(rows: Rows) -> dict[str, float]:
-    looks = ({key: row[key] for key in row if key.startswith("val/")} for row in reversed(rows))
-    return next((look for look in looks if look), {})
+def _series(rows: Rows, key: str) -> dict[int, float]:
+    return {int(row["step"]): row[key] for row in rows if key in row and math.isfinite(row[key])}
 
 
-def _plot_loss_by_t(rows: Rows, config: TrainStageConfig, path: Path) -> None:
-    """Draw the late loss of every task over t, and where the coarser ones start to lose."""
-    from lumina.training.metrics import T_BINS
-
-    figure, axes = _figure("Loss by time and scale", "t (0 noise, 1 data)", "mean squared error of the velocity")
-    bins, crossings = late_bins(rows, config), _crossings(rows, config)
-    for task in config.tasks:
-        own = bins[task.name]
-        times = [(index + 0.5) / T_BINS for index in own]
-        style = _style(task, config)
-        axes.plot(times, list(own.values()), marker="o", markersize=3, label=_label(task), **style)
-        if task.name in crossings:
-            t = crossings[task.name]
-            axes.axvline(t, color=style["color"], linestyle=":", linewidth=1, label=f"{task.name} loses from t = {t:g}")
-    axes.set_xlim(0, 1)
-    _finish(figure, axes, path)
+def _smooth(series: Mapping[int, float]) -> dict[int, float]:
+    steps = sorted(series)
+    size = max(1, -(-len(steps) // _WINDOWS))
+    windows = [steps[start : start + size] for start in range(0, len(steps), size)]
+    return {round(fmean(window)): fmean(series[step] for step in window) for window in windows}
 
 
-def _plot_losses(rows: Rows, config: TrainStageConfig, path: Path) -> None:
-    """Draw the training losses of every task over the steps, as a running mean, and those of held-out clips."""
-    from matplotlib.ticker import ScalarFormatter
-
-    held_out = any(key.startswith("val/") for row in rows for key in row)
-    title = "Training loss, and that of held-out clips (points)" if held_out else "Training loss"
-    figure, axes = _figure(title, "optimizer step", "loss")
-    for task in config.tasks:
-        style = _style(task, config)
-        points = [(row["step"], row[f"loss/{task.name}"]) for row in rows if f"loss/{task.name}" in row]
-        size = -(-len(points) // _WINDOWS)
-        windows = [points[start : start + size] for start in range(0, len(points), max(size, 1))]
-        axes.plot(
-            [fmean(step for step, _ in window) for window in windows],
-            [fmean(loss for _, loss in window) for window in windows],
-            label=_label(task),
-            **style,
-        )
-        looks = [(row["step"], row[f"val/{task.name}"]) for row in rows if f"val/{task.name}" in row]
-        if looks:
-            axes.plot(
-                *zip(*looks, strict=True),
-                color=style["color"],
-                linestyle="none",
-                marker="s" if task.media == "image" else "o",
-                markersize=5,
-                markeredgecolor="black",
-                markeredgewidth=0.5,
-                label=f"{task.name}, held out",
-            )
-    # Scales differ by factors, and so do the start and the end of a training.
-    axes.set_yscale("log")
-    for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        axis(ScalarFormatter())
-    _finish(figure, axes, path)
-
-
-def _figure(title: str, x: str, y: str) -> tuple[Any, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.0, 4.5), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(title)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.grid(alpha=0.3, which="both")
-    return figure, axes
-
-
-def _finish(figure: Any, axes: Axes, path: Path) -> None:
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
-    figure.savefig(path)
-
-
-def _style(task: TaskConfig, config: TrainStageConfig) -> dict[str, Any]:
-    """One colour per scale of the model, the same in all plots of all stages; images are dashed."""
-    place = sorted(config.model.patch_sizes, key=lambda patch: (math.prod(patch), patch)).index(task.patch)
-    return {"color": _COLOURS[place % len(_COLOURS)], "linestyle": "--" if task.media == "image" else "-"}
-
-
-def _label(task: TaskConfig) -> str:
-    return f"{task.name} (patch {task.scale})"
+def _positive(series: Mapping[int, float]) -> Points:
+    return [(step, value) for step, value in thinned(series) if value > 0]

@@ -24,7 +24,7 @@ from lumina.hardware import Cluster
 from lumina.models import rope
 from lumina.models.config import Recompute
 from lumina.step_time import LINKS, Links, Waiting, exchange, waiting
-from lumina.training.checkpoint_interval import Often
+from lumina.training.loop_config import LoopConfig
 from lumina.training.stage import TaskConfig, TrainStageConfig
 
 NUMBER_BYTES = {"bf16": 2, "fp32": 4}
@@ -38,7 +38,7 @@ float32."""
 BUFFER_NUMBERS = 100_000_000
 """Most gradients that the engine gathers before it reduces them."""
 
-_BY_TIME = Often()
+_LOOP = LoopConfig()
 
 
 @dataclass(frozen=True)
@@ -156,15 +156,6 @@ class StageCost:
         return self.waiting.step_s
 
 
-@dataclass(frozen=True)
-class Retention:
-    """Which checkpoints are written, and which of them stay while a stage trains."""
-
-    keep: int
-    milestone_every: int | None
-    often: Often = _BY_TIME
-
-
 def largest_pass(load: TaskLoad, stage: TrainStageConfig, workers: int, micro_batch_size: int | None = None) -> Pass:
     """The largest share of a step's batch that one worker puts through the network at once.
 
@@ -275,7 +266,7 @@ def stage_cost(
     cluster: Cluster,
     utilisation: float,
     checkpointing: Recompute = "none",
-    retention: Retention = Retention(2, None),
+    loop: LoopConfig = _LOOP,
     links: Links = LINKS,
 ) -> StageCost:
     """Count one stage, with one worker a GPU.
@@ -288,7 +279,7 @@ def stage_cost(
         utilisation: share of the GPUs' peak, 0 to 1, that all operations run at, with those that are computed again,
             and with all waiting.
         checkpointing: what the backward pass computes again.
-        retention: which checkpoints are written, and which stay.
+        loop: which checkpoints are written, and which stay.
         links: how fast workers exchange, and the storage reads and writes.
 
     Raises ValueError if a task has fewer samples than there are workers.
@@ -318,9 +309,9 @@ def stage_cost(
         checkpoint,
         workers,
         links,
-        retention.often,
+        loop,
     )
-    milestones = stage.steps // retention.milestone_every if retention.milestone_every else 0
+    milestones = stage.steps // loop.milestone_every if loop.milestone_every else 0
     return StageCost(
         stage=name,
         steps=stage.steps,
@@ -338,5 +329,5 @@ def stage_cost(
         mend=None if fits else find_mend(stage, loads, cluster, checkpointing),
         checkpoint_bytes=checkpoint,
         weights_bytes=weights,
-        disk_bytes=(retention.keep + 1 + milestones) * checkpoint + (milestones + 1) * weights,
+        disk_bytes=(loop.keep_checkpoints + 1 + milestones) * checkpoint + (milestones + 1) * weights,
     )

@@ -58,6 +58,13 @@ def said(error: BaseException) -> str:
     return strerror or str(error).partition("\n")[0].rstrip(".") or type(error).__name__
 
 
+def brief(error: Exception) -> str:
+    """First line of an error, without paths of this machine."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+    text = re.sub(r"(?:file:)?(?:/[^\s:/']+)+/", "", lines[0])
+    return f"{type(error).__name__}: {re.sub(r'-?[0-9]{6,}', 'N', text)}"
+
+
 def cure(error: BaseException) -> str:
     """What to do about a fault of the machine."""
     number = error.errno if isinstance(error, OSError) else errno.ENOMEM if isinstance(error, MemoryError) else None

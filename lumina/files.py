@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+PARTIAL = ".*.tmp"
+"""Files that `replacing` has not given their name yet, or never will: whoever wrote them was killed."""
 _JSON_BYTES = 1 << 26
 
 
@@ -32,6 +38,52 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}, line {error.lineno}: no JSON: {error.msg}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8") from error
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """What the lines of a JSON Lines file hold; a last one that is still being written, or was cut short, is left out.
+
+    Raises FileNotFoundError if there is none, ValueError naming the file and the line that is no JSON.
+    """
+    found = []
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.endswith(b"\n"):
+                try:
+                    found.append(json.loads(line))
+                except ValueError as error:
+                    raise ValueError(f"{path}, line {number}: no JSON: {error}") from error
+    return found
+
+
+@contextlib.contextmanager
+def replacing(path: Path, sync: bool = False) -> Iterator[Path]:
+    """Give a new file the place of an older one, or of none: who reads it finds either whole. Makes its folder.
+
+    Args:
+        path: the file.
+        sync: have the new one on the disk, and not only on its way there, before it gets its name.
+
+    Yields the path to write it to; OSError if it cannot be written, with what was there as it was and nothing beside.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        if sync:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def replace_file(path: Path, content: bytes, sync: bool = False) -> None:
+    """Write a file by `replacing`."""
+    with replacing(path, sync) as partial:
+        partial.write_bytes(content)
 
 
 def sha256_file(path: Path) -> str:

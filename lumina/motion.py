@@ -7,7 +7,7 @@ released one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self, cast
@@ -24,6 +24,7 @@ RELEASED_TIMES_S = tuple(step * 0.5 for step in range(9))
 """Seconds at which the released script samples a clip: 0, 0.5, ..., 4."""
 
 Images = NDArray[np.uint8] | NDArray[np.float32]
+Prepare = Callable[[NDArray[np.uint8], tuple[int, int]], Images]
 
 
 class OpticalFlowEstimator(Protocol):
@@ -33,8 +34,13 @@ class OpticalFlowEstimator(Protocol):
     def name(self) -> str:
         """Name with version, recorded with every score, e.g. "opencv-dis-medium/5.0.0"."""
 
+    @property
+    def prepare(self) -> Prepare:
+        """Frames [T, H, W, 3] and a size to all that it sees of them: `prepare_frames` or `prepare_grey`."""
+
     def __call__(self, a: Images, b: Images) -> NDArray[np.float32]:
-        """Flow [N, 2, H, W] in pixels (x, y) from images `a` to images `b`, both [N, H, W, 3], RGB in 0..255."""
+        """Flow [N, 2, H, W] in pixels (x, y) from images `a` to images `b`: both [N, H, W, 3], RGB in 0..255, or what
+        `prepare` made."""
 
 
 class DISFlow:
@@ -47,16 +53,20 @@ class DISFlow:
         cv2.setNumThreads(1)
         self._estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         self.name = f"opencv-dis-medium/{cv2.__version__}"
+        self.prepare: Prepare = prepare_grey
 
     def __call__(self, a: Images, b: Images) -> NDArray[np.float32]:
         """See `OpticalFlowEstimator`. Sides must be at least 16 pixels."""
         import cv2
 
-        if a.shape != b.shape or a.ndim != 4 or a.shape[-1] != 3 or min(a.shape[1:3]) < 16:
+        if a.shape != b.shape or a.ndim != 4 or a.shape[-1] not in (1, 3) or min(a.shape[1:3]) < 16:
             raise ValueError(f"DIS flow needs two [N, H, W, 3] batches with sides >= 16, got {a.shape} and {b.shape}")
-        grey = [[cv2.cvtColor(_to_uint8(image), cv2.COLOR_RGB2GRAY) for image in images] for images in (a, b)]
-        flows = [self._estimator.calc(first, second, None) for first, second in zip(*grey, strict=True)]
-        return np.stack(flows).transpose(0, 3, 1, 2).astype(np.float32)
+        flows = np.empty((len(a), 2, *a.shape[1:3]), np.float32)
+        for first, second, out in zip(a, b, flows, strict=True):
+            flow = self._estimator.calc(_grey(first), _grey(second), None)
+            for channel in range(2):
+                cv2.extractChannel(flow, channel, out[channel])
+        return flows
 
 
 class UniMatchFlow:
@@ -70,6 +80,7 @@ class UniMatchFlow:
     def __init__(self, model: UniMatch, name: str) -> None:
         self.model = model
         self.name = name
+        self.prepare: Prepare = prepare_frames
 
     @classmethod
     def from_pretrained(cls, source: Path, device: str = "cpu") -> Self:
@@ -121,11 +132,13 @@ def prepare_frames(frames: NDArray[np.uint8], size: tuple[int, int] = RELEASED_S
     rows, columns = _taps(frames.shape[1], size[0]), _taps(frames.shape[2], size[1])
     resized = np.empty((len(frames), *size, 3), np.float32)
     for image, out in zip(frames, resized, strict=True):
-        wide = (
-            image[:, columns.low] * columns.low_weight[:, None] + image[:, columns.high] * columns.high_weight[:, None]
-        )
-        out[:] = wide[rows.low] * rows.low_weight[:, None, None] + wide[rows.high] * rows.high_weight[:, None, None]
+        out[:] = _blend(_blend(np.ascontiguousarray(image), columns, 1), rows, 0)
     return resized
+
+
+def prepare_grey(frames: NDArray[np.uint8], size: tuple[int, int] = RELEASED_SIZE) -> NDArray[np.uint8]:
+    """Luminance [T, h, w, 1] of `prepare_frames`, rounded."""
+    return np.stack([_grey(image)[..., None] for image in prepare_frames(frames, size)])
 
 
 def motion_scores(
@@ -140,16 +153,16 @@ def motion_scores(
     estimator's own batching does. Raises ValueError for a clip of fewer than 2 frames.
     """
     turned = [frames.shape[1] > frames.shape[2] for frames in clips]
-    return prepared_scores([prepare_frames(frames, size) for frames in clips], turned, estimator, batch_pairs)
+    return prepared_scores([estimator.prepare(frames, size) for frames in clips], turned, estimator, batch_pairs)
 
 
 def prepared_scores(
-    images: Sequence[NDArray[np.float32]],
+    images: Sequence[Images],
     transposed: Sequence[bool],
     estimator: OpticalFlowEstimator,
     batch_pairs: int = 8,
 ) -> list[MotionScore]:
-    """`motion_scores` of what `prepare_frames` made of each clip, and whether it swapped the axes of its frames."""
+    """`motion_scores` of what the estimator's `prepare` made of each clip, and whether it swapped the axes."""
     for prepared in images:
         if len(prepared) < 2:
             raise ValueError(f"a motion score needs at least 2 frames, got {len(prepared)}")
@@ -162,7 +175,7 @@ def prepared_scores(
     scores, start = [], 0
     for prepared, turned in zip(images, transposed, strict=True):
         stop = start + len(prepared) - 1
-        scores.append(_score(np.stack(flows[start:stop]), turned))
+        scores.append(_score(flows[start:stop], turned))
         start = stop
     return scores
 
@@ -177,13 +190,15 @@ def motion_score(
     return motion_scores([frames], estimator, size, batch_pairs)[0]
 
 
-def _score(flow: NDArray[np.float32], transposed: bool) -> MotionScore:
-    pairs = np.abs(flow).mean(axis=(1, 2, 3), dtype=np.float64).tolist()
-    magnitude = np.hypot(flow[:, 0], flow[:, 1])
+def _score(flows: Sequence[NDArray[np.float32]], transposed: bool) -> MotionScore:
+    pairs = [float(np.abs(flow).mean(dtype=np.float64)) for flow in flows]
+    magnitude = np.empty((len(flows), *flows[0].shape[1:]), np.float32)
+    for flow, out in zip(flows, magnitude, strict=True):
+        np.hypot(flow[0], flow[1], out=out)
     return MotionScore(
         flow_abs_mean=float(np.mean(pairs)),
         flow_mag_mean=float(magnitude.mean(dtype=np.float64)),
-        flow_mag_p90=float(np.percentile(magnitude, 90)),
+        flow_mag_p90=float(np.percentile(magnitude, 90, overwrite_input=True)),
         pair_scores=tuple(pairs),
         transposed=transposed,
     )
@@ -205,5 +220,35 @@ def _taps(source: int, target: int) -> _Taps:
     return _Taps(low, np.minimum(low + 1, source - 1), 1 - weight, weight)
 
 
-def _to_uint8(image: Images) -> NDArray[np.uint8]:
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+def _blend(image: Images, taps: _Taps, axis: int) -> NDArray[np.float32]:
+    """Weighted sums of two rows (`axis` 0) or columns (1) of an image [H, W, 3].
+
+    Numbers lie behind one another and are changed in place: with pixels of three numbers numpy is some times slower.
+    """
+    height, width, channels = image.shape
+    shape = (len(taps.low), width, channels) if axis == 0 else (height, len(taps.low), channels)
+    flat = image.reshape(height, width * channels)
+    numbers = np.arange(channels)
+
+    def part(index: NDArray[np.intp], weight: NDArray[np.float32]) -> NDArray[np.float32]:
+        if axis == 0:
+            taken, weights = flat[index], weight[:, None]
+        else:
+            taken, weights = flat.take((index[:, None] * channels + numbers).ravel(), 1), np.repeat(weight, channels)
+        found: NDArray[np.float32] = taken.astype(np.float32, copy=False)
+        found *= weights
+        return found
+
+    total = part(taps.low, taps.low_weight)
+    total += part(taps.high, taps.high_weight)
+    return total.reshape(shape)
+
+
+def _grey(image: Images) -> NDArray[np.uint8]:
+    """Luminance [H, W] of RGB [H, W, 3] in 0..255, rounded; of what has one channel that one."""
+    import cv2
+
+    if image.shape[-1] == 1:
+        return cast(NDArray[np.uint8], image[..., 0])
+    # Rounds and converts; it is the absolute value of what is positive.
+    return np.asarray(cv2.cvtColor(cv2.convertScaleAbs(image), cv2.COLOR_RGB2GRAY), np.uint8)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lumina.training.checkpoint_interval import Often, interval_seconds, write_seconds
+from lumina.training.checkpoint_interval import interval_seconds, write_seconds
+from lumina.training.loop_config import LoopConfig
 
 LATE = 0.03
 """Share of the time that writing checkpoints may take before it is told."""
@@ -90,7 +91,7 @@ def exchange(
 
 
 def waiting(
-    compute_s: float, sent: Exchange, read: float, checkpoint: int, workers: int, links: Links, often: Often
+    compute_s: float, sent: Exchange, read: float, checkpoint: int, workers: int, links: Links, loop: LoopConfig
 ) -> Waiting:
     """Divide bytes by rates.
 
@@ -101,7 +102,7 @@ def waiting(
         checkpoint: bytes of one checkpoint, of all workers.
         workers: W.
         links: how fast bytes travel.
-        often: when checkpoints are written.
+        loop: when checkpoints are written.
     """
     reduce_s, gather_s = sent.reduced / links.network, sent.gathered / links.network
     beside_s = 2 / 3 * compute_s * sent.reducing / sent.passes
@@ -109,5 +110,5 @@ def waiting(
     # A worker writes, reads again and hashes its share no faster; the storage has to take those of all.
     checkpoint_s = max(write_seconds(checkpoint / workers), checkpoint / links.storage)
     step_s = compute_s + exposed_s
-    every_s = interval_seconds(checkpoint_s, often) if often.steps is None else often.steps * step_s
+    every_s = interval_seconds(checkpoint_s, loop) if loop.checkpoint_every is None else loop.checkpoint_every * step_s
     return Waiting(compute_s, reduce_s + gather_s, exposed_s, read_s, read / step_s, checkpoint_s, every_s)

@@ -19,6 +19,8 @@ from pipelines.engine.stage import VARIANT
 from pipelines.errors import PipelineError
 from pipelines.layout import Layout, trainable
 
+_SCORES = {"probe": PROBE, "motion": MOTION}
+
 
 def check_names(config: PipelineConfig, sources: tuple[str, ...]) -> None:
     """Compare the sources that a config names with those that there are.
@@ -50,20 +52,26 @@ def check_select(config: PipelineConfig, sources: tuple[str, ...]) -> None:
     """
     for where, names, known, kind in (
         ("sources", set(config.select.sources), sources, "sources"),
-        ("stages", set(config.select.stages), tuple(config.latents), "latents sets"),
+        ("sets", set(config.select.sets), tuple(config.latents), "latents sets"),
     ):
         unknown = sorted(names - set(known))
         if unknown:
             raise PipelineError(f"select.{where} names {', '.join(unknown)}; the {kind} are {', '.join(known)}")
-    filled = {"select.sets": config.select.sets} | {
+    filled = {"select.encoded": config.select.encoded} | {
         f"latents.{name}.name": one.name for name, one in config.latents.items()
     }
     given = [key for key, value in filled.items() if value]
     if given:
         raise PipelineError(f"{', '.join(given)}: leave it out, the pipeline fills it in")
+    measured = {name: where for where in ("probe", "motion") for name in score_columns(_SCORES[where])}
+    for stage, scoring in config.scoring.items():
+        for name in scoring.columns():
+            if other := measured.get(name):
+                raise PipelineError(f"scoring.{stage} measures {name!r}, as does {other}: a rule could name either")
+            measured[name] = f"scoring.{stage}"
     try:
         # The manifest's own columns are known once it is read: the stage checks those.
-        check_scores(config.select, score_columns(PROBE, MOTION), extra=False)
+        check_scores(config.select, measured, extra=False)
     except ValueError as error:
         raise PipelineError(str(error)) from error
 

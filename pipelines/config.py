@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from curation.decode import ProbeConfig
 from curation.latents import EncodeLatentsConfig
 from curation.manifest_formats import IngestConfig
 from curation.manifests import read_manifest
 from curation.motion_scores import MotionConfig
+from curation.operator import load_operator
 from curation.page import CurationPageConfig
 from curation.prompts import EncodeTextConfig
+from curation.rules import score_columns
 from curation.selection import SelectConfig
 from curation.shots import ShotsConfig
 from curation.sources import TagConfig
@@ -82,6 +84,32 @@ class TrainConfig(TrainStageConfig):
     """Names from the `latents` section."""
 
 
+class ScoringConfig(Config):
+    """A curation stage that measures clips, from a file of its own: the stage `score@NAME`."""
+
+    operator: str = Field(pattern=r"^curation(\.\w+)+:\w+$")
+    """`module:NAME` of its `curation.operator.Operator`, which reads `clips` (of `probe`), `motion` or `tag`."""
+    settings: Any = Field(default_factory=dict, validate_default=True)
+    """The operator's own settings."""
+    weights: dict[str, str] = Field(default_factory=dict)
+    """Pretrained networks that it loads and `weights` does not name."""
+
+    @field_validator("settings", mode="after")
+    @classmethod
+    def _of_operator(cls, value: Any, info: ValidationInfo) -> Config | None:
+        if "operator" not in info.data:
+            return None  # which is the mistake that is told
+        try:
+            config: Config = load_operator(info.data["operator"]).config.model_validate(value)
+        except (ImportError, TypeError) as error:
+            raise ValueError(f"the operator cannot be had: {error}") from error
+        return config
+
+    def columns(self) -> tuple[str, ...]:
+        """The numbers that it measures of each clip, which `select.scores` may name."""
+        return score_columns(load_operator(self.operator).schema)
+
+
 class SubsetConfig(Config):
     """Choice of sources and fine-tuning after a training stage that is not the last: sections as at the top."""
 
@@ -135,6 +163,8 @@ class PipelineConfig(Config):
     """Find out what each file holds."""
     motion: MotionConfig = MotionConfig()
     """Score motion by optical flow."""
+    scoring: dict[str, ScoringConfig] = Field(default_factory=dict)
+    """Further stages that measure clips, by name; what they measure may be a rule of `select.scores`."""
     tag: TagConfig
     """System prompts by source."""
     select: SelectConfig = SelectConfig()
@@ -184,19 +214,17 @@ class PipelineConfig(Config):
         """The network is written once: training stages that do not name one take the shared one."""
         if not isinstance(data, dict) or "model" not in data:
             return data
-        data = dict(data)
-        if isinstance(data.get("train"), dict):
-            data["train"] = {name: _with_model(stage, data["model"]) for name, stage in data["train"].items()}
-        if "finetune" in data:
-            data["finetune"] = _with_model(data["finetune"], data["model"])
-        if isinstance(data.get("after"), dict):
-            data["after"] = {
-                name: {**one, "finetune": _with_model(one["finetune"], data["model"])}
-                if isinstance(one, dict) and "finetune" in one
-                else one
-                for name, one in data["after"].items()
-            }
-        return data
+
+        def shared(section: Any, *below: str) -> Any:
+            """The section with the model at a path below it; a star there is every key."""
+            if not isinstance(section, dict):
+                return section
+            if not below:
+                return {"model": data["model"], **section}
+            names = section if below[0] == "*" else {below[0]} & section.keys()
+            return {**section, **{name: shared(section[name], *below[1:]) for name in names}}
+
+        return shared(shared(shared(data, "train", "*"), "finetune"), "after", "*", "finetune")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -220,8 +248,7 @@ class PipelineConfig(Config):
             raise ValueError(
                 f"train.{first}.lora adapts weights, but the stage starts from none: name some with weights.transformer"
             )
-        self._check_checkpointing()
-        self._check_curation_gpus()
+        self._check_runtime()
         self._check_attention()
         self._check_generation()
         for branch in self.branches():
@@ -246,29 +273,24 @@ class PipelineConfig(Config):
 
     def example_prompt(self) -> str:
         """A prompt that the trained model may know something about."""
-        captions = [] if self.data.manifest is None else read_manifest(self.data.manifest, self.ingest).captions
-        return next(iter(captions), "A red circle moves to the right.")
+        rows = [] if self.data.manifest is None else read_manifest(self.data.manifest, self.ingest).rows
+        return next((row.caption for row in rows if row.caption), "A red circle moves to the right.")
 
-    def _check_checkpointing(self) -> None:
-        """A stage that is misspelt would train without."""
-        named = self.runtime.activation_checkpointing
-        known = [stage_name(key) for key in self.training()]
-        for name in named if not isinstance(named, str) else ():
-            if name not in known:
-                near = difflib.get_close_matches(name.replace(".", "@"), known, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-                raise ValueError(f"runtime.activation_checkpointing names {name!r}, which is no training stage; {hint}")
-
-    def _check_curation_gpus(self) -> None:
-        """A stage that is misspelt would take whole GPUs."""
-        named = self.runtime.curation_gpus
-        kinds = ["motion", "encode_text", "encode_latents"]
-        known = [*kinds, *(f"encode_latents@{name}" for name in self.latents)]
-        for name in named if not isinstance(named, float) else ():
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-                raise ValueError(f"runtime.curation_gpus names {name!r}, which is no stage with a network; {hint}")
+    def _check_runtime(self) -> None:
+        """A stage that is misspelt would keep all activations, or take whole GPUs."""
+        training = [stage_name(key) for key in self.training()]
+        networks = ["motion", "encode_text", "encode_latents", *(f"encode_latents@{name}" for name in self.latents)]
+        networks += [f"score@{name}" for name in self.scoring]
+        for setting, kind, known in (
+            ("activation_checkpointing", "training stage", training),
+            ("curation_gpus", "stage with a network", networks),
+        ):
+            named = getattr(self.runtime, setting)
+            for name in named if isinstance(named, Mapping) else ():
+                if name not in known:
+                    near = difflib.get_close_matches(name.replace(".", "@"), known, 1)
+                    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+                    raise ValueError(f"runtime.{setting} names {name!r}, which is no {kind}; {hint}")
 
     def _check_attention(self) -> None:
         """A kernel that takes half precision alone would end a stage once it starts."""
@@ -371,10 +393,6 @@ def load_config(name_or_path: str, overrides: Sequence[str] = (), *, needs_clips
     With `needs_clips` False, a config that leaves the clips to its user is good without them: to reckon with.
     """
     return load(PipelineConfig, name_or_path, overrides, {} if needs_clips else {"data": {"manifest": "clips.csv"}})
-
-
-def _with_model(stage: Any, model: Any) -> Any:
-    return {"model": model, **stage} if isinstance(stage, dict) else stage
 
 
 def _zoo(value: str) -> str:

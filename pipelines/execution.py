@@ -48,7 +48,7 @@ class JobExecutor:
             work=call.work,
             progress=call.progress,
             log_metrics=call.log_metrics,
-            files={**stage.files, **stage.locations},
+            files={**stage.files, **stage.execution.locations},
             earlier=tuple(EarlierOutput(one.fingerprint, one.fetch) for one in call.candidates),
         )
         job = self._job(stage.entry)

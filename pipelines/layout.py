@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 
 from curation.manifests import Manifest
-from curation.media import suffix
 from curation.media_kinds import possible_media
+from curation.media_uris import suffix
 from jobs.shapes import RenderShapesConfig
 from lumina.training.stage import TaskConfig, TrainStageConfig
 from pipelines.config import PipelineConfig

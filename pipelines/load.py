@@ -118,21 +118,28 @@ def _kinds(model: type[BaseModel], data: Any, parts: Sequence[str]) -> list[Any]
     """What may stand at a key, as annotations without unions; nothing for a key that there is not."""
     here: list[Any] = [model]
     for part in parts:
-        below: list[Any] = []
-        for kind in here:
-            if _is_model(kind):
-                other = isinstance(data, dict) and any(data.get(name, tag) != tag for name, tag in _tags(kind).items())
-                fields = {} if other else kind.model_fields
-                below += _expand(fields[part].annotation) if part in fields else []
-            else:
-                inside = typing.get_args(kind)[1 if _is_mapping(kind) else 0 :]
-                below += [inner for argument in inside if argument is not ... for inner in _expand(argument)]
+        fit = [
+            kind
+            for kind in here
+            # A section that names its kind is of no other.
+            if not (_is_model(kind) and isinstance(data, dict))
+            or all(data.get(name, tag) == tag for name, tag in _tags(kind).items())
+        ]
+        here = [below for kind in fit for below in _below(kind, part)]
         if isinstance(data, list):
             data = data[int(part)] if part.isdigit() and int(part) < len(data) else None
         else:
             data = data.get(part) if isinstance(data, dict) else None
-        here = below
     return here
+
+
+def _below(kind: Any, part: str) -> list[Any]:
+    """What may stand at a key, or in a place of a list, of something of this kind."""
+    if _is_model(kind):
+        field = kind.model_fields.get(part)
+        return [] if field is None else list(_expand(field.annotation))
+    inside = typing.get_args(kind)[1 if _is_mapping(kind) else 0 :]
+    return [below for argument in inside if argument is not ... for below in _expand(argument)]
 
 
 def _read(kinds: Sequence[Any], override: str, text: str) -> Any:
@@ -268,18 +275,15 @@ def _walk(model: type[BaseModel], location: Sequence[Any]) -> tuple[list[str], s
     for part in location:
         if str(part).startswith(_FORMS):
             continue
+        if Any in here:  # settings of an operator that the config names
+            path.append(str(part))
+            continue
         models = [one for one in here if _is_model(one)]
         chosen = [one for one in models if part in _tags(one).values()]
         if len(models) > 1 and chosen:
             here = chosen
             continue
-        below: list[Any] = []
-        for annotation in here:
-            if annotation in models:
-                field = annotation.model_fields.get(str(part))
-                below += list(_expand(field.annotation)) if field is not None else []
-            else:
-                below += [inner for argument in typing.get_args(annotation) for inner in _expand(argument)]
+        below = [inner for annotation in here for inner in _below(annotation, str(part))]
         if below and part != "[key]":
             here = below
             path.append(str(part))

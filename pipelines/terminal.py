@@ -17,8 +17,10 @@ from collections.abc import Iterable
 from typing import Any, Self
 
 import rich.text
+from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
 
 from curation.control_characters import CONTROL, shown, shown_in_json, shown_in_line
 from pipelines.secrets import scrub
@@ -28,15 +30,20 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _NEEDS_ESCAPE = re.compile(rf"[\\']|{CONTROL.pattern}")
 
 
+def clean(text: str) -> str:
+    """Text from anywhere without passwords and with its control characters shown."""
+    return shown(scrub(text))
+
+
 class Text(rich.text.Text):
     """Text from anywhere: rich's own would drop some control characters without a word, and print the others."""
 
     def __init__(self, text: str = "", *args: Any, **options: Any) -> None:
-        super().__init__(shown(scrub(text)), *args, **options)
+        super().__init__(clean(text), *args, **options)
 
     def append(self, text: rich.text.Text | str, style: Any = None) -> Self:
         """Add text at the end, in a style."""
-        super().append(shown(scrub(text)) if isinstance(text, str) else text, style)
+        super().append(clean(text) if isinstance(text, str) else text, style)
         return self
 
 
@@ -44,7 +51,7 @@ class _Console(Console):
     """A plain string is text, whatever stands in it; styles are those of `Text`."""
 
     def render_str(self, text: str, **options: Any) -> rich.text.Text:
-        return super().render_str(shown(scrub(text)), **options | {"markup": False, "emoji": False})
+        return super().render_str(clean(text), **options | {"markup": False, "emoji": False})
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -61,9 +68,21 @@ def make_console(stderr: bool = False) -> Console:
     return _Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
 
 
+def make_table(*columns: str, title: str | None = None) -> Table:
+    """A table without rows: a column stays on one line; `>` marks one of numbers, `~` one of texts that may break."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        name = column.lstrip(">~")
+        if column.startswith("~"):
+            table.add_column(name, overflow="fold")
+        else:
+            table.add_column(name, justify="right" if column.startswith(">") else "left", no_wrap=True)
+    return table
+
+
 class _ShownFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return shown(scrub(super().format(record)))
+        return clean(super().format(record))
 
 
 def log_to_terminal() -> None:
@@ -80,7 +99,7 @@ def in_line(text: str, *args: Any, **options: Any) -> Text:
 
 def plain(log: str) -> str:
     """A log as text: without the colours that Ray gives it, without control characters, and without passwords."""
-    return shown(scrub(_COLOURS.sub("", log)))
+    return clean(_COLOURS.sub("", log))
 
 
 def command_line(words: Iterable[str]) -> str:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from curation.manifest_mistakes import ManifestError
 from curation.manifests import Manifest, external_digest, media_root, read_manifest
+from curation.operator import Operator, load_operator
 from curation.selection import SelectConfig
-from curation.shots import ShotsConfig
-from curation.sources import SourceError, check_sources
-from jobs.evaluate import EvaluateConfig, EvaluateFinalConfig
+from curation.sources import SYSTEM_PROMPTS_FILE, SourceError, check_sources
+from jobs import choose, curation_page, evaluate, export, shapes, train
+from jobs.context import Job
 from jobs.shapes import RenderShapesConfig
 from lumina.config import Config
 from lumina.files import place_of
 from pipelines.checks import check_names, check_scores_given, check_select, check_store, check_weights, starting_weights
 from pipelines.config import Branch, PipelineConfig, TrainConfig
 from pipelines.engine.stage import Pipeline, RegisteredModel, Stage
-from pipelines.engine.tolerance import BITWISE, Metric, Tier, Tolerance
+from pipelines.engine.tolerance import read_tier
 from pipelines.errors import PipelineError
 from pipelines.layout import check_layout, layout_of, trainable
 
-_CURATE = "jobs.curate:run"
 _TRAIN_FROM = "lumina run CONFIG \\\n    -o weights.transformer={checkpoint}"
 _BASE = RegisteredModel("base", "Trained on all sources.", _TRAIN_FROM)
 _BEST_SUBSET = RegisteredModel("best-subset", "Fine-tuned on the best subset of sources.", _TRAIN_FROM)
@@ -76,224 +77,179 @@ def build(config: PipelineConfig) -> Pipeline:
 
 def _select(config: PipelineConfig) -> SelectConfig:
     """The policy with the latents sets, where a set has rules: only then does another set change who is selected."""
-    if not config.select.stages:
+    if not config.select.sets:
         return config.select
-    return config.select.model_copy(update={"sets": {name: one.media for name, one in config.latents.items()}})
+    return config.select.model_copy(update={"encoded": {name: one.media for name, one in config.latents.items()}})
 
 
 def _curation(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> list[Stage]:
-    weights = config.weights.resolve()
-    raw = [_render(config.data.shapes)] if config.data.shapes else []
-    split = [] if config.split is None else [_split(config, config.split)]
-    clips = split[-1].name if split else "ingest"
+    device = config.runtime.curation_device
+    split = [_curate(config, "curation.shots:SPLIT_OPERATOR", config.split, clips="ingest")] if config.split else []
     return [
-        *raw,
+        *([_job(config, "render_shapes", shapes.run, config.data.shapes, {})] if config.data.shapes else []),
         _ingest(config, data),
         *split,
-        _on_media(config, "probe", config.probe, "decode:PROBE_OPERATOR", {"clips": clips}),
-        _on_media(
-            config,
-            "motion",
-            config.motion,
-            "motion_scores:MOTION_OPERATOR",
-            {"clips": "probe"},
-            weights={"unimatch": weights["unimatch"]} if config.motion.estimator == "unimatch" else {},
-            depends=("torch",),
-            tier=Tolerance(),
-        ),
-        Stage(
-            "tag",
-            _CURATE,
-            config.tag,
-            "curation.sources:TAG_OPERATOR",
-            inputs={"clips": "probe"},
-            system_prompts="system_prompts.json",
-        ),
-        Stage(
-            "select",
-            _CURATE,
-            _select(config),
-            "curation.selection:SELECT_OPERATOR",
-            inputs={"clips": "probe", "motion": "motion", "tag": "tag"},
-        ),
-        _page(config),
-        Stage(
-            "encode_text",
-            _CURATE,
-            config.encode_text.on(config.runtime.curation_device),
-            "curation.prompts:ENCODE_TEXT_OPERATOR",
-            inputs={"select": "select", "tag": "tag"},
-            weights={"text_encoder": weights["text_encoder"]},
-            depends=("torch", "transformers"),
-            tier=Tolerance(),
-        ),
+        _curate(config, "curation.decode:PROBE_OPERATOR", config.probe, clips="split" if split else "ingest"),
+        _curate(config, "curation.motion_scores:MOTION_OPERATOR", config.motion),
+        _executed(_curate(config, "curation.sources:TAG_OPERATOR", config.tag), system_prompts=SYSTEM_PROMPTS_FILE),
         *(
-            _on_media(
+            _curate(config, one.operator, one.settings, f"score@{name}", weights=one.weights)
+            for name, one in config.scoring.items()
+        ),
+        _selection(config),
+        _job(
+            config,
+            "curation_page",
+            curation_page.run,
+            config.curation_page,
+            {"clips": "probe", "motion": "motion", "tag": "tag", "select": "select"},
+        ),
+        _curate(config, "curation.prompts:ENCODE_TEXT_OPERATOR", config.encode_text.on(device)),
+        *(
+            _curate(
                 config,
+                "curation.latents:ENCODE_LATENTS_OPERATOR",
+                latents.on(device).model_copy(update={"name": name}),
                 f"encode_latents@{name}",
-                latents.on(config.runtime.curation_device).model_copy(update={"name": name}),
-                "latents:ENCODE_LATENTS_OPERATOR",
-                {"select": "select", "tag": "tag"},
-                weights={"vae": weights["vae"]},
-                depends=("torch", "diffusers"),
-                tier=Tolerance(),
             )
             for name, latents in config.latents.items()
         ),
     ]
 
 
-def _render(shapes: RenderShapesConfig) -> Stage:
-    return Stage("render_shapes", "jobs.shapes:run", shapes, depends=("av", "opencv-python-headless", "numpy"))
+def _selection(config: PipelineConfig) -> Stage:
+    """It reads the scoring stages that a rule names, and no others."""
+    stage = _curate(config, "curation.selection:SELECT_OPERATOR", _select(config))
+    named = config.select.scores_named()
+    scored = [f"score@{name}" for name, one in config.scoring.items() if named.keys() & one.columns()]
+    return replace(stage, inputs={**stage.inputs, **dict(zip(scored, scored, strict=True))})
 
 
 def _ingest(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> Stage:
-    entry, operator = "jobs.ingest:run", "curation.manifests:INGEST_OPERATOR"
+    stage = replace(
+        _curate(config, "curation.manifests:INGEST_OPERATOR", config.ingest),
+        entry="jobs.ingest:run",
+        inputs={"manifest": "render_shapes"},
+    )
     if config.data.manifest is None or not isinstance(data, Manifest):
-        inputs = {"manifest": "render_shapes"}
-        return Stage("ingest", entry, config.ingest, operator, inputs=inputs, media_root_from="manifest")
+        return _executed(stage, media_root_from="manifest")
     manifest = place_of(config.data.manifest)
-    return Stage(
-        "ingest",
-        entry,
-        config.ingest,
-        operator,
-        locations={"manifest": manifest},
-        facts={"media": external_digest(data, config.runtime.object_stores)},
-        media_root=str(media_root(manifest, config.ingest)),
-    )
+    stage = replace(stage, inputs={}, facts={"media": external_digest(data, config.runtime.object_stores)})
+    return _executed(stage, locations={"manifest": manifest}, media_root=str(media_root(manifest, config.ingest)))
 
 
-def _split(config: PipelineConfig, shots: ShotsConfig) -> Stage:
-    depends = ("scenedetect-headless",)
-    return _on_media(config, "split", shots, "shots:SPLIT_OPERATOR", {"clips": "ingest"}, depends=depends)
-
-
-def _page(config: PipelineConfig) -> Stage:
-    stage = Stage(
-        "curation_page",
-        "jobs.curation_page:run",
-        config.curation_page,
-        inputs={"clips": "probe", "motion": "motion", "tag": "tag", "select": "select"},
-        depends=(*_DECODERS, "pillow", "jinja2"),
-        uses_cluster=False,
-    )
-    return _reads_media(config, stage)
-
-
-def _on_media(
+def _curate(
     config: PipelineConfig,
-    name: str,
+    reference: str,
     section: Config,
-    operator: str,
-    inputs: Mapping[str, str],
+    name: str = "",
+    clips: str = "probe",
     weights: Mapping[str, str] | None = None,
-    depends: tuple[str, ...] = (),
-    tier: Tier = BITWISE,
 ) -> Stage:
-    """A curation stage that opens media files."""
-    stage = Stage(
-        name,
-        _CURATE,
-        section,
-        f"curation.{operator}",
-        inputs=inputs,
-        weights=weights or {},
-        depends=_DECODERS + depends,
-        tier=tier,
+    """A stage of an operator, `module:NAME`, with what that declares; its other inputs are the stages of their names.
+
+    It is named after the operator unless it has a `name`; `clips` is the stage that its input of that name is.
+    """
+    operator = load_operator(reference)
+    inputs = {key: clips if key == "clips" else key for key in operator.inputs}
+    stage = Stage(name or operator.name, "jobs.curate:run", section, reference, inputs=inputs)
+    loaded = operator.weights if operator.runs_network(section) else ()
+    return _declared(config, stage, operator, loaded, weights or {})
+
+
+def _job(config: PipelineConfig, name: str, job: Job, section: Config, inputs: Mapping[str, str]) -> Stage:
+    """A stage of a job, with what that declares."""
+    stage = _declared(config, Stage(name, job.entry, section, inputs=inputs), job, job.weights, {})
+    return _executed(stage, uses_cluster=job.uses_cluster)
+
+
+def _declared(
+    config: PipelineConfig, stage: Stage, code: Operator | Job, weights: Sequence[str], given: Mapping[str, str]
+) -> Stage:
+    specs = {**config.weights.resolve(), **given}
+    if missing := [name for name in weights if name not in specs]:
+        raise PipelineError(f"stage {stage.name} loads {', '.join(missing)}, which its setting `weights` does not name")
+    stage = replace(
+        stage,
+        version=code.version,
+        weights={name: specs[name] for name in weights},
+        depends=(*_DECODERS, *code.depends) if code.reads_media else code.depends,
     )
-    return _reads_media(config, stage)
-
-
-def _reads_media(config: PipelineConfig, stage: Stage) -> Stage:
+    stage = _executed(stage, tier=read_tier({"kind": code.tier}))
+    if not code.reads_media:
+        return stage
     if config.data.manifest is None:
-        return replace(stage, inputs={**stage.inputs, "media": "render_shapes"}, media_root_from="media")
-    return replace(stage, media_root=str(media_root(place_of(config.data.manifest), config.ingest)))
+        return _executed(replace(stage, inputs={**stage.inputs, "media": "render_shapes"}), media_root_from="media")
+    return _executed(stage, media_root=str(media_root(place_of(config.data.manifest), config.ingest)))
+
+
+def _executed(stage: Stage, **changes: Any) -> Stage:
+    """The stage, executed otherwise."""
+    return replace(stage, execution=replace(stage.execution, **changes))
 
 
 def _training(config: PipelineConfig, start: Path | None) -> list[Stage]:
     stages: list[Stage] = []
     followed = {branch.after: branch for branch in config.branches()}
-    for name, train in config.train.items():
+    for name, section in config.train.items():
         before = {"init": stages[-1].name} if stages else {}
-        stage = _train(f"train@{name}", train, before)
+        stage = _train(config, f"train@{name}", section, before)
         stage = stage if stages or start is None else replace(stage, weights={"init": str(start)})
         stages.append(_registered(stage, _BASE, followed[name]) if name in followed else stage)
     return stages
 
 
 def _registered(stage: Stage, model: RegisteredModel, branch: Branch) -> Stage:
-    return replace(stage, model=replace(model, alias=model.alias + branch.variant.replace("@", "-")))
+    return _executed(stage, model=replace(model, alias=model.alias + branch.variant.replace("@", "-")))
 
 
-def _train(name: str, config: TrainConfig, inputs: Mapping[str, str]) -> Stage:
-    latents = {f"latents@{latents}": f"encode_latents@{latents}" for latents in config.latents}
-    inputs = {**latents, "text": "encode_text", **inputs}
-    return Stage(name, "jobs.train:run", config, inputs=inputs, depends=("torch", "deepspeed"), tier=Metric())
+def _train(config: PipelineConfig, name: str, section: TrainConfig, inputs: Mapping[str, str]) -> Stage:
+    latents = {f"latents@{latents}": f"encode_latents@{latents}" for latents in section.latents}
+    return _job(config, name, train.run, section, {**latents, "text": "encode_text", **inputs})
 
 
 def _subset(config: PipelineConfig, branch: Branch, sources: tuple[str, ...]) -> list[Stage]:
     """Evaluate the system prompt of each source, choose, fine-tune on what was chosen, and export."""
     trained, variant = f"train@{branch.after}", branch.variant
-    choose, finetune = f"choose{variant}", f"finetune{variant}"
-    specs = config.weights.resolve()
-    weights = {name: specs[name] for name in ("vae", "text_encoder")}
+    chosen, finetuned = f"choose{variant}", f"finetune{variant}"
     settings = branch.evaluate.on(config.runtime.device).model_dump()
     # Real clips have no known truth: prompts are then captions of the run's own clips.
     captions = {"select": "select"} if branch.evaluate.suite.kind == "captions" else {}
-    depends = ("torch", "diffusers", "transformers")
     media = branch.finetune.selected_media
+    scored = {f"evaluate@{source}": branch.evaluation(source) for source in sources}
+    # A source whose clips were all set aside has a system prompt, but nothing to fine-tune on.
+    trained_on = {
+        f"{media}@{latents}": f"encode_latents@{latents}"
+        for latents in branch.finetune.latents
+        if media in config.latents[latents].media
+    }
+    # Where files of scores lie is no part of the rule: they are known by content.
+    rule = branch.choose.model_copy(update={"scores": None})
+    tuned = _train(config, finetuned, branch.finetune, {"init": trained, "selection": chosen})
+    exported = {"checkpoint": finetuned, "tag": "tag", "selection": chosen}
+    compared = {"before": trained, "after": finetuned, "selection": chosen, "tag": "tag", **captions}
     return [
         *(
-            Stage(
+            _job(
+                config,
                 branch.evaluation(source),
-                "jobs.evaluate:run",
-                EvaluateConfig(**settings, source=source),
-                inputs={"checkpoint": trained, "tag": "tag", **captions},
-                weights=weights,
-                depends=depends,
-                tier=Metric(),
+                evaluate.run,
+                evaluate.EvaluateConfig(**settings, source=source),
+                {"checkpoint": trained, "tag": "tag", **captions},
             )
             for source in sources
         ),
-        Stage(
-            choose,
-            "jobs.choose:run",
-            # Where files of scores lie is no part of the rule: they are known by content.
-            branch.choose.model_copy(update={"scores": None}),
+        replace(
+            _job(config, chosen, choose.run, rule, {**scored, **trained_on}),
             files=branch.choose.score_files(),
-            inputs={
-                **{f"evaluate@{source}": branch.evaluation(source) for source in sources},
-                # A source whose clips were all set aside has a system prompt, but nothing to fine-tune on.
-                **{
-                    f"{media}@{latents}": f"encode_latents@{latents}"
-                    for latents in branch.finetune.latents
-                    if media in config.latents[latents].media
-                },
-            },
-            uses_cluster=False,
         ),
-        _registered(_train(finetune, branch.finetune, {"init": trained, "selection": choose}), _BEST_SUBSET, branch),
-        Stage(
+        _registered(tuned, _BEST_SUBSET, branch),
+        _job(
+            config,
             f"evaluate_final{variant}",
-            "jobs.evaluate:run_final",
-            EvaluateFinalConfig(**settings),
-            inputs={"before": trained, "after": finetune, "selection": choose, "tag": "tag", **captions},
-            weights=weights,
-            depends=depends,
-            tier=Metric(),
+            evaluate.run_final,
+            evaluate.EvaluateFinalConfig(**settings),
+            compared,
         ),
-        _registered(
-            Stage(
-                f"export{variant}",
-                "jobs.export:run",
-                branch.export,
-                inputs={"checkpoint": finetune, "tag": "tag", "selection": choose},
-                weights=weights,
-                depends=("torch", "safetensors"),
-                uses_cluster=False,
-            ),
-            _FINAL,
-            branch,
-        ),
+        _registered(_job(config, f"export{variant}", export.run, branch.export, exported), _FINAL, branch),
     ]

@@ -102,9 +102,11 @@ class VideoAutoencoder:
         if clips.shape[2] % SPATIAL_COMPRESSION or clips.shape[3] % SPATIAL_COMPRESSION:
             raise ValueError(f"height and width must be multiples of 8, got {clips.shape[2]} and {clips.shape[3]}")
         latents = []
+        # Diffusers' own `device` and `dtype` go through all modules.
+        weight = next(self.vae.parameters())
         for clip in clips:
             # Normalised before the cast: bfloat16 alone would be off by up to half a shade instead of a quarter.
-            pixels = (clip.to(self.vae.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1).to(self.vae.dtype)
+            pixels = (clip.to(weight.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1).to(weight.dtype)
             if recipe == "whole-clip/1":
                 mean = self.vae.encode(pixels).latent_dist.mode()
             else:
@@ -133,9 +135,10 @@ class VideoAutoencoder:
         if latents.ndim != 5 or latents.shape[1] != self.latent_channels:
             raise ValueError(f"latents must be [B, {self.latent_channels}, F, h, w], got {list(latents.shape)}")
         frames = latents.shape[2]
+        weight = next(self.vae.parameters())
         clips = []
         for latent in latents.split(1):
-            scaled = latent.to(self.vae.device, self.vae.dtype) / self.scaling_factor
+            scaled = latent.to(weight.device, weight.dtype) / self.scaling_factor
             if frames > 1 and frames % 2:
                 # The network takes an odd count for one that starts with a single frame; an even one is whole.
                 scaled = torch.cat([scaled, scaled[:, :, -1:]], dim=2)

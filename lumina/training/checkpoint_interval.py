@@ -10,23 +10,12 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+
+from lumina.training.loop_config import LoopConfig
 
 WRITE_BYTES_PER_S = 0.5e9
 """Bytes of an engine checkpoint that a worker writes, reads again for the digest and flushes in a second, until a run
 has measured its own: a guess for storage that other workers write to as well."""
-
-
-@dataclass(frozen=True)
-class Often:
-    """How often engine checkpoints are written."""
-
-    steps: int | None = None
-    """Optimizer steps between two; None goes by time."""
-    seconds: float = 60.0
-    """By time: seconds between two at least."""
-    share: float = 0.03
-    """By time: largest share of the time that writing takes, in 0..1."""
 
 
 def write_seconds(share_bytes: float) -> float:
@@ -34,9 +23,9 @@ def write_seconds(share_bytes: float) -> float:
     return share_bytes / WRITE_BYTES_PER_S
 
 
-def interval_seconds(taken: float, often: Often) -> float:
+def interval_seconds(taken: float, loop: LoopConfig) -> float:
     """Return the seconds between two checkpoints that go by time, where writing one takes `taken` seconds."""
-    return max(often.seconds, taken / often.share)
+    return max(loop.checkpoint_every_s, taken / loop.checkpoint_share)
 
 
 class CheckpointInterval:
@@ -46,9 +35,9 @@ class CheckpointInterval:
     to look again, all agree on the largest number, and nobody speaks in between.
     """
 
-    def __init__(self, often: Often, share_bytes: float, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, loop: LoopConfig, share_bytes: float, now: Callable[[], float] = time.monotonic) -> None:
         """Start now. `share_bytes` is the size of what this worker writes; `now` is a clock that never goes back."""
-        self._often = often
+        self._loop = loop
         self._now = now
         self._taken = write_seconds(share_bytes)
         self._writing: tuple[float, Future[float]] | None = None
@@ -67,10 +56,10 @@ class CheckpointInterval:
 
     def steps_left(self, step: int) -> int:
         """Return after how many further steps to look again; 0 says that a checkpoint is due at `step`."""
-        if self._often.steps is not None:
-            return -step % self._often.steps
+        if self._loop.checkpoint_every is not None:
+            return -step % self._loop.checkpoint_every
         passed = self._now() - self._begun
-        left = interval_seconds(self._write_seconds(), self._often) - passed
+        left = interval_seconds(self._write_seconds(), self._loop) - passed
         if left <= 0:
             return 0
         # At the pace since the last one. Where steps have become faster, the next look is too early, and looks again.

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lumina.training.stage import TrainStageConfig
-from lumina.training.zero import ENGINE, ZERO, Clip, overlap
+from lumina.training.zero import ENGINE, ZERO, Clip, leave_uncounted, overlap
 
 STATE = ("weights", "exp_avg", "exp_avg_sq")
 """What AdamW needs to go on: the float32 weights and their two moments, as 1-D shards."""
@@ -72,6 +72,7 @@ class Engine:
         [self.weights] = self._zero.single_partition_of_fp32_groups
         self._clip = Clip(self.weights, self.layout.sizes, self.offset, config.grad_clip)
         self._adam.register_step_pre_hook(self._clip)
+        leave_uncounted(self._zero)
         if self._zero.overlap_comm:
             overlap(self._zero, self._clip.order)
         self._check_layout([value for _, value in named])
@@ -205,8 +206,8 @@ def _deepspeed(config: TrainStageConfig, model: nn.Module, trained: list[nn.Para
             },
             "optimizer": {
                 "type": "AdamW",
+                # The rate is set before every update.
                 "params": {
-                    "lr": config.lr,
                     "betas": list(config.betas),
                     "eps": config.eps,
                     "weight_decay": config.weight_decay,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lumina.files import read_jsonl, replace_file
 from lumina.flow_matching.path import Losses
 
 T_BINS = 20
@@ -126,11 +126,9 @@ class MetricsFile:
 
     def __init__(self, path: Path, resume_step: int) -> None:
         """Open `path` for appending, with the lines up to `resume_step` kept."""
-        kept = [row for row in read_metrics(path) if row["step"] <= resume_step] if path.exists() else []
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(map(_line, kept)), encoding="utf-8")
+        kept = [row for row in read_jsonl(path) if row["step"] <= resume_step] if path.exists() else []
         # A new file in its place: whoever follows the old one sees that it was replaced.
-        os.replace(partial, path)
+        replace_file(path, "".join(map(_line, kept)).encode())
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -141,16 +139,6 @@ class MetricsFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Read the whole lines of a metrics file; a last line still being written is left out."""
-    return parse_lines(path.read_text(encoding="utf-8").splitlines(keepends=True))
-
-
-def parse_lines(lines: Iterable[str]) -> list[dict[str, float]]:
-    """Parse the lines that end with a newline."""
-    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _line(row: Mapping[str, float]) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import re
 import shutil
 import time
@@ -27,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lumina.files import sha256_file
+from lumina.files import replace_file, replacing, sha256_file
 from lumina.training.engine import Layout
 
 logger = logging.getLogger(__name__)
@@ -135,20 +134,15 @@ def write_share(root: Path, step: int, rank: int, world: int, tensors: Mapping[s
     path = step_directory(root, step)
     path.mkdir(parents=True, exist_ok=True)
     name = _name(rank, world)
-    file, partial = path / f"{name}.safetensors", path / f"{name}.partial"
-    save_file(dict(tensors), partial)
-    record = {
-        "step": step,
-        "bytes": partial.stat().st_size,
-        "sha256": sha256_file(partial),
-        **({"layout": list(zip(layout.names, layout.shapes, strict=True))} if rank == 0 else {}),
-    }
-    _sync(partial)
-    os.replace(partial, file)
-    note = path / f"{name}.json.partial"
-    note.write_text(json.dumps(record), encoding="utf-8")
-    _sync(note)
-    os.replace(note, path / f"{name}.json")
+    with replacing(path / f"{name}.safetensors", sync=True) as partial:
+        save_file(dict(tensors), partial)
+        record = {
+            "step": step,
+            "bytes": partial.stat().st_size,
+            "sha256": sha256_file(partial),
+            **({"layout": list(zip(layout.names, layout.shapes, strict=True))} if rank == 0 else {}),
+        }
+    replace_file(path / f"{name}.json", json.dumps(record).encode(), sync=True)
 
 
 def complete(root: Path) -> list[EngineCheckpoint]:
@@ -260,8 +254,3 @@ def _kind(path: Path) -> str:
 
 def _name(rank: int, world: int) -> str:
     return f"worker-{rank:05d}-of-{world:05d}"
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from lumina.checkpoints import write_whole
 from lumina.hardware import gpu_of_device
-from lumina.models.config import Recompute
 from lumina.training import resume
-from lumina.training.checkpoint_interval import CheckpointInterval, Often
+from lumina.training.checkpoint_interval import CheckpointInterval
 from lumina.training.clock import StepClock
 from lumina.training.data.batches import Slot
 from lumina.training.data.latents import LatentDataset
@@ -28,6 +27,7 @@ from lumina.training.determinism import give_the_same_bits
 from lumina.training.done import Done, TrainingStoppedError
 from lumina.training.ema import Ema
 from lumina.training.engine import STATE, Engine
+from lumina.training.loop_config import METRICS_FILE, LoopSettings
 from lumina.training.metrics import LossMeter, MetricsFile, bins_due
 from lumina.training.objective import MicroBatch, Objective
 from lumina.training.stage import TrainStageConfig
@@ -39,42 +39,6 @@ logger = logging.getLogger(__name__)
 
 REFUSED = "refused.txt"
 """File in the work directory with a line for every checkpoint that was passed over."""
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """How a loop runs; nothing in here changes the weights that come out."""
-
-    work: Path
-    """Checkpoints and `metrics.jsonl` are kept here, on storage that all workers share."""
-    checkpoint_every: int | None = None
-    """Engine checkpoints are written at multiples of so many optimizer steps; None goes by time."""
-    checkpoint_every_s: float = 60.0
-    """By time: seconds between two engine checkpoints at least."""
-    checkpoint_share: float = 0.03
-    """By time: largest share of the training's time that writing them takes, in 0..1."""
-    keep_checkpoints: int = 2
-    """Newest engine checkpoints that stay."""
-    milestone_every: int | None = None
-    """Optimizer steps between two engine checkpoints that stay for good."""
-    log_every: int = 10
-    """Optimizer steps between two lines of `metrics.jsonl`."""
-    validate_every: int = 500
-    """Optimizer steps between two looks at held-out clips."""
-    validation_clips: int = 16
-    """Held-out clips per source and media that a look takes; 0 takes none."""
-    prefetch: int = 4
-    """Micro-batches prepared ahead."""
-    reading_threads: int = 4
-    """Threads that prepare them at the same time."""
-    activation_checkpointing: Recompute = "none"
-    """What the backward pass computes again; see `MultiScaleNextDiT.checkpoint_blocks`."""
-    peak_tflops: float | None = None
-    """Peak of this worker's device in 10^12 operations a second; None looks up known GPUs."""
-    deterministic: bool = False
-    """On a GPU, compute with algorithms that give the same bits every time; on a CPU they do anyway."""
-    device: str = "cpu"
-    """Torch name of the device that the network runs on."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +86,8 @@ class Trainer:
         self.host_copy = resume.HostCopy()
         self._unsettled: Done | None = None
         self.step = self._resume()
-        often = Often(settings.checkpoint_every, settings.checkpoint_every_s, settings.checkpoint_share)
-        self.interval = CheckpointInterval(often, sum(value.nbytes for value in self._state().values()))
-        self.metrics = MetricsFile(settings.work / "metrics.jsonl", self.step) if self.rank == 0 else None
+        self.interval = CheckpointInterval(settings, sum(value.nbytes for value in self._state().values()))
+        self.metrics = MetricsFile(settings.work / METRICS_FILE, self.step) if self.rank == 0 else None
 
     def run(self) -> None:
         """Train until `config.steps`. Raises TrainingStoppedError when a loss or the gradient is not finite."""

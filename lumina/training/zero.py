@@ -21,6 +21,14 @@ ZERO = {"compute_grad_norm": False}
 """Settings of its `zero_optimization`."""
 
 
+def leave_uncounted(zero: Any) -> None:
+    """Keep a DeepSpeed optimizer from counting, in every backward pass, the parameters that take part.
+
+    It goes through all of them, for a torch that has no callback at the end of a pass.
+    """
+    zero.should_refresh_expected_hook_count = lambda: False
+
+
 class Clip:
     """Scales the gradient to a largest global norm, as a hook before an optimizer's step."""
 

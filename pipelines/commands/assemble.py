@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import Debug, one_line_errors
 from pipelines.commands.written import check_new_folder
 from pipelines.errors import PipelineError
 from pipelines.terminal import make_console
@@ -54,39 +53,37 @@ def assemble(
     by_reference: Annotated[
         bool, typer.Option("--by-reference", help="Keep parts of the hub as ids with their commit, not as copies.")
     ] = False,
-    debug: Debug = False,
 ) -> None:
     """Put a transformer, a VAE, a text encoder and settings into one directory that `generate` takes.
 
     All parts are loaded and compared before anything is written.
     """
-    with one_line_errors(debug):
-        check_new_folder("OUT", out)
-        if (sampler is None) == (settings is None):
-            raise PipelineError(
-                "say what is generated when nothing else is asked for: --sampler NAME, such as f24F96R960-MultiScale, "
-                "or --settings FILE.json, one of them"
-            )
-        from lumina.generation_config import read_settings, released_settings
+    check_new_folder("OUT", out)
+    if (sampler is None) == (settings is None):
+        raise PipelineError(
+            "say what is generated when nothing else is asked for: --sampler NAME, such as f24F96R960-MultiScale, "
+            "or --settings FILE.json, one of them"
+        )
+    from lumina.generation_config import read_settings, released_settings
 
-        made = released_settings(sampler) if sampler is not None else read_settings(settings or Path())
-        made = made.model_copy(update={"source": source or made.source})
-        # Read when transformers is imported.
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        from lumina import assemble as parts
+    made = released_settings(sampler) if sampler is not None else read_settings(settings or Path())
+    made = made.model_copy(update={"source": source or made.source})
+    # Read when transformers is imported.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from lumina import assemble as parts
 
-        found = parts.find_transformer(transformer, preset, config, ema=ema)
-        prompts = parts.RELEASED_PROMPTS if system_prompts is None else parts.prompts_of(system_prompts)
-        console = make_console()
-        with console.status("comparing the parts and writing them"):
-            digest = parts.assemble(
-                out,
-                transformer=found,
-                vae=vae,
-                text_encoder=text_encoder,
-                prompts=prompts,
-                settings=made,
-                by_reference=by_reference,
-            )
-        clip = f"{made.num_frames} frames, {made.width}x{made.height}, {made.fps:g} fps, {made.sampler.steps} steps"
-        console.print(f"{out}: transformer {digest}; {clip}; system prompts: {', '.join(prompts)}", soft_wrap=True)
+    found = parts.find_transformer(transformer, preset, config, ema=ema)
+    prompts = parts.RELEASED_PROMPTS if system_prompts is None else parts.prompts_of(system_prompts)
+    console = make_console()
+    with console.status("comparing the parts and writing them"):
+        digest = parts.assemble(
+            out,
+            transformer=found,
+            vae=vae,
+            text_encoder=text_encoder,
+            prompts=prompts,
+            settings=made,
+            by_reference=by_reference,
+        )
+    clip = f"{made.num_frames} frames, {made.width}x{made.height}, {made.fps:g} fps, {made.sampler.steps} steps"
+    console.print(f"{out}: transformer {digest}; {clip}; system prompts: {', '.join(prompts)}", soft_wrap=True)

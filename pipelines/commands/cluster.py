@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.options import Debug, Json, Overrides, one_line_errors
+from pipelines.commands.options import Json, Overrides, add_commands, pairs
 from pipelines.commands.written import check_file
 from pipelines.errors import PipelineError
 from pipelines.terminal import Text, json_text, make_console
@@ -15,6 +15,8 @@ from pipelines.terminal import Text, json_text, make_console
 if TYPE_CHECKING:
     from jobs.runtime import RuntimeConfig
     from pipelines.cluster.check import Checked
+
+_FILLED = "NAME=VALUE, such as IMAGE=registry/lumina-video@sha256:..."
 
 app = typer.Typer(help="Files that describe a Ray cluster.", no_args_is_help=True)
 
@@ -24,7 +26,6 @@ def cluster() -> None:
     """Files that describe a Ray cluster."""
 
 
-@app.command()
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="For `ray up`, or a RayJob for `kubectl apply`.")],
     values: Annotated[
@@ -38,40 +39,28 @@ def check(
     ] = None,
     override: Overrides = None,
     as_json: Json = False,
-    debug: Debug = False,
-) -> None:
+) -> int:
     """Check a cluster file without a cluster: by schema, for secrets, and against the config that it is to run.
 
     Exit code: 0 nothing to mend, 1 else.
     """
-    with one_line_errors(debug):
-        from pipelines.cluster.check import check as look
+    from pipelines.cluster.check import check as look
 
-        if override and config is None:
-            raise PipelineError("-o changes a config, and none is named: give one with --config")
-        if out is not None:
-            check_file("--out", out)
-        found = look(file, _values(values or []), _runtime(config, override))
-        if as_json:
-            typer.echo(json_text(found.as_dict()))
-        else:
-            _show(found)
-        if out is not None:
-            if not found.problems:
-                out.write_text(found.text, encoding="utf-8")
-            told = f"Written to {out}" if not found.problems else f"{out} is not written while something is to mend"
-            make_console(stderr=True).print(told, soft_wrap=True)
-    raise typer.Exit(1 if found.problems else 0)
-
-
-def _values(given: list[str]) -> dict[str, str]:
-    found = {}
-    for one in given:
-        name, separator, value = one.partition("=")
-        if not name or not separator or not value:
-            raise PipelineError(f"--fill {one}: expected NAME=VALUE, such as IMAGE=registry/lumina-video@sha256:...")
-        found[name] = value
-    return found
+    if override and config is None:
+        raise PipelineError("-o changes a config, and none is named: give one with --config")
+    if out is not None:
+        check_file("--out", out)
+    found = look(file, pairs("--fill", values, _FILLED), _runtime(config, override))
+    if as_json:
+        typer.echo(json_text(found.as_dict()))
+    else:
+        _show(found)
+    if out is not None:
+        if not found.problems:
+            out.write_text(found.text, encoding="utf-8")
+        told = f"Written to {out}" if not found.problems else f"{out} is not written while something is to mend"
+        make_console(stderr=True).print(told, soft_wrap=True)
+    return 1 if found.problems else 0
 
 
 def _runtime(config: str | None, override: list[str] | None) -> RuntimeConfig | None:
@@ -101,3 +90,6 @@ def _show(found: Checked) -> None:
         console.print(Text(f"{pool.name}: {number}; each {each}"), soft_wrap=True)
     told = f"{found.file}: a file for {KINDS[found.kind]} and Ray {found.ray}, nothing to mend"
     console.print(Text(told, "green"), soft_wrap=True)
+
+
+add_commands(app, check=check)

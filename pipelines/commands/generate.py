@@ -1,38 +1,69 @@
-"""What `lumina generate` does."""
+"""`lumina generate`: clips from texts."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+import typer
 from rich.progress import Progress
 
+from lumina.hub import PREFIX, hub_model, no_folder
 from lumina.models.config import AttentionKernel
 from lumina.precision import Precision, precision_on
+from pipelines.commands.options import width_and_height
+from pipelines.commands.written import check_file
+from pipelines.errors import PipelineError
 from pipelines.terminal import make_console
 
 
-def clip_files(out: Path, count: int) -> list[Path]:
-    """Where the clips of `count` prompts are written."""
-    return [out] if count == 1 else [out.with_stem(f"{out.stem}-{number}") for number in range(1, count + 1)]
-
-
-def generate_clips(
-    checkpoint: str,
-    prompts: list[str],
-    settings: dict[str, Any],
-    preset: str | None,
-    steps: int | None,
-    precision: Precision,
-    attention: AttentionKernel,
-    tiling: bool,
-    files: Sequence[Path],
-    adapter: str | None,
-    adapter_scale: float,
+def generate(
+    checkpoint: Annotated[str, typer.Option(metavar="DIR", help="Exported checkpoint directory, or hf:owner/name.")],
+    prompt: Annotated[list[str], typer.Option(metavar="TEXT", help="What the clip shows; may be repeated.")],
+    adapter: Annotated[
+        str | None, typer.Option(metavar="DIR", help="LoRA adapter to add, as peft saves it, or hf:owner/name.")
+    ] = None,
+    adapter_scale: Annotated[
+        float | None, typer.Option(help="How much of the adapter is added.", show_default="1")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Whose system prompt; the exported default otherwise.")
+    ] = None,
+    negative_prompt: Annotated[str, typer.Option(metavar="TEXT", help="What to stay away from.")] = "",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same frames.")] = 0,
+    motion: Annotated[float | None, typer.Option(min=0, help="Motion score to ask for.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Released sampling settings, e.g. f16F64R512-MultiScale.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels, e.g. 672x384.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="1, or a multiple of 4 from 8 on.")] = None,
+    fps: Annotated[float | None, typer.Option(min=1, help="Frame rate of the file.")] = None,
+    dtype: Annotated[
+        Precision, typer.Option(help="Type in which the networks compute; auto is bfloat16 on a GPU.")
+    ] = "auto",
+    attention: Annotated[AttentionKernel, typer.Option(help="Kernel of attention on a GPU.")] = "auto",
+    tiling: Annotated[bool, typer.Option("--tiling", help="Decode in tiles: less memory for large frames.")] = False,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE.mp4", help="H.264 file to write; several prompts give FILE-1.mp4, ...")
+    ] = Path("out.mp4"),
 ) -> None:
-    """Generate a clip of every prompt and write each to its file, with a progress bar."""
+    """Generate clips from texts."""
+    if out.suffix.lower() != ".mp4":
+        raise PipelineError(f"--out {out}: expected a file name that ends in .mp4")
+    count = len(prompt)
+    files = [out] if count == 1 else [out.with_stem(f"{out.stem}-{number}") for number in range(1, count + 1)]
+    for file in files:
+        check_file("--out", file, makes_folder=True)
+    model = hub_model(checkpoint)
+    named = model is not None and (checkpoint.startswith(PREFIX) or model.snapshot is not None)
+    if not Path(checkpoint).is_dir() and not named:
+        raise PipelineError(f"--checkpoint {no_folder(checkpoint)}; `lumina run` prints where it exported one")
+    if adapter_scale is not None and adapter is None:
+        raise PipelineError(f"--adapter-scale {adapter_scale:g}: it is of an adapter, and --adapter names none")
+    scale = 1.0 if adapter_scale is None else adapter_scale
+    width, height = width_and_height(size) if size else (None, None)
     console = make_console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("loading", total=None)
@@ -46,22 +77,27 @@ def generate_clips(
         from lumina.video import write_h264
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = getattr(torch, precision_on(device, precision))
-        model = TextToVideo.from_pretrained(checkpoint, device, dtype, adapter=adapter, adapter_scale=adapter_scale)
-        use_kernel(attention, model.transformer.config, device, dtype)
+        precision = getattr(torch, precision_on(device, dtype))
+        loaded = TextToVideo.from_pretrained(checkpoint, device, precision, adapter=adapter, adapter_scale=scale)
+        use_kernel(attention, loaded.transformer.config, device, precision)
         if tiling:
-            model.vae.enable_tiling()
-        sampler = sampler_config(preset or model.defaults.sampler)
-        if steps is not None:
-            sampler = sampler.model_copy(update={"steps": steps})
-        made = model(
-            prompts,
-            **settings,
-            sampler=sampler,
+            loaded.vae.enable_tiling()
+        sampler = sampler_config(preset or loaded.defaults.sampler)
+        made = loaded(
+            prompt,
+            source=source,
+            seed=seed,
+            motion=motion,
+            negative_prompt=negative_prompt,
+            num_frames=frames,
+            width=width,
+            height=height,
+            fps=fps,
+            sampler=sampler if steps is None else sampler.model_copy(update={"steps": steps}),
             progress=lambda done, total: bar.update(task, description="generating", completed=done, total=total),
         )
-    for path, frames in zip(files, made.frames, strict=True):
+    for path, clip in zip(files, made.frames, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_h264(path, frames, made.fps)
-        count, height, width = frames.shape[:3]
-        console.print(f"{path}: {count} frames, {width}x{height}, {made.fps:g} fps", soft_wrap=True)
+        write_h264(path, clip, made.fps)
+        length, high, wide = clip.shape[:3]
+        console.print(f"{path}: {length} frames, {wide}x{high}, {made.fps:g} fps", soft_wrap=True)

@@ -12,21 +12,21 @@ import typer
 from rich import box
 from rich.table import Table
 
+from lumina.formats import duration, short_digest
 from pipelines.commands.options import (
     ConfigArgument,
-    Debug,
     Json,
     NameOption,
     Overrides,
     RecomputeOption,
     StoreOption,
     UntilOption,
+    add_commands,
     all_overrides,
-    one_line_errors,
-    recompute_words,
+    pairs,
+    run_words,
 )
 from pipelines.errors import PipelineError
-from pipelines.reports.progress import duration
 from pipelines.terminal import Text, command_line, json_text, make_console, plain
 
 if TYPE_CHECKING:
@@ -48,8 +48,6 @@ JobArgument = Annotated[
     str | None, typer.Argument(metavar="[JOB]", help="Id of a job, or name of a run; the newest by default.")
 ]
 
-app = typer.Typer(help="Runs that were submitted to a Ray cluster.", no_args_is_help=True)
-
 
 def submit(
     config: ConfigArgument,
@@ -66,58 +64,53 @@ def submit(
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Start another attempt even if one ended well.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the log until the job ends.")] = True,
-    debug: Debug = False,
-) -> None:
+) -> int:
     """Submit a run to a Ray cluster; submitted again, it attaches to the job that runs or reports the one that is done.
 
     Exit code: that of the run; 0 with --no-wait once the job is there.
     """
-    with one_line_errors(debug):
-        from jobs.submit import Work, connect
-        from jobs.submit import submit as send
-        from pipelines.commands.package import make_package
-        from pipelines.config import load_config
+    from jobs.submit import Work, connect
+    from jobs.submit import submit as send
+    from pipelines.commands.package import make_package
+    from pipelines.config import load_config
 
-        overrides = all_overrides(override, name, store)
-        settings = load_config(config, overrides)
-        where = _address(address)
-        words = ["lumina", "submit", config, "--address", where, *(part for one in overrides for part in ("-o", one))]
-        told = command_line([*words, *(["--until", until] if until else []), *recompute_words(recompute or [])])
-        console = make_console()
-        resources = _resources(resource or [])
-        with tempfile.TemporaryDirectory(prefix="lumina-submit-") as folder:
-            package = make_package(settings, Path(folder), until, told, python, recompute or [])
-            console.print(Text(f"The cluster has to see: {', '.join(package.shared)}", "dim"), soft_wrap=True)
-            client = connect(where)
-            work = Work(
-                package.name,
-                package.folder,
-                package.command,
-                {"MLFLOW_DISABLE_TELEMETRY": "true"},
-                {
-                    **package.metadata,
-                    "cpus": f"{cpus:g}",
-                    **{f"resource.{key}": f"{value:g}" for key, value in resources.items()},
-                },
-                cpus,
-                resources,
-            )
-            found = send(client, work, again)
-        verb = {"started": "submitted", "attached": "is at it already", "reported": "has done it"}[found.action]
-        console.print(Text(f"{found.job.id} {verb}", "bold"), soft_wrap=True)
-        if found.action == "reported":
-            console.print(_status_view(found.job))
-            console.print(Text("--again starts another attempt; what is in the store is not computed again.", "dim"))
-            return
-        if found.action == "attached" and (lacks := _lacks(found.job, recompute or [])):
-            console.print(Text(lacks, "yellow"), soft_wrap=True)
-        if not wait:
-            console.print(
-                "  " + command_line(["lumina", "jobs", "logs", found.job.id, "--address", where]), soft_wrap=True
-            )
-            return
-        code = _follow(client, found.job, where)
-    raise typer.Exit(code)
+    overrides = all_overrides(override, name, store)
+    settings = load_config(config, overrides)
+    where = _address(address)
+    words = ["lumina", "submit", config, "--address", where, *(part for one in overrides for part in ("-o", one))]
+    told = command_line([*words, *run_words(until, recompute)])
+    console = make_console()
+    resources = _resources(resource)
+    with tempfile.TemporaryDirectory(prefix="lumina-submit-") as folder:
+        package = make_package(settings, Path(folder), until, told, python, recompute or [])
+        console.print(Text(f"The cluster has to see: {', '.join(package.shared)}", "dim"), soft_wrap=True)
+        client = connect(where)
+        work = Work(
+            package.name,
+            package.folder,
+            package.command,
+            {"MLFLOW_DISABLE_TELEMETRY": "true"},
+            {
+                **package.metadata,
+                "cpus": f"{cpus:g}",
+                **{f"resource.{key}": f"{value:g}" for key, value in resources.items()},
+            },
+            cpus,
+            resources,
+        )
+        found = send(client, work, again)
+    verb = {"started": "submitted", "attached": "is at it already", "reported": "has done it"}[found.action]
+    console.print(Text(f"{found.job.id} {verb}", "bold"), soft_wrap=True)
+    if found.action == "reported":
+        console.print(_status_view(found.job))
+        console.print(Text("--again starts another attempt; what is in the store is not computed again.", "dim"))
+        return 0
+    if found.action == "attached" and (lacks := _lacks(found.job, recompute or [])):
+        console.print(Text(lacks, "yellow"), soft_wrap=True)
+    if not wait:
+        console.print("  " + command_line(["lumina", "jobs", "logs", found.job.id, "--address", where]), soft_wrap=True)
+        return 0
+    return _follow(client, found.job, where)
 
 
 def _lacks(job: Job, recompute: list[str]) -> str:
@@ -126,22 +119,17 @@ def _lacks(job: Job, recompute: list[str]) -> str:
     if not unsaid:
         return ""
     return (
-        f"It was submitted without {command_line(recompute_words(unsaid))}: what code_drift keeps stays as it is. "
+        f"It was submitted without {command_line(run_words(None, unsaid))}: what code_drift keeps stays as it is. "
         "Submit this again once the job has ended."
     )
 
 
-def _resources(given: list[str]) -> dict[str, float]:
-    found = {}
-    for one in given:
-        key, separator, value = one.partition("=")
-        try:
-            found[key] = float(value)
-        except ValueError:
-            separator = ""
-        if not key or not separator:
-            raise PipelineError(f"--resource {one}: expected NAME=N, such as head=1")
-    return found
+def _resources(given: list[str] | None) -> dict[str, float]:
+    found = pairs("--resource", given, "NAME=N, such as head=1")
+    try:
+        return {name: float(value) for name, value in found.items()}
+    except ValueError as error:
+        raise PipelineError(f"--resource takes NAME=N, such as head=1: {error}") from error
 
 
 def _address(given: str | None) -> str:
@@ -180,85 +168,78 @@ def _status_view(job: Job) -> Text:
         text.append(f"  started {begun}", "dim")
         if job.ended_s:
             text.append(f", took {duration(job.ended_s - job.started_s)}", "dim")
-    text.append(f"  store {job.metadata.get('store', '?')}, commit {job.metadata.get('commit', '')[:12] or '?'}", "dim")
+    commit = short_digest(job.metadata.get("commit") or "?")
+    text.append(f"  store {job.metadata.get('store', '?')}, commit {commit}", "dim")
     if job.state in ("FAILED", "STOPPED") and job.message:
         text.append(f"\n  {job.message.splitlines()[0]}")
     return text
 
 
-@app.command("list")
-def list_jobs(address: AddressOption = None, as_json: Json = False, debug: Debug = False) -> None:
+def list_jobs(address: AddressOption = None, as_json: Json = False) -> None:
     """Show the submitted runs, the newest first."""
-    with one_line_errors(debug):
-        from jobs.submit import connect, jobs
+    from jobs.submit import connect, jobs
 
-        found = jobs(connect(_address(address)))
-        if as_json:
-            typer.echo(json_text([_plain(job) for job in found]))
-            return
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in ("job", "state", "started (UTC)", "took"):
-            table.add_column(column, no_wrap=True)
-        for job in found:
-            begun = datetime.fromtimestamp(job.started_s, UTC).strftime("%Y-%m-%d %H:%M:%S") if job.started_s else "–"
-            took = duration(job.ended_s - job.started_s) if job.started_s and job.ended_s else "–"
-            table.add_row(job.id, Text(job.state, _STYLES[job.state]), begun, took)
-        make_console().print(table if found else "No run was submitted to this cluster.")
+    found = jobs(connect(_address(address)))
+    if as_json:
+        typer.echo(json_text([_plain(job) for job in found]))
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("job", "state", "started (UTC)", "took"):
+        table.add_column(column, no_wrap=True)
+    for job in found:
+        begun = datetime.fromtimestamp(job.started_s, UTC).strftime("%Y-%m-%d %H:%M:%S") if job.started_s else "–"
+        took = duration(job.ended_s - job.started_s) if job.started_s and job.ended_s else "–"
+        table.add_row(job.id, Text(job.state, _STYLES[job.state]), begun, took)
+    make_console().print(table if found else "No run was submitted to this cluster.")
 
 
 def _plain(job: Job) -> dict[str, object]:
     return {**vars(job), "metadata": dict(job.metadata)}
 
 
-@app.command()
-def status(job: JobArgument = None, address: AddressOption = None, as_json: Json = False, debug: Debug = False) -> None:
+def status(job: JobArgument = None, address: AddressOption = None, as_json: Json = False) -> int:
     """Show where a job stands, and what a waiting one waits for. Exit code: 0, or 1 for a job that failed."""
-    with one_line_errors(debug):
-        from jobs.submit import connect, waits_for
+    from jobs.submit import connect, waits_for
 
-        client = connect(_address(address))
-        found = _find(client, job)
-        if as_json:
-            typer.echo(json_text(_plain(found)))
-        else:
-            make_console().print(_status_view(found), soft_wrap=True)
-            if found.state == "PENDING":
-                make_console().print(Text(waits_for(client, found), "yellow"), soft_wrap=True)
-    raise typer.Exit(1 if found.state == "FAILED" else 0)
+    client = connect(_address(address))
+    found = _find(client, job)
+    if as_json:
+        typer.echo(json_text(_plain(found)))
+    else:
+        make_console().print(_status_view(found), soft_wrap=True)
+        if found.state == "PENDING":
+            make_console().print(Text(waits_for(client, found), "yellow"), soft_wrap=True)
+    return 1 if found.state == "FAILED" else 0
 
 
-@app.command()
 def logs(
     job: JobArgument = None,
     address: AddressOption = None,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Go on until the job ends.")] = True,
-    debug: Debug = False,
-) -> None:
+) -> int:
     """Show a job's log from its start, and follow it; Ctrl-C leaves the job alone."""
-    with one_line_errors(debug):
-        from jobs.submit import ENDED, connect
+    from jobs.submit import ENDED, connect
 
-        where = _address(address)
-        client = connect(where)
-        found = _find(client, job)
-        if follow and found.state not in ENDED:
-            raise typer.Exit(_follow(client, found, where))
-        typer.echo(plain(client.get_job_logs(found.id)), nl=False)
+    where = _address(address)
+    client = connect(where)
+    found = _find(client, job)
+    if follow and found.state not in ENDED:
+        return _follow(client, found, where)
+    typer.echo(plain(client.get_job_logs(found.id)), nl=False)
+    return 0
 
 
-@app.command()
-def stop(job: JobArgument = None, address: AddressOption = None, debug: Debug = False) -> None:
+def stop(job: JobArgument = None, address: AddressOption = None) -> None:
     """End a job: stages stop in good order, and what is done stays in the store."""
-    with one_line_errors(debug):
-        from jobs.submit import ENDED, connect
-        from jobs.submit import stop as end
+    from jobs.submit import ENDED, connect
+    from jobs.submit import stop as end
 
-        client = connect(_address(address))
-        found = _find(client, job)
-        if found.state in ENDED:
-            make_console().print(f"{found.id} has ended already: {found.state}")
-            return
-        make_console().print(_status_view(end(client, found, STOP_TIMEOUT_S)), soft_wrap=True)
+    client = connect(_address(address))
+    found = _find(client, job)
+    if found.state in ENDED:
+        make_console().print(f"{found.id} has ended already: {found.state}")
+        return
+    make_console().print(_status_view(end(client, found, STOP_TIMEOUT_S)), soft_wrap=True)
 
 
 def _find(client: JobSubmissionClient, name: str | None) -> Job:
@@ -270,3 +251,7 @@ def _find(client: JobSubmissionClient, name: str | None) -> Job:
     if not known:
         raise PipelineError("no run was submitted to this cluster; `lumina submit CONFIG` does it")
     return known[0]
+
+
+app = typer.Typer(help="Runs that were submitted to a Ray cluster.", no_args_is_help=True)
+add_commands(app, list=list_jobs, status=status, logs=logs, stop=stop)

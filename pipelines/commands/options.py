@@ -1,14 +1,22 @@
-"""What the commands share: their options, and one line for whatever goes wrong."""
+"""Options that commands share, and how each is registered: with `--debug`, and one line for whatever goes wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import RenderableType
 
-from pipelines.terminal import Text, make_console
+from pipelines.errors import PipelineError
+from pipelines.terminal import Text, json_text, make_console
+
+if TYPE_CHECKING:
+    from pipelines.config import PipelineConfig
+    from pipelines.engine.store.store import Store
 
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Path of a YAML file, or `demo`, `folder`, ...")]
 Overrides = Annotated[
@@ -24,6 +32,7 @@ StoreOption = Annotated[
     str | None,
     typer.Option("--store", metavar="WHERE", help="Where outputs are kept: a directory, s3://... or gs://..."),
 ]
+RunArgument = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Name or id; the newest by default.")]
 NameOption = Annotated[str | None, typer.Option(metavar="RUN", help="Name of the run.")]
 UntilOption = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage and what it needs.")]
 RecomputeOption = Annotated[
@@ -46,16 +55,78 @@ def all_overrides(override: list[str] | None, name: str | None, store: str | Non
     return [*(override or []), *([f"name={name}"] if name else []), *([f"store={store}"] if store else [])]
 
 
-def recompute_words(recompute: Sequence[str]) -> list[str]:
-    """`--recompute` as it is typed."""
-    return [word for stage in recompute for word in ("--recompute", stage)]
+def run_words(until: str | None, recompute: Sequence[str] | None) -> list[str]:
+    """`--until` and `--recompute` as they are typed."""
+    stages = (word for stage in recompute or () for word in ("--recompute", stage))
+    return [*(["--until", until] if until else []), *stages]
 
 
-def default_store() -> str:
-    """Where outputs are kept unless a config says otherwise."""
-    from pipelines.config import PipelineConfig
+def pairs(option: str, given: Sequence[str] | None, example: str) -> dict[str, str]:
+    """Names and values of an option that takes NAME=VALUE and may be repeated."""
+    found = {}
+    for one in given or ():
+        name, _, value = one.partition("=")
+        if not name or not value:
+            raise PipelineError(f"{option} {one}: expected {example}")
+        found[name] = value
+    return found
 
-    return str(PipelineConfig.model_fields["store"].default)
+
+def width_and_height(text: str) -> tuple[int, int]:
+    """The two numbers of `672x384`."""
+    width, cross, height = text.partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal()):
+        raise PipelineError(f"size {text!r}: expected WIDTHxHEIGHT in pixels, such as 672x384")
+    return int(width), int(height)
+
+
+def open_store(where: str | None) -> Store:
+    """The store at a place, or where outputs are kept unless a config says otherwise."""
+    from pipelines.engine.store import open_store as stores
+
+    if where is None:
+        from pipelines.config import PipelineConfig
+
+        where = str(PipelineConfig.model_fields["store"].default)
+    return stores.open_store(where)
+
+
+def open_config(
+    config: str, override: list[str] | None, store: str | None, name: str | None = None
+) -> tuple[PipelineConfig, Store]:
+    """A config, and the store that it names."""
+    from pipelines.config import load_config
+    from pipelines.engine.store import open_store as stores
+
+    settings = load_config(config, all_overrides(override, name, store))
+    return settings, stores.open_store(settings.store, settings.store_cache)
+
+
+def show(as_json: bool, content: Callable[[], Any], view: Callable[[], RenderableType]) -> None:
+    """Print a result as JSON, or as it is looked at."""
+    if as_json:
+        typer.echo(json_text(content()))
+    else:
+        make_console().print(view())
+
+
+def add_commands(app: typer.Typer, **commands: Callable[..., int | None]) -> None:
+    """Register functions as commands of these names, each with `--debug`; what one returns is its exit code."""
+    for name, function in commands.items():
+        app.command(name)(_guarded(function))
+
+
+def _guarded(function: Callable[..., int | None]) -> Callable[..., None]:
+    @wraps(function)
+    def command(debug: bool, **options: Any) -> None:
+        with one_line_errors(debug):
+            code = function(**options)
+        raise typer.Exit(code or 0)
+
+    signature = inspect.signature(function, eval_str=True)
+    option = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
+    command.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
+    return command
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from pipelines.commands.options import recompute_words
+from pipelines.commands.options import run_words
 from pipelines.config import PipelineConfig
 from pipelines.engine.fingerprint import canonical_json
 from pipelines.errors import PipelineError
@@ -71,7 +71,7 @@ def make_package(
     (folder / _CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     identity = {"code": _code(folder, code), "config": config, "until": until}
     fingerprint = hashlib.sha256(canonical_json(identity).encode()).hexdigest()
-    words = [python, "-c", _CLI, "run", _CONFIG, *(["--until", until] if until else []), *recompute_words(recompute)]
+    words = [python, "-c", _CLI, "run", _CONFIG, *run_words(until, recompute)]
     command = shlex.join([*words, "--continue-with", told])
     metadata = {
         "run": settings.name,

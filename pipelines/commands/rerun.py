@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import Debug, Json, StoreOption, default_store, one_line_errors
+from pipelines.commands.options import Json, RunArgument, StoreOption, open_store
 from pipelines.terminal import Text, json_text, make_console
 
 
 def rerun(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Name or id; the newest by default.")] = None,
+    run: RunArgument = None,
     store: StoreOption = None,
     fresh: Annotated[
         bool,
@@ -34,36 +34,33 @@ def rerun(
         bool, typer.Option("--allow-env-drift", help="Accept other versions of the packages that recipes name.")
     ] = False,
     as_json: Json = False,
-    debug: Debug = False,
-) -> None:
+) -> int:
     """Compute a recorded run again with the code it ran with, and compare; see docs/reproduction.md.
 
     Exit code: 0 every stage meets its tier, 3 one does not, 4 not attempted, 1 error.
     """
-    with one_line_errors(debug):
-        from pipelines.diff.view import answer_text as difference_text
-        from pipelines.engine.store.open_store import open_store
-        from pipelines.rerun.rerun import Options, RunFailed
-        from pipelines.rerun.rerun import rerun as run_again
-        from pipelines.rerun.view import answer_text, checks_view, verdict_view
+    from pipelines.diff.view import answer_text as difference_text
+    from pipelines.rerun.rerun import Options, RunFailed
+    from pipelines.rerun.rerun import rerun as run_again
+    from pipelines.rerun.view import answer_text, checks_view, verdict_view
 
-        console = make_console(stderr=as_json)
-        opened = open_store(store or default_store())
-        opened.need_files("`lumina rerun`")
-        options = Options(fresh, into, start, here, tuple(override or ()), allow_env_drift)
-        try:
-            found = run_again(
-                opened, run, options, lambda checks: console.print(checks_view(checks)), sys.stderr if as_json else None
-            )
-        except RunFailed as error:
-            raise typer.Exit(error.args[0]) from error
-        if found.verdict is not None and found.difference is not None:
-            if found.note:
-                console.print(Text(found.note, "yellow"), soft_wrap=True)
-            if not as_json:
-                console.print(answer_text(found.verdict), soft_wrap=True)
-                console.print(difference_text(found.difference), soft_wrap=True)
-                console.print(verdict_view(found))
-        if as_json:
-            typer.echo(json_text(found.as_dict(), allow_nan=False))
-    raise typer.Exit(found.exit_code)
+    console = make_console(stderr=as_json)
+    opened = open_store(store)
+    opened.need_files("`lumina rerun`")
+    options = Options(fresh, into, start, here, tuple(override or ()), allow_env_drift)
+    try:
+        found = run_again(
+            opened, run, options, lambda checks: console.print(checks_view(checks)), sys.stderr if as_json else None
+        )
+    except RunFailed as error:
+        raise typer.Exit(error.args[0]) from error
+    if found.verdict is not None and found.difference is not None:
+        if found.note:
+            console.print(Text(found.note, "yellow"), soft_wrap=True)
+        if not as_json:
+            console.print(answer_text(found.verdict), soft_wrap=True)
+            console.print(difference_text(found.difference), soft_wrap=True)
+            console.print(verdict_view(found))
+    if as_json:
+        typer.echo(json_text(found.as_dict(), allow_nan=False))
+    return found.exit_code

@@ -1,19 +1,31 @@
-"""What `lumina run` shows and says: the run itself, how it ended, and where things are."""
+"""`lumina run` and `lumina plan`: the run itself, how it ended, and where things are."""
 
 from __future__ import annotations
 
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from curation.control_characters import shown
-from pipelines.commands.options import recompute_words
+from lumina.evaluation.selection import SELECTION_FILE
+from pipelines.commands.options import (
+    ConfigArgument,
+    Json,
+    NameOption,
+    Overrides,
+    RecomputeOption,
+    StoreOption,
+    UntilOption,
+    open_config,
+    run_words,
+    show,
+)
 from pipelines.errors import PipelineError, disk_problem
 from pipelines.secrets import scrub
 from pipelines.terminal import Text, command_line, log_to_terminal, make_console
@@ -28,26 +40,54 @@ if TYPE_CHECKING:
     from pipelines.tracking.tracker import Links
 
 
-def run_pipeline(
-    settings: PipelineConfig,
-    store: Store,
-    until: str | None,
-    recompute: Sequence[str],
-    words: Sequence[str],
-    link: Link,
-    continue_with: str | None = None,
-) -> None:
-    """Run with a live display, and tell what came out; typer.Exit(1) if a stage failed.
+def run(
+    config: ConfigArgument,
+    override: Overrides = None,
+    until: UntilOption = None,
+    store: StoreOption = None,
+    name: NameOption = None,
+    recompute: RecomputeOption = None,
+    continue_with: Annotated[str | None, typer.Option(hidden=True, help="What the user types to go on.")] = None,
+) -> int:
+    """Run the pipeline; a second run does only what changed."""
+    from pipelines.supervisor import supervise
 
-    Args:
-        settings: the config.
-        store: where outputs are.
-        until: last stage that is wanted; None for all.
-        recompute: stages that are computed again though only code has changed.
-        words: config, overrides and options that name the same pipeline again.
-        link: to who outlives this process.
-        continue_with: what the user types to go on; by default the command itself.
+    with supervise() as link:
+        settings, opened = open_config(config, override, store, name)
+        changes = [word for value in override or [] for word in ("-o", value)]
+        given = [word for option, value in (("--store", store), ("--name", name)) if value for word in (option, value)]
+        typed = ["lumina", "run", config, *changes, *given, *run_words(until, recompute)]
+        command = continue_with or command_line(typed)
+        return _run(settings, opened, until, recompute or [], command, link)
+
+
+def plan(
+    config: ConfigArgument,
+    override: Overrides = None,
+    until: UntilOption = None,
+    store: StoreOption = None,
+    as_json: Json = False,
+) -> int:
+    """Show what would run, and why. Exit code: 0 nothing to do, 2 work to do, 1 error.
+
+    cached: its output is there. resume: unfinished work is. run: its config, inputs, weights or libraries changed.
+    drift: nothing but its code did, and it is computed again. unknown: an input is not computed yet. blocked: it cannot
+    run. --json has every difference, old and new.
     """
+    from pipelines.engine.plan import plan as make_plan
+    from pipelines.reports.tables import plan_view
+    from pipelines.text_to_video import build
+
+    settings, opened = open_config(config, override, store)
+    made = make_plan(build(settings).until(until), opened, drift=settings.drift_policy())
+    show(as_json, made.as_dict, lambda: plan_view(made, opened.root))
+    return made.exit_code
+
+
+def _run(
+    settings: PipelineConfig, store: Store, until: str | None, recompute: Sequence[str], command: str, link: Link
+) -> int:
+    """Run with a live display, and tell what came out; returns the exit code. `command` goes on with it."""
     from jobs import cluster
     from pipelines.engine import runner
     from pipelines.engine.events import Interrupted
@@ -62,12 +102,11 @@ def run_pipeline(
     pipeline, drift = build(settings), settings.drift_policy(recompute)
     drift.check(pipeline)
     wanted = pipeline.until(until)
-    typed = ["lumina", "run", *words, *(["--until", until] if until else []), *recompute_words(recompute)]
-    command = continue_with or command_line(typed)
     link.command(command)
     store.prepare(settings.min_free_gb)
     console = make_console()
-    screen = RunDisplay(console, [stage.name for stage in wanted.order])
+    names = [stage.name for stage in wanted.order]
+    screen = RunDisplay(console, names)
     # A handler that writes around the live table would tear it.
     log_to_terminal()
     lock = lock_record(make_lock(settings, command, store))
@@ -76,61 +115,61 @@ def run_pipeline(
     tracked = target(store, settings.tracking_uri)
     console.print(Text(f"MLflow: {without_password(tracked.uri)} ({tracked.why})", "dim"), soft_wrap=True)
     upstream = {stage.name: list(stage.inputs.values()) for stage in wanted.order}
-    status = begin(run_id, settings.name, [stage.name for stage in wanted.order], upstream, command)
-    with screen, StatusFile(screen, store, status) as display:
+    status = begin(run_id, settings.name, names, upstream, command)
+    try:
+        with screen, StatusFile(screen, store, status) as display:
 
-        def start_cluster() -> None:
-            said = "starting Ray" if settings.runtime.ray_address is None else "connecting to Ray"
-            display.note(said)
-            with display.waiting_for(said):
-                page = _start_cluster(wanted, store, settings.runtime)
-                link.cluster(cluster.gcs_address(), cluster.servers(), str(cluster.logs(settings.runtime)))
-            if page:
-                display.link("Ray", page)
-            if path := cluster.token_path():
-                display.link("Ray's token", f"cat {path}")
+            def start_cluster() -> None:
+                said = "starting Ray" if settings.runtime.ray_address is None else "connecting to Ray"
+                display.note(said)
+                with display.waiting_for(said):
+                    page = _start_cluster(wanted, store, settings.runtime)
+                    link.cluster(cluster.gcs_address(), cluster.servers(), str(cluster.logs(settings.runtime)))
+                if page:
+                    display.link("Ray", page)
+                if path := cluster.token_path():
+                    display.link("Ray's token", f"cat {path}")
 
-        tracking = MlflowTracking(
-            store,
-            run_id,
-            settings.name,
-            config=settings.model_dump(mode="json"),
-            uri=settings.tracking_uri,
-            note=display.note,
-        )
-        try:
-            summary = runner.run(
-                pipeline,
+            tracking = MlflowTracking(
                 store,
-                JobExecutor(settings.runtime),
-                name=settings.name,
-                run_id=run_id,
-                tracking=tracking,
-                display=display,
-                start_cluster=start_cluster,
-                min_free_gb=settings.min_free_gb,
-                until=until,
-                drift=drift,
-                lock=lock,
-                halt=link.lost,
+                run_id,
+                settings.name,
+                config=settings.model_dump(mode="json"),
+                uri=settings.tracking_uri,
+                note=display.note,
             )
-        except Interrupted as stopped:
-            if not link.lost.is_set():
-                link.leaving()
-            tracking.close("KILLED", timeout_s=5)
-            # Leaving ends the process at once.
-            display.__exit__()
-            screen.__exit__(None, None, None)
-            if link.lost.is_set():
-                link.leave()
-            _leave(console, stopped.summary, command)
-        links = tracking.close("FINISHED" if summary.ok else "FAILED")
+            try:
+                summary = runner.run(
+                    pipeline,
+                    store,
+                    JobExecutor(settings.runtime),
+                    name=settings.name,
+                    run_id=run_id,
+                    tracking=tracking,
+                    display=display,
+                    start_cluster=start_cluster,
+                    max_parallel=settings.runtime.max_parallel,
+                    min_free_gb=settings.min_free_gb,
+                    until=until,
+                    drift=drift,
+                    lock=lock,
+                    halt=link.lost,
+                )
+            except Interrupted:
+                if not link.lost.is_set():
+                    link.leaving()
+                tracking.close("KILLED", timeout_s=5)
+                raise
+            links = tracking.close("FINISHED" if summary.ok else "FAILED")
+    except Interrupted as stopped:
+        if link.lost.is_set():
+            link.leave()
+        _leave(console, stopped.summary, command)
     _finish(console, store, summary, links, command, settings.example_prompt(), cluster.logs(settings.runtime))
     link.leaving()
     if "ray" in sys.modules:
         cluster.shutdown()
-    if not summary.ok:
-        raise typer.Exit(1)
+    return 0 if summary.ok else 1
 
 
 def _start_cluster(pipeline: Pipeline, store: Store, runtime: RuntimeConfig) -> str:
@@ -139,8 +178,8 @@ def _start_cluster(pipeline: Pipeline, store: Store, runtime: RuntimeConfig) -> 
     Raises:
         PipelineError: it does not start, or can never run the stages. Ray would wait for ever, or fail late.
     """
+    from curation.operator import load_operator
     from jobs import capacity, cluster
-    from jobs.curate import load_operator
 
     jobs = {stage.entry.partition(":")[0] for stage in pipeline.stages}
     networks = any(
@@ -163,7 +202,7 @@ def _start_cluster(pipeline: Pipeline, store: Store, runtime: RuntimeConfig) -> 
     return page
 
 
-def _leave(console: Console, summary: RunSummary, command: str) -> None:
+def _leave(console: Console, summary: RunSummary, command: str) -> NoReturn:
     """End at once: stage threads may still be waiting for Ray, which dies with this process."""
     from pipelines.reports.tables import summary_view
 
@@ -177,7 +216,9 @@ def _leave(console: Console, summary: RunSummary, command: str) -> None:
 def _finish(
     console: Console, store: Store, summary: RunSummary, links: Links, command: str, prompt: str, logs: Path
 ) -> None:
-    from pipelines.reports.tables import comparison_view, read_comparison, summary_view
+    from pipelines.diff.runs import read_side
+    from pipelines.reports.evaluations import comparison_view, read_evaluations
+    from pipelines.reports.tables import summary_view
 
     console.print(summary_view(summary))
     for outcome in summary.outcomes.values():
@@ -197,9 +238,9 @@ def _finish(
     else:
         record = store.get_run(summary.run_id)
         store.fetch_run(record, ("curation_page", "export"))
-        comparison = read_comparison(store, record)
-        if comparison.sources or comparison.final or comparison.after:
-            console.print(comparison_view(comparison))
+        evaluations = read_evaluations(read_side(store, record))
+        if any(one.sources or one.final for one in evaluations):
+            console.print(comparison_view(evaluations))
     _where(console, store, summary, links, prompt)
     if not summary.ok:
         console.print(Text("What is done is kept. Once the cause is mended, the same command continues:", "bold"))
@@ -221,7 +262,7 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
         *(("checkpoint", path(name)) for name in summary.outcomes if name.startswith("export@")),
         ("checkpoint", path("export") or path("finetune")),
         ("clips", path("evaluate_final", "videos")),
-        ("choice", path("choose", "selection.json")),
+        ("choice", path("choose", SELECTION_FILE)),
         ("MLflow", links.uri),
         ("run", None if summary.unrecorded else store.root / "runs" / f"{summary.run_id}.json"),
         ("unwritten", links.buffer),
@@ -229,25 +270,21 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
     for label, value in rows:
         if value:
             console.print(Text(f"{label:<11}", "bold").append(str(value), "default"), soft_wrap=True)
-    commands = []
+    counts = _counts(summary)
+    looks = {
+        "compare": path("choose"),
+        "report": path("choose"),
+        "quarantine": any(key.startswith("quarantined/") for key in counts),
+        "selection": any(key.startswith("filtered/") for key in counts),
+        "track": links.buffer,
+    }
+    commands = [["lumina", look, summary.run_id, "--store", store.uri] for look, wanted in looks.items() if wanted]
     if exported := path("export"):
-        words = ["lumina", "generate", "--checkpoint", str(exported), "--prompt", prompt, "--out", "clip.mp4"]
-        commands.append(command_line(words))
-    if path("choose"):
-        commands.append(command_line(["lumina", "compare", summary.run_id, "--store", store.uri]))
-        commands.append(command_line(["lumina", "report", summary.run_id, "--store", store.uri]))
-    selected = summary.outcomes.get("select")
-    counts = selected.manifest.counts if selected and selected.manifest else {}
-    for command, status in (("quarantine", "quarantined"), ("selection", "filtered")):
-        if any(key.startswith(f"{status}/") for key in counts):
-            commands.append(command_line(["lumina", command, summary.run_id, "--store", store.uri]))
-    if links.ui_command:
-        commands.append(links.ui_command)
-    if links.buffer:
-        commands.append(command_line(["lumina", "track", summary.run_id, "--store", store.uri]))
+        clip = ["--prompt", prompt, "--out", "clip.mp4"]
+        commands.insert(0, ["lumina", "generate", "--checkpoint", str(exported), *clip])
     console.print(Text("\nLook closer:", "bold"))
-    for command in commands:
-        console.print(f"  {command}", soft_wrap=True)
+    for line in [*map(command_line, commands), *filter(None, [links.ui_command])]:
+        console.print(f"  {line}", soft_wrap=True)
     for label, url in (
         ("this run", links.pipeline_url),
         ("system prompts", links.compare_url),
@@ -258,9 +295,13 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
             console.print(Text(f"    {f'{label}:':<17}{url}", "dim"), soft_wrap=True)
 
 
+def _counts(summary: RunSummary) -> Mapping[str, int]:
+    """How many clips were kept, and taken out by each rule."""
+    selected = summary.outcomes.get("select")
+    return selected.manifest.counts if selected and selected.manifest else {}
+
+
 def _set_aside(summary: RunSummary) -> str:
     """How many clips each rule took out, and where the rows with their reasons are; empty when none were."""
-    selected = summary.outcomes.get("select")
-    counts = selected.manifest.counts if selected and selected.manifest else {}
-    rules = [f"{number} {key.partition('/')[2]}" for key, number in sorted(counts.items()) if "/" in key]
-    return f"{', '.join(rules)}; reasons in {selected.path}/data" if selected and rules else ""
+    rules = [f"{number} {key.partition('/')[2]}" for key, number in sorted(_counts(summary).items()) if "/" in key]
+    return f"{', '.join(rules)}; reasons in {summary.outcomes['select'].path}/data" if rules else ""

@@ -9,8 +9,9 @@ import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
 
-from pipelines.commands.options import Debug, Json, StoreOption, default_store, one_line_errors
-from pipelines.reports.progress import duration, stages_table
+from lumina.formats import duration
+from pipelines.commands.options import Json, RunArgument, StoreOption, open_store
+from pipelines.reports.progress import stages_table
 from pipelines.terminal import Text, json_text, make_console
 
 if TYPE_CHECKING:
@@ -28,39 +29,36 @@ _STYLES = {
 
 
 def status(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Name or id; the newest by default.")] = None,
+    run: RunArgument = None,
     store: StoreOption = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay until the run has ended.")] = False,
     as_json: Json = False,
-    debug: Debug = False,
-) -> None:
+) -> int:
     """Show where a run stands: its stages, rates, time left and errors.
 
     Exit: 0, or 1 if it failed, was killed, or has been silent for long though its process is there.
 
     Where the store is in a bucket, runs on other machines are seen, too.
     """
-    with one_line_errors(debug):
-        from pipelines.engine.store.open_store import open_store
-        from pipelines.reports.status import GOING, read_status
+    from pipelines.reports.status import GOING, read_status
 
-        opened = open_store(store or default_store())
-        found = read_status(opened, run)
-        console = make_console()
-        if watch and not as_json:
-            with Live(status_view(found), console=console, auto_refresh=False, transient=True) as live:
-                while found.standing in GOING:
-                    live.update(status_view(found, console.height - 8), refresh=True)
-                    time.sleep(_REFRESH_S)
-                    found = read_status(opened, found.run)
-        if as_json:
-            typer.echo(json_text(found.as_dict()))
-        else:
-            console.print(status_view(found), soft_wrap=False)
-            if found.standing in ("failed", "stopped", "killed") and found.command:
-                console.print(Text("The same command continues it:", "bold"))
-                console.print(f"  {found.command}", soft_wrap=True)
-    raise typer.Exit(1 if found.standing in ("failed", "killed", "silent") else 0)
+    opened = open_store(store)
+    found = read_status(opened, run)
+    console = make_console()
+    if watch and not as_json:
+        with Live(status_view(found), console=console, auto_refresh=False, transient=True) as live:
+            while found.standing in GOING:
+                live.update(status_view(found, console.height - 8), refresh=True)
+                time.sleep(_REFRESH_S)
+                found = read_status(opened, found.run)
+    if as_json:
+        typer.echo(json_text(found.as_dict()))
+    else:
+        console.print(status_view(found), soft_wrap=False)
+        if found.standing in ("failed", "stopped", "killed") and found.command:
+            console.print(Text("The same command continues it:", "bold"))
+            console.print(f"  {found.command}", soft_wrap=True)
+    return 1 if found.standing in ("failed", "killed", "silent") else 0
 
 
 def status_view(found: RunStatus, height: int | None = None) -> RenderableType:

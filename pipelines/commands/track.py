@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipelines.commands.options import Debug, StoreOption, default_store, one_line_errors
+from pipelines.commands.options import StoreOption, open_store
 from pipelines.errors import PipelineError
 from pipelines.terminal import make_console
 
@@ -19,52 +19,49 @@ def track(
     uri: Annotated[
         str | None, typer.Option(metavar="URI", help="Write to this tracking server instead of the run's own.")
     ] = None,
-    debug: Debug = False,
 ) -> None:
     """Write to MLflow what runs left unwritten; `run` does the same before it begins. Exit code: 0 done, 1 error."""
-    with one_line_errors(debug):
-        from pipelines.engine.store.open_store import open_store
-        from pipelines.tracking.journal import refused, run_of, waiting
+    from pipelines.tracking.journal import refused, run_of, waiting
 
-        opened = open_store(store or default_store())
-        if not opened.root.is_dir():
-            raise PipelineError(f"there is no store {opened.root}; give another with --store")
-        found = [path for path in waiting(opened.root, held=True) if run in (None, run_of(path))]
-        if run is not None and not found:
-            raise PipelineError(f"store {opened.root} has no unwritten records of a run {run!r}")
-        console = make_console()
-        if not found:
-            put_aside = "".join(f", but for those that it refused: {path}" for path in refused(opened.root))
-            console.print(f"MLflow has all records{put_aside}.", soft_wrap=True)
-            return
-        from pipelines.tracking.mlflow_client import TrackerAwayError, TrackerError
-        from pipelines.tracking.replay import replay_waiting
-        from pipelines.tracking.uri import target
+    opened = open_store(store)
+    if not opened.root.is_dir():
+        raise PipelineError(f"there is no store {opened.root}; give another with --store")
+    found = [path for path in waiting(opened.root, held=True) if run in (None, run_of(path))]
+    if run is not None and not found:
+        raise PipelineError(f"store {opened.root} has no unwritten records of a run {run!r}")
+    console = make_console()
+    if not found:
+        put_aside = "".join(f", but for those that it refused: {path}" for path in refused(opened.root))
+        console.print(f"MLflow has all records{put_aside}.", soft_wrap=True)
+        return
+    from pipelines.tracking.mlflow_client import TrackerAwayError, TrackerError
+    from pipelines.tracking.replay import replay_waiting
+    from pipelines.tracking.uri import target
 
-        to = None if uri is None else target(opened, uri).uri
-        failed: dict[str, TrackerError] = {}
-        left_out = False
-        for path in found:
-            name = run_of(path)
-            try:
-                replayed = list(replay_waiting(opened, None, _say(console), name, to))
-            except TrackerError as error:
-                failed[name] = error
-                continue
-            for one in replayed:
-                console.print(f"{one.uri}: {one.told()}", soft_wrap=True)
-                left_out = left_out or bool(one.left_out)
-            if not replayed and path.exists():
-                console.print(f"run {name} still goes on, and writes its records itself", soft_wrap=True)
-        if failed:
-            away = all(isinstance(error, TrackerAwayError) for error in failed.values())
-            told = "; ".join(f"{name}: {error}" for name, error in failed.items())
-            when = "when MLflow is back" if away else "once that is mended"
-            raise PipelineError(
-                f"these are still unwritten, and kept: {told}. Try again {when}, or name another with --uri"
-            )
-        if left_out:
-            raise PipelineError("a part is still unwritten, and kept; see above for what to do, and try again")
+    to = None if uri is None else target(opened, uri).uri
+    failed: dict[str, TrackerError] = {}
+    left_out = False
+    for path in found:
+        name = run_of(path)
+        try:
+            replayed = list(replay_waiting(opened, None, _say(console), name, to))
+        except TrackerError as error:
+            failed[name] = error
+            continue
+        for one in replayed:
+            console.print(f"{one.uri}: {one.told()}", soft_wrap=True)
+            left_out = left_out or bool(one.left_out)
+        if not replayed and path.exists():
+            console.print(f"run {name} still goes on, and writes its records itself", soft_wrap=True)
+    if failed:
+        away = all(isinstance(error, TrackerAwayError) for error in failed.values())
+        told = "; ".join(f"{name}: {error}" for name, error in failed.items())
+        when = "when MLflow is back" if away else "once that is mended"
+        raise PipelineError(
+            f"these are still unwritten, and kept: {told}. Try again {when}, or name another with --uri"
+        )
+    if left_out:
+        raise PipelineError("a part is still unwritten, and kept; see above for what to do, and try again")
 
 
 def _say(console: Console) -> Callable[[str], None]:

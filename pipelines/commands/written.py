@@ -35,6 +35,14 @@ def check_file(option: str, path: Path, *, begins: str = "", makes_folder: bool 
         raise PipelineError(f"{option} {path} is there and was not written by this command: name another file")
 
 
+def write_page(option: str, path: Path, page: str) -> None:
+    """Write a page; an older one is replaced. PipelineError if it cannot be written; `option` is what named it."""
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise PipelineError(f"{option} {path} cannot be written: {error.strerror or error}") from error
+
+
 def check_new_folder(option: str, path: Path) -> None:
     """Check that a folder can be made, with those above it.
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lumina.formats import short_digest
 from pipelines.diff.figures import (
     CURVES,
     CurveDiff,
@@ -183,7 +184,8 @@ def _surroundings(side: Side, names: set[str]) -> dict[str, dict[str, Any]]:
         if held.manifest is None or name not in names:
             continue
         git = held.manifest.git
-        commit = (str(git["commit"])[:12] + (" with changes" if git.get("dirty") else "")) if git else "not recorded"
+        commit = short_digest(str(git["commit"])) if git else "not recorded"
+        commit += " with changes" if git.get("dirty") else ""
         facts = {
             "git": {"commit": commit},
             "env": {"host": held.manifest.host, **held.manifest.env},
@@ -234,7 +236,7 @@ def _answer(found: Difference) -> str:
 
 def _what(found: Difference, stage: StageDiff) -> str:
     if stage.verdict == "not reproduced":
-        old, new = (str(digest).rpartition(":")[2][:12] for digest in stage.digests)
+        old, new = (short_digest(str(digest)) for digest in stage.digests)
         return f"NOT REPRODUCED, the same recipe gave another digest, {old} -> {new}"
     if stage.verdict in ("only in A", "only in B"):
         side = found.a if stage.verdict == "only in A" else found.b

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lumina.files import read_jsonl
+from lumina.training.loop_config import METRICS_FILE
 from pipelines.engine.store.manifest import Manifest
 from pipelines.errors import StoreError
 
-CURVES = "metrics.jsonl"
+CURVES = METRICS_FILE
 _CLOCK = frozenset(
     {
         "seconds_per_step", "tokens_per_second", "samples_per_second", "flops_per_second", "flop_utilisation",
@@ -90,9 +91,12 @@ def read_curve(stage: str, output: Path) -> Curve:
     """
     path = output / CURVES
     curve: dict[int, dict[str, float]] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    try:
+        points = read_jsonl(path)
+    except ValueError as error:
+        raise StoreError(f"stage {stage}: {error}") from error
+    for number, point in enumerate(points, 1):
         try:
-            point = json.loads(line)
             step = int(point.pop("step"))
             curve[step] = {key: float(value) for key, value in point.items() if not by_clock(key)}
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -1,15 +1,19 @@
-"""`lumina diff --html`: what differs between two runs on one self-contained page, with curves and clips."""
+"""`lumina diff --html`: two runs compared on one self-contained page, with curves and clips."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lumina.formats import duration, short_digest
+from lumina.pages.charts import Axis, Chart, Line, thinned
+from lumina.pages.page import MEDIA_BYTES, Cell, ClipRow, render
 from pipelines.diff.difference import Difference
-from pipelines.diff.figures import CURVES, CurveDiff, read_curve
+from pipelines.diff.figures import CURVES, read_curve
 from pipelines.diff.rows import RowChange, RowsDiff, most_moved, read_rows, row_keys
-from pipelines.diff.runs import Held, StageDiff
+from pipelines.diff.runs import Held, Side, StageDiff
 from pipelines.diff.view import (
     change_text,
     curve_cells,
@@ -21,49 +25,23 @@ from pipelines.diff.view import (
     shown_curves,
 )
 from pipelines.engine.recipe_diff import by_inputs_alone
-from pipelines.reports.html import MEDIA_BYTES, data_uri, fill, thinned
-from pipelines.reports.progress import duration
+from pipelines.reports.page.clips import ClipFile, fitting_rows
+from pipelines.terminal import clean
 
 TEMPLATE = Path(__file__).with_name("diff.html.j2")
 _CLIPS = 24
 _CHARTS = 12
-_WIDTH, _HEIGHT = 600.0, 150.0
 _NAMED = 10
 _FIGURES = 4
 
 
 @dataclass(frozen=True)
-class _Clip:
-    """One clip of both runs."""
-
-    key: str
-    prompt: str
-    media: tuple[str, str]
-    """`data:` URIs, or why there is none."""
-    same: bool
-    """Whether the frames are the same."""
-    figures: str
-    """What moved in it."""
-
-
-@dataclass(frozen=True)
 class _Clips:
     stage: str
-    shown: tuple[_Clip, ...]
+    shown: tuple[ClipRow, ...]
     total: int
     same: int
     """Clips of all with the same frames."""
-
-
-@dataclass(frozen=True)
-class _Chart:
-    curve: CurveDiff
-    lines: tuple[str, str]
-    """Points of both curves for an SVG `polyline`, in a box of `_WIDTH` x `_HEIGHT`."""
-    low: float
-    high: float
-    first: int
-    last: int
 
 
 def make_page(found: Difference) -> str:
@@ -72,27 +50,43 @@ def make_page(found: Difference) -> str:
     Raises:
         StoreError: curves or rows of an output cannot be read.
     """
-    moved = {
-        title: [(figure, figure_cells(figure)) for figure in group if figure.moved]
-        for title, group in evaluations(found.figures).items()
-    }
-    return fill(
+    moved = {title: [figure for figure in group if figure.moved] for title, group in evaluations(found.figures).items()}
+    figures: list[list[str | Cell]] = []
+    for title, group in moved.items():
+        figures += [[title]] if group else []
+        figures += [[f.metric, *figure_cells(f), Cell("yes" if f.outside else "", style="bad")] for f in group]
+    alike = [stage for stage in found.stages if stage.shared and stage.verdict == "equal"]
+    return render(
         TEMPLATE,
+        clean,
+        plays=True,
         found=found,
-        stages=[stage for stage in found.stages if not stage.shared or stage.verdict != "equal"],
-        shared=[stage.name for stage in found.stages if stage.shared and stage.verdict == "equal"],
-        recipes=[(group, _own(group[0])) for group in grouped(found.stages).values()],
+        style={0: "done", 3: "waiting"}.get(found.exit_code, "failed"),
+        sides=[("A", _side(found.a)), ("B", _side(found.b))],
+        stages=[_stage(stage, stage == found.first) for stage in found.stages if stage not in alike],
+        shared=[stage.name for stage in alike],
+        recipes=[([stage.name for stage in group], *_own(group[0])) for group in grouped(found.stages).values()],
         follow=[stage.name for stage in found.stages if stage.changes and by_inputs_alone(stage.changes)],
         rows=[(rows, rows_text(rows), _named(rows)) for rows in found.rows],
         charts=list(_charts(found)),
-        curves=[(curve, curve_cells(curve)) for curve in shown_curves(found.curves)],
-        evaluations={title: group for title, group in moved.items() if group},
+        curves_=[[curve.stage, curve.metric, *curve_cells(curve)] for curve in shown_curves(found.curves)],
+        figures=figures,
         still=[title for title, group in moved.items() if not group],
-        clips=_clips(found),
-        duration=duration,
+        sheet=_clips(found),
         only_text=only_text,
-        box=(_WIDTH, _HEIGHT),
     )
+
+
+def _side(side: Side) -> tuple[str, str]:
+    return side.run, f"{side.name}, {side.started}, {duration(side.seconds)}, in {side.store}"
+
+
+def _stage(stage: StageDiff, first: bool) -> list[str | Cell]:
+    styles = {"equal": "good", "same content": "good", "follows": ""}
+    digests = (short_digest(digest) if digest else "–" for digest in stage.digests)
+    took = ("–" if seconds is None else duration(seconds) for seconds in stage.seconds)
+    verdict = Cell(stage.verdict, style=styles.get(stage.verdict, "bad"))
+    return [f"▶ {stage.name}" if first else stage.name, verdict, *digests, *took]
 
 
 def _own(stage: StageDiff) -> tuple[list[str], list[str]]:
@@ -114,35 +108,22 @@ def _arrows(text: str) -> str:
     return text.replace(" -> ", " → ")
 
 
-def _charts(found: Difference) -> Iterator[_Chart]:
+def _charts(found: Difference) -> Iterator[Chart]:
     differing = [curve for curve in shown_curves(found.curves) if curve.first_step is not None]
     for curve in differing[:_CHARTS]:
-        outputs = [side.stages[curve.stage].output for side in (found.a, found.b)]
-        series = [
-            {
-                step: point[curve.metric]
-                for step, point in read_curve(curve.stage, output.fetch(CURVES)).items()
-                if curve.metric in point
-            }
-            for output in outputs
-            if output is not None
-        ]
-        values = [value for line in series for value in line.values() if abs(value) < float("inf")]
-        if not values:
-            continue
-        low, high = min(values), max(values)
-        first, last = min(min(line) for line in series), max(max(line) for line in series)
-        box = (first, last, low, high)
-        yield _Chart(curve, (_line(series[0], box), _line(series[1], box)), low, high, first, last)
-
-
-def _line(series: dict[int, float], box: tuple[int, int, float, float]) -> str:
-    first, last, low, high = box
-    width, height = max(last - first, 1), (high - low) or 1.0
-    return " ".join(
-        f"{_WIDTH * (step - first) / width:.1f},{_HEIGHT * (high - value) / height:.1f}"
-        for step, value in thinned(series)
-    )
+        lines = []
+        for color, (letter, side) in enumerate((("A", found.a), ("B", found.b))):
+            output = side.stages[curve.stage].output
+            points = read_curve(curve.stage, output.fetch(CURVES)) if output else {}
+            series = {step: point[curve.metric] for step, point in points.items() if curve.metric in point}
+            lines.append(Line(letter, 5 * color, thinned(series), dashed=letter == "B"))
+        steps, values = ([point[k] for line in lines for point in line.points] for k in (0, 1))
+        if values:
+            margin = 0.03 * (max(values) - min(values)) or 0.05 * math.fabs(max(values)) or 1
+            y = Axis(min(values) - margin, max(values) + margin)
+            x = Axis(min(steps), max(max(steps), min(steps) + 1), "step")
+            label = f"{curve.metric} of {curve.stage} over steps, both runs"
+            yield Chart(f"{curve.stage} {curve.metric}", label, x, y, lines)
 
 
 def _clips(found: Difference) -> _Clips | None:
@@ -157,11 +138,9 @@ def _clips(found: Difference) -> _Clips | None:
 
 def _has_clips(held: Held) -> bool:
     manifest = held.manifest
-    return manifest is not None and manifest.kind == "rows" and any(_is_clip(one.path) for one in manifest.files)
-
-
-def _is_clip(path: str) -> bool:
-    return path.startswith("videos/")
+    return (
+        manifest is not None and manifest.kind == "rows" and any(f.path.startswith("videos/") for f in manifest.files)
+    )
 
 
 def _clips_of(stage: str, a: Held, b: Held, moved: Sequence[RowChange]) -> _Clips | None:
@@ -169,10 +148,10 @@ def _clips_of(stage: str, a: Held, b: Held, moved: Sequence[RowChange]) -> _Clip
         return None
     outputs = [a.output, b.output]
     tables = [read_rows(stage, output) for output in outputs]
-    if not all({"video", "prompt", "frames_sha256"} <= set(table.column_names) for table in tables):
+    columns = ["video", "prompt", "frames_sha256"]
+    if not all(set(columns) <= set(table.column_names) for table in tables):
         return None
     keys = row_keys(stage, tables, outputs)
-    columns = ["video", "prompt", "frames_sha256"]
     first, second = (
         dict(zip(key.to_pylist(), table.select(columns).to_pylist(), strict=True))
         for key, table in zip(keys, tables, strict=True)
@@ -181,17 +160,16 @@ def _clips_of(stage: str, a: Held, b: Held, moved: Sequence[RowChange]) -> _Clip
     same = {key for key in common if first[key]["frames_sha256"] == second[key]["frames_sha256"]}
     figures = {change.key: _arrows(change_text(change, _FIGURES).partition(": ")[2]) for change in moved}
     order = [key for key in dict.fromkeys([*figures, *common]) if key in first and key in second]
-    shown, spent = [], 0
-    # Where nothing differs a few clips are enough to see that.
-    for key in order[: _CLIPS if len(same) < len(common) else 4]:
-        names = [str(table[key]["video"]) for table in (first, second)]
-        files = [output.find(name) for output, name in zip(outputs, names, strict=True)]
-        size = sum(file.stat().st_size for file in files if file.is_file())
-        if spent + size > MEDIA_BYTES:
-            break
-        spent += size
-        before, after = (
-            data_uri(file, f"{output}/{name}") for file, output, name in zip(files, outputs, names, strict=True)
+    rows = (
+        (
+            str(first[key]["prompt"]),
+            [
+                ClipFile(letter, output, str(table[key]["video"]), "the same frames" if key in same else "")
+                for letter, output, table in zip("AB", outputs, (first, second), strict=True)
+            ],
+            f"{key}: {figures[key]}" if key in figures else key,
         )
-        shown.append(_Clip(key, first[key]["prompt"], (before, after), key in same, figures.get(key, "")))
-    return _Clips(stage, tuple(shown), len(common), len(same))
+        # Where nothing differs a few clips are enough to see that.
+        for key in order[: _CLIPS if len(same) < len(common) else 4]
+    )
+    return _Clips(stage, fitting_rows(rows, MEDIA_BYTES), len(common), len(same))

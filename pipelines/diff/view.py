@@ -11,12 +11,12 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 
+from lumina.formats import duration, short_digest
 from pipelines.diff.difference import EQUAL, SAME_CONTENT, Difference
 from pipelines.diff.figures import CurveDiff, Figure
 from pipelines.diff.rows import RowChange, RowsDiff, most_moved
 from pipelines.diff.runs import Side, StageDiff
 from pipelines.engine.recipe_diff import Change, by_inputs_alone
-from pipelines.reports.progress import duration
 from pipelines.terminal import Text
 
 _NAMED = 10
@@ -101,7 +101,7 @@ def _table(*columns: str) -> Table:
 
 
 def _digest(digest: str | None) -> str:
-    return digest.rpartition(":")[2][:12] if digest else "–"
+    return short_digest(digest) if digest else "–"
 
 
 def _took(seconds: float | None) -> str:

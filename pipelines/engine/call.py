@@ -61,8 +61,8 @@ class Call:
     @property
     def media_root(self) -> str:
         """Directory against which relative clip URIs resolve."""
-        key = self.stage.media_root_from
-        return str(self.inputs[key].path) if key else self.stage.media_root
+        execution = self.stage.execution
+        return str(self.inputs[execution.media_root_from].path) if execution.media_root_from else execution.media_root
 
 
 class Result(Protocol):

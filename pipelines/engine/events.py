@@ -103,9 +103,10 @@ class RunSummary:
 
     def _media_root(self, pipeline: Pipeline) -> str | Path:
         for stage in pipeline.order:
-            if stage.media_root:
-                return stage.media_root
-            made = self.outcomes.get(stage.inputs[stage.media_root_from]) if stage.media_root_from else None
+            given, key = stage.execution.media_root, stage.execution.media_root_from
+            if given:
+                return given
+            made = self.outcomes.get(stage.inputs[key]) if key else None
             if made is not None and made.path is not None:
                 return made.path
         return ""

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from lumina.config import Config
-from lumina.files import place_of, sha256_file
+from lumina.files import place_of, replace_file, sha256_file
 from lumina.hub import PREFIX, hub_model, no_folder
 from lumina.links import check_links
 from pipelines.engine.code_closure import CodeIndex
 from pipelines.engine.stage import Stage
-from pipelines.engine.store.atomic_io import replace_file
 from pipelines.errors import PipelineError
 
 log = logging.getLogger(__name__)

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lumina.formats import short_digest
+
 ABSENT = "(absent)"
 """Stands where a recipe does not have a part that the other one has."""
 _PARTS = ("config", "code", "inputs", "weights", "files", "facts", "depends", "version", "entry", "schema", "stage")
@@ -33,7 +35,7 @@ class Change:
             done = "added" if self.old == ABSENT else "removed" if self.new == ABSENT else "changed"
             return f"code {self.key}" + ("" if done == "changed" else f" ({done})")
         if self.part == "inputs":
-            old, new = (str(value).rpartition(":")[2][:12] for value in (self.old, self.new))
+            old, new = (short_digest(str(value)) for value in (self.old, self.new))
             return f"input {self.key} {old} -> {new}"
         old, new = short_pair(self.old, self.new)
         return f"{self.key} {old} -> {new}"

@@ -143,7 +143,7 @@ class _Run:
         self.requests: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self.cluster = ClusterStart(
             self.start_cluster,
-            any(stage.uses_cluster for stage in self.pipeline.stages),
+            any(stage.execution.uses_cluster for stage in self.pipeline.stages),
             lambda function: self.requests.put(("call", function)),
             self.display,
             self.stop,
@@ -257,7 +257,7 @@ class _Run:
     ) -> StageOutcome:
         history = self.store.manifests(stage.name)
         why = "continues unfinished work" if attempt.resumed else explain(history, found.recipe)
-        if stage.uses_cluster:
+        if stage.execution.uses_cluster:
             self.cluster.need(stage.name)
         else:
             self.cluster.prepare()
@@ -281,7 +281,7 @@ class _Run:
             evaluations=tuple(asdict(evaluation) for evaluation in result.evaluations),
             artifacts=tuple(result.artifacts),
             taken=dict(result.taken),
-            tier=tier_record(stage.tier),
+            tier=tier_record(stage.execution.tier),
             env={"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count()},
             git=git_state(),
             runtime=dict(self.execute.settings),

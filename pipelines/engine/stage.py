@@ -1,4 +1,4 @@
-"""What a stage and a pipeline are: declarations only, nothing here runs or imports a job."""
+"""Stages and pipelines as declarations: nothing here runs or imports a job."""
 
 from __future__ import annotations
 
@@ -32,12 +32,28 @@ class RegisteredModel:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One step of the DAG.
+class Execution:
+    """How a stage is executed, compared and shown: no part of its identity."""
 
-    Everything but `locations`, `media_root`, `uses_cluster`, `tier`, `model` and `system_prompts` is part of its
-    identity.
-    """
+    locations: Mapping[str, Path] = field(default_factory=dict)
+    """Name -> external path that the job reads, and that one of the stage's `facts` identifies."""
+    media_root: str = ""
+    """Directory against which relative clip URIs resolve."""
+    media_root_from: str | None = None
+    """Instead: input key whose output directory it is."""
+    uses_cluster: bool = True
+    """Whether the job talks to Ray; False lets it start before the cluster is up."""
+    tier: Tier = BITWISE
+    """How alike another computation of it has to be to count as a reproduction."""
+    model: RegisteredModel | None = None
+    """For a checkpoint that people will look for."""
+    system_prompts: str = ""
+    """File of the output with the system prompts, to be mirrored in MLflow's prompt registry; empty for none."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the DAG: its identity, from which its recipe is made, and how it is executed."""
 
     name: str
     """Unique; `kind` or `kind@variant`, e.g. `train@2`."""
@@ -55,24 +71,12 @@ class Stage:
     """Name -> local file or directory, or model of the hub (`hf:org/name@revision`), identified by content."""
     files: Mapping[str, Path] = field(default_factory=dict)
     """External input files (identified by content) and directories (by relative path, size and time)."""
-    locations: Mapping[str, Path] = field(default_factory=dict)
-    """Name -> external path that the job reads and `facts` identifies: a location, so no part of the identity."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """Name -> digest of what the output depends on besides, e.g. a manifest's rows and the files they list."""
     depends: tuple[str, ...] = ()
     """Third-party distributions whose major.minor version enters the recipe."""
-    media_root_from: str | None = None
-    """Input key whose output directory is the media root of relative clip URIs."""
-    media_root: str = ""
-    """Directory against which relative clip URIs resolve: a location, so no part of the identity."""
-    uses_cluster: bool = True
-    """Whether the job talks to Ray; False lets it start before the cluster is up."""
-    tier: Tier = BITWISE
-    """How alike another computation of it has to be to count as a reproduction."""
-    model: RegisteredModel | None = None
-    """For a checkpoint that people will look for."""
-    system_prompts: str = ""
-    """File of the output with the system prompts, to be mirrored in MLflow's prompt registry; empty for none."""
+    execution: Execution = Execution()
+    """No part of the identity."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -80,9 +84,10 @@ class Stage:
         for label, reference in (("entry", self.entry), ("operator", self.operator)):
             if (reference or label == "entry") and not _REFERENCE.fullmatch(reference):
                 raise PipelineError(f"stage {self.name}: {label} {reference!r} is not of the form `module:name`")
-        if self.media_root_from is not None and self.media_root_from not in self.inputs:
+        media = self.execution.media_root_from
+        if media is not None and media not in self.inputs:
             raise PipelineError(
-                f"stage {self.name}: media_root_from={self.media_root_from!r} is none of its inputs {list(self.inputs)}"
+                f"stage {self.name}: media_root_from={media!r} is none of its inputs {list(self.inputs)}"
             )
 
     @property

@@ -1,4 +1,4 @@
-"""What `lumina cost --cluster` tells: every training stage on a cluster, and settings with which all of them fit."""
+"""Cluster cost report: every training stage on a cluster, and settings with which all of them fit."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from curation.latents import EncodeLatentsConfig
-from lumina.cluster_cost import Memory, Mend, Retention, StageCost, stage_cost
+from lumina.cluster_cost import Memory, Mend, StageCost, stage_cost
 from lumina.evaluation_cost import EvaluationCost, Generation, evaluation_cost
+from lumina.formats import duration, quantity, size
 from lumina.hardware import Cluster
 from lumina.sizes import largest_clip
 from lumina.step_time import LATE, LINKS, Links
-from lumina.training.checkpoint_interval import Often
 from lumina.vae_cost import vae_bytes, vae_flops
 from pipelines.config import PipelineConfig, stage_name
-from pipelines.reports.cost import table, task_loads, unit
+from pipelines.reports.cost import number_table, task_loads
 from pipelines.terminal import Text
 
 _LONG_S = 3600.0
@@ -78,8 +78,6 @@ def on_cluster(
     Raises ValueError if a task has fewer samples than there are GPUs.
     """
     runtime = config.runtime
-    often = Often(runtime.checkpoint_every, runtime.checkpoint_every_s, runtime.checkpoint_share)
-    retention = Retention(runtime.keep_checkpoints, runtime.milestone_every, often)
     rate = cluster.gpu.peak_flops * utilisation
     stages = tuple(
         stage_cost(
@@ -89,7 +87,7 @@ def on_cluster(
             cluster,
             utilisation,
             runtime.checkpointing(stage_name(key)),
-            retention,
+            runtime,
             links,
         )
         for key, training in config.training().items()
@@ -179,10 +177,10 @@ def cluster_view(report: ClusterReport) -> RenderableType:
     """The report as tables, and what does not fit."""
     cluster, gpu = report.cluster, report.cluster.gpu
     head = Text(
-        f"{cluster.name}: {unit(gpu.peak_flops, 'FLOP/s')} in bfloat16, {report.utilisation:.0%} of it reached; "
-        f"{unit(gpu.memory_bytes, 'B')}, {unit(cluster.usable_bytes, 'B')} of it usable\n"
-        f"{unit(report.links.network, 'B/s')} from each GPU to other nodes (--network), "
-        f"{unit(report.links.storage, 'B/s')} from and to the storage in all (--storage).\n"
+        f"{cluster.name}: {quantity(gpu.peak_flops, 'FLOP/s')} in bfloat16, {report.utilisation:.0%} of it reached; "
+        f"{size(gpu.memory_bytes)}, {size(cluster.usable_bytes)} of it usable\n"
+        f"{quantity(report.links.network, 'B/s')} from each GPU to other nodes (--network), "
+        f"{quantity(report.links.storage, 'B/s')} from and to the storage in all (--storage).\n"
         "Every clip is taken to be as large as the largest, so all figures are upper bounds.\n"
     )
     parts: list[RenderableType] = [head, _work(report), _times(report), _memories(report), _disk(report)]
@@ -202,15 +200,15 @@ def cluster_view(report: ClusterReport) -> RenderableType:
 
 
 def _work(report: ClusterReport) -> RenderableType:
-    work = table("Work", "stage", "steps", "tokens/step", "operations/step", "time/step", "GPU-hours", "days")
+    work = number_table("Work", "stage", "steps", "tokens/step", "operations/step", "time/step", "GPU-hours", "days")
     count = report.cluster.count
     for stage in report.stages:
         work.add_row(
             stage.stage,
             f"{stage.steps:,}",
-            unit(stage.tokens, ""),
-            unit(stage.flops, "FLOP"),
-            _duration(stage.step_seconds),
+            quantity(stage.tokens),
+            quantity(stage.flops, "FLOP"),
+            duration(stage.step_seconds),
             f"{stage.gpu_hours:,.0f}",
             f"{stage.gpu_hours / count / 24:,.1f}",
         )
@@ -223,17 +221,17 @@ def _work(report: ClusterReport) -> RenderableType:
 
 def _times(report: ClusterReport) -> RenderableType:
     columns = ("computes", "exchanges", "reads", "at", "a checkpoint", "every", "share")
-    made = table("Time of a step, and checkpoints", "stage", *columns)
+    made = number_table("Time of a step, and checkpoints", "stage", *columns)
     for stage in report.stages:
         spent = stage.waiting
         made.add_row(
             stage.stage,
-            _duration(spent.compute_s),
-            _duration(spent.exchange_s),
-            unit(stage.read_bytes, "B"),
-            Text(unit(spent.read_rate, "B/s"), "yellow" if spent.waits_for_storage else ""),
-            _duration(spent.checkpoint_s),
-            _duration(spent.checkpoint_every_s),
+            duration(spent.compute_s),
+            duration(spent.exchange_s),
+            size(stage.read_bytes),
+            Text(quantity(spent.read_rate, "B/s"), "yellow" if spent.waits_for_storage else ""),
+            duration(spent.checkpoint_s),
+            duration(spent.checkpoint_every_s),
             Text(f"{spent.checkpoint_share:.1%}", "yellow" if _is_late(stage) else ""),
         )
     return made
@@ -245,17 +243,17 @@ def _is_late(stage: StageCost) -> bool:
 
 
 def _generation(report: ClusterReport) -> RenderableType:
-    made = table("The VAE and evaluation, on one GPU", "what", "clips", "time/clip", "live", "with weights")
+    made = number_table("The VAE and evaluation, on one GPU", "what", "clips", "time/clip", "live", "with weights")
     for one in report.encodings:
-        made.add_row(f"encode_latents@{one.name}", "", _duration(one.seconds), unit(one.memory, "B"), "")
+        made.add_row(f"encode_latents@{one.name}", "", duration(one.seconds), size(one.memory))
     found = report.evaluation
     live = max(found.cost.sampling_bytes, found.cost.decode_bytes)
     made.add_row(
         "evaluate, a system prompt",
         f"{found.clips:,}",
-        _duration(found.seconds),
-        unit(live, "B"),
-        Text(unit(found.cost.memory, "B"), "" if _evaluation_fits(report) else "bold red"),
+        duration(found.seconds),
+        size(live),
+        Text(size(found.cost.memory), "" if _evaluation_fits(report) else "bold red"),
     )
     return made
 
@@ -271,20 +269,20 @@ def _warnings(report: ClusterReport) -> list[str]:
         spent = stage.waiting
         if spent.waits_for_storage:
             found.append(
-                f"{stage.stage} reads {unit(stage.read_bytes, 'B')} in every step of {_duration(spent.step_s)}: slower "
-                f"than {unit(spent.read_rate, 'B/s')}, the storage is what it waits for, {_duration(spent.read_s)} a "
+                f"{stage.stage} reads {size(stage.read_bytes)} in every step of {duration(spent.step_s)}: slower than "
+                f"{quantity(spent.read_rate, 'B/s')}, the storage is what it waits for, {duration(spent.read_s)} a "
                 "step at --storage. Take larger batches, smaller text features (encode_text.dtype=bfloat16), or "
                 "local disks."
             )
         if _is_late(stage):
             found.append(
-                f"{stage.stage} writes a checkpoint of {unit(stage.checkpoint_bytes, 'B')}, "
-                f"{_duration(spent.checkpoint_s)}, every {_duration(spent.checkpoint_every_s)}: "
+                f"{stage.stage} writes a checkpoint of {size(stage.checkpoint_bytes)}, "
+                f"{duration(spent.checkpoint_s)}, every {duration(spent.checkpoint_every_s)}: "
                 f"{spent.checkpoint_share:.0%} of its time. Raise runtime.checkpoint_every, or leave it out."
             )
         if spent.checkpoint_every_s > _LONG_S:
             found.append(
-                f"{stage.stage} writes a checkpoint every {_duration(spent.checkpoint_every_s)}, which is what a lost "
+                f"{stage.stage} writes a checkpoint every {duration(spent.checkpoint_every_s)}, which is what a lost "
                 "node costs at most: lower runtime.checkpoint_every, or leave it out."
             )
         if spent.exposed_s > spent.compute_s:
@@ -296,7 +294,7 @@ def _warnings(report: ClusterReport) -> list[str]:
     if not _evaluation_fits(report):
         most = "decoding" if cost.decode_bytes > cost.sampling_bytes else "sampling"
         found.append(
-            f"evaluate needs {unit(cost.memory, 'B')} of {unit(report.cluster.gpu.memory_bytes, 'B')}, most of it for "
+            f"evaluate needs {size(cost.memory)} of {size(report.cluster.gpu.memory_bytes)}, most of it for "
             f"{most}: evaluate.batch_size=1, evaluate.dtype=bfloat16 and evaluate.tiling=true take the least."
         )
     return found
@@ -304,18 +302,18 @@ def _warnings(report: ClusterReport) -> list[str]:
 
 def _memories(report: ClusterReport) -> RenderableType:
     columns = ("weights", "gradients", "state", "activations", "largest pass (tokens)", "in all")
-    made = table("Memory of one GPU", "stage", "repeats", *columns)
+    made = number_table("Memory of one GPU", "stage", "repeats", *columns)
     for stage in report.stages:
         memory = stage.memory
         made.add_row(
             stage.stage,
             stage.checkpointing,
-            unit(memory.weights, "B"),
-            unit(memory.gradients + memory.buffer, "B"),
-            unit(memory.state, "B"),
-            unit(memory.activations + memory.caches, "B"),
+            size(memory.weights),
+            size(memory.gradients + memory.buffer),
+            size(memory.state),
+            size(memory.activations + memory.caches),
             f"{stage.largest_task} ({stage.largest_pass.tokens:,})",
-            Text(unit(memory.total, "B"), "" if stage.fits else "bold red"),
+            Text(size(memory.total), "" if stage.fits else "bold red"),
         )
     return made
 
@@ -326,19 +324,19 @@ def _disk(report: ClusterReport) -> RenderableType:
     for stage in report.stages:
         key = (stage.trained, stage.checkpoint_bytes, stage.weights_bytes, stage.disk_bytes)
         alike.setdefault(key, []).append(stage.stage)
-    disk = table("Disk", "stages", "trained", "a checkpoint", "final weights", "most at once")
+    disk = number_table("Disk", "stages", "trained", "a checkpoint", "final weights", "most at once")
     for (trained, *sizes), names in alike.items():
-        disk.add_row(", ".join(names), unit(trained, ""), *(unit(size, "B") for size in sizes))
+        disk.add_row(", ".join(names), quantity(trained), *map(size, sizes))
     return disk
 
 
 def _misfit(stage: StageCost, mend: Mend, cluster: Cluster) -> str:
     largest = stage.largest_pass
     text = (
-        f"{stage.stage} needs {unit(stage.memory.total, 'B')} per GPU of {unit(cluster.gpu.memory_bytes, 'B')}: "
+        f"{stage.stage} needs {size(stage.memory.total)} per GPU of {size(cluster.gpu.memory_bytes)}: "
         f"{stage.largest_task} has {largest.tokens:,} tokens in one pass. "
     )
-    taken = unit(mend.memory.total, "B")
+    taken = size(mend.memory.total)
     if not mend.fits:
         most_are_activations = mend.memory.activations > mend.memory.total / 2
         remedy = "smaller latents" if most_are_activations else "more GPUs, zero_stage 2, or LoRA"
@@ -349,12 +347,3 @@ def _misfit(stage: StageCost, mend: Mend, cluster: Cluster) -> str:
     changes = [] if mend.checkpointing == stage.checkpointing else [f"{mend.checkpointing} activation checkpointing"]
     changes += [f"micro-batches of {size} in {name}" for name, size in mend.micro_batch_sizes.items()]
     return f"{text}With {', '.join(changes)} it takes {taken}."
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 1:
-        return f"{1000 * seconds:.3g} ms"
-    for size, name in ((3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.3g} {name}"
-    return f"{seconds:,.3g} s"

@@ -1,4 +1,4 @@
-"""What `lumina cost` tells: the costs of a config's model, or of a released one, per scale, schedule and task."""
+"""Cost report: operations and memory of a config's model, or of a released one, per scale, schedule and task."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
@@ -25,11 +24,12 @@ from lumina.cost import (
     training_cost,
 )
 from lumina.flow_matching.schedules import PRESETS, SamplerConfig
+from lumina.formats import quantity, size
 from lumina.models.config import NextDiTConfig, PatchSize
 from lumina.sizes import SPATIAL_COMPRESSION, check_size, generated_latents, largest_clip, latent_frames
 from lumina.training.stage import TaskConfig
 from pipelines.config import PipelineConfig, TrainConfig, stage_name
-from pipelines.terminal import Text
+from pipelines.terminal import Text, make_table
 
 STORED_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Bytes of a number of latents and text features, by the type in which they are stored."""
@@ -244,56 +244,48 @@ def cost_view(cost: CostReport, *, sampling: bool = True) -> RenderableType:
     """The report as tables, those of evaluations and schedules only if `sampling` is asked for."""
     clip, state = cost.clip, cost.training_state_bytes
     head = Text(
-        f"{cost.parameters:,} parameters: {unit(cost.weight_bytes['bf16'], 'B')} in bf16; "
-        f"{unit(state, 'B')} to train (weights, gradients, moments, average)\n"
+        f"{cost.parameters:,} parameters: {size(cost.weight_bytes['bf16'])} in bf16; "
+        f"{size(state)} to train (weights, gradients, moments, average)\n"
         f"{clip.num_frames} frames of {clip.width}x{clip.height}: latent {clip.latent[0]}x{clip.latent[1]}x"
         f"{clip.latent[2]}; {cost.text_tokens} text tokens"
     )
-    scales = table("One evaluation", "scale", "tokens", "operations", "relative", "attention", "keys", "activations")
+    scales = number_table(
+        "One evaluation", "scale", "tokens", "operations", "relative", "attention", "keys", "activations"
+    )
     for scale in cost.scales:
         scales.add_row(
             scale.scale,
             f"{scale.tokens:,}",
-            unit(scale.forward_flops, "FLOP"),
+            quantity(scale.forward_flops, "FLOP"),
             f"{scale.relative:.2f}",
             f"{scale.attention_share:.0%}",
-            unit(scale.key_bytes, "B"),
-            unit(scale.activation_bytes, "B"),
+            size(scale.key_bytes),
+            size(scale.activation_bytes),
         )
-    schedules = table("One clip", "schedule", "evaluations", "operations", "relative")
+    schedules = number_table("One clip", "schedule", "evaluations", "operations", "relative")
     for schedule in cost.schedules:
         counts = ", ".join(f"{count} at {name}" for name, count in schedule.evaluations.items())
-        schedules.add_row(schedule.name, counts, unit(schedule.flops, "FLOP"), f"{schedule.relative:.2f}")
+        schedules.add_row(schedule.name, counts, quantity(schedule.flops, "FLOP"), f"{schedule.relative:.2f}")
     parts: list[RenderableType] = [head, scales, schedules] if sampling else [head]
     if cost.tasks:
-        tasks = table("Training", "stage", "task", "tokens", "samples", "operations/step", "activations/sample")
+        tasks = number_table("Training", "stage", "task", "tokens", "samples", "operations/step", "activations/sample")
         for task in cost.tasks:
             tasks.add_row(
                 task.stage,
                 task.task,
                 f"{task.tokens:,}",
                 f"{task.samples:,}" if task.ratio == 1 else f"{task.samples:,} in {task.ratio:.0%} of steps",
-                unit(task.step_flops, "FLOP"),
-                unit(task.activation_bytes, "B"),
+                quantity(task.step_flops, "FLOP"),
+                size(task.activation_bytes),
             )
         parts.append(tasks)
     return Group(*parts)
 
 
-def table(title: str, *columns: str) -> Table:
+def number_table(title: str, *columns: str) -> Table:
     """An empty table; words stand left, numbers right."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    made = make_table(title=title)
     for number, column in enumerate(columns):
         left = number == 0 or column in ("task", "evaluations", "repeats", "largest pass (tokens)")
         made.add_column(column, justify="left" if left else "right")
     return made
-
-
-def unit(count: float, name: str) -> str:
-    """Three digits and a decimal prefix."""
-    value, prefix = float(count), ""
-    for larger in ("K", "M", "G", "T", "P", "E"):
-        if value < 999.5:
-            break
-        value, prefix = value / 1000, larger
-    return f"{value:.3g} {prefix}{name}".strip()

@@ -1,4 +1,4 @@
-"""How a run shows itself: a live table on a terminal, a line now and then in a log."""
+"""Progress of a run: a live table on a terminal, a line now and then in a log, and the plain data of both."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -14,10 +15,12 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from pipelines.reports.stage_progress import ENDED, StageProgress
+from lumina.formats import duration
 from pipelines.terminal import Text
 
 LOG_EVERY_S = 30.0
+ENDED = frozenset({"cached", "done", "failed", "blocked", "interrupted"})
+_LEAST_S = 0.5
 _LOOK = {
     "pending": ("·", "dim"),
     "checking": ("·", "dim"),
@@ -35,22 +38,57 @@ _LOOK = {
 }
 
 
+@dataclass
+class StageProgress:
+    """One stage. Times are seconds since the epoch."""
+
+    state: str = "pending"
+    detail: str = ""
+    since: float = 0.0
+    """When it began to run; 0 before."""
+    ended: float = 0.0
+    """0 before."""
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+    first_at: float = 0.0
+    """When the first count was told, from which the rate counts."""
+    first_done: int = 0
+
+    def enter(self, state: str, detail: str, now: float) -> None:
+        """The stage changed its state."""
+        if state == "running" or (state in ENDED and not self.since):
+            self.since = now
+        if state in ENDED:
+            self.ended = now
+        self.state, self.detail = state, detail
+
+    def advance(self, done: int, total: int, unit: str, now: float) -> None:
+        """The stage got on."""
+        # A resumed stage starts at its last step: the rate counts from there.
+        if not self.first_at or unit != self.unit or done < self.first_done:
+            self.first_at, self.first_done = now, done
+        self.done, self.total, self.unit = done, total, unit
+
+    def elapsed(self, now: float) -> float:
+        """Seconds that it has run."""
+        return (self.ended or now) - self.since if self.since else 0.0
+
+    def rate(self, now: float) -> float:
+        """Units a second; 0 as long as it cannot be told."""
+        seconds = now - self.first_at
+        return (self.done - self.first_done) / seconds if self.first_at and seconds > _LEAST_S else 0.0
+
+    def left(self, now: float) -> float | None:
+        """Seconds that it will need at this rate; None as long as it cannot be told."""
+        rate = self.rate(now)
+        return (self.total - self.done) / rate if rate > 0 and self.done < self.total else None
+
+
 def state_text(state: str) -> Text:
     """A state with its sign, in its colour."""
     sign, style = _LOOK.get(state, (" ", ""))
     return Text(f"{sign} {state}", style)
-
-
-def duration(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3 min 05 s`, `2 h 07 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def pace(row: StageProgress, now: float) -> str:

@@ -1,4 +1,4 @@
-"""What `lumina quarantine` tells: which clips a run set aside, at which stage, why, and how to look at one."""
+"""Quarantine report: clips that a run set aside, at which stage, why, and how to look at one."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 
 from curation.control_characters import shown
 from pipelines.engine.store.run_record import RunRecord, StageEntry
 from pipelines.engine.store.store import Store
 from pipelines.errors import PipelineError, StoreError
-from pipelines.terminal import Text, command_line, in_line
+from pipelines.terminal import Text, command_line, in_line, make_table
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-STAGES = ("ingest", "split", "probe", "motion", "tag", "select", "encode_text", "encode_latents")
+STAGES = ("ingest", "split", "probe", "motion", "tag", "score", "select", "encode_text", "encode_latents")
 """Kinds of stage that set clips aside, in the order in which a clip meets them."""
 _NAMED = ("clip_id", "uri", "source", "caption")
 _STATUS = ("status", "reason", "reason_stage", "detail")
@@ -112,7 +110,7 @@ class Quarantine:
 
     def look(self, clip: SetAside) -> str | None:
         """A command that shows what is wrong with a clip; None where its file is not on this machine."""
-        from curation.media import absolute
+        from curation.media_uris import absolute
         from curation.schema import RowError
 
         if not clip.uri or self.media_root is None:
@@ -148,7 +146,13 @@ def read_quarantine(store: Store, record: RunRecord, filtered_too: bool = False)
         PipelineError: the run has no output of curation yet.
         StoreError: an output is gone or damaged.
     """
-    names = [name for name, entry in record.stages.items() if name.partition("@")[0] in STAGES and entry.path]
+    # What a scoring stage sets aside is out of the run only where rules name its scores.
+    read = set(record.stages["select"].inputs.values()) if "select" in record.stages else set()
+    names = [
+        name
+        for name, entry in record.stages.items()
+        if (kind := name.partition("@")[0]) in STAGES and entry.path and (kind != "score" or name in read)
+    ]
     names.sort(key=lambda name: STAGES.index(name.partition("@")[0]))  # stable: sets in the run's order
     if not names:
         raise PipelineError(f"run {record.run} has no clips yet: its stage ingest is not done")
@@ -181,7 +185,7 @@ def put_back(store: Store, record: RunRecord, reason: str) -> dict[str, int]:
         StoreError: an output is gone, or somebody works on a stage.
     """
     from curation.schema import Reason
-    from jobs.kept import keep
+    from jobs.row_reuse import keep
 
     if reason not in set(Reason):
         near = get_close_matches(reason, list(Reason), n=1)
@@ -252,6 +256,8 @@ def _first_seen(tables: Mapping[str, ds.Dataset], names: list[str], filtered_too
             elif kind == row["reason_stage"] == "encode_latents":
                 in_sets.setdefault(row["clip_id"], []).append(row | {"reason_stage": name})
             elif kind != "encode_text":
+                if kind == "score" and row["reason_stage"] not in STAGES:  # the operator's name
+                    row = row | {"reason_stage": name}
                 first = found.setdefault(row["clip_id"], row)
                 if row["status"] == _QUARANTINED != first["status"]:  # a copy of what turned out to be broken
                     found[row["clip_id"]] = row
@@ -299,10 +305,7 @@ def quarantine_view(found: Quarantine) -> RenderableType:
     if not found.clips:
         more = "" if found.filtered_too else "; --all counts the filtered ones too"
         return Group(head, Text(f"None of {total:,} clips was {kind}{more}.", "bold green"))
-    counts = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("stage", "reason", *(("status",) if found.filtered_too else ())):
-        counts.add_column(column, overflow="fold")
-    counts.add_column("clips", justify="right")
+    counts = make_table("~stage", "~reason", *["~status"] * found.filtered_too, ">clips")
     for (stage, status, reason), number in found.counts().items():
         counts.add_row(stage, reason, *((status,) if found.filtered_too else ()), f"{number:,}")
     line = Text(f"{sum(1 for clip in found.clips if clip.clip_id):,} of {total:,} clips were {kind}", "bold")
@@ -310,10 +313,7 @@ def quarantine_view(found: Quarantine) -> RenderableType:
 
 
 def _sources(found: Quarantine) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("source", overflow="fold")
-    for column in ("set aside", "clips", "share"):
-        table.add_column(column, justify="right")
+    table = make_table("~source", ">set aside", ">clips", ">share")
     worst = found.sources()
     for source, lost, clips in worst[:WORST]:
         table.add_row(in_line(source), f"{lost:,}", f"{clips:,}", f"{lost / clips:.1%}")

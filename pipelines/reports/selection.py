@@ -1,19 +1,27 @@
-"""What `lumina selection` tells: what each rule removed of each source, and what another policy would keep."""
+"""Selection report: clips that each rule removed of each source, and what another policy would keep.
+
+Clips are counted in batches; of single ones only the examples are read.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.run_record import RunRecord, StageEntry
 from pipelines.engine.store.store import Store
 from pipelines.engine.store.typed import read_text
 from pipelines.errors import PipelineError, StoreError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.dataset as ds
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +30,7 @@ EXAMPLES = 3
 """Clips shown of each change."""
 ABSENT = "not given"
 """Stands for the value of a setting that a policy does not have."""
+_BETWEEN = "\n"
 BySource = Mapping[str, int]
 
 
@@ -94,10 +103,12 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class _Table:
-    selection: Selection
+class _Decided:
+    """The output of a run's stage `select`."""
+
+    run: str
+    rows: ds.Dataset
     config: Mapping[str, Any]
-    rows: Mapping[str, Mapping[str, Any]]
 
 
 def as_dict(found: Selection | Difference) -> dict[str, Any]:
@@ -107,21 +118,26 @@ def as_dict(found: Selection | Difference) -> dict[str, Any]:
 
 def read_selection(store: Store, record: RunRecord) -> Selection:
     """Count a recorded run's selection. PipelineError if it has none."""
-    return _read(store, record).selection
+    decided = _open(store, record)
+    with _reading(decided.run):
+        return _count(record, decided.rows)
 
 
 def read_difference(store: Store, old: RunRecord, new: RunRecord) -> Difference:
     """Compare the selections of two recorded runs. PipelineError if one has none."""
-    before, after = _read(store, old), _read(store, new)
-    return Difference(
-        before.selection,
-        after.selection,
-        _settings(before.config, after.config),
-        newly_kept=_changes(after.rows, before.rows),
-        newly_removed=_changes(before.rows, after.rows),
-        only_old=len(before.rows.keys() - after.rows.keys()),
-        only_new=len(after.rows.keys() - before.rows.keys()),
-    )
+    before, after = _open(store, old), _open(store, new)
+    with _reading(f"{before.run} or {after.run}"):
+        first, second = _fates(before.rows), _fates(after.rows)
+        both = first.join(second, "clip_id", join_type="inner", left_suffix="_old", right_suffix="_new")
+        return Difference(
+            _count(old, before.rows),
+            _count(new, after.rows),
+            _settings(before.config, after.config),
+            newly_kept=_changes(both, "new", "old", before.rows),
+            newly_removed=_changes(both, "old", "new", after.rows),
+            only_old=len(first) - len(both),
+            only_new=len(second) - len(both),
+        )
 
 
 def previous(store: Store, record: RunRecord) -> RunRecord | None:
@@ -149,89 +165,108 @@ def _is_kept(store: Store, entry: StageEntry) -> bool:
     return manifest is not None and entry.path is not None and store.output(manifest) == store.root / entry.path
 
 
-def _read(store: Store, record: RunRecord) -> _Table:
+def _open(store: Store, record: RunRecord) -> _Decided:
     from curation.operator import dataset
 
     entry = record.stages.get(STAGE)
     if entry is None or entry.path is None or entry.fingerprint is None:
         raise PipelineError(f"run {record.run} has no selection: its stage {STAGE} is not done")
     store.fetch_run(record, (STAGE,))
-    path = store.root / entry.path
-    columns = ["clip_id", "uri", "source", "keep", "reason", "reason_stage", "detail", "failed_rules", "policy_id"]
+    with _reading(record.run):
+        manifest = Manifest.from_sealed(read_text(store.directory(STAGE, entry.fingerprint) / "MANIFEST.json"))
+        return _Decided(record.run, dataset(store.root / entry.path / "data"), manifest.recipe["config"])
+
+
+@contextmanager
+def _reading(run: str) -> Iterator[None]:
     try:
-        own = store.directory(STAGE, entry.fingerprint)
-        manifest = Manifest.from_sealed(read_text(own / "MANIFEST.json"))
-        rows = dataset(path / "data")
-        # Selections of older versions know no latents sets.
-        columns += [name for name in ("stages", "stage_failed") if name in rows.schema.names]
-        table = rows.to_table(columns=columns).sort_by("clip_id").to_pylist()
+        yield
     except (OSError, ValueError) as error:
-        raise StoreError(f"run {record.run}: its selection in {path} cannot be read: {error}") from error
-    return _Table(_count(record, table), manifest.recipe["config"], {row["clip_id"]: row for row in table})
+        raise StoreError(f"run {run}: its selection cannot be read: {error}") from error
 
 
-def _count(record: RunRecord, rows: list[dict[str, Any]]) -> Selection:
-    first: dict[str, Counter[str]] = {}
-    failed: dict[str, Counter[str]] = {}
-    kept_for: dict[str, Counter[str]] = {}
-    for row in rows:
-        if removed_by := _first_rule(row):
-            first.setdefault(removed_by, Counter())[row["source"]] += 1
-        for rule in _rules(row):
-            failed.setdefault(rule, Counter())[row["source"]] += 1
-        for name in row.get("stages") or ():
-            kept_for.setdefault(name, Counter())[row["source"]] += 1
-    rules = [RuleCount(rule, dict(first.get(rule, {})), dict(count)) for rule, count in failed.items()]
+def _count(record: RunRecord, rows: ds.Dataset) -> Selection:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    counts: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    """(what is counted, rule or set) -> source -> clips."""
+    policy_id = ""
+    columns = ["source", "keep", "failed_rules", "policy_id", "stages", "stage_failed"]
+    for batch in rows.to_batches(columns=columns):
+        lists = {name: pc.binary_join(batch[name], _BETWEEN) for name in ("failed_rules", "stages")}
+        plain = pa.table({name: batch[name] for name in ("source", "keep", "policy_id")} | lists)
+        for group in plain.group_by(plain.column_names).aggregate([([], "count_all")]).to_pylist():
+            source, policy_id, number = group["source"], group["policy_id"], group["count_all"]
+            failed = group["failed_rules"].split(_BETWEEN) if group["failed_rules"] else []
+            fate = "kept" if group["keep"] else "" if failed else "aside"
+            for what in (("clips", ""), (fate, ""), *(("first", rule) for rule in failed[:1])):
+                counts[what][source] += number
+            for rule in dict.fromkeys(failed):
+                counts["failed", rule][source] += number
+            for name in group["stages"].split(_BETWEEN) if group["stages"] else ():
+                counts["kept_for", name][source] += number
+        sets = batch.filter(pc.is_valid(batch["stage_failed"]))
+        for source, own, text in zip(
+            *(sets[n].to_pylist() for n in ("source", "failed_rules", "stage_failed")), strict=True
+        ):
+            of_sets = [f"{rule}@{name}" for name, failed in json.loads(text).items() for rule in failed["rules"]]
+            # A clip that no set takes has these among its own.
+            for rule in set(of_sets) - set(own):
+                counts["failed", rule][source] += 1
+    rules = [
+        RuleCount(rule, dict(counts["first", rule]), dict(count))
+        for (what, rule), count in [*counts.items()]
+        if what == "failed"
+    ]
     return Selection(
         run=record.run,
         name=record.name,
         started=record.started,
-        policy_id=rows[0]["policy_id"] if rows else "",
-        clips=_by_source(rows, lambda _: True),
-        aside=_by_source(rows, lambda row: not row["keep"] and not _first_rule(row)),
+        policy_id=policy_id,
+        clips=dict(counts["clips", ""]),
+        aside=dict(counts["aside", ""]),
         rules=tuple(sorted(rules, key=lambda one: (-sum(one.first.values()), -sum(one.failed.values()), one.rule))),
-        kept=_by_source(rows, lambda row: row["keep"]),
-        kept_for={name: dict(count) for name, count in sorted(kept_for.items())},
+        kept=dict(counts["kept", ""]),
+        kept_for={name: dict(count) for (what, name), count in sorted(counts.items()) if what == "kept_for"},
     )
 
 
-def _by_source(rows: Iterable[Mapping[str, Any]], counts: Callable[[Mapping[str, Any]], bool]) -> BySource:
-    return dict(Counter(row["source"] for row in rows if counts(row)))
+def _fates(rows: ds.Dataset) -> pa.Table:
+    """Of each clip: `keep`, and `by`, what removed it if it is not kept."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table = rows.to_table(columns=["clip_id", "source", "keep", "reason", "reason_stage", "failed_rules"])
+    first = pc.binary_join(pc.list_slice(table["failed_rules"], 0, 1), "")
+    earlier = pc.binary_join_element_wise(table["reason"], " (", table["reason_stage"], ")", "")
+    by = pc.if_else(pc.equal(first, ""), earlier, first)
+    return pa.table({"clip_id": table["clip_id"], "source": table["source"], "keep": table["keep"], "by": by})
 
 
-def _first_rule(row: Mapping[str, Any]) -> str | None:
-    """The rule of the selection that removed a row; None for one that is kept or was set aside before."""
-    return row["failed_rules"][0] if row["failed_rules"] else None
+def _changes(both: pa.Table, keeping: str, removing: str, removed: ds.Dataset) -> tuple[Change, ...]:
+    """Clips that one selection keeps and the other does not, by the latter's rule; its rows have the details."""
+    import pyarrow.compute as pc
 
-
-def _rules(row: Mapping[str, Any]) -> dict[str, None]:
-    """Every rule that a row fails, those of single latents sets included."""
-    by_set = json.loads(row.get("stage_failed") or "{}")
-    of_sets = [f"{rule}@{name}" for name, failed in by_set.items() for rule in failed["rules"]]
-    return dict.fromkeys([*row["failed_rules"], *of_sets])
-
-
-def _changes(keeping: Mapping[str, Mapping[str, Any]], removing: Mapping[str, Mapping[str, Any]]) -> tuple[Change, ...]:
-    """Clips that `keeping` keeps and `removing` knows and does not keep, by the latter's rule."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for clip_id, row in removing.items():
-        other = keeping.get(clip_id)
-        if other is not None and other["keep"] and not row["keep"]:
-            found.setdefault(_first_rule(row) or f"{row['reason']} ({row['reason_stage']})", []).append(row)
-    changes = [
-        Change(
-            rule,
-            _by_source(rows, lambda _: True),
-            tuple(Example(row["clip_id"], row["uri"], row["source"], row["detail"]) for row in rows[:EXAMPLES]),
-        )
-        for rule, rows in sorted(found.items())
-    ]
-    return tuple(sorted(changes, key=lambda change: -sum(change.clips.values())))
+    by, source = f"by_{removing}", f"source_{removing}"
+    lost = both.filter(pc.and_not(both[f"keep_{keeping}"], both[f"keep_{removing}"]))
+    clips: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for group in lost.group_by([by, source]).aggregate([([], "count_all")]).to_pylist():
+        clips[group[by]][group[source]] += group["count_all"]
+    changes = []
+    for rule, count in sorted(clips.items(), key=lambda item: (-item[1].total(), item[0])):
+        own = lost.filter(pc.equal(lost[by], rule))
+        lowest = pc.select_k_unstable(own, min(EXAMPLES, len(own)), [("clip_id", "ascending")])
+        wanted = pc.field("clip_id").isin(own["clip_id"].take(lowest).to_pylist())
+        found = removed.to_table(columns=["clip_id", "uri", "source", "detail"], filter=wanted)
+        examples = tuple(Example(**row) for row in found.sort_by("clip_id").to_pylist())
+        changes.append(Change(rule, dict(count), examples))
+    return tuple(changes)
 
 
 def _settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     # The pipeline's own list of latents sets comes and goes with the first rule of one: the rule tells enough.
-    skip = set() if old.get("sets") and new.get("sets") else {"sets"}
+    skip = set() if old.get("encoded") and new.get("encoded") else {"encoded"}
     before, after = (_flat({key: policy[key] for key in policy if key not in skip}) for policy in (old, new))
     changed = {}
     for key in sorted(before.keys() | after.keys()):

@@ -1,19 +1,19 @@
-"""How `lumina selection` looks on a terminal."""
+"""Terminal tables of selections: rules by source, and what two policies treat otherwise."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 
 from curation.control_characters import shown_in_line
+from lumina.formats import counted
 from pipelines.reports.selection import ABSENT, BySource, Change, Difference, Selection
-from pipelines.terminal import Text, in_line
+from pipelines.terminal import Text, in_line, make_table
 
 _TITLE = 12
 """Characters of a column's title that stay on one line."""
@@ -57,10 +57,10 @@ def difference_view(found: Difference, width: int) -> RenderableType:
     parts: list[RenderableType] = [
         Text(f"\nCompared with run {old.run}, policy {old.policy_id}", "bold"),
         _settings(found.settings),
-        Text(f"{_clips(before)} kept before, {now:,} now."),
+        Text(f"{counted(before, 'clip')} kept before, {now:,} now."),
     ]
     if found.only_old or found.only_new:
-        parts.append(Text(f"The data differ: {_clips(found.only_old)} went, {found.only_new:,} came."))
+        parts.append(Text(f"The data differ: {counted(found.only_old, 'clip')} went, {found.only_new:,} came."))
     clips = {**old.clips, **new.clips}
     parts += _changes("Newly kept", "removed before by", found.newly_kept, clips, width, "green")
     parts += _changes("Newly removed", "removed now by", found.newly_removed, clips, width, "red")
@@ -70,9 +70,7 @@ def difference_view(found: Difference, width: int) -> RenderableType:
 def _settings(changed: Mapping[str, tuple[Any, Any]]) -> RenderableType:
     if not changed:
         return Text("The policies are the same: what differs comes from the clips or the code.", "dim")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("setting", "before", "now"):
-        table.add_column(column, overflow="fold")
+    table = make_table("~setting", "~before", "~now")
     for key, pair in changed.items():
         cells = (in_line(_value(value), "dim" if value in (None, ABSENT) else "") for value in pair)
         table.add_row(f"select.{key}", *cells)
@@ -102,7 +100,7 @@ def _changes(
         for example in change.examples
     ]
     return [
-        Text(f"\n{title}: {_clips(total)}", f"bold {style}"),
+        Text(f"\n{title}: {counted(total, 'clip')}", f"bold {style}"),
         _by_source(by, [lines], clips, width),
         *(Padding(example, (0, 0, 0, 2), expand=False) for example in examples),
     ]
@@ -118,7 +116,7 @@ def _by_source(first: str, sections: Sequence[Sequence[_Line]], clips: BySource,
         titles = [min(_TITLE, len(title)) for title, _ in groups]
         if sum(max(pair) + _GAP for pair in zip(widths, titles, strict=True)) <= room:
             break
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = make_table()
     table.add_column(first, overflow="fold", min_width=min(_FIRST, len(first)))
     for (title, _), cells in zip(groups, widths, strict=True):
         table.add_column(in_line(title, no_wrap=False), justify="right", overflow="fold", min_width=cells)
@@ -130,23 +128,17 @@ def _by_source(first: str, sections: Sequence[Sequence[_Line]], clips: BySource,
     return table
 
 
-def _groupings(clips: BySource) -> list[list[tuple[str, tuple[str, ...]]]]:
+def _groupings(clips: BySource) -> Iterator[list[tuple[str, tuple[str, ...]]]]:
     """Titles and the sources that they sum up: every source alone, then fewer and fewer."""
     ordered = sorted(clips, key=lambda source: (-clips[source], source))
     everything = [("all", tuple(ordered))] if len(ordered) != 1 else []
-    found = []
-    if len(ordered) <= _MOST:
-        found.append([*((source, (source,)) for source in sorted(ordered)), *everything])
-    for own in range(min(len(ordered) - 2, _MOST), 0, -1):
-        largest = [(source, (source,)) for source in sorted(ordered[:own])]
-        found.append([*largest, (f"{len(ordered) - own} others", tuple(ordered[own:])), *everything])
-    return [*found, everything] if everything else found
+    for own in range(min(len(ordered), _MOST), -1, -1):
+        named, others = sorted(ordered[:own]), tuple(ordered[own:])
+        if len(others) != 1 and (own or everything):
+            rest = [(f"{len(others)} others", others)] if own and others else []
+            yield [*((source, (source,)) for source in named), *rest, *everything]
 
 
 def _cell(line: _Line, sources: Sequence[str]) -> Text:
     numbers = [sum(count.get(source, 0) for source in sources) for count in line.counts]
     return Text(" / ".join(f"{number:,}" for number in numbers), "" if any(numbers) else "dim", no_wrap=True)
-
-
-def _clips(count: int) -> str:
-    return f"{count:,} clip" if count == 1 else f"{count:,} clips"

@@ -1,4 +1,4 @@
-"""Where a run stands, for another terminal: a small text in the store while the run goes on, its record after that."""
+"""Status of a run for another terminal: a small text in the store while the run goes on, its record after that."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from pipelines.engine.store.typed import checked, parse
 from pipelines.errors import StoreError
-from pipelines.reports.stage_progress import StageProgress
+from pipelines.reports.progress import StageProgress
 from pipelines.secrets import scrubbed
 
 _SILENT_S = 30.0

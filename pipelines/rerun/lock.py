@@ -20,9 +20,8 @@ from typing import Annotated, Any
 from pydantic import StringConstraints
 
 from curation.manifests import media_root
-from lumina.files import place_of
+from lumina.files import place_of, replace_file
 from pipelines.config import PipelineConfig
-from pipelines.engine.store.atomic_io import replace_file
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from pipelines.engine.store.typed import Fingerprint, Text, Whole, checked, plain

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import yaml
 
+from lumina.formats import short_digest
 from pipelines.diff.difference import Difference, read_diff
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
@@ -183,7 +184,7 @@ def _check_options(record: RunRecord, options: Options) -> None:
 def _code(store: Store, lock: Lock, here: bool) -> Iterator[tuple[Check, Path | None]]:
     """The code that will run, and what is to be said of it; None if there is none."""
     home = code_home()
-    name = f"{(lock.code.commit or '')[:12]}{' with changes' if lock.code.patch else ''}"
+    name = f"{short_digest(lock.code.commit or '')}{' with changes' if lock.code.patch else ''}"
     if here:
         yield Check("code", "ok", f"this one, in {HOME} (--here); recorded was {name or 'none'}"), HOME
     elif lock.code.commit is None or home is None:

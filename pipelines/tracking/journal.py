@@ -1,4 +1,4 @@
-"""The journal of one run's tracking events: written before MLflow is told, removed when MLflow has it all.
+"""Journal of one run's tracking events: written before MLflow is told, removed when MLflow has it all.
 
     <store>/tracking/<run>.jsonl            a header, then one event per line
     <store>/tracking/<run>.held.jsonl       the same, of which a part was left out that somebody can make possible
@@ -14,32 +14,28 @@ from __future__ import annotations
 import fcntl
 import json
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Literal, Self
 
-from pipelines.engine.store.typed import checked, parse
+from pipelines.engine.store.typed import Name, Text, checked, parse
 from pipelines.errors import StoreError
 from pipelines.secrets import scrub
-from pipelines.tracking.journalled import Header, checked_event
+from pipelines.tracking.events import Event, read_event
 
-SCHEMA = "lumina.tracking/1"
+SCHEMA = "lumina.tracking/2"
 _FOLDER = "tracking"
 _REFUSED = ".refused.jsonl"
 _HELD = ".held.jsonl"
 _HEADER_CHARS = 1 << 16
 
 
-@dataclass
-class Read:
-    """What a journal holds."""
-
-    events: list[dict[str, Any]]
-    broken: int
-    """Lines that are no JSON."""
-    strange: list[tuple[dict[str, Any], ValueError]]
-    """What no run writes, with the reason: nobody acts on it."""
+@dataclass(frozen=True)
+class _Header:
+    schema: Literal["lumina.tracking/2"]
+    run: Name
+    uri: Text | None
 
 
 class Journal:
@@ -85,7 +81,7 @@ class Journal:
             file.close()
             return None
         try:
-            header = checked(Header, parse(file.readline(_HEADER_CHARS)))
+            header = checked(_Header, parse(file.readline(_HEADER_CHARS)))
             if header.run != run_of(path):
                 raise ValueError(f"it is of run {header.run}")
             return cls(path, header.run, header.uri, file)
@@ -100,45 +96,40 @@ class Journal:
         self._file.write(json.dumps(event) + "\n")
         self._file.flush()
 
-    def read(self) -> Read:
-        """All events; a last line that a kill cut short is none."""
-        found = Read([], 0, [])
+    def read(self) -> tuple[list[Event], list[tuple[dict[str, Any], ValueError]]]:
+        """All events, and what no run writes, with the reason: nobody acts on it. A last line that a kill cut short is
+        neither."""
+        events, strange = [], []
         with self.path.open("rb") as file:
             next(file)
             for line in file:
-                if not line.endswith(b"\n"):
-                    continue
-                try:
-                    event = parse(line.decode())
-                except ValueError:
-                    found.broken += 1
-                    continue
-                try:
-                    found.events.append(checked_event(event, self.path.parents[1]))
-                except ValueError as error:
-                    found.strange.append((event if isinstance(event, dict) else {"event": event}, error))
-        return found
+                if line.endswith(b"\n"):
+                    data: Any = line.decode(errors="replace").strip()
+                    try:
+                        data = parse(line.decode())
+                        events.append(read_event(data, self.path.parents[1]))
+                    except ValueError as error:
+                        strange.append((data if isinstance(data, dict) else {"event": data}, error))
+        return events, strange
 
-    def refuse(self, events: Sequence[Mapping[str, Any]], error: Exception) -> Path:
-        """Put aside events that MLflow would not take; returns the file."""
+    def refuse(self, event: Mapping[str, Any], error: Exception) -> Path:
+        """Put aside an event that MLflow would not take; returns the file."""
         path = self.path.with_name(f"{self.run}{_REFUSED}")
-        known = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
-        lines = [json.dumps({"error": scrub(f"{type(error).__name__}: {error}"), **event}) for event in events]
-        with path.open("a", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in lines if line not in known)
+        line = json.dumps({"error": scrub(f"{type(error).__name__}: {error}"), **event}) + "\n"
+        if not path.exists() or line not in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            with path.open("a", encoding="utf-8") as file:
+                file.write(line)
         return path
 
-    def hold(self) -> None:
-        """MLflow has it but for a part, which is tried again when the user asks for it; no other run does."""
-        held = self.path.with_name(f"{self.run}{_HELD}")
-        self.path.replace(held)
-        self.path = held
-        self._file.close()
-
-    def remove(self) -> None:
-        """MLflow has it all."""
-        self.path.unlink(missing_ok=True)
-        self._file.close()
+    def finish(self, left_out: bool) -> None:
+        """MLflow has it all; or all but a part, which is tried again when the user asks for it, and by no other run."""
+        if left_out:
+            held = self.path.with_name(f"{self.run}{_HELD}")
+            self.path.replace(held)
+            self.path = held
+        else:
+            self.path.unlink(missing_ok=True)
+        self.close()
 
     def close(self) -> None:
         """Leave it for another to replay."""

@@ -1,17 +1,29 @@
-"""Addresses of pages in MLflow's web page."""
+"""Links to the pages of a run in MLflow's web page."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from pipelines.terminal import command_line
 
 _LOCAL_UI = "http://127.0.0.1:5000"
+
+
+@dataclass
+class Found:
+    """Ids that MLflow gave to a pipeline run and what belongs to it, as they become known."""
+
+    pipelines: str = ""
+    evals: str = ""
+    """The two experiments."""
+    parent: str = ""
+    stages: dict[str, str] = field(default_factory=dict)
+    evaluations: list[str] = field(default_factory=list)
+    model: tuple[str, str] | None = None
+    """Name and version of the checkpoint that was registered last."""
 
 
 @dataclass(frozen=True)
@@ -32,28 +44,26 @@ class Links:
     """File with the events that are not written yet."""
 
 
-def links(uri: str, found: Mapping[str, Any], buffer: Path | None) -> Links:
+def links(uri: str, found: Found, buffer: Path | None) -> Links:
     """Pages of a run.
 
     Args:
         uri: tracking URI.
-        found: what `MlflowWriter` learnt.
+        found: what MLflow has of it.
         buffer: see `Links`.
     """
     local = uri.startswith("sqlite:")
     base = f"{_LOCAL_UI if local else uri.rstrip('/')}/#"
-    evaluations, experiment = found.get("evaluations", []), str(found.get("evals_experiment", ""))
     pipeline = compare = model = clips = ""
-    if "parent" in found:
-        pipeline = f"{base}/experiments/{found['pipelines_experiment']}/runs/{found['parent']}"
-    if len(evaluations) > 1:
+    if found.parent:
+        pipeline = f"{base}/experiments/{found.pipelines}/runs/{found.parent}"
+    if len(found.evaluations) > 1:
         # Experiment ids must be strings in this page's address.
-        runs = quote(json.dumps(evaluations, separators=(",", ":")))
-        compare = f"{base}/compare-runs?runs={runs}&experiments={quote(json.dumps([experiment]))}"
-    if "model" in found:
-        name, version = found["model"]
-        model = f"{base}/models/{quote(name, safe='')}/versions/{version}"
-    if evaluations:
-        clips = f"{base}/experiments/{experiment}/runs/{evaluations[-1]}/artifacts"
+        runs = quote(json.dumps(found.evaluations, separators=(",", ":")))
+        compare = f"{base}/compare-runs?runs={runs}&experiments={quote(json.dumps([found.evals]))}"
+    if found.model is not None:
+        model = "{}/models/{}/versions/{}".format(base, quote(found.model[0], safe=""), found.model[1])
+    if found.evaluations:
+        clips = f"{base}/experiments/{found.evals}/runs/{found.evaluations[-1]}/artifacts"
     command = command_line(["mlflow", "ui", "--backend-store-uri", uri]) if local else ""
     return Links(uri, command, pipeline, compare, model, clips, buffer)

@@ -1,4 +1,4 @@
-"""A client for what MLflow holds. It waits for no server: what does not answer is said to be away."""
+"""MLflow's availability: whether a tracking store is away, refuses or is broken, found out without waiting for it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from pipelines.tracking.uri import database_file, folder, one_line, without_pass
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-
 ALLOW_FOLDERS = "MLFLOW_ALLOW_FILE_STORE"
 CONNECT_S = 3.0
 REQUEST_S = 10
@@ -33,17 +31,26 @@ _LATER = (408, 409, 429, 499)
 class TrackerError(Exception):
     """Nothing can be written to the tracking store now; the message says why."""
 
+    state, when = "", "once that is mended, by the next run or `lumina track`"
+    """What MLflow does, and when it has the records, in words."""
+
 
 class TrackerAwayError(TrackerError):
     """The tracking database is not there, or the server does not answer: it may later."""
+
+    state, when = "is away", "when MLflow is back"
 
 
 class TrackerRefusedError(TrackerError):
     """The tracking store answers, and takes nothing: somebody has to change that."""
 
+    state = "takes no records"
+
 
 class TrackerFaultError(TrackerError):
     """What this machine would write to, or by, is broken, full or missing."""
+
+    state = "cannot be used from here"
 
 
 def sorted_error(error: Exception, uri: str) -> TrackerError:
@@ -69,27 +76,6 @@ def sorted_error(error: Exception, uri: str) -> TrackerError:
     return TrackerAwayError(told)
 
 
-def is_away(uri: str) -> str | None:
-    """Why a tracking store cannot be asked, found out within seconds; None when it seems to be there.
-
-    Args:
-        uri: `sqlite:///<absolute path>`, `file://<absolute path>`, the address of a server, or another database that
-            MLflow knows.
-    """
-    path = database_file(uri)
-    if path is not None:
-        return None if path.is_file() else f"{path} is not there"
-    shown, address = without_password(uri), urlsplit(uri)
-    if address.scheme not in ("http", "https"):
-        return None
-    try:
-        port = address.port or (443 if address.scheme == "https" else 80)
-        socket.create_connection((address.hostname or "", port), timeout=CONNECT_S).close()
-    except (OSError, ValueError) as error:
-        return f"{shown} does not answer ({error})"
-    return None
-
-
 def check_answers(uri: str) -> None:
     """Find out within seconds whether a tracking store can be written to; a database need not be there yet.
 
@@ -98,9 +84,13 @@ def check_answers(uri: str) -> None:
         TrackerRefusedError: it is a folder, which MLflow takes no more.
         TrackerFaultError: what is there is no database.
     """
-    path, where = database_file(uri), folder(uri)
-    if uri.startswith(("http://", "https://")) and (reason := is_away(uri)):
-        raise TrackerAwayError(reason)
+    path, where, address = database_file(uri), folder(uri), urlsplit(uri)
+    if address.scheme in ("http", "https"):
+        try:
+            port = address.port or (443 if address.scheme == "https" else 80)
+            socket.create_connection((address.hostname or "", port), timeout=CONNECT_S).close()
+        except (OSError, ValueError) as error:
+            raise TrackerAwayError(f"{without_password(uri)} does not answer ({error})") from error
     if where is not None and os.environ.get(ALLOW_FOLDERS, "").lower() not in ("true", "1"):
         raise TrackerRefusedError(
             f"MLflow keeps nothing in folders any more: name a database, such as sqlite:///{where / 'mlflow.db'}; "
@@ -140,16 +130,20 @@ def answering(uri: str) -> Iterator[MlflowClient]:
     Raises:
         TrackerAwayError: it cannot be asked, or what the block asks fails.
     """
-    if reason := is_away(uri):
-        raise TrackerAwayError(reason)
+    path = database_file(uri)
+    if path is not None and not path.is_file():
+        raise TrackerAwayError(f"{path} is not there")
     # Read by MLflow at each request; its own defaults would wait for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_S))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     try:
+        check_answers(uri)
         from mlflow import MlflowClient
 
         yield MlflowClient(tracking_uri=uri, registry_uri=uri)
     except TrackerAwayError:
         raise
+    except TrackerError as error:
+        raise TrackerAwayError(str(error)) from error
     except Exception as error:  # a database that is none fails in ways of its own
         raise TrackerAwayError(f"{without_password(uri)}: {type(error).__name__}: {one_line(error)}") from error

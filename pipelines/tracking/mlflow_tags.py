@@ -1,8 +1,8 @@
-"""Tags of the MLflow runs of a pipeline run that has ended: read back, and added to."""
+"""MLflow tags of a pipeline run that has ended: read back, and added to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from pipelines.tracking.mlflow_client import TrackerAwayError, answering
@@ -49,7 +49,7 @@ def tag_pipeline_run(uri: str, run: str, tags: Mapping[str, str]) -> None:
         TrackerAwayError: it cannot be asked, or has no such run.
     """
     with answering(uri) as client:
-        found = list(_runs_of(client, run, "tags.`lumina.kind` = 'pipeline'"))
+        found = _runs_of(client, run, "tags.`lumina.kind` = 'pipeline'")
         for one in found:
             for key, value in tags.items():
                 client.set_tag(one.info.run_id, key, value[:5000])
@@ -57,14 +57,10 @@ def tag_pipeline_run(uri: str, run: str, tags: Mapping[str, str]) -> None:
             raise TrackerAwayError(f"{uri} has no pipeline run {run}")
 
 
-def _runs_of(client: MlflowClient, run: str, kind: str) -> Iterator[Run]:
+def _runs_of(client: MlflowClient, run: str, kind: str) -> list[Run]:
     """The MLflow runs of a pipeline run that are of a kind."""
-    from pipelines.tracking.mlflow_writer import PIPELINES
+    from pipelines.tracking.mlflow_runs import PIPELINES
 
     experiment = client.get_experiment_by_name(PIPELINES)
-    token: str | None = ""
-    while experiment is not None and token is not None:
-        wanted = f"tags.`lumina.run` = '{run}' and {kind}"
-        page = client.search_runs([experiment.experiment_id], wanted, page_token=token or None)
-        yield from page
-        token = page.token or None
+    wanted = f"tags.`lumina.run` = '{run}' and {kind}"
+    return [] if experiment is None else list(client.search_runs([experiment.experiment_id], wanted))

@@ -1,4 +1,4 @@
-"""Applies tracking events to MLflow through the client API, each so that applying it twice does no harm.
+"""MLflow writer: applies tracking events through the client API, each so that applying it twice does no harm.
 
 Runs are found by their tags before they are made, points carry the time at which they were logged (MLflow keeps one of
 two equal points), and the registries look before they make. So whoever cannot tell whether an event arrived applies it
@@ -7,41 +7,36 @@ again.
 
 from __future__ import annotations
 
-import logging
-import os
-import shlex
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import yaml
-
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# It would print the address of each run that ends, with the password that may be in it.
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-# Events wait in a journal, and are tried again from there: MLflow's own patience of minutes would only hide an outage.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
-
-from mlflow import MlflowClient
-from mlflow.entities import Experiment, Metric, Param, Run, RunTag
+from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
-from pipelines.engine.store.lease import is_here, process_start, this_machine
-from pipelines.tracking.datasets import dataset_input
-from pipelines.tracking.mlflow_client import TrackerRefusedError, first_touch
-from pipelines.tracking.records import flatten, safe_name
+from pipelines.tracking.events import (
+    Artifacts,
+    BeginRun,
+    BeginStage,
+    EndRun,
+    EndStage,
+    Evaluation,
+    Event,
+    LogPoint,
+    Model,
+    Prompts,
+    StageEvent,
+)
+from pipelines.tracking.links import Found
+from pipelines.tracking.mlflow_runs import EVALS, PIPELINES, MlflowRuns
 from pipelines.tracking.registry import Registry
+from pipelines.tracking.stage_events import flatten, safe_name
 from pipelines.tracking.uri import one_line, without_password
 
-PIPELINES = "lumina-video/pipelines"
-EVALS = "lumina-video/evals"
 _UNSENT = "lumina.artifacts"
 """Tag of a run whose artifacts could not be written."""
 _STATUS = {"cached": "FINISHED", "done": "FINISHED", "failed": "FAILED", "blocked": "KILLED", "interrupted": "KILLED"}
-_PARAMS_PER_CALL, _METRICS_PER_CALL, _TAG_CHARS = 100, 1000, 5000
 _REFUSALS = {
     "INVALID_PARAMETER_VALUE",
     "INVALID_STATE",
@@ -60,17 +55,16 @@ def is_refusal(error: Exception) -> bool:
 
 
 class MlflowWriter:
-    """One pipeline run's records.
+    """Writes one pipeline run's events.
 
     Args:
         uri: tracking URI.
         artifacts: where experiments that this makes keep artifacts, for a local database.
-        learn: told ids as they become known, under the keys `parent`, `stage:<name>`, `evaluations`, `model`
-            (name and version), `pipelines_experiment` and `evals_experiment`.
+        found: takes up ids as they become known.
         note: told what the user should know.
 
     Attributes:
-        left_out: what was not written, and can be once somebody has put it right: told to the user, by its name.
+        left_out: what was not written, and can be once somebody has put it right: told to the user.
 
     Raises:
         TrackerRefusedError: an experiment was deleted.
@@ -80,264 +74,167 @@ class MlflowWriter:
         self,
         uri: str,
         artifacts: Path,
-        learn: Callable[[str, Any], None] = lambda key, value: None,
+        found: Found | None = None,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        self.uri, self.learn, self.note = uri, learn, note
-        with first_touch(uri):
-            self.client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-            self.pipelines = self._experiment(PIPELINES, uri, artifacts)
-            self.evals = self._experiment(EVALS, uri, artifacts)
-        self._names = {self.pipelines: PIPELINES, self.evals: EVALS}
-        learn("pipelines_experiment", self.pipelines)
-        learn("evals_experiment", self.evals)
-        self.registry = Registry(self.client, uri, (self.pipelines, self.evals), self._artifact)
-        self.left_out: dict[str, str] = {}
-        self.parent = ""
+        self.found, self.note = found or Found(), note
+        self.runs = MlflowRuns(uri, artifacts)
+        self.client = self.runs.client
+        self.found.pipelines, self.found.evals = self.runs.pipelines, self.runs.evals
+        self.registry = Registry(self.client, uri, (self.runs.pipelines, self.runs.evals), self._send)
+        self.left_out: list[str] = []
         self.run = ""
-        self.stages: dict[str, str] = {}
-        self.evaluations: list[str] = []
 
-    def _experiment(self, name: str, uri: str, artifacts: Path) -> str:
-        found = self.client.get_experiment_by_name(name)
-        if found is not None:
-            self._check_active(found)
-            return str(found.experiment_id)
-        location = (artifacts / name.rpartition("/")[2]).as_uri() if uri.startswith("sqlite:") else None
-        return str(self.client.create_experiment(name, artifact_location=location))
-
-    def apply(self, events: Sequence[dict[str, Any]]) -> None:
+    def apply(self, events: Sequence[Event]) -> None:
         """Write one event, or several points; they may have been written before."""
-        if events[0]["event"] == "point":
-            self._points(events)
-        else:
-            [event] = events
-            getattr(self, f"_{event['event']}")(event)
+        match events[0]:
+            case LogPoint():
+                self._log_points([event for event in events if isinstance(event, LogPoint)])
+            case BeginRun() as event:
+                self._begin_run(event)
+            case BeginStage() as event:
+                self._begin_stage(event)
+            case EndStage() as event:
+                self._end_stage(event)
+            case Evaluation() as event:
+                self._evaluate(event)
+            case Artifacts() as event:
+                self._upload(self.found.stages[event.stage], event)
+            case Prompts() as event:
+                self._mirror_prompts(event)
+            case Model() as event:
+                self.found.model = self.registry.model(event, self.found.stages[event.stage], self.run)
+            case EndRun() as event:
+                self.client.set_tag(self.found.parent, "lumina.state", event.state.lower())
+                self.client.set_terminated(self.found.parent, event.state, event.at_ms)
 
-    def explain(self, event: Mapping[str, Any]) -> bool:
+    def is_left_out(self, event: Event) -> bool:
         """Whether an event was refused since its run was deleted: it is left out then, until somebody restores it.
 
         Raises:
             TrackerRefusedError: the whole experiment was deleted.
         """
-        for experiment in (self.pipelines, self.evals):
-            self._check_active(self.client.get_experiment(experiment))
-        runs = {self.stages.get(event.get("stage", ""), ""), self.parent} - {""}
-        deleted = [run for run in sorted(runs) if self.client.get_run(run).info.lifecycle_stage == "deleted"]
+        stage = self.found.stages.get(event.stage, "") if isinstance(event, StageEvent) else ""
+        deleted = self.runs.deleted(sorted({stage, self.found.parent} - {""}))
         for run in deleted:
+            restore = self.runs.restore("runs", run)
             self._leave_out(
-                f"MLflow run {run}",
-                f"was deleted, and what belongs to it is left out; `{self._restore('runs', run)}` brings it back",
+                f"MLflow run {run}", f"was deleted, and what belongs to it is left out; `{restore}` brings it back"
             )
         return bool(deleted)
 
-    def _check_active(self, experiment: Experiment) -> None:
-        if experiment.lifecycle_stage == "deleted":
-            restore = self._restore("experiments", experiment.experiment_id)
-            raise TrackerRefusedError(f"experiment {experiment.name} was deleted; `{restore}` brings it back")
-
-    def _restore(self, kind: str, number: str) -> str:
-        option = f"--{kind.removesuffix('s')}-id"
-        return f"MLFLOW_TRACKING_URI={shlex.quote(without_password(self.uri))} mlflow {kind} restore {option} {number}"
-
     def _leave_out(self, what: str, why: str) -> None:
         if what not in self.left_out:
-            self.left_out[what] = why
+            self.left_out.append(what)
             self.note(f"{what} {why}, and `lumina track {self.run}` adds it then")
 
     def is_forgotten(self) -> bool:
         """Whether MLflow no longer has the pipeline run that this has made: it came back with another database."""
-        if not self.parent:
-            return False
-        try:
-            self.client.get_run(self.parent)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return True
-        return False
+        return bool(self.found.parent) and self.runs.is_gone(self.found.parent)
 
     def close_killed(self, at_ms: int) -> None:
         """End the run whose events break off, and its stages: its driver was killed."""
-        if self.parent:
-            self._kill_all(self.parent, at_ms)
+        if self.found.parent:
+            self.runs.kill_all(self.found.parent, at_ms)
 
-    def _points(self, points: Sequence[dict[str, Any]]) -> None:
-        by_stage: dict[str, list[Metric]] = {}
-        for point in points:
-            by_stage.setdefault(point["stage"], []).extend(
-                Metric(safe_name(key), value, point["time_ms"], point["step"])
-                for key, value in point["metrics"].items()
-            )
-        for stage, metrics in by_stage.items():
+    def _log_points(self, events: Sequence[LogPoint]) -> None:
+        for stage in dict.fromkeys(event.stage for event in events):
+            points = [event.point for event in events if event.stage == stage]
             try:
-                self._batch(self.stages[stage], metrics=metrics)
+                self.runs.log(
+                    self.found.stages[stage],
+                    [
+                        Metric(safe_name(key), value, point.time_ms, point.step)
+                        for point in points
+                        for key, value in point.metrics.items()
+                    ],
+                )
             except MlflowException as error:
                 # Those of other stages are none of it.
-                if not is_refusal(error) or not self.explain({"stage": stage}):
+                if not is_refusal(error) or not self.is_left_out(LogPoint(stage=stage, point=points[0])):
                     raise
 
-    def _batch(self, run: str, metrics: Sequence[Metric] = (), params: Any = None, tags: Any = None) -> None:
-        parameters = [Param(key, value) for key, value in (params or {}).items()]
-        labels = [RunTag(key, str(value)[:_TAG_CHARS]) for key, value in (tags or {}).items()]
-        for start in range(0, max(len(metrics), 1), _METRICS_PER_CALL):
-            first = start == 0
-            self.client.log_batch(
-                run,
-                metrics=metrics[start : start + _METRICS_PER_CALL],
-                params=parameters[:_PARAMS_PER_CALL] if first else (),
-                tags=labels if first else (),
-            )
-        for start in range(_PARAMS_PER_CALL, len(parameters), _PARAMS_PER_CALL):
-            self.client.log_batch(run, params=parameters[start : start + _PARAMS_PER_CALL])
-
-    def _find(self, experiment: str, **tags: str) -> list[Run]:
-        """Runs with these tags, the newest first; keys without their `lumina.`."""
-        wanted = " and ".join(f"tags.`lumina.{key}` = '{value}'" for key, value in tags.items())
-        return list(self.client.search_runs([experiment], wanted))
-
-    def _begin_run(self, event: dict[str, Any]) -> None:
-        self.run = event["run"]
-        self._close_orphans()
-        known = self._find(self.pipelines, run=self.run, kind="pipeline")
+    def _begin_run(self, event: BeginRun) -> None:
+        self.run = event.run
+        self.runs.close_orphans(but=self.run)
+        known = self.runs.find(self.runs.pipelines, run=self.run, kind="pipeline")
         run = known[0] if known else self.client.create_run(
-            self.pipelines, start_time=event["at_ms"], tags=event["tags"], run_name=f"{event['name']} | {event['run']}"
+            self.runs.pipelines, start_time=event.at_ms, tags=event.tags, run_name=f"{event.name} | {event.run}"
         )  # fmt: skip
-        self.parent = run.info.run_id
-        self.learn("parent", self.parent)
-        if event["config"]:
-            self._batch(self.parent, params=flatten(event["config"]))
-            text = yaml.safe_dump(event["config"], sort_keys=False, allow_unicode=True)
-            self._artifact(self.parent, lambda: self.client.log_text(self.parent, text, "config.yaml"))
+        self.found.parent = run.info.run_id
+        if event.config:
+            self.runs.log(self.found.parent, params=flatten(event.config))
+            text = yaml.safe_dump(event.config, sort_keys=False, allow_unicode=True)
+            self._send(self.found.parent, lambda: self.client.log_text(self.found.parent, text, "config.yaml"))
 
-    def _close_orphans(self) -> None:
-        """Mark the runs of killed drivers of this host as killed: nobody else will."""
-        running = "attributes.status = 'RUNNING'"
-        host = f"tags.`lumina.host` = '{socket.gethostname()}'"
-        for run in self.client.search_runs([self.pipelines], f"{running} and {host}"):
-            tags = run.data.tags
-            if tags.get("lumina.machine") != this_machine():
-                continue  # a container of the same name: its pids are others
-            alive = process_start(int(tags["lumina.pid"])) == tags["lumina.process_start"]
-            # This one may be what a killed driver left to be written, which knows better how it ended.
-            if alive or tags["lumina.run"] == self.run:
-                continue
-            self._kill_all(run.info.run_id)
-
-    def _close_earlier(self, attempts: Sequence[Run]) -> None:
-        """Mark earlier attempts that still seem to run as killed: whoever begins one holds the lease of the stage.
-
-        A driver that lost its lease on another host is most likely dead, and its runs are marked, too. Should it live,
-        they take their true state when they end.
-        """
-        for run in attempts:
-            if run.info.status != "RUNNING":
-                continue
-            parent = self.client.get_run(run.data.tags["mlflow.parentRunId"])
-            deleted = parent.info.lifecycle_stage == "deleted"
-            tags = parent.data.tags
-            if deleted or is_here(tags["lumina.host"], tags.get("lumina.machine", "")):
-                self._kill(run.info.run_id)
-            else:
-                self._kill_all(parent.info.run_id)
-
-    def _kill_all(self, parent: str, at_ms: int | None = None) -> None:
-        child = f"attributes.status = 'RUNNING' and tags.`mlflow.parentRunId` = '{parent}'"
-        for orphan in self.client.search_runs([self.pipelines], child):
-            self._kill(orphan.info.run_id, at_ms)
-        self._kill(parent, at_ms)
-
-    def _kill(self, run: str, at_ms: int | None = None) -> None:
-        self.client.set_tag(run, "lumina.state", "killed")
-        self.client.set_terminated(run, "KILLED", at_ms)
-
-    def _begin_stage(self, event: dict[str, Any]) -> None:
-        stage = event["stage"]
+    def _begin_stage(self, event: BeginStage) -> None:
         tags = {
-            "mlflow.parentRunId": self.parent,
-            "lumina.kind": event["kind"],
-            "lumina.stage": stage,
-            "lumina.fingerprint": event["fingerprint"],
+            "mlflow.parentRunId": self.found.parent,
+            "lumina.kind": event.kind,
+            "lumina.stage": event.stage,
+            "lumina.fingerprint": event.fingerprint,
             "lumina.run": self.run,
             "mlflow.source.name": "lumina run",
         }
-        name, attempt = stage, event["attempt"]
-        if attempt is not None:
-            tags["lumina.attempt"] = str(attempt)
-            name = stage if attempt == 1 else f"{stage} | attempt {attempt}"
-        if event["earlier"]:
-            tried = self._find(self.pipelines, stage=stage, fingerprint=event["fingerprint"])
+        name = event.stage
+        if event.attempt is not None:
+            tags["lumina.attempt"] = str(event.attempt)
+            name += f" | attempt {event.attempt}" if event.attempt > 1 else ""
+        if event.earlier:
+            tried = self.runs.find(self.runs.pipelines, stage=event.stage, fingerprint=event.fingerprint)
             by_run = {run.data.tags["lumina.run"]: run for run in tried}
-            earlier = [by_run[run] for run in event["earlier"] if run in by_run]
+            earlier = [by_run[run] for run in event.earlier if run in by_run]
             if earlier:
                 tags["lumina.previous_attempt"] = earlier[-1].info.run_id
-            self._close_earlier(earlier)
-        known = self._find(self.pipelines, run=self.run, stage=stage)
+            self.runs.close_attempts(earlier)
+        known = self.runs.find(self.runs.pipelines, run=self.run, stage=event.stage)
         run = known[0] if known else self.client.create_run(
-            self.pipelines, start_time=event["at_ms"], tags=tags, run_name=name
+            self.runs.pipelines, start_time=event.at_ms, tags=tags, run_name=name
         )  # fmt: skip
-        run_id = self.stages[stage] = run.info.run_id
-        self._batch(run_id, params=event["params"])
-        self._datasets(run_id, event)
-        self.learn(f"stage:{stage}", run_id)
+        run_id = self.found.stages[event.stage] = run.info.run_id
+        self.runs.log(run_id, params=event.params)
+        self.runs.log_datasets(run_id, event.inputs, None)
 
-    def _end_stage(self, event: dict[str, Any]) -> None:
-        stage, manifest = event["stage"], event["manifest"]
-        if stage not in self.stages:
-            if event["state"] == "blocked":
+    def _end_stage(self, event: EndStage) -> None:
+        if event.stage not in self.found.stages:
+            if event.state == "blocked":
                 return
             # It failed before its fingerprint was known: it still deserves a run.
-            blank = {"kind": stage.partition("@")[0], "fingerprint": "", "params": {}, "inputs": [], "attempt": None}
-            self._begin_stage({"stage": stage, "at_ms": event["at_ms"], "earlier": [], **blank})
-        run = self.stages[stage]
-        tags = {"lumina.cache": "hit" if event["state"] == "cached" else "miss", "lumina.state": event["state"]}
-        metrics: list[Metric] = []
-        if event["error"]:
-            tags["lumina.error"] = event["error"]
-        if manifest:
-            tags |= {"lumina.digest": manifest["digest"], "lumina.manifest": event["manifest_path"]}
-            if manifest.get("drift"):
-                tags["lumina.code_drift"] = manifest["drift"]
-            if event["state"] == "cached":
-                tags["lumina.origin_run"] = self._origin(manifest)
-            metrics = [Metric(key, value, event["at_ms"], 0) for key, value in manifest["metrics"].items()]
-            self._datasets(run, event)
-        self._batch(run, metrics=metrics, tags=tags)
-        self.client.set_terminated(run, _STATUS[event["state"]], event["at_ms"])
+            self._begin_stage(BeginStage(stage=event.stage, kind=event.stage.partition("@")[0], at_ms=event.at_ms))
+        run, output = self.found.stages[event.stage], event.output
+        tags = {"lumina.cache": "hit" if event.state == "cached" else "miss", "lumina.state": event.state}
+        if event.error:
+            tags["lumina.error"] = event.error
+        if output:
+            tags |= {"lumina.digest": output.digest, "lumina.manifest": output.manifest}
+            if event.drift:
+                tags["lumina.code_drift"] = event.drift
+            if event.state == "cached":
+                tags["lumina.origin_run"] = self._origin(event.origin, output.fingerprint)
+        self.runs.log(run, [Metric(key, value, event.at_ms, 0) for key, value in event.metrics.items()], tags=tags)
+        self.runs.log_datasets(run, (), output)
+        self.client.set_terminated(run, _STATUS[event.state], event.at_ms)
 
-    def _datasets(self, run: str, event: dict[str, Any]) -> None:
-        datasets = [dataset_input(one, "input", ", ".join(one["keys"])) for one in event.get("inputs", ())]
-        if "output" in event:
-            datasets.append(dataset_input(event["output"], "output", "output"))
-        if datasets:
-            self.client.log_inputs(run, datasets=datasets)
-
-    def _origin(self, manifest: dict[str, Any]) -> str:
+    def _origin(self, origin: Mapping[str, str], fingerprint: str) -> str:
         """The run that computed an output; empty if this server has none.
 
         The manifest names it, unless MLflow was away then, or another server is asked now.
         """
-        if manifest["origin"].get("uri") == without_password(self.uri):
-            return str(manifest["origin"]["run_id"])
-        found = self._find(self.pipelines, fingerprint=manifest["fingerprint"], state="done")
-        return found[0].info.run_id if found else ""
+        if origin.get("uri") == without_password(self.runs.uri):
+            return origin["run_id"]
+        found = self.runs.find(self.runs.pipelines, fingerprint=fingerprint, state="done")
+        return str(found[0].info.run_id) if found else ""
 
-    def _artifacts(self, event: dict[str, Any]) -> None:
-        self._upload(self.stages[event["stage"]], event)
-
-    def _upload(self, run: str, event: dict[str, Any]) -> None:
-        for name in event["names"]:
-            path = Path(event["path"]) / name
-            parent = Path(name).parent.as_posix()
-            if path.is_file() and path.resolve() == Path(event["path"]).resolve() / name:
-                folder = None if parent == "." else parent
-                self._artifact(run, partial(self.client.log_artifact, run, str(path), folder))
+    def _upload(self, run: str, event: Artifacts) -> None:
+        for name in event.names:
+            out = Path(event.output.path)
+            path, folder = out / name, Path(name).parent.as_posix()
+            if path.is_file() and path.resolve() == out.resolve() / name:
+                self._send(run, partial(self.client.log_artifact, run, str(path), None if folder == "." else folder))
             else:
                 self.note(f"MLflow run {run}: {path} is no longer there, so it has no artifact {name}")
 
-    def _artifact(self, run: str, send: Callable[[], object]) -> None:
+    def _send(self, run: str, send: Callable[[], object]) -> None:
         """Send an artifact. Where artifacts lie is none of the tracking store: what fails there holds up nothing else.
 
         Raises whatever says that the tracking store itself is away.
@@ -345,61 +242,52 @@ class MlflowWriter:
         try:
             send()
         except Exception as error:  # noqa: BLE001  (each kind of place fails in its own way)
-            found = self.client.get_run(run)
-            root = found.info.artifact_uri.removesuffix(f"/{run}/artifacts")
+            info = self.client.get_run(run).info
+            root = info.artifact_uri.removesuffix(f"/{run}/artifacts")
             self.client.set_tag(run, _UNSENT, "missing")
             self._leave_out(
-                f"artifacts of MLflow's experiment {self._names[found.info.experiment_id]}",
+                f"artifacts of MLflow's experiment {EVALS if info.experiment_id == self.runs.evals else PIPELINES}",
                 f"cannot be written to {without_password(root)} ({type(error).__name__}: {one_line(error)}), and are "
                 "left out, unlike all else; let this host write there",
             )
 
-    def _prompts(self, event: dict[str, Any]) -> None:
-        for source in self.registry.prompts(event["texts"]):
+    def _mirror_prompts(self, event: Prompts) -> None:
+        for source in self.registry.prompts(event.texts):
             self.note(
                 f"the system prompt of {source} has braces that MLflow shows as a template; they are literal text, and "
                 "the pipeline fills in nothing"
             )
-        for run in (self.stages[event["stage"]], self.parent):
-            self.registry.link(run, event["texts"])
+        for run in (self.found.stages[event.stage], self.found.parent):
+            self.registry.link(run, event.texts)
 
-    def _model(self, event: dict[str, Any]) -> None:
-        self.learn("model", self.registry.model(event, self.stages[event["stage"]], self.run))
-
-    def _evaluation(self, event: dict[str, Any]) -> None:
+    def _evaluate(self, event: Evaluation) -> None:
         """One flat run per evaluation: nested ones open collapsed, and their charts stay empty."""
-        name, fingerprint, params = event["name"], event["fingerprint"], event["params"]
-        known = {run.data.tags["lumina.evaluation"]: run for run in self._find(self.evals, fingerprint=fingerprint)}
-        whole = name in known and _UNSENT not in known[name].data.tags
-        if whole and known[name].info.status == "FINISHED":
-            run_id = known[name].info.run_id
-        else:
+        fingerprint, params = event.output.fingerprint, event.params
+        found = self.runs.find(self.runs.evals, fingerprint=fingerprint)
+        run = next((one for one in found if one.data.tags["lumina.evaluation"] == event.name), None)
+        if run is None or run.info.status != "FINISHED" or _UNSENT in run.data.tags:
             tags = {
                 "lumina.kind": "evaluation",
-                "lumina.evaluation": name,
-                "lumina.stage": event["stage"],
+                "lumina.evaluation": event.name,
+                "lumina.stage": event.stage,
                 "lumina.fingerprint": fingerprint,
-                "lumina.pipeline_run": self.parent,
+                "lumina.pipeline_run": self.found.parent,
                 "lumina.run": self.run,
                 "mlflow.source.name": "lumina run",
             }
             tags |= {key: params[key] for key in ("system_prompt", "source") if key in params}
-            run = known.get(name) or self.client.create_run(
-                self.evals, start_time=event["began_ms"], tags=tags, run_name=f"{name} | {fingerprint[:4]}"
+            run = run or self.client.create_run(
+                self.runs.evals, start_time=event.began_ms, tags=tags, run_name=f"{event.name} | {fingerprint[:4]}"
             )
             run_id = run.info.run_id
-            metrics = [Metric(key, value, event["ended_ms"], event["step"]) for key, value in event["metrics"].items()]
-            self._batch(run_id, metrics=metrics, params=params)
-            self._datasets(run_id, event)
+            metrics = [Metric(key, value, event.ended_ms, event.step) for key, value in event.metrics.items()]
+            self.runs.log(run_id, metrics, params)
+            self.runs.log_datasets(run_id, event.inputs, event.output)
             if _UNSENT in run.data.tags:
                 self.client.delete_tag(run_id, _UNSENT)
             self._upload(run_id, event)
-            self.client.set_terminated(run_id, "FINISHED", event["ended_ms"])
+            self.client.set_terminated(run_id, "FINISHED", event.ended_ms)
+        run_id = run.info.run_id
         self.registry.link(run_id, [params["system_prompt"]] if "system_prompt" in params else [])
-        if run_id not in self.evaluations:
-            self.evaluations.append(run_id)
-        self.learn("evaluations", list(self.evaluations))
-
-    def _end_run(self, event: dict[str, Any]) -> None:
-        self.client.set_tag(self.parent, "lumina.state", event["state"].lower())
-        self.client.set_terminated(self.parent, event["state"], event["at_ms"])
+        if run_id not in self.found.evaluations:
+            self.found.evaluations.append(run_id)

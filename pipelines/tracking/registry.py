@@ -1,4 +1,4 @@
-"""Checkpoints in MLflow's model registry, and system prompts in its prompt registry: pointers and copies, no truth.
+"""Model registry and prompt registry of MLflow: checkpoints and system prompts as pointers and copies, no truth.
 
 Everything here looks before it makes: the same checkpoint or the same text again gives no new version.
 """
@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from mlflow import MlflowClient
@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.prompt.constants import PROMPT_TEMPLATE_VARIABLE_PATTERN
 
 from curation.control_characters import shown_in_line
+from pipelines.tracking.events import Model
 
 _LINKED_PROMPTS = "mlflow.linkedPrompts"
 _PROMPT_EXPERIMENTS = "_mlflow_experiment_ids"
@@ -62,27 +63,26 @@ class Registry:
         self._artifact = artifact
         self._versions: dict[str, tuple[str, str]] = {}
 
-    def model(self, event: Mapping[str, Any], run: str, pipeline_run: str) -> tuple[str, str]:
+    def model(self, event: Model, run: str, pipeline_run: str) -> tuple[str, str]:
         """Register a checkpoint where it lies, without copying it; returns name and version.
 
         The version's source is the checkpoint's URI. A server refuses paths that are not its own: there it is a text
         beside the stage's run that names the checkpoint. Neither is a model that `mlflow.pyfunc` can load.
 
         Args:
-            event: what `Records` made of it.
+            event: the checkpoint.
             run: the stage's MLflow run.
             pipeline_run: id of the pipeline run; the alias goes to the newest.
         """
-        model, manifest = event["model"], event["manifest"]
-        name, alias, text = model["name"], model["alias"], _how_to_use(event)
+        name, output, text = event.name, event.output, _how_to_use(event)
         self._unless_there(self._client.create_registered_model, name, description=_ABOUT)
-        found = self._client.search_model_versions(f"name = '{name}' and tags.`lumina.digest` = '{manifest['digest']}'")
+        found = self._client.search_model_versions(f"name = '{name}' and tags.`lumina.digest` = '{output.digest}'")
         tags = {
-            "lumina.digest": manifest["digest"],
-            "lumina.fingerprint": manifest["fingerprint"],
-            "lumina.manifest": event["manifest_path"],
-            "lumina.checkpoint": event["uri"],
-            "lumina.stage": event["stage"],
+            "lumina.digest": output.digest,
+            "lumina.fingerprint": output.fingerprint,
+            "lumina.manifest": output.manifest,
+            "lumina.checkpoint": output.uri,
+            "lumina.stage": event.stage,
             "lumina.run": pipeline_run,
         }
         if found:
@@ -92,15 +92,15 @@ class Registry:
             for key, value in tags.items():
                 self._client.set_model_version_tag(name, version, key, value)
         else:
-            source = event["uri"]
+            source = output.uri
             if self._remote and source.startswith("file:"):
                 self._artifact(run, lambda: self._client.log_text(run, text, "checkpoint/README.md"))
                 source = f"runs:/{run}/checkpoint"
             version = str(self._client.create_model_version(name, source, run, tags, description=text).version)
         # A record that is replayed late must not take the alias from a newer run.
-        held = f"lumina.{alias}.run"
+        held = f"lumina.{event.alias}.run"
         if self._client.get_registered_model(name).tags.get(held, "") <= pipeline_run:
-            self._client.set_registered_model_alias(name, alias, version)
+            self._client.set_registered_model_alias(name, event.alias, version)
             self._client.set_registered_model_tag(name, held, pipeline_run)
         return name, version
 
@@ -126,7 +126,7 @@ class Registry:
             self._versions[source] = (name, str(made.version))
         return braces
 
-    def link(self, run: str, sources: Mapping[str, str] | list[str]) -> None:
+    def link(self, run: str, sources: Iterable[str]) -> None:
         """Show at a run which system prompts it used, and at those prompts the run; unknown sources are left out."""
         linked = [self._versions[source] for source in sorted(sources) if source in self._versions]
         if linked:
@@ -150,13 +150,13 @@ class Registry:
                 raise
 
 
-def _how_to_use(event: Mapping[str, Any]) -> str:
+def _how_to_use(event: Model) -> str:
     """Description of a model version, in Markdown."""
-    model = event["model"]
-    command = model["use"].format(checkpoint=shlex.quote(event["path"])).replace("\n", "\n    ")
+    output = event.output
+    command = event.use.format(checkpoint=shlex.quote(output.path)).replace("\n", "\n    ")
     return (
-        f"{model['what']} Stage `{event['stage']}`.\n\n"
-        f"The weights stay where the pipeline put them:\n\n    {event['path']}\n\n"
+        f"{event.what} Stage `{event.stage}`.\n\n"
+        f"The weights stay where the pipeline put them:\n\n    {output.path}\n\n"
         f"Use them:\n\n    {command}\n\n"
-        f"What they were made from: `{event['manifest_path']}`, digest `{event['manifest']['digest']}`."
+        f"What they were made from: `{output.manifest}`, digest `{output.digest}`."
     )

@@ -1,18 +1,18 @@
-"""Writes to MLflow what runs could not: their journals, event by event, as often as it takes."""
+"""Replay of journals: writes to MLflow what runs could not, event by event, as often as it takes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
 
 from pipelines.engine.store.store import Store
 from pipelines.errors import StoreError
+from pipelines.tracking.events import EndRun, Event, LogPoint, plain_event
 from pipelines.tracking.journal import Journal, run_of, waiting
 from pipelines.tracking.mlflow_client import check_answers, sorted_error
 from pipelines.tracking.mlflow_writer import MlflowWriter, is_refusal
-from pipelines.tracking.tracker import artifacts_of, groups
-from pipelines.tracking.uri import default_uri, one_line, with_password, without_password
+from pipelines.tracking.uri import artifacts_of, default_uri, one_line, with_password, without_password
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,34 @@ class Replayed:
         return f"{self.events:,} records of run {self.run} were still to be written, and now are{but}{end}"
 
 
-def apply(
-    writer: MlflowWriter, events: Sequence[dict[str, Any]], journal: Journal | None, note: Callable[[str], None]
+def write_events(
+    writer: MlflowWriter, pending: list[Event], journal: Journal | None, note: Callable[[str], None]
 ) -> None:
-    """Write events; what MLflow refuses for good is put aside, since it would hold up all that follow.
+    """Write events and take them out of `pending`. What MLflow refuses for good would hold up all that follow: it is
+    put aside.
 
     Raises whatever says that MLflow is away, or takes nothing.
     """
-    try:
-        writer.apply(list(events))
-    except Exception as error:
-        if not is_refusal(error):
-            raise
-        if writer.explain(events[0]):
-            return
-        kept = f", kept in {journal.refuse(events, error)}" if journal is not None else ""
-        note(f"MLflow refused a record ({events[0]['event']}: {one_line(error)}){kept}")
+    for group in groups(tuple(pending)):
+        try:
+            writer.apply(group)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            if not writer.is_left_out(group[0]):
+                files = {journal.refuse(plain_event(event), error) for event in group} if journal else set()
+                kept = "".join(f", kept in {file}" for file in files)
+                note(f"MLflow refused a record ({type(group[0]).__name__}: {one_line(error)}){kept}")
+        del pending[: len(group)]
+
+
+def groups(events: Sequence[Event]) -> Iterator[list[Event]]:
+    """Events as they are written: neighbouring points together, every other event on its own."""
+    for points, members in groupby(events, lambda event: isinstance(event, LogPoint)):
+        if points:
+            yield list(members)
+        else:
+            yield from ([event] for event in members)
 
 
 def replay_waiting(
@@ -80,12 +92,12 @@ def replay_waiting(
             continue
         if journal is None:
             continue
+        target = journal.uri or default_uri(store)
         try:
-            target = journal.uri or default_uri(store)
             if uri is None or without_password(uri) == target:
                 yield _replay(store, journal, to or uri or with_password(target), note)
         except Exception as error:
-            raise sorted_error(error, to or journal.uri or default_uri(store)) from error
+            raise sorted_error(error, to or target) from error
         finally:
             journal.close()
 
@@ -93,20 +105,13 @@ def replay_waiting(
 def _replay(store: Store, journal: Journal, uri: str, note: Callable[[str], None]) -> Replayed:
     check_answers(uri)
     writer = MlflowWriter(uri, artifacts_of(store), note=note)
-    found = journal.read()
-    events = found.events
-    if found.broken:
-        note(f"{journal.path}: {found.broken} lines are broken, as after a full disk, and left out")
-    for event, why in found.strange:
-        kept = journal.refuse([event], why)
+    events, strange = journal.read()
+    for data, why in strange:
+        kept = journal.refuse(data, why)
         note(f"{journal.path}: no run has written a record in it ({one_line(why)}); nobody acts on it, it is in {kept}")
-    for group in groups(events):
-        apply(writer, group, journal, note)
-    killed = not events or events[-1]["event"] != "end_run"
+    write_events(writer, list(events), journal, note)
+    killed = not events or not isinstance(events[-1], EndRun)
     if killed and events:
-        writer.close_killed(events[-1]["at_ms"])
-    if writer.left_out:
-        journal.hold()
-    else:
-        journal.remove()
+        writer.close_killed(events[-1].at_ms)
+    journal.finish(bool(writer.left_out))
     return Replayed(journal.run, without_password(uri), len(events), killed, tuple(writer.left_out))

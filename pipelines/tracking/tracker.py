@@ -13,10 +13,9 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.engine.events import StageOutcome
 from pipelines.engine.stage import Stage
@@ -25,10 +24,11 @@ from pipelines.engine.store.store import Store
 from pipelines.git import git_state
 from pipelines.secrets import scrubbed
 from pipelines.tracking.attempts import Attempts
+from pipelines.tracking.events import BeginRun, EndRun, Event, LogPoint, Point, now_ms, plain_event, read_event
 from pipelines.tracking.journal import Journal
-from pipelines.tracking.links import Links, links
-from pipelines.tracking.records import Records
-from pipelines.tracking.uri import target, without_password
+from pipelines.tracking.links import Found, Links, links
+from pipelines.tracking.stage_events import StageEvents
+from pipelines.tracking.uri import artifacts_of, target, without_password
 
 if TYPE_CHECKING:
     from pipelines.tracking.mlflow_client import TrackerError
@@ -36,29 +36,14 @@ if TYPE_CHECKING:
 
 _RUN_ID_WAIT_S = 1.0
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 60.0
-_MENDED = "once that is mended, by the next run or `lumina track`"
-_KINDS = {
-    "TrackerAwayError": ("is away", "when MLflow is back"),
-    "TrackerRefusedError": ("takes no records", _MENDED),
-    "TrackerFaultError": ("cannot be used from here", _MENDED),
-}
-"""Kind of error -> what is said of MLflow, and when it has the records."""
-
-
-def artifacts_of(store: Store) -> Path:
-    """Where the artifacts of a local database lie."""
-    return store.root / "mlflow-artifacts"
 
 
 class MlflowTracking:
     """Tracks one pipeline run: a parent run, a nested run per stage, and a flat run per evaluation.
 
-    A stage that was stopped and is continued by another pipeline run has a nested run there too: one per attempt, with
-    its number in the tag `lumina.attempt` and the run before it in `lumina.previous_attempt`. The newest has the whole
-    curve, each step once: the points that earlier attempts logged are written to it again, and the steps that it
-    repeats since the last checkpoint are not. So one run shows how a stage went, and can be compared with others
-    without knowing where it was interrupted; the runs of earlier attempts show how far each got, and end as FAILED or
-    KILLED, those of a driver that was killed as well.
+    A stage that is continued by another pipeline run has a nested run there too: one per attempt, with its number in
+    the tag `lumina.attempt` and the run before it in `lumina.previous_attempt`. The newest has the whole curve, each
+    step once; those of earlier attempts show how far each got, and end as FAILED or KILLED.
 
     Args:
         store: holds the default database, the artifacts and the journal of unwritten events.
@@ -82,10 +67,8 @@ class MlflowTracking:
         self.store, self.uri, self.run_id = store, self.target.uri, run_id
         self._shown = without_password(self.uri)
         self.note = note
-        self.stage_ids: dict[str, str] = {}
-        self.found: dict[str, Any] = {}
-        self._records = Records(name)
-        self._known = threading.Condition()
+        self.found = Found()
+        self._stages = StageEvents(name)
         self._away = threading.Event()
         self._told: type[TrackerError] | None = None
         self._last: dict[str, dict[str, int]] = {}
@@ -94,45 +77,35 @@ class MlflowTracking:
         self._order = threading.Lock()
         self._journal = self._open_journal()
         self._unwritten = True
-        self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        tags = {
+            "lumina.kind": "pipeline",
+            "lumina.run": run_id,
+            "lumina.store": store.uri,
+            "lumina.host": socket.gethostname(),
+            "lumina.pid": str(os.getpid()),
+            "lumina.process_start": process_start(os.getpid()) or "",
+            "lumina.machine": this_machine(),
+            "mlflow.source.name": "lumina run",
+            **({"mlflow.source.git.commit": commit} if (commit := git_state().get("commit")) else {}),
+        }
+        self._put(BeginRun(name=name, run=run_id, config=config or {}, tags=tags))
         self._thread = threading.Thread(target=self._write, name="tracking", daemon=True)
-        self._put(
-            "begin_run",
-            name=name,
-            run=run_id,
-            config=dict(config or {}),
-            tags={
-                "lumina.kind": "pipeline",
-                "lumina.run": run_id,
-                "lumina.store": store.uri,
-                "lumina.host": socket.gethostname(),
-                "lumina.pid": str(os.getpid()),
-                "lumina.process_start": process_start(os.getpid()) or "",
-                "lumina.machine": this_machine(),
-                "mlflow.source.name": "lumina run",
-                **({"mlflow.source.git.commit": commit} if (commit := git_state().get("commit")) else {}),
-            },
-        )
         self._thread.start()
 
     def begin_stage(self, stage: Stage, fingerprint: str, inputs: Mapping[str, str], curve: Path | None) -> None:
         """Open the stage's run and, for a resumed stage, write again the points it had logged before."""
         attempts = None if curve is None else Attempts(curve, self.run_id)
-        earlier = [] if attempts is None else attempts.points
+        earlier = attempts.points if attempts else []
         with self._points_lock:
             last = self._last[stage.name] = {}
             for point in earlier:
-                last.update(dict.fromkeys(point["metrics"], point["step"]))
+                last.update(dict.fromkeys(point.metrics, point.step))
             if attempts is not None:
                 self._attempts[stage.name] = attempts
-        self._put(
-            "begin_stage",
-            **self._records.begin(stage, fingerprint, inputs),
-            attempt=None if attempts is None else attempts.number,
-            earlier=[] if attempts is None else attempts.earlier,
-        )
+        self._put(self._stages.begin(stage, fingerprint, inputs, attempts))
         for point in earlier:
-            self._put("point", stage=stage.name, **point)
+            self._put(LogPoint(stage=stage.name, point=point))
 
     def point(self, stage: str, metrics: Mapping[str, float], step: int) -> None:
         """Queue a point of a curve; a step that a metric has seen before is dropped, as after a resume."""
@@ -142,35 +115,35 @@ class MlflowTracking:
             if not new:
                 return
             last.update(dict.fromkeys(new, step))
-            entry = {"metrics": new, "step": step, "time_ms": int(time.time() * 1000)}
+            point = Point(new, step, now_ms())
             if stage in self._attempts:
-                self._attempts[stage].add_point(entry)
-        self._put("point", stage=stage, **entry)
+                self._attempts[stage].add_point(point)
+        self._put(LogPoint(stage=stage, point=point))
 
     def stage_run(self, stage: str) -> Mapping[str, Any]:
         """Run id and URI of a begun stage; waits a moment for the writer, empty when it is behind or MLflow away."""
         deadline = time.monotonic() + _RUN_ID_WAIT_S
-        with self._known:
-            while stage not in self.stage_ids and not self._away.is_set() and time.monotonic() < deadline:
-                self._known.wait(0.2)
-            return {"run_id": self.stage_ids[stage], "uri": self._shown} if stage in self.stage_ids else {}
+        while stage not in self.found.stages and not self._away.is_set() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        found = self.found.stages.get(stage)
+        return {"run_id": found, "uri": self._shown} if found else {}
 
     def end_stage(self, stage: str, outcome: StageOutcome) -> None:
         """Close the stage's run with what its manifest says."""
         try:
-            for event, fields in self._records.end(stage, outcome):
-                self._put(event, **fields)
+            for event in self._stages.end(stage, outcome):
+                self._put(event)
         except (OSError, ValueError) as error:
             self.note(f"MLflow is not told all of {stage}: {error}")
 
-    def close(self, state: str, timeout_s: float = 120.0) -> Links:
+    def close(self, state: Literal["FINISHED", "FAILED", "KILLED"], timeout_s: float = 120.0) -> Links:
         """End the pipeline's run, wait for the writer, and tell where things are.
 
         Args:
-            state: FINISHED, FAILED or KILLED.
+            state: of the run.
             timeout_s: how long to wait for what is still queued.
         """
-        self._put("end_run", state=state)
+        self._put(EndRun(state=state))
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             self.note(
@@ -186,46 +159,47 @@ class MlflowTracking:
             self.note(f"no journal of MLflow's records can be kept ({error}): should MLflow be away, they are lost")
             return None
 
-    def _put(self, event: str, **fields: Any) -> None:
-        record = scrubbed({"event": event, "at_ms": int(time.time() * 1000), **fields})
+    def _put(self, event: Event) -> None:
+        record = scrubbed(plain_event(event))
         with self._order:
             if self._journal is not None:
                 # A full disk stops no training; what is in the queue is written all the same.
                 with contextlib.suppress(OSError):
                     self._journal.append(record)
-            self._events.put(record)
+            self._events.put(read_event(record))
 
     def _write(self) -> None:
         """Body of the writer thread: apply events in order; while MLflow is away, try again after a longer and longer
         time."""
         writer: MlflowWriter | None = None
-        pending: list[dict[str, Any]] = []
+        pending: list[Event] = []
         delay, due = _FIRST_RETRY_S, 0.0
-        while True:
+        ending = False
+        while not ending:
             pending += self._take(None if not pending else max(0.0, due - time.monotonic()))
-            ending = _ends(pending)
+            ending = bool(pending) and isinstance(pending[-1], EndRun)
             if pending and (ending or time.monotonic() >= due):
                 try:
-                    if writer is not None and self._away.is_set():
-                        writer, pending = self._reconnect(writer, pending)
-                        ending = _ends(pending)
-                    writer = writer or self._connect()
-                    self._apply(writer, pending)
+                    writer = self._connect(writer, pending)
+                    ending = isinstance(pending[-1], EndRun)
+                    from pipelines.tracking.replay import write_events
+
+                    write_events(writer, pending, self._journal, self.note)
                 except Exception as error:  # noqa: BLE001  (whatever a tracker does wrong, the run goes on)
                     due, delay = time.monotonic() + delay, min(2 * delay, _LAST_RETRY_S)
                     self._lose(error)
                 else:
                     delay = _FIRST_RETRY_S
                     self._regain()
-            if ending:
-                left_out = bool(writer is not None and writer.left_out)
-                if self._journal is not None:
-                    end = self._journal.close if pending else self._journal.hold if left_out else self._journal.remove
-                    end()
-                self._unwritten = bool(pending) or left_out
-                return
+        left_out = bool(writer is not None and writer.left_out)
+        if self._journal is not None:
+            if pending:
+                self._journal.close()
+            else:
+                self._journal.finish(left_out)
+        self._unwritten = bool(pending) or left_out
 
-    def _take(self, wait_s: float | None) -> list[dict[str, Any]]:
+    def _take(self, wait_s: float | None) -> list[Event]:
         """All events that have come; waits for the first, `wait_s` at most."""
         taken = []
         with contextlib.suppress(queue.Empty):
@@ -234,48 +208,29 @@ class MlflowTracking:
                 taken.append(self._events.get_nowait())
         return taken
 
-    def _connect(self) -> MlflowWriter:
-        """Reach MLflow, and write what earlier runs could not: it comes first."""
+    def _connect(self, writer: MlflowWriter | None, pending: list[Event]) -> MlflowWriter:
+        """Reach MLflow, and write what earlier runs could not: it comes first. Where it was away and came back without
+        our run, start again with all events."""
         from pipelines.tracking.mlflow_client import check_answers
 
+        if writer is not None and not self._away.is_set():
+            return writer
         check_answers(self.uri)
         # MLflow takes seconds to import: the run need not wait for it.
         from pipelines.tracking.mlflow_writer import MlflowWriter
         from pipelines.tracking.replay import replay_waiting
 
-        writer = MlflowWriter(self.uri, artifacts_of(self.store), self._learn, self.note)
+        if writer is not None:
+            if self._journal is None or not writer.is_forgotten():
+                return writer
+            with self._order:
+                self._take(0.0)
+                pending[:], _ = self._journal.read()
+        self.found = Found()
+        writer = MlflowWriter(self.uri, artifacts_of(self.store), self.found, self.note)
         for replayed in replay_waiting(self.store, self.uri, self.note):
             self.note(f"MLflow ({self._shown}): {replayed.told()}")
         return writer
-
-    def _reconnect(
-        self, writer: MlflowWriter, pending: list[dict[str, Any]]
-    ) -> tuple[MlflowWriter | None, list[dict[str, Any]]]:
-        """Find MLflow as it was; or start again with all events, where it came back without our run."""
-        from pipelines.tracking.mlflow_client import check_answers
-
-        check_answers(self.uri)
-        if self._journal is None or not writer.is_forgotten():
-            return writer, pending
-        with self._order:
-            self._take(0.0)
-            return None, self._journal.read().events
-
-    def _apply(self, writer: MlflowWriter, pending: list[dict[str, Any]]) -> None:
-        """Write and take away the first events, until one fails."""
-        from pipelines.tracking.replay import apply
-
-        for group in groups(tuple(pending)):
-            apply(writer, group, self._journal, self.note)
-            del pending[: len(group)]
-
-    def _learn(self, key: str, value: Any) -> None:
-        with self._known:
-            if key.startswith("stage:"):
-                self.stage_ids[key.removeprefix("stage:")] = value
-            else:
-                self.found[key] = value
-            self._known.notify_all()
 
     def _lose(self, error: Exception) -> None:
         from pipelines.tracking.mlflow_client import sorted_error
@@ -283,9 +238,9 @@ class MlflowTracking:
         found = sorted_error(error, self.uri)
         if self._told is not type(found):
             where = f"kept in {self._journal.path}" if self._journal else "kept in memory"
-            kind, when = _KINDS[type(found).__name__]
             self.note(
-                f"MLflow ({self._shown}) {kind}: {found}; the run goes on, its records are {where} and written {when}"
+                f"MLflow ({self._shown}) {found.state}: {found}; the run goes on, its records are {where} and written "
+                f"{found.when}"
             )
         self._told = type(found)
         self._away.set()
@@ -295,16 +250,3 @@ class MlflowTracking:
             self.note(f"MLflow ({self._shown}) is back, and has the records that it missed")
         self._told = None
         self._away.clear()
-
-
-def _ends(events: Sequence[dict[str, Any]]) -> bool:
-    return bool(events) and events[-1]["event"] == "end_run"
-
-
-def groups(events: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Events as they are written: neighbouring points together, every other event on its own."""
-    for points, members in groupby(events, lambda event: event["event"] == "point"):
-        if points:
-            yield list(members)
-        else:
-            yield from ([event] for event in members)

@@ -31,6 +31,11 @@ def default_uri(store: Store) -> str:
     return f"{_SQLITE}{store.root / 'mlflow.db'}"
 
 
+def artifacts_of(store: Store) -> Path:
+    """Where the artifacts of a local database lie."""
+    return store.root / "mlflow-artifacts"
+
+
 def target(store: Store, configured: str | None, environment: Mapping[str, str] = os.environ) -> Target:
     """Where a run is tracked.
 

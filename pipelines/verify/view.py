@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 
-from pipelines.reports.progress import duration
+from lumina.formats import duration, size
 from pipelines.terminal import Text
 from pipelines.verify.mend import can_mend
 from pipelines.verify.verification import Problem, Row, Unchecked, Verification
@@ -102,13 +102,3 @@ def _notes(notes: Iterable[Unchecked]) -> Iterable[str]:
             continue
         more = f" and {len(names) - _STAGES_SHOWN} more" if len(names) > _STAGES_SHOWN else ""
         yield f"{', '.join(names[:_STAGES_SHOWN])}{more}: {what}"
-
-
-def size(count: int) -> str:
-    """Bytes as `12 B`, `3.4 kB`, `1.2 GB`; powers of 1000."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 999.5:
-            return f"{value:.0f} {unit}" if unit == "B" or value >= 99.5 else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"

@@ -27,8 +27,8 @@ def probed(root: Path, spans: Iterable[tuple[str, Span]]) -> list[dict[str, Any]
         row = {"uri": name, "media": "video", "source": "web", "caption": "words", "sha256": name, "num_bytes": 1}
         row |= {"span_start_s": start, "span_end_s": end, "clip_id": clip_id(name, start, end), "extra": "{}"}
         rows.append(row | status_ok())
-    assert PROBE_OPERATOR.make is not None
-    compute = PROBE_OPERATOR.make(ProbeConfig(), Env(str(root)))
+    assert PROBE_OPERATOR.map is not None
+    compute = PROBE_OPERATOR.map(ProbeConfig(), Env(str(root)))
     return apply(PROBE_OPERATOR, compute, to_table(rows, INGEST)).to_pylist()
 
 

@@ -20,14 +20,12 @@ from curation.operator import Env, Input, Operator, apply, map_rows
 from curation.schema import INGEST, PROBE, Reason, RowError, Status, counts, status_not_ok, status_ok, to_table
 from curation.shots import SPLIT_OPERATOR, ShotsConfig
 from lumina.video import write_h264
+from tests.curation.in_memory import computed
 
 
 def _stage(operator: Operator, config: Any, folder: Path, inputs: Mapping[str, Path], out: Path) -> pa.Table:
     env = Env(str(folder))
-    assert operator.make is not None
-    planned = operator.plan({name: Input(path) for name, path in inputs.items()}, config, env)
-    table = apply(operator, operator.make(config, env), planned)
-    table = table if operator.finish is None else operator.finish(table, config)
+    table = computed(operator, {name: Input(path) for name, path in inputs.items()}, config, env)
     (out / "data").mkdir(parents=True)
     pq.write_table(table, out / "data" / "part.parquet")
     return table

@@ -25,7 +25,7 @@ from curation.schema import PROBE, STATUS_COLUMNS, Reason, RowError, to_table
 from curation.tensors import unpack
 from lumina import zoo
 from lumina.models.autoencoder import VideoAutoencoder
-from lumina.motion import DISFlow, motion_score, prepare_frames
+from lumina.motion import DISFlow, motion_score, prepare_frames, prepare_grey
 from lumina.sizes import resize_crop
 from lumina.video import write_h264
 from tests.curation.test_decode import probed
@@ -49,7 +49,9 @@ def decoder() -> Iterator[Decoder]:
 
 
 @pytest.mark.parametrize(("width", "height"), [(208, 120), (120, 208)])
-@pytest.mark.parametrize(("function", "size"), [(resize_crop, (64, 32)), (prepare_frames, (32, 64))])
+@pytest.mark.parametrize(
+    ("function", "size"), [(resize_crop, (64, 32)), (prepare_frames, (32, 64)), (prepare_grey, (32, 64))]
+)
 def test_frames_are_resized_as_they_would_be_here(
     tmp_path: Path, decoder: Decoder, width: int, height: int, function: Callable[..., Any], size: tuple[int, int]
 ) -> None:
@@ -121,9 +123,9 @@ def test_rows_are_those_of_whole_frames(tmp_path: Path) -> None:
     config = EncodeLatentsConfig(resolution=64, num_frames=5, fps=4, dtype="float32")
     common = {"stages": None, "stage_failed": None, "system_prompt_id": "s", "motion_score": 1.0, "split": "train"}
     planned = [row | common | plan_row(row | common, config, config.sizes) for row in rows]
-    assert ENCODE_LATENTS_OPERATOR.make is not None
-    assert MOTION_OPERATOR.make is not None
-    encode = ENCODE_LATENTS_OPERATOR.make(config, env)
+    assert ENCODE_LATENTS_OPERATOR.map is not None
+    assert MOTION_OPERATOR.map is not None
+    encode = ENCODE_LATENTS_OPERATOR.map(config, env)
     vae, decoded = VideoAutoencoder.from_pretrained(VAE), {}
     for row in planned:
         decoded[row["uri"]] = read(tmp_path / row["uri"], "video", row["track"], row["times_s"]).pixels
@@ -132,7 +134,7 @@ def test_rows_are_those_of_whole_frames(tmp_path: Path) -> None:
         assert torch.equal(unpack(made["vae_latent_bytes"], made["vae_latent_shape"], made["vae_latent_dtype"]), latent)
 
     motion = MotionConfig(estimator="dis", height=32, width=64, interval_s=0.25, samples=5)
-    score = MOTION_OPERATOR.make(motion, env)
+    score = MOTION_OPERATOR.map(motion, env)
     table = to_table(rows, MOTION_ROWS)
     for made in apply(MOTION_OPERATOR, score, table).to_pylist():
         [row] = [row for row in rows if row["clip_id"] == made["clip_id"]]

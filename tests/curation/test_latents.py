@@ -131,9 +131,9 @@ def test_networks_are_loaded_as_their_stage_says(
     monkeypatch.setattr(TextEncoder, "from_pretrained", lambda *given: loaded.append(given))
     env = Env("", {"vae": "v", "text_encoder": "t"}, device)
     for tiling in (False, True):
-        ENCODE_LATENTS_OPERATOR.make(EncodeLatentsConfig(compute_dtype=setting, tiling=tiling), env)  # type: ignore[misc]
+        ENCODE_LATENTS_OPERATOR.map(EncodeLatentsConfig(compute_dtype=setting, tiling=tiling), env)  # type: ignore[misc]
         assert tiled == [True] * tiling
-    ENCODE_TEXT_OPERATOR.make(EncodeTextConfig(compute_dtype=setting), env)  # type: ignore[misc]
+    ENCODE_TEXT_OPERATOR.map(EncodeTextConfig(compute_dtype=setting), env)  # type: ignore[misc]
     assert loaded == [("v", device, dtype), ("v", device, dtype), ("t", device, dtype)]
 
 

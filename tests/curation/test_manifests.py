@@ -19,8 +19,9 @@ from curation.folders import LINKED, NO_FILE
 from curation.manifest_formats import IngestConfig
 from curation.manifest_mistakes import ManifestError
 from curation.manifests import INGEST_OPERATOR, clip_id, external_digest, read_manifest
-from curation.operator import Env, Input, apply
+from curation.operator import Env, Input
 from lumina.video import write_h264
+from tests.curation.in_memory import computed
 
 
 def _csv(tmp_path: Path, text: str) -> Path:
@@ -33,11 +34,8 @@ def _ingest(path: Path, config: IngestConfig | None = None) -> list[dict[str, An
     """The rows of the operator, run on one unit of work."""
     config = config or IngestConfig()
     env = Env(str(manifests.media_root(path, config)))
-    planned = INGEST_OPERATOR.plan({"manifest": Input(path)}, config, env)
-    assert INGEST_OPERATOR.make is not None
-    assert INGEST_OPERATOR.finish is not None
-    computed = apply(INGEST_OPERATOR, INGEST_OPERATOR.make(config, env), planned)
-    return INGEST_OPERATOR.finish(computed, config).to_pylist()
+    rows: list[dict[str, Any]] = computed(INGEST_OPERATOR, {"manifest": Input(path)}, config, env).to_pylist()
+    return rows
 
 
 def test_a_csv_is_read_with_its_unknown_columns(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from curation import media
-from curation.media import check_not_away, chunks, localized, member_uri, stamp, stamps, suffix, with_folders
+from curation.media import check_not_away, chunks, localized, stamp, stamps, with_folders
+from curation.media_uris import member_uri, suffix
 from curation.object_stores import ObjectStore, ObjectStores
 from curation.schema import Reason, RowError
 from lumina import faults

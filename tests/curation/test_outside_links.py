@@ -9,8 +9,9 @@ import pytest
 
 from curation.manifest_mistakes import ManifestError
 from curation.manifests import INGEST_OPERATOR, IngestConfig, read_manifest
-from curation.operator import Env, Input, apply
+from curation.operator import Env, Input
 from lumina.links import leads_out
+from tests.curation.in_memory import computed
 
 SECRET = "aws_secret_access_key = marked-7731"  # noqa: S105 - none
 
@@ -29,11 +30,7 @@ def outside(tmp_path: Path) -> Path:
 def _rows(path: Path, root: Path, **config: Any) -> list[dict[str, Any]]:
     settings = IngestConfig(**config)
     env = Env(str(root))
-    planned = INGEST_OPERATOR.plan({"manifest": Input(path)}, settings, env)
-    assert INGEST_OPERATOR.make is not None
-    assert INGEST_OPERATOR.finish is not None
-    made = apply(INGEST_OPERATOR, INGEST_OPERATOR.make(settings, env), planned)
-    rows: list[dict[str, Any]] = INGEST_OPERATOR.finish(made, settings).to_pylist()
+    rows: list[dict[str, Any]] = computed(INGEST_OPERATOR, {"manifest": Input(path)}, settings, env).to_pylist()
     return sorted(rows, key=lambda row: row["uri"])
 
 

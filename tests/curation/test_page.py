@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
 from curation.film_frames import Track
 from curation.operator import Input
-from curation.page import TEMPLATE, CurationPageConfig, Page, Tables, make_page, read_tables
+from curation.page import CurationPageConfig, Page, join_tables, make_page, read_tables
 from curation.schema import MOTION, PROBE, SELECT, Reason, RowError, status_not_ok, status_ok, to_table
 from lumina.video import read_frames, write_h264
 
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "wbr"}
 EVIL = "<script>alert('x')</script> & <img src=http://evil.example/x.png>"
 PROBED = pa.schema([*SELECT, *(PROBE.field(name) for name in ("codec", "pix_fmt", "num_bytes"))])
 
@@ -109,11 +110,10 @@ def page(
         return read_frames(root / row["uri"], [round(time * 8) for time in times_s])
 
     told: list[tuple[int, int, str]] = []
-    tables = Tables(
-        to_table(rows, PROBED).sort_by("clip_id"), "pixels per 0.5 s in frames of 64x64, by dis", prompts or {}
-    )
+    table = ds.dataset(to_table(rows, PROBED))
+    tables = join_tables(table, table, "pixels per 0.5 s in frames of 64x64, by dis", prompts or {})
     found = make_page(
-        tables, CurationPageConfig(**config), decode, TEMPLATE.read_text(), {"select": "rows256-add/1:9:ab"},
+        tables, CurationPageConfig(**config), decode, {"select": "rows256-add/1:9:ab"},
         lambda done, total, unit: told.append((done, total, unit)),
     )  # fmt: skip
     assert [done for done, _, _ in told] == list(range(1, len(told) + 1))
@@ -155,9 +155,9 @@ def test_counts_add_up_in_rows_and_columns(folder: Path) -> None:
     }
     assert total[1:] == [str(sum(int(row[n]) for row in rows)) for n in (1, 2, 3)] == ["7", "3", "4"]
     assert share[1:] == ["43%", "67%", "25%"]
-    for text in ("7 clips in", "3 kept", "3 filtered", "1 quarantined", "2 sources", "6 videos and 1 image, 14.0 MB"):
+    for text in ("7 clips in", "3 kept", "3 filtered", "1 quarantined", "2 sources", "6 videos and 1 image, 14 MB"):
         assert text in read.text
-    assert "The kept videos last 2.5 seconds" in read.text
+    assert "The kept videos last 2.5 s" in read.text
     assert "1 kept clip." in read.text
 
 

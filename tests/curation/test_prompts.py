@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from curation.operator import Env, Input, apply, dataset
 from curation.prompts import ENCODE_TEXT_OPERATOR, EncodeTextConfig
@@ -15,6 +14,7 @@ from curation.sources import SYSTEM_PROMPTS_FILE
 from curation.tensors import unpack
 from lumina.prompt_length import MAX_TOKENS
 from lumina.system_prompts import SystemPrompt, write_system_prompts
+from tests.curation.in_memory import planned
 from tests.lumina import tiny
 
 
@@ -22,8 +22,8 @@ def _encoded(folder: Path, config: EncodeTextConfig, prompts: list[str]) -> pa.T
     rows = [
         {"text_id": str(n), "system_prompt_id": "s", "prompt": text} | status_ok() for n, text in enumerate(prompts)
     ]
-    assert ENCODE_TEXT_OPERATOR.make is not None
-    encode = ENCODE_TEXT_OPERATOR.make(config, Env("", {"text_encoder": str(folder)}))
+    assert ENCODE_TEXT_OPERATOR.map is not None
+    encode = ENCODE_TEXT_OPERATOR.map(config, Env("", {"text_encoder": str(folder)}))
     return apply(ENCODE_TEXT_OPERATOR, encode, to_table(rows, TEXT))
 
 
@@ -33,7 +33,7 @@ def test_gpus_read_many_in_half_precision_and_cpus_one_as_before(tmp_path: Path)
     assert (gpu.dtype, gpu.compute_dtype, gpu.batch_size) == ("bfloat16", "bfloat16", 64)
     named = EncodeTextConfig(dtype="float32", batch_size=7)
     assert [(one.dtype, one.batch_size) for one in (named.on("cpu"), named.on("cuda:1"))] == [("float32", 7)] * 2
-    assert [ENCODE_TEXT_OPERATOR.rows_per_unit(one) for one in (EncodeTextConfig(), cpu, gpu)] == [1, 1, 64]
+    assert [ENCODE_TEXT_OPERATOR.rows_per_batch(one) for one in (EncodeTextConfig(), cpu, gpu)] == [1, 1, 64]
 
     # What a GPU would do, on a CPU.
     tiny.text_encoder().save_pretrained(tmp_path)
@@ -59,7 +59,8 @@ def test_neighbours_are_of_like_length_where_they_are_read_together(tmp_path: Pa
     pq.write_table(pa.table(kept), select / "data" / "a.parquet")
     inputs = {"tag": Input(tag), "select": Input(select)}
     alone, together = (
-        ENCODE_TEXT_OPERATOR.plan(inputs, EncodeTextConfig(batch_size=size), Env("")).to_pylist() for size in (None, 2)
+        planned(ENCODE_TEXT_OPERATOR, inputs, EncodeTextConfig(batch_size=size), Env("")).to_pylist()
+        for size in (None, 2)
     )
     assert [row["text_id"] for row in alone] == sorted(row["text_id"] for row in alone)
     assert sorted(together, key=lambda row: row["text_id"]) == alone
@@ -67,7 +68,7 @@ def test_neighbours_are_of_like_length_where_they_are_read_together(tmp_path: Pa
     assert found == ["", "tiny", "short", "of middle length", "a long caption of many words"]
 
 
-def test_prompts_that_are_cut_are_counted_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_prompts_that_are_cut_are_counted_and_said(tmp_path: Path) -> None:
     encoder, config = tiny.text_encoder(), EncodeTextConfig()
     encoder.save_pretrained(tmp_path / "encoder")
     prompts = ["x", "x" * (MAX_TOKENS - 1), "x" * MAX_TOKENS, "x" * 1300]
@@ -79,11 +80,11 @@ def test_prompts_that_are_cut_are_counted_and_said(tmp_path: Path, caplog: pytes
     pq.write_table(table, tmp_path / "data" / "a.parquet")
     report = ENCODE_TEXT_OPERATOR.report(dataset(tmp_path / "data"), config, tmp_path)
     assert report.metrics == {"prompts_cut": 2}
-    assert caplog.messages == [
-        "encode_text: 2 of 4 prompts are longer than the 256 tokens that the text encoder takes, system prompt "
-        "included; what is over is cut off (1,045 tokens of the longest): shorten them, or set select.max_caption_chars"
-    ]
-    caplog.clear()
+    assert report.warnings == (
+        "2 of 4 prompts are longer than the 256 tokens that the text encoder takes, system prompt "
+        "included; what is over is cut off (1,045 tokens of the longest): shorten them, or set "
+        "select.max_caption_chars",
+    )
     pq.write_table(table.slice(0, 2), tmp_path / "data" / "a.parquet")
-    assert ENCODE_TEXT_OPERATOR.report(dataset(tmp_path / "data"), config, tmp_path).metrics == {"prompts_cut": 0}
-    assert not caplog.messages
+    report = ENCODE_TEXT_OPERATOR.report(dataset(tmp_path / "data"), config, tmp_path)
+    assert (report.metrics, report.warnings) == ({"prompts_cut": 0}, ())

@@ -14,6 +14,7 @@ from curation.operator import Env, Input, dataset
 from curation.schema import MOTION, PROBE, SELECT, TAG, Reason, Status, status_not_ok, status_ok, to_table
 from curation.selection import SELECT_OPERATOR, SelectConfig
 from curation.selection import select as select_table
+from tests.curation.in_memory import computed
 
 CLIP: dict[str, Any] = {
     "media": "video", "source": "web", "caption": "a red circle", "width": 64, "height": 64, "fps": 8.0,
@@ -116,7 +117,9 @@ def test_null_and_not_given_are_two_policies_that_survive_a_dump() -> None:
 
 def test_a_latents_set_takes_the_rows_that_pass_its_rules() -> None:
     sets = {"images": ("image",), "small": ("video",), "large": ("video",)}
-    config = SelectConfig(min_fps=8, stages={"large": {"min_area": 5000}, "small": {"min_caption_chars": 5}}, sets=sets)
+    config = SelectConfig(
+        min_fps=8, sets={"large": {"min_area": 5000}, "small": {"min_caption_chars": 5}}, encoded=sets
+    )
     both, small, none = select(
         [*_rows(1, width=100), *_rows(1), *_rows(1, caption="red")], config
     )  # fmt: skip
@@ -133,13 +136,13 @@ def test_a_latents_set_takes_the_rows_that_pass_its_rules() -> None:
     assert (slow["failed_rules"], slow["stages"], slow["stage_failed"]) == (["min_fps"], [], None)
     [image] = select(_rows(1, media="image", fps=None), config)
     assert image["stages"] == ["images"]
-    [lost] = select(_rows(1, media="image"), SelectConfig(stages={"large": {}}, sets={"large": ("video",)}))
+    [lost] = select(_rows(1, media="image"), SelectConfig(sets={"large": {}}, encoded={"large": ("video",)}))
     assert (lost["reason"], lost["detail"]) == ("other_media", "no latents set encodes images")
     assert select(_rows(1), SelectConfig())[0]["stages"] is None
 
 
 def test_the_quota_takes_rows_from_all_sets() -> None:
-    rows = select(_rows(9), SelectConfig(max_clips_per_source=2, stages={"videos": {"min_fps": 1}}))
+    rows = select(_rows(9), SelectConfig(max_clips_per_source=2, sets={"videos": {"min_fps": 1}}))
     assert [row["stages"] for row in rows if row["keep"]] == [["videos"]] * 2
     assert [row["stages"] for row in rows if not row["keep"]] == [[]] * 7
 
@@ -169,7 +172,7 @@ def test_a_looser_policy_never_keeps_fewer(
         return SelectConfig(
             min_fps=_loosened(fps, by), scores={"motion_score": {"min": _loosened(motion, by)}},
             sources={"web": {"min_fps": _loosened(of_source, by)}},
-            stages={"long": {"min_caption_chars": _loosened(chars, by)}, "any": {"min_motion": _loosened(motion, by)}},
+            sets={"long": {"min_caption_chars": _loosened(chars, by)}, "any": {"min_motion": _loosened(motion, by)}},
         )  # fmt: skip
 
     for strict, loose in zip(select(rows, policy(0)), select(rows, policy(by)), strict=True):
@@ -184,7 +187,7 @@ def test_every_row_is_kept_or_has_a_rule_and_says_of_every_set_which(
     sets = {"images": ("image",), "videos": ("video",), "both": ("image", "video")}
     stages = {"videos": {"min_motion": 4}, "both": {"min_caption_chars": 3}}
     config = SelectConfig(
-        min_fps=fps, max_caption_chars=chars, max_clips_per_source=quota, stages=stages, sets=sets
+        min_fps=fps, max_caption_chars=chars, max_clips_per_source=quota, sets=stages, encoded=sets
     )  # fmt: skip
     for row in select(rows, config):
         assert row["keep"] == (row["status"] == "ok") == (not row["failed_rules"]) == bool(row["stages"])
@@ -201,7 +204,7 @@ def test_every_row_is_kept_or_has_a_rule_and_says_of_every_set_which(
     ("policy", "message"),
     [
         ({"max_fps": 5, "sources": {"web": {"min_fps": 6}}}, "sources.web: min_fps 6 is larger than max_fps 5"),
-        ({"stages": {"videos": {}}, "sets": {"images": ("image",)}}, "the latents sets are images"),
+        ({"sets": {"videos": {}}, "encoded": {"images": ("image",)}}, "the latents sets are images"),
     ],
 )
 def test_limits_that_cannot_be_meant_are_refused(policy: dict, message: str) -> None:
@@ -226,7 +229,8 @@ def test_scores_come_from_the_tables_and_the_manifest(tmp_path: Path) -> None:
     config = SelectConfig(
         scores={"flow_mag_mean": {"min": 1}}, sources={"web": {"scores": {"extra.aesthetic": {"min": 4}}}}
     )
-    table = SELECT_OPERATOR.plan(_inputs(tmp_path), config, Env(""))
+    inputs = _inputs(tmp_path)
+    table = computed(SELECT_OPERATOR, inputs, config, Env(""))
     assert table.schema == SELECT
     assert table["keep"].to_pylist() == [False, True]
     assert table["detail"].to_pylist() == ["flow_mag_mean 0 below 1", None]
@@ -236,6 +240,15 @@ def test_scores_come_from_the_tables_and_the_manifest(tmp_path: Path) -> None:
         "failed/score": 1, "failed/score/web": 1, "kept": 1, "kept/video/web": 1, "removed/score": 1,
         "removed/score/web": 1,
     }  # fmt: skip
+    scored = to_table((row | {"frames_shown": 3 - n} for n, row in enumerate(_rows(2))), PROBE)
+    scored = scored.select(["clip_id", "frames_shown", *status_ok()]).rename_columns({"frames_shown": "brightness"})
+    (tmp_path / "score" / "data").mkdir(parents=True)
+    pq.write_table(scored, tmp_path / "score" / "data" / "part.parquet")
+    further = SelectConfig(scores={"brightness": {"min": 3}})
+    table = computed(SELECT_OPERATOR, {**inputs, "score@light": Input(tmp_path / "score")}, further, Env(""))
+    assert table["detail"].to_pylist() == [None, "brightness 2 below 3"]
+    with pytest.raises(ValueError, match="names 'brightness', which is no score"):
+        SELECT_OPERATOR.check(inputs, further)
 
 
 def test_a_copy_of_what_motion_found_broken_leaves_with_it(tmp_path: Path) -> None:
@@ -246,7 +259,7 @@ def test_a_copy_of_what_motion_found_broken_leaves_with_it(tmp_path: Path) -> No
     tables = {"clips": (first, PROBE), "motion": (first | broken, MOTION), "tag": (first, TAG)}
     for name, (row, schema) in tables.items():
         pq.write_table(to_table([row, other | copy], schema), inputs[name].path / "data" / "part.parquet")
-    found = SELECT_OPERATOR.plan(inputs, SelectConfig(), Env("")).to_pylist()
+    found = computed(SELECT_OPERATOR, inputs, SelectConfig(), Env("")).to_pylist()
     assert [{name: row[name] for name in broken} for row in found] == [broken, broken]
 
 
@@ -256,12 +269,12 @@ def test_a_copy_of_what_motion_found_broken_leaves_with_it(tmp_path: Path) -> No
         ({"scores": {"flow_mag_men": {}}}, "select.scores names 'flow_mag_men'.*did you mean 'flow_mag_mean'"),
         ({"sources": {"web": {"scores": {"aesthetic": {}}}}}, "select.sources.web.scores .*mean 'extra.aesthetic'"),
         (
-            {"stages": {"v": {"scores": {"xyz": {}}}}},
-            "select.stages.v.scores names 'xyz'.*there are duration_s, extra.aesthetic",
+            {"sets": {"v": {"scores": {"xyz": {}}}}},
+            "select.sets.v.scores names 'xyz'.*there are duration_s, extra.aesthetic",
         ),
         ({"scores": {"codec": {}}}, "is no score of any clip"),
     ],
 )
 def test_a_score_that_no_row_has_is_an_error_that_names_the_nearest(tmp_path: Path, policy: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        SELECT_OPERATOR.plan(_inputs(tmp_path), SelectConfig(**policy), Env(""))
+        SELECT_OPERATOR.check(_inputs(tmp_path), SelectConfig(**policy))

@@ -5,16 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from curation.manifests import clip_id
-from curation.operator import Env, Input, apply
+from curation.operator import Env, Input
 from curation.schema import INGEST, Reason, RowError, status_ok, to_table
 from curation.shots import SPLIT_OPERATOR, ShotsConfig, find_shots, spans
 from lumina.video import write_h264
+from tests.curation.in_memory import computed
 from tests.curation.numbered import Film, write
 
 DETECTORS = ("content", "adaptive")
@@ -122,19 +124,16 @@ def _row(uri: str, sha: str, media: str = "video", span: tuple[float, float] | N
     return row | status_ok()
 
 
-def test_a_clip_becomes_its_shots(clips: Path) -> None:
+def test_a_clip_becomes_its_shots(clips: Path, tmp_path: Path) -> None:
     rows = [
         _row("cuts.mp4", "aa"), _row("cuts.mp4", "aa", span=(2, 4)), _row("one.mp4", "bb"),
         _row("still.png", "cc", "image"), _row("gone.mp4", "dd"),
         _row("late.mp4", "ee") | {"status": "quarantined", "reason": "missing_file", "reason_stage": "ingest"},
     ]  # fmt: skip
     config, env = ShotsConfig(), Env(str(clips))
-    assert SPLIT_OPERATOR.expands
-    assert SPLIT_OPERATOR.make is not None
-    assert SPLIT_OPERATOR.finish is not None
-    table = apply(SPLIT_OPERATOR, SPLIT_OPERATOR.make(config, env), to_table(rows, INGEST))
-    assert len(table) == len(rows)
-    finished = SPLIT_OPERATOR.finish(table, config)
+    (tmp_path / "data").mkdir()
+    pq.write_table(to_table(rows, INGEST), tmp_path / "data" / "part.parquet")
+    finished = computed(SPLIT_OPERATOR, {"clips": Input(tmp_path)}, config, env)
     assert finished.schema == INGEST
     found = finished.to_pylist()
     assert len({row["clip_id"] for row in found}) == len(found) == 8
@@ -151,13 +150,3 @@ def test_a_clip_becomes_its_shots(clips: Path) -> None:
     assert rest[rows[4]["clip_id"]]["reason"] == "missing_file"
     assert rest[rows[4]["clip_id"]]["reason_stage"] == "split"
     assert rest[rows[5]["clip_id"]]["reason_stage"] == "ingest"
-
-
-def test_the_plan_is_the_clips_in_order_of_their_ids(tmp_path: Path) -> None:
-    import pyarrow.parquet as pq
-
-    (tmp_path / "data").mkdir()
-    rows = [_row("b.mp4", "bb"), _row("a.mp4", "aa")]
-    pq.write_table(to_table(rows, INGEST), tmp_path / "data" / "part.parquet")
-    planned = SPLIT_OPERATOR.plan({"clips": Input(tmp_path)}, ShotsConfig(), Env(""))
-    assert planned["clip_id"].to_pylist() == sorted(row["clip_id"] for row in rows)

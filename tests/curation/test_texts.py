@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from curation.manifest_formats import IngestConfig
 from curation.manifests import INGEST_OPERATOR, external_digest, read_manifest
-from curation.operator import Env, Input, apply
+from curation.operator import Env, Input
 from curation.texts import TextError, caption_of, decode
 from tests.conftest import SHARED
+from tests.curation.in_memory import computed
 
 MARKS = {
     "utf-8": codecs.BOM_UTF8,
@@ -90,11 +91,8 @@ def test_sidecars_that_are_no_text_set_their_rows_aside_and_no_others(tmp_path: 
         (tmp_path / f"{name}.mp4").write_bytes(name.encode())
         (tmp_path / f"{name}.txt").write_bytes(sidecar)
     env, config = Env(str(tmp_path)), IngestConfig()
-    planned = INGEST_OPERATOR.plan({"manifest": Input(tmp_path)}, config, env)
-    assert INGEST_OPERATOR.make is not None
-    assert INGEST_OPERATOR.finish is not None
-    computed = apply(INGEST_OPERATOR, INGEST_OPERATOR.make(config, env), planned)
-    rows = {row["uri"]: row for row in INGEST_OPERATOR.finish(computed, config).to_pylist()}
+    table = computed(INGEST_OPERATOR, {"manifest": Input(tmp_path)}, config, env)
+    rows = {row["uri"]: row for row in table.to_pylist()}
     assert [(rows[name]["caption"], rows[name]["status"]) for name in ("empty.mp4", "good.mp4")] == [
         ("", "ok"), ("A dog runs.", "ok")
     ]  # fmt: skip

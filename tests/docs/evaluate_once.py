@@ -11,10 +11,11 @@ from pathlib import Path
 
 from jobs import clips
 from jobs.context import InputRef, JobContext
-from jobs.evaluate import METRICS_FILE, EvaluateConfig, run
+from jobs.evaluate import EvaluateConfig, run
 from jobs.runtime import RuntimeConfig
 from lumina.checkpoints import save_model
 from lumina.evaluation.prompts import ShapesSuite
+from lumina.evaluation.selection import METRICS_FILE
 from lumina.flow_matching.schedules import SamplerConfig
 from lumina.models.config import NextDiTConfig
 from lumina.system_prompts import PROMPT_START, SystemPrompt, write_system_prompts

@@ -39,4 +39,4 @@ def _make(config: AlikeConfig, env: Env) -> Any:
     return lambda table: map_rows(table, ROWS, "alike", look)
 
 
-ALIKE = Operator("alike", AlikeConfig, ROWS, (), _plan, _make)
+ALIKE = Operator("alike", AlikeConfig, ROWS, (), _plan, map=_make)

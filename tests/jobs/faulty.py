@@ -110,7 +110,7 @@ def _install(fault: Fault) -> None:
 
 
 def _faulty(operator: Operator) -> Operator:
-    make = operator.make
+    make = operator.map
     assert make is not None
 
     def make_faulty(config: Any, env: Env) -> Callable[..., Any]:
@@ -126,7 +126,7 @@ def _faulty(operator: Operator) -> Operator:
 
         return computed
 
-    return replace(operator, make=make_faulty)
+    return replace(operator, map=make_faulty)
 
 
 INGEST = _faulty(manifests.INGEST_OPERATOR)

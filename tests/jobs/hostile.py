@@ -16,7 +16,7 @@ _COMMAND = (sys.executable, "-m", "tests.curation.hostile_child")
 
 
 def _hostile(operator: Operator, module: Any) -> Operator:
-    make = operator.make
+    make = operator.map
     assert make is not None
 
     def make_hostile(config: Any, env: Env) -> Callable[..., Any]:
@@ -26,7 +26,7 @@ def _hostile(operator: Operator, module: Any) -> Operator:
         finally:
             module.Decoder = Decoder
 
-    return replace(operator, make=make_hostile)
+    return replace(operator, map=make_hostile)
 
 
 PROBE = _hostile(decode.PROBE_OPERATOR, decode)

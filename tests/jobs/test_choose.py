@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from jobs.choose import FILE, ChooseConfig, run
+from jobs.choose import ChooseConfig, run
 from jobs.context import InputRef, JobContext, JobResult
 from jobs.runtime import RuntimeConfig
 from lumina.evaluation.metrics import METRICS
+from lumina.evaluation.selection import SELECTION_FILE
 from lumina.randomness import generator
 from pipelines.config import load_config
 
@@ -64,7 +65,7 @@ def _choose(
     root: Path, config: ChooseConfig, *inputs: InputRef, files: Mapping[str, Path] | None = None, **latents: InputRef
 ) -> tuple[dict, JobResult]:
     result = run(_context(root, config, *inputs, files=files, **latents))
-    return json.loads((root / "out" / FILE).read_text()), result
+    return json.loads((root / "out" / SELECTION_FILE).read_text()), result
 
 
 CONFIG = ChooseConfig(score={ACCURACY: 1.0}, resamples=1000)

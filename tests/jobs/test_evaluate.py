@@ -168,7 +168,7 @@ def test_final_compares_before_and_after_on_other_prompts(
 ) -> None:
     monkeypatch.setattr(clips, "_finished", worker_here())
     (tmp_path / "selection").mkdir()
-    (tmp_path / "selection" / "selection.json").write_text(json.dumps({"chosen": "circle"}))
+    (tmp_path / "selection" / "selection.json").write_text(json.dumps({"chosen": "circle", "sources": ["circle"]}))
     config = EvaluateFinalConfig(**SMALL)
     inputs = {"before": stages / "train", "after": stages / "finetune", "selection": tmp_path / "selection"}
     context, result, _ = _run(stages, tmp_path / "final", config, **inputs)
@@ -220,7 +220,7 @@ ONE = {**SMALL, "metrics": (FLICKER,), "samples": 1}
 
 def _final(stages: Path, out: Path) -> dict[str, Any]:
     (out / "selection").mkdir(parents=True)
-    (out / "selection" / "selection.json").write_text(json.dumps({"chosen": "circle"}))
+    (out / "selection" / "selection.json").write_text(json.dumps({"chosen": "circle", "sources": ["circle"]}))
     inputs = {"before": stages / "train", "after": stages / "finetune", "selection": out / "selection"}
     context, _, _ = _run(stages, out / "final", EvaluateFinalConfig(**ONE), **inputs)
     found: dict[str, Any] = json.loads((context.out / "metrics.json").read_text())

@@ -111,7 +111,7 @@ def test_a_stage_in_which_many_rows_fail_alike_stops_and_asks(tmp_path: Path, ra
     with pytest.raises(MachineError, match=said.replace(".", r"\.")) as caught:
         chain.run("stage", name, config)
     assert "raise runtime.max_failed_share (1 never stops)" in str(caught.value)
-    kept = [unit for part in read_parts(tmp_path / "stage" / "work" / "parts") for unit in part.units]
+    kept = [unit for part in read_parts(tmp_path / "stage" / "work" / "parts") for unit in part.numbers]
     assert len(kept) <= 19
     chain.runtime = RuntimeConfig(max_failed_share=0.6)
     assert chain.run("raised", name, config).counts["quarantined/decode_timeout"] == 26

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,15 @@ from jobs import train
 from jobs.context import InputRef, JobContext, JobResult
 from jobs.runtime import RuntimeConfig
 from lumina import checkpoints
+from lumina.files import read_jsonl
 from lumina.models import attention_kernels
 from lumina.models.attention_kernels import AttentionKernelError
 from lumina.training import resume
 from lumina.training.data.latents import LatentDataset
 from lumina.training.engine import Layout
-from lumina.training.metrics import read_metrics
+from lumina.training.loop_config import LoopSettings
 from lumina.training.stage import TrainStageConfig
-from lumina.training.trainer import LoopSettings, Trainer, TrainingStoppedError
+from lumina.training.trainer import Trainer, TrainingStoppedError
 from tests.lumina.training import toy
 
 
@@ -56,7 +57,7 @@ def _context(root: Path, config: TrainStageConfig, recorder: Recorder, **toy_cha
     latents, text = toy.write(root / "toy", **toy_changes)
     selection = root / "selection"
     selection.mkdir()
-    (selection / "selection.json").write_text(json.dumps({"sources": ["synthetic"]}))
+    (selection / "selection.json").write_text(json.dumps({"chosen": "synthetic", "sources": ["synthetic"]}))
     out = root / "out"
     out.mkdir()
     return JobContext(
@@ -125,9 +126,9 @@ def test_two_workers_one_of_them_killed_and_their_controller_train_as_one_does(t
     assert "SPREAD" in {group["strategy"] for group in placement_group_table().values()}
 
     data = LatentDataset([ctx.inputs["latents"].path], ctx.inputs["text"].path, ["synthetic"])
-    alone = Trainer(config, data, LoopSettings(tmp_path / "alone", log_every=2))
+    alone = Trainer(config, data, LoopSettings(work=tmp_path / "alone", log_every=2))
     alone.run()
-    for (_, told), row in zip(recorder.rows, read_metrics(tmp_path / "alone" / "metrics.jsonl"), strict=True):
+    for (_, told), row in zip(recorder.rows, read_jsonl(tmp_path / "alone" / "metrics.jsonl"), strict=True):
         assert told["loss"] == pytest.approx(row["loss"], rel=1e-5)
     alone.export(tmp_path / "alone" / "out")
     for folder in ("transformer", "transformer_ema"):
@@ -210,13 +211,6 @@ def test_weights_of_sources_that_were_not_selected_mean_nothing(tmp_path: Path) 
     ctx = _context(tmp_path, toy.stage(tasks=[{**toy.FINE.model_dump(), **weights}]), Recorder())
     config, _, _ = _spec_of(ctx)
     assert config.tasks[0].source_weights == {"synthetic": 2}
-
-
-def test_the_loop_takes_every_setting_from_the_runtime(tmp_path: Path) -> None:
-    ctx = _context(tmp_path, toy.stage(), Recorder())
-    told = train._spec(replace(ctx, runtime=RuntimeConfig()))["settings"]
-    defaults = {field.name: field.default for field in fields(LoopSettings) if field.name not in ("work", "device")}
-    assert {name: value for name, value in told.items() if name != "work"} == defaults
 
 
 def test_failures_count_while_nothing_is_gained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

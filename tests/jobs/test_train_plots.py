@@ -1,22 +1,20 @@
-"""What a stage shows: late bins, where coarse scales start to lose, a summary, and plots that can be opened."""
+"""What a stage shows: late bins, where coarse scales start to lose, a summary, and charts."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.image import imread
 
-from jobs.train_plots import LOSS_BY_T, LOSSES, _style, crossing, draw, late_bins, summary
+from jobs.train_plots import charts, crossing, draw, late_bins, summary
 from lumina.training.metrics import T_BINS
 from lumina.training.stage import TaskConfig
 from tests.lumina.training import toy
 
 MIDDLE = TaskConfig(name="middle", media="video", patch=(2, 2, 2), time_shift=4.0, batch_size=4)
-CONFIG = toy.stage(steps=100, tasks=(toy.IMAGE, toy.COARSE, toy.FINE, MIDDLE))
+CONFIG = toy.stage(steps=100, tasks=(toy.IMAGE, toy.COARSE, toy.FINE, MIDDLE)).model_dump(mode="json")
 
 
 def _finest(t: float) -> float:
@@ -45,7 +43,7 @@ def test_coarse_scales_lose_in_the_order_of_figure_3() -> None:
 def test_bins_are_those_of_the_last_fifth_weighted_by_their_samples() -> None:
     early = [_row(step, level=9.0) for step in (20, 40, 60, 80)]
     rows = [*early, _row(90, level=1.0, count=30.0), _row(95, level=5.0), {"step": 100.0}]
-    assert late_bins(rows, CONFIG)["fine"][0] == pytest.approx(2.0 * 1.05 * _finest(0.025))
+    assert late_bins(rows, ["fine"])["fine"][0] == pytest.approx(2.0 * 1.05 * _finest(0.025))
     assert summary(rows, CONFIG)["train/crossing_t/middle"] == 0.6
 
 
@@ -82,29 +80,27 @@ def test_the_summary_takes_ends_the_last_validation_and_the_pace() -> None:
     assert not {"train/last_loss/middle", "train/flop_utilisation", "train/val_t/fine/0.1"} & set(found)
 
 
-def test_a_stage_of_one_scale_has_nothing_to_compare(tmp_path: Path) -> None:
-    config = toy.stage(steps=100, tasks=(toy.IMAGE,))
+def test_a_stage_of_one_scale_has_nothing_to_compare() -> None:
+    config = toy.stage(steps=100, tasks=(toy.IMAGE,)).model_dump(mode="json")
     rows = [_row(100)]
     assert not [key for key in summary(rows, config) if "crossing" in key]
-    assert [*draw(rows, config, tmp_path)] == [LOSS_BY_T, LOSSES]
+    assert [line.mark for chart in charts("train", rows, config) for line in chart.lines] == [None, None]
 
 
-def test_the_plots_show_every_scale_in_its_colour(tmp_path: Path) -> None:
+def test_the_page_shows_every_scale_in_its_colour(tmp_path: Path) -> None:
     rows = [_row(step, level=200.0 / step) for step in range(10, 101, 10)]
-    for row in rows:
-        row |= {"loss/middle": row["loss/fine"] * 1.5, "loss/coarse": row["loss/fine"] * 2}
     rows[4] |= {"val/fine": 3.0, "val/image": 2.0}
-    for name in draw(rows, CONFIG, tmp_path):
-        image = imread(tmp_path / name)
-        assert min(image.shape[:2]) >= 500
-        # The three colours of the scales: blue, orange, green.
-        for colour in ((31, 119, 180), (255, 127, 14), (44, 160, 44)):
-            distance = np.abs(image[..., :3] * 255 - np.array(colour)).max(-1)
-            assert (distance < 3).sum() > 200
-
-
-def test_a_scale_has_its_colour_in_every_stage() -> None:
-    alone = toy.stage(tasks=(MIDDLE, toy.IMAGE))
-    assert _style(MIDDLE, alone) == _style(MIDDLE, CONFIG)
-    assert _style(toy.IMAGE, alone)["color"] == _style(toy.FINE, CONFIG)["color"] != _style(MIDDLE, alone)["color"]
-    assert _style(toy.IMAGE, alone)["linestyle"] != _style(toy.FINE, CONFIG)["linestyle"]
+    losses, by_t = charts("train@1", rows, CONFIG)
+    assert [(line.name, line.color, line.dashed, len(line.dots)) for line in losses.lines] == [
+        ("image", 0, True, 1), ("coarse", 2, False, 0), ("fine", 0, False, 1), ("middle", 1, False, 0)
+    ]  # fmt: skip
+    assert {line.name: line.note for line in by_t.lines if line.note} == {
+        "coarse": "loses from t = 0.3", "middle": "loses from t = 0.6"
+    }  # fmt: skip
+    [name] = draw("train@1", rows, CONFIG, tmp_path)
+    page = (tmp_path / name).read_text(encoding="utf-8")
+    assert page.count("<polyline") == 8
+    assert page.count('class="point') == 2
+    # A scale keeps its colour where a stage trains on it alone.
+    alone = charts("train@2", rows, toy.stage(tasks=(MIDDLE,)).model_dump(mode="json"))
+    assert {line.color for chart in alone for line in chart.lines} == {1}

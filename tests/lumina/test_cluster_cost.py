@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from lumina.checkpoints import save_weights
-from lumina.cluster_cost import Pass, Retention, StageCost, TaskLoad, largest_pass, memory, pass_bytes, stage_cost
+from lumina.cluster_cost import Pass, StageCost, TaskLoad, largest_pass, memory, pass_bytes, stage_cost
 from lumina.cost import forward_cost, parameters, training_cost
 from lumina.hardware import Cluster, gpu_named
 from lumina.models.config import RELEASED_MODELS
 from lumina.training import engine
+from lumina.training.loop_config import LoopConfig
 from lumina.training.stage import LoraConfig, TaskConfig, TrainStageConfig
 from tests.lumina.tiny import TINY, dit_without_zeros
 
@@ -36,7 +37,7 @@ def stage(*loads: TaskLoad, **settings: Any) -> TrainStageConfig:
 
 
 def cost(*loads: TaskLoad, cluster: Cluster = SMALL, mode: Any = "none", **settings: Any) -> StageCost:
-    return stage_cost("train@1", stage(*loads, **settings), loads, cluster, 0.5, mode, Retention(2, 40))
+    return stage_cost("train@1", stage(*loads, **settings), loads, cluster, 0.5, mode, LoopConfig(milestone_every=40))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from lumina.motion import (
     motion_score,
     motion_scores,
     prepare_frames,
+    prepare_grey,
 )
 from tests.lumina import golden as fixtures
 
@@ -29,6 +30,7 @@ class ConstantFlow:
     """Every pixel moves by (3, -4)."""
 
     name = "constant/1"
+    prepare = staticmethod(prepare_frames)
 
     def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.broadcast_to(np.array([3.0, -4.0], np.float32)[None, :, None, None], (len(a), 2, *a.shape[1:3]))
@@ -54,6 +56,7 @@ class OpposedFlow:
     """The left half of pair n moves by (3n, -4n), the right half by the opposite."""
 
     name = "opposed/1"
+    prepare = staticmethod(prepare_frames)
 
     def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         flow = np.empty((len(a), 2, *a.shape[1:3]), np.float32)
@@ -86,6 +89,16 @@ def test_dis_measures_a_shift_and_a_still() -> None:
     tall = motion_score(_moving(3).transpose(0, 2, 1, 3), estimator, size=(96, 144))
     assert tall.transposed
     assert tall.flow_abs_mean == moving.flow_abs_mean
+
+
+def test_dis_sees_rounded_luminance() -> None:
+    frames = _moving(3)
+    prepared, seen = prepare_frames(frames, (80, 144)), prepare_grey(frames, (80, 144))
+    red, green, blue = (np.rint(prepared[..., channel]) for channel in range(3))
+    assert (seen.shape, seen.dtype) == ((4, 80, 144, 1), np.uint8)
+    assert np.abs(0.299 * red + 0.587 * green + 0.114 * blue - seen[..., 0]).max() <= 0.51
+    estimator = DISFlow()
+    np.testing.assert_array_equal(estimator(seen[:-1], seen[1:]), estimator(prepared[:-1], prepared[1:]))
 
 
 def test_frames_are_picked_as_released(golden: Path) -> None:

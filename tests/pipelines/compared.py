@@ -20,7 +20,7 @@ from lumina.config import Config
 from lumina.randomness import generator
 from lumina.video import write_h264
 from pipelines.engine.runner import run
-from pipelines.engine.stage import Pipeline, Stage
+from pipelines.engine.stage import Execution, Pipeline, Stage
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from tests.pipelines.toy import EXECUTE, identifier
@@ -154,7 +154,9 @@ def echo(ctx: JobContext) -> JobResult:
 
 def stage(name: str, job: str, config: Config, **inputs: str) -> Stage:
     """A stage of this module."""
-    return Stage(name, f"tests.pipelines.compared:{job}", config, inputs=inputs, uses_cluster=False)
+    return Stage(
+        name, f"tests.pipelines.compared:{job}", config, inputs=inputs, execution=Execution(uses_cluster=False)
+    )
 
 
 def latents(seed: int) -> Stage:

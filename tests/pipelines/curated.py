@@ -14,8 +14,7 @@ from curation.decode import PROBE_OPERATOR, ProbeConfig
 from curation.latents import ENCODE_LATENTS_OPERATOR, EncodeLatentsConfig
 from curation.manifests import INGEST_OPERATOR, IngestConfig
 from curation.motion_scores import MOTION_OPERATOR, MotionConfig
-from curation.operator import Env, Input, Operator, apply, dataset
-from curation.schema import conform
+from curation.operator import Env, Input, Operator, dataset
 from curation.selection import SELECT_OPERATOR, SelectConfig
 from curation.sources import TAG_OPERATOR, TagConfig
 from lumina.config import Config
@@ -23,6 +22,7 @@ from lumina.video import write_h264
 from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.run_record import RunRecord, StageEntry
 from pipelines.engine.store.store import Store
+from tests.curation.in_memory import computed
 
 SETS = {"small": EncodeLatentsConfig(name="small", num_frames=5), "large": EncodeLatentsConfig(name="large")}
 
@@ -76,10 +76,8 @@ class Curated:
             for key, value in inputs.items()
         }
         env = Env(str(self.media))
-        rows = operator.plan(known, config, env)
-        if operator.make is not None and operator is not ENCODE_LATENTS_OPERATOR:  # its plan has all but the tensors
-            rows = apply(operator, operator.make(config, env), rows)
-        rows = conform(operator.finish(rows, config) if operator.finish else rows, operator.schema)
+        # The plan of latents has all but the tensors.
+        rows = computed(operator, known, config, env, operator is not ENCODE_LATENTS_OPERATOR)
         fingerprint = hashlib.sha256(config.model_dump_json().encode()).hexdigest()
         out = self.store.directory(stage, fingerprint) / "a-1"
         (out / "data").mkdir(parents=True, exist_ok=True)

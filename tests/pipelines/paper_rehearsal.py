@@ -59,8 +59,8 @@ def rehearsal(manifest: Path) -> PipelineConfig:
     # A twelfth of the sides, in whole cells.
     for name, one in paper.latents.items():
         changes[f"latents.{name}.resolution"] = {256: 32, 512: 64, 960: 96}[one.resolution]
-        if name in paper.select.stages:
-            changes[f"select.stages.{name}.min_area"] = int(paper.select.stages[name].min_area / 80)
+        if name in paper.select.sets:
+            changes[f"select.sets.{name}.min_area"] = int(paper.select.sets[name].min_area / 80)
     for key, training in paper.training().items():
         changes |= {f"{key}.steps": 1, f"{key}.compile": False}
         changes |= {f"{key}.tasks.{index}.batch_size": 2 for index in range(len(training.tasks))}

@@ -25,8 +25,6 @@ from pipelines.engine.code_closure import CodeIndex
 from pipelines.engine.code_drift import DriftPolicy
 from pipelines.engine.fingerprint import DigestCache, Identifier
 from pipelines.engine.stage import Pipeline
-from pipelines.engine.store.run_record import RunRecord, StageEntry
-from pipelines.engine.store.store import Store
 from pipelines.tracking.tracker import Links
 from tests.lumina.tiny import TINY, dit_without_zeros, text_to_video
 from tests.pipelines import toy
@@ -138,38 +136,6 @@ def test_errors_are_one_line_without_debug(lumina: Any, tmp_path: Path) -> None:
     assert "Traceback" not in failed.output
     assert failed.output.count("\n") == 1
     assert type(lumina("run", "toy", "--debug").exception).__name__ == "StoreError"
-
-
-def test_compare_shows_figures_choice_and_final(lumina: Any, tmp_path: Path) -> None:
-    def figure(value: float) -> dict[str, float]:
-        return {"value": value, "low": value - 0.1, "high": value + 0.1}
-
-    outputs: dict[str, tuple[str, Any]] = {
-        "evaluate@clean": ("metrics.json", {"metrics": {"shapes/colour_acc": figure(0.8)}, "prompts": 9, "samples": 2}),
-        "evaluate@web": ("metrics.json", {"metrics": {"shapes/colour_acc": figure(0.5)}, "prompts": 9, "samples": 2}),
-        "choose": ("selection.json", {"sources": ["clean"], "chosen": "clean", "reason": "Best by far.", "table": []}),
-        "evaluate_final": (
-            "metrics.json",
-            {
-                "before": {"shapes/colour_acc": figure(0.8)},
-                "after": {"shapes/colour_acc": {"value": 0.93, "low": None, "high": None}},
-                "checkpoints": {"before": "train@2", "after": "finetune"},
-            },
-        ),
-    }
-    store = tmp_path / "store"
-    stages = {}
-    for name, (file, content) in outputs.items():
-        (store / name).mkdir(parents=True)
-        (store / name / file).write_text(json.dumps(content))
-        stages[name] = StageEntry(path=name, fingerprint=None, digest=None)
-    Store(store).put_run(RunRecord(run="r1", name="toy", started="2026-11-01T10:00:00+00:00", stages=stages))
-    shown = lumina("compare").output
-    for text in ("★ clean", "0.80  [0.70, 0.90]", "0.50  [0.40, 0.60]", "Best by far.", "★ fine-tuned", "0.93", "18"):
-        assert text in shown
-    data = json.loads(lumina("compare", "toy", "--json").output)
-    assert data["sources"]["web"]["shapes/colour_acc"]["value"] == 0.5
-    assert lumina("compare", "nobody").exit_code == 1
 
 
 def test_generate_names_what_is_wrong_before_loading_anything(tmp_path: Path) -> None:

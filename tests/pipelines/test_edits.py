@@ -23,8 +23,9 @@ import pytest
 
 from curation.digest import row_digest
 from curation.manifests import INGEST_OPERATOR, IngestConfig
-from curation.operator import Env, Input, apply
+from curation.operator import Env, Input
 from lumina.video import write_h264
+from tests.curation.in_memory import computed
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("lumina", "curation", "jobs", "pipelines")
@@ -262,11 +263,7 @@ def write_table(path: Path, rows: list[dict[str, str]], **style: Any) -> None:
 def ingested(path: Path) -> str:
     """Digest of the rows that the real stage finds."""
     config, env = IngestConfig(), Env(str(path.parent))
-    rows = INGEST_OPERATOR.plan({"manifest": Input(path)}, config, env)
-    assert INGEST_OPERATOR.make is not None
-    rows = apply(INGEST_OPERATOR, INGEST_OPERATOR.make(config, env), rows)
-    assert INGEST_OPERATOR.finish is not None
-    return str(row_digest(INGEST_OPERATOR.finish(rows, config)))
+    return str(row_digest(computed(INGEST_OPERATOR, {"manifest": Input(path)}, config, env)))
 
 
 def test_input_files(folder: Home) -> None:

@@ -18,15 +18,15 @@ from typer.testing import CliRunner
 from curation.control_characters import CONTROL, shown, shown_in_line
 from curation.schema import Reason
 from curation.selection import SelectConfig
+from lumina.pages.page import render
 from pipelines import cli
 from pipelines.commands.status import status_view
-from pipelines.reports.html import fill
 from pipelines.reports.progress import RunDisplay
 from pipelines.reports.quarantine import Quarantine, SetAside, quarantine_view, write_csv
 from pipelines.reports.selection import Change, Difference, Example, RuleCount, Selection
 from pipelines.reports.selection_tables import difference_view, selection_view
 from pipelines.reports.status import begin
-from pipelines.terminal import make_console
+from pipelines.terminal import clean, make_console
 from tests.curation.test_page import aside, clip, page
 from tests.pipelines.curated import Curated, make_clips
 
@@ -116,7 +116,7 @@ def test_the_page_of_curation(texts: list[str]) -> None:
 
 def test_a_template_takes_text_as_text(tmp_path: Path) -> None:
     (tmp_path / "x.html.j2").write_text("<p>{{ text }}</p><a href='{{ uri }}'>{{ number }}</a>")
-    made = fill(tmp_path / "x.html.j2", text=NASTY, uri="http://me:marked@host", number=3)
+    made = render(tmp_path / "x.html.j2", clean, text=NASTY, uri="http://me:marked@host", number=3)
     assert made.startswith(r"<p>[/INST] [red]=1+1[/] \x1b]0;x\x07 \u009b2J \u202egpj.\u2066 &lt;/script&gt;")
     assert made.endswith("<a href='http://host'>3</a>")
 

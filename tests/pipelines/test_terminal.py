@@ -73,9 +73,9 @@ def test_json_keeps_its_meaning() -> None:
 
 def test_a_traceback_tells_no_password_and_obeys_nothing() -> None:
     code = (
-        "from pipelines import cli\n"
+        "from pipelines import cli, config\n"
         "def fail(*_): raise ValueError('at http://me:' + 'marked@host: ' + chr(27) + '[2J')\n"
-        "cli._open = fail\n"
+        "config.load_config = fail\n"
         "cli.main()\n"
     )
     done = subprocess.run([sys.executable, "-c", code, "plan", "demo", "--debug"], capture_output=True, text=True)

@@ -12,7 +12,7 @@ from lumina.checkpoints import save_model
 from lumina.models.next_dit import MultiScaleNextDiT
 from pipelines.config import load_config, stage_name
 from pipelines.engine.fingerprint import Identifier
-from pipelines.engine.stage import Stage
+from pipelines.engine.stage import Execution, Stage
 from pipelines.errors import PipelineError
 from pipelines.rerun.lock import portable
 from pipelines.text_to_video import build
@@ -68,15 +68,15 @@ def test_the_demo_is_the_dag_of_the_design() -> None:
 
 def test_checkpoints_that_people_look_for_are_registered_which_changes_no_identity(identifier: Identifier) -> None:
     stages = build(load_config("demo")).stages
-    registered = {stage.name: stage.model for stage in stages if stage.model is not None}
+    registered = {stage.name: stage.execution.model for stage in stages if stage.execution.model is not None}
     assert {name: model.alias for name, model in registered.items()} == {
         "train@3": "base", "finetune": "best-subset", "export": "final"
     }  # fmt: skip
     for name, model in registered.items():
         assert "/store/x" in model.use.format(checkpoint="/store/x"), name
-    assert [stage.name for stage in stages if stage.system_prompts] == ["tag"]
+    assert [stage.name for stage in stages if stage.execution.system_prompts] == ["tag"]
     for stage in stages:
-        assert identifier.base(stage) == identifier.base(replace(stage, model=None, system_prompts=""))
+        assert identifier.base(stage) == identifier.base(replace(stage, execution=Execution()))
 
 
 def test_how_a_run_is_executed_is_in_no_identity(identifier: Identifier) -> None:
@@ -138,12 +138,12 @@ def test_a_change_reaches_what_comes_after_it(
 
 def test_rules_of_one_latents_set_are_known_to_select_with_all_sets(identifier: Identifier) -> None:
     stages = {stage.name: stage.config for stage in build(load_config("demo")).stages}
-    assert stages["select"].sets == {}
+    assert stages["select"].encoded == {}
     assert stages["encode_latents@videos"].name == "videos"
     stages = {
-        stage.name: stage.config for stage in build(load_config("demo", ["select.stages.videos.min_area=9"])).stages
+        stage.name: stage.config for stage in build(load_config("demo", ["select.sets.videos.min_area=9"])).stages
     }
-    assert stages["select"].sets == {"images": ("image",), "videos": ("video",)}
+    assert stages["select"].encoded == {"images": ("image",), "videos": ("video",)}
     found = changed(identifier, "select.sources.web.min_fps=null")
     assert "select" in found
 
@@ -152,11 +152,12 @@ def test_rules_of_one_latents_set_are_known_to_select_with_all_sets(identifier: 
     ("override", "message"),
     [
         ("select.sources.wep.min_fps=9", "select.sources names wep; the sources are handheld, synthetic, web"),
-        ("select.stages.video.min_area=9", "select.stages names video; the latents sets are images, videos"),
+        ("select.sets.video.min_area=9", "select.sets names video; the latents sets are images, videos"),
         ("select.scores.flow_mag_men.min=1", "select.scores names 'flow_mag_men'.*did you mean 'flow_mag_mean'"),
         ("select.scores.beauty.min=1", "no score of any clip.*extra.<column> for the columns of the manifest"),
         ("latents.videos.name=images", "latents.videos.name: leave it out"),
-        ("select.sets={videos: [video]}", "select.sets: leave it out"),
+        ("scoring.a.operator=curation.motion_scores:MOTION_OPERATOR", "scoring.a measures 'flow_.*, as does motion"),
+        ("select.encoded={videos: [video]}", "select.encoded: leave it out"),
     ],
 )
 def test_a_policy_that_names_nothing_is_refused_before_any_work(override: str, message: str) -> None:
@@ -254,7 +255,7 @@ def test_any_stage_may_be_fine_tuned_and_evaluated(identifier: Identifier, tmp_p
         "evaluate_final@1": {"train@1", "finetune@1", "choose@1", "tag", "select"},
         "export@1": {"finetune@1", "choose@1", "tag"},
     }  # fmt: skip
-    aliases = {name: stage.model.alias for name, stage in both.items() if stage.model is not None}
+    aliases = {name: one.execution.model.alias for name, one in both.items() if one.execution.model is not None}
     assert aliases == {
         "train@1": "base-1", "finetune@1": "best-subset-1", "export@1": "final-1",
         "train@2": "base", "finetune": "best-subset", "export": "final",
@@ -358,8 +359,8 @@ def test_a_manifest_behind_a_link_is_planned_and_read_where_the_link_lies(
     for manifest in (link, tmp_path / "latest" / "clips.jsonl"):
         assert fingerprints(identifier, "folder", [f"data.manifest={manifest}"]) == expected
         stages = build(load_config("folder", [f"data.manifest={manifest}"])).by_name
-        assert stages["ingest"].locations == {"manifest": link}
-        assert {stages[name].media_root for name in ("ingest", "probe", "motion")} == {str(link.parent)}
+        assert stages["ingest"].execution.locations == {"manifest": link}
+        assert {stages[name].execution.media_root for name in ("ingest", "probe", "motion")} == {str(link.parent)}
     (tmp_path / "blobs" / "2222").unlink()
     with pytest.raises(PipelineError, match=r"clips.jsonl is a link to ../blobs/2222, which does not exist: fetch it"):
         build(load_config("folder", [f"data.manifest={link}"]))
@@ -381,7 +382,7 @@ def test_the_media_may_lie_elsewhere_than_the_manifest(tmp_path: Path) -> None:
     manifest = tmp_path / "lists" / "clips.csv"
     manifest.write_text("video,caption,source\na.mp4,one,web\n")
     pipeline = build(load_config("folder", [f"data.manifest={manifest}", "ingest.media_dir=../media"]))
-    roots = {stage.name: stage.media_root for stage in pipeline.stages if stage.media_root}
+    roots = {stage.name: stage.execution.media_root for stage in pipeline.stages if stage.execution.media_root}
     assert {Path(roots[name]).resolve() for name in ("ingest", "probe", "motion")} == {tmp_path / "media"}
 
 

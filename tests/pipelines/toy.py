@@ -11,7 +11,7 @@ from jobs.runtime import RuntimeConfig
 from lumina.config import Config
 from pipelines.engine.code_closure import CodeIndex
 from pipelines.engine.fingerprint import DigestCache, Identifier
-from pipelines.engine.stage import Pipeline, Stage
+from pipelines.engine.stage import Execution, Pipeline, Stage
 from pipelines.execution import JobExecutor
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -77,7 +77,7 @@ def stage(name: str, job: str = "write", inputs: tuple[str, ...] = (), **config:
         f"tests.pipelines.toy:{job}",
         ToyConfig.model_validate({"text": name, **config}),
         inputs={upstream: upstream for upstream in inputs},
-        uses_cluster=False,
+        execution=Execution(uses_cluster=False),
     )
 
 

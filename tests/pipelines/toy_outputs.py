@@ -8,8 +8,9 @@ from curation.digest import row_digest
 from curation.operator import Layout
 from curation.schema import INGEST, to_table
 from jobs.context import JobContext, JobResult
-from jobs.parts import link_parts, write_part
+from jobs.parts import PartWriter, link_parts
 from jobs.row_index import write_row_index
+from jobs.shards import read_table
 from pipelines.engine.stage import Pipeline, Stage
 from tests.pipelines.toy import stage
 
@@ -22,9 +23,10 @@ def rows(ctx: JobContext) -> JobResult:
     )
     (ctx.out / "data").mkdir()
     layout = Layout(row_group_size=3, compression="none", use_dictionary=False)
-    parts = [write_part(table.slice(start, 6), [start], ctx.work, layout) for start in (0, 6)]
+    writer = PartWriter(ctx.work, layout)
+    parts = [writer.write(table.slice(start, 6), batches=[start]) for start in (0, 6)]
     link_parts(parts, ctx.work, ctx.out / "data")
-    write_row_index(ctx.out, {file.name: file.marks for part in parts for file in part.files}, "clip_id", {})
+    write_row_index(ctx.out, [read_table(part.index_path(ctx.work)) for part in parts])
     return JobResult("rows", str(row_digest(table)), {"in": 12, "ok": 12})
 
 

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import uuid
 from pathlib import Path
-
-PARTIAL = ".*.tmp"
-"""Files that `replace_file` has not given their name yet, or never will: whoever wrote them was killed."""
 
 
 def write_synced(path: Path, text: str) -> None:
@@ -17,35 +12,6 @@ def write_synced(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-
-
-def replace_file(path: Path, content: bytes, sync: bool = False, modified: float | None = None) -> None:
-    """Put a file in the place of an older one, or of none: who reads it finds either whole. Makes its folder.
-
-    Args:
-        path: the file.
-        content: all of it.
-        sync: have it on the disk before it gets its name.
-        modified: time of its last change, in seconds since the epoch; now by default.
-
-    Raises:
-        OSError: it cannot be written; what was there is as it was, and nothing is left beside it.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        if modified is not None:
-            os.utime(temporary, (modified, modified))
-        temporary.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
 
 
 def link_new(temporary: Path, path: Path) -> bool:

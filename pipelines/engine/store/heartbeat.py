@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from pipelines.engine.store.atomic_io import replace_file
+from lumina.files import replace_file
 from pipelines.engine.store.bucket import Bucket
 from pipelines.engine.store.typed import read_text
 from pipelines.errors import StoreError

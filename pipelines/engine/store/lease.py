@@ -22,6 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Protocol
 
+from lumina.files import replace_file
 from pipelines.engine.store.typed import Number, Text, Whole, checked, parse, read_text
 from pipelines.errors import LeaseLostError, PipelineError
 
@@ -234,15 +235,9 @@ def try_acquire(directory: Path) -> Lease | Holder:
 
 
 def _write(directory: Path, holder: Holder) -> None:
-    temporary = directory / f"LEASE.{holder.owner}.tmp"
     record = asdict(holder)
     del record["heartbeat"]
-    try:
-        temporary.write_text(json.dumps(record))
-        temporary.replace(directory / "LEASE.json")
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    replace_file(directory / "LEASE.json", json.dumps(record).encode())
 
 
 @contextlib.contextmanager

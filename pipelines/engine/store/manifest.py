@@ -74,7 +74,7 @@ class Manifest:
     artifacts: tuple[Below, ...] = ()
     taken: Mapping[Text, Whole] = field(default_factory=dict)
     """Fingerprint of an earlier output -> number of rows that are its, since they were given the same; see
-    `jobs.taken`."""
+    `jobs.row_reuse`."""
     tier: Mapping[Text, Any] = field(default_factory=dict)
     """How alike another computation has to be; see `pipelines.engine.tolerance`."""
     env: Mapping[Text, Any] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipelines.engine.store.atomic_io import PARTIAL
+from lumina.files import PARTIAL
 from pipelines.engine.store.lease import Holder
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.typed import checked, parse, read_text

@@ -25,8 +25,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lumina.files import replacing
 from pipelines.engine.store import lease as leases
-from pipelines.engine.store.atomic_io import replace_file
 from pipelines.engine.store.bucket import Bucket
 from pipelines.engine.store.heartbeat import LiveObjects
 from pipelines.engine.store.lease import Holder
@@ -298,17 +298,12 @@ class RemoteStore(Store):
         """See `Store.bring`."""
         if path.is_file():
             return
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.bucket.download(self._object(path), temporary)
-            temporary.replace(path)
-        except GoneError:
-            return  # who reads the file says so
+            # Where it is gone, who reads the file says so.
+            with contextlib.suppress(GoneError), replacing(path) as partial:
+                self.bucket.download(self._object(path), partial)
         except OSError as error:
             raise StoreError(f"store {self.root}: {disk_problem(error, path)}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def dataset(self, manifest: Manifest) -> ds.Dataset:
         """See `Store.dataset`: fetched, but for large tables, of which the columns that are read come from the bucket.
@@ -366,7 +361,10 @@ class RemoteStore(Store):
         """Have a record in the working copy as the bucket has it."""
         try:
             if modified is not None or not path.is_file() or path.read_text() != text:
-                replace_file(path, text.encode(), modified=modified)
+                with replacing(path) as partial:
+                    partial.write_text(text)
+                    if modified is not None:
+                        os.utime(partial, (modified, modified))
         except OSError as error:
             raise StoreError(f"store {self.root}: {disk_problem(error, path)}") from error
 

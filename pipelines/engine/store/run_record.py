@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
-from pipelines.engine.store.atomic_io import replace_file
+from lumina.files import replace_file
 from pipelines.engine.store.checksum import is_whole, seal
 from pipelines.engine.store.typed import (
     Below,

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jobs.train_plots import NOTE, charts
+from lumina.evaluation.selection import Selection
+from lumina.formats import duration, figure, short_digest
+from lumina.pages.charts import Chart, Forest
+from lumina.pages.page import render
+from pipelines.diff.figures import CURVES, read_curve
 from pipelines.diff.runs import Side, read_side
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
-from pipelines.reports.html import fill, script_source
-from pipelines.reports.page.charts import training_charts
+from pipelines.reports.evaluations import Evaluations, read_evaluations
 from pipelines.reports.page.clips import clip_sheet
-from pipelines.reports.page.comparison import Forest, Table, figure_table, gap_forest, number_text, score_forest
-from pipelines.reports.page.evaluated import Evaluated, read_final, read_selection, read_sources
-from pipelines.reports.page.motion import motion_table
-from pipelines.reports.page.stages import draw, stage_rows
-from pipelines.reports.progress import duration
-from pipelines.terminal import command_line
+from pipelines.reports.page.figures import (
+    FigureTable,
+    MotionTable,
+    figure_table,
+    gap_forest,
+    motion_table,
+    score_forest,
+)
+from pipelines.reports.page.stages import COLUMNS, draw, stage_rows
+from pipelines.terminal import clean, command_line
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-SCRIPT = Path(__file__).with_name("report.js")
 
 
 def make_page(store: Store, record: RunRecord) -> str:
@@ -36,71 +44,74 @@ def make_page(store: Store, record: RunRecord) -> str:
         StoreError: an output cannot be read.
     """
     side = read_side(store, record)
-    evaluated = read_sources(side)
-    afters = ["", *(name.partition("@")[2] for name in side.stages if name.startswith("choose@"))]
-    subsets = [_subset(side, after, evaluated.get(after, [])) for after in afters]
+    parts = [_part(found) for found in read_evaluations(side)]
     rows, cost = stage_rows(side, record)
-    script = SCRIPT.read_text(encoding="utf-8")
     inputs = {name: list(entry.inputs.values()) for name, entry in record.stages.items()}
     states = [held.state for held in side.stages.values()]
-    return fill(
+    first = parts[0]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    tiles = [
+        (counts, f"stages, until {record.until}" if record.until else "stages"),
+        (duration(side.seconds), "this run took"),
+        (", ".join(first.found.chosen), "chosen for fine-tuning"),
+        (first.sources and f"{first.found.sources[0].clips:,}", "clips a system prompt"),
+    ]
+    return render(
         TEMPLATE,
+        clean,
+        plays=True,
         side=side,
-        record=record,
-        took=duration(side.seconds),
-        states={state: states.count(state) for state in dict.fromkeys(states)},
-        answer=_answer(subsets[0].selection, record),
-        selection=subsets[0].selection,
-        sources=subsets[0].sources,
-        subsets=subsets,
-        sheets=[sheet for one in subsets for sheet in one.sheets],
-        training=training_charts(side),
+        tiles_=[(large, small) for large, small in tiles if large],
+        answer=_answer(first.found.selection, record),
+        selection=first.found.selection,
+        parts=parts,
+        sheets=[sheet for one in parts for sheet in one.sheets],
+        training=[(stage, found) for stage, found in _training(side).items() if found],
+        note=NOTE,
         graph=draw(side, inputs),
+        columns=COLUMNS,
         stages=rows,
         cost=cost,
         commands=_commands(side, record),
         settings=[(name, _settings(held.recipe)) for name, held in side.stages.items() if held.recipe],
-        script=script,
-        script_source=script_source(script),
     )
 
 
 @dataclass(frozen=True)
-class _Subset:
+class _Part:
     """Evaluation, choice and fine-tuning after one training stage."""
 
-    title: str
-    """Empty for the last stage."""
-    selection: Mapping[str, Any] | None
+    found: Evaluations
     scores: Forest | None
     gaps: Forest | None
     rule: str
-    sources: Table | None
-    final: Table | None
+    sources: FigureTable | None
+    final: FigureTable | None
     disjoint: bool
-    motion: Any
+    """Whether the fine-tuned model is judged on prompts that the choice has not seen."""
+    motion: MotionTable | None
     sheets: list[tuple[str, str, Any]]
+    """Title, which half of the prompts, clips."""
 
 
-def _subset(side: Side, after: str, found: list[Evaluated]) -> _Subset:
-    selection = read_selection(side, after)
-    sources = _in_order(found, selection)
-    final = read_final(side, after)
-    scored = selection["rule"]["score"] if selection else ()
-    title = f" after train@{after}" if after else ""
-    return _Subset(
-        title=title,
-        selection=selection,
-        scores=score_forest(selection) if selection else None,
-        gaps=gap_forest(selection) if selection else None,
-        rule=_rule(selection) if selection else "",
-        sources=figure_table(sources, 0, changes=False, first_named=scored) if sources else None,
-        final=figure_table(final, 0, changes=True, first_named=scored) if final else None,
-        disjoint=all(one.content.get("disjoint", False) for one in (*sources, *final)),
-        motion=motion_table([*sources, *final]) if sources or final else None,
-        sheets=[
-            (f"{what}{title}", note, clip_sheet([(one.title, one.output, one.rows) for one in group]))
-            for what, note, group in (
+def _part(found: Evaluations) -> _Part:
+    selection, sources, final = found.selection, found.sources, found.final
+    if final:
+        final = (replace(final[0], title=f"before ({final[0].title})"), *final[1:])
+    scored = selection.rule["score"] if selection else ()
+    every = [*sources, *final]
+    return _Part(
+        found,
+        score_forest(selection) if selection else None,
+        gap_forest(selection) if selection else None,
+        _rule(selection) if selection else "",
+        figure_table(sources, first_named=scored, chosen=found.chosen) if sources else None,
+        figure_table(final, first_named=scored, changes=True) if final else None,
+        all(one.content.get("disjoint", False) for one in every),
+        motion_table(every) if every else None,
+        [
+            (f"{title}{found.where}", half, clip_sheet(group))
+            for title, half, group in (
                 ("Before and after fine-tuning", "the reporting half", final),
                 ("System prompts", "the choosing half", sources),
             )
@@ -109,47 +120,52 @@ def _subset(side: Side, after: str, found: list[Evaluated]) -> _Subset:
     )
 
 
-def _in_order(found: list[Evaluated], selection: Mapping[str, Any] | None) -> list[Evaluated]:
-    """The best first, as in the choice; then those that were left out of it."""
-    order = [row["source"] for row in selection["table"]] if selection else []
-    return sorted(found, key=lambda one: (order.index(one.title) if one.title in order else len(order), one.title))
+def _training(side: Side) -> dict[str, list[Chart]]:
+    """The charts of every stage that left curves. StoreError if they cannot be read."""
+    found = {}
+    for name, held in side.stages.items():
+        path = None if held.output is None else held.output.fetch(CURVES)
+        if path is not None and (path / CURVES).is_file():
+            rows = [{"step": step, **point} for step, point in read_curve(name, path).items()]
+            found[name] = charts(name, rows, (held.recipe or {}).get("config", {}))
+    return found
 
 
-def _answer(selection: Mapping[str, Any] | None, record: RunRecord) -> str:
+def _answer(selection: Selection | None, record: RunRecord) -> str:
     """The headline."""
     failed = [name for name, entry in record.stages.items() if entry.state == "failed"]
     if failed:
         return f"{', '.join(failed)} failed"
     if selection is None:
         return "No system prompt has been chosen yet"
-    best = selection["table"][0]
-    head = f"{best['source']} scores highest: {number_text(best['score']['value'])}"
-    if selection.get("decided_by") == "hand":
-        return f"{' and '.join(selection['sources'])} chosen by hand; {head}"
-    others = len(selection["table"]) - 1
-    worse = len(selection["table"]) - len(selection["best_set"])
+    best = selection.table[0]
+    head = f"{best.source} scores highest: {figure(best.score['value'])}"
+    if selection.by_hand:
+        return f"{' and '.join(selection.sources)} chosen by hand; {head}"
+    others = len(selection.table) - 1
+    worse = len(selection.table) - len(selection.best_set)
     if not others:
         return f"{head}; it is the only system prompt"
-    if not selection.get("scores", {}).get("per_clip", True):
+    if not selection.per_clip:
         return f"{head}, without error bars"
     if not worse:
         return f"{head}, but no other is significantly worse"
     return f"{head}; {worse} of {others} others significantly worse"
 
 
-def _rule(selection: Mapping[str, Any]) -> str:
-    rule = selection["rule"]
+def _rule(selection: Selection) -> str:
+    rule = selection.rule
     score = " + ".join(
         (f"{weight:g} × " if weight != 1 else "") + name for name, weight in sorted(rule["score"].items())
     )
     weights = sum(abs(weight) for weight in rule["score"].values())
     told = f"score = ({score}) / {weights:g}"
-    if "standardised" in selection:
+    if selection.standardised is not None:
         told += ", each in standard deviations of its values over prompts and sources"
-    if files := selection.get("scores", {}).get("files"):
-        digests = ", ".join(digest.removeprefix("sha256:")[:12] for digest in files.values())
+    if selection.scores:
+        digests = ", ".join(map(short_digest, selection.scores["files"].values()))
         told += f"; scores from elsewhere ({digests})"
-    if selection.get("decided_by") == "hand":
+    if selection.by_hand:
         return f"{told}; it did not decide"
     tie = "the highest is taken" if rule["on_tie"] == "best" else "all of them are taken"
     return f"{told}; where several cannot be told apart, {tie}; seed {rule['seed']}"

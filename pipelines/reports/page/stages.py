@@ -1,41 +1,23 @@
-"""The stages of a recorded run for its page: what each took, and a drawing of what depends on what."""
+"""Stages of a recorded run for its page: a table of what each took, and a layered drawing of the DAG."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 
+from lumina.formats import duration, quantity, size
+from lumina.pages.page import Cell
 from pipelines.diff.runs import Held, Side
 from pipelines.engine.store.run_record import RunRecord, StageEntry
-from pipelines.reports.progress import duration, state_text
+from pipelines.reports.progress import state_text
 from pipelines.reports.tables import output_text
 
-_WIDTH, _HEIGHT, _GAP, _BEND = 150, 46, 14, 26
-_PAD = 4
-
-
-@dataclass(frozen=True)
-class StageRow:
-    """One stage in the table of times."""
-
-    name: str
-    state: str
-    sign: str
-    took: str
-    """In this run."""
-    computed: str
-    """When it was computed, maybe by an earlier run."""
-    share: float
-    """Of the longest stage's computing time, in percent."""
-    machine: str
-    """GPU-hours or core-hours that were held for it."""
-    operations: str
-    """Floating point operations of its training."""
-    output: str
-    size: str
-    problem: str
-    """What went wrong, why the output is not there any more, or which code differs since; else empty."""
+COLUMNS = ("stage", "state", "in this run", "computing", "of the longest", "held", "operations", "size", "output")
+_WIDTH, _HEIGHT, _GAP, _BEND, _PAD = 150, 46, 14, 26, 4
+_Place = tuple[str, str]
+"""A stage, and the one below for which an edge of it keeps a place free; that is empty for the stage itself."""
 
 
 @dataclass(frozen=True)
@@ -61,33 +43,34 @@ class Graph:
     box: tuple[int, int] = (_WIDTH, _HEIGHT)
 
 
-def stage_rows(side: Side, record: RunRecord) -> tuple[list[StageRow], str]:
-    """Every stage in order, and the sum of what they cost."""
+def stage_rows(side: Side, record: RunRecord) -> tuple[list[list[str | Cell]], str]:
+    """The stages in order, with what went wrong or which code differs under each, and the sum of what they cost."""
     computed = {name: _computed(held, record.stages[name]) for name, held in side.stages.items()}
     longest = max((seconds for seconds in computed.values() if seconds), default=1.0)
-    rows = []
+    rows: list[list[str | Cell]] = []
     hours: dict[str, float] = {}
     for name, held in side.stages.items():
-        entry = record.stages[name]
+        entry, manifest, seconds = record.stages[name], held.manifest, computed[name]
         unit, number = _machine(held)
         if number:
             hours[unit] = hours.get(unit, 0.0) + number
-        manifest = held.manifest
         rows.append(
-            StageRow(
+            [
                 name,
-                held.state,
-                _sign(held.state),
+                Cell(state_text(held.state).plain, style=f"state {held.state}"),
                 duration(entry.seconds),
-                duration(seconds) if (seconds := computed[name]) is not None else "–",
-                100 * (seconds or 0.0) / longest,
+                "–" if seconds is None else duration(seconds),
+                Cell("", bar=100 * (seconds or 0.0) / longest, style="share"),
                 _hours(number, unit) if number >= 5e-4 else "–",
                 _operations(held),
+                size(sum(file.bytes for file in manifest.files)) if manifest else "–",
                 output_text(manifest) if manifest else "–",
-                size_text(sum(file.bytes for file in manifest.files)) if manifest else "–",
-                entry.error or held.problem or held.drift,
-            )
+            ]
         )
+        if problem := entry.error or held.problem:
+            rows.append([Cell(problem, style="bad")])
+        elif held.drift:
+            rows.append([Cell(held.drift, style="warn")])
     total = duration(sum(seconds for seconds in computed.values() if seconds))
     spent = ", ".join(_hours(number, unit) for unit, number in sorted(hours.items(), reverse=True))
     return rows, f"{total} of computing in all" + (f", {spent}" if spent else "")
@@ -116,25 +99,9 @@ def _hours(number: float, unit: str) -> str:
 
 def _operations(held: Held) -> str:
     metrics = held.manifest.metrics if held.manifest else {}
-    if not {"train/flops_per_second", "train/seconds_per_step", "train/steps"} <= metrics.keys():
-        return "–"
-    number = metrics["train/flops_per_second"] * metrics["train/seconds_per_step"] * metrics["train/steps"]
-    for unit, size in (("E", 1e18), ("P", 1e15), ("T", 1e12)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number / 1e9:.3g} G"
-
-
-def size_text(number: float) -> str:
-    """`1.2 GB`, `34 MB`, `560 kB`."""
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number / 1e3:.3g} kB"
-
-
-def _sign(state: str) -> str:
-    return state_text(state).plain.partition(" ")[0]
+    factors = [metrics.get(f"train/{name}") for name in ("flops_per_second", "seconds_per_step", "steps")]
+    rate, pace, steps = (factor or 0.0 for factor in factors)
+    return quantity(rate * pace * steps) if all(factors) else "–"
 
 
 def draw(side: Side, inputs: Mapping[str, Sequence[str]]) -> Graph:
@@ -148,36 +115,35 @@ def draw(side: Side, inputs: Mapping[str, Sequence[str]]) -> Graph:
     depth: dict[str, int] = {}
     for name in side.stages:
         depth[name] = 1 + max((depth[one] for one in parents[name]), default=-1)
-    layers: list[list[tuple[str, str]]] = [[] for _ in range(1 + max(depth.values(), default=-1))]
-    # An edge over several layers keeps a place free in each, so that it runs past the boxes.
-    above: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    chains: list[list[tuple[str, str]]] = []
+    layers: list[list[_Place]] = [[] for _ in range(1 + max(depth.values(), default=-1))]
+    above: dict[_Place, list[_Place]] = {}
+    chains: list[list[_Place]] = []
     for name in side.stages:
         layers[depth[name]].append((name, ""))
         for parent in parents[name]:
+            # An edge over several layers keeps a place free in each, so that it runs past the boxes.
             between = range(depth[parent] + 1, depth[name])
             free = [(parent, f"{name}{number}") for number in between]
             for number, place in zip(between, free, strict=True):
                 layers[number].append(place)
-            chain = [(parent, ""), *free, (name, "")]
-            chains.append(chain)
-            for upper, lower in pairwise(chain):
+            chains.append([(parent, ""), *free, (name, "")])
+            for upper, lower in pairwise(chains[-1]):
                 above.setdefault(lower, []).append(upper)
     width = max((_extent(layer) for layer in layers), default=0.0)
-    middle: dict[tuple[str, str], float] = {}
+    middle: dict[_Place, float] = {}
     for layer in layers:
-        layer.sort(key=lambda one: _mean([middle[two] for two in above.get(one, ())]))
-        x = (width - _extent(layer)) / 2
+        layer.sort(key=lambda one: fmean([middle[two] for two in above.get(one, ())] or [0.0]))
+        x = _PAD + (width - _extent(layer)) / 2
         for one in layer:
             own = _GAP if one[1] else _WIDTH
             middle[one] = x + own / 2
             x += own + _GAP
     pitch = _HEIGHT + _BEND
     nodes = tuple(
-        Node(name, held.state, _note(held), _PAD + middle[name, ""] - _WIDTH / 2, _PAD + depth[name] * pitch)
+        Node(name, held.state, _note(held), middle[name, ""] - _WIDTH / 2, _PAD + depth[name] * pitch)
         for name, held in side.stages.items()
     )
-    edges = tuple(_path(chain, middle, depth[chain[0][0]] * pitch + _PAD, pitch) for chain in chains)
+    edges = tuple(_path([middle[one] for one in chain], _PAD + depth[chain[0][0]] * pitch) for chain in chains)
     return Graph(nodes, edges, width + 2 * _PAD, len(layers) * pitch - _BEND + 2 * _PAD)
 
 
@@ -186,30 +152,24 @@ def _reduced(parents: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     ancestors: dict[str, set[str]] = {}
     reduced = {}
     for name, own in parents.items():
-        distinct = list(dict.fromkeys(own))
-        beyond = set().union(*(ancestors[one] for one in distinct)) if distinct else set()
-        reduced[name] = [one for one in distinct if one not in beyond]
-        ancestors[name] = beyond | set(distinct)
+        beyond = set().union(*(ancestors[one] for one in own))
+        reduced[name] = [one for one in dict.fromkeys(own) if one not in beyond]
+        ancestors[name] = beyond | set(own)
     return reduced
 
 
-def _extent(layer: Sequence[tuple[str, str]]) -> float:
+def _extent(layer: Sequence[_Place]) -> float:
     return sum(_GAP if one[1] else _WIDTH for one in layer) + _GAP * (len(layer) - 1)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
-
-
-def _path(chain: Sequence[tuple[str, str]], middle: Mapping[tuple[str, str], float], top: float, pitch: int) -> str:
+def _path(xs: Sequence[float], top: float) -> str:
+    """An edge through these places of consecutive layers, straight beside the boxes and bent between them."""
     y = top + _HEIGHT
-    text = f"M{_PAD + middle[chain[0]]:.1f} {y:.1f}"
-    for number, place in enumerate(chain[1:], start=1):
-        x, before = _PAD + middle[place], _PAD + middle[chain[number - 1]]
-        text += f"C{before:.1f} {y + _BEND / 2:.1f} {x:.1f} {y + _BEND / 2:.1f} {x:.1f} {y + _BEND:.1f}"
-        y += pitch
-        if number < len(chain) - 1:
-            text += f"V{y:.1f}"
+    text = f"M{xs[0]:.1f} {y:.1f}"
+    for before, x in pairwise(xs):
+        bend, end = y + _BEND / 2, y + _BEND
+        text += f"V{y:.1f}C{before:.1f} {bend:.1f} {x:.1f} {bend:.1f} {x:.1f} {end:.1f}"
+        y = end + _HEIGHT
     return text
 
 

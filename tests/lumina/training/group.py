@@ -15,8 +15,9 @@ import torch
 import torch.distributed as dist
 
 from lumina.training.data.latents import LatentDataset
+from lumina.training.loop_config import LoopSettings
 from lumina.training.stage import TrainStageConfig
-from lumina.training.trainer import LoopSettings, Trainer
+from lumina.training.trainer import Trainer
 
 
 def run_group(world: int, target: Callable[..., None], *args: Any, store: Path) -> None:

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from lumina.training.checkpoint_interval import (
     WRITE_BYTES_PER_S,
     CheckpointInterval,
-    Often,
     interval_seconds,
     write_seconds,
 )
+from lumina.training.loop_config import LoopConfig
 
 
 @dataclass
 class Worker:
     """One worker on a clock of its own, whose checkpoints take `writes` seconds beside the loop."""
 
-    often: Often
+    loop: LoopConfig
     writes: float
     pace: float
     share_bytes: float = 0.0
@@ -32,7 +32,7 @@ class Worker:
     looks: int = 0
 
     def __post_init__(self) -> None:
-        self.interval = CheckpointInterval(self.often, self.share_bytes, lambda: self.now)
+        self.interval = CheckpointInterval(self.loop, self.share_bytes, lambda: self.now)
         self.written: Future[float] | None = None
 
     def save(self, step: int) -> None:
@@ -77,7 +77,7 @@ def _run(workers: list[Worker], steps: int) -> None:
 def test_writing_takes_no_more_than_its_share_on_any_worker(
     writes: list[float], pace: float, seconds: float, share: float, guess: float
 ) -> None:
-    often = Often(None, seconds, share)
+    often = LoopConfig(checkpoint_every_s=seconds, checkpoint_share=share)
     size = guess * WRITE_BYTES_PER_S
     workers = [Worker(often, taken, pace, size) for taken in writes]
     _run(workers, 400)
@@ -93,14 +93,14 @@ def test_writing_takes_no_more_than_its_share_on_any_worker(
 
 
 def test_workers_speak_seldom() -> None:
-    worker = Worker(Often(None, 60, 0.03), writes=30, pace=0.5)
+    worker = Worker(LoopConfig(), writes=30, pace=0.5)
     _run([worker], 20_000)
     assert len(worker.saved) == 10
     assert worker.looks < 40
 
 
 def test_steps_that_become_faster_bring_no_checkpoint_too_early() -> None:
-    worker = Worker(Often(None, 60, 0.03), writes=6, pace=30)
+    worker = Worker(LoopConfig(), writes=6, pace=30)
     _run([worker], 2)
     worker.pace = 0.1
     _run([worker], 1000)
@@ -109,7 +109,7 @@ def test_steps_that_become_faster_bring_no_checkpoint_too_early() -> None:
 
 
 def test_a_number_of_steps_is_taken_as_it_is() -> None:
-    worker = Worker(Often(7), writes=1e6, pace=1)
+    worker = Worker(LoopConfig(checkpoint_every=7), writes=1e6, pace=1)
     worker.interval.restart(3)
     _run([worker], 30)
     assert [step for step, _ in worker.saved] == [7, 14, 21, 28]

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lumina.files import read_jsonl
 from lumina.flow_matching.path import Losses
 from lumina.training.metrics import (
     BIN_REPORTS,
@@ -17,7 +18,6 @@ from lumina.training.metrics import (
     bins_due,
     curve_points,
     mean_bins,
-    read_metrics,
 )
 
 CPU = torch.device("cpu")
@@ -35,12 +35,12 @@ def test_a_resumed_run_drops_the_lines_behind_its_step(tmp_path: Path) -> None:
         first.write(step, {"loss": 1.0 / step})
     with path.open("a") as file:
         file.write('{"step": 40, "lo')
-    assert [row["step"] for row in read_metrics(path)] == [10, 20, 30]
+    assert [row["step"] for row in read_jsonl(path)] == [10, 20, 30]
     inode = path.stat().st_ino
     second = MetricsFile(path, 20)
     assert path.stat().st_ino != inode
     second.write(30, {"loss": 2.0})
-    assert read_metrics(path) == [{"step": 10, "loss": 0.1}, {"step": 20, "loss": 0.05}, {"step": 30, "loss": 2.0}]
+    assert read_jsonl(path) == [{"step": 10, "loss": 0.1}, {"step": 20, "loss": 0.05}, {"step": 30, "loss": 2.0}]
 
 
 def test_a_report_has_means_and_leaves_out_a_task_that_took_no_part() -> None:

@@ -17,11 +17,13 @@ from torch import Tensor
 
 from lumina import checkpoints
 from lumina.adapters import load_adapted
+from lumina.files import read_jsonl
 from lumina.training import resume
 from lumina.training.data.latents import LatentDataset
 from lumina.training.determinism import CUBLAS
-from lumina.training.metrics import mean_bins, read_metrics
-from lumina.training.trainer import LoopSettings, Trainer, TrainingStoppedError
+from lumina.training.loop_config import LoopSettings
+from lumina.training.metrics import mean_bins
+from lumina.training.trainer import Trainer, TrainingStoppedError
 from lumina.training.weights.start import initial_model
 from tests.lumina.training import toy
 from tests.lumina.training.reference import TELLING, plain_adamw, write_start
@@ -49,7 +51,7 @@ def _digest(trainer: Trainer, out: Path) -> str:
 
 def _losses(work: Path) -> list[dict[str, float]]:
     timed = ("tokens_per", "samples_per", "seconds_per", "data_share", "flop")
-    return [{key: row[key] for key in row if not key.startswith(timed)} for row in read_metrics(work / "metrics.jsonl")]
+    return [{key: row[key] for key in row if not key.startswith(timed)} for row in read_jsonl(work / "metrics.jsonl")]
 
 
 @pytest.mark.parametrize("changes", [{}, {"precision": "bf16", "zero_stage": 2}])
@@ -98,7 +100,7 @@ def test_a_run_is_algorithm_1(data: LatentDataset, tmp_path: Path, zero_stage: i
         found = checkpoints.load_weights(tmp_path / "out" / folder)
         for name, value in wanted.items():
             torch.testing.assert_close(found[name], value, rtol=0, atol=2e-6, msg=f"{folder} {name}")
-    rows = read_metrics(tmp_path / "metrics.jsonl")
+    rows = read_jsonl(tmp_path / "metrics.jsonl")
     assert [row["grad_norm"] for row in rows] == pytest.approx(expected.norms, rel=1e-5)
     for row, told in zip(rows, expected.losses, strict=True):
         assert {key: row[key] for key in row if key.startswith(("loss/", "mse/", "vd/"))} == pytest.approx(told, 1e-4)
@@ -108,7 +110,7 @@ def test_a_run_is_algorithm_1(data: LatentDataset, tmp_path: Path, zero_stage: i
 
 def test_losses_fall_on_a_problem_that_the_text_solves(data: LatentDataset, tmp_path: Path) -> None:
     Trainer(toy.stage(steps=60), data, _settings(tmp_path, checkpoint_every=1000)).run()
-    rows = read_metrics(tmp_path / "metrics.jsonl")
+    rows = read_jsonl(tmp_path / "metrics.jsonl")
     for task in ("image", "fine", "coarse"):
         assert rows[-1][f"loss/{task}"] < 0.7 * rows[0][f"loss/{task}"]
     assert {key.split("/")[1] for key in rows[-1] if key.startswith("t_bin/")} == {"image", "fine", "coarse"}
@@ -257,7 +259,7 @@ def test_host_memory_holds_the_state_once(data: LatentDataset, tmp_path: Path, m
 
 def test_held_out_clips_are_looked_at_between_and_at_the_end(data: LatentDataset, tmp_path: Path) -> None:
     Trainer(toy.stage(steps=8), data, _settings(tmp_path, validate_every=5)).run()
-    rows = {row["step"]: row for row in read_metrics(tmp_path / "metrics.jsonl")}
+    rows = {row["step"]: row for row in read_jsonl(tmp_path / "metrics.jsonl")}
     assert list(rows) == [3, 5, 6, 8]
     for step in (5, 8):
         assert rows[step]["val/fine/web"] == rows[step]["val/fine"] > 0

@@ -9,12 +9,13 @@ import pytest
 import torch.distributed as dist
 
 from lumina import checkpoints
+from lumina.files import read_jsonl
 from lumina.training import resume
 from lumina.training.data.latents import LatentDataset
-from lumina.training.metrics import read_metrics
+from lumina.training.loop_config import LoopSettings
 from lumina.training.objective import MicroBatch, Objective
 from lumina.training.stage import TaskConfig, TrainStageConfig
-from lumina.training.trainer import LoopSettings, Trainer
+from lumina.training.trainer import Trainer
 from tests.lumina.training import toy
 from tests.lumina.training.group import run_group, train
 
@@ -36,7 +37,7 @@ def _watch(config: TrainStageConfig, latents: Path, text: Path, work: Path) -> N
     Objective.micro_batch = watching  # type: ignore[method-assign]
     # As many checkpoints as their writing allows: each worker measures its own.
     often = {"checkpoint_every_s": 0.0, "checkpoint_share": 0.5, "keep_checkpoints": 99}
-    Trainer(config, LatentDataset([latents], text), LoopSettings(work, log_every=1, **often)).run()
+    Trainer(config, LatentDataset([latents], text), LoopSettings(work=work, log_every=1, **often)).run()
     (work / f"seen-{dist.get_rank()}.json").write_text(json.dumps(seen))
 
 
@@ -45,7 +46,7 @@ def _seen(work: Path) -> list[list[object]]:
 
 
 def _losses(work: Path) -> dict[float, float]:
-    return {row["step"]: row["loss"] for row in read_metrics(work / "metrics.jsonl")}
+    return {row["step"]: row["loss"] for row in read_jsonl(work / "metrics.jsonl")}
 
 
 def test_one_worker_and_two_see_the_same_and_lose_the_same(tmp_path: Path) -> None:
@@ -69,7 +70,7 @@ def test_one_worker_and_two_see_the_same_and_lose_the_same(tmp_path: Path) -> No
 def test_another_number_of_workers_takes_over_a_checkpoint(tmp_path: Path, before: int, after: int) -> None:
     latents, text = toy.write(tmp_path / "toy")
     config = toy.stage(steps=12, zero_stage=before, **STEADY)
-    whole = LoopSettings(tmp_path / "whole", checkpoint_every=4, keep_checkpoints=9, log_every=1)
+    whole = LoopSettings(work=tmp_path / "whole", checkpoint_every=4, keep_checkpoints=9, log_every=1)
     run_group(before, train, config, latents, text, whole, None, store=tmp_path / "store")
     # As if it had been killed after step 4.
     for step in (8, 12):

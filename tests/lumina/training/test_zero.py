@@ -14,8 +14,9 @@ from torch import Tensor
 from lumina import checkpoints
 from lumina.training import zero
 from lumina.training.data.latents import LatentDataset
+from lumina.training.loop_config import LoopSettings
 from lumina.training.stage import TrainStageConfig
-from lumina.training.trainer import LoopSettings, Trainer
+from lumina.training.trainer import Trainer
 from lumina.training.weights.publish import PUBLISHED
 from tests.lumina.training import toy
 from tests.lumina.training.group import run_group
@@ -66,7 +67,7 @@ def _streams() -> dict[str, int]:
 
 def _train(config: TrainStageConfig, root: Path, name: str) -> None:
     data = LatentDataset([root / "toy" / "latents"], root / "toy" / "text")
-    trainer = Trainer(config, data, LoopSettings(root / name), root / "init")
+    trainer = Trainer(config, data, LoopSettings(work=root / name), root / "init")
     assert trainer.engine._zero.overlap_comm == name.startswith("beside")
     trainer.run()
     trainer.export(root / f"{name}-out")

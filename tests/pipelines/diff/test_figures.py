@@ -49,7 +49,7 @@ def test_a_curve_leaves_out_what_a_clock_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ['{"loss": 1}', "[1]", '{"step": 2, "loss": null}', '{"step": 2'])
 def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "loss": 1}}\n{line}\n')
-    with pytest.raises(StoreError, match=r"stage train: .*metrics.jsonl, line 2: expected a step and its metrics"):
+    with pytest.raises(StoreError, match=r"stage train: .*metrics.jsonl, line 2: (no JSON|expected a step)"):
         read_curve("train", tmp_path)
 
 

@@ -212,7 +212,7 @@ def test_modules_are_imported_by_computed_names_only_where_a_stage_names_them() 
         and not (node.args and isinstance(node.args[0], ast.Constant))
     }
     # The operator of the stage, and a function that the operator's own module names in a text.
-    assert computed == {"jobs.curate", "curation.decoding_child"}
+    assert computed == {"curation.operator", "curation.decoding_child"}
 
 
 def test_the_decoding_process_counts_where_clips_are_decoded_and_cutting_shots_does_not() -> None:

@@ -22,7 +22,7 @@ from pipelines.engine.fingerprint import Identifier
 from pipelines.engine.plan import plan
 from pipelines.engine.runner import run
 from pipelines.engine.signals import StopSignal
-from pipelines.engine.stage import Pipeline, Stage
+from pipelines.engine.stage import Execution, Pipeline, Stage
 from pipelines.engine.store.store import Store
 from pipelines.errors import StageError
 from pipelines.execution import JobExecutor
@@ -65,8 +65,12 @@ def test_a_run_records_where_its_clips_lie(tmp_path: Path) -> None:
 
     raw, after = stage("raw"), stage("after", inputs=("raw",))
     assert recorded(raw, after) == ""
-    assert recorded(raw, replace(after, media_root="/data/clips")) == "/data/clips"
-    made = tmp_path / recorded(raw, replace(after, media_root_from="raw"))
+
+    def reading(**media: str) -> Stage:
+        return replace(after, execution=replace(after.execution, **media))
+
+    assert recorded(raw, reading(media_root="/data/clips")) == "/data/clips"
+    made = tmp_path / recorded(raw, reading(media_root_from="raw"))
     assert (made / "text.txt").is_file()
 
 
@@ -167,7 +171,7 @@ def test_independent_stages_run_side_by_side(tmp_path: Path) -> None:
 
 def test_the_cluster_starts_once_on_the_calling_thread_and_only_for_work(tmp_path: Path) -> None:
     started: list[threading.Thread] = []
-    pipeline = Pipeline("p", tuple(replace(stage(name), uses_cluster=True) for name in "abc"))
+    pipeline = Pipeline("p", tuple(replace(stage(name), execution=Execution()) for name in "abc"))
 
     def start() -> None:
         started.append(threading.current_thread())
@@ -184,7 +188,7 @@ def test_the_cluster_starts_once_on_the_calling_thread_and_only_for_work(tmp_pat
 
 
 def diamond_on_cluster() -> Pipeline:
-    return Pipeline("p", tuple(replace(s, uses_cluster=True) for s in diamond(a="new").stages))
+    return Pipeline("p", tuple(replace(s, execution=Execution()) for s in diamond(a="new").stages))
 
 
 DRIVER = """
@@ -193,7 +197,7 @@ from pathlib import Path
 from pipelines.engine.events import Interrupted
 from tests.pipelines.engine.test_runner import go
 from tests.pipelines.toy import stage
-from pipelines.engine.stage import Pipeline, Stage
+from pipelines.engine.stage import Execution, Pipeline, Stage
 try:
     go(Pipeline("p", (stage("quick"), stage("slow", inputs=("quick",), sleep=float(sys.argv[2])))), Path(sys.argv[1]))
 except Interrupted as stopped:
@@ -285,7 +289,7 @@ def test_a_call_that_takes_signals_has_those_of_others_only() -> None:
 
 def test_an_edited_helper_module_reruns_its_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipelines.engine.code_closure import CodeIndex
-    from pipelines.engine.stage import Stage
+    from pipelines.engine.stage import Execution, Stage
     from tests.pipelines.toy import ToyConfig
 
     home = tmp_path / "code" / "editedpkg"
@@ -296,7 +300,7 @@ def test_an_edited_helper_module_reruns_its_stages(tmp_path: Path, monkeypatch: 
         "from editedpkg import helper\nfrom tests.pipelines import toy\ndef go(ctx):\n    return toy.constant(ctx)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path / "code"))
-    pipeline = Pipeline("p", (Stage("s", "editedpkg.job:go", ToyConfig(), uses_cluster=False),))
+    pipeline = Pipeline("p", (Stage("s", "editedpkg.job:go", ToyConfig(), execution=Execution(uses_cluster=False)),))
 
     def once() -> str:
         names = Identifier(code=CodeIndex({"editedpkg": home}))

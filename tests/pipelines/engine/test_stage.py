@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.engine.stage import Pipeline, Stage
+from pipelines.engine.stage import Execution, Pipeline, Stage
 from pipelines.errors import PipelineError
 from tests.pipelines.toy import ToyConfig, diamond, stage
 
@@ -24,4 +24,4 @@ def test_bad_graphs_say_what_is_wrong() -> None:
     with pytest.raises(PipelineError, match="stage name"):
         stage("../a")
     with pytest.raises(PipelineError, match="media_root_from"):
-        Stage("a", "tests.pipelines.toy:write", ToyConfig(), media_root_from="clips")
+        Stage("a", "tests.pipelines.toy:write", ToyConfig(), execution=Execution(media_root_from="clips"))

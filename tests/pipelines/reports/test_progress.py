@@ -4,17 +4,9 @@ import io
 import re
 import time
 
-import pytest
 from rich.console import Console
 
-from pipelines.reports.progress import RunDisplay, duration
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.42, "0.4 s"), (12.3, "12 s"), (185, "3 min 05 s"), (7620, "2 h 07 min")]
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+from pipelines.reports.progress import RunDisplay
 
 
 def show(console: Console) -> str:

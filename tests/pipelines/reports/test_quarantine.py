@@ -22,7 +22,7 @@ from pipelines.errors import PipelineError, StoreError
 from pipelines.reports.quarantine import Quarantine, clip_ids, read_quarantine, write_csv
 from tests.pipelines.curated import Curated, make_clips
 
-POLICY = SelectConfig(min_fps=8, stages={"large": {"min_area": 5000}}, sets={"small": ("video",), "large": ("video",)})
+POLICY = SelectConfig(min_fps=8, sets={"large": {"min_area": 5000}}, encoded={"small": ("video",), "large": ("video",)})
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +108,18 @@ def test_a_copy_counts_where_its_first_was_found_broken(curated: Curated) -> Non
         counts = _read(curated, filtered_too, probe=made).counts()
         assert ("ingest", "filtered", "duplicate_content") not in counts
         assert counts["probe", "quarantined", "decode_error"] == 2
+
+
+def test_a_scoring_stage_sets_clips_aside_where_selection_reads_it(curated: Curated) -> None:
+    stages = curated.store.get_run("r1").stages
+    rows = pq.read_table(curated.store.root / stages["probe"].path / "data").to_pylist()
+    broken = {"status": "quarantined", "reason": "decode_error", "reason_stage": "brightness", "detail": "x"}
+    sound = next(row["clip_id"] for row in rows if row["status"] == "ok")
+    made = _output(curated, "score@light", [row | broken if row["clip_id"] == sound else row for row in rows], PROBE)
+    assert _read(curated, **{"score@light": made}).counts() == _read(curated).counts()
+    select = replace(stages["select"], inputs={"score@light": "score@light"})
+    found = _read(curated, **{"score@light": made, "select": select})
+    assert clip_ids(found.clips)["score@light", "decode_error"] == (sound,)
 
 
 def test_a_text_that_was_not_encoded_is_no_clip(curated: Curated) -> None:

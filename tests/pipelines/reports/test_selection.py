@@ -22,7 +22,7 @@ SETS: dict[str, Any] = {"small": ("video",), "large": ("video",)}
 FIRST = SelectConfig(min_fps=8, min_caption_chars=3)
 SECOND = SelectConfig(
     min_fps=8, min_caption_chars=6, scores={"extra.beauty": {"min": 2}}, sources={"phone": {"min_fps": None}},
-    stages={"large": {"min_area": 5000}}, sets=SETS,
+    sets={"large": {"min_area": 5000}}, encoded=SETS,
 )  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def test_two_policies_differ_in_settings_and_clips(curated: Curated) -> None:
         "min_caption_chars": (3, 6),
         "scores.extra.beauty.min": ("not given", 2.0),
         "sources.phone.min_fps": ("not given", None),
-        "stages.large.min_area": ("not given", 5000),
+        "sets.large.min_area": ("not given", 5000),
     }
     [kept], [removed] = found.newly_kept, found.newly_removed
     assert (kept.rule, kept.clips) == ("min_fps", {"phone": 2})

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines.diff.difference import read_diff
-from pipelines.engine.stage import Pipeline
+from pipelines.engine.stage import Execution, Pipeline
 from pipelines.engine.tolerance import BITWISE, Bitwise, Metric, Tier, Tolerance, looser, read_tier, tier_record
 from pipelines.rerun.verdict import Verdict, judge
 from tests.pipelines.compared import NoConfig, chain, go, stage
@@ -17,7 +17,10 @@ from tests.pipelines.compared import NoConfig, chain, go, stage
 
 def tiered(pipeline: Pipeline, **tiers: Tier) -> Pipeline:
     """The pipeline with these tiers, by kind of stage."""
-    stages = (replace(one, tier=tiers.get(one.kind, one.tier)) for one in pipeline.stages)
+    stages = (
+        replace(one, execution=replace(one.execution, tier=tiers.get(one.kind, one.execution.tier)))
+        for one in pipeline.stages
+    )
     return Pipeline(pipeline.name, tuple(stages))
 
 
@@ -81,7 +84,12 @@ def test_a_bitwise_stage_is_held_to_the_tier_of_what_it_reads(tmp_path: Path) ->
 
 def test_a_bitwise_stage_that_gives_other_bits_is_no_reproduction(tmp_path: Path) -> None:
     def more(tier: Tier) -> Pipeline:
-        return chain(replace(stage("noise", "uncertain", NoConfig(), clips="select"), tier=tier))
+        return chain(
+            replace(
+                stage("noise", "uncertain", NoConfig(), clips="select"),
+                execution=Execution(uses_cluster=False, tier=tier),
+            )
+        )
 
     a = go(more(BITWISE), tmp_path / "a")
     found = verdict(a, go(more(BITWISE), tmp_path / "b"))

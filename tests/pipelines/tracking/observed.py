@@ -14,14 +14,15 @@ from jobs.context import Evaluation, JobContext, JobResult
 from lumina.system_prompts import SystemPrompt, write_system_prompts
 from pipelines.engine.events import RunSummary
 from pipelines.engine.runner import new_run_id, run
-from pipelines.engine.stage import Pipeline, RegisteredModel, Stage
+from pipelines.engine.stage import Execution, Pipeline, RegisteredModel, Stage
 from pipelines.engine.store.store import Store
 from pipelines.tracking.links import Links
-from pipelines.tracking.mlflow_writer import EVALS, PIPELINES
+from pipelines.tracking.mlflow_runs import EVALS, PIPELINES
 from pipelines.tracking.tracker import MlflowTracking
 from tests.pipelines.toy import EXECUTE, ToyConfig, identifier
 
 _HERE = "tests.pipelines.tracking.observed"
+CONFIG = {"a": {"b": 1e-4, "c": ["x"]}}
 FINAL = RegisteredModel("final", "A toy.", "toy {checkpoint}")
 WEB = "You generate web videos. <Prompt Start> "
 
@@ -70,17 +71,19 @@ def toy_training(prompt: str = WEB, weights: str = "w", gated: bool = False) -> 
 
     def train_stage(name: str, inputs: dict[str, str], model: RegisteredModel | None) -> Stage:
         config = TrainToyConfig(text=f"{weights} {name}", sleep=sleep)
-        return Stage(name, f"{_HERE}:train", config, inputs=inputs, uses_cluster=False, model=model)
+        return Stage(
+            name, f"{_HERE}:train", config, inputs=inputs, execution=Execution(uses_cluster=False, model=model)
+        )
 
     return Pipeline(
         "p",
         (
-            Stage("tag", f"{_HERE}:tag", ToyConfig(text=prompt), uses_cluster=False,
-                  system_prompts="system_prompts.json"),
+            Stage("tag", f"{_HERE}:tag", ToyConfig(text=prompt),
+                  execution=Execution(uses_cluster=False, system_prompts="system_prompts.json")),
             train_stage("train@1", {"tag": "tag"}, None),
             train_stage("train@2", {"init": "train@1"}, FINAL),
             Stage("evaluate", f"{_HERE}:evaluate", ToyConfig(), inputs={"checkpoint": "train@2", "tag": "tag"},
-                  uses_cluster=False),
+                  execution=Execution(uses_cluster=False)),
         ),
     )  # fmt: skip
 
@@ -91,7 +94,7 @@ def track(
     """Run a pipeline once, tracked."""
     store, run_id = Store(root), run_id or new_run_id()
     store.prepare()
-    tracking = MlflowTracking(store, run_id, "toy", {"a": 1}, uri, (notes if notes is not None else []).append)
+    tracking = MlflowTracking(store, run_id, "toy", CONFIG, uri, (notes if notes is not None else []).append)
     summary = run(pipeline, store, EXECUTE, run_id=run_id, tracking=tracking, identifier=identifier())
     return summary, tracking.close("FINISHED" if summary.ok else "FAILED")
 
@@ -99,8 +102,8 @@ def track(
 def runs(client: MlflowClient, experiment: str) -> list[Run]:
     """All runs of an experiment by name, the oldest first."""
     found = client.get_experiment_by_name(experiment)
-    assert found is not None
-    return list(client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"]))
+    order = ["attributes.start_time ASC"]
+    return [] if found is None else list(client.search_runs([found.experiment_id], order_by=order))
 
 
 def curve(client: MlflowClient, run: Run, metric: str) -> list[tuple[int, float]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,19 +12,11 @@ from typer.testing import CliRunner
 from pipelines.cli import app
 from pipelines.engine.store.store import Store
 from pipelines.tracking.journal import waiting
-from pipelines.tracking.mlflow_writer import EVALS, PIPELINES
+from pipelines.tracking.mlflow_runs import EVALS, PIPELINES
 from pipelines.tracking.tracker import MlflowTracking
 from pipelines.tracking.uri import default_uri
 from tests.pipelines.toy import stage
 from tests.pipelines.tracking.observed import curve, runs, toy_training, track
-
-
-@pytest.fixture
-def store(tmp_path: Path, database: Path) -> Store:
-    """With a run that MLflow has."""
-    shutil.copy(database, tmp_path)
-    track(tmp_path, toy_training(), run_id="1-first")
-    return Store(tmp_path)
 
 
 def client_of(store: Store) -> MlflowClient:
@@ -94,13 +85,13 @@ def test_an_experiment_that_is_deleted_while_a_run_goes_on_loses_nothing(store: 
     assert "takes no records: experiment lumina-video/pipelines was deleted" in note
     client.restore_experiment(found.experiment_id)
     assert tracked(store)[0] == 0
-    assert curve(client, client.get_run(tracking.stage_ids["a"]), "loss") == [(0, 1.0), (1, 0.5)]
+    assert curve(client, client.get_run(tracking.found.stages["a"]), "loss") == [(0, 1.0), (1, 0.5)]
 
 
 def test_a_run_that_is_deleted_is_left_out_alone_until_it_is_restored(store: Store) -> None:
     client, notes = client_of(store), []  # type: ignore[var-annotated]
     tracking = begun(store, notes)
-    gone = tracking.stage_ids["a"]
+    gone = tracking.found.stages["a"]
     client.delete_run(gone)
     for name in ("a", "b"):
         tracking.point(name, {"loss": 0.5}, 1)
@@ -111,7 +102,7 @@ def test_a_run_that_is_deleted_is_left_out_alone_until_it_is_restored(store: Sto
         f"MLflow run {gone} was deleted, and what belongs to it is left out; `MLFLOW_TRACKING_URI={uri} mlflow runs "
         f"restore --run-id {gone}` brings it back, and `lumina track 2-second` adds it then"
     ]
-    assert curve(client, client.get_run(tracking.stage_ids["b"]), "loss") == [(0, 1.0), (1, 0.5)]
+    assert curve(client, client.get_run(tracking.found.stages["b"]), "loss") == [(0, 1.0), (1, 0.5)]
     # It holds up no other run.
     assert waiting(store.root) == ()
     notes.clear()
@@ -124,28 +115,21 @@ def test_a_run_that_is_deleted_is_left_out_alone_until_it_is_restored(store: Sto
     assert waiting(store.root, held=True) == ()
 
 
-def delete_model(client: MlflowClient) -> None:
-    client.delete_registered_model("lumina-video-toy")
+def rename(client: MlflowClient, name: str) -> None:
+    found = client.get_experiment_by_name(name)
+    assert found is not None
+    client.rename_experiment(found.experiment_id, f"{name}-old")
 
 
-def delete_prompts(client: MlflowClient) -> None:
-    for name in ("system-prompt.web", "system-prompt.clean"):
-        for one in client.search_prompt_versions(name):
-            client.delete_prompt_version(name, one.version)
-        client.delete_prompt(name)
-
-
-def rename(client: MlflowClient) -> None:
-    for name in (PIPELINES, EVALS):
-        found = client.get_experiment_by_name(name)
-        assert found is not None
-        client.rename_experiment(found.experiment_id, f"{name}-old")
-
-
-@pytest.mark.parametrize("change", [delete_model, delete_prompts, rename])
-def test_what_else_was_deleted_or_renamed_is_made_again(store: Store, change: Callable[[MlflowClient], None]) -> None:
+def test_what_else_was_deleted_or_renamed_is_made_again(store: Store) -> None:
     client, notes = client_of(store), []  # type: ignore[var-annotated]
-    change(client)
+    client.delete_registered_model("lumina-video-toy")
+    for prompt in ("system-prompt.web", "system-prompt.clean"):
+        for one in client.search_prompt_versions(prompt):
+            client.delete_prompt_version(prompt, one.version)
+        client.delete_prompt(prompt)
+    for name in (PIPELINES, EVALS):
+        rename(client, name)
     _, links = track(store.root, toy_training(), notes=notes, run_id="2-second")
     assert (notes, links.buffer) == ([], None)
     assert stages_of(client, "2-second") == {None, "tag", "train@1", "train@2", "evaluate"}
@@ -185,26 +169,18 @@ def test_artifacts_that_cannot_be_written_hold_up_nothing_else(tmp_path: Path, d
     assert "MLflow has all records." in tracked(store)[1]
 
 
-@pytest.mark.parametrize("root", ["mlflow-artifacts:/x", "nowhere://x/y"])
-def test_a_place_for_artifacts_that_this_host_cannot_reach_is_named(tmp_path: Path, database: Path, root: str) -> None:
-    shutil.copy(database, tmp_path)
-    store, notes = Store(tmp_path), []  # type: ignore[var-annotated]
-    for name in (PIPELINES, EVALS):
-        client_of(store).create_experiment(name, root)
-    track(tmp_path, toy_training(), notes=notes, run_id="1-first")
-    assert [f"cannot be written to {root}" in note for note in notes] == [True, True]
-    assert stages_of(client_of(store), "1-first") == {None, "tag", "train@1", "train@2", "evaluate"}
-
-
-def test_the_variable_names_the_server_unless_the_config_does(
-    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("variable", "setting"):
-        shutil.copy(database, tmp_path / f"{name}.db")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/variable.db")
-    track(tmp_path / "store", toy_training(), run_id="1-first")
-    track(tmp_path / "store", toy_training(), f"sqlite:///{tmp_path}/setting.db", run_id="2-second")
-    for name, run in (("variable", "1-first"), ("setting", "2-second")):
-        found = runs(MlflowClient(f"sqlite:///{tmp_path}/{name}.db"), PIPELINES)
-        assert {one.data.tags["lumina.run"] for one in found} == {run}
-    assert not (tmp_path / "store" / "mlflow.db").exists()
+def test_a_place_for_artifacts_that_this_host_cannot_reach_is_named(store: Store) -> None:
+    notes: list[str] = []
+    client = client_of(store)
+    for name, root in ((PIPELINES, "mlflow-artifacts:/x"), (EVALS, "nowhere://x/y")):
+        rename(client, name)
+        client.create_experiment(name, root)
+    track(store.root, toy_training(), notes=notes, run_id="2-second")
+    assert [
+        "cannot be written to mlflow-artifacts:/x" in notes[0],
+        "cannot be written to nowhere://x/y" in notes[1],
+    ] == [
+        True,
+        True,
+    ]
+    assert stages_of(client, "2-second") == {None, "tag", "train@1", "train@2", "evaluate"}

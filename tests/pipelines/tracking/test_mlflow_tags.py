@@ -9,8 +9,8 @@ import pytest
 from mlflow import MlflowClient
 
 from pipelines.tracking.mlflow_client import TrackerAwayError
+from pipelines.tracking.mlflow_runs import PIPELINES
 from pipelines.tracking.mlflow_tags import read_tags, tag_pipeline_run
-from pipelines.tracking.mlflow_writer import PIPELINES
 
 
 @pytest.fixture

@@ -5,78 +5,67 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
+from mlflow import MlflowClient, server
 from typer.testing import CliRunner
+from werkzeug.serving import BaseWSGIServer, make_server
 
 from pipelines.cli import app
 from pipelines.engine.events import StageOutcome
 from pipelines.engine.store.store import Store
 from pipelines.tracking.journal import Journal, waiting
 from pipelines.tracking.mlflow_client import TrackerAwayError
-from pipelines.tracking.mlflow_writer import EVALS, PIPELINES, MlflowWriter
-from pipelines.tracking.replay import replay_waiting
-from pipelines.tracking.tracker import MlflowTracking, groups
-from pipelines.tracking.uri import default_uri
+from pipelines.tracking.mlflow_runs import EVALS, PIPELINES
+from pipelines.tracking.mlflow_writer import MlflowWriter
+from pipelines.tracking.replay import groups, replay_waiting
+from pipelines.tracking.tracker import MlflowTracking
+from pipelines.tracking.uri import VARIABLE, default_uri
 from tests.pipelines.toy import stage
+from tests.pipelines.tracking.drivers import die, start
 from tests.pipelines.tracking.observed import curve, observed, runs, toy_training, track
 
 
 class Server:
-    """`mlflow server` on a port of its own."""
+    """MLflow's server on a port of its own, in a thread: a process of its own would import MLflow at each start."""
 
     def __init__(self, root: Path) -> None:
+        self.root = root
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
-        self.root, self.uri = root, f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._running: BaseWSGIServer | None = None
 
-    def start(self) -> None:
-        settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        options = ["--backend-store-uri", f"sqlite:///{self.root}/mlflow.db", "--artifacts-destination",
-                   f"{self.root}/artifacts", "--port", str(self.port), "--workers", "1"]  # fmt: skip
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *options],
-            env={**os.environ, **settings}, start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        deadline = time.monotonic() + 240
-        while True:
-            assert self.process.poll() is None
-            assert time.monotonic() < deadline
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()  # noqa: S310
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.2)
-            else:
-                return
+    def start(self, database: str) -> None:
+        os.environ[server.BACKEND_STORE_URI_ENV_VAR] = f"sqlite:///{self.root / database}"
+        server.handlers._tracking_store = server.handlers._model_registry_store = None
+        self._running = make_server("127.0.0.1", self.port, server.app, threaded=True)
+        threading.Thread(target=self._running.serve_forever, daemon=True).start()
 
     def stop(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
+        if self._running is not None:
+            self._running.shutdown()
+            self._running.server_close()
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[Server]:
-    root = tmp_path_factory.mktemp("server")
-    shutil.copy(database, root)
-    server = Server(root)
-    server.start()
-    yield server
-    server.stop()
+@pytest.fixture
+def served(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in (server.BACKEND_STORE_URI_ENV_VAR, VARIABLE):
+        monkeypatch.setenv(name, "")  # the server sets it, too
+    monkeypatch.setenv(server.SERVE_ARTIFACTS_ENV_VAR, "true")
+    monkeypatch.setenv(server.ARTIFACT_ROOT_ENV_VAR, "mlflow-artifacts:/")
+    monkeypatch.setenv(server.ARTIFACTS_DESTINATION_ENV_VAR, str(tmp_path / "artifacts"))
+    for name in ("first.db", "empty.db"):
+        shutil.copy(database, tmp_path / name)
+    served = Server(tmp_path)
+    served.start("first.db")
+    yield served
+    served.stop()
 
 
 def wait_for(condition: object, what: str) -> None:
@@ -86,13 +75,13 @@ def wait_for(condition: object, what: str) -> None:
         time.sleep(0.1)
 
 
-def test_a_server_that_goes_and_comes_back_has_everything_once(tmp_path: Path, server: Server) -> None:
+def test_a_server_that_goes_and_comes_back_has_everything_once(tmp_path: Path, served: Server) -> None:
     notes: list[str] = []
     outcome: list[object] = []
     pipeline = toy_training(gated=True)
-    driver = threading.Thread(target=lambda: outcome.extend(track(tmp_path, pipeline, server.uri, notes, "stopped")))
+    driver = threading.Thread(target=lambda: outcome.extend(track(tmp_path, pipeline, served.uri, notes, "stopped")))
     driver.start()
-    client = MlflowClient(server.uri, server.uri)
+    client = MlflowClient(served.uri, served.uri)
 
     def halfway() -> bool:
         found = client.get_experiment_by_name(PIPELINES)
@@ -100,12 +89,12 @@ def test_a_server_that_goes_and_comes_back_has_everything_once(tmp_path: Path, s
         return bool(trained) and [step for step, _ in curve(client, trained[0], "rate")] == [0, 1, 2]
 
     wait_for(halfway, "the points before the gate")
-    server.stop()
+    served.stop()
     (tmp_path / "train@1.go").touch()
     # The second training stage begins and gets as far as its gate with nobody to tell.
     wait_for(lambda: any("away" in note for note in notes), "a note that MLflow is away")
     wait_for(lambda: list((tmp_path / "stages").glob("train@2/*/curve.jsonl")), "the next stage")
-    server.start()
+    served.start("first.db")
     wait_for(lambda: any("is back" in note for note in notes), "a note that MLflow is back")
     (tmp_path / "train@2.go").touch()
     driver.join(240)
@@ -134,22 +123,21 @@ def test_a_server_that_goes_and_comes_back_has_everything_once(tmp_path: Path, s
     assert trained.data.tags["lumina.manifest"] in version.description
 
 
-def test_a_server_that_comes_back_empty_is_told_all_of_it_again(tmp_path: Path, server: Server, database: Path) -> None:
+def test_a_server_that_comes_back_empty_is_told_all_of_it_again(tmp_path: Path, served: Server) -> None:
     store, notes = Store(tmp_path), []  # type: ignore[var-annotated]
     store.prepare()
-    tracking = MlflowTracking(store, "forgotten", "forgotten", uri=server.uri, note=notes.append)
+    tracking = MlflowTracking(store, "forgotten", "forgotten", uri=served.uri, note=notes.append)
     tracking.begin_stage(stage("a"), "ab" * 32, {}, None)
     tracking.point("a", {"loss": 1.0}, 0)
-    wait_for(lambda: "a" in tracking.stage_ids, "the stage's run")
-    server.stop()
-    shutil.copy(database, server.root)
+    wait_for(lambda: "a" in tracking.found.stages, "the stage's run")
+    served.stop()
     tracking.point("a", {"loss": 0.5}, 1)
     wait_for(lambda: notes, "a note that MLflow is away")
-    server.start()
+    served.start("empty.db")
     tracking.end_stage("a", StageOutcome("a", "failed", error="no luck"))
     assert tracking.close("FAILED").buffer is None
     assert not (tmp_path / "tracking" / "forgotten.refused.jsonl").exists()
-    client = MlflowClient(server.uri)
+    client = MlflowClient(served.uri)
     by_name = {one.info.run_name: one for one in runs(client, PIPELINES)}
     assert {name: one.info.status for name, one in by_name.items()} == {
         "forgotten | forgotten": "FAILED", "a": "FAILED"
@@ -188,54 +176,41 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("before", [1, 4, 9, 14, 100])
-def test_events_may_be_written_again_from_any_point(tmp_path: Path, database: Path, journal: Path, before: int) -> None:
+def test_events_may_be_written_again_from_any_point(tmp_path: Path, database: Path, journal: Path) -> None:
     """As after a kill between an event and the note that it arrived."""
     results = []
-    for name, prefix in (("once", 0), ("twice", before)):
-        store, uri = Store(tmp_path / name), f"sqlite:///{tmp_path / name}/mlflow.db"
+    for before in (0, 9, 100):
+        # Moved, so that its files are at another place than it says.
+        store, uri = Store(tmp_path / "moved"), f"sqlite:///{tmp_path}/{before}.db"
         shutil.copytree(journal, store.root)
-        shutil.copy(database, store.root)
+        shutil.copy(database, tmp_path / f"{before}.db")
         opened = Journal.claim(store.root / "tracking" / "whole.jsonl")
         assert opened is not None
-        events = opened.read().events
+        events, strange = opened.read()
         opened.close()
-        if prefix:
+        assert strange == []
+        if before:
             writer = MlflowWriter(uri, store.root / "mlflow-artifacts")
-            for group in list(groups(events))[:prefix]:
+            for group in list(groups(events))[:before]:
                 writer.apply(group)
-        # Moved, so that what it refers to is another place than in the other copy.
         notes: list[str] = []
         [replayed] = replay_waiting(store, None, notes.append, to=uri)
         assert not [note for note in notes if "refused" in note]
         assert (replayed.events, replayed.killed) == (len(events), False)
         assert list(replay_waiting(store, None, pytest.fail)) == []
         results.append(observed(uri))
-    assert results[0] == results[1]
+        shutil.rmtree(store.root)
+    assert results[0] == results[1] == results[2]
     assert len(results[0]["runs"]) == 6
     assert len(results[0]["models"]) == 1
 
 
-_KILLED = """
-import os, sys
-from pathlib import Path
-from pipelines.engine.store.store import Store
-from pipelines.tracking.tracker import MlflowTracking
-from tests.pipelines.toy import stage
-store = Store(sys.argv[1]); store.prepare()
-tracking = MlflowTracking(store, "dead", "dead", uri="http://127.0.0.1:9")
-tracking.begin_stage(stage("a"), "ab" * 32, {}, None)
-tracking.point("a", {"loss": 1.0}, 0)
-os._exit(9)
-"""
-
-
 def test_what_a_killed_driver_left_is_written_and_ends_as_killed(tmp_path: Path, database: Path) -> None:
-    subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path)], check=False, timeout=240)
+    start(die, tmp_path).join(240)
     shutil.copy(database, tmp_path)
     uri = default_uri(Store(tmp_path))
     with (tmp_path / "tracking" / "dead.jsonl").open("a") as file:
-        file.write('{"event": "point", "stage": "a", "metr')
+        file.write('{"event": "LogPoint", "stage": "a", "metr')
 
     away = CliRunner().invoke(app, ["track", "--store", str(tmp_path)])
     assert away.exit_code == 1
@@ -280,22 +255,12 @@ def test_an_event_that_is_refused_does_not_hold_up_the_others(tmp_path: Path, da
     assert links.buffer is None
     [note] = notes
     refused = tmp_path / "tracking" / "r.refused.jsonl"
-    assert "MLflow refused a record (point: 'never begun')" in note
+    assert "MLflow refused a record (LogPoint: 'never begun')" in note
     assert str(refused) in note
     [kept] = [json.loads(line) for line in refused.read_text().splitlines()]
     assert (kept["stage"], kept["error"]) == ("never begun", "KeyError: 'never begun'")
     names = {one.data.tags.get("lumina.stage") for one in runs(MlflowClient(default_uri(store)), PIPELINES)}
     assert names == {None, "a", "b"}
-
-
-def test_a_file_that_is_no_journal_is_named_and_left(tmp_path: Path) -> None:
-    (tmp_path / "tracking").mkdir()
-    strange = tmp_path / "tracking" / "x.jsonl"
-    strange.write_text('{"event": "begin_run"}\n')
-    notes: list[str] = []
-    assert list(replay_waiting(Store(tmp_path), None, notes.append)) == []
-    assert [str(strange) in note and "no journal" in note for note in notes] == [True]
-    assert strange.exists()
 
 
 def test_a_forged_journal_uploads_nothing_but_outputs(tmp_path: Path, database: Path, journal: Path) -> None:
@@ -307,19 +272,20 @@ def test_a_forged_journal_uploads_nothing_but_outputs(tmp_path: Path, database: 
     path = root / "tracking" / "whole.jsonl"
     header, *lines = path.read_text().splitlines()
     events = [json.loads(line) for line in lines]
-    [known] = [event for event in events if event["event"] == "evaluation"]
-    (Path(root, *Path(known["path"]).parts[-4:]) / "link.txt").symlink_to(secret)
-    artifacts = {"event": "artifacts", "at_ms": 1, "stage": "evaluate"}
-    artifacts |= {key: known[key] for key in ("path", "manifest_path")}
+    [known] = [event for event in events if event["event"] == "Evaluation"]
+    output = known["output"]
+    (Path(root, *Path(output["path"]).parts[-4:]) / "link.txt").symlink_to(secret)
+    artifacts = {"event": "Artifacts", "at_ms": 1, "stage": "evaluate", "output": output}
+    elsewhere, nowhere = ({**output, "path": str(path)} for path in (tmp_path, "/stages/../../x"))
     forged = [
-        artifacts | {"path": str(tmp_path), "names": ["secret.txt"]},
+        artifacts | {"output": elsewhere, "names": ["secret.txt"]},
         artifacts | {"names": ["../../../../../secret.txt"]},
         artifacts | {"names": [str(secret)]},
         artifacts | {"names": ["link.txt"]},
-        artifacts | {"path": "/stages/../../x", "names": ["secret.txt"]},
+        artifacts | {"output": nowhere, "names": ["secret.txt"]},
         {"event": "close_orphans", "at_ms": 1},
-        {"event": "point", "at_ms": 1, "stage": "evaluate", "metrics": {"loss": "x"}, "step": 0, "time_ms": 0},
-        {"event": "end_run", "at_ms": "now", "state": "FINISHED"},
+        {"event": "LogPoint", "at_ms": 1, "stage": "evaluate", "point": {"metrics": {"loss": "x"}, "step": 0}},
+        {"event": "EndRun", "at_ms": "now", "state": "FINISHED"},
         [1, 2],
     ]
     path.write_text("\n".join([header, *map(json.dumps, [*events[:-1], *forged, events[-1]])]) + "\n")
@@ -338,18 +304,21 @@ def test_a_forged_journal_uploads_nothing_but_outputs(tmp_path: Path, database: 
     assert [file.path for file in MlflowClient(uri).list_artifacts(evaluation.info.run_id)] == known["names"]
 
 
-@pytest.mark.parametrize("kind", ["link", "folder", "other run", "other shape"])
+@pytest.mark.parametrize("kind", ["link", "folder", "no header", "other run", "other shape"])
 def test_what_is_no_journal_is_never_opened_for_one(tmp_path: Path, kind: str) -> None:
     (tmp_path / "tracking").mkdir()
     path = tmp_path / "tracking" / "x.jsonl"
-    good = {"schema": "lumina.tracking/1", "run": "x", "uri": None}
+    good = {"schema": "lumina.tracking/2", "run": "x", "uri": None}
     if kind == "link":
         (tmp_path / "elsewhere").write_text(json.dumps(good) + "\n")
         path.symlink_to(tmp_path / "elsewhere")
     elif kind == "folder":
         path.mkdir()
+    elif kind == "no header":
+        path.write_text('{"event": "BeginRun"}\n')
     else:
         path.write_text(json.dumps(good | ({"run": "y"} if kind == "other run" else {"uri": 3})) + "\n")
     notes: list[str] = []
     assert list(replay_waiting(Store(tmp_path), None, notes.append)) == []
     assert [f"{path} is no journal of tracking events" in note for note in notes] == [True]
+    assert path.exists()

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from urllib.parse import unquote
@@ -15,44 +14,21 @@ from mlflow.entities import Run
 
 from jobs.context import JobContext, JobResult
 from pipelines.engine.runner import new_run_id, run
-from pipelines.engine.stage import Pipeline, Stage
+from pipelines.engine.stage import Execution, Pipeline, Stage
 from pipelines.engine.store.store import Store
-from pipelines.tracking.datasets import short_digest
 from pipelines.tracking.links import Links
-from pipelines.tracking.mlflow_writer import EVALS, PIPELINES
-from pipelines.tracking.records import flatten
+from pipelines.tracking.mlflow_runs import EVALS, PIPELINES, short_digest
+from pipelines.tracking.stage_events import flatten
 from pipelines.tracking.tracker import MlflowTracking
 from pipelines.tracking.uri import default_uri
 from pipelines.verify.check import verify
 from tests.pipelines import toy
 from tests.pipelines.edited import KEEP, Edited
-from tests.pipelines.toy import EXECUTE, identifier, stage
+from tests.pipelines.toy import EXECUTE, stage
+from tests.pipelines.tracking.drivers import attempt, create_database, start
+from tests.pipelines.tracking.observed import runs, track
 
 PIPELINE = Pipeline("p", (stage("a"), stage("e@x", "evaluate", ("a",), text="x"), stage("e@y", "evaluate", ("a",))))
-
-
-def track(pipeline: Pipeline, root: Path, uri: str | None = None, notes: list[str] | None = None) -> Links:
-    store = Store(root)
-    store.prepare()
-    run_id = new_run_id()
-    said = notes if notes is not None else []
-    tracking = MlflowTracking(store, run_id, "name", {"a": {"b": 1e-4, "c": ["x"]}}, uri=uri, note=said.append)
-    summary = run(
-        pipeline,
-        store,
-        EXECUTE,
-        run_id=run_id,
-        tracking=tracking,
-        identifier=identifier(),
-        max_parallel=2,
-    )
-    assert uri is not None or summary.ok
-    return tracking.close("FINISHED")
-
-
-def runs(client: MlflowClient, experiment: str) -> list[Run]:
-    found = client.get_experiment_by_name(experiment)
-    return [] if found is None else list(client.search_runs([found.experiment_id]))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +36,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory, database: Path) -> tuple[P
     """A store with two runs of one pipeline: one that computes, one that finds everything cached."""
     root = tmp_path_factory.mktemp("store")
     shutil.copy(database, root)
-    return root, [track(PIPELINE, root), track(PIPELINE, root)]
+    return root, [track(root, PIPELINE)[1] for _ in range(2)]
 
 
 def test_stage_runs_nest_also_when_cached(tracked: tuple[Path, list[Links]]) -> None:
@@ -114,7 +90,7 @@ def test_a_digest_finds_the_runs_that_wrote_and_read_the_data(tracked: tuple[Pat
 
 def test_a_failed_stage_shows_what_it_read(tmp_path: Path, database: Path) -> None:
     shutil.copy(database, tmp_path)
-    attempt(tmp_path, Pipeline("p", (stage("a"), stage("b", "fail", ("a",)))))
+    track(tmp_path, Pipeline("p", (stage("a"), stage("b", "fail", ("a",)))))
     client = MlflowClient(default_uri(Store(tmp_path)))
     [failed] = [r for r in runs(client, PIPELINES) if r.data.tags.get("lumina.stage") == "b"]
     assert [use.dataset.name for use in failed.inputs.dataset_inputs] == ["a"]
@@ -145,16 +121,14 @@ def test_evaluations_are_flat_and_not_doubled_by_a_cache_hit(tracked: tuple[Path
 def test_a_tracker_that_fails_warns_once_and_keeps_the_records(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("x")
     notes: list[str] = []
-    links = track(PIPELINE, tmp_path / "store", f"sqlite:///{tmp_path}/taken/mlflow.db", notes)
+    _, links = track(tmp_path / "store", PIPELINE, f"sqlite:///{tmp_path}/taken/mlflow.db", notes)
     assert len(notes) == 1
     assert "the run goes on" in notes[0]
     assert links.buffer is not None
     header, *kept = [json.loads(line) for line in links.buffer.read_text().splitlines()]
     assert header["uri"] == links.uri
     kinds = [event["event"] for event in kept]
-    assert kinds[0] == "begin_run"
-    assert kinds[-1] == "end_run"
-    assert kinds.count("end_stage") == 3
+    assert (kinds[0], kinds[-1], kinds.count("EndStage")) == ("BeginRun", "EndRun", 3)
     assert Store(tmp_path / "store").get_run(None).ok
 
 
@@ -170,32 +144,9 @@ def counting(ctx: JobContext) -> JobResult:
     return toy.constant(ctx)
 
 
-def halting(ctx: JobContext) -> JobResult:
-    """Log ten steps, with the state saved after every second; attempts 1 and 2 hang at steps 3 and 6."""
-    saved = ctx.work / "step"
-    first = int(saved.read_text()) if saved.exists() else 0
-    for step in range(first, 10):
-        ctx.log_metrics({"loss": 1.0 / (step + 1), "rate": float(step)}, step)
-        if step % 2:
-            saved.write_text(str(step - 1))
-        if step == {0: 3, 2: 6}.get(first):
-            time.sleep(600)
-    return toy.constant(ctx)
-
-
-COUNTING, HALTING = (
-    Pipeline("p", (Stage("s", f"tests.pipelines.tracking.test_tracker:{job}", toy.ToyConfig(), uses_cluster=False),))
-    for job in ("counting", "halting")
+COUNTING = Pipeline(
+    "p", (Stage("s", f"{__name__}:counting", toy.ToyConfig(), execution=Execution(uses_cluster=False)),)
 )
-
-
-def attempt(root: Path, pipeline: Pipeline) -> None:
-    """Run a pipeline once, tracked."""
-    store = Store(root)
-    store.prepare()
-    tracking = MlflowTracking(store, new_run_id(), "name")
-    summary = run(pipeline, store, EXECUTE, tracking=tracking, identifier=identifier())
-    tracking.close("FINISHED" if summary.ok else "FAILED")
 
 
 def stage_runs(root: Path) -> tuple[MlflowClient, list[Run]]:
@@ -212,7 +163,7 @@ def steps_of(client: MlflowClient, found: Run, metric: str) -> list[int]:
 def test_a_resumed_stage_has_every_step_once(tmp_path: Path, database: Path) -> None:
     shutil.copy(database, tmp_path)
     for _ in range(2):
-        attempt(tmp_path, COUNTING)
+        track(tmp_path, COUNTING)
     client, [failed, finished] = stage_runs(tmp_path)
     assert [failed.info.status, finished.info.status] == ["FAILED", "FINISHED"]
     assert steps_of(client, failed, "loss") == [0, 1, 2, 3]
@@ -224,19 +175,17 @@ def test_a_resumed_stage_has_every_step_once(tmp_path: Path, database: Path) -> 
 
 def _kill_when(root: Path, step: int) -> None:
     """Start the pipeline in a process of its own and end it by SIGKILL once it hangs at `step`, all of it tracked."""
-    code = "import sys; from pathlib import Path; from tests.pipelines.tracking import test_tracker as t\n"
-    code += "t.attempt(Path(sys.argv[1]), t.HALTING)"
-    process = subprocess.Popen([sys.executable, "-c", code, str(root)])
+    process = start(attempt, root)
     deadline = time.monotonic() + 240
     while True:
-        assert process.poll() is None
+        assert process.is_alive()
         assert time.monotonic() < deadline, f"step {step} was not tracked"
         time.sleep(0.2)
         client = MlflowClient(default_uri(Store(root)))
         if any(r.info.status == "RUNNING" and steps_of(client, r, "rate")[-1:] == [step] for r in stage_runs(root)[1]):
             break
     process.kill()
-    process.wait()
+    process.join()
 
 
 def test_a_killed_driver_leaves_one_ended_run_per_attempt_and_no_step_twice(tmp_path: Path, database: Path) -> None:
@@ -250,7 +199,7 @@ def test_a_killed_driver_leaves_one_ended_run_per_attempt_and_no_step_twice(tmp_
     client, [first] = stage_runs(tmp_path)
     client.set_tag(first.data.tags["mlflow.parentRunId"], "lumina.host", "another")
     _kill_when(tmp_path, 6)
-    attempt(tmp_path, HALTING)
+    attempt(tmp_path)
 
     client, found = stage_runs(tmp_path)
     assert [r.data.tags["lumina.attempt"] for r in found] == ["1", "2", "3"]
@@ -262,7 +211,7 @@ def test_a_killed_driver_leaves_one_ended_run_per_attempt_and_no_step_twice(tmp_
     assert [parent.status for parent in parents] == ["KILLED", "KILLED", "FINISHED"]
     assert len({parent.run_id for parent in parents}) == 3
     # What was found finished is no attempt.
-    attempt(tmp_path, HALTING)
+    attempt(tmp_path)
     cached = [r for r in runs(client, PIPELINES) if r.data.tags.get("lumina.cache") == "hit"]
     assert ["lumina.attempt" in r.data.tags for r in cached] == [False]
 
@@ -289,47 +238,14 @@ def test_an_attempt_at_a_stage_of_a_living_driver_ends_that_stage_alone(tmp_path
     tracking.close("FAILED")
 
 
-_RACE = """
-import multiprocessing, sys
-from pathlib import Path
-from pipelines.tracking.mlflow_writer import MlflowWriter  # once, before the fork: it takes seconds
-
-def touch(root, barrier):
-    barrier.wait()
-    MlflowWriter(f"sqlite:///{root}/mlflow.db", Path(root) / "artifacts")
-
-context = multiprocessing.get_context("fork")
-barrier = context.Barrier(6)
-racers = [context.Process(target=touch, args=(sys.argv[1], barrier)) for _ in range(6)]
-for racer in racers: racer.start()
-for racer in racers: racer.join()
-sys.exit(sum(racer.exitcode != 0 for racer in racers))
-"""
-
-
-def test_six_processes_may_create_the_database_at_once(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-c", _RACE, str(tmp_path)], check=True, timeout=240)
-    assert {found.name for found in MlflowClient(default_uri(Store(tmp_path))).search_experiments()} >= {
-        PIPELINES,
-        EVALS,
-    }
-
-
-def test_runs_of_a_killed_driver_are_closed_by_the_next(tmp_path: Path, database: Path) -> None:
-    shutil.copy(database, tmp_path)
-    code = (
-        "import os, sys, time; from pipelines.engine.store.store import Store\n"
-        "from pipelines.tracking.tracker import MlflowTracking\n"
-        "from tests.pipelines.toy import stage\n"
-        "store = Store(sys.argv[1]); store.prepare(); tracking = MlflowTracking(store, 'dead', 'dead')\n"
-        "tracking.begin_stage(stage('a'), 'ab' * 32, {}, None)\n"
-        "while 'a' not in tracking.stage_ids: time.sleep(0.05)\n"
-        "os._exit(9)"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, timeout=120)
-    track(Pipeline("p", (stage("a"),)), tmp_path)
-    client = MlflowClient(default_uri(Store(tmp_path)))
-    assert sorted(r.info.status for r in runs(client, PIPELINES)) == ["FINISHED", "FINISHED", "KILLED", "KILLED"]
+def test_two_processes_may_create_the_database_at_once(tmp_path: Path) -> None:
+    barrier = multiprocessing.get_context("forkserver").Barrier(2)
+    racers = [start(create_database, tmp_path, barrier) for _ in range(2)]
+    for racer in racers:
+        racer.join(240)
+    assert [racer.exitcode for racer in racers] == [0, 0]
+    found = {one.name for one in MlflowClient(default_uri(Store(tmp_path))).search_experiments()}
+    assert found >= {PIPELINES, EVALS}
 
 
 def test_flatten_gives_names_that_mlflow_takes() -> None:

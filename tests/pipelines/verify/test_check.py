@@ -31,7 +31,7 @@ from pipelines.engine.store.remote import RemoteStore
 from pipelines.engine.store.store import Store
 from pipelines.errors import StoreError
 from pipelines.rerun.lock import patch_path
-from pipelines.tracking.mlflow_writer import PIPELINES, MlflowWriter
+from pipelines.tracking.mlflow_runs import PIPELINES, MlflowRuns
 from pipelines.tracking.tracker import MlflowTracking
 from pipelines.tracking.uri import default_uri
 from pipelines.verify import content
@@ -338,7 +338,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store(root)
     store.prepare()
     # Making the database takes long: the ids of runs must be known when stages end.
-    MlflowWriter(default_uri(store), root / "artifacts", lambda key, value: None)
+    MlflowRuns(default_uri(store), root / "artifacts")
     for run_id in ("r1", "r2"):
         tracking = MlflowTracking(store, run_id, "line")
         assert run(

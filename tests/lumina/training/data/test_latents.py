@@ -63,7 +63,7 @@ def test_few_files_are_open_and_threads_may_share_a_reader(tmp_path: Path, monke
     (latents / "data" / "part-0.parquet").unlink()
     for row in range(len(whole)):
         pq.write_table(whole.slice(row, 1), latents / "data" / f"part-{row}.parquet")
-    monkeypatch.setattr("lumina.training.data.latents.OPEN_FILES", 3)
+    monkeypatch.setattr("lumina.training.data.blobs.OPEN_FILES", 3)
     data = LatentDataset([latents], text, cache_bytes=1)
     expected = {row["clip_id"]: row["vae_latent_bytes"] for row in whole.to_pylist()}
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jobs.kept import keep
+from jobs.row_reuse import keep
 from pipelines.engine.fingerprint import DigestCache, Identifier
 from pipelines.engine.runner import run
 from pipelines.engine.stage import Pipeline
@@ -25,6 +25,7 @@ from pipelines.engine.store.store import Attempt, Store, list_files
 from pipelines.engine.store.store_lock import in_use
 from pipelines.errors import PipelineError
 from pipelines.tracking.attempts import Attempts
+from pipelines.tracking.events import Point
 from pipelines.tracking.journal import Journal
 from tests.pipelines.engine.store.steps import Steps
 from tests.pipelines.toy import EXECUTE, diamond, identifier
@@ -221,7 +222,7 @@ def _begin_with_a_torn_line(scene: Scene) -> None:
 
 def _attempts(scene: Scene) -> None:
     attempts = Attempts(scene.begun.directory / "curve.jsonl", "r1")
-    attempts.add_point({"metrics": {"loss": 0.5}, "step": 1})
+    attempts.add_point(Point({"loss": 0.5}, 1, 0))
 
 
 def _journal(scene: Scene) -> None:

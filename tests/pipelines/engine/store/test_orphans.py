@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from lumina.files import replace_file
 from pipelines import cli
 from pipelines.engine.events import NoDisplay
 from pipelines.engine.runner import run
-from pipelines.engine.store.atomic_io import replace_file
 from pipelines.engine.store.gc import Policy, collect, find_garbage
 from pipelines.engine.store.store import Store
 from pipelines.reports.status import StatusFile, begin, read_status

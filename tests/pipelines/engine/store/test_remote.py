@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from jobs.kept import keep
+from jobs.row_reuse import keep
 from lumina.files import sha256_file
 from pipelines import cli
 from pipelines.engine.plan import plan

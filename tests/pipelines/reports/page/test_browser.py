@@ -1,4 +1,4 @@
-"""The page in a real browser: it asks for nothing, says nothing on the console, fits a phone, plays, is accessible."""
+"""The pages in a real browser: they ask for nothing, say nothing on the console, fit a phone, play, are accessible."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from pipelines.reports.page.make import make_page
+from tests.curation.test_page import MIXED
+from tests.curation.test_page import page as curation_page
 from tests.pipelines.reports.page.toy_run import go, pipeline
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
 
-_LOOKS = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
+_LOOKS = [(1280, "light"), (390, "dark")]
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +35,12 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of a run whose clips last two seconds."""
+    """The page of a run whose clips last two seconds; beside it `curation.html`."""
     folder = tmp_path_factory.mktemp("browser")
     store, record = go(pipeline(("good", 0.9), ("poor", 0.1), frames=16), folder / "store")
     page = folder / "report.html"
     page.write_text(make_page(store, record), encoding="utf-8")
+    page.with_name("curation.html").write_text(curation_page(MIXED).html, encoding="utf-8")
     return page
 
 
@@ -56,6 +59,9 @@ def test_it_is_alone_quiet_and_fits(browser: Any, file: Path, width: int, scheme
     page.wait_for_function("() => [...document.querySelectorAll('video')].every((video) => video.currentTime > 0)")
     assert said == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.goto(file.with_name("curation.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert said == []
     context.close()
 
 
@@ -86,7 +92,8 @@ def test_axe_finds_nothing_serious(browser: Any, file: Path, width: int, scheme:
     # The page lets no script run but its own, and axe is one.
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True)
     page = context.new_page()
-    page.goto(file.as_uri())
-    found = axe.Axe().run(page).response["violations"]
-    assert [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")] == []
+    for name in ("report.html", "curation.html"):
+        page.goto(file.with_name(name).as_uri())
+        found = axe.Axe().run(page).response["violations"]
+        assert [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")] == []
     context.close()

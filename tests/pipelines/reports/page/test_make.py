@@ -16,14 +16,15 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from pipelines import cli
+from pipelines.diff.runs import read_side
 from pipelines.engine.stage import Pipeline
 from pipelines.engine.store.remote import RemoteStore
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from pipelines.errors import StoreError
+from pipelines.reports.evaluations import as_dict, comparison_view, read_evaluations
 from pipelines.reports.page import clips
 from pipelines.reports.page.make import make_page
-from pipelines.reports.tables import comparison_view, read_comparison
 from tests.pipelines.engine.store.operations import fetched, on_disk
 from tests.pipelines.reports.page.toy_run import SHAPE, TrainConfig, go, pipeline, stage
 
@@ -112,10 +113,11 @@ def test_what_follows_an_earlier_stage_has_sections_of_its_own(tmp_path: Path) -
         assert f">{heading}</h2>" in page
         assert f"<h2>{heading} after train@1</h2>" in page
     assert "<h3>System prompts after train@1 <small>" in page
-    found = read_comparison(store, record)
-    assert [column.title for column in found.sources] == [column.title for column in found.after["1"].sources]
-    assert [column.title for column in found.after["1"].final] == [column.title for column in found.final]
-    assert set(found.as_dict()["after"]["1"]) == {"sources", "final", "selection"}
+    found = read_evaluations(read_side(store, record))
+    last, earlier = found
+    assert [one.title for one in last.sources] == [one.title for one in earlier.sources]
+    assert [one.title for one in last.final] == [one.title for one in earlier.final]
+    assert set(as_dict(found)["after"]["1"]) == {"sources", "final", "selection"}
     console = Console(width=150, record=True, file=StringIO())
     console.print(comparison_view(found))
     shown = console.export_text()
@@ -288,6 +290,24 @@ def test_damaged_outputs_are_one_clear_error(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(StoreError, match=re.escape(str(path)) + " cannot be read"):
         make_page(store, record)
+
+
+def test_compare_shows_the_same_figures(made: tuple[Store, RunRecord]) -> None:
+    store, record = made
+
+    def compare(*arguments: str) -> str:
+        done = CliRunner().invoke(cli.app, ["compare", *arguments, "--store", str(store.root)])
+        assert done.exit_code == (1 if "nobody" in arguments else 0)
+        return done.output
+
+    found = json.loads(compare(record.run, "--json"))
+    shown = compare(record.run)
+    score = found["sources"]["good"][SHAPE]
+    figures = f"{score['value']:.3f}  [{score['low']:.3f}, {score['high']:.3f}]"
+    for text in ("★ good", figures, found["selection"]["reason"][:60], "★ fine-tuned", "clips", "significantly worse"):
+        assert text in shown
+    assert (found["run"], [*found["final"]]) == (record.run, ["train@1", "fine-tuned"])
+    assert "holds no run 'nobody'" in compare("nobody").replace("\n", "")
 
 
 def test_the_command_writes_the_page(made: tuple[Store, RunRecord], tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from lumina.evaluation.summary import estimates, interval_json, pivot
 from lumina.randomness import generator
 from lumina.video import write_h264
 from pipelines.engine.runner import run
-from pipelines.engine.stage import Pipeline, Stage
+from pipelines.engine.stage import Execution, Pipeline, Stage
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from tests.pipelines.toy import EXECUTE, identifier
@@ -145,7 +145,7 @@ def fail(ctx: JobContext) -> JobResult:
 def stage(name: str, job: str, config: Config, **inputs: str) -> Stage:
     """A stage of this module; `__` in a keyword stands for `@`."""
     named = {key.replace("__", "@"): upstream for key, upstream in inputs.items()}
-    return Stage(name, f"{__name__}:{job}", config, inputs=named, uses_cluster=False)
+    return Stage(name, f"{__name__}:{job}", config, inputs=named, execution=Execution(uses_cluster=False))
 
 
 def pipeline(*rates: tuple[str, float], frames: int = 8, end: str = "evaluate") -> Pipeline:

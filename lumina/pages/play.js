@@ -55,5 +55,6 @@ if (all) {
   });
 }
 // Where the drawing is wider than the screen, its middle is what there is to see.
-const drawing = document.querySelector(".dag").parentElement;
-drawing.scrollLeft = (drawing.scrollWidth - drawing.clientWidth) / 2;
+document.querySelectorAll(".dag").forEach(({ parentElement: frame }) => {
+  frame.scrollLeft = (frame.scrollWidth - frame.clientWidth) / 2;
+});

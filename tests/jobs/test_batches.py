@@ -1,19 +1,17 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.units import cut_blocks, cut_units, given_marks
+from jobs.batches import BATCH, INPUT_HASH, batch_starts, cut_batches, with_input_hashes
 
 
 @settings(max_examples=40)
-@given(
-    rows=st.lists(st.tuples(st.booleans(), st.sampled_from("abc")), max_size=40),
-    size=st.integers(1, 5),
-    per_block=st.integers(1, 9),
-)
-def test_units_hold_one_group_and_blocks_hold_whole_units(rows: list, size: int, per_block: int) -> None:
+@given(rows=st.lists(st.tuples(st.booleans(), st.sampled_from(["a", "b", None])), max_size=40), size=st.integers(1, 5))
+def test_batches_hold_one_group_in_the_order_of_the_plan(rows: list, size: int) -> None:
     table = pa.table(
         {
             "status": pa.array(["ok" if ok else "filtered" for ok, _ in rows], pa.string()),
@@ -21,17 +19,19 @@ def test_units_hold_one_group_and_blocks_hold_whole_units(rows: list, size: int,
             "at": pa.array(range(len(rows)), pa.int64()),
         }
     )
-    blocks = cut_blocks(cut_units(table, size, "group"), per_block)
-    seen = []
-    for block in blocks:
-        frame = block.to_pandas()
-        for _, unit in frame.groupby("__unit"):
-            assert len(unit) == unit["__unit_rows"].iloc[0]
-            assert len(unit) <= size or unit["status"].iloc[0] == "filtered"
-            assert unit[["status", "group"]].drop_duplicates().shape[0] == 1
-            assert unit["at"].is_monotonic_increasing
-        seen += frame["at"].tolist()
-    assert sorted(seen) == list(range(len(rows)))
+    batches = cut_batches(table, size, "group")
+    starts = batch_starts(batches)
+    assert sorted(batches["at"].to_pylist()) == list(range(len(rows)))
+    assert batches[BATCH].to_pylist() == sorted(batches[BATCH].to_pylist())
+    sizes = {}
+    for number, (start, stop) in enumerate(pairwise(starts.tolist())):
+        batch = batches.slice(start, stop - start)
+        [key] = set(zip(batch["status"].to_pylist(), batch["group"].to_pylist(), strict=True))
+        assert set(batch[BATCH].to_pylist()) == {number}
+        assert batch["at"].to_pylist() == sorted(batch["at"].to_pylist())
+        # All but the last of a group are full.
+        assert sizes.get(key, size) == size or key[0] == "filtered"
+        sizes[key] = len(batch)
 
 
 def _rows(groups: str, numbers: list[int], paths: str) -> pa.Table:
@@ -46,9 +46,15 @@ def _rows(groups: str, numbers: list[int], paths: str) -> pa.Table:
     )
 
 
+def _hashes(table: pa.Table, size: int, group: str | None) -> dict[str, bytes]:
+    hashed = with_input_hashes(cut_batches(table, size, group), ["uri"])
+    found = zip(hashed["clip_id"].to_pylist(), hashed[INPUT_HASH].to_pylist(), strict=True)
+    return {name: value for name, value in found if value is not None}
+
+
 def test_a_row_alone_is_marked_by_what_it_is_computed_from() -> None:
     def marks(table: pa.Table) -> dict[str, bytes]:
-        return given_marks(cut_units(table, 1, None), "clip_id", ["uri"])
+        return _hashes(table, 1, None)
 
     before = marks(_rows("aaab", [1, 2, 3, 4], "wxyz"))
     assert len(set(before.values())) == 4
@@ -60,7 +66,7 @@ def test_a_row_alone_is_marked_by_what_it_is_computed_from() -> None:
 
 def test_a_row_of_a_batch_is_marked_by_its_batch_too() -> None:
     def marks(table: pa.Table) -> dict[str, bytes]:
-        return given_marks(cut_units(table, 2, "group"), "clip_id", ["uri"])
+        return _hashes(table, 2, "group")
 
     before = marks(_rows("aabba", [1, 2, 3, 4, 5], "vwxyz"))
     after = marks(_rows("aabba", [1, 9, 3, 4, 5], "vwxyz"))
@@ -72,4 +78,4 @@ def test_a_row_of_a_batch_is_marked_by_its_batch_too() -> None:
 
 def test_rows_that_are_not_well_have_no_mark() -> None:
     table = _rows("aa", [1, 2], "xy").set_column(1, "status", pa.array(["ok", "filtered"]))
-    assert set(given_marks(cut_units(table, 1, None), "clip_id", [])) == {"c0"}
+    assert set(_hashes(table, 1, None)) == {"c0"}

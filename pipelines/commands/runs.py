@@ -1,0 +1,171 @@
+"""Commands that look into recorded runs: compare, diff, selection, quarantine, verify and report.
+
+Heavy imports stand inside the commands that need them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lumina.formats import size
+from pipelines.commands.options import Json, RunArgument, StoreOption, open_store, show
+from pipelines.commands.written import PAGE, check_file, write_page
+from pipelines.terminal import Text, json_text, make_console
+
+
+def compare(run: RunArgument = None, store: StoreOption = None, as_json: Json = False) -> None:
+    """Show the system prompts of a run side by side, the choice, and the fine-tuned model."""
+    from pipelines.diff.runs import read_side
+    from pipelines.reports.evaluations import as_dict, comparison_view, read_evaluations
+
+    opened = open_store(store)
+    record = opened.get_run(run)
+    found = read_evaluations(read_side(opened, record))
+    if as_json:
+        typer.echo(json_text({"run": record.run, **as_dict(found)}))
+        return
+    console = make_console()
+    console.print(Text(f"Run {record.run} ({record.name}, {record.started})", "dim"))
+    console.print(comparison_view(found))
+
+
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="Name or id of a run.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Name or id of the run to compare it with.")],
+    store: StoreOption = None,
+    other_store: Annotated[
+        str | None, typer.Option(metavar="WHERE", help="Where the outputs of B are kept, if elsewhere.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with curves and clips too.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Show what differs between two runs; the first line is the answer.
+
+    Exit code: 0 equal, 3 the same digests but another recipe or figure, 4 different, 1 error.
+    """
+    from pipelines.diff.difference import read_diff
+    from pipelines.diff.view import answer_text, difference_view
+
+    if html is not None:
+        check_file("--html", html, begins=PAGE)
+    first = open_store(store)
+    second = open_store(other_store) if other_store else first
+    found = read_diff((first, first.get_run(a)), (second, second.get_run(b)))
+    if html is not None:
+        from pipelines.diff.page import make_page
+
+        write_page("--html", html, make_page(found))
+    if as_json:
+        typer.echo(json_text(found.as_dict(), allow_nan=False))
+        return found.exit_code
+    console = make_console()
+    # One line, however wide the terminal: scripts read it.
+    console.print(answer_text(found), soft_wrap=True)
+    console.print(difference_view(found))
+    if html is not None:
+        console.print(Text(f"\nThe page: {html.resolve()}"), soft_wrap=True)
+    return found.exit_code
+
+
+def selection(
+    run: RunArgument = None,
+    other: Annotated[
+        str | None, typer.Argument(metavar="[OTHER]", help="Run to compare with; the one before by default.")
+    ] = None,
+    store: StoreOption = None,
+    as_json: Json = False,
+) -> None:
+    """Show what each rule of the selection removed of each source, and what another policy changed."""
+    from pipelines.reports import selection as report
+    from pipelines.reports.selection_tables import difference_view, selection_view
+
+    opened = open_store(store)
+    record = opened.get_run(run)
+    before = report.previous(opened, record) if other is None else opened.get_run(other)
+    found = report.read_selection(opened, record)
+    difference = report.read_difference(opened, before, record) if before else None
+    if as_json:
+        content = {"selection": report.as_dict(found), "difference": difference and report.as_dict(difference)}
+        typer.echo(json_text(content))
+        return
+    console = make_console()
+    console.print(selection_view(found, console.width))
+    if difference is None:
+        console.print(Text(f"No earlier selection of {record.name} to compare with.", "dim"))
+    else:
+        console.print(difference_view(difference, console.width))
+
+
+def quarantine(
+    run: RunArgument = None,
+    store: StoreOption = None,
+    filtered_too: Annotated[bool, typer.Option("--all", help="Count filtered clips too.")] = False,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one row per clip that was set aside.")] = None,
+    retry: Annotated[
+        str | None, typer.Option(metavar="REASON", help="Put clips back: the next run tries them once more.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show which clips a run set aside, at which stage and why, and how to look at one."""
+    from pipelines.reports.quarantine import csv_header, put_back, quarantine_view, read_quarantine, write_csv
+
+    if csv is not None:
+        check_file("--csv", csv, begins=csv_header(), makes_folder=True)
+    opened = open_store(store)
+    if retry is not None:
+        for stage, count in put_back(opened, opened.get_run(run), retry).items():
+            make_console().print(f"{stage}: {count:,} clips are put back; the next `lumina run` tries them again")
+        return
+    found = read_quarantine(opened, opened.get_run(run), filtered_too)
+    if csv is not None:
+        write_csv(found.clips, csv)
+    if as_json:
+        written = {"csv": str(csv.resolve())} if csv else {}
+        typer.echo(json_text(found.as_dict() | written))
+        return
+    console = make_console()
+    console.print(quarantine_view(found), crop=False)  # a command is whole, or of no use
+    if csv is not None:
+        console.print(f"{len(found.clips):,} rows in {csv.resolve()}", soft_wrap=True)
+    elif found.clips:
+        console.print(Text("--csv FILE writes them all.", "dim"))
+
+
+def verify(
+    run: RunArgument = None,
+    store: StoreOption = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Hash every file; compute content digests again.")] = False,
+    rows: Annotated[bool, typer.Option("--rows", help="Read all rows, and name those that are wrong.")] = False,
+    repair: Annotated[bool, typer.Option("--mend", help="Have the next run compute again what is damaged.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Check that a run's outputs are what it left; nothing is executed. Exit code: 0 intact, 4 not, 1 error."""
+    from pipelines.verify.check import verify as check
+    from pipelines.verify.mend import mend
+    from pipelines.verify.view import verification_view
+
+    opened = open_store(store)
+    found = check(opened, run, deep, rows)
+    found = mend(opened, found) if repair else found
+    show(as_json, found.as_dict, lambda: verification_view(found))
+    return found.exit_code
+
+
+def report(
+    run: RunArgument = None,
+    store: StoreOption = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write; an older one is replaced.")] = Path(
+        "report.html"
+    ),
+) -> None:
+    """Write a run's page: system prompts compared, clips side by side, curves, stages, commands to get it again."""
+    from pipelines.reports.page.make import make_page
+
+    check_file("--out", out, begins=PAGE)
+    opened = open_store(store)
+    page = make_page(opened, opened.get_run(run))
+    write_page("--out", out, page)
+    make_console().print(Text(f"The page: {out.resolve()} ({size(len(page.encode()))})"), soft_wrap=True)

@@ -46,6 +46,7 @@ COLUMN = "vae_latent_bytes"
 SHAPE = (16, 21, 32, 32)
 SIZE = 2 * 16 * 21 * 32 * 32
 """Bytes of one latent: 81 frames of 256 pixels in bfloat16, 688 kB."""
+_FILE_CLIPS = 64
 
 
 def write(directory: Path, clips: int, row_group_bytes: int | None) -> None:
@@ -53,7 +54,7 @@ def write(directory: Path, clips: int, row_group_bytes: int | None) -> None:
     rng, layout = np.random.default_rng(0), ENCODE_LATENTS_OPERATOR.layout(EncodeLatentsConfig())
     if row_group_bytes is not None:
         layout = replace(layout, row_group_bytes=row_group_bytes)
-    for start in range(0, clips, layout.rows_per_file):
+    for start in range(0, clips, _FILE_CLIPS):
         rows = [
             {
                 "clip_id": rng.bytes(32).hex(),
@@ -70,7 +71,7 @@ def write(directory: Path, clips: int, row_group_bytes: int | None) -> None:
                 "latent_sha256": rng.bytes(32).hex(),
                 "status": "ok",
             }
-            for _ in range(min(layout.rows_per_file, clips - start))
+            for _ in range(min(_FILE_CLIPS, clips - start))
         ]
         PartWriter(directory, layout).write(pa.Table.from_pylist(rows, LATENTS), batches=[start])
 

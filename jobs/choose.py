@@ -24,7 +24,7 @@ from lumina.evaluation.metrics import METRICS, Estimate, Metric, composite
 from lumina.evaluation.score_files import Scores, read_scores
 from lumina.evaluation.selection import METRICS_FILE, SELECTION_FILE, Ranked, Selection
 from lumina.evaluation.standard_scores import Scale, are_unlike, scale_of
-from lumina.evaluation.subsets import Comparison, Difference, Interval, compare
+from lumina.evaluation.subsets import Comparison, compare
 from lumina.evaluation.summary import Results, estimates_of, interval_json, pivot
 from lumina.files import sha256_file
 
@@ -226,7 +226,7 @@ def select(
                 interval_json(comparison.intervals[source]),
                 {n: interval_json(e.interval(config.confidence)) for n, e in figures[source].items()},
                 source in comparison.best_set,
-                _difference_json(worse[source]) if source in worse else None,
+                interval_json(worse[source]) if source in worse else None,
             )
             for source in order
         ),
@@ -237,10 +237,6 @@ def select(
 
 def _standardised(figures: Mapping[str, Estimate], scales: Mapping[str, Scale]) -> Mapping[str, Estimate]:
     return {name: scales[name].standardised(one) for name, one in figures.items()} if scales else figures
-
-
-def _difference_json(difference: Difference) -> dict[str, float | None]:
-    return interval_json(Interval(difference.value, difference.low, difference.high))
 
 
 def _reason(

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-import uuid
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from curation.schema import Status, counts
 from jobs.files import link_or_copy
 from jobs.row_index import index_rows
 from jobs.shards import write_table
+from lumina.files import replace_file, replacing
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +122,8 @@ class PartWriter:
         for number, rows in enumerate(_split(table, self.layout.split_by)):
             name = f"{part.stem}-{number:03}-n{len(rows)}.parquet"
             digest, marks = row_digest_and_marks(rows)
-            self._put(name, lambda path, rows=rows: _write_parquet(rows, path, self.layout))  # type: ignore[misc]
+            with replacing(self.directory / name, sync=True) as partial:
+                _write_parquet(rows, partial, self.layout)
             files.append(PartFile(name, len(rows), digest))
             indexes.append(index_rows(name, rows, marks, self.key, planned))
         write_table(part.index_path(self.directory), pa.concat_tables(indexes))
@@ -136,16 +136,8 @@ class PartWriter:
             "failed": {reason: [one.rows, one.key, one.detail] for reason, one in failed.items()},
             "reused_from": reused_from,
         }
-        text = json.dumps(record)
-        self._put(part.record_path(self.directory).name, lambda path: path.write_text(text, encoding="utf-8"))
+        replace_file(part.record_path(self.directory), json.dumps(record).encode(), sync=True)
         return Part(part.shard, part.batches, tuple(files), part.counts, came_well, failed, reused_from)
-
-    def _put(self, name: str, write: Callable[[Path], object]) -> None:
-        partial = self.directory / f".{name}.{uuid.uuid4().hex}"
-        write(partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, self.directory / name)
 
     def _failed(self, table: pa.Table, planned: pa.Table) -> tuple[int, dict[str, Failed]]:
         well = planned.filter(pc.equal(planned["status"], Status.OK))

@@ -24,6 +24,7 @@ from jobs.batches import BATCH, INPUT_HASH
 from jobs.files import link_or_copy
 from jobs.parts import PartWriter, read_parts
 from jobs.row_index import read_input_hashes
+from lumina.files import replace_file
 
 _DATA_FILE = re.compile(r"data/(?!\.)[^/\0]+\.parquet")
 _PART_BYTES = 256 << 20
@@ -40,9 +41,7 @@ def keep(data: Path, work: Path, without: Iterable[str]) -> None:
     directory.mkdir(parents=True)
     for file in sorted(data.glob("*.parquet")):
         link_or_copy(file, directory / file.name)
-    partial = directory / f".{_WITHOUT}"
-    partial.write_text(json.dumps(sorted(without)), encoding="utf-8")
-    partial.replace(directory / _WITHOUT)
+    replace_file(directory / _WITHOUT, json.dumps(sorted(without)).encode())
 
 
 def kept(work: Path) -> Path:

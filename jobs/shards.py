@@ -7,8 +7,6 @@ a slice for every range, and each range reads its slice of every file.
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -19,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.operator import Input, Shard
+from lumina.files import replacing
 
 SHARD_ROWS = 16384
 """Rows of a shard at most, as far as ids are hashes: some 20 MB."""
@@ -133,8 +132,6 @@ def _one_batch(rows: pa.Table) -> pa.RecordBatch:
 
 
 def _write(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with pa.ipc.new_file(str(partial), schema, options=_COMPRESSED) as writer:
+    with replacing(path) as partial, pa.ipc.new_file(str(partial), schema, options=_COMPRESSED) as writer:
         for batch in batches:
             writer.write_batch(batch)
-    os.replace(partial, path)

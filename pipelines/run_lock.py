@@ -143,7 +143,9 @@ def portable(settings: PipelineConfig) -> dict[str, Any]:
 
 def environment() -> Environment:
     """This machine, and what is installed for this Python."""
-    found = {_normal(one.metadata["Name"]): one.version for one in metadata.distributions() if one.metadata["Name"]}
+    # Each look at `metadata` parses it.
+    about = [one.metadata for one in metadata.distributions()]
+    found = {_normal(one["Name"]): one["Version"] for one in about if one["Name"]}
     return Environment(
         platform.python_version(), platform.platform(), os.cpu_count(), _gpus(), dict(sorted(found.items()))
     )

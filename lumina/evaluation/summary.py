@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lumina.evaluation.metrics import METRICS, Estimate, Metric, estimate
-from lumina.evaluation.subsets import FloatArray, Interval, resample
+from lumina.evaluation.subsets import Difference, FloatArray, Interval, resample
 
 LEAST_STRATUM = 8
 """Prompts of the smallest stratum. Resamples of n prompts have (n - 1) / n of the variance: too little of a few."""
@@ -74,7 +74,7 @@ def estimates_of(results: Results, metrics: Mapping[str, Metric], seed: int, res
     return {name: estimate(metric, results.columns, counts) for name, metric in metrics.items()}
 
 
-def interval_json(found: Interval) -> dict[str, float | None]:
+def interval_json(found: Interval | Difference) -> dict[str, float | None]:
     """An interval for a JSON file: rounded to nine decimals, unbounded ends null."""
     ends = {"value": found.value, "low": found.low, "high": found.high}
     return {name: round(end, 9) if math.isfinite(end) else None for name, end in ends.items()}

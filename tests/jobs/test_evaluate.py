@@ -40,6 +40,7 @@ from lumina.models.config import NextDiTConfig
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.system_prompts import PROMPT_START, SystemPrompt, write_system_prompts
 from lumina.video import read_frames, write_h264
+from tests.jobs.here import worker_here
 
 SMALL = {
     "suite": ShapesSuite(count=3),
@@ -122,7 +123,9 @@ def _run(
 
 
 @pytest.mark.ray
-def test_evaluations_are_paired_repeatable_and_feed_the_choice(stages: Path, tmp_path: Path, ray_cluster: None) -> None:
+def test_evaluations_are_paired_repeatable_and_feed_the_choice(
+    stages: Path, tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     red_config = EvaluateConfig(source="red", **SMALL)
     context, red, done = _run(stages, tmp_path / "red", red_config)
     rows = pq.read_table(context.out / "data").to_pylist()
@@ -146,6 +149,7 @@ def test_evaluations_are_paired_repeatable_and_feed_the_choice(stages: Path, tmp
     (batches[0] / "rows.json").unlink()
     (tmp_path / "again").mkdir()
     context.work.rename(tmp_path / "again" / "work")
+    monkeypatch.setattr(clips, "_finished", worker_here())
     assert _run(stages, tmp_path / "again", red_config)[1].digest == red.digest
 
     _, circle, _ = _run(stages, tmp_path / "circle", EvaluateConfig(source="circle", **SMALL))
@@ -159,8 +163,10 @@ def test_evaluations_are_paired_repeatable_and_feed_the_choice(stages: Path, tmp
     assert json.loads((chosen_context.out / "selection.json").read_text())["chosen"] in ("red", "circle")
 
 
-@pytest.mark.ray
-def test_final_compares_before_and_after_on_other_prompts(stages: Path, tmp_path: Path, ray_cluster: None) -> None:
+def test_final_compares_before_and_after_on_other_prompts(
+    stages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clips, "_finished", worker_here())
     (tmp_path / "selection").mkdir()
     (tmp_path / "selection" / "selection.json").write_text(json.dumps({"chosen": "circle", "sources": ["circle"]}))
     config = EvaluateFinalConfig(**SMALL)
@@ -176,10 +182,10 @@ def test_final_compares_before_and_after_on_other_prompts(stages: Path, tmp_path
     assert len(pq.read_table(context.out / "data")) == 12
 
 
-@pytest.mark.ray
 def test_prompts_that_the_text_encoder_cuts_are_said_once(
-    stages: Path, tmp_path: Path, ray_cluster: None, caplog: pytest.LogCaptureFixture
+    stages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(clips, "_finished", worker_here())
     words = ListSuite(choose=("a cat", "a long cat " * 400), report=("a dog",))
     context, _, _ = _run(stages, tmp_path / "long", EvaluateConfig(source="red", **(SMALL | {"suite": words})))
     assert json.loads((context.out / "metrics.json").read_text())["prompts_cut"] == 1

@@ -65,7 +65,7 @@ def _context(root: Path, config: TrainStageConfig, recorder: Recorder, **toy_cha
         fingerprint="f" * 64,
         operator="",
         config=config,
-        runtime=RuntimeConfig(train_workers=2, train_placement="spread", checkpoint_every=10, log_every=5),
+        runtime=RuntimeConfig(train_workers=2, train_placement="spread", checkpoint_every=5, log_every=2),
         inputs={
             "latents": InputRef("encode_latents@1", latents, ""),
             "text": InputRef("encode_text", text, ""),
@@ -110,23 +110,23 @@ def _kill_a_worker(recorder: Recorder, step: int) -> None:
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_workers_one_of_them_killed_and_their_controller_train_as_one_does(tmp_path: Path) -> None:
     # The released epsilon, 1e-15, would make the rounding noise of gradients that are almost 0 into full steps.
-    config = toy.stage(steps=60, lr=1e-3, eps=1e-6, image_sources="selected")
+    config = toy.stage(steps=40, lr=1e-3, eps=1e-6, image_sources="selected")
     recorder = Recorder()
     ctx = _context(tmp_path, config, recorder)
     results: list[JobResult] = []
     # The DAG runs its jobs on threads.
     thread = threading.Thread(target=lambda: results.append(train.run(ctx)))
     thread.start()
-    _kill_a_worker(recorder, 15)
-    [controller] = _at(recorder, 35, "TrainController")
+    _kill_a_worker(recorder, 8)
+    [controller] = _at(recorder, 16, "TrainController")
     controller.kill()
     thread.join()
-    assert [step for step, _ in recorder.rows] == list(range(5, 61, 5))
-    assert recorder.reports[-1] == (60, 60, "steps")
+    assert [step for step, _ in recorder.rows] == list(range(2, 41, 2))
+    assert recorder.reports[-1] == (40, 40, "steps")
     assert "SPREAD" in {group["strategy"] for group in placement_group_table().values()}
 
     data = LatentDataset([ctx.inputs["latents"].path], ctx.inputs["text"].path, ["synthetic"])
-    alone = Trainer(config, data, LoopSettings(work=tmp_path / "alone", log_every=5))
+    alone = Trainer(config, data, LoopSettings(work=tmp_path / "alone", log_every=2))
     alone.run()
     for (_, told), row in zip(recorder.rows, read_jsonl(tmp_path / "alone" / "metrics.jsonl"), strict=True):
         assert told["loss"] == pytest.approx(row["loss"], rel=1e-5)

@@ -53,7 +53,7 @@ def test_another_system_prompt_encodes_no_clip_again(
 
     def go(store: str, *overrides: str) -> tuple[str, Manifest]:
         small = (
-            "data.shapes.clips={synthetic: 4, web: 4}",
+            "data.shapes.clips={synthetic: 2, web: 2}",
             "data.shapes.images={web: 2}",
         )
         options = [part for one in (*small, *overrides, "runtime.ray_address=auto") for part in ("-o", one)]

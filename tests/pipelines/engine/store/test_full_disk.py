@@ -17,7 +17,7 @@ from tests.pipelines.toy import diamond, stage
 COMMAND = """
 import os, subprocess, sys
 from pipelines import cli, text_to_video
-from pipelines.commands import report, run
+from pipelines.commands import run, runs
 from pipelines.engine import runner
 from pipelines.tracking import tracker
 from tests.pipelines.engine.store.test_full_disk import pipeline

@@ -170,7 +170,7 @@ EDITS = {
         "<!-- -->\n",
         {"drift": (["curation_page"], code("curation/page.html.j2"))},
     ),
-    "colour of a plot": ("jobs/train_plots.py", "tab:blue", "tab:cyan", NOTHING),
+    "colour of a plot": ("jobs/train_plots.py", "% COLORS", "% (COLORS - 1)", NOTHING),
     "how stages are run": ("pipelines/engine/runner.py", None, "SPARE = 1\n", NOTHING),
 }
 

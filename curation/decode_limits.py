@@ -1,4 +1,4 @@
-"""What decoding may cost. Apart from the decoder, whose code counts for no stage that decodes nothing."""
+"""Limits of decoding: time and memory. Apart from the decoder, whose code counts for no stage that decodes nothing."""
 
 from __future__ import annotations
 

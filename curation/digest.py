@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 SCHEME = "rows256-add/1"
-MARK_BYTES = 8
-_MODULUS, _MARK = 1 << 256, (1 << 64) - 1
+HASH_BYTES = 8
+_MODULUS, _LAST_BYTES = 1 << 256, (1 << 64) - 1
 _NULL = b"\0"
 
 
@@ -54,14 +54,14 @@ def row_digest(table: pa.Table) -> RowsDigest:
     return RowsDigest(len(table), sum(_row_hashes(table)) % _MODULUS)
 
 
-def row_digest_and_marks(table: pa.Table) -> tuple[RowsDigest, bytes]:
-    """The digest of all rows, and a mark of each row in its order: the last `MARK_BYTES` bytes of its hash.
+def row_digest_and_hashes(table: pa.Table) -> tuple[RowsDigest, bytes]:
+    """The digest of all rows, and a short hash of each row in its order: the last `HASH_BYTES` bytes of its SHA-256.
 
-    Read as big-endian numbers, the marks add up to the digest's sum modulo 2^64. TypeError as `row_digest`.
+    Read as big-endian numbers, the hashes add up to the digest's sum modulo 2^64. TypeError as `row_digest`.
     """
     hashes = list(_row_hashes(table))
     digest = RowsDigest(len(hashes), sum(hashes) % _MODULUS)
-    return digest, b"".join((value & _MARK).to_bytes(MARK_BYTES, "big") for value in hashes)
+    return digest, b"".join((value & _LAST_BYTES).to_bytes(HASH_BYTES, "big") for value in hashes)
 
 
 def _row_hashes(table: pa.Table) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""What the rows of a manifest mean: the plain columns, OpenVid-1M, Panda-70M.
+"""Manifest formats, what their rows mean: the plain columns, OpenVid-1M, Panda-70M.
 
 Every format turns one record into the rows of its clips. A column that a format does not know is kept in `extra`.
 """

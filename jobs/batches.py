@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.digest import MARK_BYTES, row_digest_and_marks
+from curation.digest import HASH_BYTES, row_digest_and_hashes
 from curation.schema import STATUS_COLUMNS, Status
 
 BATCH, INPUT_HASH = "__batch", "__input_hash"
@@ -54,20 +54,20 @@ def with_input_hashes(batches: pa.Table, passthrough: Sequence[str]) -> pa.Table
     """
     well = pc.equal(batches["status"], Status.OK).to_numpy(zero_copy_only=False).astype(bool)
     ok = batches.slice(0, int(well.sum()))  # they come first
-    _, marks = row_digest_and_marks(
+    _, hashes = row_digest_and_hashes(
         ok.drop_columns(sorted({*passthrough, *STATUS_COLUMNS, BATCH} & {*ok.column_names}))
     )
     starts = batch_starts(ok)
     if len(starts) <= len(ok):
-        each = [marks[at : at + MARK_BYTES] for at in range(0, len(marks), MARK_BYTES)]
+        each = [hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)]
         for start, stop in pairwise(starts.tolist()):
             if stop - start > 1:
                 together = b"".join(each[start:stop])
-                each[start:stop] = [_combined(mark, together) for mark in each[start:stop]]
-        marks = b"".join(each)
-    kind = pa.binary(MARK_BYTES)
-    hashes = pa.FixedSizeBinaryArray.from_buffers(kind, len(ok), [None, pa.py_buffer(marks)])
-    return batches.append_column(INPUT_HASH, pa.chunked_array([hashes, pa.nulls(len(batches) - len(ok), kind)]))
+                each[start:stop] = [_combined(content, together) for content in each[start:stop]]
+        hashes = b"".join(each)
+    kind = pa.binary(HASH_BYTES)
+    column = pa.FixedSizeBinaryArray.from_buffers(kind, len(ok), [None, pa.py_buffer(hashes)])
+    return batches.append_column(INPUT_HASH, pa.chunked_array([column, pa.nulls(len(batches) - len(ok), kind)]))
 
 
 def batch_starts(batches: pa.Table) -> np.ndarray:
@@ -76,5 +76,5 @@ def batch_starts(batches: pa.Table) -> np.ndarray:
     return np.append(np.flatnonzero(np.diff(numbers, prepend=-1)), len(numbers))
 
 
-def _combined(mark: bytes, batch: bytes) -> bytes:
-    return hashlib.blake2b(mark + batch, digest_size=MARK_BYTES).digest()
+def _combined(content: bytes, batch: bytes) -> bytes:
+    return hashlib.blake2b(content + batch, digest_size=HASH_BYTES).digest()

@@ -1,4 +1,4 @@
-"""What the stages of a run take of a cluster, whether a cluster has it, and how many workers a stage gets.
+"""Cluster capacity: what the stages of a run take, whether a cluster has it, and how many workers a stage gets.
 
 Counted node by node: the CPU and the GPU of one worker have to be on one node.
 """

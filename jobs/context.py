@@ -1,4 +1,4 @@
-"""What a job gets and what it gives back: the one contract between the DAG above and the jobs below."""
+"""Job context and result, what a job gets and gives back: the one contract between the DAG above and the jobs below."""
 
 from __future__ import annotations
 

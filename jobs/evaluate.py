@@ -336,7 +336,7 @@ def _result(
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    from curation.digest import row_digest_and_marks
+    from curation.digest import row_digest_and_hashes
     from jobs.row_index import index_rows, write_row_index
 
     config: EvaluationConfig = ctx.config
@@ -350,8 +350,8 @@ def _result(
     table = pa.Table.from_pylist(rows, schema=schema)
     (ctx.out / "data").mkdir()
     parquet.write_table(table, ctx.out / "data" / "clips.parquet")
-    digest, marks = row_digest_and_marks(table)
-    write_row_index(ctx.out, [index_rows("clips.parquet", table, marks, "video")])
+    digest, hashes = row_digest_and_hashes(table)
+    write_row_index(ctx.out, [index_rows("clips.parquet", table, hashes, "video")])
     return JobResult(
         kind="rows",
         digest=str(digest),

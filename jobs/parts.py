@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.digest import RowsDigest, row_digest_and_marks
+from curation.digest import RowsDigest, row_digest_and_hashes
 from curation.operator import Layout
 from curation.schema import Status, counts
 from jobs.files import link_or_copy
@@ -121,11 +121,11 @@ class PartWriter:
         files, indexes = [], []
         for number, rows in enumerate(_split(table, self.layout.split_by)):
             name = f"{part.stem}-{number:03}-n{len(rows)}.parquet"
-            digest, marks = row_digest_and_marks(rows)
+            digest, hashes = row_digest_and_hashes(rows)
             with replacing(self.directory / name, sync=True) as partial:
                 _write_parquet(rows, partial, self.layout)
             files.append(PartFile(name, len(rows), digest))
-            indexes.append(index_rows(name, rows, marks, self.key, planned))
+            indexes.append(index_rows(name, rows, hashes, self.key, planned))
         write_table(part.index_path(self.directory), pa.concat_tables(indexes))
         record = {
             "shard": part.shard,

@@ -15,36 +15,36 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.digest import MARK_BYTES
+from curation.digest import HASH_BYTES
 from curation.operator import Shard
 from curation.schema import Status
 from jobs.batches import INPUT_HASH
 
 INDEX_FILE = "rows.parquet"
-_HASH = pa.binary(MARK_BYTES)
+_HASH = pa.binary(HASH_BYTES)
 _SCHEMA = pa.schema(
     [("file", pa.string()), ("row", pa.int64()), ("id", pa.string()), ("content_hash", _HASH), ("input_hash", _HASH)]
 )
 
 
-def index_rows(name: str, rows: pa.Table, marks: bytes, key: str, planned: pa.Table | None = None) -> pa.Table:
+def index_rows(name: str, rows: pa.Table, hashes: bytes, key: str, planned: pa.Table | None = None) -> pa.Table:
     """The index of one file of `data`.
 
     Args:
         name: of the file.
         rows: its rows, in order.
-        marks: see `curation.digest.row_digest_and_marks`.
+        hashes: see `curation.digest.row_digest_and_hashes`.
         key: the text column whose values name rows.
         planned: these rows among others, with `INPUT_HASH`, for an operator whose rows are computed one by one.
     """
-    hashes = pa.nulls(len(rows), _HASH)
+    given = pa.nulls(len(rows), _HASH)
     if planned is not None and INPUT_HASH in planned.column_names:
         at = pc.index_in(rows[key], planned[key].combine_chunks())
         well = pc.equal(rows["status"], Status.OK)
-        hashes = planned[INPUT_HASH].take(pc.if_else(well, at, pa.scalar(None, pa.int32())))
-    content = pa.FixedSizeBinaryArray.from_buffers(_HASH, len(rows), [None, pa.py_buffer(marks)])
+        given = planned[INPUT_HASH].take(pc.if_else(well, at, pa.scalar(None, pa.int32())))
+    content = pa.FixedSizeBinaryArray.from_buffers(_HASH, len(rows), [None, pa.py_buffer(hashes)])
     file = pa.array([f"data/{name}"], pa.string()).take(pa.array(np.zeros(len(rows), np.int64)))
-    return pa.table([file, np.arange(len(rows)), rows[key].cast(pa.string()), content, hashes], _SCHEMA)
+    return pa.table([file, np.arange(len(rows)), rows[key].cast(pa.string()), content, given], _SCHEMA)
 
 
 def write_row_index(out: Path, indexes: Iterable[pa.Table]) -> None:
@@ -68,10 +68,12 @@ def read_row_index(out: Path) -> dict[str, tuple[list[str], list[bytes]]]:
     """
     table = _read(out, ["file", "row", "id", "content_hash"]).sort_by([("file", "ascending"), ("row", "ascending")])
     found: dict[str, tuple[list[str], list[bytes]]] = {}
-    for file, name, mark in zip(*(table[column].to_pylist() for column in ("file", "id", "content_hash")), strict=True):
-        ids, marks = found.setdefault(file, ([], []))
+    for file, name, content in zip(
+        *(table[column].to_pylist() for column in ("file", "id", "content_hash")), strict=True
+    ):
+        ids, hashes = found.setdefault(file, ([], []))
         ids.append(name)
-        marks.append(mark)
+        hashes.append(content)
     return found
 
 

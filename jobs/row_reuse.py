@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.digest import row_digest_and_marks
+from curation.digest import row_digest_and_hashes
 from curation.operator import Operator, Shard
 from jobs.batches import BATCH, INPUT_HASH
 from jobs.files import link_or_copy
@@ -120,8 +120,8 @@ def _read(file: Path, index: pa.Table, planned: pa.Table, operator: Operator) ->
         rows = rows.take(index["row"])
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
-    _, marks = row_digest_and_marks(rows)
-    if marks != b"".join(index["content_hash"].to_pylist()) or not rows[operator.key].equals(index["id"]):
+    _, hashes = row_digest_and_hashes(rows)
+    if hashes != b"".join(index["content_hash"].to_pylist()) or not rows[operator.key].equals(index["id"]):
         raise ValueError(f"{file}: its rows are not what was written")
     for column, field in enumerate(rows.schema):
         if field.name in operator.passthrough_columns:

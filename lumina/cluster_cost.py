@@ -1,4 +1,4 @@
-"""What a training stage takes of a cluster: memory of each GPU, operations, bytes read and written, GPU-hours.
+"""Cost of a training stage on a cluster: memory of each GPU, operations, bytes read and written, GPU-hours.
 
 Arithmetic alone, for clips that are all as large as the largest: memory must do for those, and the rest is an upper
 bound. Letters: P parameters, Q of them trained (all, or the adapters), W workers, b bytes of a number in the network.

@@ -1,4 +1,4 @@
-"""What a model costs: tokens, floating-point operations and bytes, from arithmetic alone (paper Table 2).
+"""Cost of a model: tokens, floating-point operations and bytes, from arithmetic alone (paper Table 2).
 
 One multiply-add counts as two operations. Matrix products and attention are counted exactly, with the shared key heads
 of grouped-query attention; element-wise work is left out. Letters: L tokens of a clip, T tokens of its text, D width,

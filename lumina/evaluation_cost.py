@@ -1,4 +1,4 @@
-"""What an evaluation takes of one GPU: clips sampled by the real schedule, then decoded, and all networks in memory."""
+"""Cost of an evaluation on one GPU: clips sampled by the real schedule, then decoded, and all networks in memory."""
 
 from __future__ import annotations
 

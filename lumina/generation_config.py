@@ -1,4 +1,4 @@
-"""What a saved TextToVideo generates when nothing else is asked for. No torch in here."""
+"""Generation defaults that are saved with a TextToVideo. No torch in here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the frozen networks cost: the CogVideoX VAE and the Gemma-2 text encoder, counted for the released ones.
+"""Cost of the frozen networks: the CogVideoX VAE and the Gemma-2 text encoder, counted for the released ones.
 
 Bytes are those of tensors that live at once, in numbers per column of pixels (one pixel of all frames), since all
 activations of the VAE grow with the picture: `tests/lumina/test_live_bytes.py` runs the real network on fake tensors.

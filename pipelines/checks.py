@@ -1,4 +1,4 @@
-"""What of a config can be held against the clips and the weights before anything runs."""
+"""Config checks against the clips and the weights, before anything runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured on generated clips: per-clip values, and how the values of many clips become one figure.
+"""Metrics of generated clips: per-clip values, and how the values of many clips become one figure.
 
 A name says where a figure comes from. `shapes/`: exact detectors of the Shapes world judge the clip against what its
 prompt asked for. `offline/`: classical means without a network. Where an `offline/` figure uses a formula of VBench

@@ -1,4 +1,4 @@
-"""What is in a scene: one or two coloured shapes that stand or move on a background.
+"""Scenes: one or two coloured shapes that stand or move on a background.
 
 Lengths are fractions of the frame's shorter side, positions fractions of width and height, times seconds.
 """

@@ -1,4 +1,4 @@
-"""What training reports: sums kept on the device, and a file with one JSON object per logged step."""
+"""Training metrics: sums kept on the device, and a file with one JSON object per logged step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one training stage is: its tasks and its optimizer. Light to import, so that a plan can check every stage."""
+"""Training stage config: its tasks and its optimizer. Light to import, so that a plan can check every stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is sent to a cluster for one run: the code, the config as it was resolved, and where the code comes from."""
+"""Job package, sent to a cluster for a run: the code, the config as it was resolved, and where the code comes from."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from curation.digest import MARK_BYTES, RowsDigest, row_digest_and_marks
+from curation.digest import HASH_BYTES, RowsDigest, row_digest_and_hashes
 from jobs.files import listing_digest
 from jobs.row_index import INDEX_FILE, read_row_index
 from lumina.files import sha256_file
@@ -223,14 +223,14 @@ def _read_rows(path: Path) -> _Read:
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
                 try:
-                    part, found = row_digest_and_marks(file.read_row_group(group))
+                    part, found = row_digest_and_hashes(file.read_row_group(group))
                 except unreadable as error:
                     size = file.metadata.row_group(group).num_rows
                     failed = failed or f"rows {len(marks)} to {len(marks) + size - 1} cannot be read: {_line(error)}"
                     marks += [None] * size
                     continue
                 digest = digest + part
-                marks += [found[at : at + MARK_BYTES] for at in range(0, len(found), MARK_BYTES)]
+                marks += [found[at : at + HASH_BYTES] for at in range(0, len(found), HASH_BYTES)]
     except FileNotFoundError:
         failed = "is not there"
     except unreadable as error:

@@ -1,4 +1,4 @@
-"""What a run tells the world: outcomes, and the interfaces of those who listen."""
+"""Run events: outcomes of stages, and the interfaces of those who listen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run would do, and why. Imports nothing heavy and writes nothing but the digest cache."""
+"""Plan: what a run would do, and why. Imports nothing heavy and writes nothing but the digest cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `lumina verify` shows on a terminal."""
+"""Terminal view of `lumina verify`."""
 
 from __future__ import annotations
 

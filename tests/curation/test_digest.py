@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.digest import MARK_BYTES, RowsDigest, row_digest, row_digest_and_marks
+from curation.digest import HASH_BYTES, RowsDigest, row_digest, row_digest_and_hashes
 
 SCHEMA = pa.schema(
     {
@@ -41,10 +41,10 @@ ROW = st.fixed_dictionaries(
 @given(rows=st.lists(ROW, max_size=8))
 def test_marks_belong_to_rows_and_add_up_to_the_digest(rows: list[dict]) -> None:
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
-    digest, marks = row_digest_and_marks(table)
+    digest, hashes = row_digest_and_hashes(table)
     assert digest == row_digest(table)
-    each = [marks[at : at + MARK_BYTES] for at in range(0, len(marks), MARK_BYTES)]
-    assert each == [row_digest_and_marks(table.slice(at, 1))[1] for at in range(len(rows))]
+    each = [hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)]
+    assert each == [row_digest_and_hashes(table.slice(at, 1))[1] for at in range(len(rows))]
     assert sum(int.from_bytes(mark, "big") for mark in each) % 2**64 == digest.total % 2**64
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from curation.digest import row_digest_and_marks
+from curation.digest import row_digest_and_hashes
 from curation.operator import Shard
 from jobs.batches import INPUT_HASH
 from jobs.row_index import INDEX_FILE, index_rows, read_input_hashes, read_row_index, write_row_index
@@ -17,7 +17,7 @@ def test_an_index_gives_ids_and_hashes_of_every_row_in_order(tmp_path: Path) -> 
     for name, ids in (("b.parquet", ["x", "y"]), ("a.parquet", ["z"]), ("none.parquet", [])):
         status = ["ok" if one != "y" else "filtered" for one in ids]
         table = pa.table({"clip_id": pa.array(ids, pa.string()), "status": pa.array(status, pa.string())})
-        _, marks[name] = row_digest_and_marks(table)
+        _, marks[name] = row_digest_and_hashes(table)
         indexes.append(index_rows(name, table, marks[name], "clip_id", planned))
     write_row_index(tmp_path, indexes)
     found = read_row_index(tmp_path)

@@ -6,8 +6,7 @@ Workers are this process: what a rehearsal has to find is a structure that does 
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation.operator import Env, Operator
-from jobs import clips, curate, train
-from jobs.context import JobContext
-from jobs.runtime import RuntimeConfig
+from jobs import clips, curate, row_worker, train
 from pipelines.config import load_config
 from pipelines.engine.runner import run
 from pipelines.engine.store.store import Store
 from pipelines.execution import JobExecutor
 from pipelines.text_to_video import build
+from tests.jobs.here import worker_here
 from tests.pipelines.paper_rehearsal import IMAGE_SOURCE, VIDEO_SOURCES, rehearsal, write_clips
 
 
 def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def curated(ctx: JobContext, operator: Operator, env: Env, units: pa.Table, directory: Path) -> None:
-        worker = curate._Worker(ctx.operator, ctx.config, env, str(directory))
-        worker(pa.table({"block": [curate._to_bytes(units)]}))
+    def mapped(stage_run: Any, todo: Sequence[Any], _rows: int) -> None:
+        mapper = row_worker.Mapper(stage_run.stage)
+        for number, batches in curate._cut_tasks(todo, 1):
+            mapper(pa.table({"shard": [number], "batches": [json.dumps(batches)]}))
 
-    def finished(todo: deque[clips.Batch], runtime: RuntimeConfig) -> Iterator[clips.Batch]:
-        worker = clips.ClipWorker()
-        while todo:
-            worker.make(todo[0])
-            yield todo.popleft()
-
-    monkeypatch.setattr(curate, "_execute", curated)
-    monkeypatch.setattr(clips, "_finished", finished)
+    monkeypatch.setattr(curate._Run, "_map", mapped)
+    monkeypatch.setattr(clips, "_finished", worker_here())
     monkeypatch.setattr(train, "_fit", lambda ctx, spec: train._worker(spec))
 
 

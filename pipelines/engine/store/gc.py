@@ -1,4 +1,4 @@
-"""What of a store no kept run needs, and its removal.
+"""Garbage collection: delete outputs that no kept run refers to.
 
 A run needs the output of every stage that its record names. What no record names belongs to a run that was killed; it
 is kept until it is old, since the same command goes on from there. Whatever is in doubt stays. What writers that died

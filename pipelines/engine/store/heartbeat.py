@@ -1,4 +1,4 @@
-"""What runs tell of themselves while they go on: a small text each, in a folder or in a bucket, for other terminals."""
+"""Heartbeats of runs: a small text each, in a folder or in a bucket, for other terminals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies in a directory."""
+"""Directory listing."""
 
 from __future__ import annotations
 

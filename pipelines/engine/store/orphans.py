@@ -1,4 +1,4 @@
-"""What writers that died left beside the outputs of a store: half-written files, and how killed runs stood.
+"""Orphans, left beside the outputs of a store by writers that died: half-written files, and how killed runs stood.
 
 Outputs and attempts are not among it: those are `pipelines.engine.store.gc`'s own.
 """

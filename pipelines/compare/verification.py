@@ -165,5 +165,5 @@ def repair(store: Store, found: Verification) -> Verification:
     damaged = [stage.name for stage in found.stages if stage.repairable]
     for name in damaged:
         if (fingerprint := entries[name].fingerprint) is not None:
-            store.set_aside(name, fingerprint)
+            store.repair(name, fingerprint)
     return replace(found, repaired=tuple(damaged))

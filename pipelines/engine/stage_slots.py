@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from pipelines.engine.events import Display
 from pipelines.engine.signals import StopSignal
-from pipelines.engine.store.lease import HeldLease, HeldLeases, Holder
+from pipelines.engine.store.lease import HeldLeases, Holder, Lease
 from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.store import Attempt, Store
 from pipelines.errors import LeaseLostError
@@ -29,7 +29,7 @@ class Turns:
 
     def __init__(self, store: Store, display: Display, stop: StopSignal, max_parallel: int) -> None:
         self.held = HeldLeases()
-        self._computing: dict[str, HeldLease] = {}
+        self._computing: dict[str, Lease] = {}
         self._store, self._display, self._stop = store, display, stop
         self._slots = threading.Semaphore(max_parallel)
 

@@ -105,8 +105,8 @@ class StatusFile:
     """
 
     def __init__(self, inner: Display, store: Store, status: RunStatus) -> None:
-        self.inner, self.status, self.live = inner, status, store.live
-        status.every_s = self.live.every_s
+        self.inner, self.status, self.objects = inner, status, store.objects
+        status.every_s = self.objects.every_s
         status.host, status.pid = socket.gethostname(), os.getpid()
         status.process_start, status.machine = process_start(status.pid) or "", this_machine()
         self._lock = threading.Lock()
@@ -164,10 +164,10 @@ class StatusFile:
     def _beat(self) -> None:
         self._write()
         self._begun.set()
-        while not self._closed.wait(self.live.every_s):
+        while not self._closed.wait(self.objects.every_s):
             self._write()
         try:
-            self.live.remove(self.status.run)
+            self.objects.remove(_key(self.status.run))
         except StoreError as error:
             # How the run ended is still to be told.
             self.inner.note(f"{error}: {_OLD}")
@@ -177,7 +177,7 @@ class StatusFile:
             self.status.heard = time.time()
             text = json.dumps(scrubbed(self.status.as_dict()))
         try:
-            self.live.put(self.status.run, text)
+            self.objects.put(_key(self.status.run), text)
         except StoreError as error:
             if not self._told:
                 self._told = True
@@ -217,12 +217,18 @@ def read_status(store: Store, run: str | None) -> RunStatus:
 def _live(store: Store) -> list[RunStatus]:
     """What runs told of themselves, the newest first."""
     found = []
-    for place, text in store.live.read():
+    for entry in sorted(store.objects.entries("live")):
         try:
-            found.append(checked(RunStatus, parse(text)))
+            record = store.objects.read(entry.key)
+            if record is not None:  # else it has ended in the meantime
+                found.append(checked(RunStatus, parse(record.text)))
         except ValueError as error:
-            raise StoreError(f"{place} is damaged ({error}): remove it") from error
+            raise StoreError(f"{store.objects.name(entry.key)} is damaged ({error}): remove it") from error
     return sorted(found, key=lambda status: (status.started, status.run), reverse=True)
+
+
+def _key(run: str) -> str:
+    return f"live/{run}.json"
 
 
 def _from_record(record: RunRecord) -> RunStatus:

@@ -1,22 +1,23 @@
-"""The objects of a store in a bucket (`s3://`, `gs://`): small records, and the files of outputs.
+"""Objects of a store in a bucket (`s3://`, `gs://`): small records, and the files of outputs.
 
-A record is created only where there is none, and replaced only if it is still the one that was read: the bucket decides
-(`If-None-Match`, `If-Match`), so that of many writers one wins. Needs obstore: the extra `s3` of this package.
+Which of many writers wins is for the bucket to decide (`If-None-Match`, `If-Match`). Needs obstore: the extra `s3` of
+this package.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qsl, urlsplit
 
+from pipelines.engine.store.objects import Entry, Record, Tag
 from pipelines.errors import GoneError, StoreError
 
 if TYPE_CHECKING:
@@ -27,32 +28,9 @@ _OPTIONS = {"s3": ("region", "endpoint_override", "scheme"), "gs": ()}
 _RETRIES = {"max_retries": 8, "retry_timeout": timedelta(seconds=120)}
 _CHUNK_BYTES = 8 << 20
 
-Tag = Mapping[str, str]
-"""What the bucket calls this version of an object."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """A small object as it was read."""
-
-    text: str
-    tag: Tag
-    modified: float
-    """Seconds since the epoch, by the bucket's clock."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An object in a listing."""
-
-    key: str
-    bytes: int
-    modified: float
-    """Seconds since the epoch, by the bucket's clock."""
-
 
 class Bucket:
-    """Objects below one prefix. Every error of the bucket is a StoreError that names the object.
+    """Objects below one prefix; see `pipelines.engine.store.objects.Objects`.
 
     Args:
         uri: `s3://bucket/prefix?region=...&endpoint_override=host:port&scheme=http`, or `gs://bucket/prefix`;
@@ -62,7 +40,11 @@ class Bucket:
         StoreError: obstore is not installed, or the URI has no bucket or an option that is not known.
     """
 
+    every_s: ClassVar[float] = 10.0
+    stamps: ClassVar[bool] = False  # a bucket may name versions by their content, and tell whole seconds only
+
     def __init__(self, uri: str) -> None:
+        self._seen: dict[str, tuple[Tag, float]] = {}
         parts = urlsplit(uri)
         options = dict(parse_qsl(parts.query))
         self.uri = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
@@ -110,7 +92,7 @@ class Bucket:
             )
 
     def read(self, key: str) -> Record | None:
-        """A small object; None if there is none."""
+        """See `Objects.read`."""
         with self._named(key):
             try:
                 found = self._api.get(self._store, key)
@@ -121,28 +103,44 @@ class Bucket:
         return Record(text, _tag(found.meta), found.meta["last_modified"].timestamp())
 
     def create(self, key: str, text: str) -> Tag | None:
-        """Put a record where there is none; None if there is one."""
+        """See `Objects.create`."""
         return self._put(key, text, "create") or self._mine(key, text)
 
-    def replace(self, key: str, text: str, tag: Tag) -> Tag | None:
-        """Put a record in place of the version `tag`; None if it is another one by now, or gone."""
-        return self._put(key, text, dict(tag)) or self._mine(key, text)
+    def replace(self, key: str, text: str, tag: Tag | None) -> Tag | None:
+        """See `Objects.replace`."""
+        return self._put(key, text, "create" if tag is None else dict(tag)) or self._mine(key, text)
 
     def put(self, key: str, text: str) -> None:
-        """Put a record, whatever is there."""
+        """See `Objects.put`."""
         with self._named(key):
             self._api.put(self._store, key, text.encode())
 
-    def remove(self, key: str) -> None:
-        """Remove an object; nothing happens if there is none."""
+    def remove(self, key: str, tag: Tag | None = None) -> None:
+        """See `Objects.remove`."""
+        if tag is not None and ((found := self.read(key)) is None or found.tag != tag):
+            return
         with self._named(key):
             try:
                 self._api.delete(self._store, key)
             except FileNotFoundError as error:
                 self._check_bucket(error)
 
+    def rename(self, key: str, name: str) -> None:
+        """See `Objects.rename`."""
+        if (record := self.read(key)) is not None:
+            self.put(name, record.text)
+        self.remove(key)
+
+    def age(self, key: str, record: Record) -> float:
+        """See `Objects.age`: since this process first saw the record, as hosts share no clock with a bucket."""
+        tag, since = self._seen.get(key, ({}, 0.0))
+        if tag != record.tag:
+            since = time.monotonic()
+            self._seen[key] = (record.tag, since)
+        return time.monotonic() - since
+
     def entries(self, prefix: str) -> list[Entry]:
-        """All objects below `prefix/`."""
+        """See `Objects.entries`."""
         with self._named(prefix):
             found = self._api.list(self._store, prefix).collect()
         return [Entry(one["path"], one["size"], one["last_modified"].timestamp()) for one in found]
@@ -201,7 +199,7 @@ class Bucket:
                 raise GoneError(f"{self.name(key)} is not there") from error
 
     def name(self, key: str) -> str:
-        """The URI of an object."""
+        """See `Objects.name`."""
         return f"{self.uri}/{key}"
 
     def _put(self, key: str, text: str, mode: Any) -> Tag | None:

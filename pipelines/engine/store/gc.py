@@ -19,6 +19,7 @@ from typing import Any, Literal
 from pipelines.engine.store.atomic_io import sync_directory
 from pipelines.engine.store.lease import Holder, read_holder, try_acquire
 from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.objects import LocalObjects
 from pipelines.engine.store.orphans import leftovers
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store, directory_name
@@ -198,7 +199,7 @@ class _Directory:
         cutoff: float | None,
     ) -> None:
         """Put what is in the directory, and not needed, on one of the two lists."""
-        holder = read_holder(self.path)
+        holder = read_holder(LocalObjects(self.path))
         manifest = _manifest(self.path)
         if holder is not None and holder.is_alive():
             if not needed:
@@ -277,7 +278,7 @@ def _remove(path: Path, what: What) -> bool:
         if what in ("partial", "status"):
             path.unlink(missing_ok=True)
             return True
-        lease = try_acquire(directory)
+        lease = try_acquire(LocalObjects(directory))
         if isinstance(lease, Holder):
             return False
         try:

@@ -1,13 +1,11 @@
 """Leases: who is working on a stage. They save double work; correctness rests on the manifest alone.
 
-The time of a heartbeat is the modification time of LEASE.json, and a taker reads the present off a file that it touches
-beside it: both are of one clock, the file server's, so hosts whose clocks differ agree on who is dead.
+A heartbeat renews LEASE.json, and its age tells who is dead (`Objects.age`): on a file system both times are of the
+file server's clock, and who waits for a bucket watches the record. So hosts whose clocks differ agree.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -16,20 +14,19 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import IO, Protocol
 
-from lumina.files import replace_file
-from pipelines.engine.store.typed import Number, Text, Whole, checked, parse, read_text
-from pipelines.errors import LeaseLostError, PipelineError
+from pipelines.engine.store.objects import Objects, Record, Tag
+from pipelines.engine.store.typed import Number, Text, Whole, checked, parse
+from pipelines.errors import LeaseLostError, StoreError
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 5.0
 EXPIRY_S = 60.0
+RECORD = "LEASE.json"
 
 
 @dataclass(frozen=True)
@@ -104,67 +101,65 @@ def process_start(pid: int) -> str | None:
     return found.stdout.strip() or None
 
 
-class HeldLease(Protocol):
-    """A lease that this process holds."""
-
-    def refresh(self) -> None:
-        """Renew the heartbeat; LeaseLostError if somebody else holds the lease now."""
-
-    def release(self) -> None:
-        """Give the lease back; nothing happens if it was lost."""
-
-
 @dataclass
 class Lease:
-    """A held lease on one fingerprint's directory."""
+    """A held lease."""
 
-    directory: Path
+    objects: Objects
+    key: str
     holder: Holder
+    tag: Tag
+    copy: Lease | None = None
+    """For a store in a bucket, the one of the working copy."""
+    _beats: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def refresh(self) -> None:
         """Renew the heartbeat.
 
         Raises:
-            LeaseLostError: somebody else holds the lease now, or the directory is gone.
+            LeaseLostError: somebody else holds the lease now, or it is gone.
+            StoreError: the store cannot be reached or written.
         """
-        try:
-            with _locked(self.directory):
-                current = read_holder(self.directory)
-                if current is None or current.owner != self.holder.owner:
-                    raise lost(str(self.directory / "LEASE.json"), current)
-                os.utime(self.directory / "LEASE.json")
-        except FileNotFoundError as error:
-            raise lost(str(self.directory / "LEASE.json"), None) from error
+        with self._lock:
+            self._beats += 1
+            tag = self.objects.replace(self.key, _text(self.objects, self.holder, self._beats), self.tag)
+            if tag is None:
+                raise _lost(self.objects.name(self.key), read_holder(self.objects, self.key))
+            self.tag = tag
+        if self.copy is not None:
+            self.copy.refresh()
 
     def release(self) -> None:
         """Give the lease back; nothing happens if it was lost. Where it cannot be, it ends with this process."""
-        if not self.directory.is_dir():
-            return
         try:
-            with _locked(self.directory):
-                current = read_holder(self.directory)
-                if current is not None and current.owner == self.holder.owner:
-                    (self.directory / "LEASE.json").unlink()
-        except OSError as error:
+            with self._lock:
+                current = _read(self.objects, self.key)
+                if current is not None and _holder(current) == self.holder:
+                    self.objects.remove(self.key, current.tag)
+        except StoreError as error:
             # What the lease was for has ended by now, well or not; that must not hide behind this.
-            log.warning("%s: the lease stays until this process ends: %s", self.directory, error)
+            log.warning("the lease stays until this process ends: %s", error)
+        # Last, so that a sweep finds it after a crash.
+        if self.copy is not None:
+            self.copy.release()
 
 
 class HeldLeases:
     """The leases of this process, kept alive by one thread."""
 
     def __init__(self) -> None:
-        self._leases: list[HeldLease] = []
+        self._leases: list[Lease] = []
         self._lock = threading.Lock()
-        self.lost: list[tuple[HeldLease, LeaseLostError]] = []
+        self.lost: list[tuple[Lease, LeaseLostError]] = []
         """Those that another runner has now, or nobody: what they were for must not go on."""
 
-    def add(self, lease: HeldLease) -> None:
+    def add(self, lease: Lease) -> None:
         """Keep a lease alive from now on."""
         with self._lock:
             self._leases.append(lease)
 
-    def remove(self, lease: HeldLease) -> None:
+    def remove(self, lease: Lease) -> None:
         """Leave a lease alone from now on."""
         with self._lock:
             self._leases = [held for held in self._leases if held is not lease]
@@ -189,63 +184,58 @@ class HeldLeases:
                     if self._holds(lease):
                         self.remove(lease)
                         self.lost.append((lease, error))
-                except (PipelineError, OSError) as error:
+                except StoreError as error:
                     # Whoever takes the lease over meanwhile shows up at the next beat; a full disk at the commit.
                     if self._holds(lease):
                         log.warning("heartbeat: %s", error)
 
-    def _holds(self, lease: HeldLease) -> bool:
+    def _holds(self, lease: Lease) -> bool:
         with self._lock:
             return any(held is lease for held in self._leases)
 
 
-def lost(record: str, now: Holder | None) -> LeaseLostError:
-    """The error of a holder that is none any more; `record` names the lease."""
+def try_acquire(objects: Objects, key: str = RECORD) -> Lease | Holder:
+    """Take the lease, from a dead holder too; returns the holder when one may be alive."""
+    holder = Holder.me()
+    while True:
+        current = _read(objects, key)
+        other = None if current is None else _holder(current)  # what is damaged has no holder
+        if current is not None and other is not None:
+            alive = other.is_alive() if other.is_here else objects.age(key, current) < EXPIRY_S
+            if alive:
+                return other
+        tag = objects.replace(key, _text(objects, holder, 0), None if current is None else current.tag)
+        if tag is not None:
+            return Lease(objects, key, holder, tag)
+
+
+def read_holder(objects: Objects, key: str = RECORD) -> Holder | None:
+    """Who holds the lease, dead or alive; None when nobody does or the record is damaged."""
+    current = _read(objects, key)
+    return None if current is None else _holder(current)
+
+
+def _lost(record: str, now: Holder | None) -> LeaseLostError:
     if now is None:
         return LeaseLostError(f"{record} is gone or was overwritten, so another runner may compute the same")
     return LeaseLostError(f"{now} has taken the lease {record} over, and computes the same")
 
 
-def read_holder(directory: Path) -> Holder | None:
-    """Who holds the lease, dead or alive; None when nobody does or the record is damaged."""
-    path = directory / "LEASE.json"
+def _read(objects: Objects, key: str) -> Record | None:
     try:
-        found = parse(read_text(path))
-        # Of one that was replaced in between, a heartbeat that is too young: nobody takes that over too early.
-        return checked(Holder, {**found, "heartbeat": path.stat().st_mtime})
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError):
-        # Written by os.replace, so only a disk fault or a stranger can damage it; taking over is safe.
-        return None
+        return objects.read(key)
+    except ValueError:
+        return Record("", {}, 0.0)
 
 
-def try_acquire(directory: Path) -> Lease | Holder:
-    """Take the lease, from a dead holder too; returns the holder when one is alive."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with _locked(directory) as lock:
-        current = read_holder(directory)
-        if current is not None:
-            os.utime(lock.fileno())
-            if current.is_alive(os.fstat(lock.fileno()).st_mtime):
-                return current
-        holder = Holder.me()
-        _write(directory, holder)
-        return Lease(directory, holder)
-
-
-def _write(directory: Path, holder: Holder) -> None:
+def _text(objects: Objects, holder: Holder, beats: int) -> str:
     record = asdict(holder)
     del record["heartbeat"]
-    replace_file(directory / "LEASE.json", json.dumps(record).encode())
+    return json.dumps(record if objects.stamps else {**record, "beats": beats})
 
 
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[IO[str]]:
-    """Guard the read-then-write of a lease; the system drops the lock with the process."""
-    with (directory / "LEASE.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield file
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
+def _holder(record: Record) -> Holder | None:
+    try:
+        return checked(Holder, {**parse(record.text), "heartbeat": record.modified})
+    except (ValueError, TypeError):
+        return None

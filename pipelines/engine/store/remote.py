@@ -14,24 +14,21 @@ import contextlib
 import hashlib
 import logging
 import os
-import shutil
 import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lumina.files import replacing
 from pipelines.engine.store import lease as leases
 from pipelines.engine.store.bucket import Bucket
-from pipelines.engine.store.heartbeat import LiveObjects
 from pipelines.engine.store.lease import Holder
 from pipelines.engine.store.manifest import Manifest, OutputFile
-from pipelines.engine.store.object_lease import ObjectLease, Seen, read_holder, try_acquire
+from pipelines.engine.store.objects import Record
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Attempt, Store, Wanted
 from pipelines.engine.store.typed import is_name
@@ -59,35 +56,17 @@ class RemoteStore(Store):
             cluster it must be on a file system that all nodes share.
     """
 
-    in_bucket = True
-
     def __init__(self, uri: str, working_copy: str | Path | None = None) -> None:
         self.bucket = Bucket(uri)
         self._asked = uri
         super().__init__(working_copy or _default_copy(self.bucket.uri))
-        self._seen: Seen = {}
+        self.objects = self.bucket
         self._fetching = threading.Lock()
 
     @property
     def uri(self) -> str:
         """What `--store` takes."""
         return self._asked
-
-    @property
-    def live(self) -> LiveObjects:
-        """See `Store.live`."""
-        return LiveObjects(self.bucket)
-
-    def name(self, path: Path) -> str:
-        """The URI of the object of which a path of the working copy is the copy."""
-        return self.bucket.name(self._object(path))
-
-    def _object(self, path: Path) -> str:
-        """The key of what a path of the working copy is the copy of."""
-        return path.relative_to(self.root).as_posix()
-
-    def _key(self, stage: str, fingerprint: str) -> str:
-        return self._object(self.directory(stage, fingerprint))
 
     def prepare(self, min_free_gb: float = 0.0) -> None:
         """Check bucket and working copy; see `Store.prepare` and `Bucket.check`."""
@@ -103,17 +82,15 @@ class RemoteStore(Store):
 
     def has_output(self, manifest: Manifest) -> bool:
         """Whether the output has objects; see `Store.has_output`."""
-        return not manifest.files or self.bucket.holds(self._object(self.output(manifest)))
+        return not manifest.files or self.bucket.holds(self.key(self.output(manifest)))
 
-    def record_text(self, stage: str, fingerprint: str) -> str | None:
-        """Of the record in the bucket, which is copied to this machine; see `Store.record_text`."""
-        record = self.bucket.read(f"{self._key(stage, fingerprint)}/MANIFEST.json")
-        if record is None:
-            return None
-        path = self.directory(stage, fingerprint) / "MANIFEST.json"
-        # One that was put long ago is not the newest because somebody here looks at it.
-        self._copy(path, record.text, None if path.exists() else record.modified)
-        return record.text
+    def _read(self, key: str) -> Record | None:
+        """Of a record in the bucket, which is copied to this machine."""
+        record, path = self.bucket.read(key), self.root / key
+        if record is not None:
+            # One that was put long ago is not the newest because somebody here looks at it.
+            self._copy(path, record.text, None if path.exists() else record.modified)
+        return record
 
     def _size_of(self, out: Path) -> Callable[[str], int | None]:
         return self.sizes(out).get
@@ -122,32 +99,9 @@ class RemoteStore(Store):
         """All readable manifests of a stage, the newest first; see `Store.manifests`."""
         for name in self.bucket.folders(f"stages/{stage}"):
             path = self.root / "stages" / stage / name / "MANIFEST.json"
-            record = None if path.exists() else self.bucket.read(f"stages/{stage}/{name}/MANIFEST.json")
-            if record is not None:
-                self._copy(path, record.text, record.modified)
+            if not path.exists():
+                self._read(self.key(path))
         return super().manifests(stage)
-
-    def holder(self, stage: str, fingerprint: str) -> Holder | None:
-        """The process that works on a fingerprint and may be alive, if any."""
-        holder = read_holder(self.bucket, f"{self._key(stage, fingerprint)}/LEASE.json")
-        return holder if holder is not None and holder.is_alive() else None
-
-    def acquire(self, stage: str, fingerprint: str) -> Attempt | Holder:
-        """Take the lease in the bucket, then that of the working copy; see `Store.acquire`."""
-        lease = try_acquire(self.bucket, f"{self._key(stage, fingerprint)}/LEASE.json", self._seen)
-        if isinstance(lease, Holder):
-            return lease
-        try:
-            attempt = super().acquire(stage, fingerprint)
-            if isinstance(attempt, Holder):
-                lease.release()
-                return attempt
-            lease.local = attempt.lease
-            self._remove_orphans(stage, fingerprint)
-        except BaseException:
-            lease.release()
-            raise
-        return replace(attempt, lease=lease)
 
     def _take(self, stage: str, fingerprint: str) -> Attempt:
         """Waits for as long as it takes to tell the dead of another host from the living."""
@@ -160,69 +114,22 @@ class RemoteStore(Store):
                 raise StoreError(f"stage {stage}: {attempt} works on it; wait until it is done")
             time.sleep(leases.EXPIRY_S / 60)
 
-    def _remove_orphans(self, stage: str, fingerprint: str) -> None:
-        """Remove the objects of attempts that no manifest names; only the holder of the lease may."""
-        prefix = self._key(stage, fingerprint)
-        kept = self.lookup(stage, fingerprint)
-        for name in self.bucket.folders(prefix):
+    def _remove_orphans(self, directory: Path, kept: Manifest | None) -> None:
+        """See `Store._remove_orphans`."""
+        super()._remove_orphans(directory, kept)
+        for name in self.bucket.folders(self.key(directory)):
             if name.startswith("a-") and (kept is None or name != kept.attempt):
-                self._each(self.bucket.remove, [(entry.key,) for entry in self.bucket.entries(f"{prefix}/{name}")])
+                self._each(self.bucket.remove, [(one.key,) for one in self.bucket.entries(self.key(directory / name))])
 
-    def sweep(self, manifest: Manifest) -> None:
-        """Remove what a runner of this machine that died right after its commit left; see `Store.sweep`."""
-        directory = self.output(manifest).parent
-        if (directory / "LEASE.json").exists() or (directory / "work").exists():
-            key = f"{self._key(manifest.stage, manifest.fingerprint)}/LEASE.json"
-            lease = try_acquire(self.bucket, key, self._seen)
-            if isinstance(lease, ObjectLease):
-                lease.release()
-        super().sweep(manifest)
+    def _publish(self, attempt: Attempt, manifest: Manifest) -> None:
+        """See `Store._publish`."""
+        paths = [attempt.out / file.path for file in manifest.files]
+        self._each(self.bucket.upload, [(path, self.key(path)) for path in paths])
 
-    def commit(self, attempt: Attempt, manifest: Manifest) -> Manifest:
-        """Upload the files of a complete attempt, and put its manifest; see `Store.commit`.
-
-        Raises:
-            StoreError: the bucket cannot be reached or written.
-        """
-        prefix = self._key(manifest.stage, manifest.fingerprint)
-        names = [file.path for file in manifest.files]
-        uploads = [(attempt.out / name, f"{prefix}/{attempt.out.name}/{name}") for name in names]
-        self._each(self.bucket.upload, uploads)
-        won = self._put_manifest(f"{prefix}/MANIFEST.json", manifest)
-        if not won:
-            self._each(self.bucket.remove, [(key,) for _, key in uploads])
-            shutil.rmtree(attempt.out, ignore_errors=True)
-        winner = self.lookup(manifest.stage, manifest.fingerprint)
-        if winner is None:
-            raise StoreError(
-                f"stage {manifest.stage}: the output in {self.bucket.name(prefix)} is not what was put there: another "
-                "runner took the stage over, or the bucket lost it; the same command computes it again"
-            )
-        shutil.rmtree(attempt.work, ignore_errors=True)
-        attempt.lease.release()
-        return winner
-
-    def _put_manifest(self, key: str, manifest: Manifest) -> bool:
-        """False if another runner was quicker."""
-        text = manifest.to_json()
-        while self.bucket.create(key, text) is None:
-            if self.lookup(manifest.stage, manifest.fingerprint, heal=True) is not None:
-                return False
-        # Now, and not by the bucket's clock, which may tell whole seconds only: history is in order of these times.
-        self._copy(self.root / key, text)
-        return True
-
-    def _remove_record(self, stage: str, fingerprint: str) -> None:
-        self.bucket.remove(f"{self._key(stage, fingerprint)}/MANIFEST.json")
-        super()._remove_record(stage, fingerprint)
-
-    def _move_record_aside(self, stage: str, fingerprint: str) -> Path:
-        prefix = self._key(stage, fingerprint)
-        record = self.bucket.read(f"{prefix}/MANIFEST.json")
-        if record is not None:
-            self.bucket.put(f"{prefix}/MANIFEST.broken-{uuid.uuid4().hex[:8]}.json", record.text)
-        self.bucket.remove(f"{prefix}/MANIFEST.json")
-        return super()._move_record_aside(stage, fingerprint)
+    def _withdraw(self, attempt: Attempt, manifest: Manifest) -> None:
+        """See `Store._withdraw`."""
+        self._each(self.bucket.remove, [(self.key(attempt.out / file.path),) for file in manifest.files])
+        super()._withdraw(attempt, manifest)
 
     def fetch(self, manifest: Manifest, wanted: Wanted | None = None) -> Path:
         """The output on this machine; what is not here yet is fetched, or only what is `wanted` of it.
@@ -232,7 +139,7 @@ class RemoteStore(Store):
             StoreError: an object is not what was recorded, or the disk is full.
         """
         out = self.output(manifest)
-        prefix = self._object(out)
+        prefix = self.key(out)
         with self._fetching:
             files = [file for file in manifest.files if wanted is None or wanted(file.path)]
             missing = [file for file in files if not _is_here(out / file.path, file.bytes)]
@@ -267,7 +174,7 @@ class RemoteStore(Store):
 
     def sizes(self, out: Path) -> dict[str, int]:
         """Of the objects; see `Store.sizes`."""
-        prefix = self._object(out)
+        prefix = self.key(out)
         return {entry.key.removeprefix(f"{prefix}/"): entry.bytes for entry in self.bucket.entries(prefix)}
 
     @contextlib.contextmanager
@@ -277,7 +184,7 @@ class RemoteStore(Store):
         Raises:
             StoreError: an object cannot be read, or the disk is full.
         """
-        prefix = self._object(out)
+        prefix = self.key(out)
         with tempfile.TemporaryDirectory(prefix="lumina-") as folder:
             try:
                 self._each(self._borrow, [(f"{prefix}/{file.path}", Path(folder) / file.path) for file in files])
@@ -292,7 +199,7 @@ class RemoteStore(Store):
 
     def share(self, path: Path) -> None:
         """See `Store.share`."""
-        self.bucket.upload(path, self._object(path))
+        self.bucket.upload(path, self.key(path))
 
     def bring(self, path: Path) -> None:
         """See `Store.bring`."""
@@ -301,7 +208,7 @@ class RemoteStore(Store):
         try:
             # Where it is gone, who reads the file says so.
             with contextlib.suppress(GoneError), replacing(path) as partial:
-                self.bucket.download(self._object(path), partial)
+                self.bucket.download(self.key(path), partial)
         except OSError as error:
             raise StoreError(f"store {self.root}: {disk_problem(error, path)}") from error
 
@@ -320,7 +227,7 @@ class RemoteStore(Store):
         import pyarrow as pa
         import pyarrow.dataset as ds
 
-        form, prefix = ds.ParquetFileFormat(), self._object(self.output(manifest))
+        form, prefix = ds.ParquetFileFormat(), self.key(self.output(manifest))
         opened = [self.bucket.open(f"{prefix}/{file.path}", file.bytes) for file in files]
         fragments = [form.make_fragment(pa.PythonFile(file, mode="r")) for file in opened]
         return ds.FileSystemDataset(fragments, fragments[0].physical_schema, form)

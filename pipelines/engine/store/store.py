@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lumina.files import sha256_file
-from pipelines.engine.store.atomic_io import link_new, sync_directory, sync_tree, write_synced
-from pipelines.engine.store.heartbeat import Live, LiveFiles
-from pipelines.engine.store.lease import HeldLease, Holder, Lease, read_holder, try_acquire
+from pipelines.engine.store.atomic_io import sync_tree
+from pipelines.engine.store.lease import Holder, Lease, read_holder, try_acquire
 from pipelines.engine.store.listing import sizes, sizes_below
 from pipelines.engine.store.manifest import Manifest, OutputFile
+from pipelines.engine.store.objects import LocalObjects, Objects, Record
 from pipelines.engine.store.run_record import RunRecord, find
 from pipelines.engine.store.typed import read_text
 from pipelines.errors import LeaseLostError, StoreError, disk_problem
@@ -50,7 +50,7 @@ Wanted = Callable[[str], bool]
 class Attempt:
     """The right to compute one fingerprint, and where to write."""
 
-    lease: HeldLease
+    lease: Lease
     directory: Path
     """The fingerprint's directory."""
     out: Path
@@ -72,23 +72,28 @@ class Store:
         if "://" in str(root) and not str(root).startswith("file://"):
             raise StoreError(f"store {root}: this kind of URI is not supported; give a directory, s3://... or gs://...")
         self.root = Path(str(root).removeprefix("file://")).expanduser().resolve()
+        self.files = LocalObjects(self.root)
+        """What lies on this machine."""
+        self.objects: Objects = self.files
+        """What all machines see."""
 
-    in_bucket = False
-    """Whether the outputs are no files of this machine."""
+    @property
+    def in_bucket(self) -> bool:
+        """Whether the outputs are no files of this machine."""
+        return self.objects is not self.files
 
     @property
     def uri(self) -> str:
         """What `--store` takes."""
         return str(self.root)
 
-    @property
-    def live(self) -> Live:
-        """What the runs on this store tell of themselves."""
-        return LiveFiles(self.root / "live")
+    def key(self, path: Path) -> str:
+        """The key of a path below `root`."""
+        return path.relative_to(self.root).as_posix()
 
     def name(self, path: Path) -> str:
         """What a path below `root` is called where the store is."""
-        return str(path)
+        return self.objects.name(self.key(path))
 
     def need_files(self, what: str) -> None:
         """Raises StoreError where `what` cannot work, since the outputs are not files of this machine."""
@@ -167,24 +172,25 @@ class Store:
         Raises:
             ValueError: what is there is no text, or no file but a link to one.
         """
-        try:
-            return read_text(self.directory(stage, fingerprint) / "MANIFEST.json")
-        except FileNotFoundError:
-            return None
+        record = self._read(self._record(stage, fingerprint))
+        return None if record is None else record.text
 
-    def lookup(self, stage: str, fingerprint: str, heal: bool = False) -> Manifest | None:
+    def _read(self, key: str) -> Record | None:
+        return self.objects.read(key)
+
+    def lookup(self, stage: str, fingerprint: str, repair: bool = False) -> Manifest | None:
         """The manifest of a finished stage, as it was sealed, whose files are all there with the recorded sizes.
 
         Args:
             stage: full stage name.
             fingerprint: 64 hex digits.
-            heal: move a manifest aside whose output is damaged, so that the stage can be computed again. Only for the
+            repair: move a manifest aside whose output is damaged, so that the stage can be computed again. Only for the
                 holder of the lease.
         """
         manifest, problem = self.look(stage, fingerprint)
         if problem is None:
             return manifest
-        if heal:
+        if repair:
             aside = self._move_record_aside(stage, fingerprint)
             log.warning("%s: output is damaged (%s): computing it again; the old record is %s", stage, problem, aside)
         return None
@@ -236,9 +242,28 @@ class Store:
         return work.is_dir() and any(work.iterdir())
 
     def holder(self, stage: str, fingerprint: str) -> Holder | None:
-        """The live process that works on a fingerprint, if any."""
-        holder = read_holder(self.directory(stage, fingerprint))
+        """The process that works on a fingerprint and may be alive, if any."""
+        holder = read_holder(self.objects, self._lease(self.directory(stage, fingerprint)))
         return holder if holder is not None and holder.is_alive() else None
+
+    def _lease(self, directory: Path) -> str:
+        return self.key(directory / "LEASE.json")
+
+    def _try_acquire(self, directory: Path) -> Lease | Holder:
+        """Take the lease that all machines see, then that of the working copy."""
+        lease = try_acquire(self.objects, self._lease(directory))
+        if isinstance(lease, Holder) or not self.in_bucket:
+            return lease
+        try:
+            copy = try_acquire(self.files, self._lease(directory))
+        except BaseException:
+            lease.release()
+            raise
+        if isinstance(copy, Holder):
+            lease.release()
+            return copy
+        lease.copy = copy
+        return lease
 
     def acquire(self, stage: str, fingerprint: str) -> Attempt | Holder:
         """Take the lease of a fingerprint and clear what dead attempts left; returns a live holder instead if any.
@@ -246,13 +271,11 @@ class Store:
         Whoever gets an `Attempt` must look the manifest up again: another runner may have finished in between.
         """
         directory = self.directory(stage, fingerprint)
-        lease: Lease | Holder | None = None
+        lease = self._try_acquire(directory)
+        if isinstance(lease, Holder):
+            return lease
         try:
-            lease = try_acquire(directory)
-            if isinstance(lease, Holder):
-                return lease
-            for leftover in _leftovers(directory, self.lookup(stage, fingerprint, heal=True)):
-                _remove(leftover)
+            self._remove_orphans(directory, self.lookup(stage, fingerprint, repair=True))
             if (directory / "work").is_symlink():
                 (directory / "work").unlink()
             resumed = self.has_work(stage, fingerprint)
@@ -262,12 +285,16 @@ class Store:
             attempt.out.mkdir()
             attempt.work.mkdir(exist_ok=True)
         except BaseException as error:
-            if isinstance(lease, Lease):
-                lease.release()
+            lease.release()
             if isinstance(error, OSError):
                 raise StoreError(f"stage {stage}: {disk_problem(error, directory)}") from error
             raise
         return attempt
+
+    def _remove_orphans(self, directory: Path, kept: Manifest | None) -> None:
+        """Remove what nobody needs; only the holder of the lease may."""
+        for orphan in _orphans(directory, kept):
+            _remove(orphan)
 
     def reopen(self, stage: str, fingerprint: str, keep: Callable[[Path, Path], None]) -> None:
         """Make a finished stage unfinished again: the next run goes on from what was kept.
@@ -286,14 +313,15 @@ class Store:
             if manifest is None:
                 raise StoreError(f"stage {stage}: there is no finished output of {directory_name(fingerprint)}")
             keep(self.fetch(manifest), attempt.work)
-            self._remove_record(stage, fingerprint)
+            self.objects.remove(self._record(stage, fingerprint))
+            self.files.remove(self._record(stage, fingerprint))
         except OSError as error:
             raise StoreError(f"stage {stage}: {disk_problem(error, attempt.directory)}") from error
         finally:
             self.abandon(attempt)
 
-    def set_aside(self, stage: str, fingerprint: str) -> None:
-        """Rename the record of a stage, so that the next run computes it again; nothing happens if there is none.
+    def repair(self, stage: str, fingerprint: str) -> None:
+        """Rename the record of a damaged stage, so that the next run computes it again; or do nothing if there is none.
 
         Raises:
             StoreError: somebody works on the stage, or the store cannot be written.
@@ -306,16 +334,17 @@ class Store:
         finally:
             self.abandon(attempt)
 
-    def _remove_record(self, stage: str, fingerprint: str) -> None:
-        (self.directory(stage, fingerprint) / "MANIFEST.json").unlink(missing_ok=True)
-
-    def _move_record_aside(self, stage: str, fingerprint: str) -> Path:
+    def _move_record_aside(self, stage: str, fingerprint: str) -> str:
         """Take a manifest out of the way; returns where it is now."""
-        record = self.directory(stage, fingerprint) / "MANIFEST.json"
-        aside = record.with_name(f"MANIFEST.broken-{time.time_ns()}.json")
-        with contextlib.suppress(FileNotFoundError):
-            record.rename(aside)
-        return aside
+        key = self._record(stage, fingerprint)
+        aside = key.replace("MANIFEST.json", f"MANIFEST.broken-{time.time_ns()}.json")
+        self.objects.rename(key, aside)
+        if self.in_bucket:
+            self.files.rename(key, aside)
+        return self.objects.name(aside)
+
+    def _record(self, stage: str, fingerprint: str) -> str:
+        return self.key(self.directory(stage, fingerprint) / "MANIFEST.json")
 
     def _take(self, stage: str, fingerprint: str) -> Attempt:
         attempt = self.acquire(stage, fingerprint)
@@ -324,21 +353,18 @@ class Store:
         return attempt
 
     def sweep(self, manifest: Manifest) -> None:
-        """Remove what a runner that died right after its commit left beside a finished output."""
+        """Remove what a runner of this machine that died right after its commit left beside a finished output."""
         directory = self.output(manifest).parent
-
-        def left() -> list[Path]:
-            return [*_leftovers(directory, manifest), *directory.glob("work")]
-
-        if not left() and not (directory / "LEASE.json").exists():
+        left = [*_orphans(directory, manifest), *directory.glob("work"), *directory.glob("LEASE.json")]
+        if not left:
             return
         try:
-            lease = try_acquire(directory)
+            lease = self._try_acquire(directory)
             if isinstance(lease, Lease):
-                for leftover in left():
-                    _remove(leftover)
+                for orphan in [*_orphans(directory, manifest), *directory.glob("work")]:
+                    _remove(orphan)
                 lease.release()
-        except OSError as error:
+        except (OSError, StoreError) as error:
             log.debug("%s: not swept: %s", directory, error)
 
     def abandon(self, attempt: Attempt) -> None:
@@ -355,32 +381,42 @@ class Store:
 
         Raises:
             LeaseLostError: another runner cleared this attempt away and has not finished yet.
-            StoreError: the disk is full or not writable.
+            StoreError: the disk is full or not writable, or the bucket cannot be reached.
         """
-        path = attempt.directory / "MANIFEST.json"
-        temporary = attempt.directory / f"MANIFEST.{attempt.out.name}.tmp"
+        stage, key = manifest.stage, self._record(manifest.stage, manifest.fingerprint)
+        text = manifest.to_json()
         try:
-            sync_tree(attempt.out)
-            write_synced(temporary, manifest.to_json())
-            while not link_new(temporary, path):
+            self._publish(attempt, manifest)
+            while self.objects.create(key, text) is None:
                 # A record may outlive its output, when whoever took this lease over cleared that away.
-                if self.lookup(manifest.stage, manifest.fingerprint, heal=True) is not None:
-                    shutil.rmtree(attempt.out, ignore_errors=True)
+                if self.lookup(stage, manifest.fingerprint, repair=True) is not None:
+                    self._withdraw(attempt, manifest)
                     break
-            temporary.unlink()
-            sync_directory(attempt.directory)
+            else:
+                if self.in_bucket:
+                    # Now, and not by the bucket's clock, which may tell whole seconds only: history is in their order.
+                    self.files.put(key, text)
         except FileNotFoundError as error:
-            raise LeaseLostError(f"stage {manifest.stage}: the attempt was cleared away by another runner") from error
+            raise LeaseLostError(f"stage {stage}: the attempt was cleared away by another runner") from error
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise StoreError(f"stage {manifest.stage}: {disk_problem(error, temporary)}") from error
+            raise StoreError(f"stage {stage}: {disk_problem(error, attempt.out)}") from error
         shutil.rmtree(attempt.work, ignore_errors=True)
         attempt.lease.release()
-        winner = self.lookup(manifest.stage, manifest.fingerprint)
+        winner = self.lookup(stage, manifest.fingerprint)
         if winner is None:
-            raise StoreError(f"stage {manifest.stage}: the record in {attempt.directory} cannot be read back")
+            raise StoreError(
+                f"stage {stage}: the output in {self.name(attempt.directory)} is not what was put there: another "
+                "runner took the stage over, or the store lost it; the same command computes it again"
+            )
         return winner
+
+    def _publish(self, attempt: Attempt, manifest: Manifest) -> None:
+        """Have all files of a complete attempt where its manifest may name them."""
+        sync_tree(attempt.out)
+
+    def _withdraw(self, attempt: Attempt, manifest: Manifest) -> None:
+        """Remove an attempt that lost."""
+        shutil.rmtree(attempt.out, ignore_errors=True)
 
     def put_run(self, record: RunRecord) -> None:
         """Write `runs/<run id>.json` and point `latest/<run name>` to it.
@@ -422,7 +458,7 @@ def list_files(out: Path) -> tuple[OutputFile, ...]:
     return tuple(OutputFile(path.relative_to(out).as_posix(), path.stat().st_size, sha256_file(path)) for path in paths)
 
 
-def _leftovers(directory: Path, kept: Manifest | None) -> list[Path]:
+def _orphans(directory: Path, kept: Manifest | None) -> list[Path]:
     """What nobody needs, to the holder of the lease: attempts that the manifest does not name, and partial files."""
     orphans = [path for path in directory.glob("a-*") if kept is None or path.name != kept.attempt]
     return [*orphans, *directory.glob("*.tmp")]

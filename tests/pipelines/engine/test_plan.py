@@ -13,6 +13,7 @@ from pipelines.engine.plan import plan
 from pipelines.engine.runner import run
 from pipelines.engine.stage import Pipeline
 from pipelines.engine.store.lease import Lease, try_acquire
+from pipelines.engine.store.objects import LocalObjects
 from tests.pipelines.edited import COST_S, Edited, planned, states
 from tests.pipelines.toy import EXECUTE, stage
 
@@ -145,7 +146,7 @@ def test_unfinished_work_is_resumed_and_work_of_others_named(code: Edited) -> No
     fingerprint = code.plan().stages[1].fingerprint
     assert fingerprint is not None
     directory = code.store.directory("b", fingerprint)
-    lease = try_acquire(directory)
+    lease = try_acquire(LocalObjects(directory))
     assert isinstance(lease, Lease)
     found = code.plan().stages[1]
     assert found.state == "run"

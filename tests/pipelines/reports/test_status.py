@@ -20,7 +20,6 @@ from pipelines import cli
 from pipelines.engine.events import NoDisplay
 from pipelines.engine.runner import run
 from pipelines.engine.store.bucket import Bucket
-from pipelines.engine.store.heartbeat import LiveObjects
 from pipelines.engine.store.remote import RemoteStore
 from pipelines.engine.store.store import Store
 from pipelines.errors import StoreError
@@ -37,7 +36,6 @@ from pipelines.engine.stage import Pipeline
 from pipelines.reports import status
 from pipelines.reports.status import StatusFile, begin
 from pipelines.engine.store.bucket import Bucket
-from pipelines.engine.store.heartbeat import LiveObjects
 from pipelines.engine.store.remote import RemoteStore
 from pipelines.engine.store.store import Store
 from tests.pipelines.toy import EXECUTE, identifier, stage
@@ -207,7 +205,7 @@ def test_a_bucket_that_cannot_be_reached_for_a_moment_stops_nothing(
 
     monkeypatch.setattr(Bucket, "put", partialmethod(lambda self, *args: unless_away(put, self, *args)))
     monkeypatch.setattr(Bucket, "remove", partialmethod(lambda self, *args: unless_away(remove, self, *args)))
-    monkeypatch.setattr(LiveObjects, "every_s", 0.05)
+    monkeypatch.setattr(Bucket, "every_s", 0.05)
     away.set()
     with StatusFile(told, store, begin("r7", "diamond", ["a", "b", "c", "d"], {}, "")) as display:
         time.sleep(0.3)

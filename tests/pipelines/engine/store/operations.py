@@ -20,6 +20,7 @@ from pipelines.engine.stage import Pipeline
 from pipelines.engine.store.gc import Policy, collect
 from pipelines.engine.store.lease import try_acquire
 from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.objects import LocalObjects
 from pipelines.engine.store.remote import RemoteStore
 from pipelines.engine.store.store import Attempt, Store, list_files
 from pipelines.engine.store.store_lock import in_use
@@ -149,7 +150,7 @@ def _unswept(store: Store) -> None:
     (directory / "LEASE.of-the-dead.tmp").touch()
     died = os.fork()
     if died == 0:
-        try_acquire(directory)
+        try_acquire(LocalObjects(directory))
         os._exit(0)
     os.waitpid(died, 0)
 
@@ -262,7 +263,7 @@ OPERATIONS = {
     "commit over a record without output": Operation(_ran, _commit, _begin_beside_a_record_without_output),
     "sweep": Operation(_unswept, lambda scene: scene.store.sweep(manifest_of(scene.store, "b"))),
     "reopen": Operation(_rows, _reopen),
-    "set aside": Operation(_ran, lambda scene: scene.store.set_aside("b", scene.fingerprint)),
+    "set aside": Operation(_ran, lambda scene: scene.store.repair("b", scene.fingerprint)),
     "put_run": Operation(_ran, _put_run),
     "collect": Operation(_two_runs, lambda scene: collect(scene.store, Policy())),
     "save digests": Operation(_ran, _save_digests),

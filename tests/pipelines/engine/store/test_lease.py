@@ -17,6 +17,7 @@ from pipelines.engine.runner import run
 from pipelines.engine.stage import Pipeline
 from pipelines.engine.store import lease as leases
 from pipelines.engine.store.lease import Holder, read_holder, this_machine, try_acquire
+from pipelines.engine.store.objects import LocalObjects
 from pipelines.engine.store.remote import RemoteStore
 from pipelines.engine.store.store import Store
 from tests.pipelines.toy import EXECUTE, identifier, stage
@@ -37,18 +38,18 @@ def test_the_pid_of_another_container_says_nothing(tmp_path: Path) -> None:
         # It beats, although no process here has its number; and it is dead when it does not, although one has.
         other = replace(here, machine=machine, pid=2**22 - 1)
         put(tmp_path / "x", other, 1.0)
-        assert try_acquire(tmp_path / "x") == other
+        assert try_acquire(LocalObjects(tmp_path / "x")) == other
         put(tmp_path / "x", replace(here, machine=machine), leases.EXPIRY_S + 1)
-        assert isinstance(try_acquire(tmp_path / "x"), leases.Lease)
+        assert isinstance(try_acquire(LocalObjects(tmp_path / "x")), leases.Lease)
     put(tmp_path / "x", replace(here, pid=2**22 - 1))
-    assert isinstance(try_acquire(tmp_path / "x"), leases.Lease)
+    assert isinstance(try_acquire(LocalObjects(tmp_path / "x")), leases.Lease)
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"owner": 1}', '{"host": {}}', "[" * 5000])
 def test_a_lease_of_another_shape_is_taken_over(tmp_path: Path, text: str) -> None:
     (tmp_path / "LEASE.json").write_text(text)
-    assert read_holder(tmp_path) is None
-    assert isinstance(try_acquire(tmp_path), leases.Lease)
+    assert read_holder(LocalObjects(tmp_path)) is None
+    assert isinstance(try_acquire(LocalObjects(tmp_path)), leases.Lease)
 
 
 def taken(path: Path) -> None:

@@ -24,7 +24,6 @@ from pipelines import cli
 from pipelines.compare.verify import verify
 from pipelines.engine.plan import plan
 from pipelines.engine.store import lease as leases
-from pipelines.engine.store import object_lease
 from pipelines.engine.store.bucket import Bucket
 from pipelines.engine.store.gc import Policy, find_garbage
 from pipelines.engine.store.lease import Holder
@@ -136,7 +135,7 @@ def _put_run_again(store: RemoteStore, model: RemoteStore) -> None:
 
 
 def _set_b_aside(store: RemoteStore, model: RemoteStore) -> None:
-    store.set_aside("b", manifest_of(model, "b").fingerprint)
+    store.repair("b", manifest_of(model, "b").fingerprint)
 
 
 OPERATIONS: dict[str, tuple[Callable[[RemoteStore], None], Callable[[RemoteStore, RemoteStore], Any]]] = {
@@ -252,8 +251,8 @@ def test_another_host_is_waited_for_while_its_record_changes(
     key = "stages/a/ab/LEASE.json"
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(socket, "gethostname", lambda: "elsewhere")
-        held = object_lease.try_acquire(store.bucket, key, {})
-    assert isinstance(held, object_lease.ObjectLease)
+        held = leases.try_acquire(store.bucket, key)
+    assert isinstance(held, leases.Lease)
     finished = threading.Event()
 
     def beat() -> None:
@@ -262,21 +261,20 @@ def test_another_host_is_waited_for_while_its_record_changes(
 
     thread = threading.Thread(target=beat)
     thread.start()
-    seen: object_lease.Seen = {}
     deadline = time.monotonic() + 2.5
     while time.monotonic() < deadline:
-        assert isinstance(object_lease.try_acquire(store.bucket, key, seen), Holder)
+        assert isinstance(leases.try_acquire(store.bucket, key), Holder)
         time.sleep(0.2)
     finished.set()
     thread.join()
-    assert isinstance(object_lease.try_acquire(store.bucket, key, seen), Holder)
+    assert isinstance(leases.try_acquire(store.bucket, key), Holder)
     time.sleep(1.2)
-    taken = object_lease.try_acquire(store.bucket, key, seen)
-    assert isinstance(taken, object_lease.ObjectLease)
+    taken = leases.try_acquire(store.bucket, key)
+    assert isinstance(taken, leases.Lease)
     with pytest.raises(LeaseLostError):
         held.refresh()
     held.release()
-    assert object_lease.read_holder(store.bucket, key) == taken.holder
+    assert leases.read_holder(store.bucket, key) == taken.holder
     taken.release()
     assert store.bucket.read(key) is None
 
@@ -289,15 +287,15 @@ def test_a_stage_whose_host_has_died_can_be_set_aside_after_a_while(
     go(store, diamond(), "r0")
     fingerprint = manifest_of(store, "b").fingerprint
     key = f"stages/b/{fingerprint[:20]}/LEASE.json"
-    living = object_lease.try_acquire(store.bucket, key, {})
-    assert isinstance(living, object_lease.ObjectLease)
+    living = leases.try_acquire(store.bucket, key)
+    assert isinstance(living, leases.Lease)
     with pytest.raises(StoreError, match=r"stage b: process \d+ on .* works on it"):
-        store.set_aside("b", fingerprint)
+        store.repair("b", fingerprint)
     living.release()
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(socket, "gethostname", lambda: "elsewhere")
-        object_lease.try_acquire(store.bucket, key, {})
-    store.set_aside("b", fingerprint)
+        leases.try_acquire(store.bucket, key)
+    store.repair("b", fingerprint)
     assert store.lookup("b", fingerprint) is None
 
 
@@ -315,7 +313,7 @@ def test_lost_and_cut_objects_heal_and_changed_ones_are_refused_by_name(s3_store
     other = RemoteStore(s3_store, tmp_path / "copy-last")
     with pytest.raises(StoreError, match=r"text\.txt is damaged: it has the SHA-256 .* expected; once .*MANIFEST"):
         other.fetch_run(other.get_run("r0"))
-    other.set_aside("b", manifest_of(other, "b").fingerprint)
+    other.repair("b", manifest_of(other, "b").fingerprint)
     assert go(other, diamond(), "r9") == found
     other.fetch_run(other.get_run("r9"))
 

@@ -18,6 +18,7 @@ import pytest
 from pipelines.engine.stage import Pipeline
 from pipelines.engine.store import lease as leases
 from pipelines.engine.store.lease import try_acquire
+from pipelines.engine.store.objects import LocalObjects
 from pipelines.engine.store.store import Store
 from tests.pipelines.engine.store.operations import go, manifest_of
 from tests.pipelines.toy import stage
@@ -107,7 +108,7 @@ def test_when_one_is_killed_another_takes_over(tmp_path: Path) -> None:
 def forge(store: Store, fingerprint: str, age_s: float) -> Path:
     """A lease of stage a that another host holds."""
     directory = store.directory("a", fingerprint)
-    lease = try_acquire(directory)
+    lease = try_acquire(LocalObjects(directory))
     assert isinstance(lease, leases.Lease)
     record = directory / "LEASE.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"host": "elsewhere", "pid": 1}))
@@ -138,11 +139,11 @@ def test_another_host_is_waited_for_while_its_heart_beats_whatever_the_clocks_sa
 
 
 def test_a_heartbeat_shows_in_the_record(tmp_path: Path) -> None:
-    lease = try_acquire(tmp_path / "x")
+    lease = try_acquire(LocalObjects(tmp_path / "x"))
     assert isinstance(lease, leases.Lease)
     assert lease.holder.host == socket.gethostname()
     os.utime(tmp_path / "x" / "LEASE.json", (0, 0))
     lease.refresh()
-    found = leases.read_holder(tmp_path / "x")
+    found = leases.read_holder(LocalObjects(tmp_path / "x"))
     assert found == lease.holder
     assert abs(found.heartbeat - time.time()) < 60

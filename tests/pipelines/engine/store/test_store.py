@@ -13,6 +13,7 @@ import pytest
 from pipelines.engine.store import lease as leases
 from pipelines.engine.store.lease import Holder, process_start, read_holder
 from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.objects import LocalObjects
 from pipelines.engine.store.open_store import open_store
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Attempt, Store, list_files
@@ -99,7 +100,7 @@ def test_leases_of_the_dead_are_taken_at_once_and_of_other_hosts_when_they_expir
     assert not put(replace(here, host="elsewhere", process_start="?"))
     assert put(replace(here, host="elsewhere"), leases.EXPIRY_S + 1)
     record.write_text("{")
-    assert read_holder(attempt.directory) is None
+    assert read_holder(LocalObjects(attempt.directory)) is None
 
 
 def test_unusable_stores_are_named(tmp_path: Path) -> None:

@@ -27,9 +27,10 @@ import numpy as np
 from jobs.files import files_digest
 from pipelines.compare.verify import verify
 from pipelines.engine.fingerprint import fingerprint
+from pipelines.engine.store.attempt import Attempt, list_files
 from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.run_record import RunRecord, StageEntry
-from pipelines.engine.store.store import Attempt, Store, list_files
+from pipelines.engine.store.store import Store
 
 RUN = "bench"
 

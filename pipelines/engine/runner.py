@@ -25,8 +25,9 @@ from pipelines.engine.reuse_candidates import reuse_candidates
 from pipelines.engine.signals import Stopped, StopSignal
 from pipelines.engine.stage import Pipeline, Stage
 from pipelines.engine.stage_slots import Turns
+from pipelines.engine.store.attempt import Attempt, list_files
 from pipelines.engine.store.manifest import Manifest
-from pipelines.engine.store.store import Attempt, Store, list_files
+from pipelines.engine.store.store import Store
 from pipelines.engine.store.store_lock import in_use
 from pipelines.engine.tolerance import tier_record
 from pipelines.errors import LeaseLostError, StoreError, failure

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 from pipelines.engine.events import Display
 from pipelines.engine.signals import StopSignal
+from pipelines.engine.store.attempt import Attempt
 from pipelines.engine.store.lease import HeldLeases, Holder, Lease
 from pipelines.engine.store.manifest import Manifest
-from pipelines.engine.store.store import Attempt, Store
+from pipelines.engine.store.store import Store
 from pipelines.errors import LeaseLostError
 
 _WAIT_POLL_S = 0.5

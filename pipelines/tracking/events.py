@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 from pipelines.engine.events import OutcomeState
+from pipelines.engine.store.attempt import directory_name
 from pipelines.engine.store.manifest import Manifest
-from pipelines.engine.store.store import directory_name
 from pipelines.engine.store.typed import Below, Name, Number, Text, Whole, checked, is_name, read_text
 
 

@@ -12,9 +12,10 @@ import sys
 
 from pipelines.config import load_config
 from pipelines.engine.fingerprint import Identifier
+from pipelines.engine.store.attempt import list_files
 from pipelines.engine.store.lease import Holder
 from pipelines.engine.store.manifest import Manifest
-from pipelines.engine.store.store import Store, list_files
+from pipelines.engine.store.store import Store
 from pipelines.text_to_video import build
 
 

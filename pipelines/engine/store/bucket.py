@@ -145,11 +145,6 @@ class Bucket:
             found = self._api.list(self._store, prefix).collect()
         return [Entry(one["path"], one["size"], one["last_modified"].timestamp()) for one in found]
 
-    def holds(self, prefix: str) -> bool:
-        """Whether there is an object below `prefix/`."""
-        with self._named(prefix):
-            return any(self._api.list(self._store, prefix, chunk_size=1))
-
     def folders(self, prefix: str) -> list[str]:
         """Names of what lies directly below `prefix/` and has objects of its own."""
         with self._named(prefix):

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.engine.store.atomic_io import sync_directory
+from pipelines.engine.store.attempt import directory_name
 from pipelines.engine.store.lease import Holder, read_holder, try_acquire
 from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.objects import LocalObjects
 from pipelines.engine.store.orphans import leftovers
 from pipelines.engine.store.run_record import RunRecord
-from pipelines.engine.store.store import Store, directory_name
+from pipelines.engine.store.store import Store
 from pipelines.engine.store.store_lock import alone
 from pipelines.engine.store.typed import read_text
 from pipelines.errors import StoreError

@@ -194,8 +194,11 @@ class HeldLeases:
             return any(held is lease for held in self._leases)
 
 
-def try_acquire(objects: Objects, key: str = RECORD) -> Lease | Holder:
-    """Take the lease, from a dead holder too; returns the holder when one may be alive."""
+def try_acquire(objects: Objects, key: str = RECORD, copy: Objects | None = None) -> Lease | Holder:
+    """Take the lease, from a dead holder too, and then that of the working copy if any.
+
+    Returns the holder when one may be alive.
+    """
     holder = Holder.me()
     while True:
         current = _read(objects, key)
@@ -206,7 +209,20 @@ def try_acquire(objects: Objects, key: str = RECORD) -> Lease | Holder:
                 return other
         tag = objects.replace(key, _text(objects, holder, 0), None if current is None else current.tag)
         if tag is not None:
-            return Lease(objects, key, holder, tag)
+            lease = Lease(objects, key, holder, tag)
+            break
+    if copy is None:
+        return lease
+    try:
+        local = try_acquire(copy, key)
+    except BaseException:
+        lease.release()
+        raise
+    if isinstance(local, Holder):
+        lease.release()
+        return local
+    lease.copy = local
+    return lease
 
 
 def read_holder(objects: Objects, key: str = RECORD) -> Holder | None:

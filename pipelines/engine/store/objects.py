@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import stat
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -52,6 +53,9 @@ class Objects(Protocol):
     """Seconds after which a run shall tell again how it stands."""
     stamps: ClassVar[bool]
     """Whether replacing a record by the same text shows in its age."""
+
+    def check(self) -> None:
+        """Raises StoreError where a store cannot work."""
 
     def name(self, key: str) -> str:
         """What an object is called where it lies: a path or a URI."""
@@ -99,6 +103,17 @@ class LocalObjects:
     root: Path
     every_s: ClassVar[float] = 2.0
     stamps: ClassVar[bool] = True
+
+    def check(self) -> None:
+        """Make the directory, and see that it can be written."""
+        try:
+            (self.root / "cache").mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.root, prefix=".write-test-") as file:
+                file.write(b"x")
+        except OSError as error:
+            raise StoreError(
+                f"store {self.root} cannot be written ({error.strerror}); choose another with --store"
+            ) from error
 
     def name(self, key: str) -> str:
         """See `Objects.name`."""
@@ -149,10 +164,10 @@ class LocalObjects:
                     replace_file(path, text.encode())
         return {"text": text}
 
-    def put(self, key: str, text: str) -> None:
-        """See `Objects.put`."""
+    def put(self, key: str, text: str, sync: bool = False) -> None:
+        """See `Objects.put`; with `sync`, it is on the disk before it has its name."""
         with self._named(key):
-            replace_file(self.root / key, text.encode())
+            replace_file(self.root / key, text.encode(), sync)
 
     def remove(self, key: str, tag: Tag | None = None) -> None:
         """See `Objects.remove`."""

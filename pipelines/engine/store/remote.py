@@ -16,7 +16,6 @@ import logging
 import os
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,13 +23,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lumina.files import replacing
-from pipelines.engine.store import lease as leases
+from pipelines.engine.store.attempt import Attempt
 from pipelines.engine.store.bucket import Bucket
-from pipelines.engine.store.lease import Holder
 from pipelines.engine.store.manifest import Manifest, OutputFile
 from pipelines.engine.store.objects import Record
 from pipelines.engine.store.run_record import RunRecord
-from pipelines.engine.store.store import Attempt, Store, Wanted
+from pipelines.engine.store.store import Store, Wanted
 from pipelines.engine.store.typed import is_name
 from pipelines.errors import GoneError, StoreError, disk_problem
 
@@ -58,31 +56,9 @@ class RemoteStore(Store):
 
     def __init__(self, uri: str, working_copy: str | Path | None = None) -> None:
         self.bucket = Bucket(uri)
-        self._asked = uri
-        super().__init__(working_copy or _default_copy(self.bucket.uri))
-        self.objects = self.bucket
+        super().__init__(working_copy or _default_copy(self.bucket.uri), self.bucket)
+        self.uri = uri
         self._fetching = threading.Lock()
-
-    @property
-    def uri(self) -> str:
-        """What `--store` takes."""
-        return self._asked
-
-    def prepare(self, min_free_gb: float = 0.0) -> None:
-        """Check bucket and working copy; see `Store.prepare` and `Bucket.check`."""
-        super().prepare(min_free_gb)
-        self.bucket.check()
-
-    def need_files(self, what: str) -> None:
-        """See `Store.need_files`."""
-        raise StoreError(
-            f"{what} needs a store on a file system, and {self.bucket.uri} is in a bucket: copy it to a disk with "
-            "`aws s3 sync` or `gcloud storage rsync`, and give the copy with --store"
-        )
-
-    def has_output(self, manifest: Manifest) -> bool:
-        """Whether the output has objects; see `Store.has_output`."""
-        return not manifest.files or self.bucket.holds(self.key(self.output(manifest)))
 
     def _read(self, key: str) -> Record | None:
         """Of a record in the bucket, which is copied to this machine."""
@@ -102,17 +78,6 @@ class RemoteStore(Store):
             if not path.exists():
                 self._read(self.key(path))
         return super().manifests(stage)
-
-    def _take(self, stage: str, fingerprint: str) -> Attempt:
-        """Waits for as long as it takes to tell the dead of another host from the living."""
-        deadline = time.monotonic() + 1.5 * leases.EXPIRY_S  # it counts from the first look
-        while True:
-            attempt = self.acquire(stage, fingerprint)
-            if not isinstance(attempt, Holder):
-                return attempt
-            if attempt.is_here or time.monotonic() > deadline:
-                raise StoreError(f"stage {stage}: {attempt} works on it; wait until it is done")
-            time.sleep(leases.EXPIRY_S / 60)
 
     def _remove_orphans(self, directory: Path, kept: Manifest | None) -> None:
         """See `Store._remove_orphans`."""
@@ -241,12 +206,6 @@ class RemoteStore(Store):
             manifest = self.lookup(name, entry.fingerprint)
             if manifest is not None:
                 self.fetch(manifest, wanted)
-
-    def put_run(self, record: RunRecord) -> None:
-        """Put the record of a run, in the working copy too; see `Store.put_run`."""
-        super().put_run(record)
-        self.bucket.put(f"runs/{record.run}.json", (self.root / "runs" / f"{record.run}.json").read_text())
-        self.bucket.put(f"latest/{record.name}", record.run)
 
     def run_path(self, run: str | None) -> Path:
         """Where the copy of a run's record lies; see `Store.run_path`. Brings all records that are not here."""

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
-from lumina.files import replace_file
 from pipelines.engine.store.checksum import is_whole, seal
 from pipelines.engine.store.typed import (
     Below,
@@ -26,7 +25,7 @@ from pipelines.engine.store.typed import (
     plain,
     read_text,
 )
-from pipelines.errors import StoreError, disk_problem
+from pipelines.errors import StoreError
 from pipelines.secrets import scrubbed
 
 
@@ -84,16 +83,9 @@ class RunRecord:
         """`started` in seconds since the epoch."""
         return datetime.fromisoformat(self.started).timestamp()
 
-    def save(self, root: Path) -> None:
-        """See `Store.put_run`."""
-        for path, text in (
-            (root / "runs" / f"{self.run}.json", seal(json.dumps(scrubbed(plain(self)), indent=1))),
-            (root / "latest" / self.name, self.run),
-        ):
-            try:
-                replace_file(path, text.encode(), sync=True)
-            except OSError as error:
-                raise StoreError(f"run {self.run}: {disk_problem(error, path)}") from error
+    def to_json(self) -> str:
+        """Indented JSON text without secrets, with a checksum of itself; see `pipelines.engine.store.checksum`."""
+        return seal(json.dumps(scrubbed(plain(self)), indent=1))
 
     @classmethod
     def load(cls, path: Path, sealed: bool = True) -> RunRecord:

@@ -19,16 +19,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lumina.files import sha256_file
+from pipelines.engine.store import lease as leases
 from pipelines.engine.store.atomic_io import sync_tree
+from pipelines.engine.store.attempt import Attempt, directory_name, orphans, remove
 from pipelines.engine.store.lease import Holder, Lease, read_holder, try_acquire
 from pipelines.engine.store.listing import sizes, sizes_below
 from pipelines.engine.store.manifest import Manifest, OutputFile
@@ -46,46 +45,26 @@ Wanted = Callable[[str], bool]
 """Whether a file of an output is wanted, by its path relative to the output."""
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """The right to compute one fingerprint, and where to write."""
-
-    lease: Lease
-    directory: Path
-    """The fingerprint's directory."""
-    out: Path
-    """Empty directory of this attempt."""
-    work: Path
-    """Scratch of the fingerprint, kept from an attempt that died."""
-    resumed: bool
-    """Whether `work` holds something of an earlier attempt."""
-
-
 class Store:
     """Outputs of stages under one local directory.
 
     Args:
         root: the directory; made by `prepare`, so that looking needs no permission to write.
+        bucket: where all machines look, if not there; `root` is a working copy then.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, bucket: Objects | None = None) -> None:
         if "://" in str(root) and not str(root).startswith("file://"):
             raise StoreError(f"store {root}: this kind of URI is not supported; give a directory, s3://... or gs://...")
         self.root = Path(str(root).removeprefix("file://")).expanduser().resolve()
         self.files = LocalObjects(self.root)
         """What lies on this machine."""
-        self.objects: Objects = self.files
+        self.objects = bucket or self.files
         """What all machines see."""
-
-    @property
-    def in_bucket(self) -> bool:
+        self.in_bucket = bucket is not None
         """Whether the outputs are no files of this machine."""
-        return self.objects is not self.files
-
-    @property
-    def uri(self) -> str:
+        self.uri = str(self.root)
         """What `--store` takes."""
-        return str(self.root)
 
     def key(self, path: Path) -> str:
         """The key of a path below `root`."""
@@ -97,28 +76,27 @@ class Store:
 
     def need_files(self, what: str) -> None:
         """Raises StoreError where `what` cannot work, since the outputs are not files of this machine."""
+        if self.in_bucket:
+            raise StoreError(
+                f"{what} needs a store on a file system, and {self.uri.partition('?')[0]} is in a bucket: copy it to a "
+                "disk with `aws s3 sync` or `gcloud storage rsync`, and give the copy with --store"
+            )
 
     def prepare(self, min_free_gb: float = 0.0) -> None:
-        """Make the directory and check that it can be used.
+        """Make the directory and check that it can be used, and the bucket.
 
         Raises:
-            StoreError: it cannot be written, or has less than `min_free_gb` GB (1e9 bytes) free.
+            StoreError: it cannot be written, or has less than `min_free_gb` GB (1e9 bytes) free; see `Bucket.check`.
         """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            (self.root / "cache").mkdir(exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.root, prefix=".write-test-") as file:
-                file.write(b"x")
-        except OSError as error:
-            raise StoreError(
-                f"store {self.root} cannot be written ({error.strerror}); choose another with --store"
-            ) from error
+        self.files.check()
         free = shutil.disk_usage(self.root).free / 1e9
         if free < min_free_gb:
             raise StoreError(
                 f"store {self.root} has {free:.1f} GB free, {min_free_gb:g} GB are needed; free some space or choose "
                 "another with --store"
             )
+        if self.in_bucket:
+            self.objects.check()
 
     def directory(self, stage: str, fingerprint: str) -> Path:
         """Where a fingerprint's attempts live."""
@@ -130,7 +108,7 @@ class Store:
 
     def has_output(self, manifest: Manifest) -> bool:
         """Whether the output is in the store; single files of it may be lost."""
-        return self.output(manifest).is_dir()
+        return not manifest.files or bool(self.sizes(self.output(manifest)))
 
     def fetch(self, manifest: Manifest, wanted: Wanted | None = None) -> Path:
         """The output with its files on this machine, or those that are `wanted`; in a folder they always are."""
@@ -202,25 +180,10 @@ class Store:
             if text is None:
                 return None, None
             manifest = Manifest.from_sealed(text)
-            problem = self._problem(manifest, stage, fingerprint)
+            problem = manifest.problem(stage, fingerprint, self._size_of(self.output(manifest)))
         except ValueError as error:
             return None, f"{self.name(self.directory(stage, fingerprint) / 'MANIFEST.json')}: {error}"
-        return (manifest, None) if problem is None else (None, problem)
-
-    def _problem(self, manifest: Manifest, stage: str, fingerprint: str) -> str | None:
-        if manifest.fingerprint != fingerprint:
-            return f"the record is of fingerprint {manifest.fingerprint}"
-        if manifest.stage != stage:
-            return f"the record is of stage {manifest.stage}"
-        out = self.output(manifest)
-        size_of = self._size_of(out)
-        for file in manifest.files:
-            size = size_of(file.path)
-            if size is None:
-                return f"{self.name(out / file.path)} is missing"
-            if size != file.bytes:
-                return f"{self.name(out / file.path)} has {size} bytes, {file.bytes} expected"
-        return None
+        return (manifest, None) if problem is None else (None, f"{self.name(self.output(manifest))}: {problem}")
 
     def _size_of(self, out: Path) -> Callable[[str], int | None]:
         """Tells the bytes of a file of the attempt in `out` by its relative path; None if it is not there."""
@@ -243,27 +206,14 @@ class Store:
 
     def holder(self, stage: str, fingerprint: str) -> Holder | None:
         """The process that works on a fingerprint and may be alive, if any."""
-        holder = read_holder(self.objects, self._lease(self.directory(stage, fingerprint)))
+        holder = read_holder(self.objects, self._record(stage, fingerprint, "LEASE.json"))
         return holder if holder is not None and holder.is_alive() else None
 
-    def _lease(self, directory: Path) -> str:
-        return self.key(directory / "LEASE.json")
+    def _record(self, stage: str, fingerprint: str, name: str = "MANIFEST.json") -> str:
+        return self.key(self.directory(stage, fingerprint) / name)
 
     def _try_acquire(self, directory: Path) -> Lease | Holder:
-        """Take the lease that all machines see, then that of the working copy."""
-        lease = try_acquire(self.objects, self._lease(directory))
-        if isinstance(lease, Holder) or not self.in_bucket:
-            return lease
-        try:
-            copy = try_acquire(self.files, self._lease(directory))
-        except BaseException:
-            lease.release()
-            raise
-        if isinstance(copy, Holder):
-            lease.release()
-            return copy
-        lease.copy = copy
-        return lease
+        return try_acquire(self.objects, self.key(directory / "LEASE.json"), self.files if self.in_bucket else None)
 
     def acquire(self, stage: str, fingerprint: str) -> Attempt | Holder:
         """Take the lease of a fingerprint and clear what dead attempts left; returns a live holder instead if any.
@@ -293,8 +243,8 @@ class Store:
 
     def _remove_orphans(self, directory: Path, kept: Manifest | None) -> None:
         """Remove what nobody needs; only the holder of the lease may."""
-        for orphan in _orphans(directory, kept):
-            _remove(orphan)
+        for orphan in orphans(directory, kept):
+            remove(orphan)
 
     def reopen(self, stage: str, fingerprint: str, keep: Callable[[Path, Path], None]) -> None:
         """Make a finished stage unfinished again: the next run goes on from what was kept.
@@ -307,18 +257,13 @@ class Store:
         Raises:
             StoreError: the stage is not finished, or somebody works on it.
         """
-        attempt = self._take(stage, fingerprint)
-        manifest = self.lookup(stage, fingerprint)
-        try:
+        with self._taken(stage, fingerprint) as attempt:
+            manifest = self.lookup(stage, fingerprint)
             if manifest is None:
                 raise StoreError(f"stage {stage}: there is no finished output of {directory_name(fingerprint)}")
             keep(self.fetch(manifest), attempt.work)
-            self.objects.remove(self._record(stage, fingerprint))
-            self.files.remove(self._record(stage, fingerprint))
-        except OSError as error:
-            raise StoreError(f"stage {stage}: {disk_problem(error, attempt.directory)}") from error
-        finally:
-            self.abandon(attempt)
+            for objects in (self.objects, self.files):
+                objects.remove(self._record(stage, fingerprint))
 
     def repair(self, stage: str, fingerprint: str) -> None:
         """Rename the record of a damaged stage, so that the next run computes it again; or do nothing if there is none.
@@ -326,43 +271,41 @@ class Store:
         Raises:
             StoreError: somebody works on the stage, or the store cannot be written.
         """
-        attempt = self._take(stage, fingerprint)
-        try:
+        with self._taken(stage, fingerprint):
             self._move_record_aside(stage, fingerprint)
+
+    def _move_record_aside(self, stage: str, fingerprint: str) -> str:
+        """Take a manifest out of the way; returns where it is now."""
+        aside = self._record(stage, fingerprint, f"MANIFEST.broken-{time.time_ns()}.json")
+        for objects in (self.objects, self.files):
+            objects.rename(self._record(stage, fingerprint), aside)
+        return self.objects.name(aside)
+
+    @contextlib.contextmanager
+    def _taken(self, stage: str, fingerprint: str) -> Iterator[Attempt]:
+        """Hold the lease; waits for as long as a bucket takes to tell the dead of another host from the living."""
+        deadline = time.monotonic() + 1.5 * leases.EXPIRY_S  # it counts from the first look
+        while isinstance(attempt := self.acquire(stage, fingerprint), Holder):
+            if attempt.is_here or not self.in_bucket or time.monotonic() > deadline:
+                raise StoreError(f"stage {stage}: {attempt} works on it; wait until it is done")
+            time.sleep(leases.EXPIRY_S / 60)
+        try:
+            yield attempt
         except OSError as error:
             raise StoreError(f"stage {stage}: {disk_problem(error, attempt.directory)}") from error
         finally:
             self.abandon(attempt)
 
-    def _move_record_aside(self, stage: str, fingerprint: str) -> str:
-        """Take a manifest out of the way; returns where it is now."""
-        key = self._record(stage, fingerprint)
-        aside = key.replace("MANIFEST.json", f"MANIFEST.broken-{time.time_ns()}.json")
-        self.objects.rename(key, aside)
-        if self.in_bucket:
-            self.files.rename(key, aside)
-        return self.objects.name(aside)
-
-    def _record(self, stage: str, fingerprint: str) -> str:
-        return self.key(self.directory(stage, fingerprint) / "MANIFEST.json")
-
-    def _take(self, stage: str, fingerprint: str) -> Attempt:
-        attempt = self.acquire(stage, fingerprint)
-        if isinstance(attempt, Holder):
-            raise StoreError(f"stage {stage}: {attempt} works on it; wait until it is done")
-        return attempt
-
     def sweep(self, manifest: Manifest) -> None:
         """Remove what a runner of this machine that died right after its commit left beside a finished output."""
         directory = self.output(manifest).parent
-        left = [*_orphans(directory, manifest), *directory.glob("work"), *directory.glob("LEASE.json")]
-        if not left:
+        if not [*orphans(directory, manifest), *directory.glob("work"), *directory.glob("LEASE.json")]:
             return
         try:
             lease = self._try_acquire(directory)
             if isinstance(lease, Lease):
-                for orphan in [*_orphans(directory, manifest), *directory.glob("work")]:
-                    _remove(orphan)
+                for orphan in [*orphans(directory, manifest), *directory.glob("work")]:
+                    remove(orphan)
                 lease.release()
         except (OSError, StoreError) as error:
             log.debug("%s: not swept: %s", directory, error)
@@ -400,9 +343,10 @@ class Store:
             raise LeaseLostError(f"stage {stage}: the attempt was cleared away by another runner") from error
         except OSError as error:
             raise StoreError(f"stage {stage}: {disk_problem(error, attempt.out)}") from error
-        shutil.rmtree(attempt.work, ignore_errors=True)
-        attempt.lease.release()
         winner = self.lookup(stage, manifest.fingerprint)
+        if winner is not None:
+            shutil.rmtree(attempt.work, ignore_errors=True)
+        attempt.lease.release()
         if winner is None:
             raise StoreError(
                 f"stage {stage}: the output in {self.name(attempt.directory)} is not what was put there: another "
@@ -424,7 +368,13 @@ class Store:
         Raises:
             StoreError: the disk is full or not writable; what was there before is as it was.
         """
-        record.save(self.root)
+        try:
+            for key, text in ((f"runs/{record.run}.json", record.to_json()), (f"latest/{record.name}", record.run)):
+                self.files.put(key, text, sync=True)
+                if self.in_bucket:
+                    self.objects.put(key, text)
+        except StoreError as error:
+            raise StoreError(f"run {record.run}: {error}") from error
 
     def get_run(self, run: str | None, sealed: bool = True) -> RunRecord:
         """The record of a run, by id or by name; None means the newest.
@@ -445,27 +395,3 @@ class Store:
             StoreError: no such run.
         """
         return find(self.root, run)
-
-
-def directory_name(fingerprint: str) -> str:
-    """Of the directory in which a fingerprint's attempts live."""
-    return fingerprint[:20]
-
-
-def list_files(out: Path) -> tuple[OutputFile, ...]:
-    """All files under an attempt directory with size and SHA-256, sorted by path."""
-    paths = (path for path in sorted(out.rglob("*")) if path.is_file())
-    return tuple(OutputFile(path.relative_to(out).as_posix(), path.stat().st_size, sha256_file(path)) for path in paths)
-
-
-def _orphans(directory: Path, kept: Manifest | None) -> list[Path]:
-    """What nobody needs, to the holder of the lease: attempts that the manifest does not name, and partial files."""
-    orphans = [path for path in directory.glob("a-*") if kept is None or path.name != kept.attempt]
-    return [*orphans, *directory.glob("*.tmp")]
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

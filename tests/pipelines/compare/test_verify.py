@@ -27,10 +27,11 @@ from pipelines.compare.verify import verify
 from pipelines.engine.fingerprint import fingerprint
 from pipelines.engine.runner import run
 from pipelines.engine.stage import Pipeline
+from pipelines.engine.store.attempt import Attempt
 from pipelines.engine.store.checksum import seal
 from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.remote import RemoteStore
-from pipelines.engine.store.store import Attempt, Store
+from pipelines.engine.store.store import Store
 from pipelines.errors import StoreError
 from pipelines.run_lock import patch_path
 from pipelines.tracking.mlflow_runs import PIPELINES, MlflowRuns

@@ -17,12 +17,13 @@ from jobs.row_reuse import keep
 from pipelines.engine.fingerprint import DigestCache, Identifier
 from pipelines.engine.runner import run
 from pipelines.engine.stage import Pipeline
+from pipelines.engine.store.attempt import Attempt, list_files
 from pipelines.engine.store.gc import Policy, collect
 from pipelines.engine.store.lease import try_acquire
 from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.objects import LocalObjects
 from pipelines.engine.store.remote import RemoteStore
-from pipelines.engine.store.store import Attempt, Store, list_files
+from pipelines.engine.store.store import Store
 from pipelines.engine.store.store_lock import in_use
 from pipelines.errors import PipelineError
 from pipelines.tracking.attempts import Attempts

@@ -20,10 +20,11 @@ from pipelines import cli
 from pipelines.compare.verify import verify
 from pipelines.engine.runner import run
 from pipelines.engine.stage import Pipeline
+from pipelines.engine.store.attempt import Attempt, list_files
 from pipelines.engine.store.gc import Collection, Policy, collect, find_garbage
 from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.run_record import RunRecord, StageEntry
-from pipelines.engine.store.store import Attempt, Store, list_files
+from pipelines.engine.store.store import Store
 from pipelines.engine.store.store_lock import in_use
 from pipelines.errors import StoreError
 from tests.pipelines.toy import EXECUTE, diamond, identifier

@@ -24,12 +24,13 @@ from pipelines import cli
 from pipelines.compare.verify import verify
 from pipelines.engine.plan import plan
 from pipelines.engine.store import lease as leases
+from pipelines.engine.store.attempt import Attempt
 from pipelines.engine.store.bucket import Bucket
 from pipelines.engine.store.gc import Policy, find_garbage
 from pipelines.engine.store.lease import Holder
 from pipelines.engine.store.open_store import open_store
 from pipelines.engine.store.remote import RemoteStore
-from pipelines.engine.store.store import Attempt, Store
+from pipelines.engine.store.store import Store
 from pipelines.errors import LeaseLostError, StoreError
 from tests.pipelines.engine.store.operations import fetched, go, known_code, manifest_of, on_disk
 from tests.pipelines.engine.store.steps import CREDENTIALS, DIED, FORKS

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from pipelines.engine.store import lease as leases
+from pipelines.engine.store.attempt import Attempt, list_files
 from pipelines.engine.store.lease import Holder, process_start, read_holder
 from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.objects import LocalObjects
 from pipelines.engine.store.open_store import open_store
 from pipelines.engine.store.run_record import RunRecord
-from pipelines.engine.store.store import Attempt, Store, list_files
+from pipelines.engine.store.store import Store
 from pipelines.errors import LeaseLostError, StoreError
 
 FP = "ab" * 32

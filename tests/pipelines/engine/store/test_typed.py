@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from pipelines.engine.store.attempt import Attempt, list_files
 from pipelines.engine.store.checksum import seal
 from pipelines.engine.store.manifest import Manifest, OutputFile
 from pipelines.engine.store.run_record import RunRecord
-from pipelines.engine.store.store import Attempt, Store, list_files
+from pipelines.engine.store.store import Store
 from pipelines.engine.store.typed import checked, parse, read_text
 from pipelines.errors import StoreError
 from pipelines.run_lock import read_lock

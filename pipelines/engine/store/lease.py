@@ -184,7 +184,7 @@ class HeldLeases:
                     if self._holds(lease):
                         self.remove(lease)
                         self.lost.append((lease, error))
-                except StoreError as error:
+                except (StoreError, OSError) as error:
                     # Whoever takes the lease over meanwhile shows up at the next beat; a full disk at the commit.
                     if self._holds(lease):
                         log.warning("heartbeat: %s", error)

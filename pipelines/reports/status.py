@@ -217,13 +217,13 @@ def read_status(store: Store, run: str | None) -> RunStatus:
 def _live(store: Store) -> list[RunStatus]:
     """What runs told of themselves, the newest first."""
     found = []
-    for entry in sorted(store.objects.entries("live")):
+    for key in sorted(entry.key for entry in store.objects.entries("live") if not entry.key.startswith("live/.")):
         try:
-            record = store.objects.read(entry.key)
+            record = store.objects.read(key)
             if record is not None:  # else it has ended in the meantime
                 found.append(checked(RunStatus, parse(record.text)))
         except ValueError as error:
-            raise StoreError(f"{store.objects.name(entry.key)} is damaged ({error}): remove it") from error
+            raise StoreError(f"{store.objects.name(key)} is damaged ({error}): remove it") from error
     return sorted(found, key=lambda status: (status.started, status.run), reverse=True)
 
 

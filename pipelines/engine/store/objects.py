@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import stat
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -36,7 +35,7 @@ class Record:
     """Seconds since the epoch, by the store's clock."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Entry:
     """An object in a listing."""
 
@@ -185,14 +184,24 @@ class LocalObjects:
             (self.root / key).rename(self.root / name)
 
     def entries(self, prefix: str) -> list[Entry]:
-        """See `Objects.entries`; without those whose names begin with a dot."""
-        found = []
+        """See `Objects.entries`."""
+        found, below = [], [prefix]
         with self._named(prefix):
-            for path in sorted((self.root / prefix).rglob("[!.]*")):
-                with contextlib.suppress(FileNotFoundError):  # it was removed in the meantime
-                    one = path.lstat()
-                    if not stat.S_ISDIR(one.st_mode):
-                        found.append(Entry(path.relative_to(self.root).as_posix(), one.st_size, one.st_mtime))
+            while below:
+                folder = below.pop()
+                try:
+                    there = os.scandir(self.root / folder)
+                except FileNotFoundError:
+                    continue
+                with there:
+                    for one in there:
+                        key = f"{folder}/{one.name}"
+                        if one.is_dir(follow_symlinks=False):
+                            below.append(key)
+                            continue
+                        with contextlib.suppress(FileNotFoundError):  # it was removed in the meantime
+                            known = one.stat(follow_symlinks=False)
+                            found.append(Entry(key, known.st_size, known.st_mtime))
         return found
 
     def age(self, key: str, record: Record) -> float:

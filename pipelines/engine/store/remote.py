@@ -137,11 +137,6 @@ class RemoteStore(Store):
         finally:
             temporary.unlink(missing_ok=True)
 
-    def sizes(self, out: Path) -> dict[str, int]:
-        """Of the objects; see `Store.sizes`."""
-        prefix = self.key(out)
-        return {entry.key.removeprefix(f"{prefix}/"): entry.bytes for entry in self.bucket.entries(prefix)}
-
     @contextlib.contextmanager
     def borrow(self, out: Path, files: Iterable[OutputFile]) -> Iterator[Path]:
         """A temporary directory with the objects as they are now, right or wrong; see `Store.borrow`.

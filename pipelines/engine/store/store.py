@@ -27,9 +27,8 @@ from typing import TYPE_CHECKING
 
 from pipelines.engine.store import lease as leases
 from pipelines.engine.store.atomic_io import sync_tree
-from pipelines.engine.store.attempt import Attempt, directory_name, orphans, remove
+from pipelines.engine.store.attempt import Attempt, directory_name, orphans, remove, sizes_below
 from pipelines.engine.store.lease import Holder, Lease, read_holder, try_acquire
-from pipelines.engine.store.listing import sizes, sizes_below
 from pipelines.engine.store.manifest import Manifest, OutputFile
 from pipelines.engine.store.objects import LocalObjects, Objects, Record
 from pipelines.engine.store.run_record import RunRecord, find
@@ -116,7 +115,8 @@ class Store:
 
     def sizes(self, out: Path) -> dict[str, int]:
         """Bytes of every file that the store has below the directory of an attempt, by its relative path."""
-        return sizes(out)
+        prefix = f"{self.key(out)}/"
+        return {entry.key.removeprefix(prefix): entry.bytes for entry in self.objects.entries(prefix.rstrip("/"))}
 
     @contextlib.contextmanager
     def borrow(self, out: Path, files: Iterable[OutputFile]) -> Iterator[Path]:

@@ -51,6 +51,6 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def short_digest(digest: str) -> str:
-    """The first 12 digits of a digest or a commit, without the name of its scheme."""
-    return digest.rpartition(":")[2][:12]
+def short_digest(digest: str, digits: int = 12) -> str:
+    """The first digits of a digest or a commit, without the name of its scheme."""
+    return digest.rpartition(":")[2][:digits]

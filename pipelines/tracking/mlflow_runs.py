@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
+from lumina.formats import short_digest
 from pipelines.engine.store.lease import is_here, process_start, this_machine
 from pipelines.tracking.events import Inputs, Output
 from pipelines.tracking.mlflow_client import TrackerRefusedError, first_touch
@@ -28,9 +29,9 @@ _SOURCES = {"file": "local", "s3": "s3", "gs": "gs"}
 _PARAMS_PER_CALL, _METRICS_PER_CALL, _TAG_CHARS, _DIGEST_CHARS = 100, 1000, 5000, 32
 
 
-def short_digest(digest: str) -> str:
+def dataset_digest(digest: str) -> str:
     """What MLflow has of a digest, to search for by `dataset.digest`: the first 32 hex digits; it takes 36 at most."""
-    return digest.rpartition(":")[2][:_DIGEST_CHARS]
+    return short_digest(digest, _DIGEST_CHARS)
 
 
 class MlflowRuns:
@@ -168,7 +169,7 @@ def _dataset(output: Output, context: str, keys: str) -> DatasetInput:
     """A run's use of an output, as `input` or `output`."""
     entity = Dataset(
         name=output.stage,
-        digest=short_digest(output.digest),
+        digest=dataset_digest(output.digest),
         source_type=_SOURCES.get(urlsplit(output.uri).scheme, "lumina"),
         source=json.dumps({"uri": output.uri or f"lumina:{output.digest}"}),
         profile=json.dumps(output.profile),

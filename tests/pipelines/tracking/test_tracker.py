@@ -18,7 +18,7 @@ from pipelines.engine.runner import new_run_id, run
 from pipelines.engine.stage import Execution, Pipeline, Stage
 from pipelines.engine.store.store import Store
 from pipelines.tracking.links import Links
-from pipelines.tracking.mlflow_runs import EVALS, PIPELINES, short_digest
+from pipelines.tracking.mlflow_runs import EVALS, PIPELINES, dataset_digest
 from pipelines.tracking.stage_events import flatten
 from pipelines.tracking.tracker import MlflowTracking
 from pipelines.tracking.uri import default_uri
@@ -70,7 +70,7 @@ def test_a_digest_finds_the_runs_that_wrote_and_read_the_data(tracked: tuple[Pat
     found = client.get_experiment_by_name(PIPELINES)
     assert found is not None
     [manifest] = [json.loads(path.read_text()) for path in (root / "stages" / "a").glob("*/MANIFEST.json")]
-    digest = short_digest(manifest["digest"])
+    digest = dataset_digest(manifest["digest"])
     users = client.search_runs([found.experiment_id], f"dataset.digest = '{digest}'")
     uses = [(r.data.tags["lumina.stage"], use) for r in users for use in r.inputs.dataset_inputs]
     uses = [(name, use) for name, use in uses if use.dataset.digest == digest]

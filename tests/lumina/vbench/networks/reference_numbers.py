@@ -11,6 +11,7 @@ import json
 import math
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -95,28 +96,50 @@ def save_weights(folder: Path) -> dict[str, Path]:
     return found
 
 
-def compute(files: dict[str, Path]) -> dict[str, Tensor]:
-    """All numbers: every preparation of frames of three shapes, and every network on them."""
-    numbers = {
+def prepared(_: Path) -> dict[str, Tensor]:
+    """Every preparation of frames of three shapes; it needs no weights."""
+    return {
         f"{name}.{height}x{width}": getattr(preprocess, name)(frames(1, height, width))[0, :, ::16, ::16].contiguous()
         for name in PREPARATIONS
         for height, width in SIZES
     }
-    dino, clip = load_dino(files["dino"], DINO), load_clip(files["clip"])
-    for height, width in ((224, 224), *SIZES):
-        clip_frames = frames(2, height, width)
-        numbers[f"net.dino.{height}x{width}"] = dino.features(clip_frames)
-        numbers[f"net.clip.{height}x{width}"] = clip.images(clip_frames, preprocess.clip_float)
-    numbers["net.dino_tiny"] = load_dino(files["dino_tiny"], DINO).features(frames(1, 90, 160))
-    ids = torch.tensor([[8, 3, 5, 9, 0, 0], [8, 1, 9, 0, 0, 0]])
-    numbers["net.clip.tokens"] = clip.tokens(ids)
-    numbers["net.clip.scale"] = torch.tensor([clip.logit_scale])
-    action = load_human_action(files["action"], ACTION)
-    numbers["net.action"] = action.logits(frames(16, 90, 160))
-    numbers["net.aesthetic"] = load_aesthetic_head(files["aesthetic"]).scores(draw("features", 5, 768))
-    flow = torch.from_numpy(np.stack(list(load_raft(files["raft"]).flows(frames(3, 130, 150)))))
-    numbers["net.raft"] = flow[:, :, ::4, ::4].contiguous()
+
+
+def of_dino(file: Path) -> dict[str, Tensor]:
+    """Features of squares, of both kinds of rectangles, and of one that loses three columns."""
+    dino = load_dino(file, DINO)
+    return {f"{height}x{width}": dino.features(frames(2, height, width)) for height, width in ((224, 224), *SIZES)}
+
+
+def of_clip(file: Path) -> dict[str, Tensor]:
+    """Embeddings of frames and of texts, and the scale."""
+    clip = load_clip(file)
+    numbers = {f"{height}x{width}": clip.images(frames(2, height, width)) for height, width in SIZES}
+    numbers["tokens"] = clip.tokens(torch.tensor([[8, 3, 5, 9, 0, 0], [8, 1, 9, 0, 0, 0]]))
+    numbers["scale"] = torch.tensor([clip.logit_scale])
     return numbers
+
+
+def of_raft(file: Path) -> dict[str, Tensor]:
+    """Every fourth number of the flow of two pairs."""
+    flow = np.stack(list(load_raft(file).flows(frames(3, 130, 150))))
+    return {"flow": torch.from_numpy(flow[:, :, ::4, ::4].copy())}
+
+
+GROUPS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
+    "preprocess": prepared,
+    "dino": of_dino,
+    "dino_tiny": of_dino,
+    "clip": of_clip,
+    "action": lambda file: {"logits": load_human_action(file, ACTION).logits(frames(16, 90, 160))},
+    "aesthetic": lambda file: {"scores": load_aesthetic_head(file).scores(draw("features", 5, 768))},
+    "raft": of_raft,
+}
+
+
+def compute(group: str, files: dict[str, Path]) -> dict[str, Tensor]:
+    """The numbers of one group."""
+    return {f"{group}.{name}": value for name, value in GROUPS[group](files.get(group, Path())).items()}
 
 
 def _write() -> None:
@@ -138,7 +161,8 @@ def _write() -> None:
     metadata = {"manifests": json.dumps({network: dict(sorted(names.items())) for network, names in shapes.items()})}
     save_file({"none": torch.zeros(1)}, FILE, metadata)
     with tempfile.TemporaryDirectory() as folder:
-        save_file(compute(save_weights(Path(folder))), FILE, metadata)
+        files = save_weights(Path(folder))
+        save_file({name: value for group in GROUPS for name, value in compute(group, files).items()}, FILE, metadata)
 
 
 if __name__ == "__main__":

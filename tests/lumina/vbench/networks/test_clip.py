@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lumina.vbench.networks import preprocess
 from lumina.vbench.networks.clip import Clip, load_clip
@@ -68,3 +69,14 @@ def test_a_file_has_no_tokenizer(of_file: Clip) -> None:
         ValueError, match="from a file have no tokenizer: give the directory of openai/clip-vit-base-patch32"
     ):
         of_file.texts(["a"])
+
+
+def test_counters_that_old_files_of_the_hub_hold_are_no_weights(of_file: Clip, folder: Path, tmp_path: Path) -> None:
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    tensors = load_file(folder / "model.safetensors")
+    tensors["text_model.embeddings.position_ids"] = torch.arange(6)[None]
+    tensors["vision_model.embeddings.position_ids"] = torch.arange(50)[None]
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    clip = frames(1, 60, 80)
+    assert torch.equal(load_clip(tmp_path).images(clip), of_file.images(clip))

@@ -45,7 +45,13 @@ def test_other_arrays_are_refused(prepare: Preparation, wrong: np.ndarray) -> No
 
 @pytest.mark.parametrize(
     ("size", "prepared"),
-    [((90, 160), (224, 398)), ((300, 236), (284, 224)), ((224, 227), (224, 227)), ((64, 64), (224, 224))],
+    [
+        ((90, 160), (224, 398)),
+        ((300, 236), (284, 224)),
+        ((224, 227), (224, 227)),
+        ((64, 64), (224, 224)),
+        ((100, 107), (224, 239)),
+    ],
 )
 def test_dino_sees_the_whole_frame(size: tuple[int, int], prepared: tuple[int, int]) -> None:
     assert preprocess.dino(frames(1, *size)).shape == (1, 3, *prepared)

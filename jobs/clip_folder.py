@@ -169,6 +169,11 @@ class ClipFolder:
     """What the manifest says of a row, by its line."""
     made: Made
 
+    @property
+    def header(self) -> Path:
+        """File with what all of its clips share."""
+        return self.path / RECORDS / _HEADER_FILE
+
     def todo(self) -> int:
         """Clips that are to be made."""
         return sum(batch.rows() is None for batch in self.batches.values())

@@ -192,11 +192,25 @@ def _make(folder: ClipFolder, runtime: RuntimeConfig, workers: int | None, conso
 
         try:
             cluster.ensure(runtime)
+            if runtime.ray_address is not None:
+                _check_seen(folder)
             # Ray has put its own handler there.
             with _terminable(), explained("jobs.clips:make", runtime):
                 folder.make(runtime, most, progress)
         finally:
             cluster.shutdown()
+
+
+def _check_seen(folder: ClipFolder) -> None:
+    """PipelineError if a node of the cluster does not see the folder or the checkpoint: its clips would be lost."""
+    from jobs import cluster
+
+    for option, path in (("--out", folder.header), ("--checkpoint", folder.model.transformer)):
+        if blind := cluster.blind_nodes(path):
+            raise PipelineError(
+                f"{', '.join(blind)} {'does' if len(blind) == 1 else 'do'} not see {option} ({path}): name one on a "
+                "file system that all nodes mount at the same path"
+            )
 
 
 def _fitting(model: ClipModel, runtime: RuntimeConfig) -> int | None:
@@ -254,7 +268,12 @@ def submit_many(checkpoint: str, prompts: Path, out: Path, options: Options, add
     """Have a Ray cluster make the clips of a prompt file, as a job; follows its log, and returns its exit code.
 
     Submitted again, it attaches to the job that runs, or starts one that goes on.
+
+    Raises:
+        PromptFileError: the file cannot be used; nothing was done.
+        PipelineError: a path is relative, so that it would be another one there.
     """
+    address = address.rstrip("/")
     from jobs.submit import Work, connect, submit
     from lumina.hub import PREFIX
     from lumina.prompt_files import read_prompts

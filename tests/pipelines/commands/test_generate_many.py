@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import threading
@@ -19,6 +20,7 @@ import torch
 from typer.testing import CliRunner
 
 from jobs import clips
+from jobs.submit import Job, Submitted, Work
 from lumina import files
 from lumina.generate import TextToVideo
 from lumina.training.stage import LoraConfig
@@ -299,6 +301,49 @@ def test_a_source_that_is_not_there_is_named_with_its_line(model: Path, tmp_path
     assert code == 1
     assert "line 3: no system prompt for source 'studio'; there are clean, web" in output
     assert not _clips(tmp_path)
+
+
+def test_a_cluster_gets_the_code_the_prompts_and_a_command_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[Work, list[str], bytes]] = []
+
+    def submit(client: object, work: Work, again: bool) -> Submitted:
+        assert again
+        prompts = (work.package / "prompts.csv").read_bytes()
+        sent.append((work, sorted(path.name for path in work.package.iterdir()), prompts))
+        return Submitted(Job("lumina-generate-1-a1", "RUNNING", "", None, None, {}), "started")
+
+    monkeypatch.setattr("jobs.submit.connect", lambda address: address)
+    monkeypatch.setattr("jobs.submit.submit", submit)
+    monkeypatch.setattr("pipelines.commands.jobs.follow_job", lambda client, job, address: 1)
+    monkeypatch.setattr("pipelines.commands.package.PACKAGES", ("lumina", "pipelines"))
+    (tmp_path / "a.csv").write_text(ROWS)
+    more = ["--seed", "3", "--source", "web", "--tiling", "--adapter", "hf:a/b", "--adapter-scale", "0.5"]
+    code, output = _generate("/shared/model", tmp_path, *more, "--address", "http://head:8265/")
+    assert code == 1, output
+    assert "lumina-generate-1-a1: 3 clips for" in output
+    [(work, names, prompts)] = sent
+    assert {"lumina", "pipelines", "prompts.csv"} <= set(names)
+    assert prompts.decode() == ROWS
+    words = shlex.split(work.command)
+    given = words[3 : words.index("--ray-address")]
+    assert given[:5] == ["generate", "--checkpoint", "/shared/model", "--prompts", "prompts.csv"]
+    assert given[5:7] == ["--out", str(tmp_path / "out")]
+    assert sorted(given[7:]) == sorted([*more, *SMALL])
+    assert words[:2] == ["python", "-c"]
+    told = shlex.split(words[-1])
+    assert told[:2] == ["lumina", "generate"]
+    assert str(tmp_path / "a.csv") in told
+    assert told[-2:] == ["--address", "http://head:8265"]
+    # The same work has the same name; other prompts have another.
+    for text in (ROWS, ROWS + "one more,,,,,\n"):
+        (tmp_path / "a.csv").write_text(text)
+        _generate("/shared/model", tmp_path, *more, "--address", "http://head:8265")
+    assert [one.name == work.name for one, *_ in sent] == [True, True, False]
+    (tmp_path / "a.csv").write_text("prompt,sed\n")
+    code, output = _generate("/shared/model", tmp_path, "--address", "http://head:8265")
+    assert (code, "did you mean seed?" in output, len(sent)) == (1, True, 3)
 
 
 @pytest.mark.ray

@@ -248,6 +248,8 @@ def _finish(
 
 
 def _where(console: Console, store: Store, summary: RunSummary, links: Links, prompt: str) -> None:
+    from pipelines.engine.store.run_record import run_key
+
     def path(stage: str, below: str = "") -> Path | None:
         outcome = summary.outcomes.get(stage)
         if outcome is None or outcome.path is None or outcome.manifest is None:
@@ -264,7 +266,7 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
         ("clips", path("evaluate_final", "videos")),
         ("choice", path("choose", SELECTION_FILE)),
         ("MLflow", links.uri),
-        ("run", None if summary.unrecorded else store.root / "runs" / f"{summary.run_id}.json"),
+        ("run", None if summary.unrecorded else store.objects.name(run_key(summary.run_id))),
         ("unwritten", links.buffer),
     ]
     for label, value in rows:

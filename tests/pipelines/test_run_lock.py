@@ -19,7 +19,7 @@ from pipelines.load import shipped
 from pipelines.run_lock import (
     lock_record,
     make_lock,
-    patch_path,
+    patch_key,
     portable,
     read_lock,
     read_patch,
@@ -139,11 +139,11 @@ def test_a_lock_comes_back_from_its_record(tmp_path: Path, repository: Path, mon
     assert made.environment.packages["torch"]
     assert made.code.patch is not None
     assert b"new.py" in read_patch(store, made.code.patch)
-    patch_path(store, made.code.patch).write_bytes(b"other")
+    store.objects.put(patch_key(made.code.patch), b"other")
     with pytest.raises(PipelineError, match="is damaged"):
         read_patch(store, made.code.patch)
-    patch_path(store, made.code.patch).unlink()
-    with pytest.raises(PipelineError, match="cannot be read"):
+    store.objects.remove(patch_key(made.code.patch))
+    with pytest.raises(PipelineError, match=r"patches/\w+\.patch is gone"):
         read_patch(store, made.code.patch)
 
 

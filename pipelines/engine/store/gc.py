@@ -22,7 +22,7 @@ from pipelines.engine.store.lease import Holder, read_holder, try_acquire
 from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.objects import LocalObjects
 from pipelines.engine.store.orphans import leftovers
-from pipelines.engine.store.run_record import RunRecord
+from pipelines.engine.store.run_record import RunRecord, run_ids, run_names
 from pipelines.engine.store.store import Store
 from pipelines.engine.store.store_lock import alone
 from pipelines.engine.store.typed import read_text
@@ -109,8 +109,7 @@ def find_garbage(store: Store, policy: Policy, now: float | None = None) -> Coll
     store.need_files("`lumina gc`")
     now = time.time() if now is None else now
     cutoff = None if policy.older_than_days is None else now - policy.older_than_days * _DAY_S
-    paths = sorted((store.root / "runs").glob("[!.]*.json"))
-    records = {path.stem: RunRecord.load(path) for path in paths}
+    records = {run: RunRecord.load(store.objects, run) for run in run_ids(store.objects)}
     kept = _kept_runs(store, records, policy, cutoff)
     named: dict[Key, list[str]] = {}
     for run, record in records.items():
@@ -151,8 +150,7 @@ def _keys(record: RunRecord) -> Iterator[Key]:
 
 
 def _kept_runs(store: Store, records: Mapping[str, RunRecord], policy: Policy, cutoff: float | None) -> set[str]:
-    kept = {store.run_path(run).stem for run in policy.asked}
-    kept |= {store.run_path(pointer.name).stem for pointer in (store.root / "latest").glob("[!.]*")}
+    kept = {store.run_id(run) for run in (*policy.asked, *run_names(store.objects))}
     by_name: dict[str, list[str]] = {}
     for run in sorted(records, key=lambda run: (records[run].began, run), reverse=True):
         by_name.setdefault(records[run].name, []).append(run)

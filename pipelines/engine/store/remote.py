@@ -29,7 +29,6 @@ from pipelines.engine.store.manifest import Manifest, OutputFile
 from pipelines.engine.store.objects import Record
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store, Wanted
-from pipelines.engine.store.typed import is_name
 from pipelines.errors import GoneError, StoreError, disk_problem
 
 if TYPE_CHECKING:
@@ -67,9 +66,6 @@ class RemoteStore(Store):
             # One that was put long ago is not the newest because somebody here looks at it.
             self._copy(path, record.text, None if path.exists() else record.modified)
         return record
-
-    def _size_of(self, out: Path) -> Callable[[str], int | None]:
-        return self.sizes(out).get
 
     def manifests(self, stage: str) -> list[Manifest]:
         """All readable manifests of a stage, the newest first; see `Store.manifests`."""
@@ -157,21 +153,6 @@ class RemoteStore(Store):
         with contextlib.suppress(GoneError):  # who looks for the file says so
             self.bucket.download(key, path)
 
-    def share(self, path: Path) -> None:
-        """See `Store.share`."""
-        self.bucket.upload(path, self.key(path))
-
-    def bring(self, path: Path) -> None:
-        """See `Store.bring`."""
-        if path.is_file():
-            return
-        try:
-            # Where it is gone, who reads the file says so.
-            with contextlib.suppress(GoneError), replacing(path) as partial:
-                self.bucket.download(self.key(path), partial)
-        except OSError as error:
-            raise StoreError(f"store {self.root}: {disk_problem(error, path)}") from error
-
     def dataset(self, manifest: Manifest) -> ds.Dataset:
         """See `Store.dataset`: fetched, but for large tables, of which the columns that are read come from the bucket.
 
@@ -201,22 +182,6 @@ class RemoteStore(Store):
             manifest = self.lookup(name, entry.fingerprint)
             if manifest is not None:
                 self.fetch(manifest, wanted)
-
-    def run_path(self, run: str | None) -> Path:
-        """Where the copy of a run's record lies; see `Store.run_path`. Brings all records that are not here."""
-        for entry in [*self.bucket.entries("runs"), *self.bucket.entries("latest")]:
-            folder, _, name = entry.key.partition("/")
-            if folder not in ("runs", "latest") or not is_name(name):
-                continue  # none that was put by us, and no path here
-            path = self.root / folder / name
-            # Of a pointer that was changed twice in a second, neither size nor time tells.
-            known = entry.key.startswith("runs/") and _is_here(path, entry.bytes)
-            if known and abs(path.stat().st_mtime - entry.modified) < _SAME_TIME_S:
-                continue
-            record = self.bucket.read(entry.key)
-            if record is not None:
-                self._copy(path, record.text, entry.modified)
-        return super().run_path(run)
 
     def _copy(self, path: Path, text: str, modified: float | None = None) -> None:
         """Have a record in the working copy as the bucket has it."""

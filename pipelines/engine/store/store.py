@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING
 
 from pipelines.engine.store import lease as leases
 from pipelines.engine.store.atomic_io import sync_tree
-from pipelines.engine.store.attempt import Attempt, directory_name, orphans, remove, sizes_below
+from pipelines.engine.store.attempt import Attempt, directory_name, orphans, remove
 from pipelines.engine.store.lease import Holder, Lease, read_holder, try_acquire
 from pipelines.engine.store.manifest import Manifest, OutputFile
 from pipelines.engine.store.objects import LocalObjects, Objects, Record
-from pipelines.engine.store.run_record import RunRecord, find
+from pipelines.engine.store.run_record import RunRecord, find_run, run_key
 from pipelines.engine.store.typed import read_text
 from pipelines.errors import LeaseLostError, StoreError, disk_problem
 
@@ -123,12 +123,6 @@ class Store:
         """A directory with these files of the attempt in `out`, as long as somebody looks; lost ones are not in it."""
         yield out
 
-    def share(self, path: Path) -> None:
-        """Show other machines a file below `root` that is no output and never changes."""
-
-    def bring(self, path: Path) -> None:
-        """Have what was shared on this machine, if the store has it."""
-
     def dataset(self, manifest: Manifest) -> ds.Dataset:
         """The Parquet files in `data/` of an output."""
         import pyarrow.dataset as ds  # brings pandas along, which a plan does without
@@ -180,14 +174,10 @@ class Store:
             if text is None:
                 return None, None
             manifest = Manifest.from_sealed(text)
-            problem = manifest.problem(stage, fingerprint, self._size_of(self.output(manifest)))
+            problem = manifest.problem(stage, fingerprint, self.sizes(self.output(manifest)))
         except ValueError as error:
             return None, f"{self.name(self.directory(stage, fingerprint) / 'MANIFEST.json')}: {error}"
         return (manifest, None) if problem is None else (None, f"{self.name(self.output(manifest))}: {problem}")
-
-    def _size_of(self, out: Path) -> Callable[[str], int | None]:
-        """Tells the bytes of a file of the attempt in `out` by its relative path; None if it is not there."""
-        return sizes_below(out)
 
     def manifests(self, stage: str) -> list[Manifest]:
         """All readable manifests of a stage as they were sealed, the newest first; their files are not checked."""
@@ -369,10 +359,8 @@ class Store:
             StoreError: the disk is full or not writable; what was there before is as it was.
         """
         try:
-            for key, text in ((f"runs/{record.run}.json", record.to_json()), (f"latest/{record.name}", record.run)):
-                self.files.put(key, text, sync=True)
-                if self.in_bucket:
-                    self.objects.put(key, text)
+            self.objects.put(run_key(record.run), record.to_json(), sync=True)
+            self.objects.put(f"latest/{record.name}", record.run, sync=True)
         except StoreError as error:
             raise StoreError(f"run {record.run}: {error}") from error
 
@@ -386,12 +374,12 @@ class Store:
         Raises:
             StoreError: no such run, or its record is damaged or was edited.
         """
-        return RunRecord.load(self.run_path(run), sealed)
+        return RunRecord.load(self.objects, self.run_id(run), sealed)
 
-    def run_path(self, run: str | None) -> Path:
-        """Where the record of a run lies, by id or by name; None means the newest.
+    def run_id(self, run: str | None) -> str:
+        """The id of a run that has a record, by id or by name; None means the newest.
 
         Raises:
             StoreError: no such run.
         """
-        return find(self.root, run)
+        return find_run(self.objects, run)

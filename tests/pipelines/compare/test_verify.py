@@ -33,7 +33,7 @@ from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.remote import RemoteStore
 from pipelines.engine.store.store import Store
 from pipelines.errors import StoreError
-from pipelines.run_lock import patch_path
+from pipelines.run_lock import patch_key
 from pipelines.tracking.mlflow_runs import PIPELINES, MlflowRuns
 from pipelines.tracking.tracker import MlflowTracking
 from pipelines.tracking.uri import default_uri
@@ -48,9 +48,7 @@ BOOKKEEPING = {"LEASE.lock", "attempts.jsonl", "curve.jsonl", "calls.txt", "dige
 def make(store: Store, pipeline: Pipeline) -> Store:
     patch = b"what the working tree had besides its commit\n"
     digest = hashlib.sha256(patch).hexdigest()
-    patch_path(store, digest).parent.mkdir(parents=True)
-    patch_path(store, digest).write_bytes(patch)
-    store.share(patch_path(store, digest))
+    store.objects.put(patch_key(digest), patch)
     environment = {"python": "3", "platform": "x", "cpus": 1}
     config = {"runtime": {"train_workers": 1}}
     code = {"commit": "c0ffee" * 8, "patch": f"sha256:{digest}"}
@@ -198,7 +196,7 @@ def test_an_edited_digest_input_kind_or_count_is_found(store: Store) -> None:
 
 
 def test_a_digest_that_both_records_tell_wrongly_is_found_in_the_data(store: Store) -> None:
-    content = json.loads(store.run_path("r1").read_text())
+    content = json.loads((store.root / "runs" / "r1.json").read_text())
     del content["checksum"]
     for stage, digest in (("rows", "rows256-add/1:12:" + "0" * 64), ("checkpoint", "sha256:" + "0" * 64)):
         edit(store, stage, lambda manifest, digest=digest: replace(manifest, digest=digest))  # type: ignore[misc]

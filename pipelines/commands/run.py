@@ -237,7 +237,9 @@ def _finish(
         console.print(Text(f"the run has no record: {summary.unrecorded}", "bold red"), soft_wrap=True)
     else:
         record = store.get_run(summary.run_id)
-        store.fetch_run(record, ("curation_page", "export"))
+        for outcome in summary.outcomes.values():
+            if outcome.manifest is not None and outcome.name.partition("@")[0] in ("curation_page", "export"):
+                store.fetch(outcome.manifest)
         evaluations = read_evaluations(read_side(store, record))
         if any(one.sources or one.final for one in evaluations):
             console.print(comparison_view(evaluations))

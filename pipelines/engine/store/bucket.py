@@ -45,6 +45,8 @@ class Bucket:
 
     def __init__(self, uri: str) -> None:
         self._seen: dict[str, tuple[Tag, float]] = {}
+        self.given = uri
+        """The URI with its options."""
         parts = urlsplit(uri)
         options = dict(parse_qsl(parts.query))
         self.uri = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"

@@ -17,7 +17,7 @@ from typing import Any
 
 from pipelines.engine.call import Call, Executor, Input, check_result
 from pipelines.engine.cluster_start import ClusterStart
-from pipelines.engine.code_drift import DriftPolicy, differs, refusal
+from pipelines.engine.code_drift import DriftPolicy, differs
 from pipelines.engine.events import Display, Interrupted, NoDisplay, NoTracking, RunSummary, StageOutcome, Tracking
 from pipelines.engine.fingerprint import Identified, Identifier
 from pipelines.engine.plan import digest_cache, explain, plan
@@ -233,10 +233,10 @@ class _Run:
             return self._cached(stage, manifest, started)
         if not self.store.has_work(stage.name, found.fingerprint):
             old = self.drift.drifted(self.store, stage, found)
-            if old is not None and self.drift.decide(stage.name, old.manifest.seconds) == "refuse":
-                return StageOutcome(stage.name, "blocked", error=refusal(stage.name, old))
+            if old is not None and old.refusal:
+                return StageOutcome(stage.name, "blocked", error=old.refusal)
             if old is not None:
-                return replace(self._cached(stage, old.manifest, started), drift=differs(old))
+                return replace(self._cached(stage, old.output.manifest, started), drift=differs(old.output))
         with self.turns.slot(stage.name):
             attempt = self.turns.acquire(stage.name, found.fingerprint)
             manifest = self.store.lookup(stage.name, found.fingerprint)

@@ -37,7 +37,7 @@ from pipelines.engine.store.lease import Holder, Lease, read_holder, try_acquire
 from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.objects import LocalObjects, Objects
 from pipelines.engine.store.run_record import RunRecord, find_run, run_key
-from pipelines.engine.store.working_copy import BucketCopy, InPlace, WorkingCopy
+from pipelines.engine.store.working_copy import WorkingCopy
 from pipelines.errors import LeaseLostError, StoreError, disk_problem
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Store:
         """What lies on this machine."""
         self.objects: Objects = bucket or self.local
         """What all machines see."""
-        self.copy: WorkingCopy = InPlace() if bucket is None else BucketCopy(self.root, bucket)
+        self.copy = WorkingCopy(self.root, bucket)
         """Brings files of outputs from there to here, and back."""
         self.in_bucket = bucket is not None
         """Whether the outputs are no files of this machine."""

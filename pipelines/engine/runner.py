@@ -152,7 +152,7 @@ class _Run:
 
     def bring_up(self) -> RunSummary:
         finished = threading.Event()
-        threading.Thread(target=self.turns.held.beat, args=(finished,), name="lease-heartbeat", daemon=True).start()
+        threading.Thread(target=self.turns.beat, args=(finished,), name="lease-heartbeat", daemon=True).start()
         launched: set[str] = set()
         with self.stop.listening():
             try:
@@ -241,12 +241,12 @@ class _Run:
             attempt = self.turns.acquire(stage.name, found.fingerprint)
             manifest = self.store.lookup(stage.name, found.fingerprint)
             if manifest is not None:
-                self.turns.drop(attempt)
+                self.turns.drop(stage.name, attempt)
                 return self._cached(stage, manifest, started)
             try:
                 return self._compute(stage, found, attempt, upstream)
             except BaseException:
-                self.turns.drop(attempt)
+                self.turns.drop(stage.name, attempt)
                 raise
 
     def _cached(self, stage: Stage, manifest: Manifest, started: float) -> StageOutcome:
@@ -318,13 +318,13 @@ class _Run:
         self.stop.requested = True
         why = f"{error}; this run has stopped, and the same command goes on once nobody works on {stage}"
         self._end(StageOutcome(stage, "failed", error=why))
-        self.turns.held.release_all()
+        self.turns.release_all()
         for name in self.pipeline.by_name:
             if name not in self.outcomes:
                 self._end(StageOutcome(name, "interrupted" if name in launched else "blocked", error=f"{stage} failed"))
 
     def _interrupt(self, launched: set[str]) -> None:
-        self.turns.held.release_all()
+        self.turns.release_all()
         for name in launched - set(self.outcomes):
             self._end(StageOutcome(name, "interrupted"))
         raise Interrupted(self._record())

@@ -145,55 +145,6 @@ class Lease:
             self.copy.release()
 
 
-class HeldLeases:
-    """The leases of this process, kept alive by one thread."""
-
-    def __init__(self) -> None:
-        self._leases: list[Lease] = []
-        self._lock = threading.Lock()
-        self.lost: list[tuple[Lease, LeaseLostError]] = []
-        """Those that another runner has now, or nobody: what they were for must not go on."""
-
-    def add(self, lease: Lease) -> None:
-        """Keep a lease alive from now on."""
-        with self._lock:
-            self._leases.append(lease)
-
-    def remove(self, lease: Lease) -> None:
-        """Leave a lease alone from now on."""
-        with self._lock:
-            self._leases = [held for held in self._leases if held is not lease]
-
-    def release_all(self) -> None:
-        """Give all leases back."""
-        with self._lock:
-            leases, self._leases = self._leases, []
-        for lease in leases:
-            lease.release()
-
-    def beat(self, finished: threading.Event) -> None:
-        """Body of the heartbeat thread."""
-        while not finished.wait(HEARTBEAT_S):
-            with self._lock:
-                leases = list(self._leases)
-            for lease in leases:
-                try:
-                    lease.refresh()
-                except LeaseLostError as error:
-                    # One that was given back in the meantime is none.
-                    if self._holds(lease):
-                        self.remove(lease)
-                        self.lost.append((lease, error))
-                except (StoreError, OSError) as error:
-                    # Whoever takes the lease over meanwhile shows up at the next beat; a full disk at the commit.
-                    if self._holds(lease):
-                        log.warning("heartbeat: %s", error)
-
-    def _holds(self, lease: Lease) -> bool:
-        with self._lock:
-            return any(held is lease for held in self._leases)
-
-
 def try_acquire(objects: Objects, key: str = RECORD, copy: Objects | None = None) -> Lease | Holder:
     """Take the lease, from a dead holder too, and then that of the working copy if any.
 

@@ -198,12 +198,12 @@ def test_a_bucket_that_cannot_be_reached_for_a_moment_stops_nothing(
     away = threading.Event()
     put, remove = Bucket.put, Bucket.remove
 
-    def unless_away(change: Callable[..., None], self: Bucket, key: str, *content: str) -> None:
+    def unless_away(change: Callable[..., None], self: Bucket, key: str, *content: str, **options: bool) -> None:
         if away.is_set() and key.startswith("live/"):
             raise StoreError(f"{self.name(key)}: nobody answers")
-        change(self, key, *content)
+        change(self, key, *content, **options)
 
-    monkeypatch.setattr(Bucket, "put", partialmethod(lambda self, *args: unless_away(put, self, *args)))
+    monkeypatch.setattr(Bucket, "put", partialmethod(lambda self, *args, **sync: unless_away(put, self, *args, **sync)))
     monkeypatch.setattr(Bucket, "remove", partialmethod(lambda self, *args: unless_away(remove, self, *args)))
     monkeypatch.setattr(Bucket, "every_s", 0.05)
     away.set()

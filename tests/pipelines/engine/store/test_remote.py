@@ -28,6 +28,7 @@ from pipelines.engine.store.attempt import Attempt
 from pipelines.engine.store.bucket import Bucket
 from pipelines.engine.store.gc import Policy, find_garbage
 from pipelines.engine.store.lease import Holder
+from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.open_store import open_store
 from pipelines.engine.store.store import Store
 from pipelines.errors import LeaseLostError, StoreError
@@ -111,9 +112,8 @@ def test_when_one_is_killed_another_takes_over(s3_store: str, tmp_path: Path) ->
     assert calls(tmp_path) == ["a", "b", "c", "d"]
 
 
-def _begin(store: Store, model: Store) -> tuple[Attempt, Any]:
+def _begin(store: Store, model: Store, done: Manifest) -> tuple[Attempt, Manifest]:
     """An attempt at stage b with its whole output, and the manifest to commit."""
-    done = manifest_of(model, "b")
     attempt = store.acquire("b", done.fingerprint)
     assert isinstance(attempt, Attempt)
     shutil.copytree(model.output(done), attempt.out, dirs_exist_ok=True)
@@ -126,7 +126,7 @@ def _forget(store: Store, stage: str) -> None:
 
 
 def _commit_b(store: Store, model: Store) -> None:
-    store.commit(*_begin(store, model))
+    store.commit(*_begin(store, model, manifest_of(model, "b")))
 
 
 def _put_run_again(store: Store, model: Store) -> None:
@@ -228,11 +228,12 @@ def _copy_all(source: Bucket, target: Bucket, file: Path) -> None:
 def test_the_loser_of_a_race_adopts_the_winner(s3_store: str, tmp_path: Path) -> None:
     model = open_store(s3_store, tmp_path / "model")
     go(model, diamond(), "r0")
+    done = manifest_of(model, "b")
     _forget(model, "b")
-    slow, manifest = _begin(open_store(s3_store, tmp_path / "copy-1"), model)
+    slow, manifest = _begin(open_store(s3_store, tmp_path / "copy-1"), model, done)
     slow.lease.release()
     quick = open_store(s3_store, tmp_path / "copy-2")
-    attempt, won = _begin(quick, model)
+    attempt, won = _begin(quick, model, done)
     with pytest.raises(LeaseLostError):
         slow.lease.refresh()
     assert quick.commit(attempt, won) == won

@@ -20,7 +20,7 @@ from pipelines.engine.cluster_start import ClusterStart
 from pipelines.engine.code_drift import DriftPolicy, differs
 from pipelines.engine.events import Display, Interrupted, NoDisplay, NoTracking, RunSummary, StageOutcome, Tracking
 from pipelines.engine.fingerprint import Identified, Identifier
-from pipelines.engine.plan import digest_cache, explain, plan
+from pipelines.engine.plan import digest_cache, explain
 from pipelines.engine.reuse_candidates import reuse_candidates
 from pipelines.engine.signals import Stopped, StopSignal
 from pipelines.engine.stage import Pipeline, Stage
@@ -29,11 +29,8 @@ from pipelines.engine.store.attempt import Attempt, list_files
 from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.store import Store
 from pipelines.engine.store.store_lock import in_use
-from pipelines.engine.tolerance import tier_record
 from pipelines.errors import LeaseLostError, StoreError, failure
 from pipelines.git import git_state
-
-__all__ = ["Interrupted", "RunSummary", "StageOutcome", "plan", "run"]
 
 
 def new_run_id() -> str:
@@ -282,7 +279,7 @@ class _Run:
             evaluations=tuple(asdict(evaluation) for evaluation in result.evaluations),
             artifacts=tuple(result.artifacts),
             taken=dict(result.taken),
-            tier=tier_record(stage.execution.tier),
+            tier=asdict(stage.execution.tier),
             env={"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count()},
             git=git_state(),
             runtime=dict(self.execute.settings),

@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lumina.files import replacing
 from pipelines.engine.store import lease as leases
 from pipelines.engine.store.attempt import Attempt, directory_name, orphans, remove
 from pipelines.engine.store.bucket import Bucket
@@ -189,9 +190,14 @@ class Store:
 
     def _copy_record(self, key: str) -> None:
         """Have a record here as the bucket has it, which does not become the newest because somebody here looks."""
-        if (record := self.objects.read(key)) is not None:
-            self.local.put(key, record.text)
-            os.utime(self.root / key, (record.modified, record.modified))
+        if (record := self.objects.read(key)) is None:
+            return
+        try:
+            with replacing(self.root / key) as partial:
+                partial.write_text(record.text)
+                os.utime(partial, (record.modified, record.modified))
+        except OSError as error:
+            raise StoreError(f"store {self.root}: {disk_problem(error, self.root / key)}") from error
 
     def has_work(self, stage: str, fingerprint: str) -> bool:
         """Whether an unfinished attempt left something to continue from."""

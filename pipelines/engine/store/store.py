@@ -206,14 +206,11 @@ class Store:
 
     def holder(self, stage: str, fingerprint: str) -> Holder | None:
         """The process that works on a fingerprint and may be alive, if any."""
-        holder = read_holder(self.objects, self._record(stage, fingerprint, "LEASE.json"))
+        holder = read_holder(self.objects, self._record(stage, fingerprint, leases.RECORD))
         return holder if holder is not None and holder.is_alive() else None
 
     def _record(self, stage: str, fingerprint: str, name: str = "MANIFEST.json") -> str:
         return self.key(self.directory(stage, fingerprint) / name)
-
-    def _try_acquire(self, directory: Path) -> Lease | Holder:
-        return try_acquire(self.objects, self.key(directory / "LEASE.json"), self.local if self.in_bucket else None)
 
     def acquire(self, stage: str, fingerprint: str) -> Attempt | Holder:
         """Take the lease of a fingerprint and clear what dead attempts left; returns a live holder instead if any.
@@ -221,7 +218,7 @@ class Store:
         Whoever gets an `Attempt` must look the manifest up again: another runner may have finished in between.
         """
         directory = self.directory(stage, fingerprint)
-        lease = self._try_acquire(directory)
+        lease = try_acquire(self.objects, self._record(stage, fingerprint, leases.RECORD))
         if isinstance(lease, Holder):
             return lease
         try:
@@ -232,7 +229,7 @@ class Store:
             if not resumed:
                 (directory / "curve.jsonl").unlink(missing_ok=True)
             attempt = Attempt(lease, directory, directory / f"a-{uuid.uuid4().hex[:8]}", directory / "work", resumed)
-            attempt.out.mkdir()
+            attempt.out.mkdir(parents=True)
             attempt.work.mkdir(exist_ok=True)
         except BaseException as error:
             lease.release()
@@ -302,10 +299,12 @@ class Store:
     def sweep(self, manifest: Manifest) -> None:
         """Remove what a runner of this machine that died right after its commit left beside a finished output."""
         directory = self.output(manifest).parent
-        if not [*orphans(directory, manifest), *directory.glob("work"), *directory.glob("LEASE.json")]:
-            return
+        key = self.key(directory / leases.RECORD)
         try:
-            lease = self._try_acquire(directory)
+            left = [*orphans(directory, manifest), *directory.glob("work")]
+            if not left and read_holder(self.objects, key) is None:
+                return
+            lease = try_acquire(self.objects, key)
             if isinstance(lease, Lease):
                 self._remove_orphans(directory, manifest)
                 remove(directory / "work")

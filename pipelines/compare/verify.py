@@ -92,8 +92,8 @@ def _checked(stage: StageFindings) -> CheckedStage:
 
 def _check_run(path: Path, record: RunRecord, found: Findings) -> None:
     """The run's record, and the pointer to the newest run of its name."""
-    text = found.store.objects.read(found.store.key(path))
-    sealed = check_seal(text.text) if text is not None else "none"
+    read = found.store.objects.read(found.store.key(path))
+    sealed = check_seal(read.text) if read is not None else "none"
     if sealed == "broken":
         found.add("edited", path, "is not what was written: its checksum is another one")
     elif sealed == "none":

@@ -37,7 +37,7 @@ def check_content(stage: StageFindings, manifest: Manifest, deep: bool, rows: bo
     tables = _Tables(stage, manifest, rows) if manifest.kind == "rows" else None
     batches = _batches(stage, manifest, deep)
     for files in batches:
-        with stage.store.borrow(stage.out, files) as here:
+        with stage.store.copy.download_temp(stage.out, files) as here:
             if deep:
                 known = _broken(stage)
                 present = [file for file in files if stage.place(file.path) not in known]

@@ -278,7 +278,8 @@ def submit_many(checkpoint: str, prompts: Path, out: Path, options: Options, add
     from lumina.hub import PREFIX
     from lumina.prompt_files import read_prompts
     from pipelines.commands.jobs import follow_job
-    from pipelines.commands.package import CLI, code_identity, ship_code
+    from pipelines.commands.package import code_identity, ship_code
+    from pipelines.git import CLI
 
     rows = read_prompts(prompts)
     named = {"--checkpoint": checkpoint, "--out": str(out), "--adapter": options.adapter or ""}

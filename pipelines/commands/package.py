@@ -16,13 +16,11 @@ from pipelines.commands.options import run_words
 from pipelines.config import PipelineConfig
 from pipelines.engine.fingerprint import canonical_json
 from pipelines.errors import PipelineError
-from pipelines.git import HOME, Origin, origin, ship_origin
+from pipelines.git import CLI, HOME, PACKAGES, Origin, origin, ship_origin
 from pipelines.run_lock import portable
 from pipelines.tracking.uri import without_password
 
-PACKAGES = ("lumina", "curation", "jobs", "pipelines")
 _CONFIG = "config.yaml"
-CLI = "from pipelines.cli import main; main()"
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def check_content(stage: StageFindings, manifest: Manifest, deep: bool, rows: bo
     batches = _batches(stage, manifest, deep)
     with ExitStack() as to_close:
         for files in batches:
-            with stage.store.borrow(stage.out, files) as here:
+            with stage.store.copy.download_temp(stage.out, files) as here:
                 if deep:
                     known = _broken(stage)
                     present = [file for file in files if stage.place(file.path) not in known]

@@ -298,6 +298,6 @@ def _outliving(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 def _newest(target: Store, record: RunRecord) -> str | None:
     try:
-        return target.run_path(_name(record)).stem
+        return target.run_id(_name(record))
     except StoreError:
         return None

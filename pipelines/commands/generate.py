@@ -9,10 +9,9 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from lumina.hub import PREFIX, hub_model, no_folder
 from lumina.models.config import AttentionKernel
 from lumina.precision import Precision, precision_on
-from pipelines.commands.options import width_and_height
+from pipelines.commands.options import check_checkpoint, width_and_height
 from pipelines.commands.written import check_file
 from pipelines.errors import PipelineError
 from pipelines.terminal import make_console
@@ -56,10 +55,7 @@ def generate(
     files = [out] if count == 1 else [out.with_stem(f"{out.stem}-{number}") for number in range(1, count + 1)]
     for file in files:
         check_file("--out", file, makes_folder=True)
-    model = hub_model(checkpoint)
-    named = model is not None and (checkpoint.startswith(PREFIX) or model.snapshot is not None)
-    if not Path(checkpoint).is_dir() and not named:
-        raise PipelineError(f"--checkpoint {no_folder(checkpoint)}; `lumina run` prints where it exported one")
+    check_checkpoint("--checkpoint", checkpoint)
     if adapter_scale is not None and adapter is None:
         raise PipelineError(f"--adapter-scale {adapter_scale:g}: it is of an adapter, and --adapter names none")
     scale = 1.0 if adapter_scale is None else adapter_scale

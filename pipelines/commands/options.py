@@ -14,6 +14,7 @@ from rich.console import RenderableType
 
 from lumina.hub import PREFIX, hub_model, no_folder
 from pipelines.errors import PipelineError
+from pipelines.git import PACKAGES
 from pipelines.terminal import Text, json_text, make_console
 
 if TYPE_CHECKING:
@@ -48,8 +49,6 @@ RecomputeOption = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-_OURS = ("pipelines", "jobs", "curation", "lumina")
 
 
 def all_overrides(override: list[str] | None, name: str | None, store: str | None) -> list[str]:
@@ -150,7 +149,7 @@ def one_line_errors(debug: bool) -> Iterator[None]:
         if debug:
             raise
         # Ours say what to do; of what nobody foresaw the class may be all there is.
-        named = type(error).__module__.partition(".")[0] in _OURS
+        named = type(error).__module__.partition(".")[0] in PACKAGES
         ours = named or isinstance(error, FileNotFoundError) or type(error) is ValueError
         message = str(error) if ours else f"{type(error).__name__}: {error}"
         make_console(stderr=True).print(Text(f"error: {message}", "bold red"), soft_wrap=True)

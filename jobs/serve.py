@@ -11,7 +11,8 @@ import logging
 import re
 import socket
 import time
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,8 +98,6 @@ class Replica:
 
     async def make(self, settings: str) -> AsyncGenerator[Event, None]:
         """See `ClipMaker.make`; takes the settings as JSON."""
-        from contextlib import aclosing
-
         async with aclosing(self._maker.make(ClipSettings.model_validate_json(settings))) as events:
             async for event in events:
                 yield event
@@ -129,12 +128,30 @@ class Front:
             answers.cancel()  # does nothing to what has ended
 
 
-def start(server: Server, served: Served, limits: Limits) -> None:
-    """Start serving on the Ray cluster that this process is connected to; returns when every replica is loaded.
+@contextmanager
+def serving(server: Server, served: Served, limits: Limits) -> Iterator[None]:
+    """Serve on the Ray cluster that this process is connected to, once every replica is loaded, until the block ends.
+
+    What is being made then is stopped, and nothing of Ray Serve stays.
 
     Raises:
-        ServeError: the networks cannot be loaded, or the cluster has no room.
+        ServeError: the networks cannot be loaded, the cluster has no room, or serves something else already.
     """
+    from ray import serve
+    from ray.exceptions import RayError
+
+    _check_alone()
+    try:
+        _start(server, served, limits)
+        yield
+    finally:
+        try:
+            serve.shutdown()
+        except (RayError, RuntimeError) as error:
+            log.warning("Ray Serve did not end in good order: %s", str(error).strip().partition("\n")[0])
+
+
+def _start(server: Server, served: Served, limits: Limits) -> None:
     from ray import serve
 
     for name in ("ray.serve", "ray._private"):
@@ -148,7 +165,10 @@ def start(server: Server, served: Served, limits: Limits) -> None:
         # The queue is the front's.
         max_ongoing_requests=1,
         ray_actor_options={"num_cpus": 1 - gpus, "num_gpus": gpus},
+        # What fails to load once fails again.
+        max_constructor_retry_count=1,
         graceful_shutdown_timeout_s=10,
+        graceful_shutdown_wait_loop_s=0.2,
         logging_config=quiet,
     )(Replica).bind(served, server.device, server.threads)
     front = serve.deployment(
@@ -157,6 +177,7 @@ def start(server: Server, served: Served, limits: Limits) -> None:
         max_ongoing_requests=256,
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_timeout_s=2,
+        graceful_shutdown_wait_loop_s=0.2,
         logging_config=quiet,
     )(serve.ingress()(Front)).bind(replicas, served, limits, server.replicas, server.names)
     serve.start(
@@ -167,7 +188,15 @@ def start(server: Server, served: Served, limits: Limits) -> None:
     try:
         serve.run(front, name=APPLICATION, route_prefix="/")
     except RuntimeError as error:
-        raise ServeError(f"the checkpoint cannot be served: {_reason(str(error))}") from error
+        raise ServeError(f"the checkpoint cannot be served: {_reason(_told(str(error)))}") from error
+
+
+def _check_alone() -> None:
+    """Ray Serve has one address on a cluster, and who ends it ends all that it serves."""
+    import ray
+
+    if any(actor["namespace"] == "serve" for actor in ray.util.list_named_actors(all_namespaces=True)):
+        raise ServeError("the cluster serves something already, and has one server at a time: `serve shutdown` ends it")
 
 
 def _check_room(server: Server, gpus: int) -> None:
@@ -180,6 +209,15 @@ def _check_room(server: Server, gpus: int) -> None:
     fit = room(nodes, {kind: 1})
     if fit < server.replicas:
         raise ServeError(f"{server.replicas} replicas take a {kind} each, and the cluster has {fit}: lower --replicas")
+
+
+def _told(text: str) -> str:
+    """What Ray Serve says of the deployments, of which an error names but the names; `text` if it says nothing."""
+    from ray import serve
+
+    found = serve.status().applications.get(APPLICATION)
+    deployments = [] if found is None else [found.deployments[name].message for name in sorted(found.deployments)]
+    return "\n".join(filter(None, deployments)) or text
 
 
 def _reason(text: str) -> str:
@@ -199,18 +237,3 @@ def watch() -> None:
             raise ServeError(
                 "the server has ended: " + (_reason(found.message) if found else "Ray Serve knows it no more")
             )
-
-
-def stop() -> None:
-    """End the server; what is made is stopped, and nothing of Ray Serve stays."""
-    import ray
-
-    if not ray.is_initialized():
-        return
-    from ray import serve
-    from ray.exceptions import RayError
-
-    try:
-        serve.shutdown()
-    except (RayError, RuntimeError) as error:
-        log.warning("Ray Serve did not end in good order: %s", str(error).strip().partition("\n")[0])

@@ -92,20 +92,21 @@ def serve(
         threads = None if gpus else torch.get_num_threads()
         server = serve.Server(host, port, replicas or max(1, gpus), device, threads)
         console.print(f"Loading {checkpoint} ...", soft_wrap=True)
-        serve.start(server, served, limits)
-        if not serve.is_loopback(host):
-            console.print(Text(_OPEN.format(server.address), "yellow"), soft_wrap=True)
-        console.print(
-            f"{served.name} on {server.address}, {server.replicas} x {device}; the API is {server.address}/v1/videos; "
-            "Ctrl-C ends it",
-            soft_wrap=True,
-        )
-        serve.watch()
+        with serve.serving(server, served, limits):
+            if not serve.is_loopback(host):
+                console.print(Text(_OPEN.format(server.address), "yellow"), soft_wrap=True)
+            console.print(
+                f"{served.name} on {server.address}, {server.replicas} x {device}; the API is at "
+                f"{server.address}/v1/videos; Ctrl-C ends it",
+                soft_wrap=True,
+            )
+            try:
+                serve.watch()
+            finally:
+                console.print("Ending ...")
     except KeyboardInterrupt:
-        console.print("Ending ...")
+        pass  # as it is meant to end; a second one ends what does not end in good order
     finally:
-        # A second Ctrl-C ends what does not end in good order.
-        serve.stop()
         cluster.shutdown()
         signal.signal(signal.SIGTERM, before)
 

@@ -46,16 +46,18 @@ def test_the_whole_way(ray_cluster: None, tmp_path: Path) -> None:
             time.sleep(0.05)
         return job
 
-    try:
-        serve.start(server, checkpoint(tmp_path), Limits())
+    with serve.serving(server, checkpoint(tmp_path), Limits()):
+        with (
+            pytest.raises(serve.ServeError, match="the cluster serves something already"),
+            serve.serving(server, checkpoint(tmp_path / "other"), Limits()),
+        ):
+            pass
         assert b"<title>tiny: text to video</title>" in ask("GET", "/")
         long = make(steps=100)["id"]
         until(long, "in_progress")
         assert json.loads(ask("DELETE", f"/v1/videos/{long}"))["deleted"]
         job = until(make(seed=3, steps=2)["id"], "completed")
         content = ask("GET", f"/v1/videos/{job['id']}/content")
-    finally:
-        serve.stop()
     words = [*shlex.split(job["command"])[1:], "--out", str(tmp_path / "clip.mp4")]
     ran = CliRunner().invoke(cli.app, words)
     assert ran.exit_code == 0, ran.output

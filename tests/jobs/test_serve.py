@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shlex
 import socket
@@ -81,3 +82,9 @@ def test_the_last_error_of_a_traceback_is_told() -> None:
     )
     assert serve._reason(traceback) == "PartError: no part"
     assert serve._reason("no room\nat all") == "at all"
+
+
+def test_without_its_packages_the_error_says_what_brings_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "watchfiles" else name)
+    with pytest.raises(serve.ServeError, match=r"Ray Serve lacks watchfiles: `pip install 'lumina-video\[serve\]'`"):
+        serve.check_packages()

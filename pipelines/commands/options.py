@@ -89,6 +89,12 @@ def check_checkpoint(option: str, text: str) -> None:
         raise PipelineError(f"{option} {no_folder(text)}; `lumina run` prints where it exported one")
 
 
+def check_adapter(adapter: str | None, scale: float | None) -> None:
+    """Check that a scale is of an adapter."""
+    if scale is not None and adapter is None:
+        raise PipelineError(f"--adapter-scale {scale:g}: it is of an adapter, and --adapter names none")
+
+
 def open_store(where: str | None) -> Store:
     """The store at a place, or where outputs are kept unless a config says otherwise."""
     from pipelines.engine.store import open_store as stores

@@ -10,7 +10,7 @@ import typer
 
 from lumina.models.config import AttentionKernel
 from lumina.precision import Precision
-from pipelines.commands.options import check_checkpoint
+from pipelines.commands.options import check_adapter, check_checkpoint
 from pipelines.errors import PipelineError
 from pipelines.terminal import Text, make_console
 
@@ -49,8 +49,7 @@ def serve(
 ) -> None:
     """Serve a checkpoint: a page to try it, and an API like OpenAI's /v1/videos. Ctrl-C ends it."""
     check_checkpoint("CHECKPOINT", checkpoint)
-    if adapter_scale is not None and adapter is None:
-        raise PipelineError(f"--adapter-scale {adapter_scale:g}: it is of an adapter, and --adapter names none")
+    check_adapter(adapter, adapter_scale)
     from jobs import cluster, serve
     from jobs.runtime import RuntimeConfig
     from jobs.serve_request import ClipRequest, Limits, RequestError, read_served, resolve

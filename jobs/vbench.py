@@ -206,8 +206,7 @@ def _score_natively(
     if not todo:
         return
     device = "cuda" if runtime.use_gpu else "cpu"
-    worker = (JudgeWorker, (config.weights, device, config.dtype))
-    for result in hand_out(worker, todo, runtime):
+    for result in hand_out(JudgeWorker, (config.weights, device, config.dtype), todo, runtime):
         if result.error is not None:
             raise result.error
         store.add(result.value)

@@ -20,12 +20,13 @@ from pydantic import Field
 from jobs.actor_pool import hand_out
 from lumina.config import Config
 from lumina.files import sha256_file
-from lumina.vbench.clip_files import prompt_of
+from lumina.vbench.clip_files import arranged
 from lumina.vbench.dimensions import DIMENSIONS
 from lumina.vbench.judges import NATIVE, Judges, VBenchWeights, content_digest, key, missing_weights, used_weights
 from lumina.vbench.prompts import VBenchPrompt
 from lumina.vbench.reading import UnreadableClipError, read_clip
 from lumina.vbench.score_store import SCORES_FILE, Scored, ScoreStore
+from lumina.vbench.suite import judged_by as judged_of
 from lumina.vbench.summary import By, DimensionScores
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class ClipFile:
     sha256: str
     prompt: VBenchPrompt | None
     """None where no prompt file tells what it shows."""
+    dimensions: tuple[str, ...]
+    """That look at it."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +101,33 @@ class JudgeWorker:
         return [Scored(task.name, task.sha256, name, task.keys[name], verdict) for name, verdict in verdicts.items()]
 
 
-def find_clips(folder: Path, names: Iterable[str], prompts: Mapping[str, VBenchPrompt]) -> list[ClipFile]:
-    """The clips of these names with their contents' digests."""
-    return [
-        ClipFile(folder / name, name, sha256_file(folder / name), prompts.get(prompt_of(name)))
-        for name in sorted(names)
-    ]
+def find_clips(
+    folder: Path, names: Iterable[str], prompts: Sequence[VBenchPrompt], dimensions: Sequence[str], samples: int
+) -> list[ClipFile]:
+    """Clips with their contents' digests, and who looks at them.
+
+    Args:
+        folder: with the clips.
+        names: of their files; with prompts, files that are named after none of them are left aside.
+        prompts: what clips were made of; empty where that is not known: then every dimension looks at all of them.
+        dimensions: that are asked for.
+        samples: clips of a prompt that count.
+
+    Raises ValueError naming two files of one clip, or a folder without a clip of any prompt.
+    """
+    known = {prompt.text: prompt for prompt in prompts}
+    found = []
+    for text, files in arranged(names).items():
+        prompt = known.get(text)
+        if known and prompt is None:
+            continue
+        for index, name in files.items():
+            wanted = judged_of(prompt, index, samples) if prompt else tuple(dimensions)
+            if wanted:
+                found.append(ClipFile(folder / name, name, sha256_file(folder / name), prompt, wanted))
+    if not found:
+        raise ValueError(f"{folder} holds no clip of any prompt of the file: expected PROMPT-INDEX.mp4")
+    return found
 
 
 def judged_by(dimension: str, config: JudgeConfig) -> By:
@@ -131,22 +155,24 @@ def score_clips(
     out: Path,
     runtime: RuntimeConfig,
     progress: Callable[[int, int, str], None],
+    expected: Mapping[str, int] | None = None,
 ) -> dict[str, DimensionScores]:
     """Score clips by dimensions; what the log in `out` knows already is taken from there.
 
     Args:
-        clips: each is judged by the dimensions of its prompt, or by all where it has none.
+        clips: what is judged.
         dimensions: which.
         config: by whom.
         prompts_file: what the official code reads of the prompts.
         out: folder for the log and the official processes' files.
         runtime: every GPU of the cluster gets a worker, or every CPU that is free for one.
         progress: told of (clips done, clips in all, what).
+        expected: clips that each dimension asks for; None is those that are there.
 
     Raises OfficialError if the official code failed: what was scored before is kept, and a rerun goes on.
     """
     store = ScoreStore(out / SCORES_FILE)
-    asked = {name: [clip for clip in clips if _is_for(clip, name)] for name in dimensions}
+    asked = {name: [clip for clip in clips if name in clip.dimensions] for name in dimensions}
     ready = [name for name in dimensions if unavailable(name, config) is None]
     native = [name for name in ready if judged_by(name, config) == "native"]
     keys = {name: key(name, config.weights, config.dtype) for name in native}
@@ -167,13 +193,13 @@ def score_clips(
         scored = [known[place] for place in places if place in known]
         weights = versions if name in official else _digests(name, config)
         found[name] = DimensionScores(
-            judged_by(name, config), scored, len(asked[name]), weights, unavailable(name, config)
+            judged_by(name, config),
+            scored,
+            (expected or {}).get(name, len(asked[name])),
+            weights,
+            unavailable(name, config),
         )
     return found
-
-
-def _is_for(clip: ClipFile, dimension: str) -> bool:
-    return clip.prompt is None or dimension in clip.prompt.dimensions
 
 
 def _digests(dimension: str, config: JudgeConfig) -> dict[str, str]:

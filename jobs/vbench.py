@@ -142,9 +142,7 @@ def unavailable(dimension: str, config: JudgeConfig) -> str | None:
     if judged_by(dimension, config) == "native" or config.python is not None:
         return None
     needs = missing_weights(dimension, config.weights) if dimension in NATIVE else ()
-    if needs:
-        return f"it needs the weights {', '.join(needs)}, or an interpreter with the official vbench"
-    return "it is scored by the official vbench alone: name an interpreter that has it; docs/vbench.md has the recipe"
+    return f"needs weights of {', '.join(needs)}, or the official vbench" if needs else "needs the official vbench"
 
 
 def score_clips(

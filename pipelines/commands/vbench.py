@@ -300,9 +300,15 @@ def report_view(report: Report) -> RenderableType:
         value = percent(one.interval) if one.interval else "-"
         note = in_line(one.gap, "yellow") if one.gap else Text(one.note or "", "dim")
         numbers = (f"{one.prompts:,}", f"{one.clips:,}")
-        table.add_row(one.metric, value, f"{paper.scores[one.name]:.2f}", *numbers, note)
+        name = one.metric if one.interval else one.name
+        table.add_row(name, value, f"{paper.scores[one.name]:.2f}", *numbers, note)
     for total in report.summary.totals:
         value = percent(total.interval) if total.interval else "-"
-        note = Text(total.gap or "", "yellow")
-        table.add_row(total.metric, value, f"{printed[total.name]:.2f}", "", "", note)
-    return Group(table)
+        name = total.metric if total.interval else total.name
+        table.add_row(name, value, f"{printed[total.name]:.2f}", "", "", Text(total.gap or "", "yellow"))
+    gaps = any(one.gap for one in report.summary.dimensions)
+    return (
+        Group(table, Text("docs/vbench.md says which weights and which environment there are.", "dim"))
+        if gaps
+        else table
+    )

@@ -19,6 +19,7 @@ from pipelines.commands.run import plan, run
 from pipelines.commands.runs import compare, diff, quarantine, report, selection, verify
 from pipelines.commands.status import status
 from pipelines.commands.track import track
+from pipelines.commands.vbench import vbench
 from pipelines.terminal import log_to_terminal, plain
 
 app = typer.Typer(
@@ -45,6 +46,7 @@ add_commands(
     track=track,
     probe=probe,
     generate=generate,
+    vbench=vbench,
     convert=convert,
     assemble=assemble,
     cost=cost,

@@ -20,6 +20,7 @@ from pipelines.commands.runs import compare, diff, quarantine, report, selection
 from pipelines.commands.serve import serve
 from pipelines.commands.status import status
 from pipelines.commands.track import track
+from pipelines.commands.vbench import vbench
 from pipelines.terminal import log_to_terminal, plain
 
 app = typer.Typer(
@@ -47,6 +48,7 @@ add_commands(
     probe=probe,
     generate=generate,
     serve=serve,
+    vbench=vbench,
     convert=convert,
     assemble=assemble,
     cost=cost,

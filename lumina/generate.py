@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -80,12 +80,8 @@ class TextToVideo:
 
         Raises FileNotFoundError naming the part that is missing, ValueError if the adapter is of another network.
         """
-        root = _local(directory)
+        root, elsewhere = find_parts(directory)
         dtype = dtype or getattr(torch, precision_on(str(device)))
-        elsewhere = read_references(root)
-        for name in (TRANSFORMER, VAE, TEXT_ENCODER, SYSTEM_PROMPTS_FILE, GENERATION_FILE):
-            if name not in elsewhere and not (root / name).exists():
-                raise FileNotFoundError(f"{root} is no text-to-video checkpoint: it holds no {name}")
         if adapter is None:
             transformer = load_model(root / TRANSFORMER, device, dtype)
         else:
@@ -193,13 +189,7 @@ class TextToVideo:
 
     def system_prompt(self, source: str | None) -> str:
         """Text of a source's system prompt; None is the default source, or the only one."""
-        name = source or self.defaults.source
-        if name is None and len(self.system_prompts) == 1:
-            [name] = self.system_prompts
-        if name is None or name not in self.system_prompts:
-            asked = "name a source" if name is None else f"no system prompt for source {name!r}"
-            raise ValueError(f"{asked}; there are {', '.join(self.system_prompts)}")
-        return self.system_prompts[name].text
+        return self.system_prompts[find_source(self.system_prompts, source or self.defaults.source)].text
 
     def latent_shape(self, num_frames: int, width: int, height: int, sampler: SamplerConfig) -> tuple[int, ...]:
         """[C, F, h, w] of a clip; raises ValueError, naming what fits, if a scale of the sampler does not divide it."""
@@ -222,6 +212,29 @@ def latent_shape(
         fits = " or ".join(str(count) for count in (near, near + step) if count >= step)
         raise ValueError(f"num_frames must be a multiple of {step} for this sampler, got {num_frames}: take {fits}")
     return (model.in_channels, frames, height // SPATIAL_COMPRESSION, width // SPATIAL_COMPRESSION)
+
+
+def find_source(known: Collection[str], source: str | None) -> str:
+    """The source that is meant: None is the only one there is. Raises ValueError, naming those that there are."""
+    if source is None and len(known) == 1:
+        [source] = known
+    if source is None or source not in known:
+        asked = "name a source" if source is None else f"no system prompt for source {source!r}"
+        raise ValueError(f"{asked}; there are {', '.join(known)}")
+    return source
+
+
+def find_parts(directory: str | Path) -> tuple[Path, dict[str, Path]]:
+    """The folder of a text-to-video checkpoint, and where those of its parts are that it names by hub ids.
+
+    Reads no weights. Raises FileNotFoundError naming the part that is missing.
+    """
+    root = _local(directory)
+    elsewhere = read_references(root)
+    for name in (TRANSFORMER, VAE, TEXT_ENCODER, SYSTEM_PROMPTS_FILE, GENERATION_FILE):
+        if name not in elsewhere and not (root / name).exists():
+            raise FileNotFoundError(f"{root} is no text-to-video checkpoint: it holds no {name}")
+    return root, elsewhere
 
 
 def _local(source: str | Path) -> Path:

@@ -17,6 +17,7 @@ from pipelines.commands.probe_file import probe
 from pipelines.commands.rerun import rerun
 from pipelines.commands.run import plan, run
 from pipelines.commands.runs import compare, diff, quarantine, report, selection, verify
+from pipelines.commands.serve import serve
 from pipelines.commands.status import status
 from pipelines.commands.track import track
 from pipelines.commands.vbench import vbench
@@ -47,6 +48,7 @@ add_commands(
     probe=probe,
     generate=generate,
     vbench=vbench,
+    serve=serve,
     convert=convert,
     assemble=assemble,
     cost=cost,

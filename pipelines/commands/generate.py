@@ -9,11 +9,10 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from lumina.hub import PREFIX, hub_model, no_folder
 from lumina.models.config import AttentionKernel
 from lumina.precision import Precision, precision_on
 from pipelines.commands.generate_many import Options, check_folder, generate_many, submit_many
-from pipelines.commands.options import width_and_height
+from pipelines.commands.options import check_adapter, check_checkpoint, width_and_height
 from pipelines.commands.written import check_file
 from pipelines.errors import PipelineError
 from pipelines.terminal import make_console
@@ -91,12 +90,12 @@ def generate(
     """
     if (prompt is None) == (prompts is None):
         raise PipelineError("give either --prompt TEXT, which may be repeated, or --prompts FILE")
-    _check_adapter(adapter, adapter_scale)
+    check_adapter(adapter, adapter_scale)
     if prompts is not None:
         folder = out or Path("clips")
         check_folder(folder)
         if address is None:
-            _check_checkpoint(checkpoint)
+            check_checkpoint("--checkpoint", checkpoint)
         options = Options(
             adapter=adapter,
             adapter_scale=1.0 if adapter_scale is None else adapter_scale,
@@ -130,7 +129,7 @@ def generate(
     files = [out] if count == 1 else [out.with_stem(f"{out.stem}-{number}") for number in range(1, count + 1)]
     for file in files:
         check_file("--out", file, makes_folder=True)
-    _check_checkpoint(checkpoint)
+    check_checkpoint("--checkpoint", checkpoint)
     scale = 1.0 if adapter_scale is None else adapter_scale
     width, height = width_and_height(size) if size else (None, None)
     console = make_console()
@@ -171,15 +170,3 @@ def generate(
         length, high, wide = clip.shape[:3]
         console.print(f"{path}: {length} frames, {wide}x{high}, {made.fps:g} fps", soft_wrap=True)
     return 0
-
-
-def _check_checkpoint(checkpoint: str) -> None:
-    model = hub_model(checkpoint)
-    named = model is not None and (checkpoint.startswith(PREFIX) or model.snapshot is not None)
-    if not Path(checkpoint).is_dir() and not named:
-        raise PipelineError(f"--checkpoint {no_folder(checkpoint)}; `lumina run` prints where it exported one")
-
-
-def _check_adapter(adapter: str | None, scale: float | None) -> None:
-    if scale is not None and adapter is None:
-        raise PipelineError(f"--adapter-scale {scale:g}: it is of an adapter, and --adapter names none")

@@ -11,23 +11,20 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lumina.adapters import load_adapted
 from lumina.checkpoints import load_model, save_model, write_whole
 from lumina.flow_matching.sampler import Progress, sample
 from lumina.flow_matching.schedules import SamplerConfig, sampler_config
 from lumina.generation_config import GenerationConfig
+from lumina.latents import initial_noise, latent_shape
 from lumina.models.autoencoder import VideoAutoencoder
-from lumina.models.config import NextDiTConfig
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.models.text_encoder import TextEncoder
 from lumina.parts import read_references
 from lumina.precision import precision_on
 from lumina.pretrained import local_folder, locate
 from lumina.prompt_length import MAX_TOKENS
-from lumina.randomness import generator
-from lumina.sizes import SPATIAL_COMPRESSION, check_size, generated_latents
 from lumina.system_prompts import SystemPrompt, compose, read_system_prompts, write_system_prompts
 
 TRANSFORMER, VAE, TEXT_ENCODER = "transformer", "vae", "text_encoder"
@@ -206,24 +203,6 @@ class TextToVideo:
         return latent_shape(self.transformer.config, num_frames, width, height, sampler)
 
 
-def latent_shape(
-    model: NextDiTConfig, num_frames: int, width: int, height: int, sampler: SamplerConfig
-) -> tuple[int, ...]:
-    """See `TextToVideo.latent_shape`."""
-    frames = generated_latents(num_frames)
-    patches = [patch for _, patch in sampler.patches_of(frames)]
-    for patch in patches:
-        model.check_patch(patch)
-    check_size(width, height, SPATIAL_COMPRESSION * max(patch[1] for patch in patches))
-    whole = max(patch[0] for patch in patches)
-    if frames > 1 and frames % whole:
-        step = whole * num_frames // frames
-        near = num_frames // step * step
-        fits = " or ".join(str(count) for count in (near, near + step) if count >= step)
-        raise ValueError(f"num_frames must be a multiple of {step} for this sampler, got {num_frames}: take {fits}")
-    return (model.in_channels, frames, height // SPATIAL_COMPRESSION, width // SPATIAL_COMPRESSION)
-
-
 def _local(source: str | Path) -> Path:
     """The directory `source`, or a snapshot of the hub repository of that name."""
     folder = local_folder(source)
@@ -239,12 +218,6 @@ def _begin(text: str) -> str:
     """A text on one line, of a long one its beginning."""
     line = " ".join(text.split())
     return line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]}..."
-
-
-def initial_noise(shape: Sequence[int], seed: int, *address: int | str) -> Tensor:
-    """Standard normal noise (float32) of one clip: the same for the same seed and address, whatever its batch."""
-    rng = generator(seed, "noise/sample", *address)
-    return torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32))
 
 
 def write_texts(directory: Path, prompts: Iterable[SystemPrompt], defaults: GenerationConfig) -> None:

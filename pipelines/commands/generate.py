@@ -11,6 +11,7 @@ from rich.progress import Progress
 
 from lumina.hub import PREFIX, hub_model, no_folder
 from lumina.models.config import AttentionKernel
+from lumina.offload import OffloadSetting
 from lumina.precision import Precision, precision_on
 from pipelines.commands.options import width_and_height
 from pipelines.commands.written import check_file
@@ -44,7 +45,14 @@ def generate(
         Precision, typer.Option(help="Type in which the networks compute; auto is bfloat16 on a GPU.")
     ] = "auto",
     attention: Annotated[AttentionKernel, typer.Option(help="Kernel of attention on a GPU.")] = "auto",
-    tiling: Annotated[bool, typer.Option("--tiling", help="Decode in tiles: less memory for large frames.")] = False,
+    tiling: Annotated[
+        bool | None,
+        typer.Option("--tiling/--no-tiling", help="Decode in tiles; on a GPU where whole frames do not fit otherwise."),
+    ] = None,
+    offload: Annotated[
+        OffloadSetting,
+        typer.Option(help="What waits on the CPU: the text encoder, or each network (model); auto is what fits a GPU."),
+    ] = "auto",
     out: Annotated[
         Path, typer.Option(metavar="FILE.mp4", help="H.264 file to write; several prompts give FILE-1.mp4, ...")
     ] = Path("out.mp4"),
@@ -78,11 +86,12 @@ def generate(
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         precision = getattr(torch, precision_on(device, dtype))
-        loaded = TextToVideo.from_pretrained(checkpoint, device, precision, adapter=adapter, adapter_scale=scale)
+        loaded = TextToVideo.from_pretrained(
+            checkpoint, device, precision, adapter=adapter, adapter_scale=scale, tiling=tiling, offload=offload
+        )
         use_kernel(attention, loaded.transformer.config, device, precision)
-        if tiling:
-            loaded.vae.enable_tiling()
         sampler = sampler_config(preset or loaded.defaults.sampler)
+        sampler = sampler if steps is None else sampler.model_copy(update={"steps": steps})
         made = loaded(
             prompt,
             source=source,
@@ -93,9 +102,10 @@ def generate(
             width=width,
             height=height,
             fps=fps,
-            sampler=sampler if steps is None else sampler.model_copy(update={"steps": steps}),
+            sampler=sampler,
             progress=lambda done, total: bar.update(task, description="generating", completed=done, total=total),
         )
+    console.print(str(loaded.memory_plan(frames, width, height, sampler, count)), soft_wrap=True)
     for path, clip in zip(files, made.frames, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_h264(path, clip, made.fps)

@@ -223,16 +223,18 @@ class TextToVideo:
         sizes = {name: sum(value.nbytes for value in one.parameters()) for name, one in networks.items()}
         free = free_bytes(device)
         if free is not None:
+            # Our own weights are in the plan.
             at = {name: next(one.parameters()).device.type for name, one in networks.items()}
             free += sum(size for name, size in sizes.items() if at[name] == device.type)
         settings = self.defaults.model_copy(
             update={
-                "num_frames": num_frames or self.defaults.num_frames,
-                "width": width or self.defaults.width,
-                "height": height or self.defaults.height,
+                "num_frames": self.defaults.num_frames if num_frames is None else num_frames,
+                "width": self.defaults.width if width is None else width,
+                "height": self.defaults.height if height is None else height,
                 "sampler": sampler_config(self.defaults.sampler if sampler is None else sampler),
             }
         )
+        self.latent_shape(settings.num_frames, settings.width, settings.height, settings.sampler)
         wanted = True if self.vae.vae.use_tiling else self.tiling
         need = _need(self.transformer.config, settings, clips, self.transformer.dtype, sizes)
         tiling, offload = plan_memory(need, free, wanted, self.offload)

@@ -1,4 +1,4 @@
-"""Offloading to the CPU: which networks of a generation wait there. Without torch, so that a command line may read it."""
+"""Offloading to the CPU: which networks of a generation wait there. Without torch, as a command line needs it."""
 
 from __future__ import annotations
 

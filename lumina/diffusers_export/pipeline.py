@@ -155,9 +155,9 @@ class LuminaVideoPipeline(DiffusionPipeline):
         sampler = self.scheduler.sampler.model_copy(update=changes)
         shape = latent_shape(
             self.transformer.config,
-            num_frames or self.config.num_frames,
-            width or self.config.width,
-            height or self.config.height,
+            self.config.num_frames if num_frames is None else num_frames,
+            self.config.width if width is None else width,
+            self.config.height if height is None else height,
             sampler,
         )
         count = len(captions) * num_videos_per_prompt

@@ -19,6 +19,7 @@ from typing import Any, Self
 import rich.text
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.padding import Padding
 from rich.segment import Segment
 from rich.table import Table
 
@@ -78,6 +79,11 @@ def make_table(*columns: str, title: str | None = None) -> Table:
         else:
             table.add_column(name, justify="right" if column.startswith(">") else "left", no_wrap=True)
     return table
+
+
+def indented(what: RenderableType, blanks: int = 2) -> Padding:
+    """What stands below something else, so much to the right."""
+    return Padding(what, (0, 0, 0, blanks), expand=False)
 
 
 class _ShownFormatter(logging.Formatter):

@@ -89,7 +89,7 @@ def selection(
     found = report.read_selection(opened, record)
     difference = report.read_difference(opened, before, record) if before else None
     if as_json:
-        content = {"selection": asdict(found), "difference": difference and asdict(difference)}
+        content = {"selection": found, "difference": difference}
         typer.echo(json_text(content))
         return
     console = make_console()

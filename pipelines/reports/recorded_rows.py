@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from curation.operator import Shard
 
-_SHARDS = 8
-"""Shards of curation that are read together, 131,072 rows at most."""
+_SHARDS = 4
+"""Shards of curation that are read together, 65,536 rows at most."""
 
 
 def recorded_rows(store: Store, record: RunRecord, stage: str) -> ds.Dataset:

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from pipelines.engine.store.manifest import Manifest
-from pipelines.engine.store.run_record import RunRecord, StageEntry
+from pipelines.engine.store.run_record import RunRecord, StageEntry, run_ids
 from pipelines.engine.store.store import Store
 from pipelines.errors import PipelineError, StoreError
 from pipelines.reports.recorded_rows import id_ranges, reading, recorded_rows
@@ -139,11 +138,11 @@ def previous(store: Store, record: RunRecord) -> RunRecord | None:
     """The newest older run of the same name whose selection is another one; None if there is none."""
     own = record.stages.get(STAGE)
     found = []
-    for path in (store.root / "runs").glob("*.json"):
+    for run in run_ids(store.objects):
         try:
-            other = RunRecord.load(path)
+            other = RunRecord.load(store.objects, run)
         except StoreError as error:
-            log.debug("%s: skipped: %s", path, error)
+            log.debug("%s: skipped: %s", run, error)
             continue
         if other.name == record.name and (other.started, other.run) < (record.started, record.run):
             found.append(other)
@@ -166,7 +165,9 @@ def _open(store: Store, record: RunRecord) -> tuple[ds.Dataset, Mapping[str, Any
     if entry is None or entry.path is None or entry.fingerprint is None:
         raise PipelineError(f"run {record.run} has no selection: its stage {STAGE} is not done")
     with reading(record.run, "selection"):
-        manifest = Manifest.from_sealed(store.record_text(STAGE, entry.fingerprint) or "")
+        manifest, problem = store.look(STAGE, entry.fingerprint)
+        if manifest is None:
+            raise ValueError(problem or f"{store.name(store.root / entry.path)} is gone")
         return recorded_rows(store, record, STAGE), manifest.recipe["config"]
 
 

@@ -20,12 +20,12 @@ from typing import Annotated, Any
 from pydantic import StringConstraints
 
 from curation.manifests import media_root
-from lumina.files import place_of, replace_file
+from lumina.files import place_of
 from pipelines.config import PipelineConfig
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from pipelines.engine.store.typed import Fingerprint, Text, Whole, checked, plain
-from pipelines.errors import PipelineError, StoreError
+from pipelines.errors import GoneError, StoreError
 from pipelines.git import origin
 from pipelines.tracking.uri import without_password
 
@@ -174,32 +174,25 @@ def _code(store: Store) -> Code:
 
 def _keep(store: Store, patch: bytes) -> str:
     digest = hashlib.sha256(patch).hexdigest()
-    path = patch_path(store, digest)
-    try:
-        replace_file(path, patch, sync=True)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
-    store.share(path)
+    store.objects.put(patch_key(digest), patch, sync=True)
     return digest
 
 
-def patch_path(store: Store, patch: str) -> Path:
-    """Where the patch with this SHA-256 lies."""
-    return store.root / "patches" / f"{patch}.patch"
+def patch_key(patch: str) -> str:
+    """Of the patch with this SHA-256 in a store."""
+    return f"patches/{patch}.patch"
 
 
 def read_patch(store: Store, patch: str) -> bytes:
     """A kept patch.
 
     Raises:
-        PipelineError: it is gone or damaged.
+        GoneError: it is gone.
+        StoreError: it is damaged, or cannot be read.
     """
-    path = patch_path(store, patch)
-    store.bring(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise PipelineError(f"the patch {path} cannot be read: {error.strerror or error}") from error
+    content, name = store.objects.get(patch_key(patch)), store.objects.name(patch_key(patch))
+    if content is None:
+        raise GoneError(f"the patch {name} is gone")
     if hashlib.sha256(content).hexdigest() != patch:
-        raise PipelineError(f"the patch {path} is damaged: its SHA-256 is not that of its name")
+        raise StoreError(f"the patch {name} is damaged: its SHA-256 is not that of its name")
     return content

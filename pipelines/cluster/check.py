@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import importlib.util
 import json
@@ -20,7 +19,7 @@ from jobs.capacity import Need, Work, needs, room, shortage
 from jobs.runtime import RuntimeConfig
 from pipelines.cluster.document import Document, Location, Problem, fill, read
 from pipelines.config import load_config
-from pipelines.errors import PipelineError
+from pipelines.errors import PipelineError, did_you_mean
 from pipelines.load import ConfigError, shipped
 
 Kind = Literal["launcher", "rayjob"]
@@ -33,7 +32,6 @@ _CONTAINER = ("template", "spec", "containers", 0)
 _GPU = "nvidia.com/gpu"
 _OTHER_RAY = re.compile(r"(?:\bray(?:\[[\w,-]*\])?\s*==\s*|/ray(?:-ml|-llm)?:)(\d+\.\d+\.\d+)")
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m?)")
-_HINTS = {"string": ": put it in quotes", "integer": ": write a number without quotes"}
 _MOST_NODES = 10_000
 """Counted one by one; a file that allows more allows enough."""
 
@@ -152,18 +150,17 @@ def _violations(document: Document, schema: Mapping[str, Any]) -> Iterator[Probl
             key = error.message.split("'")[1]
             yield document.problem(at, f"{key} is missing: add it below")
         elif error.validator == "enum":
-            near = difflib.get_close_matches(str(error.instance), map(str, error.validator_value), 1)
-            yield document.problem(at, f"{error.message}{f'; did you mean {near[0]}?' if near else ''}")
+            hint = did_you_mean(str(error.instance), map(str, error.validator_value))
+            yield document.problem(at, "; ".join(filter(None, [error.message, hint])))
         elif error.validator == "const":
             yield document.problem(at, f"expected {error.validator_value}, got {error.instance!r}")
         else:
-            hint = _HINTS.get(str(error.validator_value), "") if error.validator == "type" else ""
+            hint = ": write a number without quotes" if error.validator_value == "integer" else ""
             yield document.problem(at, error.message + hint)
 
 
 def _unknown(document: Document, at: Location, known: Any) -> Problem:
-    near = difflib.get_close_matches(str(at[-1]), known, 1)
-    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(known))}"
+    hint = did_you_mean(str(at[-1]), known, f"known here: {', '.join(sorted(known))}")
     return document.problem(at, f"unknown key; {hint}")
 
 
@@ -212,9 +209,6 @@ def _amounts(given: Any) -> dict[str, float]:
 
 
 def _pool_problems(document: Document, pools: list[Pool]) -> Iterator[Problem]:
-    if pools and not any(pool.head for pool in pools):
-        names = ", ".join(pool.name for pool in pools)
-        yield document.problem(("head_node_type",), f"this is none of the node types; there are {names}")
     for pool in pools:
         if pool.head and pool.resources.get("GPU", 0) > 0:
             words = f"the head has {pool.resources['GPU']:g} GPU, which would wait for drivers: take a node without"

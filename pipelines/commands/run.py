@@ -237,7 +237,9 @@ def _finish(
         console.print(Text(f"the run has no record: {summary.unrecorded}", "bold red"), soft_wrap=True)
     else:
         record = store.get_run(summary.run_id)
-        store.fetch_run(record, ("curation_page", "export"))
+        for outcome in summary.outcomes.values():
+            if outcome.manifest is not None and outcome.name.partition("@")[0] in ("curation_page", "export"):
+                store.fetch(outcome.manifest)
         evaluations = read_evaluations(read_side(store, record))
         if any(one.sources or one.final for one in evaluations):
             console.print(comparison_view(evaluations))
@@ -248,6 +250,8 @@ def _finish(
 
 
 def _where(console: Console, store: Store, summary: RunSummary, links: Links, prompt: str) -> None:
+    from pipelines.engine.store.run_record import run_key
+
     def path(stage: str, below: str = "") -> Path | None:
         outcome = summary.outcomes.get(stage)
         if outcome is None or outcome.path is None or outcome.manifest is None:
@@ -264,7 +268,7 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
         ("clips", path("evaluate_final", "videos")),
         ("choice", path("choose", SELECTION_FILE)),
         ("MLflow", links.uri),
-        ("run", None if summary.unrecorded else store.root / "runs" / f"{summary.run_id}.json"),
+        ("run", None if summary.unrecorded else store.objects.name(run_key(summary.run_id))),
         ("unwritten", links.buffer),
     ]
     for label, value in rows:

@@ -110,7 +110,7 @@ def _held(store: Store, name: str, entry: StageEntry) -> Held:
         return replace(
             held, problem=f"{store.name(path)} was replaced by {manifest.attempt}, which a later run computed"
         )
-    if not store.has_output(manifest):
+    if manifest.files and not store.sizes(path):
         return replace(held, problem=f"{store.name(path)} is gone")
     if manifest.digest != held.digest:
         told = f"{file} says digest {manifest.digest}, the run recorded {held.digest}; see `lumina verify`"

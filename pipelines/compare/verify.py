@@ -11,16 +11,15 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipelines.compare.verification import CheckedStage, Findings, StageFindings, Unchecked, Verification
+from pipelines.compare.verification import CheckedStage, Findings, StageFindings, Unchecked, Verification, What
 from pipelines.engine.call import count_problem
 from pipelines.engine.fingerprint import fingerprint
 from pipelines.engine.store.checksum import check_seal
 from pipelines.engine.store.manifest import Manifest
-from pipelines.engine.store.run_record import RunRecord
+from pipelines.engine.store.run_record import RunRecord, run_key
 from pipelines.engine.store.store import Store
-from pipelines.engine.store.typed import read_text
-from pipelines.errors import PipelineError, StoreError
-from pipelines.run_lock import patch_path, read_lock, read_patch
+from pipelines.errors import GoneError, PipelineError, StoreError
+from pipelines.run_lock import patch_key, read_lock, read_patch
 
 
 def verify(
@@ -41,7 +40,7 @@ def verify(
     """
     begun = time.monotonic()
     record = store.get_run(run, sealed=False)
-    path = store.run_path(run)
+    path = store.root / run_key(store.run_id(run))
     whole = Findings(store)
     _check_run(path, record, whole)
     stages = [
@@ -93,7 +92,8 @@ def _checked(stage: StageFindings) -> CheckedStage:
 
 def _check_run(path: Path, record: RunRecord, found: Findings) -> None:
     """The run's record, and the pointer to the newest run of its name."""
-    sealed = check_seal(read_text(path))
+    read = found.store.objects.read(found.store.key(path))
+    sealed = check_seal(read.text) if read is not None else "none"
     if sealed == "broken":
         found.add("edited", path, "is not what was written: its checksum is another one")
     elif sealed == "none":
@@ -101,7 +101,7 @@ def _check_run(path: Path, record: RunRecord, found: Findings) -> None:
     _check_patch(path, record, found)
     pointer = found.store.root / "latest" / record.name
     try:
-        found.store.run_path(record.name)
+        found.store.run_id(record.name)
     except StoreError as error:
         found.add("damaged", pointer, str(error))
 
@@ -117,9 +117,9 @@ def _check_patch(run: Path, record: RunRecord, found: Findings) -> None:
         return
     try:
         read_patch(found.store, patch)
-    except PipelineError as error:
-        path = patch_path(found.store, patch)
-        found.add("damaged" if path.is_file() else "missing", path, str(error))
+    except StoreError as error:
+        what: What = "missing" if isinstance(error, GoneError) else "damaged"
+        found.add(what, found.store.root / patch_key(patch), str(error))
 
 
 def _check_record(stage: StageFindings) -> None:

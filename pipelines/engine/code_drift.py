@@ -46,12 +46,24 @@ class DriftPolicy:
             return "recompute"
         return self.choice or ("keep" if seconds > self.limit_s else "recompute")
 
-    def drifted(self, store: Store, stage: Stage, found: Identified) -> Nearest | None:
+    def drifted(self, store: Store, stage: Stage, found: Identified) -> Drifted | None:
         """The newest whole output from which nothing but the code differs, unless the stage is to be computed again."""
         for one in by_code_alone(store.manifests(stage.name), found.recipe):
-            if store.lookup(stage.name, one.manifest.fingerprint) is not None:
-                return None if self.decide(stage.name, one.manifest.seconds) == "recompute" else one
+            whole = store.lookup(stage.name, one.manifest.fingerprint)
+            if whole is not None:
+                choice = self.decide(stage.name, whole.seconds)
+                old = Nearest(whole, one.changes)
+                return None if choice == "recompute" else Drifted(old, _refusal(old) if choice == "refuse" else "")
         return None
+
+
+@dataclass(frozen=True)
+class Drifted:
+    """A whole output from which nothing but the code differs, and that stays."""
+
+    output: Nearest
+    refusal: str
+    """Why a run must not go on with it; empty if it is kept."""
 
 
 def differs(old: Nearest) -> str:
@@ -59,10 +71,9 @@ def differs(old: Nearest) -> str:
     return f"code differs since: {module_names(old.changes)}"
 
 
-def refusal(stage: str, old: Nearest) -> str:
-    """What is said of a stage that is refused."""
+def _refusal(old: Nearest) -> str:
     return (
         f"only its code has changed ({module_names(old.changes)}) since it took {old.manifest.seconds:,.0f} s, and "
-        f"code_drift is refuse: compute it again with `--recompute {stage}`, or keep its output with "
+        f"code_drift is refuse: compute it again with `--recompute {old.manifest.stage}`, or keep its output with "
         "`-o code_drift=keep`"
     )

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from pipelines.engine.cache_miss import Nearest, nearest, reason
-from pipelines.engine.code_drift import DriftPolicy, differs, refusal
+from pipelines.engine.code_drift import DriftPolicy, differs
 from pipelines.engine.fingerprint import DigestCache, Identified, Identifier, fingerprint
 from pipelines.engine.recipe_diff import Change
 from pipelines.engine.stage import Pipeline, Stage
@@ -159,9 +159,10 @@ class _Planner:
         state: PlanState = "drift" if old is not None and old.by_code_alone and holder is None else "run"
         if self.store.has_work(stage.name, name):
             state, why = "resume", why if holder else "unfinished work is there"
-        elif (kept := self.drift.drifted(self.store, stage, found)) is not None:
-            if self.drift.decide(stage.name, kept.manifest.seconds) == "refuse":
-                return _line(stage, "blocked", refusal(stage.name, kept), history, kept, name)
+        elif (drifted := self.drift.drifted(self.store, stage, found)) is not None:
+            kept = drifted.output
+            if drifted.refusal:
+                return _line(stage, "blocked", drifted.refusal, history, kept, name)
             self.digests[stage.name] = kept.manifest.digest
             return _line(stage, "cached", differs(kept), history, kept, kept.manifest.fingerprint)
         writes = self.store.directory(stage.name, name).relative_to(self.store.root).as_posix()

@@ -10,7 +10,6 @@ from pipelines.engine.call import ReuseCandidate
 from pipelines.engine.fingerprint import Identified
 from pipelines.engine.recipe_diff import by_inputs_alone, recipe_changes
 from pipelines.engine.stage import Stage
-from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.store import Store
 
 _MOST = 4
@@ -19,12 +18,10 @@ _MOST = 4
 def reuse_candidates(store: Store, stage: Stage, found: Identified) -> Iterator[ReuseCandidate]:
     """Whole outputs of a curation stage from which nothing but the content of the inputs differs, the newest first."""
     if stage.operator:
-        for manifest in islice(_found(store, stage, found), _MOST):
-            yield ReuseCandidate(manifest.fingerprint, partial(store.fetch, manifest))
-
-
-def _found(store: Store, stage: Stage, found: Identified) -> Iterator[Manifest]:
-    for manifest in store.manifests(stage.name):
-        alike = by_inputs_alone(recipe_changes(manifest.recipe, found.recipe))
-        if alike and store.lookup(stage.name, manifest.fingerprint) is not None:
-            yield manifest
+        alike = (
+            store.lookup(stage.name, manifest.fingerprint)
+            for manifest in store.manifests(stage.name)
+            if by_inputs_alone(recipe_changes(manifest.recipe, found.recipe))
+        )
+        for whole in islice(filter(None, alike), _MOST):
+            yield ReuseCandidate(whole.fingerprint, partial(store.fetch, whole))

@@ -17,10 +17,10 @@ from typing import Any
 
 from pipelines.engine.call import Call, Executor, Input, check_result
 from pipelines.engine.cluster_start import ClusterStart
-from pipelines.engine.code_drift import DriftPolicy, differs, refusal
+from pipelines.engine.code_drift import DriftPolicy, differs
 from pipelines.engine.events import Display, Interrupted, NoDisplay, NoTracking, RunSummary, StageOutcome, Tracking
 from pipelines.engine.fingerprint import Identified, Identifier
-from pipelines.engine.plan import digest_cache, explain, plan
+from pipelines.engine.plan import digest_cache, explain
 from pipelines.engine.reuse_candidates import reuse_candidates
 from pipelines.engine.signals import Stopped, StopSignal
 from pipelines.engine.stage import Pipeline, Stage
@@ -29,11 +29,8 @@ from pipelines.engine.store.attempt import Attempt, list_files
 from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.store import Store
 from pipelines.engine.store.store_lock import in_use
-from pipelines.engine.tolerance import tier_record
 from pipelines.errors import LeaseLostError, StoreError, failure
 from pipelines.git import git_state
-
-__all__ = ["Interrupted", "RunSummary", "StageOutcome", "plan", "run"]
 
 
 def new_run_id() -> str:
@@ -152,7 +149,7 @@ class _Run:
 
     def bring_up(self) -> RunSummary:
         finished = threading.Event()
-        threading.Thread(target=self.turns.held.beat, args=(finished,), name="lease-heartbeat", daemon=True).start()
+        threading.Thread(target=self.turns.beat, args=(finished,), name="lease-heartbeat", daemon=True).start()
         launched: set[str] = set()
         with self.stop.listening():
             try:
@@ -233,20 +230,20 @@ class _Run:
             return self._cached(stage, manifest, started)
         if not self.store.has_work(stage.name, found.fingerprint):
             old = self.drift.drifted(self.store, stage, found)
-            if old is not None and self.drift.decide(stage.name, old.manifest.seconds) == "refuse":
-                return StageOutcome(stage.name, "blocked", error=refusal(stage.name, old))
+            if old is not None and old.refusal:
+                return StageOutcome(stage.name, "blocked", error=old.refusal)
             if old is not None:
-                return replace(self._cached(stage, old.manifest, started), drift=differs(old))
+                return replace(self._cached(stage, old.output.manifest, started), drift=differs(old.output))
         with self.turns.slot(stage.name):
             attempt = self.turns.acquire(stage.name, found.fingerprint)
             manifest = self.store.lookup(stage.name, found.fingerprint)
             if manifest is not None:
-                self.turns.drop(attempt)
+                self.turns.drop(stage.name, attempt)
                 return self._cached(stage, manifest, started)
             try:
                 return self._compute(stage, found, attempt, upstream)
             except BaseException:
-                self.turns.drop(attempt)
+                self.turns.drop(stage.name, attempt)
                 raise
 
     def _cached(self, stage: Stage, manifest: Manifest, started: float) -> StageOutcome:
@@ -282,7 +279,7 @@ class _Run:
             evaluations=tuple(asdict(evaluation) for evaluation in result.evaluations),
             artifacts=tuple(result.artifacts),
             taken=dict(result.taken),
-            tier=tier_record(stage.execution.tier),
+            tier=asdict(stage.execution.tier),
             env={"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count()},
             git=git_state(),
             runtime=dict(self.execute.settings),
@@ -318,13 +315,13 @@ class _Run:
         self.stop.requested = True
         why = f"{error}; this run has stopped, and the same command goes on once nobody works on {stage}"
         self._end(StageOutcome(stage, "failed", error=why))
-        self.turns.held.release_all()
+        self.turns.release_all()
         for name in self.pipeline.by_name:
             if name not in self.outcomes:
                 self._end(StageOutcome(name, "interrupted" if name in launched else "blocked", error=f"{stage} failed"))
 
     def _interrupt(self, launched: set[str]) -> None:
-        self.turns.held.release_all()
+        self.turns.release_all()
         for name in launched - set(self.outcomes):
             self._end(StageOutcome(name, "interrupted"))
         raise Interrupted(self._record())

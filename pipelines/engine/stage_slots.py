@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -9,11 +10,14 @@ from contextlib import contextmanager
 
 from pipelines.engine.events import Display
 from pipelines.engine.signals import StopSignal
+from pipelines.engine.store import lease as leases
 from pipelines.engine.store.attempt import Attempt
-from pipelines.engine.store.lease import HeldLeases, Holder, Lease
+from pipelines.engine.store.lease import Holder, Lease
 from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.store import Store
-from pipelines.errors import LeaseLostError
+from pipelines.errors import LeaseLostError, StoreError
+
+log = logging.getLogger(__name__)
 
 _WAIT_POLL_S = 0.5
 
@@ -29,8 +33,10 @@ class Turns:
     """
 
     def __init__(self, store: Store, display: Display, stop: StopSignal, max_parallel: int) -> None:
-        self.held = HeldLeases()
-        self._computing: dict[str, Lease] = {}
+        # By stage; each changes in one step, so that no thread needs a lock.
+        self._held: dict[str, Lease] = {}
+        self._lost: dict[str, LeaseLostError] = {}
+        self._committing: set[str] = set()
         self._store, self._display, self._stop = store, display, stop
         self._slots = threading.Semaphore(max_parallel)
 
@@ -60,8 +66,7 @@ class Turns:
             self._stop.check()
             attempt = self._store.acquire(stage, fingerprint)
             if not isinstance(attempt, Holder):
-                self._computing[stage] = attempt.lease
-                self.held.add(attempt.lease)
+                self._held[stage] = attempt.lease
                 return attempt
             if str(attempt) != told:
                 told = str(attempt)
@@ -73,20 +78,19 @@ class Turns:
 
         At its commit no lease counts any more: the manifest decides.
         """
-        found = dict(self._computing)
-        return next(
-            ((stage, error) for lease, error in self.held.lost for stage in found if found[stage] is lease), None
-        )
+        for stage, error in self._lost.copy().items():
+            if stage in self._held and stage not in self._committing:
+                return stage, error
+        return None
 
-    def drop(self, attempt: Attempt) -> None:
+    def drop(self, stage: str, attempt: Attempt) -> None:
         """Give up an attempt and its lease."""
-        self._computing = {stage: lease for stage, lease in self._computing.items() if lease is not attempt.lease}
-        self.held.remove(attempt.lease)
+        self._held.pop(stage, None)
         self._store.abandon(attempt)
 
     def commit(self, attempt: Attempt, manifest: Manifest) -> Manifest:
         """Finish an attempt; returns the manifest that counts, which is another's if that was quicker."""
-        self._computing.pop(manifest.stage, None)
+        self._committing.add(manifest.stage)
         try:
             kept = self._store.commit(attempt, manifest)
         except LeaseLostError:
@@ -94,5 +98,24 @@ class Turns:
             if winner is None:
                 raise
             kept = winner
-        self.held.remove(attempt.lease)
+        self._held.pop(manifest.stage, None)
         return kept
+
+    def release_all(self) -> None:
+        """Give all leases back."""
+        while self._held:
+            self._held.popitem()[1].release()
+
+    def beat(self, finished: threading.Event) -> None:
+        """Keep the leases alive: body of the heartbeat thread."""
+        while not finished.wait(leases.HEARTBEAT_S):
+            for stage, lease in self._held.copy().items():
+                try:
+                    if stage not in self._lost:
+                        lease.refresh()
+                except LeaseLostError as error:
+                    self._lost[stage] = error
+                except (StoreError, OSError) as error:
+                    # Whoever takes the lease over meanwhile shows up at the next beat; a full disk at the commit.
+                    if stage in self._held:  # else it was given back in the meantime
+                        log.warning("heartbeat: %s", error)

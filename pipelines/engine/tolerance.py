@@ -4,7 +4,7 @@ output, and no part of its identity."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 
@@ -64,13 +64,8 @@ def looser(a: Tier, b: Tier) -> Tier:
     return b if _ORDER.index(b.kind) > _ORDER.index(a.kind) else a
 
 
-def tier_record(tier: Tier) -> dict[str, Any]:
-    """Plain data of a tier, for a manifest."""
-    return asdict(tier)
-
-
 def read_tier(record: Mapping[str, Any]) -> Tier:
-    """What `tier_record` wrote; nothing at all is the strictest tier.
+    """The tier that a manifest holds; nothing at all is the strictest tier.
 
     Raises:
         ValueError: no such tier, or a bound that it does not have.

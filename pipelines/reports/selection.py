@@ -13,10 +13,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipelines.engine.store.manifest import Manifest
-from pipelines.engine.store.run_record import RunRecord, StageEntry
+from pipelines.engine.store.run_record import RunRecord, StageEntry, run_ids
 from pipelines.engine.store.store import Store
-from pipelines.engine.store.typed import read_text
 from pipelines.errors import PipelineError, StoreError
 
 if TYPE_CHECKING:
@@ -144,11 +142,11 @@ def previous(store: Store, record: RunRecord) -> RunRecord | None:
     """The newest older run of the same name whose selection is another one; None if there is none."""
     own = record.stages.get(STAGE)
     found = []
-    for path in (store.root / "runs").glob("*.json"):
+    for run in run_ids(store.objects):
         try:
-            other = RunRecord.load(path)
+            other = RunRecord.load(store.objects, run)
         except StoreError as error:
-            log.debug("%s: skipped: %s", path, error)
+            log.debug("%s: skipped: %s", run, error)
             continue
         if other.name == record.name and (other.started, other.run) < (record.started, record.run):
             found.append(other)
@@ -171,10 +169,11 @@ def _open(store: Store, record: RunRecord) -> _Decided:
     entry = record.stages.get(STAGE)
     if entry is None or entry.path is None or entry.fingerprint is None:
         raise PipelineError(f"run {record.run} has no selection: its stage {STAGE} is not done")
-    store.fetch_run(record, (STAGE,))
     with _reading(record.run):
-        manifest = Manifest.from_sealed(read_text(store.directory(STAGE, entry.fingerprint) / "MANIFEST.json"))
-        return _Decided(record.run, dataset(store.root / entry.path / "data"), manifest.recipe["config"])
+        manifest, problem = store.look(STAGE, entry.fingerprint)
+        if manifest is None:
+            raise ValueError(problem or f"{store.name(store.root / entry.path)} is gone")
+        return _Decided(record.run, dataset(store.fetch(manifest) / "data"), manifest.recipe["config"])
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import yaml
 
 from pipelines import git as repositories
 from pipelines.config import load_config
-from pipelines.engine.store.remote import RemoteStore
+from pipelines.engine.store.open_store import open_store
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from pipelines.errors import PipelineError, StoreError
@@ -19,7 +19,7 @@ from pipelines.load import shipped
 from pipelines.run_lock import (
     lock_record,
     make_lock,
-    patch_path,
+    patch_key,
     portable,
     read_lock,
     read_patch,
@@ -50,11 +50,11 @@ def test_a_patch_is_found_by_other_machines(
     (repository / "lumina" / "module.py").write_text("changed = True\n")
     monkeypatch.setattr(repositories, "code_home", lambda: repository)
     settings = load_config("demo", [f"store={s3_store}"])
-    lock = make_lock(settings, "lumina run demo", RemoteStore(s3_store, tmp_path / "cluster"))
+    lock = make_lock(settings, "lumina run demo", open_store(s3_store, tmp_path / "cluster"))
     assert lock.config["store"] == s3_store
     assert lock.code.patch is not None
-    assert b"+changed = True" in read_patch(RemoteStore(s3_store, tmp_path / "laptop"), lock.code.patch)
-    copy = on_disk(RemoteStore(s3_store, tmp_path / "laptop"), tmp_path / "disk")
+    assert b"+changed = True" in read_patch(open_store(s3_store, tmp_path / "laptop"), lock.code.patch)
+    copy = on_disk(open_store(s3_store, tmp_path / "laptop"), tmp_path / "disk")
     assert b"+changed = True" in read_patch(copy, lock.code.patch)
 
 
@@ -139,11 +139,11 @@ def test_a_lock_comes_back_from_its_record(tmp_path: Path, repository: Path, mon
     assert made.environment.packages["torch"]
     assert made.code.patch is not None
     assert b"new.py" in read_patch(store, made.code.patch)
-    patch_path(store, made.code.patch).write_bytes(b"other")
+    store.objects.put(patch_key(made.code.patch), b"other")
     with pytest.raises(PipelineError, match="is damaged"):
         read_patch(store, made.code.patch)
-    patch_path(store, made.code.patch).unlink()
-    with pytest.raises(PipelineError, match="cannot be read"):
+    store.objects.remove(patch_key(made.code.patch))
+    with pytest.raises(PipelineError, match=r"patches/\w+\.patch is gone"):
         read_patch(store, made.code.patch)
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import stat
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,29 +35,6 @@ def list_files(out: Path) -> tuple[OutputFile, ...]:
     """All files under an attempt directory with size and SHA-256, sorted by path."""
     paths = (path for path in sorted(out.rglob("*")) if path.is_file())
     return tuple(OutputFile(path.relative_to(out).as_posix(), path.stat().st_size, sha256_file(path)) for path in paths)
-
-
-def sizes_below(root: Path) -> Callable[[str], int | None]:
-    """Tells the bytes of a file below a directory by its relative path; None for what is not there.
-
-    A link is no file, nor is what lies behind one: it may lead anywhere.
-    """
-    folders: dict[str, bool] = {}
-
-    def is_folder(path: str) -> bool:
-        if path not in folders:
-            above = not path or is_folder(os.path.dirname(path))
-            folders[path] = above and stat.S_ISDIR(os.lstat(os.path.join(root, path) if path else root).st_mode)
-        return folders[path]
-
-    def look(path: str) -> int | None:
-        try:
-            found = os.lstat(os.path.join(root, path)) if is_folder(os.path.dirname(path)) else None
-        except OSError:
-            return None
-        return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else None
-
-    return look
 
 
 def orphans(directory: Path, kept: Manifest | None) -> list[Path]:

@@ -6,12 +6,12 @@ this package.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -45,6 +45,8 @@ class Bucket:
 
     def __init__(self, uri: str) -> None:
         self._seen: dict[str, tuple[Tag, float]] = {}
+        self.given = uri
+        """The URI with its options."""
         parts = urlsplit(uri)
         options = dict(parse_qsl(parts.query))
         self.uri = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
@@ -110,10 +112,16 @@ class Bucket:
         """See `Objects.replace`."""
         return self._put(key, text, "create" if tag is None else dict(tag)) or self._mine(key, text)
 
-    def put(self, key: str, text: str) -> None:
-        """See `Objects.put`."""
+    def put(self, key: str, content: str | bytes, sync: bool = False) -> None:
+        """See `Objects.put`; what is in a bucket stays."""
         with self._named(key):
-            self._api.put(self._store, key, text.encode())
+            self._api.put(self._store, key, content.encode() if isinstance(content, str) else content)
+
+    def get(self, key: str) -> bytes | None:
+        """See `Objects.get`."""
+        with self._named(key), contextlib.suppress(FileNotFoundError):
+            return bytes(self._api.get(self._store, key).bytes())
+        return None
 
     def remove(self, key: str, tag: Tag | None = None) -> None:
         """See `Objects.remove`."""
@@ -146,7 +154,7 @@ class Bucket:
         return [Entry(one["path"], one["size"], one["last_modified"].timestamp()) for one in found]
 
     def folders(self, prefix: str) -> list[str]:
-        """Names of what lies directly below `prefix/` and has objects of its own."""
+        """See `Objects.folders`."""
         with self._named(prefix):
             found = self._api.list_with_delimiter(self._store, prefix)
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
@@ -218,7 +226,7 @@ class Bucket:
         if "NoSuchBucket" in str(error):
             raise StoreError(f"store {self.uri}: there is no such bucket; make it, or give another with --store")
 
-    @contextmanager
+    @contextlib.contextmanager
     def _named(self, key: str) -> Iterator[None]:
         from obstore.exceptions import BaseError
 

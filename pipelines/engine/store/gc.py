@@ -11,8 +11,10 @@ import contextlib
 import os
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,16 +23,12 @@ from pipelines.engine.store.attempt import directory_name
 from pipelines.engine.store.lease import Holder, read_holder, try_acquire
 from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.objects import LocalObjects
-from pipelines.engine.store.orphans import leftovers
-from pipelines.engine.store.run_record import RunRecord
+from pipelines.engine.store.orphans import Orphan, What, orphaned_files
+from pipelines.engine.store.run_record import RunRecord, run_ids, run_names
 from pipelines.engine.store.store import Store
 from pipelines.engine.store.store_lock import alone
-from pipelines.engine.store.typed import read_text
 from pipelines.errors import StoreError
 
-What = Literal["output", "attempt", "unfinished", "partial", "status"]
-"""`attempt`: a directory that no record names; `unfinished`: work from which a run could go on; `partial`: a file that
-was never written to its end; `status`: how a run stood that was killed."""
 _DAY_S = 86400.0
 Key = tuple[str, str]
 """Stage and name of the fingerprint's directory."""
@@ -109,25 +107,18 @@ def find_garbage(store: Store, policy: Policy, now: float | None = None) -> Coll
     store.need_files("`lumina gc`")
     now = time.time() if now is None else now
     cutoff = None if policy.older_than_days is None else now - policy.older_than_days * _DAY_S
-    paths = sorted((store.root / "runs").glob("[!.]*.json"))
-    records = {path.stem: RunRecord.load(path) for path in paths}
-    kept = _kept_runs(store, records, policy, cutoff)
-    named: dict[Key, list[str]] = {}
-    for run, record in records.items():
-        for key in _keys(record):
-            named.setdefault(key, []).append(run)
-    needed = {key for run in kept for key in _keys(records[run])}
+    records = {run: RunRecord.load(store.objects, run) for run in run_ids(store.objects)}
+    runs = _Runs(records, frozenset(_kept_runs(store, records, policy, cutoff)), cutoff)
+    found = [one for key in _directories(store) for one in runs.judge(store, key)]
+    found += orphaned_files(store.root, records, cutoff, now)
+    sizes = _Sizes()
     remove: list[Item] = []
     left: list[Item] = []
-    sizes = _Sizes()
-    for key, directory in _directories(store):
-        looked = _Directory(directory, store.root, sizes, remove, left)
-        looked.judge(key in needed, named.get(key, []), kept, records, cutoff)
-    for one in leftovers(store.root, records, cutoff, now):
-        item = Item(one.what, one.path.relative_to(store.root).as_posix(), one.bytes, one.why)
+    for one in found:
+        item = Item(one.what, one.path.relative_to(store.root).as_posix(), sizes.of(one.path), one.why)
         (remove if one.goes else left).append(item)
-    dropped = tuple(run for run in sorted(records) if run not in kept)
-    return Collection(tuple(sorted(kept)), dropped, tuple(remove), tuple(left))
+    dropped = tuple(run for run in sorted(records) if run not in runs.kept)
+    return Collection(tuple(sorted(runs.kept)), dropped, tuple(remove), tuple(left))
 
 
 def collect(store: Store, policy: Policy) -> Collection:
@@ -144,15 +135,8 @@ def collect(store: Store, policy: Policy) -> Collection:
     return Collection(found.kept_runs, found.dropped_runs, removed, (*found.left, *busy))
 
 
-def _keys(record: RunRecord) -> Iterator[Key]:
-    for stage, entry in record.stages.items():
-        if entry.fingerprint is not None:
-            yield stage, directory_name(entry.fingerprint)
-
-
 def _kept_runs(store: Store, records: Mapping[str, RunRecord], policy: Policy, cutoff: float | None) -> set[str]:
-    kept = {store.run_path(run).stem for run in policy.asked}
-    kept |= {store.run_path(pointer.name).stem for pointer in (store.root / "latest").glob("[!.]*")}
+    kept = {store.run_id(run) for run in (*policy.asked, *run_names(store.objects))}
     by_name: dict[str, list[str]] = {}
     for run in sorted(records, key=lambda run: (records[run].began, run), reverse=True):
         by_name.setdefault(records[run].name, []).append(run)
@@ -166,93 +150,85 @@ def _kept_runs(store: Store, records: Mapping[str, RunRecord], policy: Policy, c
     return kept
 
 
-def _directories(store: Store) -> Iterator[tuple[Key, Path]]:
-    for stage in sorted((store.root / "stages").glob("*")):
-        for directory in sorted(path for path in stage.glob("*") if path.is_dir()):
-            yield (stage.name, directory.name), directory
+def _directories(store: Store) -> Iterator[Key]:
+    for stage in store.objects.folders("stages"):
+        for name in store.objects.folders(f"stages/{stage}"):
+            yield stage, name
 
 
-def _manifest(directory: Path) -> Manifest | Literal["none", "damaged"]:
+@dataclass(frozen=True)
+class _Runs:
+    """The runs of a store, by which the directory of each fingerprint is judged."""
+
+    records: Mapping[str, RunRecord]
+    kept: frozenset[str]
+    cutoff: float | None
+
+    @cached_property
+    def naming(self) -> Mapping[Key, list[str]]:
+        """The runs that name a directory."""
+        found: defaultdict[Key, list[str]] = defaultdict(list)
+        for run, record in self.records.items():
+            for stage, entry in record.stages.items():
+                if entry.fingerprint is not None:
+                    found[stage, directory_name(entry.fingerprint)].append(run)
+        return found
+
+    def judge(self, store: Store, key: Key) -> Iterator[Orphan]:
+        """What is in a directory, and not needed."""
+        path, named_by = store.directory(*key), self.naming.get(key, [])
+        needed = not self.kept.isdisjoint(named_by)
+        holder = read_holder(LocalObjects(path))
+        manifest = _manifest(store, key)
+        if holder is not None and holder.is_alive():
+            if not needed:
+                yield Orphan("output", path, False, f"{holder} works on it")
+        elif manifest == "damaged" and (needed or not named_by):
+            yield Orphan("output", path, False, "its record is damaged, so nobody knows what it is")
+        elif manifest == "none":
+            yield from _attempts(path, but=None)
+            yield from self._unfinished(path / "work", needed)
+        elif needed and isinstance(manifest, Manifest):
+            yield from _attempts(path, but=manifest.attempt)
+        elif named_by:
+            yield Orphan("output", path, True, f"of {_list(named_by)}")
+        elif isinstance(manifest, Manifest):
+            yield from self._unnamed(path, manifest)
+
+    def _unnamed(self, path: Path, manifest: Manifest) -> Iterator[Orphan]:
+        """A finished output that no run's record names: the run was killed, or stopped as the stage ended."""
+        if manifest.run in self.kept:
+            goes, why = False, f"of {manifest.run}, which is kept"
+        elif manifest.run in self.records:
+            goes, why = True, f"of {manifest.run}"
+        elif self.cutoff is not None and (path / "MANIFEST.json").stat().st_mtime < self.cutoff:
+            goes, why = True, "of a run that was killed long ago"
+        else:
+            goes, why = False, "of a run that was killed: the same command goes on from here"
+        if not goes:
+            yield from _attempts(path, but=manifest.attempt)
+        yield Orphan("output", path, goes, why)
+
+    def _unfinished(self, work: Path, needed: bool) -> Iterator[Orphan]:
+        if needed or not work.is_dir():
+            return
+        newest = max((stat.st_mtime for stat in _stats(work)), default=0.0)
+        old = self.cutoff is not None and newest < self.cutoff
+        yield Orphan("unfinished", work, old, "nobody went on with it" if old else "a run can go on with it")
+
+
+def _manifest(store: Store, key: Key) -> Manifest | Literal["none", "damaged"]:
     try:
-        return Manifest.from_sealed(read_text(directory / "MANIFEST.json"))
-    except FileNotFoundError:
-        return "none"
-    except (OSError, ValueError):
+        text = store.record_text(*key)
+        return "none" if text is None else Manifest.from_sealed(text)
+    except (StoreError, ValueError):
         return "damaged"
 
 
-@dataclass
-class _Directory:
-    """One fingerprint's directory while it is judged."""
-
-    path: Path
-    root: Path
-    sizes: _Sizes
-    remove: list[Item]
-    left: list[Item]
-
-    def judge(
-        self,
-        needed: bool,
-        named_by: list[str],
-        kept: set[str],
-        records: Mapping[str, RunRecord],
-        cutoff: float | None,
-    ) -> None:
-        """Put what is in the directory, and not needed, on one of the two lists."""
-        holder = read_holder(LocalObjects(self.path))
-        manifest = _manifest(self.path)
-        if holder is not None and holder.is_alive():
-            if not needed:
-                self._leave("output", self.path, f"{holder} works on it")
-        elif manifest == "damaged" and (needed or not named_by):
-            self._leave("output", self.path, "its record is damaged, so nobody knows what it is")
-        elif manifest == "none":
-            self._abandoned(keep=None)
-            self._unfinished(needed, cutoff)
-        elif needed and isinstance(manifest, Manifest):
-            self._abandoned(keep=manifest.attempt)
-        elif named_by:
-            self._drop("output", self.path, f"of {_list(named_by)}")
-        elif isinstance(manifest, Manifest):
-            self._unnamed(manifest, kept, records, cutoff)
-
-    def _unnamed(
-        self, manifest: Manifest, kept: set[str], records: Mapping[str, RunRecord], cutoff: float | None
-    ) -> None:
-        """A finished output that no run's record names: the run was killed, or stopped as the stage ended."""
-        if manifest.run in records and manifest.run not in kept:
-            self._drop("output", self.path, f"of {manifest.run}")
-        elif manifest.run not in records and self._is_older(cutoff):
-            self._drop("output", self.path, "of a run that was killed long ago")
-        else:
-            self._abandoned(keep=manifest.attempt)
-            killed = "of a run that was killed: the same command goes on from here"
-            self._leave("output", self.path, f"of {manifest.run}, which is kept" if manifest.run in kept else killed)
-
-    def _is_older(self, cutoff: float | None) -> bool:
-        return cutoff is not None and (self.path / "MANIFEST.json").stat().st_mtime < cutoff
-
-    def _abandoned(self, keep: str | None) -> None:
-        for attempt in sorted(self.path.glob("a-*")):
-            if attempt.name != keep:
-                self._drop("attempt", attempt, "no record names it")
-
-    def _unfinished(self, needed: bool, cutoff: float | None) -> None:
-        work = self.path / "work"
-        if not work.is_dir():
-            return
-        newest = max((stat.st_mtime for stat in _stats(work)), default=0.0)
-        if not needed and cutoff is not None and newest < cutoff:
-            self._drop("unfinished", work, "nobody went on with it")
-        elif not needed:
-            self._leave("unfinished", work, "a run can go on with it")
-
-    def _drop(self, what: What, path: Path, why: str) -> None:
-        self.remove.append(Item(what, path.relative_to(self.root).as_posix(), self.sizes.of(path), why))
-
-    def _leave(self, what: What, path: Path, why: str) -> None:
-        self.left.append(Item(what, path.relative_to(self.root).as_posix(), self.sizes.of(path), why))
+def _attempts(path: Path, but: str | None) -> Iterator[Orphan]:
+    for attempt in sorted(path.glob("a-*")):
+        if attempt.name != but:
+            yield Orphan("attempt", attempt, True, "no record names it")
 
 
 def _list(runs: Iterable[str]) -> str:
@@ -261,7 +237,10 @@ def _list(runs: Iterable[str]) -> str:
 
 
 def _stats(path: Path) -> Iterator[os.stat_result]:
-    """Of all files below a directory; those that somebody removes in the meantime are left out."""
+    """Of a file, or of all below a directory; those that somebody removes in the meantime are left out."""
+    if not path.is_dir():
+        with contextlib.suppress(FileNotFoundError):
+            yield path.lstat()
     for directory, _, names in os.walk(path):
         for name in names:
             with contextlib.suppress(FileNotFoundError):

@@ -109,8 +109,6 @@ class Lease:
     key: str
     holder: Holder
     tag: Tag
-    copy: Lease | None = None
-    """For a store in a bucket, the one of the working copy."""
     _beats: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -127,8 +125,6 @@ class Lease:
             if tag is None:
                 raise _lost(self.objects.name(self.key), read_holder(self.objects, self.key))
             self.tag = tag
-        if self.copy is not None:
-            self.copy.refresh()
 
     def release(self) -> None:
         """Give the lease back; nothing happens if it was lost. Where it cannot be, it ends with this process."""
@@ -140,65 +136,10 @@ class Lease:
         except StoreError as error:
             # What the lease was for has ended by now, well or not; that must not hide behind this.
             log.warning("the lease stays until this process ends: %s", error)
-        # Last, so that a sweep finds it after a crash.
-        if self.copy is not None:
-            self.copy.release()
 
 
-class HeldLeases:
-    """The leases of this process, kept alive by one thread."""
-
-    def __init__(self) -> None:
-        self._leases: list[Lease] = []
-        self._lock = threading.Lock()
-        self.lost: list[tuple[Lease, LeaseLostError]] = []
-        """Those that another runner has now, or nobody: what they were for must not go on."""
-
-    def add(self, lease: Lease) -> None:
-        """Keep a lease alive from now on."""
-        with self._lock:
-            self._leases.append(lease)
-
-    def remove(self, lease: Lease) -> None:
-        """Leave a lease alone from now on."""
-        with self._lock:
-            self._leases = [held for held in self._leases if held is not lease]
-
-    def release_all(self) -> None:
-        """Give all leases back."""
-        with self._lock:
-            leases, self._leases = self._leases, []
-        for lease in leases:
-            lease.release()
-
-    def beat(self, finished: threading.Event) -> None:
-        """Body of the heartbeat thread."""
-        while not finished.wait(HEARTBEAT_S):
-            with self._lock:
-                leases = list(self._leases)
-            for lease in leases:
-                try:
-                    lease.refresh()
-                except LeaseLostError as error:
-                    # One that was given back in the meantime is none.
-                    if self._holds(lease):
-                        self.remove(lease)
-                        self.lost.append((lease, error))
-                except (StoreError, OSError) as error:
-                    # Whoever takes the lease over meanwhile shows up at the next beat; a full disk at the commit.
-                    if self._holds(lease):
-                        log.warning("heartbeat: %s", error)
-
-    def _holds(self, lease: Lease) -> bool:
-        with self._lock:
-            return any(held is lease for held in self._leases)
-
-
-def try_acquire(objects: Objects, key: str = RECORD, copy: Objects | None = None) -> Lease | Holder:
-    """Take the lease, from a dead holder too, and then that of the working copy if any.
-
-    Returns the holder when one may be alive.
-    """
+def try_acquire(objects: Objects, key: str = RECORD) -> Lease | Holder:
+    """Take the lease, from a dead holder too. Returns the holder when one may be alive."""
     holder = Holder.me()
     while True:
         current = _read(objects, key)
@@ -209,20 +150,7 @@ def try_acquire(objects: Objects, key: str = RECORD, copy: Objects | None = None
                 return other
         tag = objects.replace(key, _text(objects, holder, 0), None if current is None else current.tag)
         if tag is not None:
-            lease = Lease(objects, key, holder, tag)
-            break
-    if copy is None:
-        return lease
-    try:
-        local = try_acquire(copy, key)
-    except BaseException:
-        lease.release()
-        raise
-    if isinstance(local, Holder):
-        lease.release()
-        return local
-    lease.copy = local
-    return lease
+            return Lease(objects, key, holder, tag)
 
 
 def read_holder(objects: Objects, key: str = RECORD) -> Holder | None:

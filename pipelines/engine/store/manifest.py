@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -93,20 +93,20 @@ class Manifest:
         """Indented JSON text with a checksum of itself; see `pipelines.engine.store.checksum`."""
         return seal(json.dumps(plain(self), indent=1, ensure_ascii=False))
 
-    def problem(self, stage: str, fingerprint: str, size_of: Callable[[str], int | None]) -> str | None:
+    def problem(self, stage: str, fingerprint: str, sizes: Mapping[str, int]) -> str | None:
         """Why a stage cannot use the output; None if it can.
 
         Args:
             stage: its name.
             fingerprint: 64 hex digits.
-            size_of: tells the bytes of a file of the output by its relative path; None if it is not there.
+            sizes: bytes of the files that are there, by their path relative to the output.
         """
         if self.fingerprint != fingerprint:
             return f"the record is of fingerprint {self.fingerprint}"
         if self.stage != stage:
             return f"the record is of stage {self.stage}"
         for file in self.files:
-            size = size_of(file.path)
+            size = sizes.get(file.path)
             if size is None:
                 return f"{file.path} is missing"
             if size != file.bytes:

@@ -72,8 +72,11 @@ class Objects(Protocol):
     def replace(self, key: str, text: str, tag: Tag | None) -> Tag | None:
         """Put a record in place of the version `tag`, or of none; None if another one is there by now, or none."""
 
-    def put(self, key: str, text: str) -> None:
-        """Put a record, whatever is there."""
+    def put(self, key: str, content: str | bytes, sync: bool = False) -> None:
+        """Put an object, whatever is there; with `sync`, it is on the disk before it has its name."""
+
+    def get(self, key: str) -> bytes | None:
+        """All bytes of an object; None if there is none."""
 
     def remove(self, key: str, tag: Tag | None = None) -> None:
         """Remove an object, or only that version of it; nothing happens if there is none."""
@@ -82,7 +85,10 @@ class Objects(Protocol):
         """Give an object another key; nothing happens if there is none."""
 
     def entries(self, prefix: str) -> list[Entry]:
-        """All objects below `prefix/`."""
+        """All objects below `prefix/`. A link is none, nor is what lies behind one: it may lead anywhere."""
+
+    def folders(self, prefix: str) -> list[str]:
+        """Names of what lies directly below `prefix/` and has objects of its own."""
 
     def age(self, key: str, record: Record) -> float:
         """Seconds for which a record has been as it is, as far as this process can know: too few rather than too many.
@@ -163,10 +169,16 @@ class LocalObjects:
                     replace_file(path, text.encode())
         return {"text": text}
 
-    def put(self, key: str, text: str, sync: bool = False) -> None:
-        """See `Objects.put`; with `sync`, it is on the disk before it has its name."""
+    def put(self, key: str, content: str | bytes, sync: bool = False) -> None:
+        """See `Objects.put`."""
         with self._named(key):
-            replace_file(self.root / key, text.encode(), sync)
+            replace_file(self.root / key, content.encode() if isinstance(content, str) else content, sync)
+
+    def get(self, key: str) -> bytes | None:
+        """See `Objects.get`."""
+        with self._named(key), contextlib.suppress(FileNotFoundError):
+            return (self.root / key).read_bytes()
+        return None
 
     def remove(self, key: str, tag: Tag | None = None) -> None:
         """See `Objects.remove`."""
@@ -185,24 +197,28 @@ class LocalObjects:
 
     def entries(self, prefix: str) -> list[Entry]:
         """See `Objects.entries`."""
-        found, below = [], [prefix]
-        with self._named(prefix):
-            while below:
-                folder = below.pop()
-                try:
-                    there = os.scandir(self.root / folder)
-                except FileNotFoundError:
-                    continue
-                with there:
-                    for one in there:
-                        key = f"{folder}/{one.name}"
-                        if one.is_dir(follow_symlinks=False):
-                            below.append(key)
-                            continue
-                        with contextlib.suppress(FileNotFoundError):  # it was removed in the meantime
-                            known = one.stat(follow_symlinks=False)
-                            found.append(Entry(key, known.st_size, known.st_mtime))
+        found, below = [], [] if (self.root / prefix).is_symlink() else [prefix]
+        while below:
+            folder = below.pop()
+            for one in self._listed(folder):
+                key = f"{folder}/{one.name}"
+                if one.is_dir(follow_symlinks=False):
+                    below.append(key)
+                elif one.is_file(follow_symlinks=False):
+                    with contextlib.suppress(FileNotFoundError):  # it was removed in the meantime
+                        known = one.stat(follow_symlinks=False)
+                        found.append(Entry(key, known.st_size, known.st_mtime))
         return found
+
+    def folders(self, prefix: str) -> list[str]:
+        """See `Objects.folders`."""
+        return sorted(one.name for one in self._listed(prefix) if one.is_dir())
+
+    def _listed(self, folder: str) -> list[os.DirEntry[str]]:
+        missing = contextlib.suppress(FileNotFoundError, NotADirectoryError)
+        with self._named(folder), missing, os.scandir(self.root / folder) as there:
+            return list(there)
+        return []
 
     def age(self, key: str, record: Record) -> float:
         """See `Objects.age`: by the file server's clock, off a file that is touched beside it."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 
-from pipelines.engine.store.bucket import SCHEMES
+from pipelines.engine.store.bucket import SCHEMES, Bucket
 from pipelines.engine.store.store import Store
 
 
@@ -13,13 +15,18 @@ def open_store(where: str | Path, working_copy: str | Path | None = None) -> Sto
 
     Args:
         where: a directory, `file://...`, `s3://...` or `gs://...`; see `pipelines.engine.store.bucket.Bucket`.
-        working_copy: of a store in a bucket; see `pipelines.engine.store.remote.RemoteStore`.
+        working_copy: of a store in a bucket, see `pipelines.engine.store.working_copy`; by default a directory below
+            `$XDG_CACHE_HOME/lumina/stores`.
 
     Raises:
         StoreError: the URI is of another kind, or obstore is not installed.
     """
-    if str(where).startswith(SCHEMES):
-        from pipelines.engine.store.remote import RemoteStore
+    if not str(where).startswith(SCHEMES):
+        return Store(where)
+    bucket = Bucket(str(where))
+    return Store(working_copy or _default_copy(bucket.uri), bucket)
 
-        return RemoteStore(str(where), working_copy)
-    return Store(where)
+
+def _default_copy(uri: str) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return cache / "lumina" / "stores" / hashlib.sha256(uri.encode()).hexdigest()[:16]

@@ -1,6 +1,6 @@
 """Orphans, left beside the outputs of a store by writers that died: half-written files, and how killed runs stood.
 
-Outputs and attempts are not among it: those are `pipelines.engine.store.gc`'s own.
+Outputs and attempts are for `pipelines.engine.store.gc` to judge.
 """
 
 from __future__ import annotations
@@ -22,20 +22,24 @@ _WRITING_S = 86400.0
 """A file that somebody is writing is younger than this, even where the clocks of hosts differ by hours."""
 
 
-@dataclass(frozen=True)
-class Leftover:
-    """One file that nobody writes any more."""
+What = Literal["output", "attempt", "unfinished", "partial", "status"]
+"""`attempt`: a directory that no record names; `unfinished`: work from which a run could go on; `partial`: a file that
+was never written to its end; `status`: how a run stood that was killed."""
 
-    what: Literal["partial", "status"]
+
+@dataclass(frozen=True)
+class Orphan:
+    """Something in a store that no kept run needs."""
+
+    what: What
     path: Path
-    bytes: int
     goes: bool
     """Whether nobody can want it."""
     why: str
 
 
-def leftovers(root: Path, records: Mapping[str, RunRecord], cutoff: float | None, now: float) -> Iterator[Leftover]:
-    """Find them; what is being written, or belongs to a run that goes on, is none.
+def orphaned_files(root: Path, records: Mapping[str, RunRecord], cutoff: float | None, now: float) -> Iterator[Orphan]:
+    """Find files that nobody writes any more; what belongs to a run that goes on is none.
 
     Args:
         root: of the store.
@@ -46,9 +50,8 @@ def leftovers(root: Path, records: Mapping[str, RunRecord], cutoff: float | None
     for folder in _FOLDERS:
         for path in sorted((root / folder).glob(PARTIAL)):
             with contextlib.suppress(FileNotFoundError):  # it is whole by now
-                stat = path.stat()
-                if stat.st_mtime < now - _WRITING_S:
-                    yield Leftover("partial", path, stat.st_size, True, "who wrote it died")
+                if path.stat().st_mtime < now - _WRITING_S:
+                    yield Orphan("partial", path, True, "who wrote it died")
     yield from _statuses(root, records, cutoff, now)
 
 
@@ -57,13 +60,12 @@ class _Told:
     """What a run told of itself; see `pipelines.reports.status`."""
 
     path: Path
-    bytes: int
     name: str
     started: float
     writer: Holder
 
 
-def _statuses(root: Path, records: Mapping[str, RunRecord], cutoff: float | None, now: float) -> Iterator[Leftover]:
+def _statuses(root: Path, records: Mapping[str, RunRecord], cutoff: float | None, now: float) -> Iterator[Orphan]:
     begun = [(record.name, record.began, run) for run, record in records.items()]
     killed = []
     for path in sorted((root / "live").glob("[!.]*.json")):
@@ -72,9 +74,7 @@ def _statuses(root: Path, records: Mapping[str, RunRecord], cutoff: float | None
         except FileNotFoundError:
             continue  # the run has ended
         except (OSError, ValueError, TypeError, KeyError) as error:
-            stat = path.stat()
-            old = stat.st_mtime < now - _WRITING_S
-            yield Leftover("status", path, stat.st_size, old, f"it cannot be read: {error!r}")
+            yield Orphan("status", path, path.stat().st_mtime < now - _WRITING_S, f"it cannot be read: {error!r}")
             continue
         begun.append((told.name, told.started, path.stem))
         if not told.writer.is_alive(now):
@@ -90,11 +90,10 @@ def _statuses(root: Path, records: Mapping[str, RunRecord], cutoff: float | None
             why = "of a run that was killed long ago"
         else:
             why, goes = "of a run that was killed: `lumina status` says how to go on", False
-        yield Leftover("status", told.path, told.bytes, goes, why)
+        yield Orphan("status", told.path, goes, why)
 
 
 def _read(path: Path) -> _Told:
     told = parse(read_text(path))
-    stat = path.stat()
-    writer = checked(Holder, {**told, "owner": path.stem, "heartbeat": stat.st_mtime})
-    return _Told(path, stat.st_size, str(told["name"]), float(told["started"]), writer)
+    writer = checked(Holder, {**told, "owner": path.stem, "heartbeat": path.stat().st_mtime})
+    return _Told(path, str(told["name"]), float(told["started"]), writer)

@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
 from pipelines.engine.store.checksum import is_whole, seal
+from pipelines.engine.store.objects import Objects
 from pipelines.engine.store.typed import (
     Below,
     Fingerprint,
@@ -23,7 +23,6 @@ from pipelines.engine.store.typed import (
     is_name,
     parse,
     plain,
-    read_text,
 )
 from pipelines.errors import StoreError
 from pipelines.secrets import scrubbed
@@ -88,57 +87,76 @@ class RunRecord:
         return seal(json.dumps(scrubbed(plain(self)), indent=1))
 
     @classmethod
-    def load(cls, path: Path, sealed: bool = True) -> RunRecord:
-        """The record in a file.
+    def load(cls, objects: Objects, run: str, sealed: bool = True) -> RunRecord:
+        """The record of a run.
 
         Args:
-            path: the file.
+            objects: of the store.
+            run: its id.
             sealed: whether its checksum must be right.
 
         Raises:
-            StoreError: it is damaged, or was edited.
+            StoreError: it is not there, damaged, or was edited.
         """
+        where = objects.name(run_key(run))
         try:
-            text = read_text(path)
-            record = checked(cls, parse(text))
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{path} is damaged ({error}): restore it, or run the pipeline again") from error
-        if sealed and not is_whole(text):
+            found = objects.read(run_key(run))
+            if found is None:
+                raise StoreError(f"{where} is not there")
+            record = checked(cls, parse(found.text))
+        except ValueError as error:
+            raise StoreError(f"{where} is damaged ({error}): restore it, or run the pipeline again") from error
+        if sealed and not is_whole(found.text):
             raise StoreError(
-                f"{path} was edited: its checksum is not that of what it says, and nothing acts on it: restore it, or "
+                f"{where} was edited: its checksum is not that of what it says, and nothing acts on it: restore it, or "
                 "run the pipeline again"
             )
         return record
 
 
-def find(root: Path, run: str | None) -> Path:
-    """See `Store.run_path`."""
+def run_key(run: str) -> str:
+    """Of the record of a run, by its id."""
+    return f"runs/{run}.json"
+
+
+def run_ids(objects: Objects) -> list[str]:
+    """Of all runs that have a record, sorted."""
+    return sorted(name.removesuffix(".json") for name, _ in _below(objects, "runs") if name.endswith(".json"))
+
+
+def run_names(objects: Objects) -> list[str]:
+    """Of all runs, the one with the newest run last."""
+    return [name for name, _ in sorted(_below(objects, "latest"), key=lambda one: one[1])]
+
+
+def find_run(objects: Objects, run: str | None) -> str:
+    """See `Store.run_id`."""
+    store, names = objects.name("").rstrip("/"), run_names(objects)
     if run is None:
-        pointers = sorted((root / "latest").glob("*"), key=lambda path: path.lstat().st_mtime_ns)
-        pointers = [path for path in pointers if not path.name.startswith(".")]
-        if not pointers:
-            raise StoreError(f"store {root} holds no run yet; start one with `lumina run CONFIG`")
-        run = pointers[-1].name
+        if not names:
+            raise StoreError(f"store {store} holds no run yet; start one with `lumina run CONFIG`")
+        run = names[-1]
     if not is_name(run):
-        raise StoreError(f"store {root} holds no run {run!r}: that is no name of a run, nor an id")
-    pointer = root / "latest" / run
-    run_id = _pointed(pointer) or run
-    path = root / "runs" / f"{run_id}.json"
-    if not path.is_file() and run_id != run:
-        raise StoreError(f"{pointer} names the run {run_id!r}, whose record {path} is not there; give a run by its id")
-    if not path.is_file():
-        known = sorted(pointer.name for pointer in (root / "latest").glob("[!.]*"))
-        raise StoreError(f"store {root} holds no run {run!r}; names: {', '.join(known) or 'none'}")
-    return path
-
-
-def _pointed(pointer: Path) -> str | None:
+        raise StoreError(f"store {store} holds no run {run!r}: that is no name of a run, nor an id")
+    found, pointer = run, f"latest/{run}"
     try:
-        found = read_text(pointer)
-        if not is_name(found):
-            raise ValueError(f"it says {found!r:.80}, which is no id of a run")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{pointer} is damaged ({error}); give a run by its id") from error
-    return found
+        if (pointed := objects.read(pointer)) is not None:
+            found = pointed.text
+            if not is_name(found):
+                raise ValueError(f"it says {found!r:.80}, which is no id of a run")
+    except ValueError as error:
+        raise StoreError(f"{objects.name(pointer)} is damaged ({error}); give a run by its id") from error
+    if found in run_ids(objects):
+        return found
+    if found != run:
+        raise StoreError(
+            f"{objects.name(pointer)} names the run {found!r}, whose record {objects.name(run_key(found))} is not "
+            "there; give a run by its id"
+        )
+    raise StoreError(f"store {store} holds no run {run!r}; names: {', '.join(sorted(names)) or 'none'}")
+
+
+def _below(objects: Objects, folder: str) -> list[tuple[str, float]]:
+    """Names of the objects in a folder, with their times; half-written ones begin with a dot."""
+    found = ((entry.key.removeprefix(f"{folder}/"), entry.modified) for entry in objects.entries(folder))
+    return [(name, modified) for name, modified in found if is_name(name) and not name.startswith(".")]

@@ -1,10 +1,14 @@
-"""The store: content-addressed outputs of stages, in a directory; `pipelines.engine.store.remote` has one in a bucket.
+"""The store: content-addressed outputs of stages, in a directory or a bucket.
 
     <store>/stages/<stage>/<fingerprint[:20]>/{LEASE.json, a-<id>/..., work/, *.jsonl, MANIFEST.json}
     <store>/runs/<run id>.json      which fingerprints a run used, and what they were made from
+    <store>/live/<run id>.json      how a run stands that is at work
     <store>/latest/<run name>       the id of the newest run of that name
     <store>/cache/                  digests of files outside, to compute them once
     <store>/STORE.lock              held in common by runs, and alone by `lumina gc`
+
+Records are read and written as objects where all machines see them (`pipelines.engine.store.objects`), files of
+outputs in a working copy on this machine (`pipelines.engine.store.working_copy`).
 
 An attempt writes into a directory of its own that is never renamed. Its manifest is put last, create-if-absent; the
 loser of a race takes the winner's output.
@@ -18,21 +22,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lumina.files import replacing
 from pipelines.engine.store import lease as leases
-from pipelines.engine.store.atomic_io import sync_tree
-from pipelines.engine.store.attempt import Attempt, directory_name, orphans, remove, sizes_below
+from pipelines.engine.store.attempt import Attempt, directory_name, orphans, remove
+from pipelines.engine.store.bucket import Bucket
 from pipelines.engine.store.lease import Holder, Lease, read_holder, try_acquire
-from pipelines.engine.store.manifest import Manifest, OutputFile
-from pipelines.engine.store.objects import LocalObjects, Objects, Record
-from pipelines.engine.store.run_record import RunRecord, find
-from pipelines.engine.store.typed import read_text
+from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.objects import LocalObjects, Objects
+from pipelines.engine.store.run_record import RunRecord, find_run, run_key
+from pipelines.engine.store.working_copy import WorkingCopy
 from pipelines.errors import LeaseLostError, StoreError, disk_problem
 
 if TYPE_CHECKING:
@@ -45,24 +51,26 @@ Wanted = Callable[[str], bool]
 
 
 class Store:
-    """Outputs of stages under one local directory.
+    """Outputs of stages, and the runs that used them; see `pipelines.engine.store.open_store`.
 
     Args:
         root: the directory; made by `prepare`, so that looking needs no permission to write.
         bucket: where all machines look, if not there; `root` is a working copy then.
     """
 
-    def __init__(self, root: str | Path, bucket: Objects | None = None) -> None:
+    def __init__(self, root: str | Path, bucket: Bucket | None = None) -> None:
         if "://" in str(root) and not str(root).startswith("file://"):
             raise StoreError(f"store {root}: this kind of URI is not supported; give a directory, s3://... or gs://...")
         self.root = Path(str(root).removeprefix("file://")).expanduser().resolve()
-        self.files = LocalObjects(self.root)
+        self.local = LocalObjects(self.root)
         """What lies on this machine."""
-        self.objects = bucket or self.files
+        self.objects: Objects = bucket or self.local
         """What all machines see."""
+        self.copy = WorkingCopy(self.root, bucket)
+        """Brings files of outputs from there to here, and back."""
         self.in_bucket = bucket is not None
         """Whether the outputs are no files of this machine."""
-        self.uri = str(self.root)
+        self.uri = str(self.root) if bucket is None else bucket.given
         """What `--store` takes."""
 
     def key(self, path: Path) -> str:
@@ -87,7 +95,7 @@ class Store:
         Raises:
             StoreError: it cannot be written, or has less than `min_free_gb` GB (1e9 bytes) free; see `Bucket.check`.
         """
-        self.files.check()
+        self.local.check()
         free = shutil.disk_usage(self.root).free / 1e9
         if free < min_free_gb:
             raise StoreError(
@@ -105,44 +113,25 @@ class Store:
         """The attempt directory that a manifest names."""
         return self.directory(manifest.stage, manifest.fingerprint) / manifest.attempt
 
-    def has_output(self, manifest: Manifest) -> bool:
-        """Whether the output is in the store; single files of it may be lost."""
-        return not manifest.files or bool(self.sizes(self.output(manifest)))
-
     def fetch(self, manifest: Manifest, wanted: Wanted | None = None) -> Path:
-        """The output with its files on this machine, or those that are `wanted`; in a folder they always are."""
-        return self.output(manifest)
+        """The directory of an output, with its files on this machine, or those that are `wanted`.
+
+        Raises:
+            GoneError: a bucket has lost one of them.
+            StoreError: one is not what was recorded, or the disk is full.
+        """
+        out = self.output(manifest)
+        self.copy.download(out, [file for file in manifest.files if wanted is None or wanted(file.path)])
+        return out
 
     def sizes(self, out: Path) -> dict[str, int]:
         """Bytes of every file that the store has below the directory of an attempt, by its relative path."""
         prefix = f"{self.key(out)}/"
         return {entry.key.removeprefix(prefix): entry.bytes for entry in self.objects.entries(prefix.rstrip("/"))}
 
-    @contextlib.contextmanager
-    def borrow(self, out: Path, files: Iterable[OutputFile]) -> Iterator[Path]:
-        """A directory with these files of the attempt in `out`, as long as somebody looks; lost ones are not in it."""
-        yield out
-
-    def share(self, path: Path) -> None:
-        """Show other machines a file below `root` that is no output and never changes."""
-
-    def bring(self, path: Path) -> None:
-        """Have what was shared on this machine, if the store has it."""
-
     def dataset(self, manifest: Manifest) -> ds.Dataset:
-        """The Parquet files in `data/` of an output."""
-        import pyarrow.dataset as ds  # brings pandas along, which a plan does without
-
-        return ds.dataset(self.output(manifest) / "data", format="parquet")
-
-    def fetch_run(self, record: RunRecord, stages: Iterable[str] | None = None, wanted: Wanted | None = None) -> None:
-        """Have outputs of a recorded run on this machine, or of each only the files that are `wanted`.
-
-        Args:
-            record: of the run.
-            stages: whose outputs, without what follows `@`; None means all.
-            wanted: see `Wanted`.
-        """
+        """The Parquet files in `data/` of an output; see `WorkingCopy.dataset`."""
+        return self.copy.dataset(self.output(manifest), manifest.files)
 
     def record_text(self, stage: str, fingerprint: str) -> str | None:
         """Content of the MANIFEST.json of a fingerprint (64 hex digits), as it is; None if there is none.
@@ -150,11 +139,8 @@ class Store:
         Raises:
             ValueError: what is there is no text, or no file but a link to one.
         """
-        record = self._read(self._record(stage, fingerprint))
+        record = self.objects.read(self._record(stage, fingerprint))
         return None if record is None else record.text
-
-    def _read(self, key: str) -> Record | None:
-        return self.objects.read(key)
 
     def lookup(self, stage: str, fingerprint: str, repair: bool = False) -> Manifest | None:
         """The manifest of a finished stage, as it was sealed, whose files are all there with the recorded sizes.
@@ -180,24 +166,38 @@ class Store:
             if text is None:
                 return None, None
             manifest = Manifest.from_sealed(text)
-            problem = manifest.problem(stage, fingerprint, self._size_of(self.output(manifest)))
+            problem = manifest.problem(stage, fingerprint, self.sizes(self.output(manifest)))
         except ValueError as error:
             return None, f"{self.name(self.directory(stage, fingerprint) / 'MANIFEST.json')}: {error}"
         return (manifest, None) if problem is None else (None, f"{self.name(self.output(manifest))}: {problem}")
 
-    def _size_of(self, out: Path) -> Callable[[str], int | None]:
-        """Tells the bytes of a file of the attempt in `out` by its relative path; None if it is not there."""
-        return sizes_below(out)
-
     def manifests(self, stage: str) -> list[Manifest]:
-        """All readable manifests of a stage as they were sealed, the newest first; their files are not checked."""
+        """All readable manifests of a stage as they were sealed, the newest first.
+
+        Their files are not checked, nor whether a bucket has another one by now: whoever acts on one looks it up.
+        """
         found = []
-        for path in (self.root / "stages" / stage).glob("*/MANIFEST.json"):
+        for name in self.objects.folders(f"stages/{stage}"):
+            key = f"stages/{stage}/{name}/MANIFEST.json"
+            if self.in_bucket and not (self.root / key).exists():
+                self._copy_record(key)
             try:
-                found.append((path.stat().st_mtime_ns, Manifest.from_sealed(read_text(path))))
-            except (OSError, ValueError) as error:
-                log.debug("%s: skipped: %s", path, error)
+                if (record := self.local.read(key)) is not None:
+                    found.append((record.modified, Manifest.from_sealed(record.text)))
+            except (StoreError, ValueError) as error:
+                log.debug("%s: skipped: %s", key, error)
         return [manifest for _, manifest in sorted(found, key=lambda item: item[0], reverse=True)]
+
+    def _copy_record(self, key: str) -> None:
+        """Have a record here as the bucket has it, which does not become the newest because somebody here looks."""
+        if (record := self.objects.read(key)) is None:
+            return
+        try:
+            with replacing(self.root / key) as partial:
+                partial.write_text(record.text)
+                os.utime(partial, (record.modified, record.modified))
+        except OSError as error:
+            raise StoreError(f"store {self.root}: {disk_problem(error, self.root / key)}") from error
 
     def has_work(self, stage: str, fingerprint: str) -> bool:
         """Whether an unfinished attempt left something to continue from."""
@@ -206,14 +206,11 @@ class Store:
 
     def holder(self, stage: str, fingerprint: str) -> Holder | None:
         """The process that works on a fingerprint and may be alive, if any."""
-        holder = read_holder(self.objects, self._record(stage, fingerprint, "LEASE.json"))
+        holder = read_holder(self.objects, self._record(stage, fingerprint, leases.RECORD))
         return holder if holder is not None and holder.is_alive() else None
 
     def _record(self, stage: str, fingerprint: str, name: str = "MANIFEST.json") -> str:
         return self.key(self.directory(stage, fingerprint) / name)
-
-    def _try_acquire(self, directory: Path) -> Lease | Holder:
-        return try_acquire(self.objects, self.key(directory / "LEASE.json"), self.files if self.in_bucket else None)
 
     def acquire(self, stage: str, fingerprint: str) -> Attempt | Holder:
         """Take the lease of a fingerprint and clear what dead attempts left; returns a live holder instead if any.
@@ -221,7 +218,7 @@ class Store:
         Whoever gets an `Attempt` must look the manifest up again: another runner may have finished in between.
         """
         directory = self.directory(stage, fingerprint)
-        lease = self._try_acquire(directory)
+        lease = try_acquire(self.objects, self._record(stage, fingerprint, leases.RECORD))
         if isinstance(lease, Holder):
             return lease
         try:
@@ -232,7 +229,7 @@ class Store:
             if not resumed:
                 (directory / "curve.jsonl").unlink(missing_ok=True)
             attempt = Attempt(lease, directory, directory / f"a-{uuid.uuid4().hex[:8]}", directory / "work", resumed)
-            attempt.out.mkdir()
+            attempt.out.mkdir(parents=True)
             attempt.work.mkdir(exist_ok=True)
         except BaseException as error:
             lease.release()
@@ -242,9 +239,12 @@ class Store:
         return attempt
 
     def _remove_orphans(self, directory: Path, kept: Manifest | None) -> None:
-        """Remove what nobody needs; only the holder of the lease may."""
+        """Remove what nobody needs, here and in the bucket; only the holder of the lease may."""
         for orphan in orphans(directory, kept):
             remove(orphan)
+        for name in self.objects.folders(self.key(directory)):
+            if name.startswith("a-") and (kept is None or name != kept.attempt):
+                self.copy.remove(directory / name)
 
     def reopen(self, stage: str, fingerprint: str, keep: Callable[[Path, Path], None]) -> None:
         """Make a finished stage unfinished again: the next run goes on from what was kept.
@@ -262,7 +262,7 @@ class Store:
             if manifest is None:
                 raise StoreError(f"stage {stage}: there is no finished output of {directory_name(fingerprint)}")
             keep(self.fetch(manifest), attempt.work)
-            for objects in (self.objects, self.files):
+            for objects in (self.objects, self.local):
                 objects.remove(self._record(stage, fingerprint))
 
     def repair(self, stage: str, fingerprint: str) -> None:
@@ -277,7 +277,7 @@ class Store:
     def _move_record_aside(self, stage: str, fingerprint: str) -> str:
         """Take a manifest out of the way; returns where it is now."""
         aside = self._record(stage, fingerprint, f"MANIFEST.broken-{time.time_ns()}.json")
-        for objects in (self.objects, self.files):
+        for objects in (self.objects, self.local):
             objects.rename(self._record(stage, fingerprint), aside)
         return self.objects.name(aside)
 
@@ -299,13 +299,15 @@ class Store:
     def sweep(self, manifest: Manifest) -> None:
         """Remove what a runner of this machine that died right after its commit left beside a finished output."""
         directory = self.output(manifest).parent
-        if not [*orphans(directory, manifest), *directory.glob("work"), *directory.glob("LEASE.json")]:
-            return
+        key = self.key(directory / leases.RECORD)
         try:
-            lease = self._try_acquire(directory)
+            left = [*orphans(directory, manifest), *directory.glob("work")]
+            if not left and read_holder(self.objects, key) is None:
+                return
+            lease = try_acquire(self.objects, key)
             if isinstance(lease, Lease):
-                for orphan in [*orphans(directory, manifest), *directory.glob("work")]:
-                    remove(orphan)
+                self._remove_orphans(directory, manifest)
+                remove(directory / "work")
                 lease.release()
         except (OSError, StoreError) as error:
             log.debug("%s: not swept: %s", directory, error)
@@ -329,16 +331,16 @@ class Store:
         stage, key = manifest.stage, self._record(manifest.stage, manifest.fingerprint)
         text = manifest.to_json()
         try:
-            self._publish(attempt, manifest)
+            self.copy.upload(attempt.out, manifest.files)
             while self.objects.create(key, text) is None:
                 # A record may outlive its output, when whoever took this lease over cleared that away.
                 if self.lookup(stage, manifest.fingerprint, repair=True) is not None:
-                    self._withdraw(attempt, manifest)
+                    self.copy.remove(attempt.out)
                     break
             else:
                 if self.in_bucket:
                     # Now, and not by the bucket's clock, which may tell whole seconds only: history is in their order.
-                    self.files.put(key, text)
+                    self.local.put(key, text)
         except FileNotFoundError as error:
             raise LeaseLostError(f"stage {stage}: the attempt was cleared away by another runner") from error
         except OSError as error:
@@ -354,14 +356,6 @@ class Store:
             )
         return winner
 
-    def _publish(self, attempt: Attempt, manifest: Manifest) -> None:
-        """Have all files of a complete attempt where its manifest may name them."""
-        sync_tree(attempt.out)
-
-    def _withdraw(self, attempt: Attempt, manifest: Manifest) -> None:
-        """Remove an attempt that lost."""
-        shutil.rmtree(attempt.out, ignore_errors=True)
-
     def put_run(self, record: RunRecord) -> None:
         """Write `runs/<run id>.json` and point `latest/<run name>` to it.
 
@@ -369,10 +363,8 @@ class Store:
             StoreError: the disk is full or not writable; what was there before is as it was.
         """
         try:
-            for key, text in ((f"runs/{record.run}.json", record.to_json()), (f"latest/{record.name}", record.run)):
-                self.files.put(key, text, sync=True)
-                if self.in_bucket:
-                    self.objects.put(key, text)
+            self.objects.put(run_key(record.run), record.to_json(), sync=True)
+            self.objects.put(f"latest/{record.name}", record.run, sync=True)
         except StoreError as error:
             raise StoreError(f"run {record.run}: {error}") from error
 
@@ -386,12 +378,12 @@ class Store:
         Raises:
             StoreError: no such run, or its record is damaged or was edited.
         """
-        return RunRecord.load(self.run_path(run), sealed)
+        return RunRecord.load(self.objects, self.run_id(run), sealed)
 
-    def run_path(self, run: str | None) -> Path:
-        """Where the record of a run lies, by id or by name; None means the newest.
+    def run_id(self, run: str | None) -> str:
+        """The id of a run that has a record, by id or by name; None means the newest.
 
         Raises:
             StoreError: no such run.
         """
-        return find(self.root, run)
+        return find_run(self.objects, run)

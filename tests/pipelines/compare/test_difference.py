@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from pipelines import cli
 from pipelines.compare.difference import RunDiff, read_diff
 from pipelines.engine.stage import Pipeline
-from pipelines.engine.store import remote
+from pipelines.engine.store import working_copy
 from pipelines.engine.store.bucket import Bucket
-from pipelines.engine.store.remote import RemoteStore
+from pipelines.engine.store.open_store import open_store
 from pipelines.engine.store.store import Store
 from pipelines.errors import StoreError
 from pipelines.reports.diff_view import answer_text, difference_view
@@ -214,9 +214,9 @@ def test_a_damaged_file_is_named(base: Held, tmp_path: Path, file: str, named: s
 
 
 def test_two_runs_in_a_bucket_differ_as_on_a_disk(s3_store: str, tmp_path: Path) -> None:
-    cluster = RemoteStore(s3_store, tmp_path / "cluster")
+    cluster = open_store(s3_store, tmp_path / "cluster")
     first, second = (go(made, cluster)[1].run for made in (chain(), chain(lr=0.2, least=0.3)))
-    laptop, again = (RemoteStore(s3_store, tmp_path / name) for name in ("laptop", "again"))
+    laptop, again = (open_store(s3_store, tmp_path / name) for name in ("laptop", "again"))
     disk = on_disk(cluster, tmp_path / "disk")
     arguments = ["diff", first, first, "--store", str(disk.root), "--other-store", s3_store]
     assert CliRunner().invoke(cli.app, arguments).exit_code == 0
@@ -236,9 +236,9 @@ def test_two_runs_in_a_bucket_differ_as_on_a_disk(s3_store: str, tmp_path: Path)
 def test_of_large_tables_in_a_bucket_only_some_columns_are_read(
     s3_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cluster = RemoteStore(s3_store, tmp_path / "cluster")
+    cluster = open_store(s3_store, tmp_path / "cluster")
     first, second = (go(chain(latents(seed)), cluster)[1] for seed in (1, 2))
-    laptop = RemoteStore(s3_store, tmp_path / "laptop")
+    laptop = open_store(s3_store, tmp_path / "laptop")
     asked: list[int] = []
     read_range = Bucket.read_range
 
@@ -247,12 +247,12 @@ def test_of_large_tables_in_a_bucket_only_some_columns_are_read(
         return read_range(self, key, start, length)
 
     monkeypatch.setattr(Bucket, "read_range", counting)
-    monkeypatch.setattr(remote, "_FETCHED_BYTES", 1 << 20)
+    monkeypatch.setattr(working_copy, "_DOWNLOADED_BYTES", 1 << 20)
     [rows] = read_diff((laptop, first), (laptop, second)).rows
     assert rows.changed == {"latent_sha256": CLIPS}
     assert not [path for path in fetched(laptop) if path.startswith("latents/")]
     assert 0 < sum(asked) < 1_000_000
-    laptop.bucket.remove(f"{first.stages['latents'].path}/data/part.parquet")
+    laptop.objects.remove(f"{first.stages['latents'].path}/data/part.parquet")
     with pytest.raises(StoreError, match=r"data/part\.parquet is not there"):
         read_diff((laptop, first), (laptop, second))
 

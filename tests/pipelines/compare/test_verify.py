@@ -30,14 +30,14 @@ from pipelines.engine.stage import Pipeline
 from pipelines.engine.store.attempt import Attempt
 from pipelines.engine.store.checksum import seal
 from pipelines.engine.store.manifest import Manifest
-from pipelines.engine.store.remote import RemoteStore
+from pipelines.engine.store.open_store import open_store
 from pipelines.engine.store.store import Store
 from pipelines.errors import StoreError
-from pipelines.run_lock import patch_path
+from pipelines.run_lock import patch_key
 from pipelines.tracking.mlflow_runs import PIPELINES, MlflowRuns
 from pipelines.tracking.tracker import MlflowTracking
 from pipelines.tracking.uri import default_uri
-from tests.pipelines.engine.store.operations import fetched, on_disk
+from tests.pipelines.engine.store.operations import bucket_of, fetched, on_disk
 from tests.pipelines.toy import EXECUTE, diamond, identifier
 from tests.pipelines.toy_outputs import line
 
@@ -48,9 +48,7 @@ BOOKKEEPING = {"LEASE.lock", "attempts.jsonl", "curve.jsonl", "calls.txt", "dige
 def make(store: Store, pipeline: Pipeline) -> Store:
     patch = b"what the working tree had besides its commit\n"
     digest = hashlib.sha256(patch).hexdigest()
-    patch_path(store, digest).parent.mkdir(parents=True)
-    patch_path(store, digest).write_bytes(patch)
-    store.share(patch_path(store, digest))
+    store.objects.put(patch_key(digest), patch)
     environment = {"python": "3", "platform": "x", "cpus": 1}
     config = {"runtime": {"train_workers": 1}}
     code = {"commit": "c0ffee" * 8, "patch": f"sha256:{digest}"}
@@ -198,7 +196,7 @@ def test_an_edited_digest_input_kind_or_count_is_found(store: Store) -> None:
 
 
 def test_a_digest_that_both_records_tell_wrongly_is_found_in_the_data(store: Store) -> None:
-    content = json.loads(store.run_path("r1").read_text())
+    content = json.loads((store.root / "runs" / "r1.json").read_text())
     del content["checksum"]
     for stage, digest in (("rows", "rows256-add/1:12:" + "0" * 64), ("checkpoint", "sha256:" + "0" * 64)):
         edit(store, stage, lambda manifest, digest=digest: replace(manifest, digest=digest))  # type: ignore[misc]
@@ -266,14 +264,14 @@ def test_a_bucket_is_checked_as_a_copy_of_it_on_a_disk(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    cluster = RemoteStore(s3_store, tmp_path / "cluster")
+    cluster = open_store(s3_store, tmp_path / "cluster")
     make(cluster, line(weights=True))
     disk = on_disk(cluster, tmp_path / "disk")
     assert verify(disk, "r1", deep=True, rows=True).found == ()
-    keys = [entry.key for entry in cluster.bucket.entries("")]
+    keys = [entry.key for entry in cluster.objects.entries("")]
     assert len(keys) >= 15
     for number, key in enumerate([None, *keys]):
-        laptop = RemoteStore(s3_store, tmp_path / f"laptop-{number}")
+        laptop = open_store(s3_store, tmp_path / f"laptop-{number}")
         monkeypatch.setattr(content, "_BATCH_BYTES", (1, 1 << 30)[number % 2])
         if key is None:
             assert verify(laptop, None).found == ()
@@ -283,23 +281,23 @@ def test_a_bucket_is_checked_as_a_copy_of_it_on_a_disk(
         broken = bytearray(whole)
         broken[len(whole) // 2] ^= 1
         (disk.root / key).write_bytes(broken)
-        cluster.bucket.upload(disk.root / key, key)
+        bucket_of(cluster).upload(disk.root / key, key)
         assert said(laptop) == said(disk), key
         assert key in blamed(laptop)
         (disk.root / key).write_bytes(whole)
-        cluster.bucket.upload(disk.root / key, key)
+        bucket_of(cluster).upload(disk.root / key, key)
         assert not fetched(laptop)
     assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_what_a_bucket_lost_is_found_without_reading_any_and_mended(s3_store: str, tmp_path: Path) -> None:
-    cluster = RemoteStore(s3_store, tmp_path / "cluster")
+    cluster = open_store(s3_store, tmp_path / "cluster")
     make(cluster, line())
     place = out(cluster, "rows").relative_to(cluster.root).as_posix()
-    lost = next(entry.key for entry in cluster.bucket.entries(f"{place}/data"))
-    cluster.bucket.remove(lost)
-    cluster.bucket.put(f"{place}/new.txt", "new")
-    laptop = RemoteStore(s3_store, tmp_path / "laptop")
+    lost = next(entry.key for entry in cluster.objects.entries(f"{place}/data"))
+    cluster.objects.remove(lost)
+    cluster.objects.put(f"{place}/new.txt", "new")
+    laptop = open_store(s3_store, tmp_path / "laptop")
     found = verify(laptop, "r1")
     assert [(problem.what, problem.path) for problem in found.found] == [
         ("missing", lost), ("unexpected", f"{place}/new.txt")

@@ -62,3 +62,13 @@ def test_of_an_output_in_a_bucket_only_wanted_files_are_fetched(s3_store: str, t
     out = earlier.fetch(lambda path: path == "text.txt")
     assert earlier.fingerprint == made.fingerprint
     assert [path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()] == ["text.txt"]
+
+
+def test_an_output_that_another_machine_computed_again_is_fetched_as_it_is_now(s3_store: str, tmp_path: Path) -> None:
+    here, elsewhere = (open_store(s3_store, tmp_path / name) for name in ("one", "two"))
+    first = go(here, "a")
+    assert elsewhere.manifests("rows") == [first]
+    here.repair("rows", first.fingerprint)
+    assert go(here, "a").attempt != first.attempt
+    [earlier] = reuse_candidates(elsewhere, rows(), identifier().identify(rows(), {"raw": "d"}))
+    assert (earlier.fetch(lambda path: True) / "text.txt").is_file()

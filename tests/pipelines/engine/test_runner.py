@@ -328,7 +328,7 @@ def test_results_are_held_to_the_contract() -> None:
 
 def test_planning_imports_nothing_heavy(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from pipelines.engine.runner import plan\n"
+        "import sys; from pathlib import Path; from pipelines.engine.plan import plan\n"
         "from pipelines.engine.store.store import Store\n"
         "from tests.pipelines.toy import EXECUTE, diamond, identifier\n"
         "plan(diamond(), Store(sys.argv[1]), identifier())\n"

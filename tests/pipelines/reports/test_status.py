@@ -20,7 +20,7 @@ from pipelines import cli
 from pipelines.engine.events import NoDisplay
 from pipelines.engine.runner import run
 from pipelines.engine.store.bucket import Bucket
-from pipelines.engine.store.remote import RemoteStore
+from pipelines.engine.store.open_store import open_store
 from pipelines.engine.store.store import Store
 from pipelines.errors import StoreError
 from pipelines.reports import status
@@ -36,7 +36,7 @@ from pipelines.engine.stage import Pipeline
 from pipelines.reports import status
 from pipelines.reports.status import StatusFile, begin
 from pipelines.engine.store.bucket import Bucket
-from pipelines.engine.store.remote import RemoteStore
+from pipelines.engine.store.open_store import open_store
 from pipelines.engine.store.store import Store
 from tests.pipelines.toy import EXECUTE, identifier, stage
 store = Store(sys.argv[1])
@@ -166,7 +166,7 @@ def test_what_failed_is_named(tmp_path: Path) -> None:
 def test_a_run_elsewhere_is_seen_through_its_bucket(
     s3_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cluster, laptop = (RemoteStore(s3_store, tmp_path / name) for name in ("cluster", "laptop"))
+    cluster, laptop = (open_store(s3_store, tmp_path / name) for name in ("cluster", "laptop"))
     cluster.prepare()
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(socket, "gethostname", lambda: "head-node")
@@ -175,17 +175,17 @@ def test_a_run_elsewhere_is_seen_through_its_bucket(
         found = read_status(laptop, "diamond")
         assert (found.run, found.standing, found.host) == ("r6", "running", "head-node")
         assert shown(s3_store)[0] == 0
-        record = laptop.bucket.read("live/r6.json")
+        record = laptop.objects.read("live/r6.json")
         assert record is not None
         for silent_s, standing in ((45, "running"), (75, "killed")):
             heard = {"heard": time.time() - silent_s}
-            laptop.bucket.put("live/r6.json", json.dumps(json.loads(record.text) | heard))
+            laptop.objects.put("live/r6.json", json.dumps(json.loads(record.text) | heard))
             assert read_status(laptop, None).standing == standing
         assert "its process is gone, or head-node is cut off" in shown(s3_store)[1]
         run(diamond(), cluster, EXECUTE, run_id="r6", display=display, identifier=identifier())
-    assert not laptop.bucket.entries("live")
+    assert not laptop.objects.entries("live")
     assert read_status(laptop, None).standing == "done"
-    laptop.bucket.put("live/x.json", "[]")
+    laptop.objects.put("live/x.json", "[]")
     with pytest.raises(StoreError, match=r"some/prefix/live/x\.json is damaged"):
         read_status(laptop, None)
 
@@ -194,16 +194,16 @@ def test_a_bucket_that_cannot_be_reached_for_a_moment_stops_nothing(
     s3_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = Told()
-    store = RemoteStore(s3_store, tmp_path / "cluster")
+    store = open_store(s3_store, tmp_path / "cluster")
     away = threading.Event()
     put, remove = Bucket.put, Bucket.remove
 
-    def unless_away(change: Callable[..., None], self: Bucket, key: str, *content: str) -> None:
+    def unless_away(change: Callable[..., None], self: Bucket, key: str, *content: str, **options: bool) -> None:
         if away.is_set() and key.startswith("live/"):
             raise StoreError(f"{self.name(key)}: nobody answers")
-        change(self, key, *content)
+        change(self, key, *content, **options)
 
-    monkeypatch.setattr(Bucket, "put", partialmethod(lambda self, *args: unless_away(put, self, *args)))
+    monkeypatch.setattr(Bucket, "put", partialmethod(lambda self, *args, **sync: unless_away(put, self, *args, **sync)))
     monkeypatch.setattr(Bucket, "remove", partialmethod(lambda self, *args: unless_away(remove, self, *args)))
     monkeypatch.setattr(Bucket, "every_s", 0.05)
     away.set()
@@ -211,11 +211,11 @@ def test_a_bucket_that_cannot_be_reached_for_a_moment_stops_nothing(
         time.sleep(0.3)
         assert run(diamond(), store, EXECUTE, run_id="r7", display=display, identifier=identifier()).ok
         assert [note for note in told.notes if "live/r7.json" in note] == [
-            f"{store.bucket.uri}/live/r7.json: nobody answers: until it can be written, `lumina status` will not see "
-            "this run"
+            f"{store.objects.name('live/r7.json')}: nobody answers: until it can be written, `lumina status` will not "
+            "see this run"
         ]
         away.clear()
-        while not store.bucket.entries("live"):
+        while not store.objects.entries("live"):
             time.sleep(0.05)
         away.set()
     assert told.notes[-1].endswith("nobody answers: `lumina status` may show an old state")
@@ -223,7 +223,7 @@ def test_a_bucket_that_cannot_be_reached_for_a_moment_stops_nothing(
 
 def test_a_bucket_that_hangs_holds_nothing_up(s3_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = Told()
-    store = RemoteStore(s3_store, tmp_path / "cluster")
+    store = open_store(s3_store, tmp_path / "cluster")
     answers = threading.Event()
     monkeypatch.setattr(Bucket, "put", lambda *_: answers.wait(60))
     monkeypatch.setattr(status, "_END_S", 0.2)

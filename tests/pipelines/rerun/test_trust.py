@@ -49,7 +49,7 @@ def rerun(store: Store) -> tuple[int, str]:
 
 @pytest.mark.parametrize("checksum", [True, False])
 def test_an_edited_record_is_refused_before_anything_runs(store: Store, checksum: bool) -> None:
-    path = store.run_path("r1")
+    path = store.root / "runs" / "r1.json"
     text = path.read_text().replace("0" * 40, "a" * 40)
     if not checksum:
         content = json.loads(text)
@@ -65,7 +65,7 @@ def test_an_edited_record_is_refused_before_anything_runs(store: Store, checksum
 
 def test_a_patch_that_is_none_of_the_store_is_refused(store: Store) -> None:
     lock = {**RECORD["lock"], "code": {"commit": "0" * 40, "patch": "sha256:../../../evil"}}  # type: ignore[dict-item]
-    store.run_path("r1").write_text(seal(json.dumps(RECORD | {"lock": lock}, indent=1)))
+    (store.root / "runs" / "r1.json").write_text(seal(json.dumps(RECORD | {"lock": lock}, indent=1)))
     code, said = rerun(store)
     assert code == 1
     assert "run r1: the lock in its record is damaged: code.patch: 'sha256:../../../evil' is no fingerprint" in said

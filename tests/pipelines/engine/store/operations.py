@@ -18,11 +18,11 @@ from pipelines.engine.fingerprint import DigestCache, Identifier
 from pipelines.engine.runner import run
 from pipelines.engine.stage import Pipeline
 from pipelines.engine.store.attempt import Attempt, list_files
+from pipelines.engine.store.bucket import Bucket
 from pipelines.engine.store.gc import Policy, collect
 from pipelines.engine.store.lease import try_acquire
 from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.objects import LocalObjects
-from pipelines.engine.store.remote import RemoteStore
 from pipelines.engine.store.store import Store
 from pipelines.engine.store.store_lock import in_use
 from pipelines.errors import PipelineError
@@ -56,15 +56,29 @@ def manifest_of(store: Store, stage: str) -> Manifest:
     return store.manifests(stage)[0]
 
 
-def on_disk(store: RemoteStore, root: Path) -> Store:
+def bucket_of(store: Store) -> Bucket:
+    """Where its objects are."""
+    assert isinstance(store.objects, Bucket)
+    return store.objects
+
+
+def fetch_run(store: Store, run: str, *stages: str) -> None:
+    """Have the outputs of a run here, or those of some stages."""
+    for name, entry in store.get_run(run).stages.items():
+        manifest = store.lookup(name, entry.fingerprint or "")
+        if manifest is not None and (not stages or name in stages):
+            store.fetch(manifest)
+
+
+def on_disk(store: Store, root: Path) -> Store:
     """A copy of the bucket in a folder, as `aws s3 sync` makes it."""
-    for entry in store.bucket.entries(""):
+    for entry in store.objects.entries(""):
         (root / entry.key).parent.mkdir(parents=True, exist_ok=True)
-        store.bucket.download(entry.key, root / entry.key)
+        bucket_of(store).download(entry.key, root / entry.key)
     return Store(root)
 
 
-def fetched(store: RemoteStore) -> set[str]:
+def fetched(store: Store) -> set[str]:
     """`stage/file` for every file of an output that is in the working copy."""
     paths = (path for path in store.root.glob("stages/*/*/a-*/**/*") if path.is_file())
     return {

@@ -14,25 +14,6 @@ from pipelines.engine.store.bucket import Bucket, Tag
 from pipelines.errors import GoneError, StoreError
 
 
-def test_records_are_created_once_and_replaced_as_last_seen(s3_store: str) -> None:
-    bucket = Bucket(s3_store)
-    assert bucket.read("runs/x.json") is None
-    tag = bucket.create("runs/x.json", "one")
-    assert tag is not None
-    assert bucket.create("runs/x.json", "two") is None
-    newer = bucket.replace("runs/x.json", "three", tag)
-    assert newer is not None
-    assert bucket.replace("runs/x.json", "four", tag) is None
-    found = bucket.read("runs/x.json")
-    assert found is not None
-    assert (found.text, found.tag) == ("three", newer)
-    assert [entry.key for entry in bucket.entries("runs")] == ["runs/x.json"]
-    bucket.remove("runs/x.json")
-    bucket.remove("runs/x.json")
-    assert bucket.read("runs/x.json") is None
-    assert bucket.replace("runs/x.json", "five", newer) is None
-
-
 def test_a_repeated_write_of_ones_own_has_succeeded(s3_store: str) -> None:
     bucket = Bucket(s3_store)
     tag = bucket.create("x", "mine")

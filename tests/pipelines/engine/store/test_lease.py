@@ -18,7 +18,7 @@ from pipelines.engine.stage import Pipeline
 from pipelines.engine.store import lease as leases
 from pipelines.engine.store.lease import Holder, read_holder, this_machine, try_acquire
 from pipelines.engine.store.objects import LocalObjects
-from pipelines.engine.store.remote import RemoteStore
+from pipelines.engine.store.open_store import open_store
 from pipelines.engine.store.store import Store
 from tests.pipelines.toy import EXECUTE, identifier, stage
 
@@ -92,14 +92,14 @@ def test_a_runner_that_has_lost_its_lease_stops(
 
 def test_a_runner_on_a_bucket_stops_too(s3_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "HEARTBEAT_S", 0.05)
-    store = RemoteStore(s3_store, tmp_path)
+    store = open_store(s3_store, tmp_path)
 
     def steal() -> None:
-        while not (found := [one for one in store.bucket.entries("stages") if one.key.endswith("LEASE.json")]):
+        while not (found := [one for one in store.objects.entries("stages") if one.key.endswith("LEASE.json")]):
             time.sleep(0.02)
         time.sleep(0.3)
         other = replace(Holder.me(), owner="other", host="elsewhere")
-        store.bucket.put(found[0].key, json.dumps(asdict(other)))
+        store.objects.put(found[0].key, json.dumps(asdict(other)))
 
     thief = threading.Thread(target=steal)
     thief.start()
@@ -107,4 +107,5 @@ def test_a_runner_on_a_bucket_stops_too(s3_store: str, tmp_path: Path, monkeypat
     summary = run(pipeline, store, EXECUTE, identifier=identifier())
     thief.join()
     assert summary.outcomes["a"].state == "failed"
-    assert f"process {os.getpid()} on elsewhere has taken the lease {store.bucket.uri}" in summary.outcomes["a"].error
+    said = summary.outcomes["a"].error
+    assert f"process {os.getpid()} on elsewhere has taken the lease {store.objects.name('stages/a/')}" in said

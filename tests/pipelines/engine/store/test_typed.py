@@ -181,7 +181,7 @@ def test_the_record_of_a_run_of_another_shape_is_damaged(tmp_path: Path, changes
 def test_nothing_acts_on_the_edited_record_of_a_run(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.put_run(checked(RunRecord, RUN))
-    path = store.run_path("r1")
+    path = tmp_path / "runs" / "r1.json"
     whole = path.read_text()
     for text in (whole.replace("2026", "2025"), json.dumps(RUN, indent=1)):
         path.write_text(text)

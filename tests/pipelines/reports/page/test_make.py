@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from pipelines import cli
 from pipelines.compare.runs import read_side
 from pipelines.engine.stage import Pipeline
-from pipelines.engine.store.remote import RemoteStore
+from pipelines.engine.store.open_store import open_store
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from pipelines.errors import StoreError
@@ -163,9 +163,9 @@ def test_a_clip_that_is_gone_is_named(tmp_path: Path) -> None:
 
 
 def test_a_page_from_a_bucket_is_that_of_a_copy_on_a_disk(s3_store: str, tmp_path: Path) -> None:
-    cluster = RemoteStore(s3_store, tmp_path / "cluster")
+    cluster = open_store(s3_store, tmp_path / "cluster")
     _, record = go(pipeline(*RATES), cluster)
-    laptop = RemoteStore(s3_store, tmp_path / "laptop")
+    laptop = open_store(s3_store, tmp_path / "laptop")
     disk = on_disk(cluster, tmp_path / "disk")
     page = make_page(laptop, laptop.get_run(record.run))
     place = str(escape(shlex.quote(s3_store)))
@@ -194,7 +194,7 @@ def test_commands_for_a_bucket_are_such_as_it_can_be_given_to(s3_store: str, tmp
         stage("train@1", "train", TrainConfig()),
         stage("export", "train", TrainConfig(note="export"), init="train@1"),
     )
-    store, record = go(Pipeline("toy", stages), RemoteStore(s3_store, tmp_path / "cluster"))
+    store, record = go(Pipeline("toy", stages), open_store(s3_store, tmp_path / "cluster"))
     locked = replace(record, lock={"command": "lumina run demo"})
     section = _section(make_page(store, locked), "again")
     assert "lumina rerun" not in section
@@ -204,13 +204,12 @@ def test_commands_for_a_bucket_are_such_as_it_can_be_given_to(s3_store: str, tmp
 
 
 def test_what_a_bucket_has_lost_is_named(s3_store: str, tmp_path: Path) -> None:
-    store, record = go(pipeline(*RATES[:2]), RemoteStore(s3_store, tmp_path / "cluster"))
-    assert isinstance(store, RemoteStore)
+    store, record = go(pipeline(*RATES[:2]), open_store(s3_store, tmp_path / "cluster"))
     path = record.stages["evaluate@good"].path
     for file, message in (("videos/good/choose-00.mp4", "is gone"), ("metrics.json", "is not there")):
-        store.bucket.remove(f"{path}/{file}")
-        laptop = RemoteStore(s3_store, tmp_path / file.replace("/", "-"))
-        lost = f"{store.bucket.uri}/{path}/{file} {message}"
+        store.objects.remove(f"{path}/{file}")
+        laptop = open_store(s3_store, tmp_path / file.replace("/", "-"))
+        lost = f"{store.objects.name(f'{path}/{file}')} {message}"
         if message == "is gone":
             assert lost in make_page(laptop, record)
         else:
@@ -219,13 +218,12 @@ def test_what_a_bucket_has_lost_is_named(s3_store: str, tmp_path: Path) -> None:
 
 
 def test_an_output_that_a_bucket_has_lost_is_said(s3_store: str, tmp_path: Path) -> None:
-    store, record = go(pipeline(*RATES[:2]), RemoteStore(s3_store, tmp_path / "cluster"), until="train@1")
-    assert isinstance(store, RemoteStore)
+    store, record = go(pipeline(*RATES[:2]), open_store(s3_store, tmp_path / "cluster"), until="train@1")
     path = record.stages["train@1"].path
-    for entry in store.bucket.entries(path):
-        store.bucket.remove(entry.key)
-    page = make_page(RemoteStore(s3_store, tmp_path / "laptop"), record)
-    assert f"{store.bucket.uri}/{path} is gone" in page
+    for entry in store.objects.entries(path):
+        store.objects.remove(entry.key)
+    page = make_page(open_store(s3_store, tmp_path / "laptop"), record)
+    assert f"{store.objects.name(path)} is gone" in page
 
 
 def test_curves_and_figure_3(made: tuple[Store, RunRecord]) -> None:

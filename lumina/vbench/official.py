@@ -1,0 +1,130 @@
+"""Adapter to the official VBench: one child process for each dimension, in an interpreter of its own.
+
+The official package wants other versions of half of our libraries, so it has its own environment; it writes results
+only after the last dimension that it was asked for, so it is asked for one. What it is given are links to the clips
+and nothing else in their folder: it takes the suffix of all files from the first one that is listed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lumina.files import read_json
+from lumina.vbench import official_child
+from lumina.vbench.clip_files import index_of
+from lumina.vbench.official_results import OfficialResults, read_results
+
+LOG_FILE = "official.log"
+_RESULTS, _VERSIONS = "clips_eval_results.json", "versions.json"
+_OFFICIAL_SAMPLES = 5
+_SHOWN = 300
+
+
+class OfficialError(RuntimeError):
+    """The official environment is absent, or its code failed."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip to score."""
+
+    path: Path
+    name: str
+    """`<prompt>-<index>.mp4`."""
+    frames: int
+
+
+@dataclass(frozen=True)
+class Official:
+    """What came out, and of which libraries."""
+
+    results: OfficialResults
+    versions: Mapping[str, str]
+
+
+def score_officially(
+    python: Path, dimension: str, clips: Sequence[Clip], prompts: Path, work: Path, device: str = "cpu"
+) -> Official:
+    """Have one dimension scored by the official code.
+
+    Args:
+        python: interpreter of an environment that has `vbench`.
+        dimension: its name.
+        clips: of the dimension's prompts; indices 0..4, others are never looked at there.
+        prompts: `VBench_full_info.json`.
+        work: a folder for links, log and results; an earlier attempt in it is removed.
+        device: as torch names it.
+
+    Raises OfficialError in one line, with the log's name, where the interpreter is absent, ends with an error, is
+    killed or writes nothing usable; ValueError for clips that the official code would not look at.
+    """
+    beyond = [clip.name for clip in clips if not 0 <= (index_of(clip.name) or 0) < _OFFICIAL_SAMPLES]
+    if beyond:
+        raise ValueError(f"{beyond[0]}: the official code looks at clips 0 to {_OFFICIAL_SAMPLES - 1} of a prompt")
+    if not shutil.which(python):
+        raise OfficialError(
+            f"{python} is no interpreter: name the python of an environment that has vbench; docs/vbench.md has the "
+            "recipe"
+        )
+    shutil.rmtree(work, ignore_errors=True)
+    folder, out = work / "clips", work / "out"
+    folder.mkdir(parents=True)
+    out.mkdir()
+    for clip in clips:
+        (folder / clip.name).symlink_to(clip.path.resolve())
+    own = [entry for entry in read_json(prompts) if dimension in entry["dimension"] and _has_clips(entry, clips)]
+    (work / "prompts.json").write_text(json.dumps(own), encoding="utf-8")
+    request = {
+        "prompts": str(work / "prompts.json"),
+        "clips": str(folder),
+        "dimension": dimension,
+        "out": str(out),
+        "device": device,
+    }
+    (work / "request.json").write_text(json.dumps(request), encoding="utf-8")
+    _run(python, dimension, work)
+    try:
+        results = read_results(out / _RESULTS, dimension, {clip.name: clip.frames for clip in clips})
+    except (OSError, ValueError) as error:
+        raise OfficialError(f"the official {dimension} wrote nothing usable: {error}; see {work / LOG_FILE}") from error
+    return Official(results, read_json(out / _VERSIONS))
+
+
+def _has_clips(entry: Mapping[str, Any], clips: Sequence[Clip]) -> bool:
+    return any(clip.name.startswith(f"{entry['prompt_en']}-") for clip in clips)
+
+
+def _run(python: Path, dimension: str, work: Path) -> None:
+    # What this process imports from would hide the other environment's packages.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONHOME"}
+    log = work / LOG_FILE
+    with log.open("wb") as file:
+        done = subprocess.run(  # noqa: S603 - the user names the interpreter
+            [str(python), str(Path(official_child.__file__)), str(work / "request.json")],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=work,
+            check=False,
+        )
+    if done.returncode:
+        raise OfficialError(f"the official {dimension} {_end(done.returncode, log)}; see {log}")
+
+
+def _end(code: int, log: Path) -> str:
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
+    if "No module named 'vbench'" in last:
+        return "cannot run: its interpreter has no vbench; docs/vbench.md has the recipe"
+    return f"ended with exit code {code}: {last[:_SHOWN]}"

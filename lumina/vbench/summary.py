@@ -1,0 +1,202 @@
+"""VBench report: a figure of each dimension with its interval, who computed it, and what is missing.
+
+`vbench/` is for what the official code computed, `vbench_native/` for what the judges here did: their numbers agree
+with the official code's on its fixtures, but nobody has compared them on the published weights. A total has the prefix
+of its weakest part, and there is none where a dimension is missing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lumina.evaluation.subsets import Interval
+from lumina.vbench.clip_files import index_of, prompt_of
+from lumina.vbench.dimensions import DIMENSIONS
+from lumina.vbench.flicker import first_static
+from lumina.vbench.intervals import Figure, Judged, figures
+from lumina.vbench.score_store import Scored
+
+By = Literal["official", "native"]
+PREFIXES: Mapping[By, str] = {"official": "vbench", "native": "vbench_native"}
+
+
+@dataclass(frozen=True)
+class DimensionResult:
+    """One dimension."""
+
+    name: str
+    by: By
+    interval: Interval | None
+    """0..1; None where there is no figure."""
+    prompts: int
+    clips: int
+    """That were scored."""
+    failed: int
+    """That could not be: then there is no figure, for a mean without them would be one of other clips."""
+    gap: str | None
+    """Why there is no figure."""
+    note: str | None
+    """How the protocol differs from the official one."""
+    weights: Mapping[str, str]
+    """Content digests, or versions of the official environment's libraries."""
+
+    @property
+    def metric(self) -> str:
+        """Name of the figure, with the prefix that says who computed it."""
+        return f"{PREFIXES[self.by]}/{self.name}"
+
+
+@dataclass(frozen=True)
+class TotalResult:
+    """A total."""
+
+    name: str
+    by: By
+    interval: Interval | None
+    gap: str | None
+
+    @property
+    def metric(self) -> str:
+        """As of a dimension."""
+        return f"{PREFIXES[self.by]}/{self.name}"
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """All of it."""
+
+    dimensions: tuple[DimensionResult, ...]
+    totals: tuple[TotalResult, ...]
+    figures: Mapping[str, Figure]
+    """By the names of dimensions and totals."""
+
+    def metrics(self) -> dict[str, Interval]:
+        """Figure of each metric that there is."""
+        every: tuple[DimensionResult | TotalResult, ...] = (*self.dimensions, *self.totals)
+        return {one.metric: one.interval for one in every if one.interval is not None}
+
+
+@dataclass(frozen=True)
+class DimensionScores:
+    """What one dimension's judge said of all its clips."""
+
+    by: By
+    scored: Sequence[Scored]
+    expected: int
+    """Clips that the protocol asks for."""
+    weights: Mapping[str, str]
+    unavailable: str | None = None
+    """Why nothing was scored."""
+
+
+def summarise(
+    scores: Mapping[str, DimensionScores],
+    strata: Mapping[str, str],
+    *,
+    samples: int,
+    confidence: float,
+    seed: int,
+    resamples: int,
+) -> Summary:
+    """Reduce clips to figures with intervals over prompts.
+
+    Args:
+        scores: by dimension.
+        strata: stratum of every prompt.
+        samples: clips of a prompt that were asked for.
+        confidence: of each interval alone.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+    """
+    judged: dict[str, list[Judged]] = {}
+    gaps: dict[str, str] = {}
+    for name, found in scores.items():
+        gap = found.unavailable or _gap(found)
+        clips = [] if gap else _counted(name, found)
+        if not gap and not any(clip.score.count for clip in clips):
+            gap = _nothing_counts(name)
+        if gap:
+            gaps[name] = gap
+        else:
+            judged[name] = clips
+    known = figures(judged, strata, seed, resamples) if judged else {}
+    intervals = {name: figure.interval(confidence) for name, figure in known.items()}
+    results = tuple(
+        DimensionResult(
+            name,
+            found.by,
+            intervals.get(name),
+            known[name].prompts if name in known else 0,
+            known[name].clips if name in known else 0,
+            sum(one.verdict.score is None for one in found.scored),
+            gaps.get(name),
+            _note(name, found, samples),
+            found.weights,
+        )
+        for name, found in ((name, scores[name]) for name in DIMENSIONS if name in scores)
+    )
+    return Summary(results, _totals(scores, intervals, gaps), known)
+
+
+def _gap(found: DimensionScores) -> str | None:
+    failed = [one for one in found.scored if one.verdict.score is None]
+    if failed:
+        count = f"{len(failed)} of {found.expected} clips" if found.expected > 1 else "the clip"
+        return f"{count} cannot be scored; {failed[0].clip}: {failed[0].verdict.reason}"
+    absent = found.expected - len(found.scored)
+    return f"{absent} of {found.expected} clips are missing" if absent else None
+
+
+def _counted(name: str, found: DimensionScores) -> list[Judged]:
+    scored = list(found.scored)
+    if name == "temporal_flickering" and any(one.verdict.is_static is not None for one in scored):
+        prompts = dict.fromkeys(prompt_of(one.clip) for one in scored)
+        kept = {
+            clip
+            for prompt in prompts
+            for clip in first_static(
+                {one.clip: bool(one.verdict.is_static) for one in scored if prompt_of(one.clip) == prompt}
+            )
+        }
+        scored = [one for one in scored if one.clip in kept]
+    ordered = sorted(scored, key=lambda one: (prompt_of(one.clip), index_of(one.clip) or 0))
+    return [Judged(prompt_of(one.clip), one.verdict.score) for one in ordered if one.verdict.score is not None]
+
+
+def _nothing_counts(name: str) -> str:
+    if name == "temporal_flickering":
+        return "the static filter lets no clip through"
+    return "no clip counts: none shows what the dimension looks for"
+
+
+def _note(name: str, found: DimensionScores, samples: int) -> str | None:
+    notes = []
+    official = DIMENSIONS[name].samples
+    if samples != official:
+        notes.append(f"{samples} clips a prompt, officially {official}")
+    if name == "temporal_flickering" and not any(one.verdict.is_static is not None for one in found.scored):
+        notes.append("without the static filter")
+    return "; ".join(notes) or None
+
+
+def _totals(
+    scores: Mapping[str, DimensionScores], intervals: Mapping[str, Interval], gaps: Mapping[str, str]
+) -> tuple[TotalResult, ...]:
+    results = []
+    for name in ("quality", "semantic", "total"):
+        members = [one for one, known in DIMENSIONS.items() if name in ("total", known.group)]
+        absent = [one for one in members if one not in scores or one in gaps]
+        by: By = "official" if all(scores[one].by == "official" for one in members if one in scores) else "native"
+        gap = f"without {', '.join(absent)}" if absent else None
+        results.append(TotalResult(name, by, None if gap else intervals[name], gap))
+    return tuple(results)
+
+
+def percent(interval: Interval) -> str:
+    """A figure as the paper prints it, with its interval: "83.92 [83.10, 84.61]"."""
+    if not math.isfinite(interval.low):
+        return f"{100 * interval.value:.2f}"
+    return f"{100 * interval.value:.2f} [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"

@@ -34,7 +34,7 @@ def test_records_are_created_once_and_replaced_as_last_seen(objects: Objects) ->
     assert found is not None
     assert (found.text, found.tag) == ("three", newer)
     objects.remove("runs/x.json", tag)
-    assert keys(objects, "runs") == ["runs/x.json"]
+    assert "runs/x.json" in keys(objects, "runs")
     objects.remove("runs/x.json", newer)
     objects.remove("runs/x.json")
     assert objects.read("runs/x.json") is None

@@ -1,11 +1,15 @@
-"""Measure `lumina verify --deep` on many files against `sha256sum` on the same files.
+"""Measure `lumina verify --deep` on many files against `sha256sum` on the same files, and on many rows.
 
     python benchmarks/verify.py --out WORK [--files 100000] [--kilobytes 40]
+    python benchmarks/verify.py --out WORK --rows 30000 300000
 
 One stage with that many files is put into a store. Both then hash all of it, in turns; `sha256sum` gets as many
 processes as the verification has threads. What `verify` does besides (reading the record, sizes, lineage, the content
 digest) is in its time. With --cold the system is told before each turn to forget the content of the files, so that the
 disk is measured.
+
+With --rows a stage of so many clips is checked instead by `verify --deep --rows`, in a process of its own: its time
+against that of reading the same files by pyarrow alone, and its peak memory against that of the smallest table.
 """
 
 from __future__ import annotations
@@ -23,8 +27,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+import pyarrow.parquet as pq
 
+from curation.digest import RowsDigest
+from curation.operator import Layout
+from curation.schema import INGEST, to_table
 from jobs.files import files_digest
+from jobs.parts import PartWriter, link_parts
+from jobs.row_index import write_row_index
+from jobs.shards import read_table
 from pipelines.compare.verify import verify
 from pipelines.engine.fingerprint import fingerprint
 from pipelines.engine.store.attempt import Attempt, list_files
@@ -33,22 +44,58 @@ from pipelines.engine.store.run_record import RunRecord, StageEntry
 from pipelines.engine.store.store import Store
 
 RUN = "bench"
+_FILE_ROWS = 16384
 
 
-def fill(store: Store, files: int, size: int) -> Path:
-    """Put a finished stage with `files` files of `size` bytes into an empty store; where they lie."""
-    rng = np.random.Generator(np.random.Philox(0))
-    recipe = {"stage": "made", "inputs": {}, "config": {"files": files, "size": size}}
+Made = tuple[str, str, dict[str, int]]
+"""Kind, digest and counts of an output."""
+
+
+def fill_files(files: int, size: int) -> Callable[[Attempt], Made]:
+    """Write `files` files of `size` bytes."""
+
+    def write(attempt: Attempt) -> Made:
+        rng = np.random.Generator(np.random.Philox(0))
+        for number in range(files):
+            (attempt.out / f"{number:08}.bin").write_bytes(rng.bytes(size))
+        return "files", files_digest(attempt.out), {}
+
+    return write
+
+
+def fill_rows(rows: int) -> Callable[[Attempt], Made]:
+    """Write a table of `rows` clips and its index, as curation does."""
+
+    def write(attempt: Attempt) -> Made:
+        (attempt.out / "data").mkdir()
+        writer, parts, digest = PartWriter(attempt.work, Layout()), [], RowsDigest()
+        for start in range(0, rows, _FILE_ROWS):
+            numbers = range(start, min(start + _FILE_ROWS, rows))
+            clips = [
+                {"clip_id": f"{n:032x}", "uri": f"s3://clips/{n}.mp4", "caption": f"clip {n} " * 20, "status": "ok"}
+                for n in numbers
+            ]
+            parts.append(writer.write(to_table(clips, INGEST), batches=[start]))
+            digest = sum((file.digest for file in parts[-1].files), digest)
+        link_parts(parts, attempt.work, attempt.out / "data")
+        write_row_index(attempt.out, (read_table(part.index_path(attempt.work)) for part in parts))
+        return "rows", str(digest), {"in": rows, "ok": rows}
+
+    return write
+
+
+def fill(store: Store, config: dict[str, int], write: Callable[[Attempt], Made]) -> Path:
+    """Put a finished stage into an empty store; where its files lie."""
+    recipe = {"stage": "made", "inputs": {}, "config": config}
     name = fingerprint(recipe)
     found = store.lookup("made", name)
     if found is None:
         attempt = store.acquire("made", name)
         if not isinstance(attempt, Attempt):
             raise SystemExit(f"{attempt} fills this store")
-        for number in range(files):
-            (attempt.out / f"{number:08}.bin").write_bytes(rng.bytes(size))
+        kind, digest, counts = write(attempt)
         listed = list_files(attempt.out)
-        made = Manifest("made", name, attempt.out.name, "files", files_digest(attempt.out), recipe, listed)
+        made = Manifest("made", name, attempt.out.name, kind, digest, recipe, listed, counts=counts)
         found = store.commit(attempt, made)
     entry = StageEntry(state="done", fingerprint=found.fingerprint, digest=found.digest)
     store.put_run(RunRecord(run=RUN, name=RUN, started="2026-01-01T00:00:00+00:00", stages={"made": entry}))
@@ -83,6 +130,49 @@ def read(paths: list[str], threads: int) -> None:
         list(pool.map(read_some, [paths[at : at + 256] for at in range(0, len(paths), 256)]))
 
 
+def check(store: Store, threads: int, rows: bool = False) -> None:
+    """`lumina verify --deep`, which finds nothing wrong."""
+    if verify(store, RUN, deep=True, rows=rows, threads=threads).found:
+        raise SystemExit("something is wrong with the files that were just written")
+
+
+def peak_mb() -> float:
+    """Most memory that this process had; what `getrusage` tells may be of the process that started it."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1e3
+
+
+def look_at_rows(root: Path, threads: int) -> None:
+    """Print seconds of `verify --deep --rows`, seconds of reading alone, memory before, and memory after verifying."""
+    store = Store(root)
+    before, begun = peak_mb(), time.perf_counter()
+    check(store, threads, rows=True)
+    ours, after = time.perf_counter() - begun, peak_mb()
+    begun = time.perf_counter()
+    for path in root.glob("stages/made/*/*/data/*.parquet"):
+        for _ in pq.ParquetFile(path).iter_batches():
+            pass
+    print(ours, time.perf_counter() - begun, before, after)
+
+
+def compare_rows(root: Path, sizes: list[int], threads: int) -> None:
+    """Verify tables of several sizes, each in a process of its own."""
+    peaks = []
+    for rows in sizes:
+        store = Store(root / str(rows))
+        store.prepare()
+        fill(store, {"rows": rows}, fill_rows(rows))
+        command = [sys.executable, __file__, "--out", str(store.root), "--look", "--threads", str(threads)]
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        ours, bare, before, after = map(float, told.split())
+        peaks.append(after)
+        print(
+            f"{rows:,} rows: {ours:.2f} s, {ours / bare:.1f} times reading alone; peak {after:.0f} MB "
+            f"({before:.0f} before), {after / peaks[0]:.2f} of that of {sizes[0]:,} rows",
+            flush=True,
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -91,15 +181,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cold", action="store_true")
+    parser.add_argument("--rows", type=int, nargs="+")
+    parser.add_argument("--look", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    store = Store(args.out)
-    store.prepare()
-    out = fill(store, args.files, int(args.kilobytes * 1000))
-    paths = sorted(str(path) for path in out.iterdir())
+    if args.look:
+        look_at_rows(args.out, args.threads)
+    elif args.rows:
+        compare_rows(args.out, args.rows, args.threads)
+    else:
+        compare_files(args)
 
-    def check() -> None:
-        if verify(store, RUN, deep=True, threads=args.threads).found:
-            raise SystemExit("something is wrong with the files that were just written")
+
+def compare_files(args: argparse.Namespace) -> None:
+    """Hash all files in turns with `sha256sum`."""
+    store, size = Store(args.out), int(args.kilobytes * 1000)
+    store.prepare()
+    out = fill(store, {"files": args.files, "size": size}, fill_files(args.files, size))
+    paths = sorted(str(path) for path in out.iterdir())
 
     def timed(work: Callable[[], object]) -> float:
         if args.cold:
@@ -110,7 +208,7 @@ def main() -> None:
 
     looks: list[tuple[float, float, float, float]] = []
     for _ in range(args.repeats):
-        ours, theirs = timed(check), timed(lambda: sums(paths, args.threads))
+        ours, theirs = timed(lambda: check(store, args.threads)), timed(lambda: sums(paths, args.threads))
         looks.append((ours, theirs, timed(lambda: verify(store, RUN)), timed(lambda: read(paths, args.threads))))
         print(f"verify --deep {ours:.2f} s, sha256sum {theirs:.2f} s, ratio {ours / theirs:.2f}", flush=True)
     ours, theirs, shallow, bare = (statistics.median(column) for column in zip(*looks, strict=True))

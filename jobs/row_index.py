@@ -7,7 +7,8 @@ that it need not compute it again. Rows of one range of ids lie side by side, as
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -55,31 +56,48 @@ def write_row_index(out: Path, indexes: Iterable[pa.Table]) -> None:
 
 
 def read_input_hashes(out: Path, shard: Shard) -> pa.Table:
-    """All columns of the rows of a shard that have an `input_hash`; errors as `read_row_index`."""
+    """All columns of the rows of a shard that have an `input_hash`; errors as `RowIndex`."""
     return _read(out, _SCHEMA.names, shard.holds("id") & pc.is_valid(pc.field("input_hash")))
 
 
-def read_row_index(out: Path) -> dict[str, tuple[list[str], list[bytes]]]:
-    """Path of each data file, relative to `out` -> ids and content hashes of its rows, in their order.
+class RowIndex:
+    """The index of an output, of which the rows of one file are in memory at a time.
+
+    It stays open, so that it can be read on where its file is removed meanwhile.
 
     Raises:
         FileNotFoundError: the output has no index.
         ValueError: it is damaged.
     """
-    table = _read(out, ["file", "row", "id", "content_hash"]).sort_by([("file", "ascending"), ("row", "ascending")])
-    found: dict[str, tuple[list[str], list[bytes]]] = {}
-    for file, name, content in zip(
-        *(table[column].to_pylist() for column in ("file", "id", "content_hash")), strict=True
-    ):
-        ids, hashes = found.setdefault(file, ([], []))
-        ids.append(name)
-        hashes.append(content)
-    return found
+
+    def __init__(self, out: Path) -> None:
+        with _readable(out):
+            self._file = pq.ParquetFile(out / INDEX_FILE)
+            if self._file.schema_arrow != _SCHEMA:
+                raise ValueError(f"{out / INDEX_FILE} has other columns than an index of rows")
+            groups = (self._file.metadata.row_group(at) for at in range(self._file.num_row_groups))
+            self._ranges = [group.column(0).statistics for group in groups]
+
+    def rows(self, file: str) -> pa.Table:
+        """`id` and `content_hash` of the rows of a file, by its path relative to the output, in their order."""
+        at = [at for at, held in enumerate(self._ranges) if held is None or held.min <= file <= held.max]
+        rows = self._file.read_row_groups(at, ["file", "row", "id", "content_hash"])
+        return rows.filter(pc.equal(rows["file"], file)).sort_by("row").select(["id", "content_hash"])
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
 
 
 def _read(out: Path, columns: list[str], rows: pc.Expression | None = None) -> pa.Table:
-    try:
+    with _readable(out):
         return pq.read_table(out / INDEX_FILE, schema=_SCHEMA, columns=columns, filters=rows)
+
+
+@contextmanager
+def _readable(out: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException) as error:

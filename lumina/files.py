@@ -88,7 +88,8 @@ def replace_file(path: Path, content: bytes, sync: bool = False) -> None:
 
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's content."""
-    with path.open("rb") as file:
+    # A buffer between would cost a small file more than its hash.
+    with path.open("rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -18,8 +18,11 @@ from pipelines.errors import PipelineError
 
 HOME = Path(__file__).resolve().parents[1]
 """Directory of the running code."""
-CODE = ("lumina", "curation", "jobs", "pipelines", "pyproject.toml")
+PACKAGES = ("lumina", "curation", "jobs", "pipelines")
+CODE = (*PACKAGES, "pyproject.toml")
 """What of it a run may depend on."""
+CLI = "from pipelines.cli import main; main()"
+"""`lumina`, as `python -c` takes it from the code on its path."""
 SHIPPED = "CODE.json"
 """Beside code that was sent to a cluster: `commit`, and `patch` with the text of what it had besides."""
 

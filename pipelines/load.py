@@ -63,7 +63,7 @@ def load(
         return model.model_validate(data)
     except ValidationError as error:
         found = [item for item in error.errors() if not _other_form(item)] or error.errors()
-        lines = [_explain(model, item) for item in found if not any(_repeats(item, other) for other in found)]
+        lines = [_explain(model, data, item) for item in found if not any(_repeats(item, other) for other in found)]
         if len(lines) == 1:
             raise ConfigError(f"{name_or_path}: {lines[0]}") from error
         raise ConfigError("\n  ".join([f"{name_or_path}: {len(lines)} settings to mend", *lines])) from error
@@ -118,23 +118,25 @@ def _kinds(model: type[BaseModel], data: Any, parts: Sequence[str]) -> list[Any]
     """What may stand at a key, as annotations without unions; nothing for a key that there is not."""
     here: list[Any] = [model]
     for part in parts:
-        fit = [
-            kind
-            for kind in here
-            # A section that names its kind is of no other.
-            if not (_is_model(kind) and isinstance(data, dict))
-            or all(data.get(name, tag) == tag for name, tag in _tags(kind).items())
-        ]
-        here = [below for kind in fit for below in _below(kind, part)]
+        here = [below for kind in here for below in _below(kind, part)]
         if isinstance(data, list):
             data = data[int(part)] if part.isdigit() and int(part) < len(data) else None
         else:
             data = data.get(part) if isinstance(data, dict) else None
+        if isinstance(data, dict):
+            # A section that names its kind is of no other.
+            here = [
+                kind
+                for kind in here
+                if not _is_model(kind) or all(data.get(name, tag) == tag for name, tag in _tags(kind).items())
+            ] or here
     return here
 
 
 def _below(kind: Any, part: str) -> list[Any]:
     """What may stand at a key, or in a place of a list, of something of this kind."""
+    if kind is Any:  # settings of an operator that the config names
+        return [Any]
     if _is_model(kind):
         field = kind.model_fields.get(part)
         return [] if field is None else list(_expand(field.annotation))
@@ -148,7 +150,7 @@ def _read(kinds: Sequence[Any], override: str, text: str) -> Any:
         text.encode()
     except UnicodeEncodeError as error:
         raise ConfigError(f"override {override!a}: the value is not UTF-8") from error
-    others = [kind for kind in kinds if not _is_text(kind) and kind is not types.NoneType]
+    others = [kind for kind in kinds if not _is_text(kind) and kind not in (types.NoneType, Any)]
     takes_text = any(map(_is_text, kinds))
     written = text.lstrip().startswith(("{", "["))
     if takes_text and not (others and (written or not all(map(_is_section, others)))):
@@ -160,7 +162,7 @@ def _read(kinds: Sequence[Any], override: str, text: str) -> Any:
     except YamlLimitError as error:
         raise ConfigError(f"override {override!r:.80}: {error}") from error
     except (yaml.YAMLError, ValueError) as error:
-        if (takes_text and not written) or not kinds:
+        if (takes_text and not written) or not others:
             return text  # where there is no such key, that is the mistake
         wanted = " or ".join(dict.fromkeys(map(_describe, others)))
         problem = getattr(error, "problem", None) or str(error)
@@ -234,9 +236,10 @@ def _repeats(item: Any, other: Any) -> bool:
     )
 
 
-def _explain(model: type[BaseModel], item: Any) -> str:
+def _explain(model: type[BaseModel], data: Any, item: Any) -> str:
     unknown = item["type"] == "extra_forbidden"
-    path, owners = _walk(model, item["loc"][:-1] if unknown else item["loc"])
+    path = _written(model, data, item["loc"][:-1] if unknown else item["loc"])
+    owners = set(filter(_is_model, _kinds(model, data, path)))
     if unknown:
         key = str(item["loc"][-1])
         known = sorted({name for owner in owners for name in owner.model_fields})
@@ -256,8 +259,7 @@ def _explain(model: type[BaseModel], item: Any) -> str:
 def _explain_kind(path: Sequence[str], owners: set[type[BaseModel]], context: Mapping[str, Any]) -> str:
     """A section of several kinds names none of them, or one that there is not."""
     name = context["discriminator"].strip("'")
-    fields = [owner.model_fields[name] for owner in owners if name in owner.model_fields]
-    key, known = ".".join([*path, name]), sorted(kind for field in fields for kind in typing.get_args(field.annotation))
+    key, known = ".".join([*path, name]), sorted(_tags(owner)[name] for owner in owners if name in _tags(owner))
     if "tag" not in context:
         return f"{key}: missing; there are: {', '.join(known)}"
     near = difflib.get_close_matches(context["tag"], known, 1)
@@ -265,29 +267,13 @@ def _explain_kind(path: Sequence[str], owners: set[type[BaseModel]], context: Ma
     return f"{key}: there is no {context['tag']!r}; there are: {', '.join(known)}{hint}"
 
 
-def _walk(model: type[BaseModel], location: Sequence[Any]) -> tuple[list[str], set[type[BaseModel]]]:
-    """The keys a user wrote to get to a location, and the models that may stand there.
-
-    Unions are followed on all sides, unless a part of the location names a member; such parts are no keys.
-    """
-    here: list[Any] = [model]
-    path = []
-    for part in location:
-        if str(part).startswith(_FORMS):
-            continue
-        if Any in here:  # settings of an operator that the config names
-            path.append(str(part))
-            continue
-        models = [one for one in here if _is_model(one)]
-        chosen = [one for one in models if part in _tags(one).values()]
-        if len(models) > 1 and chosen:
-            here = chosen
-            continue
-        below = [inner for annotation in here for inner in _below(annotation, str(part))]
-        if below and part != "[key]":
-            here = below
-            path.append(str(part))
-    return path, set(filter(_is_model, here))
+def _written(model: type[BaseModel], data: Any, location: Sequence[Any]) -> list[str]:
+    """The keys that a user wrote to get to a location, in which pydantic also names the members of unions."""
+    path: list[str] = []
+    for part in map(str, location):
+        if not part.startswith((*_FORMS, "[key]")) and _kinds(model, data, [*path, part]):
+            path.append(part)
+    return path
 
 
 def _tags(model: type[BaseModel]) -> dict[str, Any]:

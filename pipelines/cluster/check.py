@@ -33,7 +33,6 @@ _CONTAINER = ("template", "spec", "containers", 0)
 _GPU = "nvidia.com/gpu"
 _OTHER_RAY = re.compile(r"(?:\bray(?:\[[\w,-]*\])?\s*==\s*|/ray(?:-ml|-llm)?:)(\d+\.\d+\.\d+)")
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m?)")
-_HINTS = {"string": ": put it in quotes", "integer": ": write a number without quotes"}
 _MOST_NODES = 10_000
 """Counted one by one; a file that allows more allows enough."""
 
@@ -157,7 +156,7 @@ def _violations(document: Document, schema: Mapping[str, Any]) -> Iterator[Probl
         elif error.validator == "const":
             yield document.problem(at, f"expected {error.validator_value}, got {error.instance!r}")
         else:
-            hint = _HINTS.get(str(error.validator_value), "") if error.validator == "type" else ""
+            hint = ": write a number without quotes" if error.validator_value == "integer" else ""
             yield document.problem(at, error.message + hint)
 
 
@@ -212,9 +211,6 @@ def _amounts(given: Any) -> dict[str, float]:
 
 
 def _pool_problems(document: Document, pools: list[Pool]) -> Iterator[Problem]:
-    if pools and not any(pool.head for pool in pools):
-        names = ", ".join(pool.name for pool in pools)
-        yield document.problem(("head_node_type",), f"this is none of the node types; there are {names}")
     for pool in pools:
         if pool.head and pool.resources.get("GPU", 0) > 0:
             words = f"the head has {pool.resources['GPU']:g} GPU, which would wait for drivers: take a node without"

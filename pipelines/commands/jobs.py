@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
-from rich.table import Table
 
 from lumina.formats import duration, short_digest
 from pipelines.commands.options import (
@@ -27,7 +25,7 @@ from pipelines.commands.options import (
     run_words,
 )
 from pipelines.errors import PipelineError
-from pipelines.terminal import Text, command_line, json_text, make_console, plain
+from pipelines.terminal import Text, command_line, json_text, make_console, make_table, plain
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -183,9 +181,7 @@ def list_jobs(address: AddressOption = None, as_json: Json = False) -> None:
     if as_json:
         typer.echo(json_text([_plain(job) for job in found]))
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("job", "state", "started (UTC)", "took"):
-        table.add_column(column, no_wrap=True)
+    table = make_table("job", "state", "started (UTC)", "took")
     for job in found:
         begun = datetime.fromtimestamp(job.started_s, UTC).strftime("%Y-%m-%d %H:%M:%S") if job.started_s else "–"
         took = duration(job.ended_s - job.started_s) if job.started_s and job.ended_s else "–"

@@ -12,6 +12,7 @@ import typer
 from rich.console import RenderableType
 
 from pipelines.errors import PipelineError
+from pipelines.git import PACKAGES
 from pipelines.terminal import Text, json_text, make_console
 
 if TYPE_CHECKING:
@@ -46,8 +47,6 @@ RecomputeOption = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-_OURS = ("pipelines", "jobs", "curation", "lumina")
 
 
 def all_overrides(override: list[str] | None, name: str | None, store: str | None) -> list[str]:
@@ -140,7 +139,7 @@ def one_line_errors(debug: bool) -> Iterator[None]:
         if debug:
             raise
         # Ours say what to do; of what nobody foresaw the class may be all there is.
-        named = type(error).__module__.partition(".")[0] in _OURS
+        named = type(error).__module__.partition(".")[0] in PACKAGES
         ours = named or isinstance(error, FileNotFoundError) or type(error) is ValueError
         message = str(error) if ours else f"{type(error).__name__}: {error}"
         make_console(stderr=True).print(Text(f"error: {message}", "bold red"), soft_wrap=True)

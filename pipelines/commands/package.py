@@ -16,13 +16,11 @@ from pipelines.commands.options import run_words
 from pipelines.config import PipelineConfig
 from pipelines.engine.fingerprint import canonical_json
 from pipelines.errors import PipelineError
-from pipelines.git import HOME, Origin, origin, ship_origin
+from pipelines.git import CLI, HOME, PACKAGES, Origin, origin, ship_origin
 from pipelines.run_lock import portable
 from pipelines.tracking.uri import without_password
 
-PACKAGES = ("lumina", "curation", "jobs", "pipelines")
 _CONFIG = "config.yaml"
-_CLI = "from pipelines.cli import main; main()"
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def make_package(
     (folder / _CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     identity = {"code": _code(folder, code), "config": config, "until": until}
     fingerprint = hashlib.sha256(canonical_json(identity).encode()).hexdigest()
-    words = [python, "-c", _CLI, "run", _CONFIG, *run_words(until, recompute)]
+    words = [python, "-c", CLI, "run", _CONFIG, *run_words(until, recompute)]
     command = shlex.join([*words, "--continue-with", told])
     metadata = {
         "run": settings.name,

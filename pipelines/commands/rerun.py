@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
 from pipelines.commands.options import Json, RunArgument, StoreOption, open_store
-from pipelines.terminal import Text, json_text, make_console
+from pipelines.terminal import Text, json_text, make_console, make_table
 
 if TYPE_CHECKING:
     from pipelines.rerun.preflight import Check
@@ -98,11 +97,7 @@ def _verdict(found: Rerun) -> RenderableType:
     """What the answer rests on, stage by stage."""
     if found.verdict is None:
         return Text("")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("stage", no_wrap=True)
-    table.add_column("held to", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("", overflow="fold")
+    table = make_table("stage", "held to", "verdict", "~")
     for stage in found.verdict.stages:
         style = _OUTCOMES.get(stage.outcome, "bold red")
         table.add_row(stage.name, Text(_held_to(stage), "dim"), Text(stage.outcome, style), Text(stage.detail, "dim"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -22,8 +22,9 @@ from pipelines.compare.metrics import (
     unmatched,
 )
 from pipelines.compare.rows import RowsDiff, compare_rows, open_rows, read_uris
-from pipelines.compare.runs import Held, Side, StageDiff, compare_stages, first_divergence, read_side
+from pipelines.compare.runs import Side, StageDiff, compare_stages, first_divergence, read_side
 from pipelines.engine.recipe_diff import Change, by_inputs_alone, flat_changes, summary
+from pipelines.engine.store.output import Output
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 
@@ -117,8 +118,8 @@ def read_diff(a: tuple[Store, RunRecord], b: tuple[Store, RunRecord]) -> RunDiff
     """
     first, second = read_side(*a), read_side(*b)
     stages = compare_stages(first, second)
-    pairs = [(stage, first.stages[stage.name], second.stages[stage.name]) for stage in stages if _in_both(stage)]
-    manifests = [(x.manifest, y.manifest) for _, x, y in pairs if x.manifest and y.manifest]
+    pairs = list(_outputs(first, second, stages))
+    manifests = [(x.manifest, y.manifest) for _, x, y in pairs]
     notes = [f"{stage.name}: {problem}" for stage in stages for problem in stage.problems]
     notes += [note for x, y in manifests for note in unmatched(x, y)]
     return RunDiff(
@@ -126,7 +127,7 @@ def read_diff(a: tuple[Store, RunRecord], b: tuple[Store, RunRecord]) -> RunDiff
         second,
         stages,
         first_divergence(first, second, stages),
-        _environment(first, second, {stage.name for stage, _, _ in pairs}),
+        _environment(first, second),
         tuple(_rows(pairs)),
         tuple(_curves(pairs)),
         tuple(figure for x, y in manifests for figure in compare_evaluations(x, y)),
@@ -135,46 +136,48 @@ def read_diff(a: tuple[Store, RunRecord], b: tuple[Store, RunRecord]) -> RunDiff
     )
 
 
-def _in_both(stage: StageDiff) -> bool:
-    return None not in stage.states
+_Pair = tuple[StageDiff, Output, Output]
+"""A stage of which both runs have the output."""
 
 
-def _rows(pairs: Sequence[tuple[StageDiff, Held, Held]]) -> Iterator[RowsDiff]:
-    for stage, a, b in pairs:
-        if stage.digests[0] == stage.digests[1] or a.output is None or b.output is None:
-            continue
-        if a.output.manifest.kind == b.output.manifest.kind == "rows":
-            yield compare_rows(stage.name, a.output, b.output, partial(_uris, pairs))
+def _outputs(a: Side, b: Side, stages: Sequence[StageDiff]) -> Iterator[_Pair]:
+    for stage in stages:
+        first, second = (side.stages.get(stage.name) for side in (a, b))
+        if first and first.output and second and second.output:
+            yield stage, first.output, second.output
 
 
-def _uris(pairs: Sequence[tuple[StageDiff, Held, Held]], ids: Sequence[str]) -> Mapping[str, str]:
+def _rows(pairs: Sequence[_Pair]) -> Iterator[RowsDiff]:
+    tables = [(stage, a, b) for stage, a, b in pairs if a.manifest.kind == b.manifest.kind == "rows"]
+    for stage, a, b in tables:
+        if stage.digests[0] != stage.digests[1]:
+            yield compare_rows(stage.name, a, b, partial(_uris, tables))
+
+
+def _uris(pairs: Sequence[_Pair], ids: Sequence[str]) -> Mapping[str, str]:
     """Where clips lie, from the first stage that tells."""
-    for stage, *sides in pairs:
-        outputs = [held.output for held in sides if held.output and held.output.manifest.kind == "rows"]
-        tables = [
-            open_rows(stage.name, output) for output in outputs[: 1 if stage.digests[0] == stage.digests[1] else 2]
-        ]
-        if tables and all({"clip_id", "uri"} <= set(table.names) for table in tables):
+    for stage, a, b in pairs:
+        tables = [open_rows(stage.name, one) for one in ((a,) if stage.digests[0] == stage.digests[1] else (a, b))]
+        if all({"clip_id", "uri"} <= set(table.names) for table in tables):
             return read_uris(tables, ids)
     return {}
 
 
-def _curves(pairs: Sequence[tuple[StageDiff, Held, Held]]) -> Iterator[CurveDiff]:
-    for stage, a, b in pairs:
-        if stage.shared or a.output is None or b.output is None:
-            continue
-        paths = [output.fetch(CURVES) for output in (a.output, b.output)]
-        if all((path / CURVES).is_file() for path in paths):
+def _curves(pairs: Sequence[_Pair]) -> Iterator[CurveDiff]:
+    for stage, *outputs in pairs:
+        paths = [] if stage.shared else [output.fetch(CURVES) for output in outputs]
+        if paths and all((path / CURVES).is_file() for path in paths):
             first, second = (read_curve(stage.name, path) for path in paths)
             yield from compare_curves(stage.name, first, second)
 
 
-def _environment(a: Side, b: Side, names: set[str]) -> tuple[Change, ...]:
+def _environment(a: Side, b: Side) -> tuple[Change, ...]:
+    names = a.stages.keys() & b.stages.keys()
     first, second = (_surroundings(side, names) for side in (a, b))
     return tuple(change for part in first for change in flat_changes(first[part], second[part], part))
 
 
-def _surroundings(side: Side, names: set[str]) -> dict[str, dict[str, Any]]:
+def _surroundings(side: Side, names: Set[str]) -> dict[str, dict[str, Any]]:
     """What the stages' records say about machine and code: one value, or each with the stages that have it."""
     seen: dict[str, dict[str, dict[str, list[str]]]] = {"git": {}, "env": {}, "runtime": {}}
     for name, held in side.stages.items():

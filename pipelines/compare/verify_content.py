@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from curation.digest import HASH_BYTES, RowsDigest, row_digest_and_hashes
 from jobs.files import listing_digest
-from jobs.row_index import INDEX_FILE, read_row_index
+from jobs.row_index import INDEX_FILE, RowIndex
 from lumina.files import sha256_file
 from pipelines.compare.verification import Row, StageFindings
 from pipelines.engine.store.manifest import Manifest, OutputFile
 
-_SMALL_BYTES = 256 << 10
-"""Files up to this size are read at once: opening costs more than reading."""
 _CHUNK = 256
 """Files that a thread takes at a time."""
 _BATCH_BYTES = 1 << 30
 """That are fetched from a bucket at a time."""
+_READ_ROWS = 4096
+"""Rows that are in memory at a time."""
+_HASH = pa.binary(HASH_BYTES)
 
 
 def check_content(stage: StageFindings, manifest: Manifest, deep: bool, rows: bool, threads: int) -> None:
@@ -34,21 +40,32 @@ def check_content(stage: StageFindings, manifest: Manifest, deep: bool, rows: bo
         rows: read all rows, and name those that are wrong.
         threads: that hash files.
     """
-    tables = _Tables(stage, manifest, rows) if manifest.kind == "rows" else None
+    total: RowsDigest | None = RowsDigest()
+    index: RowIndex | None = None
     batches = _batches(stage, manifest, deep)
-    for files in batches:
-        with stage.store.copy.download_temp(stage.out, files) as here:
-            if deep:
-                known = _broken(stage)
-                present = [file for file in files if stage.place(file.path) not in known]
-                for file, detail in _hash_all(here, present, threads):
-                    stage.add("damaged", stage.out / file.path, detail)
-            if tables is not None:
-                tables.read(here, [file.path for file in files if _is_table(file)])
-            elif deep and files is batches[-1]:
-                _check_digest(stage, manifest, here)
-    if tables is not None:
-        tables.end()
+    with ExitStack() as to_close:
+        for files in batches:
+            with stage.store.copy.download_temp(stage.out, files) as here:
+                if deep:
+                    known = _broken(stage)
+                    present = [file for file in files if stage.place(file.path) not in known]
+                    for file, detail in _hash_all(here, present, threads):
+                        stage.add("damaged", stage.out / file.path, detail)
+                if manifest.kind != "rows":
+                    if deep and files is batches[-1]:
+                        _check_digest(stage, manifest, here)
+                    continue
+                if rows and files is batches[0] and (index := _index(stage, manifest, here)) is not None:
+                    to_close.enter_context(closing(index))
+                for file in filter(_is_table, files):
+                    digest = _check_table(stage, here, file.path, rows, index)
+                    total = None if total is None or digest is None else total + digest
+    if manifest.kind != "rows":
+        return
+    if total is None:
+        stage.skip("its content digest: files of it are missing or damaged")
+    elif str(total) != manifest.digest and not any(problem.rows for problem in stage.problems):
+        stage.blame("edited", f"has the digest {manifest.digest}, its rows {total}")
 
 
 def _broken(stage: StageFindings) -> set[str]:
@@ -86,7 +103,7 @@ def _hash_all(out: Path, files: Sequence[OutputFile], threads: int) -> list[tupl
         wrong = []
         for file in chunk:
             try:
-                value = _sha256(root + file.path, file.bytes)
+                value = sha256_file(Path(root + file.path))
             except OSError as error:
                 wrong.append((file, f"cannot be read: {error.strerror or error}"))
                 continue
@@ -97,18 +114,6 @@ def _hash_all(out: Path, files: Sequence[OutputFile], threads: int) -> list[tupl
     chunks = [files[at : at + _CHUNK] for at in range(0, len(files), _CHUNK)]
     with ThreadPoolExecutor(threads) as pool:
         return [one for wrong in pool.map(check, chunks) for one in wrong]
-
-
-def _sha256(path: str, size: int) -> str:
-    if size > _SMALL_BYTES:
-        return sha256_file(Path(path))
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        data = os.read(descriptor, size + 1)
-    finally:
-        os.close(descriptor)
-    # A short read is no error of the file.
-    return hashlib.sha256(data).hexdigest() if len(data) == size else sha256_file(Path(path))
 
 
 def _check_digest(stage: StageFindings, manifest: Manifest, out: Path) -> None:
@@ -137,70 +142,41 @@ def _check_digest(stage: StageFindings, manifest: Manifest, out: Path) -> None:
         stage.skip("its content digest: neither of one of its files nor of all together")
 
 
-class _Tables:
-    """Computes the digest of all rows again, some files at a time; holds each row against the index of rows, if asked.
-
-    Args:
-        stage: takes what is found.
-        manifest: its record.
-        name_rows: whether to name rows.
-    """
-
-    def __init__(self, stage: StageFindings, manifest: Manifest, name_rows: bool) -> None:
-        self.stage, self.manifest, self.name_rows = stage, manifest, name_rows
-        self.index: Mapping[str, tuple[list[str], list[bytes]]] | None = None if name_rows else {}
-        self.total, self.whole = RowsDigest(), True
-        self.suspects: dict[str, tuple[Row, ...]] = {}
-
-    def read(self, here: Path, files: Sequence[str]) -> None:
-        """Check the rows of these files in a directory; that of the first call has the index, too."""
-        stage = self.stage
-        if self.index is None:
-            self.index = _index(stage, self.manifest, here)
-        broken = _broken(stage)
-        for path in files:
-            place = stage.place(path)
-            if place in broken and not self.name_rows:
-                self.whole = False
-                continue
-            read = _read_rows(here / path)
-            self.total, self.whole = self.total + read.digest, self.whole and read.error is None
-            wrong = _wrong_rows(*self.index[path], read.marks) if path in self.index else ()
-            if place not in broken and (read.error or wrong):
-                detail = stage.text(read.error or "rows are not what was written", here)
-                stage.add("damaged", stage.out / path, detail)
-            if wrong:
-                self.suspects[place] = wrong
-            elif path in self.index and (place in broken or read.error):
-                note = f"{path}: all its rows can be read and are right; the damage lies between them"
-                stage.skip(note)
-
-    def end(self) -> None:
-        """All files were read: name the rows, and compare the digest."""
-        stage = self.stage
-        stage.problems = [
-            replace(problem, rows=self.suspects[problem.path]) if problem.path in self.suspects else problem
-            for problem in stage.problems
-        ]
-        if not self.whole:
-            stage.skip("its content digest: files of it are missing or damaged")
-        elif str(self.total) != self.manifest.digest and not self.suspects:
-            stage.blame("edited", f"has the digest {self.manifest.digest}, its rows {self.total}")
-
-
-def _index(stage: StageFindings, manifest: Manifest, out: Path) -> dict[str, tuple[list[str], list[bytes]]]:
+def _index(stage: StageFindings, manifest: Manifest, out: Path) -> RowIndex | None:
     """The index of rows, if it is there and can be trusted."""
     listed = next((file for file in manifest.files if file.path == INDEX_FILE), None)
     if listed is None:
         stage.skip("its single rows: it was made without an index of rows")
-        return {}
+        return None
     try:
-        if _sha256(str(out / INDEX_FILE), listed.bytes) != listed.sha256:
+        if sha256_file(out / INDEX_FILE) != listed.sha256:
             raise ValueError(f"{out / INDEX_FILE} is not what was written")
-        return read_row_index(out)
+        return RowIndex(out)
     except (OSError, ValueError) as error:
         stage.skip(f"its single rows: the index of rows cannot be used: {stage.text(error, out)}")
-        return {}
+        return None
+
+
+def _check_table(
+    stage: StageFindings, here: Path, path: str, name_rows: bool, index: RowIndex | None
+) -> RowsDigest | None:
+    """Hold the rows of a file against the index, if there is one; returns their digest, None if some are lost."""
+    place = stage.place(path)
+    broken = place in _broken(stage)
+    if broken and not name_rows:
+        return None
+    read = _read_rows(here / path)
+    expected = index.rows(path) if index else None
+    wrong = _wrong_rows(expected, read.hashes) if expected else ()
+    if not broken and (read.error or wrong):
+        stage.add("damaged", stage.out / path, stage.text(read.error or "rows are not what was written", here))
+    if wrong:
+        stage.problems = [
+            replace(problem, rows=wrong) if problem.path == place else problem for problem in stage.problems
+        ]
+    elif expected and (broken or read.error):
+        stage.skip(f"{path}: all its rows can be read and are right; the damage lies between them")
+    return None if read.error else read.digest
 
 
 @dataclass(frozen=True)
@@ -208,34 +184,37 @@ class _Read:
     """The rows of one file, as far as they can be read."""
 
     digest: RowsDigest
-    marks: list[bytes | None]
-    """None for a row that cannot be read."""
+    hashes: pa.ChunkedArray
+    """Content hash of each; null for a row that cannot be read."""
     error: str | None
 
 
 def _read_rows(path: Path) -> _Read:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    digest, marks, failed = RowsDigest(), list[bytes | None](), None
+    digest, hashes, failed = RowsDigest(), pa.chunked_array([], _HASH), None
     unreadable = (OSError, ValueError, MemoryError, TypeError, pa.ArrowException)
     try:
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
                 try:
-                    part, found = row_digest_and_hashes(file.read_row_group(group))
+                    batches = file.iter_batches(_READ_ROWS, [group])
+                    parts = [row_digest_and_hashes(pa.Table.from_batches([batch])) for batch in batches]
                 except unreadable as error:
                     size = file.metadata.row_group(group).num_rows
-                    failed = failed or f"rows {len(marks)} to {len(marks) + size - 1} cannot be read: {_line(error)}"
-                    marks += [None] * size
-                    continue
-                digest = digest + part
-                marks += [found[at : at + HASH_BYTES] for at in range(0, len(found), HASH_BYTES)]
+                    lost = f"rows {len(hashes)} to {len(hashes) + size - 1} cannot be read: {_line(error)}"
+                    failed, found = failed or lost, [pa.nulls(size, _HASH)]
+                else:
+                    digest = sum((part for part, _ in parts), digest)
+                    found = [_as_hashes(part) for _, part in parts]
+                hashes = pa.chunked_array([*hashes.chunks, *found], _HASH)
     except FileNotFoundError:
         failed = "is not there"
     except unreadable as error:
         failed = f"cannot be read: {_line(error)}"
-    return _Read(digest, marks, failed)
+    return _Read(digest, hashes, failed)
+
+
+def _as_hashes(data: bytes) -> pa.Array:
+    return pa.FixedSizeBinaryArray.from_buffers(_HASH, len(data) // HASH_BYTES, [None, pa.py_buffer(data)])
 
 
 def _line(error: BaseException) -> str:
@@ -243,11 +222,10 @@ def _line(error: BaseException) -> str:
     return text[0] if text else type(error).__name__
 
 
-def _wrong_rows(ids: Sequence[str], marks: Sequence[bytes], found: Sequence[bytes | None]) -> tuple[Row, ...]:
+def _wrong_rows(expected: pa.Table, found: pa.ChunkedArray) -> tuple[Row, ...]:
     """Rows that were written and are not there any more, or not as they were."""
-    there = [*found, *[None] * max(0, len(ids) - len(found))]
-    return tuple(
-        Row(row, name)
-        for row, (name, mark, now) in enumerate(zip(ids, marks, there[: len(ids)], strict=True))
-        if mark != now
-    )
+    lacking = pa.nulls(max(0, len(expected) - len(found)), _HASH)
+    now = pa.chunked_array([*found.chunks, lacking], _HASH).slice(0, len(expected))
+    places = np.flatnonzero(pc.fill_null(pc.not_equal(expected["content_hash"], now), True).to_numpy())
+    ids = expected["id"].take(pa.array(places)).to_pylist()
+    return tuple(Row(row, name) for row, name in zip(places.tolist(), ids, strict=True))

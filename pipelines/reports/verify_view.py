@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 
 from lumina.formats import duration, size
 from pipelines.compare.verification import Problem, Row, Unchecked, Verification
-from pipelines.terminal import Text
+from pipelines.terminal import Text, make_table
 
 _ROWS_SHOWN = 4
 _STAGES_SHOWN = 3
@@ -43,12 +42,7 @@ def verification_view(found: Verification) -> RenderableType:
 
 
 def _stages(found: Verification) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("stage", overflow="fold")
-    table.add_column("output", no_wrap=True)
-    for column in ("files", "size"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("found", no_wrap=True)
+    table = make_table("~stage", "output", ">files", ">size", "found")
     for stage in found.stages:
         number = len(stage.problems)
         sign = Text(f"✗ {number} wrong", "bold red") if number else Text("✓ intact", "green")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
+from jobs.files import link_or_copy
 from lumina.files import replace_file
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
@@ -38,18 +38,13 @@ def copy_stages(store: Store, record: RunRecord, start: str, target: Store) -> N
             raise StoreError(f"stage {name}: its output in {store.root} is gone or damaged; rerun with --fresh")
         if target.lookup(name, manifest.fingerprint) is not None:
             continue
-        directory = target.directory(name, manifest.fingerprint)
+        directory, out = target.directory(name, manifest.fingerprint), target.output(manifest)
+        shutil.rmtree(out, ignore_errors=True)  # of a killed rerun
         try:
-            shutil.copytree(store.output(manifest), target.output(manifest), copy_function=_link, dirs_exist_ok=True)
+            shutil.copytree(
+                store.output(manifest), out, copy_function=lambda old, new: link_or_copy(Path(old), Path(new))
+            )
             # Last, as everywhere: an output without a record is none.
             replace_file(directory / "MANIFEST.json", manifest.to_json().encode())
         except OSError as error:
             raise StoreError(f"stage {name}: {directory} cannot be written: {error.strerror or error}") from error
-
-
-def _link(source: str, destination: str) -> None:
-    Path(destination).unlink(missing_ok=True)
-    try:
-        os.link(source, destination)
-    except OSError:
-        shutil.copy2(source, destination)

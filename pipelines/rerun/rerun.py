@@ -20,7 +20,7 @@ from pipelines.compare.difference import RunDiff, read_diff
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from pipelines.errors import PipelineError, StoreError
-from pipelines.git import HOME, checked_out, code_home, has_commit
+from pipelines.git import CLI, HOME, checked_out, code_home, has_commit
 from pipelines.rerun.copy_stages import copy_stages
 from pipelines.rerun.preflight import (
     Check,
@@ -40,7 +40,6 @@ from pipelines.tracking.uri import target, with_password, without_password
 
 REPRODUCED, NOT_REPRODUCED, NOT_ATTEMPTED = 0, 3, 4
 """Exit codes; 1 is an error, as everywhere, and what the run itself ends with if a stage fails."""
-_CLI = "from pipelines.cli import main; main()"
 
 
 @dataclass(frozen=True)
@@ -210,7 +209,7 @@ class _Command:
     def line(self, name: str, *options: str) -> list[str]:
         overrides = [part for value in self.overrides for part in ("-o", value)]
         # -P: the folder in which the user stands is no place to take code from.
-        return [sys.executable, "-P", "-c", _CLI, name, str(self.config), *overrides, *options]
+        return [sys.executable, "-P", "-c", CLI, name, str(self.config), *overrides, *options]
 
     def environment(self) -> dict[str, str]:
         paths = [str(self.code), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -44,7 +44,6 @@ setup_commands: [] | setup_commands: ['pip install "ray[default]==2.9.3"'] | set
 GPU: 8} | GPU: "8"} | CPU: 192 | write a number without quotes
 min_workers: 0 | min_workers: 9 | min_workers: 9 | at least 9 nodes of curation, but at most 8
 resources: {CPU: 2} | resources: {CPU: 2, GPU: 1} | CPU: 2, GPU: 1 | the head has 1 GPU
-head_node_type: head | head_node_type: main | head_node_type | there are head, curation, training
 RAY_JOB_STOP_WAIT_TIME_S=120 ray start --head | ray start --head |   - >- | RAY_JOB_STOP_WAIT_TIME_S=120
 --ulimit nofile=65536:65536 | -e MLFLOW_TRACKING_PASSWORD=hunter2 | hunter2 | stands here for everybody to read
 RAY_AUTH_MODE=token RAY_JOB | RAY_AUTH_MODE=disabled RAY_JOB |   - >- | write RAY_AUTH_MODE=token before ray start
@@ -53,9 +52,6 @@ RAY_AUTH_MODE=token | RAY_AUTH_MODE=token RAY_AUTH_TOKEN=0123abc |   - >- | RAY_
 upscaling_speed: 1.0 | max_workers: 4 | max_workers: 4 | this key stands twice
 """
 BROKEN_JOBS = """
-backoffLimit: 2 | backOffLimit: 2 | backOffLimit | did you mean backoffLimit?
-envFrom: &secrets | envfrom: &secrets | envfrom | did you mean envFrom?
-num-cpus: "2" | num-cpus: 2 | num-cpus | put it in quotes
 K8sJobMode | K8JobMode | submissionMode | did you mean K8sJobMode?
 rayVersion: "VERSION" | rayVersion: "2.46.0" | rayVersion | expected VERSION, got '2.46.0'
 IMAGE | rayproject/ray:nightly | rayproject/ray:nightly | write NAME@sha256:...

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.commands.package import PACKAGES
-from pipelines.git import SHIPPED
+from pipelines.git import PACKAGES, SHIPPED
 
 ROOT = Path(__file__).resolve().parents[3]
 UID = "1000"

@@ -31,7 +31,8 @@ import pyarrow.dataset as dataset
 import torch
 
 from lumina import zoo
-from lumina.evaluation.generation import ClipGenerator, NoiseAddress
+from lumina.evaluation.generation import ClipGenerator
+from lumina.evaluation.noise import evaluation_noise
 from lumina.evaluation.subsets import FloatArray, interval, rank_correlation, resample, weighted_mean
 from lumina.flow_matching.schedules import SamplerConfig
 from lumina.motion import DISFlow, motion_scores
@@ -113,7 +114,7 @@ def sampled(clips: ClipGenerator, system: str, prompts: Sequence[str], score: fl
     frames = []
     for at in range(0, len(prompts), BATCH):
         some = prompts[at : at + BATCH]
-        noises = [NoiseAddress(0, f"motion-{at + index}", 0) for index in range(len(some))]
+        noises = [evaluation_noise(0, f"motion-{at + index}", 0) for index in range(len(some))]
         frames += list(clips.generate(system, some, noises, settings, num_frames=FRAMES - 1, height=SIDE, width=SIDE))
     looked_at = [clip[::INTERVAL][:SAMPLES] for clip in frames]
     scores = [one.flow_abs_mean for one in motion_scores(looked_at, DISFlow(), (SIDE, SIDE))]

@@ -158,6 +158,11 @@ def evaluation_workers(runtime: RuntimeConfig) -> int:
     return max(1, fit, runtime.train_workers if runtime.autoscaling else 1)
 
 
+def has_gpus() -> bool:
+    """Whether a node of the cluster has a GPU."""
+    return room(_nodes(), {"GPU": 1}) > 0
+
+
 def _nodes() -> list[dict[str, float]]:
     import ray
 

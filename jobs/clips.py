@@ -1,12 +1,14 @@
-"""Generate and measure clips on Ray: fixed batches, so that the number of workers changes nothing.
+"""Generate clips on Ray, and measure them where wanted: fixed batches, so the number of workers changes nothing.
 
-A finished batch lies in the stage's scratch, so a killed evaluation goes on where it was.
+Resume as in `jobs.parts`: the clips of a batch come first and its record last, each under its name only when it is
+complete and on the disk. Whatever was killed, a batch whose record says what is asked for need not be made again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs import capacity
-from lumina.evaluation.prompts import Prompt
-from lumina.faults import MachineError
-from lumina.files import replace_file
+from lumina.evaluation.noise import NoiseAddress
+from lumina.faults import MachineError, is_of_machine, machine_error, told_by
+from lumina.files import read_json, replace_file, replacing
 from lumina.flow_matching.schedules import SamplerConfig
 from lumina.models.config import AttentionKernel
 from lumina.precision import DType
@@ -24,27 +26,32 @@ from lumina.precision import DType
 if TYPE_CHECKING:
     from jobs.runtime import RuntimeConfig
     from lumina.evaluation.generation import ClipGenerator
+    from lumina.evaluation.prompts import Truth
 
-ROWS_FILE = "rows.json"
+RECORD_FILE = "rows.json"
+_DEATHS = 3
+"""Of workers, one after the other, without a clip between them: the cluster is at fault, and not the clips."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ClipRequest:
     """One clip to generate."""
 
-    prompt: Prompt
-    sample: int
-    """Number among the prompt's clips: names its initial noise together with the prompt."""
-
-    @property
-    def file(self) -> str:
-        """Name of the clip's video file."""
-        return f"{self.prompt.prompt_id}-{self.sample}.mp4"
+    prompt: str
+    """Without the system prompt."""
+    noise: NoiseAddress
+    file: str
+    """Name of its video file."""
+    motion: float | None = None
+    """Motion score that is asked for instead of the sampler's; None leaves it to that."""
+    truth: Truth | None = None
+    """What the prompt describes, where that is known: some metrics need it."""
 
 
 @dataclass(frozen=True)
 class ClipJob:
-    """What all clips of one evaluation share."""
+    """What the clips of a batch share."""
 
     checkpoint: str
     """Directory of a transformer: config.json, model.safetensors."""
@@ -56,12 +63,16 @@ class ClipJob:
     height: int
     width: int
     fps: float
-    seed: int
-    metrics: tuple[str, ...]
     dtype: DType
     tiling: bool
     use_gpu: bool
     attention: AttentionKernel
+    negative_prompt: str = ""
+    metrics: tuple[str, ...] = ()
+    """What is measured; nothing if empty."""
+    adapter: str | None = None
+    """LoRA adapter that is added to the transformer."""
+    adapter_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -71,16 +82,41 @@ class Batch:
     job: ClipJob
     requests: tuple[ClipRequest, ...]
     folder: str
-    """Where its videos and `rows.json` go."""
+    """Where its clips go."""
+    record: str
+    """File that says, put last, that it is finished."""
+    key: str
+    """Of all that its clips depend on: a record with another one is of other clips."""
+
+    def rows(self) -> list[dict[str, Any]] | None:
+        """What is known of its clips, in the order of the requests; None unless it is finished."""
+        path = Path(self.record)
+        if not path.is_file():
+            return None
+        try:
+            record = read_json(path)
+            if record["key"] != self.key:
+                return None
+            rows: list[dict[str, Any]] = record["rows"]
+            names = [request.file for request in self.requests]
+            if [row["file"] for row in rows] != names:
+                return None
+            sizes = {row["file"]: row["bytes"] for row in rows}
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("%s is no record of clips (%r); they are made again", path, error)
+            return None
+        clips = {name: Path(self.folder) / name for name in names}
+        whole = all(clip.is_file() and clip.stat().st_size == sizes[name] for name, clip in clips.items())
+        return rows if whole else None
 
 
-def batches(job: ClipJob, prompts: Sequence[Prompt], samples: int, size: int, scratch: Path) -> list[Batch]:
-    """Cut all (prompt, sample) pairs into batches: the same ones for every system prompt and any number of workers."""
-    requests = [ClipRequest(prompt, sample) for prompt in prompts for sample in range(samples)]
-    return [
-        Batch(job, tuple(requests[at : at + size]), str(scratch / f"batch-{at // size:05d}"))
-        for at in range(0, len(requests), size)
-    ]
+def batches(job: ClipJob, requests: Sequence[ClipRequest], size: int, scratch: Path, key: str) -> list[Batch]:
+    """Cut requests into batches, each with a folder in `scratch`: the same for any number of workers."""
+    found = []
+    for at in range(0, len(requests), size):
+        folder = scratch / f"batch-{at // size:05d}"
+        found.append(Batch(job, tuple(requests[at : at + size]), str(folder), str(folder / RECORD_FILE), key))
+    return found
 
 
 class ClipWorker:
@@ -93,7 +129,7 @@ class ClipWorker:
         torch.set_num_threads(1)
         from lumina.motion import DISFlow
 
-        self._loaded: tuple[str, ClipGenerator] | None = None
+        self._loaded: tuple[tuple[str, str | None, float], ClipGenerator] | None = None
         self._flow = DISFlow()
 
     def ready(self) -> None:
@@ -105,22 +141,24 @@ class ClipWorker:
         from lumina.evaluation.generation import ClipGenerator
         from lumina.models.attention_kernels import AttentionKernelError, use_kernel
 
-        if self._loaded is None or self._loaded[0] != job.checkpoint:
+        weights = (job.checkpoint, job.adapter, job.adapter_scale)
+        if self._loaded is None or self._loaded[0] != weights:
             device = "cuda" if job.use_gpu else "cpu"
             dtype = getattr(torch, job.dtype)
-            generator = ClipGenerator.load(Path(job.checkpoint), job.vae, job.text_encoder, device, dtype)
+            generator = ClipGenerator.load(
+                Path(job.checkpoint), job.vae, job.text_encoder, device, dtype, job.adapter, job.adapter_scale
+            )
             try:
                 use_kernel(job.attention, generator.model.config, device, dtype)
             except AttentionKernelError as error:
                 raise MachineError(str(error)) from error
             if job.tiling:
                 generator.autoencoder.enable_tiling()
-            self._loaded = (job.checkpoint, generator)
+            self._loaded = (weights, generator)
         return self._loaded[1]
 
     def make(self, batch: Batch) -> None:
-        """Generate, measure and write a batch into its folder; `rows.json`, put last, says that it is whole."""
-        from lumina.evaluation.generation import NoiseAddress
+        """Generate, measure and write the clips of a batch; its record, put last, says that it is whole."""
         from lumina.evaluation.metrics import measure_clip
         from lumina.video import write_h264
 
@@ -129,52 +167,80 @@ class ClipWorker:
         generator = self._generator(job)
         clips = generator.generate(
             job.system_prompt,
-            [request.prompt.caption for request in batch.requests],
-            # Not keyed by system prompt or checkpoint: those are compared from the same noise.
-            [NoiseAddress(job.seed, request.prompt.prompt_id, request.sample) for request in batch.requests],
+            [request.prompt for request in batch.requests],
+            [request.noise for request in batch.requests],
             job.sampler,
             num_frames=job.num_frames,
             height=job.height,
             width=job.width,
+            negative_prompt=job.negative_prompt,
+            motion=[request.motion for request in batch.requests],
         )
-        folder.mkdir(parents=True, exist_ok=True)
         for request, frames in zip(batch.requests, clips, strict=True):
-            write_h264(folder / request.file, frames, job.fps)
-            values = measure_clip(frames, job.fps, request.prompt.truth, job.metrics, self._flow)
+            with replacing(folder / request.file, sync=True) as partial:
+                write_h264(partial, frames, job.fps)
+                size = partial.stat().st_size
+            values = measure_clip(frames, job.fps, request.truth, job.metrics, self._flow) if job.metrics else {}
             rows.append(
                 {
-                    "prompt_id": request.prompt.prompt_id,
-                    "sample": request.sample,
-                    "tokens_cut": generator.tokens_cut(job.system_prompt, request.prompt.caption),
+                    "file": request.file,
+                    "bytes": size,
+                    **generator.cut(job.system_prompt, request.prompt),
                     "frames_sha256": hashlib.sha256(frames.tobytes()).hexdigest(),
                     **values,
                 }
             )
-        replace_file(folder / ROWS_FILE, json.dumps(rows).encode())
+        replace_file(Path(batch.record), json.dumps({"key": batch.key, "rows": rows}).encode(), sync=True)
 
 
 def make_clips(
-    work: Sequence[Batch], runtime: RuntimeConfig, progress: Callable[[int, int], None]
+    work: Sequence[Batch],
+    runtime: RuntimeConfig,
+    progress: Callable[[int, int], None],
+    failed: Callable[[Batch, BaseException], None] | None = None,
+    workers: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Make all batches and return their rows in order.
+    """Make all batches and return the rows of those that are finished, in order.
 
     Args:
-        work: batches; those whose folder is whole are taken as they are.
+        work: batches; those that are finished are taken as they are.
         runtime: every GPU of the cluster gets a worker, or every CPU that is free for one.
         progress: told of (finished clips, clips in all).
+        failed: told of a batch that cannot be made, and why; the others go on. None raises the error. What the machine
+            refuses is always raised.
+        workers: at most; None is as many as there is room for.
     """
     total = sum(len(batch.requests) for batch in work)
-    todo = deque(batch for batch in work if not (Path(batch.folder) / ROWS_FILE).exists())
+    todo = deque(batch for batch in work if batch.rows() is None)
     done = total - sum(len(batch.requests) for batch in todo)
     progress(done, total)
-    for batch in _finished(todo, runtime):
+    deaths = 0
+    for batch, error in _finished(todo, runtime, workers):
+        if error is not None:
+            deaths = deaths + 1 if _is_death(error) else 0
+            cause = getattr(error, "cause", None) or error
+            if failed is None or deaths == _DEATHS:
+                raise error
+            if is_of_machine(cause) or told_by(error):
+                raise told_by(error) or machine_error(cause, f"{batch.requests[0].file}") from error
+            failed(batch, cause)
+            continue
+        deaths = 0
         done += len(batch.requests)
         progress(done, total)
-    return [row for batch in work for row in json.loads((Path(batch.folder) / ROWS_FILE).read_text(encoding="utf-8"))]
+    return [row for batch in work for row in batch.rows() or ()]
 
 
-def _finished(todo: deque[Batch], runtime: RuntimeConfig) -> Iterator[Batch]:
-    """Hand batches to actors as they become ready, and yield each when it is finished.
+def _is_death(error: BaseException) -> bool:
+    from ray import exceptions
+
+    return isinstance(error, exceptions.RayActorError)
+
+
+def _finished(
+    todo: deque[Batch], runtime: RuntimeConfig, workers: int | None
+) -> Iterator[tuple[Batch, BaseException | None]]:
+    """Hand batches to actors as they become ready, and yield each when it is finished, or with why it is not.
 
     Only to ready ones: other stages share the cluster, and a batch given to an actor that still waits for a CPU could
     wait for a stage that waits for this one.
@@ -184,21 +250,29 @@ def _finished(todo: deque[Batch], runtime: RuntimeConfig) -> Iterator[Batch]:
     import ray
 
     cpus, gpus = (0, 1) if runtime.use_gpu else (1, 0)
-    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=2, max_task_retries=2)(ClipWorker)
-    actors = [remote.remote() for _ in range(min(capacity.evaluation_workers(runtime), len(todo)))]
+    # A worker may die any number of times, a batch takes three of them at most.
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=2)(ClipWorker)
+    most = min(workers or len(todo), capacity.evaluation_workers(runtime), len(todo))
+    actors = [remote.remote() for _ in range(most)]
     running: dict[Any, tuple[Any, Batch | None]] = {actor.ready.remote(): (actor, None) for actor in actors}
     unfinished = len(todo)
     try:
         while unfinished:
             [finished], _ = ray.wait(list(running), num_returns=1)
             actor, batch = running.pop(finished)
-            ray.get(finished)
+            error: BaseException | None = None
+            try:
+                ray.get(finished)
+            except ray.exceptions.RayError as caught:
+                if batch is None:
+                    raise
+                error = caught
             if todo:
                 following = todo.popleft()
                 running[actor.make.remote(following)] = (actor, following)
             if batch is not None:
                 unfinished -= 1
-                yield batch
+                yield batch, error
     finally:
         for actor in actors:
             ray.kill(actor)

@@ -214,7 +214,8 @@ def _prompts(ctx: JobContext, split: Split) -> PromptSet:
 
 def _evaluate(ctx: JobContext, source: str, prompts: Sequence[Prompt], models: Sequence[_Model]) -> list[_Evaluated]:
     """Generate and measure all clips of the models under one system prompt."""
-    from jobs.clips import ClipJob, batches, make_clips
+    from jobs.clips import ClipJob, ClipRequest, batches, make_clips
+    from lumina.evaluation.noise import evaluation_noise
     from lumina.system_prompts import read_system_prompts
 
     config: EvaluationConfig = ctx.config
@@ -222,6 +223,16 @@ def _evaluate(ctx: JobContext, source: str, prompts: Sequence[Prompt], models: S
     if source not in known:
         raise ValueError(f"{ctx.stage}: source {source!r} has no system prompt; there are {', '.join(known)}")
     names = config.measured()
+    made = [(prompt, sample) for prompt in prompts for sample in range(config.samples)]
+    requests = [
+        ClipRequest(
+            prompt.caption,
+            evaluation_noise(config.seed, prompt.prompt_id, sample),
+            f"{prompt.prompt_id}-{sample}.mp4",
+            truth=prompt.truth,
+        )
+        for prompt, sample in made
+    ]
     work = []
     for model in models:
         job = ClipJob(
@@ -234,40 +245,41 @@ def _evaluate(ctx: JobContext, source: str, prompts: Sequence[Prompt], models: S
             height=config.height,
             width=config.width,
             fps=config.fps,
-            seed=config.seed,
             metrics=names,
             dtype=precision_on(ctx.runtime.device, config.dtype),
             tiling=config.tiling,
             use_gpu=ctx.runtime.use_gpu,
             attention=ctx.runtime.attention,
         )
-        work += batches(job, prompts, config.samples, config.batch_size, ctx.work / model.name)
+        work += batches(job, requests, config.batch_size, ctx.work / model.name, ctx.fingerprint)
     measured = make_clips(work, ctx.runtime, lambda done, total: ctx.progress(done, total, "clips"))
-    captions = {prompt.prompt_id: prompt.caption for prompt in prompts}
-    strata = {prompt.prompt_id: {"stratum": prompt.stratum} for prompt in prompts if prompt.stratum is not None}
-    cuts = {row["prompt_id"]: row["tokens_cut"] for row in measured}
+    cuts = {prompt.prompt_id: row["tokens_cut"] for (prompt, _), row in zip(made * len(models), measured, strict=True)}
     message = cut_message(list(cuts.values()), "shorten them")
     if message:
         log.warning("%s: %s", ctx.stage, message)
-    clips = len(prompts) * config.samples
+    columns = columns_of(names)
     evaluated = []
     for number, model in enumerate(models):
         folder = ctx.out / model.videos
         folder.mkdir(parents=True)
         for clip in sorted((ctx.work / model.name).glob("batch-*/*.mp4")):
             shutil.copyfile(clip, folder / clip.name)
+        own = measured[number * len(made) : (number + 1) * len(made)]
         rows = [
             {
                 "model": model.name,
                 "source": source,
                 "system_prompt_id": known[source].system_prompt_id,
-                "prompt": captions[row["prompt_id"]],
+                "prompt_id": prompt.prompt_id,
+                "prompt": prompt.caption,
                 "seed": config.seed,
-                "video": f"{model.videos}/{row['prompt_id']}-{row['sample']}.mp4",
-                **strata.get(row["prompt_id"], {}),
-                **row,
+                "sample": sample,
+                "video": f"{model.videos}/{row['file']}",
+                "frames_sha256": row["frames_sha256"],
+                **({"stratum": prompt.stratum} if prompt.stratum is not None else {}),
+                **{name: row[name] for name in columns},
             }
-            for row in measured[number * clips : (number + 1) * clips]
+            for (prompt, sample), row in zip(made, own, strict=True)
         ]
         figures = estimates(pivot(rows, names, ctx.stage), names, config.seed, config.resamples)
         videos = tuple(sorted(row["video"] for row in rows))

@@ -24,6 +24,7 @@ _LESS = {
         "runtime.activation_checkpointing to full"
     ),
     "evaluate": "lower evaluate.batch_size, or runtime.num_cpus for fewer workers",
+    "clips": "give a lower --workers",
 }
 """Which setting takes less memory, by the last part of a job's module: its whole name would be read as an import."""
 _LESS_CURATION = "lower runtime.curation_workers or runtime.num_cpus"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from lumina.models.config import NextDiTConfig
 from lumina.sizes import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION, latent_frames
 from lumina.training.stage import TaskConfig, TrainStageConfig
 from pipelines.engine.code_drift import DriftPolicy
+from pipelines.errors import did_you_mean
 from pipelines.load import load
 
 ZOO = Path(__file__).parent.parent / "lumina" / "zoo"
@@ -288,8 +288,7 @@ class PipelineConfig(Config):
             named = getattr(self.runtime, setting)
             for name in named if isinstance(named, Mapping) else ():
                 if name not in known:
-                    near = difflib.get_close_matches(name.replace(".", "@"), known, 1)
-                    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+                    hint = did_you_mean(name.replace(".", "@"), known, f"there are {', '.join(known)}")
                     raise ValueError(f"runtime.{setting} names {name!r}, which is no {kind}; {hint}")
 
     def _check_attention(self) -> None:

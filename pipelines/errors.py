@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from lumina.faults import FORBIDDEN, FULL, MachineError, cure, is_of_machine
@@ -29,6 +31,12 @@ class StageError(PipelineError):
 
 class LeaseLostError(PipelineError):
     """Another runner took over the stage while this one was busy with it."""
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str = "", cutoff: float = 0.6) -> str:
+    """`did you mean 'steps'?` where a known word is near, from 0, any, to 1, the same; else other advice."""
+    near = difflib.get_close_matches(word, sorted(known), 1, cutoff)
+    return f"did you mean {near[0]!r}?" if near else otherwise
 
 
 def disk_problem(error: OSError, where: Path) -> str:

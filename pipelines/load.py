@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from curation.texts import TextError, decode
-from pipelines.errors import PipelineError
+from pipelines.errors import PipelineError, did_you_mean
 from pipelines.yaml_text import YamlLimitError, load_yaml
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -76,8 +75,7 @@ def _find(name_or_path: str) -> Path:
             raise ConfigError(f"{path}: no such file; give a YAML file or one of: {', '.join(shipped())}")
         return path
     if name_or_path not in shipped():
-        near = difflib.get_close_matches(name_or_path, shipped(), 1)
-        hint = f"did you mean {near[0]!r}?" if near else "or give the path of a YAML file"
+        hint = did_you_mean(name_or_path, shipped(), "or give the path of a YAML file")
         raise ConfigError(f"no config is named {name_or_path!r}; there are: {', '.join(shipped())}; {hint}")
     return CONFIGS / f"{name_or_path}.yaml"
 
@@ -242,11 +240,10 @@ def _explain(model: type[BaseModel], data: Any, item: Any) -> str:
     owners = set(filter(_is_model, _kinds(model, data, path)))
     if unknown:
         key = str(item["loc"][-1])
-        known = sorted({name for owner in owners for name in owner.model_fields})
+        known = {name for owner in owners for name in owner.model_fields}
         tags = {name: tag for owner in owners for name, tag in _tags(owner).items()}
         # The kind was given, and understood.
-        near = difflib.get_close_matches(key, [name for name in known if name not in tags], 1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known) or 'none'}"
+        hint = did_you_mean(key, known - tags.keys(), f"known here: {', '.join(sorted(known)) or 'none'}", 0.5)
         where = "".join(f" where {name} is {tag!r}" for name, tag in tags.items() if len(owners) == 1)
         return f"{'.'.join([*path, key])}: unknown key{where}; {hint}"
     if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
@@ -262,9 +259,8 @@ def _explain_kind(path: Sequence[str], owners: set[type[BaseModel]], context: Ma
     key, known = ".".join([*path, name]), sorted(_tags(owner)[name] for owner in owners if name in _tags(owner))
     if "tag" not in context:
         return f"{key}: missing; there are: {', '.join(known)}"
-    near = difflib.get_close_matches(context["tag"], known, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{key}: there is no {context['tag']!r}; there are: {', '.join(known)}{hint}"
+    hint = did_you_mean(context["tag"], known)
+    return "; ".join(filter(None, [f"{key}: there is no {context['tag']!r}", f"there are: {', '.join(known)}", hint]))
 
 
 def _written(model: type[BaseModel], data: Any, location: Sequence[Any]) -> list[str]:

@@ -5,7 +5,6 @@ A text of a kilobyte can name a list ten times, that list ten times, and so on, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -27,12 +26,32 @@ class YamlLimitError(ValueError):
         self.line = line
 
 
-@dataclass
-class _Open:
-    """A list or a mapping that has not ended yet."""
+class _Bounded(yaml.SafeLoader):
+    """Stops once what is read stands for too much."""
 
-    anchor: str | None
-    nodes: int = 1
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+        self._sizes: dict[int, int] = {}
+        """Values that a node stands for, its aliases included."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent) and id(self.anchors.get(event.anchor)) not in self._sizes:
+            raise YamlLimitError(line, f"the alias *{event.anchor} stands for nothing that ends before it")
+        self._depth += 1
+        if self._depth > _DEPTH:
+            raise YamlLimitError(line, f"it is nested over {_DEPTH} deep")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        below = node.value if isinstance(node, yaml.SequenceNode) else []
+        if isinstance(node, yaml.MappingNode):
+            below = [one for pair in node.value for one in pair]
+        size = self._sizes[id(node)] = 1 + sum(self._sizes[id(one)] for one in below)
+        if size > _NODES:
+            raise YamlLimitError(line, f"with its aliases it stands for over {_NODES:,} values")
+        return node
 
 
 def load_yaml(text: str) -> Any:
@@ -42,35 +61,6 @@ def load_yaml(text: str) -> Any:
         YamlLimitError: it is too long, nested too deeply, or stands for too much.
         yaml.YAMLError, ValueError: it is no YAML.
     """
-    _check(text)
-    return yaml.safe_load(text)
-
-
-def _check(text: str) -> None:
     if len(text) > _CHARS:
         raise YamlLimitError(1, f"{len(text):,} characters; at most {_CHARS:,} are read")
-    sizes: dict[str, int] = {}
-    above: list[_Open] = [_Open(None)]
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = event.start_mark.line + 1 if event.start_mark is not None else 1
-        nodes = 0
-        if isinstance(event, yaml.AliasEvent):
-            if event.anchor not in sizes:
-                raise YamlLimitError(line, f"the alias *{event.anchor} stands for nothing that ends before it")
-            nodes = sizes[event.anchor]
-        elif isinstance(event, yaml.ScalarEvent):
-            nodes = 1
-            if event.anchor is not None:
-                sizes[event.anchor] = nodes
-        elif isinstance(event, yaml.CollectionStartEvent):
-            above.append(_Open(event.anchor))
-        elif isinstance(event, yaml.CollectionEndEvent):
-            closed = above.pop()
-            nodes = closed.nodes
-            if closed.anchor is not None:
-                sizes[closed.anchor] = nodes
-        above[-1].nodes += nodes
-        if above[-1].nodes > _NODES:
-            raise YamlLimitError(line, f"with its aliases it stands for over {_NODES:,} values")
-        if len(above) > _DEPTH:
-            raise YamlLimitError(line, f"it is nested over {_DEPTH} deep")
+    return yaml.load(text, _Bounded)  # noqa: S506  (a SafeLoader)

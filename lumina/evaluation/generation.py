@@ -1,33 +1,26 @@
-"""Clips for evaluation: many prompts under one system prompt, each from its own addressed noise."""
+"""Clip generator: many prompts under one system prompt, each from its own addressed noise."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lumina.adapters import load_adapted
 from lumina.checkpoints import load_model
+from lumina.evaluation.noise import NoiseAddress
 from lumina.flow_matching.sampler import sample
 from lumina.flow_matching.schedules import SamplerConfig
 from lumina.models.autoencoder import VideoAutoencoder
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.models.text_encoder import TextEncoder
-from lumina.randomness import generator
-from lumina.sizes import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION
+from lumina.sizes import SPATIAL_COMPRESSION, generated_latents
 from lumina.system_prompts import compose
-
-
-@dataclass(frozen=True)
-class NoiseAddress:
-    """Where the initial noise of one clip comes from: the same for every checkpoint and system prompt."""
-
-    seed: int
-    prompt_id: str
-    sample: int
 
 
 @dataclass(frozen=True)
@@ -40,18 +33,32 @@ class ClipGenerator:
 
     @classmethod
     def load(
-        cls, checkpoint: Path, autoencoder: str, text_encoder: str, device: torch.device | str, dtype: torch.dtype
+        cls,
+        checkpoint: Path,
+        autoencoder: str,
+        text_encoder: str,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        adapter: str | None = None,
+        adapter_scale: float = 1.0,
     ) -> ClipGenerator:
-        """Load all three onto one device in one dtype; raises FileNotFoundError naming what is missing."""
+        """Load all three onto one device in one dtype, the transformer with a LoRA adapter added if one is named.
+
+        Raises FileNotFoundError naming what is missing, ValueError if the adapter is of another network.
+        """
         return cls(
-            load_model(checkpoint, device, dtype),
+            load_model(checkpoint, device, dtype)
+            if adapter is None
+            else load_adapted(checkpoint, adapter, adapter_scale, device, dtype),
             VideoAutoencoder.from_pretrained(autoencoder, device, dtype),
             TextEncoder.from_pretrained(text_encoder, device, dtype),
         )
 
-    def tokens_cut(self, system_prompt: str, caption: str) -> int:
-        """How many tokens of a prompt the text encoder does not take."""
-        return self.text_encoder.tokens_cut(compose(system_prompt, caption))
+    def cut(self, system_prompt: str, caption: str) -> dict[str, Any]:
+        """What the text encoder does not take of a prompt: `tokens_cut`, a number, and `words_cut`, the text."""
+        prompt = compose(system_prompt, caption)
+        tokens = self.text_encoder.tokens_cut(prompt)
+        return {"tokens_cut": tokens, "words_cut": self.text_encoder.text_cut(prompt) if tokens else ""}
 
     def generate(
         self,
@@ -63,35 +70,38 @@ class ClipGenerator:
         num_frames: int,
         height: int,
         width: int,
+        negative_prompt: str = "",
+        motion: Sequence[float | None] = (),
     ) -> NDArray[np.uint8]:
         """Generate one clip of each caption.
 
         Args:
-            system_prompt: put before every caption; alone it is the negative prompt.
+            system_prompt: put before every caption, and before the negative prompt.
             captions: N captions.
             addresses: N addresses of the initial noise.
             sampler: steps, scales, guidance, motion.
-            num_frames: a multiple of 4, at least 8.
+            num_frames: 1, or a multiple of 4 from 8 on.
             height: in pixels.
             width: in pixels.
+            negative_prompt: what to stay away from; empty is the system prompt alone.
+            motion: N motion scores instead of the sampler's, all or none of them None; () is none.
 
         Returns:
             uint8 RGB [N, num_frames, height, width, 3].
         """
         shape = (
             self.model.config.in_channels,
-            num_frames // TEMPORAL_COMPRESSION,
+            generated_latents(num_frames),
             height // SPATIAL_COMPRESSION,
             width // SPATIAL_COMPRESSION,
         )
-        noise = np.stack(
-            [
-                generator(a.seed, "eval-noise", a.prompt_id, a.sample).standard_normal(shape, dtype=np.float32)
-                for a in addresses
-            ]
-        )
+        noise = np.stack([address.draw(shape) for address in addresses])
         text = self.text_encoder.encode([compose(system_prompt, caption) for caption in captions])
-        [negative] = self.text_encoder.encode([compose(system_prompt, "")])
-        latents = sample(self.model, torch.from_numpy(noise), text, [negative] * len(captions), sampler)
+        [negative] = self.text_encoder.encode([compose(system_prompt, negative_prompt)])
+        scores = [score for score in motion if score is not None]
+        if len(scores) not in (0, len(captions)):
+            raise ValueError(f"{len(scores)} of {len(captions)} clips of a batch have a motion score: give all or none")
+        negatives = [negative] * len(captions)
+        latents = sample(self.model, torch.from_numpy(noise), text, negatives, sampler, motion=scores or None)
         frames: NDArray[np.uint8] = self.autoencoder.decode(latents).numpy()
         return frames

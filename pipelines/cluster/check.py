@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import importlib.util
 import json
@@ -20,7 +19,7 @@ from jobs.capacity import Need, Work, needs, room, shortage
 from jobs.runtime import RuntimeConfig
 from pipelines.cluster.document import Document, Location, Problem, fill, read
 from pipelines.config import load_config
-from pipelines.errors import PipelineError
+from pipelines.errors import PipelineError, did_you_mean
 from pipelines.load import ConfigError, shipped
 
 Kind = Literal["launcher", "rayjob"]
@@ -151,8 +150,8 @@ def _violations(document: Document, schema: Mapping[str, Any]) -> Iterator[Probl
             key = error.message.split("'")[1]
             yield document.problem(at, f"{key} is missing: add it below")
         elif error.validator == "enum":
-            near = difflib.get_close_matches(str(error.instance), map(str, error.validator_value), 1)
-            yield document.problem(at, f"{error.message}{f'; did you mean {near[0]}?' if near else ''}")
+            hint = did_you_mean(str(error.instance), map(str, error.validator_value))
+            yield document.problem(at, "; ".join(filter(None, [error.message, hint])))
         elif error.validator == "const":
             yield document.problem(at, f"expected {error.validator_value}, got {error.instance!r}")
         else:
@@ -161,8 +160,7 @@ def _violations(document: Document, schema: Mapping[str, Any]) -> Iterator[Probl
 
 
 def _unknown(document: Document, at: Location, known: Any) -> Problem:
-    near = difflib.get_close_matches(str(at[-1]), known, 1)
-    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(known))}"
+    hint = did_you_mean(str(at[-1]), known, f"known here: {', '.join(sorted(known))}")
     return document.problem(at, f"unknown key; {hint}")
 
 

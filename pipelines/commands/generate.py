@@ -12,6 +12,7 @@ from rich.progress import Progress
 from lumina.hub import PREFIX, hub_model, no_folder
 from lumina.models.config import AttentionKernel
 from lumina.precision import Precision, precision_on
+from pipelines.commands.generate_many import Options, check_folder, generate_many, submit_many
 from pipelines.commands.options import width_and_height
 from pipelines.commands.written import check_file
 from pipelines.errors import PipelineError
@@ -20,7 +21,17 @@ from pipelines.terminal import make_console
 
 def generate(
     checkpoint: Annotated[str, typer.Option(metavar="DIR", help="Exported checkpoint directory, or hf:owner/name.")],
-    prompt: Annotated[list[str], typer.Option(metavar="TEXT", help="What the clip shows; may be repeated.")],
+    prompt: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="What the clip shows; may be repeated.")
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Instead: a clip for each line of a .txt, or each row of a .csv or .jsonl with the columns prompt, "
+            "seed, size, frames, source, motion, negative_prompt, output; what a row leaves out is as said here.",
+        ),
+    ] = None,
     adapter: Annotated[
         str | None, typer.Option(metavar="DIR", help="LoRA adapter to add, as peft saves it, or hf:owner/name.")
     ] = None,
@@ -31,7 +42,13 @@ def generate(
         str | None, typer.Option(metavar="NAME", help="Whose system prompt; the exported default otherwise.")
     ] = None,
     negative_prompt: Annotated[str, typer.Option(metavar="TEXT", help="What to stay away from.")] = "",
-    seed: Annotated[int, typer.Option(help="The same seed gives the same frames.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="The same seed gives the same frames. A row of --prompts without one gets a seed drawn for this "
+            "number, its prompt, and how many rows above have the same prompt: wherever it stands."
+        ),
+    ] = 0,
     motion: Annotated[float | None, typer.Option(min=0, help="Motion score to ask for.")] = None,
     preset: Annotated[
         str | None, typer.Option(metavar="NAME", help="Released sampling settings, e.g. f16F64R512-MultiScale.")
@@ -46,22 +63,74 @@ def generate(
     attention: Annotated[AttentionKernel, typer.Option(help="Kernel of attention on a GPU.")] = "auto",
     tiling: Annotated[bool, typer.Option("--tiling", help="Decode in tiles: less memory for large frames.")] = False,
     out: Annotated[
-        Path, typer.Option(metavar="FILE.mp4", help="H.264 file to write; several prompts give FILE-1.mp4, ...")
-    ] = Path("out.mp4"),
-) -> None:
-    """Generate clips from texts."""
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="H.264 file to write, several prompts give PATH-1.mp4, ...; with --prompts the folder for the clips "
+            "and their manifest.jsonl.",
+            show_default="out.mp4, or clips",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="With --prompts: workers at most.", show_default="every GPU, or the CPUs that fit into memory"
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="With --prompts: a cluster's Ray dashboard, such as http://head:8265."),
+    ] = None,
+    ray_address: Annotated[str | None, typer.Option(hidden=True, help="Of the cluster that this job is of.")] = None,
+    typed: Annotated[str, typer.Option(hidden=True, help="What the user types to go on.")] = "",
+) -> int:
+    """Generate clips from texts.
+
+    With --prompts they are made on every GPU. Killed at any time, the same command goes on: a clip that is there is
+    made again only if its row has changed. Exit code: 0, 1 if a clip failed (the others are made), 130 after Ctrl-C.
+    """
+    if (prompt is None) == (prompts is None):
+        raise PipelineError("give either --prompt TEXT, which may be repeated, or --prompts FILE")
+    _check_adapter(adapter, adapter_scale)
+    if prompts is not None:
+        folder = out or Path("clips")
+        check_folder(folder)
+        if address is None:
+            _check_checkpoint(checkpoint)
+        options = Options(
+            adapter=adapter,
+            adapter_scale=1.0 if adapter_scale is None else adapter_scale,
+            source=source,
+            negative_prompt=negative_prompt,
+            seed=seed,
+            motion=motion,
+            preset=preset,
+            steps=steps,
+            size=width_and_height(size) if size else None,
+            frames=frames,
+            fps=fps,
+            dtype=dtype,
+            attention=attention,
+            tiling=tiling,
+            workers=workers,
+            ray_address=ray_address,
+            typed=typed,
+        )
+        if address is not None:
+            return submit_many(checkpoint, prompts, folder, options, address)
+        return generate_many(checkpoint, prompts, folder, options)
+    for name, value in (("--workers", workers), ("--address", address)):
+        if value is not None:
+            raise PipelineError(f"{name} {value}: it is for many clips, and --prompts names no file of them")
+    prompt = prompt or []
+    out = out or Path("out.mp4")
     if out.suffix.lower() != ".mp4":
         raise PipelineError(f"--out {out}: expected a file name that ends in .mp4")
     count = len(prompt)
     files = [out] if count == 1 else [out.with_stem(f"{out.stem}-{number}") for number in range(1, count + 1)]
     for file in files:
         check_file("--out", file, makes_folder=True)
-    model = hub_model(checkpoint)
-    named = model is not None and (checkpoint.startswith(PREFIX) or model.snapshot is not None)
-    if not Path(checkpoint).is_dir() and not named:
-        raise PipelineError(f"--checkpoint {no_folder(checkpoint)}; `lumina run` prints where it exported one")
-    if adapter_scale is not None and adapter is None:
-        raise PipelineError(f"--adapter-scale {adapter_scale:g}: it is of an adapter, and --adapter names none")
+    _check_checkpoint(checkpoint)
     scale = 1.0 if adapter_scale is None else adapter_scale
     width, height = width_and_height(size) if size else (None, None)
     console = make_console()
@@ -101,3 +170,16 @@ def generate(
         write_h264(path, clip, made.fps)
         length, high, wide = clip.shape[:3]
         console.print(f"{path}: {length} frames, {wide}x{high}, {made.fps:g} fps", soft_wrap=True)
+    return 0
+
+
+def _check_checkpoint(checkpoint: str) -> None:
+    model = hub_model(checkpoint)
+    named = model is not None and (checkpoint.startswith(PREFIX) or model.snapshot is not None)
+    if not Path(checkpoint).is_dir() and not named:
+        raise PipelineError(f"--checkpoint {no_folder(checkpoint)}; `lumina run` prints where it exported one")
+
+
+def _check_adapter(adapter: str | None, scale: float | None) -> None:
+    if scale is not None and adapter is None:
+        raise PipelineError(f"--adapter-scale {scale:g}: it is of an adapter, and --adapter names none")

@@ -74,7 +74,7 @@ def submit(
 
     overrides = all_overrides(override, name, store)
     settings = load_config(config, overrides)
-    where = _address(address)
+    where = cluster_address(address)
     words = ["lumina", "submit", config, "--address", where, *(part for one in overrides for part in ("-o", one))]
     told = command_line([*words, *run_words(until, recompute)])
     console = make_console()
@@ -108,7 +108,7 @@ def submit(
     if not wait:
         console.print("  " + command_line(["lumina", "jobs", "logs", found.job.id, "--address", where]), soft_wrap=True)
         return 0
-    return _follow(client, found.job, where)
+    return follow_job(client, found.job, where)
 
 
 def _lacks(job: Job, recompute: list[str]) -> str:
@@ -130,14 +130,15 @@ def _resources(given: list[str] | None) -> dict[str, float]:
         raise PipelineError(f"--resource takes NAME=N, such as head=1: {error}") from error
 
 
-def _address(given: str | None) -> str:
+def cluster_address(given: str | None) -> str:
+    """The dashboard that `--address` or the environment names; PipelineError if neither does."""
     found = given or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS", "")
     if not found.startswith("http"):
         raise PipelineError("no cluster is named: give --address http://head:8265, or set RAY_API_SERVER_ADDRESS to it")
     return found.rstrip("/")
 
 
-def _follow(client: JobSubmissionClient, job: Job, address: str) -> int:
+def follow_job(client: JobSubmissionClient, job: Job, address: str) -> int:
     """Show a job's log until it ends; Ctrl-C leaves the job alone. Returns the exit code."""
     from jobs.submit import follow, wait_until_started
 
@@ -177,7 +178,7 @@ def list_jobs(address: AddressOption = None, as_json: Json = False) -> None:
     """Show the submitted runs, the newest first."""
     from jobs.submit import connect, jobs
 
-    found = jobs(connect(_address(address)))
+    found = jobs(connect(cluster_address(address)))
     if as_json:
         typer.echo(json_text([_plain(job) for job in found]))
         return
@@ -197,7 +198,7 @@ def status(job: JobArgument = None, address: AddressOption = None, as_json: Json
     """Show where a job stands, and what a waiting one waits for. Exit code: 0, or 1 for a job that failed."""
     from jobs.submit import connect, waits_for
 
-    client = connect(_address(address))
+    client = connect(cluster_address(address))
     found = _find(client, job)
     if as_json:
         typer.echo(json_text(_plain(found)))
@@ -216,11 +217,11 @@ def logs(
     """Show a job's log from its start, and follow it; Ctrl-C leaves the job alone."""
     from jobs.submit import ENDED, connect
 
-    where = _address(address)
+    where = cluster_address(address)
     client = connect(where)
     found = _find(client, job)
     if follow and found.state not in ENDED:
-        return _follow(client, found, where)
+        return follow_job(client, found, where)
     typer.echo(plain(client.get_job_logs(found.id)), nl=False)
     return 0
 
@@ -230,7 +231,7 @@ def stop(job: JobArgument = None, address: AddressOption = None) -> None:
     from jobs.submit import ENDED, connect
     from jobs.submit import stop as end
 
-    client = connect(_address(address))
+    client = connect(cluster_address(address))
     found = _find(client, job)
     if found.state in ENDED:
         make_console().print(f"{found.id} has ended already: {found.state}")

@@ -59,15 +59,11 @@ def make_package(
         PipelineError: the config cannot work on another machine, or holds a password.
     """
     _check(settings)
-    code = origin()
     config = portable(settings)
     config["runtime"]["ray_address"] = "auto"
-    for package in PACKAGES:
-        shutil.copytree(HOME / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-    if code is not None:
-        ship_origin(code, folder)
+    code = ship_code(folder)
     (folder / _CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    identity = {"code": _code(folder, code), "config": config, "until": until}
+    identity = {"code": code_identity(folder, code), "config": config, "until": until}
     fingerprint = hashlib.sha256(canonical_json(identity).encode()).hexdigest()
     words = [python, "-c", CLI, "run", _CONFIG, *run_words(until, recompute)]
     command = shlex.join([*words, "--continue-with", told])
@@ -82,7 +78,17 @@ def make_package(
     return Package(f"lumina-{settings.name}-{fingerprint[:8]}", folder, command, metadata, _shared(config))
 
 
-def _code(folder: Path, code: Origin | None) -> str:
+def ship_code(folder: Path) -> Origin | None:
+    """Put the code of this process into a folder; returns where it comes from, if that is known."""
+    code = origin()
+    for package in PACKAGES:
+        shutil.copytree(HOME / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    if code is not None:
+        ship_origin(code, folder)
+    return code
+
+
+def code_identity(folder: Path, code: Origin | None) -> str:
     """What identifies the code: its commit and changes, else its content."""
     if code is not None:
         return f"{code.commit} {hashlib.sha256(code.patch).hexdigest()}"

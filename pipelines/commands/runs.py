@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Group
 
 from lumina.formats import size
 from pipelines.commands.options import Json, RunArgument, StoreOption, open_store, show
@@ -24,12 +25,8 @@ def compare(run: RunArgument = None, store: StoreOption = None, as_json: Json = 
     opened = open_store(store)
     record = opened.get_run(run)
     found = read_evaluations(read_side(opened, record))
-    if as_json:
-        typer.echo(json_text({"run": record.run, **as_dict(found)}))
-        return
-    console = make_console()
-    console.print(Text(f"Run {record.run} ({record.name}, {record.started})", "dim"))
-    console.print(comparison_view(found))
+    head = Text(f"Run {record.run} ({record.name}, {record.started})", "dim")
+    show(as_json, lambda: {"run": record.run, **as_dict(found)}, lambda: Group(head, comparison_view(found)))
 
 
 def diff(
@@ -87,16 +84,13 @@ def selection(
     before = report.previous(opened, record) if other is None else opened.get_run(other)
     found = report.read_selection(opened, record)
     difference = report.read_difference(opened, before, record) if before else None
-    if as_json:
-        content = {"selection": report.as_dict(found), "difference": difference and report.as_dict(difference)}
-        typer.echo(json_text(content))
-        return
-    console = make_console()
-    console.print(selection_view(found, console.width))
-    if difference is None:
-        console.print(Text(f"No earlier selection of {record.name} to compare with.", "dim"))
-    else:
-        console.print(difference_view(difference, console.width))
+    width = make_console().width
+    none = Text(f"No earlier selection of {record.name} to compare with.", "dim")
+    show(
+        as_json,
+        lambda: {"selection": report.as_dict(found), "difference": difference and report.as_dict(difference)},
+        lambda: Group(selection_view(found, width), difference_view(difference, width) if difference else none),
+    )
 
 
 def quarantine(

@@ -53,6 +53,7 @@ RULES: tuple[tuple[str, Run | Read], ...] = (
     (r"lumina plan (demo|folder|my\.yaml).*", Run("desk", (2,))),
     (r"lumina cost (demo|paper|2B_GQA|my\.yaml).*", Run("desk")),
     (r"lumina probe my_videos/clip\.mp4", Run("desk")),
+    (r"lumina generate --checkpoint \S+ --prompts .*", Read("tests/pipelines/commands/test_generate_many.py runs it")),
     (r"lumina generate --checkpoint exported .*", Run("with_checkpoint")),
     (r"lumina (compare|report).*", Run("compared")),
     (r"lumina diff my-run my-run --other-store .*", Run("compared")),

@@ -31,7 +31,8 @@ from jobs.evaluate import EvaluateConfig, EvaluateFinalConfig, EvaluationConfig,
 from jobs.runtime import RuntimeConfig
 from lumina.checkpoints import save_model
 from lumina.config import Config
-from lumina.evaluation.generation import ClipGenerator, NoiseAddress
+from lumina.evaluation.generation import ClipGenerator
+from lumina.evaluation.noise import NoiseAddress, evaluation_noise
 from lumina.evaluation.prompts import CaptionSuite, ListSuite, ShapesSuite, build
 from lumina.evaluation.summary import pivot
 from lumina.flow_matching.schedules import SamplerConfig
@@ -147,6 +148,7 @@ def test_evaluations_are_paired_repeatable_and_feed_the_choice(
     batches = sorted((context.work / "train@2").glob("batch-*"))
     assert len(batches) == 2
     (batches[0] / "rows.json").unlink()
+    assert not list(context.work.rglob("*.tmp"))
     (tmp_path / "again").mkdir()
     context.work.rename(tmp_path / "again" / "work")
     monkeypatch.setattr(clips, "_finished", worker_here())
@@ -193,6 +195,33 @@ def test_prompts_that_the_text_encoder_cuts_are_said_once(
     assert "1 of 2 prompts is longer than the 256 tokens that the text encoder takes" in message
 
 
+@pytest.mark.parametrize("fault", ["another key", "cut short", "gone", "no JSON"])
+def test_a_batch_is_taken_as_it_is_only_where_its_record_and_its_clips_are_whole(
+    stages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(clips, "_finished", worker_here())
+    config = EvaluateConfig(source="red", **(SMALL | {"samples": 1, "batch_size": 1}))
+    context, result, _ = _run(stages, tmp_path / "first", config)
+    folder = context.work / "train@2" / "batch-00001"
+    [clip] = folder.glob("*.mp4")
+    whole = clip.read_bytes()
+    if fault == "another key":
+        record = json.loads((folder / "rows.json").read_text())
+        (folder / "rows.json").write_text(json.dumps(record | {"key": "of another stage"}))
+    elif fault == "cut short":
+        clip.write_bytes(whole[:-9])
+    elif fault == "gone":
+        clip.unlink()
+    else:
+        (folder / "rows.json").write_text("{")
+    (tmp_path / "again").mkdir()
+    context.work.rename(tmp_path / "again" / "work")
+    again, same, done = _run(stages, tmp_path / "again", config)
+    assert done == [2, 3]
+    assert same.digest == result.digest
+    assert (again.out / "videos" / clip.name).read_bytes() == whole
+
+
 def _made_up(monkeypatch: pytest.MonkeyPatch, value: Callable[[str, str, int], float]) -> list[clips.Batch]:
     """Clips that no network makes: `value(checkpoint's stage, prompt, sample)` is each one's flicker."""
     seen: list[clips.Batch] = []
@@ -204,9 +233,9 @@ def _made_up(monkeypatch: pytest.MonkeyPatch, value: Callable[[str, str, int], f
             Path(batch.folder).mkdir(parents=True)
             for request in batch.requests:
                 write_h264(Path(batch.folder) / request.file, np.zeros((2, 32, 32, 3), np.uint8), 8)
-                prompt, stage = request.prompt.prompt_id, Path(batch.job.checkpoint).parent.name
-                figure = value(stage, prompt, request.sample)
-                named = {"prompt_id": prompt, "sample": request.sample, "tokens_cut": 0, "frames_sha256": "0"}
+                prompt, sample = request.noise.address
+                figure = value(Path(batch.job.checkpoint).parent.name, str(prompt), int(sample))
+                named = {"file": request.file, "tokens_cut": 0, "frames_sha256": "0"}
                 rows.append(named | {FLICKER: figure})
         return rows
 
@@ -242,9 +271,10 @@ def test_the_change_is_after_less_before_of_the_averages_under_the_chosen_prompt
     # Both see the same prompts of the reporting half, and the same noises.
     asked = [{request.file for request in batch.requests} for batch in seen]
     assert asked[0] == asked[1]
-    assert {batch.job.seed for batch in seen} == {0}
+    noises = {request.noise for batch in seen for request in batch.requests}
+    assert {(noise.seed, noise.purpose) for noise in noises} == {(0, "eval-noise")}
     report = {prompt.prompt_id for prompt in build(SMALL["suite"], "report", 0, ()).prompts}  # type: ignore[arg-type]
-    assert {request.prompt.prompt_id for batch in seen for request in batch.requests} == report
+    assert {noise.address[0] for noise in noises} == report
 
 
 def _selected(root: Path, *rows: tuple[str, str, str, str]) -> Path:
@@ -270,12 +300,15 @@ def test_captions_are_of_videos_held_out_first_balanced_and_resampled_by_source(
     config = EvaluateConfig(source="red", **(ONE | {"suite": CaptionSuite(count=16)}))
     context, result, _ = _run(stages, tmp_path / "red", config, select=select)
     asked = [request.prompt for batch in seen for request in batch.requests]
-    assert Counter((prompt.stratum, prompt.heldout) for prompt in asked) == {("large", True): 8, ("small", False): 8}
+    assert Counter((prompt.split()[1], int(prompt.split()[-1]) < 40) for prompt in asked if "large" in prompt) == {
+        ("large", True): 8
+    }
+    assert sum("small" in prompt for prompt in asked) == 8
     described = json.loads((context.out / "metrics.json").read_text())
     assert (described["prompts"], described["prompts_heldout"]) == (16, 8)
     assert result.evaluations[0].params["prompts_heldout"] == 8
     rows = pq.read_table(context.out / "data").to_pylist()
-    assert {row["prompt"]: row["stratum"] for row in rows} == {prompt.caption: prompt.stratum for prompt in asked}
+    assert {row["prompt"]: row["stratum"] for row in rows} == {prompt: prompt.split()[1] for prompt in asked}
     found = pivot(rows, [FLICKER], "here")
     assert found.strata is not None
     assert Counter(found.strata) == {"large": 8, "small": 8}
@@ -306,13 +339,15 @@ def test_guidance_leads_away_from_the_system_prompt_alone(stages: Path, monkeypa
     )
     encoder, given = _Recorder(), []
 
-    def sample(model: object, noise: torch.Tensor, text: object, negative: object, *rest: object) -> torch.Tensor:
+    def sample(
+        model: object, noise: torch.Tensor, text: object, negative: object, *_: object, **__: object
+    ) -> torch.Tensor:
         given.append((text, negative))
         return noise
 
     monkeypatch.setattr(generation, "sample", sample)
     system = f"You make red videos.{PROMPT_START}"
-    addresses = [generation.NoiseAddress(0, "p", index) for index in range(2)]
+    addresses = [evaluation_noise(0, "p", index) for index in range(2)]
     recording = dataclasses.replace(clip_generator, text_encoder=encoder)  # type: ignore[arg-type]
     size = {"num_frames": 8, "height": 32, "width": 32}
     recording.generate(system, ["a cat", "a dog"], addresses, SMALL["sampler"], **size)  # type: ignore[arg-type]
@@ -326,7 +361,7 @@ def test_noise_is_the_prompts_alone(stages: Path) -> None:
     generator = ClipGenerator.load(
         stages / "train" / "transformer_ema", str(stages / "vae"), str(stages / "text"), "cpu", torch.float32
     )
-    system, address = f"You make red videos.{PROMPT_START}", NoiseAddress(0, "p", 0)
+    system, address = f"You make red videos.{PROMPT_START}", evaluation_noise(0, "p", 0)
     size = {"num_frames": 8, "height": 32, "width": 32}
 
     def frames(captions: list[str], addresses: list[NoiseAddress]) -> np.ndarray:
@@ -335,7 +370,7 @@ def test_noise_is_the_prompts_alone(stages: Path) -> None:
     one = frames(["red circle"], [address])
     assert one.shape == (1, 8, 32, 32, 3)
     np.testing.assert_array_equal(one, frames(["red circle"], [address]))
-    other = frames(["red circle"], [dataclasses.replace(address, sample=1)])
+    other = frames(["red circle"], [evaluation_noise(0, "p", 1)])
     assert np.abs(one.astype(int) - other).mean() > 1
 
 
@@ -385,7 +420,7 @@ def test_clips_are_made_by_the_average_as_the_config_says(
     monkeypatch.setattr(ClipGenerator, "load", lambda *given: loaded.append(given) or made)
     worker = ClipWorker()
     assert worker._generator(job) is worker._generator(job) is made
-    assert loaded == [(Path(job.checkpoint), job.vae, job.text_encoder, device, dtype)]
+    assert loaded == [(Path(job.checkpoint), job.vae, job.text_encoder, device, dtype, None, 1.0)]
     assert tiled == [True] * config.tiling
     assert kernels == [(runtime.get("attention", "auto"), "shape", device, dtype)]
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lumina import generate
 from lumina.evaluation import generation
-from lumina.evaluation.generation import ClipGenerator, NoiseAddress
+from lumina.evaluation.generation import ClipGenerator
+from lumina.evaluation.noise import evaluation_noise
 from lumina.flow_matching.schedules import PRESETS, SamplerConfig
 from lumina.generate import initial_noise
 from lumina.models.text_encoder import TextEncoder
@@ -56,19 +57,26 @@ def test_the_negative_prompt_of_an_evaluation_is_the_system_prompt_alone(monkeyp
     sampled = Sampled(monkeypatch, generation)
     sampler = SamplerConfig(steps=2)
     clips = ClipGenerator(PARTS.transformer, PARTS.vae, PARTS.text_encoder)
-    addresses = [NoiseAddress(5, "p", 0), NoiseAddress(5, "q", 3)]
+    addresses = [evaluation_noise(5, "p", 0), evaluation_noise(5, "q", 3)]
     frames = clips.generate(SYSTEM, CAPTIONS, addresses, sampler, num_frames=8, height=32, width=48)
     sampled.check_texts([SYSTEM + caption for caption in CAPTIONS], [SYSTEM] * 2)
     assert sampled.given["model"] is PARTS.transformer
     assert sampled.given["sampler"] == sampler
-    assert "motion" not in sampled.given
+    assert sampled.given["motion"] is None
     noise = sampled.given["noise"]
     for own, prompt_id, number in zip(noise, "pq", (0, 3), strict=True):
         want = generator(5, "eval-noise", prompt_id, number).standard_normal((16, 2, 4, 6), dtype=np.float32)
         assert torch.equal(own, torch.from_numpy(want))
     np.testing.assert_array_equal(frames, PARTS.vae.decode(noise).numpy())
+    clips.generate(SYSTEM, CAPTIONS, addresses, sampler, num_frames=8, height=32, width=48, motion=[1.0, 4.0])
+    assert sampled.given["motion"] == [1.0, 4.0]
+    with pytest.raises(ValueError, match="1 of 2 clips of a batch have a motion score: give all or none"):
+        clips.generate(SYSTEM, CAPTIONS, addresses, sampler, num_frames=8, height=32, width=48, motion=[1.0, None])
     long = " ".join(["circle"] * 400)
-    assert clips.tokens_cut(SYSTEM, long) == PARTS.text_encoder.tokens_cut(SYSTEM + long) > 0
+    cut = clips.cut(SYSTEM, long)
+    assert cut["tokens_cut"] == PARTS.text_encoder.tokens_cut(SYSTEM + long) > 0
+    assert (SYSTEM + long).endswith(cut["words_cut"])
+    assert clips.cut(SYSTEM, "a cat") == {"tokens_cut": 0, "words_cut": ""}
 
 
 @pytest.mark.parametrize("negative", ["", "blue"])

@@ -31,9 +31,9 @@ GROUP = "minReplicas: 0\n        maxReplicas: 8"
 
 # What is written instead of what; the first line with this text; what is told there.
 BROKEN_LAUNCHERS = """
-idle_timeout_minutes: | idle_timeout_minute: | idle_timeout_minute: | did you mean idle_timeout_minutes?
-cache_stopped_nodes: | cache_stoped_nodes: | cache_stoped_nodes | did you mean cache_stopped_nodes?
-type: aws | type: awz | type: awz | did you mean aws?
+idle_timeout_minutes: | idle_timeout_minute: | idle_timeout_minute: | did you mean 'idle_timeout_minutes'?
+cache_stopped_nodes: | cache_stoped_nodes: | cache_stoped_nodes | did you mean 'cache_stopped_nodes'?
+type: aws | type: awz | type: awz | did you mean 'aws'?
 region: us-west-2 | use_internal_ips: true | provider: | region is missing
 cluster_name: lumina-video | cluster_name: <your cluster> | cluster_name | is a placeholder: write what belongs here
 IMAGE | ghcr.io/somebody/lumina-video:latest |   image: | write NAME@sha256:...
@@ -52,7 +52,7 @@ RAY_AUTH_MODE=token | RAY_AUTH_MODE=token RAY_AUTH_TOKEN=0123abc |   - >- | RAY_
 upscaling_speed: 1.0 | max_workers: 4 | max_workers: 4 | this key stands twice
 """
 BROKEN_JOBS = """
-K8sJobMode | K8JobMode | submissionMode | did you mean K8sJobMode?
+K8sJobMode | K8JobMode | submissionMode | did you mean 'K8sJobMode'?
 rayVersion: "VERSION" | rayVersion: "2.46.0" | rayVersion | expected VERSION, got '2.46.0'
 IMAGE | rayproject/ray:nightly | rayproject/ray:nightly | write NAME@sha256:...
 minReplicas: 0 | minReplicas: 9 | minReplicas: 9 | at least 9 nodes of curation, but at most 8

@@ -1,0 +1,312 @@
+"""`lumina generate --prompts`: a clip for each row of a prompt file, on every GPU of this machine or of a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shlex
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import Progress
+
+from lumina.models.config import AttentionKernel
+from lumina.precision import Precision, precision_on
+from pipelines.errors import PipelineError
+from pipelines.terminal import Text, command_line, in_line, make_console
+
+if TYPE_CHECKING:
+    from jobs.clip_folder import ClipFolder, ClipModel, ClipSettings, Made
+    from jobs.runtime import RuntimeConfig
+    from lumina.prompt_files import PromptRow
+
+_SHOWN = 20
+"""Of the clips that failed."""
+_SAID_S = 60.0
+"""Between two lines on how far it is, where there is no bar."""
+_WORKER_BYTES = 1 << 30
+"""That a worker takes beside its weights, at least."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was typed, beside the checkpoint and the files."""
+
+    adapter: str | None
+    adapter_scale: float
+    source: str | None
+    negative_prompt: str
+    seed: int
+    motion: float | None
+    preset: str | None
+    steps: int | None
+    size: tuple[int, int] | None
+    frames: int | None
+    fps: float | None
+    dtype: Precision
+    attention: AttentionKernel
+    tiling: bool
+    workers: int | None
+    ray_address: str | None = None
+    """Of the cluster that this process is part of, as Ray takes it; None starts one on this machine."""
+    typed: str = ""
+    """The command that goes on, where it is another one than this."""
+
+    def words(self) -> list[str]:
+        """As they are typed; what was left out stays so."""
+        typed = {
+            "--adapter": self.adapter,
+            "--adapter-scale": f"{self.adapter_scale:g}" if self.adapter and self.adapter_scale != 1 else None,
+            "--source": self.source,
+            "--negative-prompt": self.negative_prompt or None,
+            "--seed": self.seed or None,
+            "--motion": self.motion,
+            "--preset": self.preset,
+            "--steps": self.steps,
+            "--size": None if self.size is None else f"{self.size[0]}x{self.size[1]}",
+            "--frames": self.frames,
+            "--fps": self.fps,
+            "--dtype": None if self.dtype == "auto" else self.dtype,
+            "--attention": None if self.attention == "auto" else self.attention,
+            "--workers": self.workers,
+        }
+        pairs = (word for name, value in typed.items() if value is not None for word in (name, str(value)))
+        return [*pairs, *(["--tiling"] if self.tiling else [])]
+
+
+def check_folder(out: Path) -> None:
+    """Check that `--out` is a folder, or can be made one; PipelineError if not."""
+    if out.suffix.lower() == ".mp4":
+        raise PipelineError(f"--out {out}: with --prompts it is the folder for all clips; give one without .mp4")
+    if out.exists() and not out.is_dir():
+        raise PipelineError(f"--out {out} is a file: with --prompts it is the folder for all clips")
+    at = out
+    while not at.exists() and at != at.parent:
+        at = at.parent
+    if not at.is_dir():
+        raise PipelineError(f"--out {out} cannot be made: {at} is no folder")
+    if not os.access(at, os.W_OK | os.X_OK):
+        raise PipelineError(f"--out {out} cannot be written: {at}: Permission denied")
+
+
+def generate_many(checkpoint: str, prompts: Path, out: Path, options: Options) -> int:
+    """Make the clips of a prompt file; returns the exit code: 0, 1 if a clip failed, 130 or 143 if it was stopped.
+
+    Raises:
+        PromptFileError: the file cannot be used; nothing was done.
+        ClipFolderError: the folder cannot take these clips.
+    """
+    from lumina.prompt_files import read_prompts
+
+    rows = read_prompts(prompts)
+    words = ["--checkpoint", checkpoint, "--prompts", str(prompts), "--out", str(out), *options.words()]
+    console = make_console()
+    try:
+        with _terminable():
+            return _generate(checkpoint, prompts, rows, out, options, console)
+    except KeyboardInterrupt as stopped:
+        console.print(Text("Stopped. Nothing is lost: the same command continues where it was:", "bold yellow"))
+        console.print(f"  {options.typed or command_line(['lumina', 'generate', *words])}", soft_wrap=True)
+        return 143 if isinstance(stopped, _TerminatedError) else 130
+
+
+def _generate(
+    checkpoint: str, prompts: Path, rows: Sequence[PromptRow], out: Path, options: Options, console: Console
+) -> int:
+    from jobs.clip_folder import ClipModel, open_folder
+
+    model = ClipModel.find(checkpoint, options.adapter, options.adapter_scale)
+    runtime, settings = _execution(model, options)
+    with open_folder(out, rows, model, settings) as folder:
+        todo = folder.todo()
+        if done := len(folder.batches) - todo:
+            console.print(f"{done:,} of {len(rows):,} clips are in {out} already", soft_wrap=True)
+        if todo:
+            try:
+                _make(folder, runtime, options.workers, console)
+            except KeyboardInterrupt:
+                made = len(folder.batches) - folder.todo()
+                console.print(f"{made:,} of {len(rows):,} clips are in {out}", soft_wrap=True)
+                raise
+        return _tell(folder, prompts, console)
+
+
+def _execution(model: ClipModel, options: Options) -> tuple[RuntimeConfig, ClipSettings]:
+    """Where the clips are made, and how."""
+    import torch
+
+    from jobs import capacity, cluster
+    from jobs.clip_folder import ClipSettings
+    from jobs.runtime import RuntimeConfig
+    from lumina.flow_matching.schedules import sampler_config
+
+    if options.ray_address is None:
+        gpu = torch.cuda.is_available()
+    else:
+        cluster.ensure(RuntimeConfig(ray_address=options.ray_address))
+        gpu = capacity.has_gpus()
+    device = "cuda" if gpu else "cpu"
+    sampler = sampler_config(options.preset or model.defaults.sampler)
+    settings = ClipSettings(
+        sampler=sampler if options.steps is None else sampler.model_copy(update={"steps": options.steps}),
+        dtype=precision_on(device, options.dtype),
+        device=device,
+        attention=options.attention,
+        tiling=options.tiling,
+        seed=options.seed,
+        size=options.size,
+        frames=options.frames,
+        fps=options.fps,
+        source=options.source or "",
+        motion=options.motion,
+        negative_prompt=options.negative_prompt,
+    )
+    if options.attention != "auto" and not gpu:
+        raise PipelineError(f"--attention {options.attention} is a kernel of GPUs, and there is none: take auto")
+    return RuntimeConfig(ray_address=options.ray_address, use_gpu=gpu, attention=options.attention), settings
+
+
+def _make(folder: ClipFolder, runtime: RuntimeConfig, workers: int | None, console: Console) -> None:
+    from jobs import cluster
+    from jobs.ray_faults import explained
+
+    most = workers or _fitting(folder.model, runtime)
+    said_s = time.monotonic()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("starting Ray", total=None)
+
+        def progress(done: int, total: int) -> None:
+            nonlocal said_s
+            bar.update(task, description="generating", completed=done, total=total)
+            if not console.is_terminal and time.monotonic() - said_s >= _SAID_S:
+                said_s = time.monotonic()
+                console.print(f"{done:,} of {total:,} clips")
+
+        try:
+            cluster.ensure(runtime)
+            if runtime.ray_address is not None:
+                _check_seen(folder)
+            # Ray has put its own handler there.
+            with _terminable(), explained("jobs.clips:make", runtime):
+                folder.make(runtime, most, progress)
+        finally:
+            cluster.shutdown()
+
+
+def _check_seen(folder: ClipFolder) -> None:
+    """PipelineError if a node of the cluster does not see the folder or the checkpoint: its clips would be lost."""
+    from jobs import cluster
+
+    for option, path in (("--out", folder.header), ("--checkpoint", folder.model.transformer)):
+        if blind := cluster.blind_nodes(path):
+            raise PipelineError(
+                f"{', '.join(blind)} {'does' if len(blind) == 1 else 'do'} not see {option} ({path}): name one on a "
+                "file system that all nodes mount at the same path"
+            )
+
+
+def _fitting(model: ClipModel, runtime: RuntimeConfig) -> int | None:
+    """Workers for which this machine has memory, where they have no GPU; None where Ray decides."""
+    from jobs.memory import available_bytes
+
+    if runtime.use_gpu or runtime.ray_address is not None:
+        return None
+    # On a CPU they compute in float32 unless told otherwise, and files may hold half of that.
+    return max(1, int(available_bytes() * 0.8) // (2 * model.size_bytes() + _WORKER_BYTES))
+
+
+def _tell(folder: ClipFolder, prompts: Path, console: Console) -> int:
+    """Say what came of it; returns the exit code."""
+    from jobs.clip_folder import MANIFEST_FILE
+
+    made: Made = folder.made
+    for row, why in made.failed[:_SHOWN]:
+        console.print(in_line(f"{prompts}, line {row.line}: {row.file} failed: {why}", "bold red"), soft_wrap=True)
+    if len(made.failed) > _SHOWN:
+        console.print(Text(f"... and {len(made.failed) - _SHOWN:,} more", "bold red"))
+    if made.cut:
+        console.print(Text(f"{made.cut}; `words_cut` in {MANIFEST_FILE} has them", "yellow"), soft_wrap=True)
+    if made.left:
+        names = ", ".join(made.left[:3]) + (", ..." if len(made.left) > 3 else "")
+        console.print(in_line(f"no row asks any more for {len(made.left):,} of the clips there: {names}", "yellow"))
+    whole = made.clips - len(made.failed)
+    console.print(
+        f"{whole:,} of {made.clips:,} clips are in {folder.path}, {made.made:,} of them made now; "
+        f"{folder.path / MANIFEST_FILE} describes them",
+        soft_wrap=True,
+    )
+    if made.failed:
+        console.print(Text(f"{len(made.failed):,} failed; the same command tries them again", "bold red"))
+    return 1 if made.failed else 0
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM, which ends the command as Ctrl-C does."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    def end(number: int, frame: object) -> None:
+        raise _TerminatedError
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def submit_many(checkpoint: str, prompts: Path, out: Path, options: Options, address: str) -> int:
+    """Have a Ray cluster make the clips of a prompt file, as a job; follows its log, and returns its exit code.
+
+    Submitted again, it attaches to the job that runs, or starts one that goes on.
+
+    Raises:
+        PromptFileError: the file cannot be used; nothing was done.
+        PipelineError: a path is relative, so that it would be another one there.
+    """
+    address = address.rstrip("/")
+    from jobs.submit import Work, connect, submit
+    from lumina.hub import PREFIX
+    from lumina.prompt_files import read_prompts
+    from pipelines.commands.jobs import follow_job
+    from pipelines.commands.package import code_identity, ship_code
+    from pipelines.git import CLI
+
+    rows = read_prompts(prompts)
+    named = {"--checkpoint": checkpoint, "--out": str(out), "--adapter": options.adapter or ""}
+    for option, value in named.items():
+        if value and not value.startswith(PREFIX) and not Path(value).is_absolute():
+            raise PipelineError(
+                f"{option} {value} is relative: name an absolute path that all nodes of the cluster see"
+            )
+    typed = ["lumina", "generate", "--checkpoint", checkpoint, "--prompts", str(prompts), "--out", str(out)]
+    told = command_line([*typed, *options.words(), "--address", address])
+    with tempfile.TemporaryDirectory(prefix="lumina-generate-") as name:
+        folder = Path(name)
+        code = code_identity(folder, ship_code(folder))
+        file = f"prompts{prompts.suffix.lower()}"
+        shutil.copyfile(prompts, folder / file)
+        words = ["generate", "--checkpoint", checkpoint, "--prompts", file, "--out", str(out), *options.words()]
+        content = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+        fingerprint = hashlib.sha256("\0".join([code, content, *words]).encode()).hexdigest()
+        client = connect(address)
+        work = Work(
+            f"lumina-generate-{fingerprint[:8]}",
+            folder,
+            shlex.join(["python", "-c", CLI, *words, "--ray-address", "auto", "--typed", told]),
+            {},
+            {"run": "generate", "fingerprint": fingerprint, "store": str(out)},
+        )
+        found = submit(client, work, again=True)
+    console = make_console()
+    console.print(Text(f"{found.job.id}: {len(rows):,} clips for {out}", "bold"), soft_wrap=True)
+    return follow_job(client, found.job, address)

@@ -10,6 +10,7 @@ import typer
 from rich.progress import Progress
 
 from lumina.models.config import AttentionKernel
+from lumina.offload import OffloadSetting
 from lumina.precision import Precision, precision_on
 from pipelines.commands.generate_many import Options, check_folder, generate_many, submit_many
 from pipelines.commands.options import check_adapter, check_checkpoint, width_and_height
@@ -60,7 +61,14 @@ def generate(
         Precision, typer.Option(help="Type in which the networks compute; auto is bfloat16 on a GPU.")
     ] = "auto",
     attention: Annotated[AttentionKernel, typer.Option(help="Kernel of attention on a GPU.")] = "auto",
-    tiling: Annotated[bool, typer.Option("--tiling", help="Decode in tiles: less memory for large frames.")] = False,
+    tiling: Annotated[
+        bool | None,
+        typer.Option("--tiling/--no-tiling", help="Decode in tiles; on a GPU where whole frames do not fit otherwise."),
+    ] = None,
+    offload: Annotated[
+        OffloadSetting,
+        typer.Option(help="What waits on the CPU: the text encoder, or each network (model); auto is what fits a GPU."),
+    ] = "auto",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -92,6 +100,8 @@ def generate(
         raise PipelineError("give either --prompt TEXT, which may be repeated, or --prompts FILE")
     check_adapter(adapter, adapter_scale)
     if prompts is not None:
+        if offload not in ("auto", "none"):
+            raise PipelineError(f"--offload {offload}: with --prompts all networks stay on their GPU: leave it out")
         folder = out or Path("clips")
         check_folder(folder)
         if address is None:
@@ -110,7 +120,7 @@ def generate(
             fps=fps,
             dtype=dtype,
             attention=attention,
-            tiling=tiling,
+            tiling=bool(tiling),
             workers=workers,
             ray_address=ray_address,
             typed=typed,
@@ -146,11 +156,13 @@ def generate(
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         precision = getattr(torch, precision_on(device, dtype))
-        loaded = TextToVideo.from_pretrained(checkpoint, device, precision, adapter=adapter, adapter_scale=scale)
+        loaded = TextToVideo.from_pretrained(
+            checkpoint, device, precision, adapter=adapter, adapter_scale=scale, tiling=tiling, offload=offload
+        )
         use_kernel(attention, loaded.transformer.config, device, precision)
-        if tiling:
-            loaded.vae.enable_tiling()
         sampler = sampler_config(preset or loaded.defaults.sampler)
+        sampler = sampler if steps is None else sampler.model_copy(update={"steps": steps})
+        console.print(str(loaded.memory_plan(frames, width, height, sampler, count)), soft_wrap=True)
         made = loaded(
             prompt,
             source=source,
@@ -161,7 +173,7 @@ def generate(
             width=width,
             height=height,
             fps=fps,
-            sampler=sampler if steps is None else sampler.model_copy(update={"steps": steps}),
+            sampler=sampler,
             progress=lambda done, total: bar.update(task, description="generating", completed=done, total=total),
         )
     for path, clip in zip(files, made.frames, strict=True):

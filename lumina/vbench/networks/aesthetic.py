@@ -41,5 +41,13 @@ def load_aesthetic_head(source: str | Path) -> AestheticHead:
     Raises FileNotFoundError if there is none, ValueError if it is damaged or the weights are another network's.
     """
     shapes = {"weight": [1, WIDTH], "bias": [1]}
-    found = weights.fit(weights.read_file(source, _NETWORK, _INSTEAD), shapes, source, _NETWORK)
+    tensors = weights.read_file(source, _NETWORK, _INSTEAD)
+    # Any network has names that end like these two.
+    if len(tensors) != len(shapes):
+        names = ", ".join(sorted(tensors)[:3])
+        raise ValueError(
+            f"{source} does not fit {_NETWORK}: it holds {len(tensors)} tensors ({names}, ...), and the head is "
+            f"weight [1, {WIDTH}] and bias [1]: give {_INSTEAD}"
+        )
+    found = weights.fit(tensors, shapes, source, _NETWORK)
     return AestheticHead(found["weight"].float(), found["bias"].float(), weights.digest(found))

@@ -78,7 +78,8 @@ def settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
             **_tower_settings(sizes.text, sizes.embedding),
             "vocab_size": sizes.vocabulary,
             "max_position_embeddings": sizes.context,
-            # The largest id ends a text.
+            # The two largest ids are at the ends of a text.
+            "bos_token_id": sizes.vocabulary - 2,
             "eos_token_id": sizes.vocabulary - 1,
         },
         "vision_config": {
@@ -94,7 +95,7 @@ def to_hub(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name, value in tensors.items():
         if name in _ENDS:
-            found[_ENDS[name]] = value.t() if name in _TRANSPOSED else value
+            found[_ENDS[name]] = value.t().contiguous() if name in _TRANSPOSED else value
             continue
         tower, number, inside = re.fullmatch(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+)", name).groups()  # type: ignore[union-attr]
         layer = f"{'vision' if tower else 'text'}_model.encoder.layers.{number}."

@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lumina.vbench.networks import preprocess, weights
-from lumina.vbench.networks.raft import ITERATIONS, Raft, check_sides
+from lumina.vbench.networks.raft import Raft, check_sides
 
 _NETWORK = "RAFT"
 _INSTEAD = "raft-things.pth, or torchvision's raft_large_C_T_V1_SKHT-5f8a5bae.pth"
+_CORRELATIONS = 2**26
+"""Numbers of the finest level that may be held at a time, 256 MiB: four pairs of 512x512 pixels."""
+_MOST_PAIRS = 8
 _TORCHVISION = (
     (r"^feature_encoder\.", "fnet."),
     (r"^context_encoder\.", "cnet."),
@@ -43,16 +46,15 @@ class FlowNetwork:
     model: Raft
     digest: str
 
-    @torch.no_grad()
     def flows(
-        self, frames: preprocess.Frames, pairs: Sequence[tuple[int, int]] | None = None, batch: int = 4
+        self, frames: preprocess.Frames, pairs: Sequence[tuple[int, int]] | None = None, batch: int | None = None
     ) -> Iterator[NDArray[np.float32]]:
         """Flow [2, H', W'] of pairs of frames, in pixels right and down, at the padded size.
 
         Args:
             frames: uint8 [T, H, W, 3].
             pairs: numbers of frames, from and to; neighbours in order by default.
-            batch: pairs that are computed at a time.
+            batch: pairs that are computed at a time; as many as their correlations allow by default.
 
         Raises ValueError for padded sides below 128 pixels, and for one frame without pairs.
         """
@@ -60,7 +62,15 @@ class FlowNetwork:
         wanted = list(pairwise(range(len(frames)))) if pairs is None else list(pairs)
         if not wanted:
             raise ValueError(f"optical flow is between frames, and the clip has {len(frames)}")
-        check_sides(*(side + -side % 8 for side in frames.shape[1:3]))
+        height, width = (side + -side % 8 for side in frames.shape[1:3])
+        check_sides(height, width)
+        fits = _CORRELATIONS // (height * width // 64) ** 2
+        for some in self._batches(frames, wanted, batch or min(_MOST_PAIRS, max(1, fits))):
+            yield from some.numpy()
+
+    @torch.no_grad()
+    def _batches(self, frames: preprocess.Frames, wanted: list[tuple[int, int]], batch: int) -> Iterator[Tensor]:
+        """Flow [N, 2, H', W'] on the CPU of some pairs after the other."""
         parameter = next(self.model.parameters())
         kept: dict[int, tuple[Tensor, Tensor]] = {}
         for start in range(0, len(wanted), batch):
@@ -68,7 +78,7 @@ class FlowNetwork:
             kept = self._encoded(frames, sorted({number for pair in some for number in pair}), kept, parameter)
             first = torch.stack([kept[one][0] for one, _ in some])
             features = [torch.stack([kept[pair[end]][1] for pair in some]) for end in (0, 1)]
-            yield from self.model(first, (features[0], features[1]), ITERATIONS).cpu().numpy()
+            yield self.model(first, (features[0], features[1])).cpu()
 
     def _encoded(
         self, frames: preprocess.Frames, numbers: Sequence[int], kept: dict[int, tuple[Tensor, Tensor]], like: Tensor

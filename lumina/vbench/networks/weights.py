@@ -87,11 +87,13 @@ def build(network: Any, config: Any, tensors: Mapping[str, Tensor], place: Place
 
     Raises ValueError naming what is missing, unexpected or of another shape.
     """
+    # Last bits of products depend on where a tensor begins, and in a mapped file that may be anywhere.
+    aligned = {name: value.clone() for name, value in tensors.items()}
     with place.explained():
         model, info = network.from_pretrained(
             None,
             config=config,
-            state_dict=dict(tensors),
+            state_dict=aligned,
             dtype=torch.float32,
             output_loading_info=True,
             ignore_mismatched_sizes=True,

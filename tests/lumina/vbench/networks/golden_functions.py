@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lumina.vbench import frame_choice
 from lumina.vbench.networks import aesthetic, preprocess
 from lumina.vbench.networks.clip import load_clip
 from lumina.vbench.networks.dino import DinoConfig, load_dino
@@ -34,7 +34,7 @@ def preparations() -> SimpleNamespace:
         pre_clip_uint8=one(preprocess.clip_uint8),
         pre_clip_pil=one(preprocess.clip_pil),
         pre_umt=lambda frames: preprocess.human_action(frames).transpose(0, 1).numpy(),
-        middle_index=middle_index,
+        middle_index=frame_choice.middle_frames,
     )
 
 
@@ -65,16 +65,9 @@ def networks(folder: Path) -> SimpleNamespace:
         aesthetic_video=lambda scores: scores.mean() / 10,
         aesthetic_aggregate=lambda clips: np.mean([scores.mean() / 10 for scores in clips]),
         raft_flow=raft_flow,
-        middle_index=middle_index,
+        middle_index=frame_choice.middle_frames,
     )
 
 
 def aesthetic_frames(features: NDArray[Any], weight: Tensor, bias: Tensor) -> NDArray[np.float32]:
     return aesthetic.AestheticHead(weight, bias, "").scores(torch.from_numpy(features)).numpy()
-
-
-def middle_index(count: int, frames: int) -> list[int]:
-    """Middles of equal intervals, the last repeated."""
-    edges = np.floor(np.linspace(0, frames, min(count, frames) + 1)).astype(int)
-    found = [int(one + two - 1) // 2 for one, two in pairwise(edges)]
-    return found + found[-1:] * (count - len(found))

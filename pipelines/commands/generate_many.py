@@ -323,7 +323,8 @@ def submit_many(checkpoint: str, prompts: Path, out: Path, options: Options, add
     told = command_line([*typed, *options.words(), "--address", address])
     with tempfile.TemporaryDirectory(prefix="lumina-generate-") as name:
         folder = Path(name)
-        code = code_identity(folder, ship_code(folder))
+        origin = ship_code(folder)
+        code = code_identity(folder, origin)
         file = f"prompts{prompts.suffix.lower()}"
         shutil.copyfile(prompts, folder / file)
         words = ["generate", "--checkpoint", checkpoint, "--prompts", file, "--out", str(out), *options.words()]
@@ -335,7 +336,13 @@ def submit_many(checkpoint: str, prompts: Path, out: Path, options: Options, add
             folder,
             shlex.join(["python", "-c", CLI, *words, "--ray-address", "auto", "--typed", told]),
             {},
-            {"run": "generate", "fingerprint": fingerprint, "store": str(out)},
+            {
+                "run": "generate",
+                "fingerprint": fingerprint,
+                "store": str(out),
+                "commit": origin.commit if origin else "",
+                "changes": str(bool(origin and origin.patch)).lower(),
+            },
         )
         found = submit(client, work, again=True)
     console = make_console()

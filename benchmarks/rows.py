@@ -3,9 +3,11 @@
     python benchmarks/rows.py --rows 10000 100000 1000000
 
 `plain` computes rows one by one, as probe does, `batched` in batches of one size, as encode_latents does, `again` is
-`plain` once more after one row in a hundred was replaced. Each runs in a process of its own on a local cluster. Prints
-CPU time of the driver per row, its peak memory, files of the output, wall time, and the ratio of each to the smallest
-table's; then what 10 and 100 million rows would cost by the last step. Writes some 2 GB of tables for a million rows.
+`plain` once more after one row in a hundred was replaced. `manifest` is ingest itself, of a CSV of so many spans of a
+thousand files, `folder` of so many small files without a manifest; both with what their plan reads. Each runs in a
+process of its own on a local cluster. Prints CPU time of the driver per row, its peak memory, files of the output, wall
+time, and the ratio of each to the smallest table's; then what 10 and 100 million rows would cost by the last step.
+Writes some 2 GB of tables for a million rows.
 """
 
 from __future__ import annotations
@@ -36,12 +38,14 @@ import pyarrow.parquet as pq
 from curation.decode import PROBE_OPERATOR, ProbeConfig
 from curation.film_frames import Track
 from curation.latents import ENCODE_LATENTS_OPERATOR, EncodeLatentsConfig
+from curation.manifest_formats import IngestConfig
+from curation.manifests import external_digest, read_manifest
 from curation.operator import Env, RowsFunction
 from curation.schema import LATENTS, PROBE, SELECT, conform
 from curation.sources import SYSTEM_PROMPTS_FILE, TagConfig, check_sources
 from lumina.system_prompts import write_system_prompts
 
-CASES = ("plain", "batched", "again")
+CASES = ("plain", "batched", "again", "manifest", "folder")
 _FILE_ROWS = 16384
 _SIZES = ((640, 480), (1280, 720), (1920, 1080), (720, 1280), (480, 640), (1024, 1024), (854, 480), (1280, 544))
 
@@ -105,9 +109,25 @@ def write_table(directory: Path, rows: int, schema: pa.Schema, changed: bool = F
         pq.write_table(conform(table, schema), directory / "data" / f"{start:09}.parquet", compression="zstd")
 
 
+def write_media(folder: Path, rows: int, listed: bool) -> Path:
+    """Small files, 1,000 in a folder, which ingest does not decode; with a manifest of their spans, if `listed`."""
+    for number in range(1000 if listed else rows):
+        if number % 1000 == 0:
+            (folder / f"{number // 1000:04}").mkdir(parents=True)
+        (folder / f"{number // 1000:04}" / f"a clip {number:09}.mp4").write_bytes(number.to_bytes(8, "big") * 8)
+    if not listed:
+        return folder
+    with (folder / "clips.csv").open("w", encoding="utf-8") as file:
+        file.write("video,caption,source,span_start_s,span_end_s\n")
+        for row in range(rows):
+            number, start = row % 1000, row // 1000
+            file.write(f"0000/a clip {number:09}.mp4,a clip of the number {row},source{row % 8},{start},{start + 1}\n")
+    return folder / "clips.csv"
+
+
 def run_case(case: str, rows: int, root: Path) -> dict[str, float]:
     """Run one stage on a fresh cluster; what it cost this process."""
-    from jobs import cluster
+    from jobs import cluster, ingest
     from jobs.context import EarlierOutput, InputRef, JobContext
     from jobs.curate import run
     from jobs.runtime import RuntimeConfig
@@ -119,16 +139,20 @@ def run_case(case: str, rows: int, root: Path) -> dict[str, float]:
         out, work = root / name, root / f"{name}-work"
         out.mkdir()
         work.mkdir()
-        run(
+        job = run
+        if operator.startswith("curation."):
+            external_digest(read_manifest(inputs["manifest"], config))  # the plan
+            job = ingest.run
+        job(
             JobContext(
                 stage=name,
                 fingerprint="",
-                operator=f"rows:{operator}",
+                operator=operator,
                 config=config,
                 runtime=runtime,
                 inputs={key: InputRef(key, path, "") for key, path in inputs.items()},
                 weights={},
-                media_root=str(root),
+                media_root=str(root / "media"),
                 out=out,
                 work=work,
                 progress=lambda *_: None,
@@ -140,14 +164,17 @@ def run_case(case: str, rows: int, root: Path) -> dict[str, float]:
 
     earlier = None
     if case == "batched":
-        operator, config = "BATCHED", EncodeLatentsConfig(num_frames=17)
+        operator, config = "rows:BATCHED", EncodeLatentsConfig(num_frames=17)
         write_table(root / "select", rows, SELECT)
         (root / "tag").mkdir()
         prompts = check_sources([f"source{number}" for number in range(8)], TagConfig(template="{source}."))
         write_system_prompts(root / "tag" / SYSTEM_PROMPTS_FILE, prompts)
         inputs = {"select": root / "select", "tag": root / "tag"}
+    elif case in ("manifest", "folder"):
+        operator, config = "curation.manifests:INGEST_OPERATOR", IngestConfig()
+        inputs = {"manifest": write_media(root / "media", rows, case == "manifest")}
     else:
-        operator, config = "PLAIN", ProbeConfig()
+        operator, config = "rows:PLAIN", ProbeConfig()
         write_table(root / "clips", rows, PROBE)
         inputs = {"clips": root / "clips"}
         if case == "again":

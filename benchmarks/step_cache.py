@@ -19,7 +19,8 @@ from lumina.evaluation.metrics import judge_shape
 from lumina.evaluation.prompts import Prompt, ShapesSuite, build
 from lumina.flow_matching.sampler import sample
 from lumina.flow_matching.schedules import SamplerConfig
-from lumina.generate import TextToVideo, initial_noise
+from lumina.generate import TextToVideo
+from lumina.latents import initial_noise
 from lumina.system_prompts import compose
 
 BATCH = 20

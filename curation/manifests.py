@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curation.folders import SIDECAR_SUFFIX, said, scan
 from curation.manifest_formats import (
@@ -34,22 +34,31 @@ from curation.manifest_formats import (
     panda_rows,
 )
 from curation.manifest_mistakes import ManifestError, Mistakes
-from curation.manifest_rows import BATCH_ROWS, ManifestRows
+from curation.manifest_rows import ManifestRows
 from curation.manifest_tables import Record, opened
 from curation.media import check_not_away, chunks, stamps, with_folders
 from curation.media_kinds import HEAD_BYTES, guess_media, media_of
 from curation.media_uris import local_name, neighbours
 from curation.object_stores import ObjectStores
 from curation.operator import Env, Input, Operator, map_rows
-from curation.schema import INGEST, Reason, RowError, Status, iterate, status_not_ok, status_ok, to_table
+from curation.schema import (
+    INGEST,
+    STATUS_COLUMNS,
+    Reason,
+    RowError,
+    Status,
+    conform,
+    iterate,
+    short_detail,
+    status_not_ok,
+    to_table,
+)
 from curation.texts import TextError, decode
 from lumina.faults import is_of_machine, machine_error
 from lumina.links import is_on_no_disk, leads_out
 
 FOLDER_MANIFESTS = ("clips.csv", "clips.jsonl", "clips.parquet")
 _SIDECAR_BYTES = 1 << 20
-_READ_ROWS = BATCH_ROWS
-"""Rows of a manifest that are hashed in the order of their folders and archives."""
 _ALLOWED_BY = "put a copy in its place, or set ingest.follow_links=true if you trust who made the folder"
 _COLUMNS = tuple(field.name for field in fields(ManifestRow))
 
@@ -201,15 +210,19 @@ def _scanned(folder: Path, name: str, config: IngestConfig) -> ManifestRow:
         name.encode()
     except UnicodeEncodeError:
         raise ManifestError(f"folder {folder}: the file name {name!r} is not UTF-8; rename it") from None
-    caption, fault = _caption(folder, folder / name, config.follow_links)
+    caption, fault = _caption(folder, name, config.follow_links)
     return ManifestRow(name, guess_media(name), config.default_source, caption, "{}", fault=fault)
 
 
-def _caption(folder: Path, video: Path, follow_links: bool) -> tuple[str, str]:
+def _caption(folder: Path, video: str, follow_links: bool) -> tuple[str, str]:
     """The caption of a video in a bare folder, and why it is none."""
-    sidecar = video.with_suffix(SIDECAR_SUFFIX)
+    stem = os.path.splitext(video)[0]
+    # Text and system calls alone: of each of a hundred thousand files.
+    if not os.path.lexists(f"{folder}/{stem}{SIDECAR_SUFFIX}"):
+        return _words(stem)
+    sidecar = folder / f"{stem}{SIDECAR_SUFFIX}"
     if not sidecar.is_file() and not _leads_nowhere(sidecar):
-        return checked_caption(" ".join(video.stem.replace("_", " ").replace("-", " ").split()))
+        return _words(stem)
     try:
         caption, fault = checked_caption(decode(_sidecar(folder, sidecar, follow_links)))
     except TextError as error:
@@ -219,6 +232,10 @@ def _caption(folder: Path, video: Path, follow_links: bool) -> tuple[str, str]:
             raise machine_error(error, str(sidecar)) from error
         caption, fault = "", error.strerror or str(error)
     return caption, fault and f"{sidecar.relative_to(folder).as_posix()}: {fault}"
+
+
+def _words(stem: str) -> tuple[str, str]:
+    return checked_caption(" ".join(stem.rpartition("/")[2].replace("_", " ").replace("-", " ").split()))
 
 
 def _sidecar(folder: Path, sidecar: Path, follow_links: bool) -> bytes:
@@ -240,19 +257,30 @@ _HASHED = pa.schema([*INGEST, pa.field("row", pa.int64()), pa.field("has_folder"
 
 def _read(inputs: Mapping[str, Input], config: IngestConfig, _env: Env) -> Iterator[pa.Table]:
     manifest = read_manifest(inputs["manifest"].path, config)
-    rows = enumerate(row for batch in manifest.rows.batches() for row in batch.to_pylist())
-    while together := list(islice(rows, _READ_ROWS)):
-        together.sort(key=lambda one: neighbours(one[1]["uri"]))
-        found = with_folders((row["uri"] for _, row in together), str(manifest.root))
-        yield to_table((_planned(index, row, found) for index, row in together), _HASHED)
+    first = 0
+    for batch in manifest.rows.batches():
+        uris = batch["uri"].to_pylist()
+        # Hashed in the order of their folders and archives.
+        order = sorted(range(len(uris)), key=lambda at: neighbours(uris[at]))
+        found = with_folders(uris, str(manifest.root))
+        columns = {
+            "row": pa.array(range(first, first + len(uris))),
+            "has_folder": pa.array([uri in found for uri in uris]),
+            "clip_id": pa.array([_hash(f"uri|{uri}") for uri in uris]),
+        }
+        yield _planned(pa.table({**dict(zip(batch.schema.names, batch.columns, strict=True)), **columns}).take(order))
+        first += len(uris)
 
 
-def _planned(index: int, row: dict[str, Any], found: Set[str]) -> dict[str, Any]:
-    status = status_ok()
-    if row["fault"]:
-        status = status_not_ok(INGEST_OPERATOR.name, Status.QUARANTINED, Reason.UNREADABLE_CAPTION, row["fault"])
-    uri = row["uri"]
-    return row | {"row": index, "has_folder": uri in found, "clip_id": _hash(f"uri|{uri}")} | status
+def _planned(rows: pa.Table) -> pa.Table:
+    """The rows with their status: those whose caption is no text are set aside."""
+    faulty = pc.not_equal(rows["fault"], "")
+    details = pa.array([short_detail(fault) for fault in rows["fault"].to_pylist()])
+    no_text = Status.QUARANTINED, Reason.UNREADABLE_CAPTION, INGEST_OPERATOR.name, details
+    none = pa.scalar(None, pa.string())
+    for name, value in zip(STATUS_COLUMNS, no_text, strict=True):
+        rows = rows.append_column(name, pc.if_else(faulty, value, Status.OK if name == "status" else none))
+    return conform(rows, _HASHED)
 
 
 def _make(config: IngestConfig, env: Env) -> Callable[[pa.Table], pa.Table]:

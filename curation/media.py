@@ -188,20 +188,31 @@ def with_folders(uris: Iterable[str], media_root: str) -> set[str]:
     MachineError if the system refuses to tell.
     """
     known: dict[Path, bool] = {}
-    found = set()
-    for uri in uris:
+
+    def is_there(uri: str) -> bool:
         try:
             location = locate(uri, media_root)
         except RowError:
-            continue
+            return False
         if isinstance(location, StoredObject):
-            continue
+            return False
         folder = local_path(location).parent
         if folder not in known:
             known[folder] = patiently(partial(_lists, folder), str(folder))
-        if known[folder]:
-            found.add(uri)
-    return found
+        return known[folder]
+
+    # To take a path apart costs more than all else: those that agree up to the last slash are in one folder.
+    answers: dict[str, bool] = {}
+
+    def has_folder(uri: str) -> bool:
+        place, slash, name = uri.rpartition("/")
+        if "://" in uri or name in ("", "."):
+            return is_there(uri)
+        if place + slash not in answers:
+            answers[place + slash] = is_there(uri)
+        return answers[place + slash]
+
+    return set(filter(has_folder, uris))
 
 
 @contextmanager

@@ -10,12 +10,12 @@ import hashlib
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs import capacity
+from jobs.actor_pool import hand_out
 from lumina.evaluation.noise import NoiseAddress
 from lumina.faults import MachineError, is_of_machine, machine_error, told_by
 from lumina.files import read_json, replace_file, replacing
@@ -215,7 +215,8 @@ def make_clips(
     done = total - sum(len(batch.requests) for batch in todo)
     progress(done, total)
     deaths = 0
-    for batch, error in _finished(todo, runtime, workers):
+    for finished in hand_out(ClipWorker, (), todo, runtime, workers):
+        batch, error = finished.item, finished.error
         if error is not None:
             deaths = deaths + 1 if _is_death(error) else 0
             cause = getattr(error, "cause", None) or error
@@ -235,44 +236,3 @@ def _is_death(error: BaseException) -> bool:
     from ray import exceptions
 
     return isinstance(error, exceptions.RayActorError)
-
-
-def _finished(
-    todo: deque[Batch], runtime: RuntimeConfig, workers: int | None
-) -> Iterator[tuple[Batch, BaseException | None]]:
-    """Hand batches to actors as they become ready, and yield each when it is finished, or with why it is not.
-
-    Only to ready ones: other stages share the cluster, and a batch given to an actor that still waits for a CPU could
-    wait for a stage that waits for this one.
-    """
-    if not todo:
-        return
-    import ray
-
-    cpus, gpus = (0, 1) if runtime.use_gpu else (1, 0)
-    # A worker may die any number of times, a batch takes three of them at most.
-    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=2)(ClipWorker)
-    most = min(workers or len(todo), capacity.evaluation_workers(runtime), len(todo))
-    actors = [remote.remote() for _ in range(most)]
-    running: dict[Any, tuple[Any, Batch | None]] = {actor.ready.remote(): (actor, None) for actor in actors}
-    unfinished = len(todo)
-    try:
-        while unfinished:
-            [finished], _ = ray.wait(list(running), num_returns=1)
-            actor, batch = running.pop(finished)
-            error: BaseException | None = None
-            try:
-                ray.get(finished)
-            except ray.exceptions.RayError as caught:
-                if batch is None:
-                    raise
-                error = caught
-            if todo:
-                following = todo.popleft()
-                running[actor.make.remote(following)] = (actor, following)
-            if batch is not None:
-                unfinished -= 1
-                yield batch, error
-    finally:
-        for actor in actors:
-            ray.kill(actor)

@@ -1,9 +1,11 @@
-"""Stage `export`: put the fine-tuned weights and everything they need into one directory for `lumina generate`."""
+"""Stage `export`: put the fine-tuned weights and everything they need into one directory, for `lumina generate` and for
+people who have the library diffusers and none of our code."""
 
 from __future__ import annotations
 
 import json
 from functools import partial
+from pathlib import Path
 
 from jobs.context import Job, JobContext, JobResult
 from lumina.evaluation.selection import Selection
@@ -20,9 +22,9 @@ class ExportConfig(GenerationConfig):
     """What the exported model generates when nothing else is asked for."""
 
 
-@partial(Job, weights=("vae", "text_encoder"), depends=("torch", "safetensors"), uses_cluster=False)
+@partial(Job, weights=("vae", "text_encoder"), depends=("torch", "safetensors", "diffusers"), uses_cluster=False)
 def run(ctx: JobContext) -> JobResult:
-    """Write a TextToVideo directory and its lineage.
+    """Write a TextToVideo directory that is a diffusers pipeline too, its model card and its lineage.
 
     Inputs: checkpoint (its averaged weights are exported), tag (system_prompts.json), and optionally selection
     (selection.json), whose best source becomes the default one unless the config names another.
@@ -32,6 +34,8 @@ def run(ctx: JobContext) -> JobResult:
         FileNotFoundError: a part is missing.
     """
     from lumina.checkpoints import digest, load_config, load_weights, save_weights
+    from lumina.diffusers_export.layout import write_diffusers
+    from lumina.diffusers_export.model_card import Origin, write_card
     from lumina.generate import SYSTEM_PROMPTS_FILE, TEXT_ENCODER, TRANSFORMER, VAE, write_texts
     from lumina.system_prompts import read_system_prompts
 
@@ -50,6 +54,10 @@ def run(ctx: JobContext) -> JobResult:
     copy_part(local_folder(ctx.weights["text_encoder"]), ctx.out / TEXT_ENCODER)
     defaults = GenerationConfig.model_validate(config.model_dump() | {"source": source})
     write_texts(ctx.out, prompts.values(), defaults)
+    write_diffusers(ctx.out)
+    inputs = {ref.stage: ref.digest for ref in ctx.inputs.values()}
+    origin = Origin(ctx.stage, ctx.fingerprint, inputs, _clips(ctx.inputs["tag"].path), choice)
+    write_card(ctx.out, prompts.values(), defaults, origin)
     files = sorted(path for path in ctx.out.rglob("*") if path.is_file())
     lineage = {
         "stage": ctx.stage,
@@ -67,3 +75,13 @@ def run(ctx: JobContext) -> JobResult:
         artifacts=(LINEAGE_FILE,),
         weights={TRANSFORMER: TRANSFORMER},
     )
+
+
+def _clips(tagged: Path) -> dict[str, int]:
+    """How many clips each source has, of all that are not set aside."""
+    from curation.operator import Input
+    from curation.schema import Status
+
+    rows = Input(tagged).rows(["source", "status"])
+    good = rows["source"].filter([status == Status.OK for status in rows["status"].to_pylist()])
+    return {str(one["values"]): int(one["counts"]) for one in good.value_counts().to_pylist()}

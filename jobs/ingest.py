@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from curation.folders import said, shown
+from curation.folders import said, scan, shown
 from curation.manifests import is_scanned, read_manifest
 from jobs import curate
 from jobs.context import JobContext, JobResult
@@ -31,12 +31,17 @@ def run(ctx: JobContext) -> JobResult:
     """
     result = curate.run(ctx)
     path = ctx.files["manifest"] if "manifest" in ctx.files else ctx.inputs["manifest"].path
-    if not is_scanned(path, ctx.config) and next(Path(ctx.media_root).glob("*.zip"), None) is None:
+    if is_scanned(path, ctx.config):
+        return _with_left_out(ctx, result, path)
+    if next(Path(ctx.media_root).glob("*.zip"), None) is None:
         return result  # nothing to read the manifest once more for
-    manifest = read_manifest(path, ctx.config)
-    if rest := manifest.unreferenced:
+    if rest := read_manifest(path, ctx.config).unreferenced:
         result = _with(result, ctx.out, UNREFERENCED_FILE, {"count": len(rest), "first": rest[:_FIRST]})
-    if left_out := manifest.left_out:
+    return result
+
+
+def _with_left_out(ctx: JobContext, result: JobResult, path: Path) -> JobResult:
+    if left_out := scan(path).left_out:
         kinds: dict[str, list[str]] = {}
         for kind, name in left_out:
             kinds.setdefault(kind, []).append(shown(name))

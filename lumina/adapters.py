@@ -58,7 +58,11 @@ def read_adapter(source: str | Path, wanted: Mapping[str, Tensor]) -> Adapter:
     Raises FileNotFoundError if a file is missing, ValueError with one line if the adapter is of another kind or
     network, or its files are damaged.
     """
-    folder = locate(source, "an adapter", (CONFIG_FILE,)).folder
+    return adapter_in(locate(source, "an adapter", (CONFIG_FILE,)).folder, wanted)
+
+
+def adapter_in(folder: Path, wanted: Mapping[str, Tensor]) -> Adapter:
+    """Read the adapter of a network that lies in a folder; see `read_adapter`."""
     path = folder / TENSORS_FILE
     if not path.is_file():
         if (folder / _PICKLE).is_file():

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from lumina.checkpoints import INDEX_FILE, WEIGHTS_FILE, load_config, load_weights, save_weights, write_whole
+from lumina.diffusers_export.layout import write_diffusers
+from lumina.diffusers_export.model_card import write_card
 from lumina.files import read_json
-from lumina.generate import SYSTEM_PROMPTS_FILE, TEXT_ENCODER, TRANSFORMER, VAE, latent_shape, write_texts
+from lumina.generate import SYSTEM_PROMPTS_FILE, TEXT_ENCODER, TRANSFORMER, VAE, write_texts
 from lumina.generation_config import GenerationConfig
 from lumina.hub import hub_model
+from lumina.latents import latent_shape
 from lumina.models.autoencoder import VideoAutoencoder
 from lumina.models.config import NextDiTConfig
 from lumina.models.text_encoder import TextEncoder
@@ -71,6 +74,8 @@ def assemble(
 ) -> str:
     """Write a directory that `TextToVideo.from_pretrained` takes, and return the digest of its transformer.
 
+    Without references it is a diffusers pipeline too, which needs none of our code.
+
     Every part is loaded and held against the others before anything is written; the directory appears whole.
 
     Args:
@@ -120,6 +125,9 @@ def assemble(
         if references:
             write_references(part, references)
         write_texts(part, prompts.values(), settings)
+        if not references:
+            write_diffusers(part)
+        write_card(part, prompts.values(), settings)
     return digest
 
 

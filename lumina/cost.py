@@ -176,7 +176,7 @@ def cache_bytes(config: NextDiTConfig, grids: int, tokens: int) -> int:
     """Bytes of tables that stay on the device: rotations of so many grids, each of so many tokens at most.
 
     4 bytes for each channel of a head and token, up to `lumina.models.rope.CACHE_BYTES`. Those of packed items are
-    smaller, `lumina.models.attention.CACHE_BYTES` at most, and are left out.
+    smaller, `lumina.models.attention.TABLE_BYTES` at most, and are left out.
     """
     return min(rope.CACHE_BYTES, grids * tokens * config.head_dim * 4)
 

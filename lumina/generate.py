@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -11,23 +12,24 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lumina.adapters import load_adapted
-from lumina.checkpoints import load_model, save_model, write_whole
+from lumina.checkpoints import load_config, load_model, save_model, write_whole
+from lumina.evaluation_cost import Generation as Generated
 from lumina.flow_matching.sampler import Progress, sample
 from lumina.flow_matching.schedules import SamplerConfig, sampler_config
 from lumina.generation_config import GenerationConfig
+from lumina.latents import initial_noise, latent_shape
+from lumina.memory_plan import MemoryNeed, MemoryPlan, memory_need, plan_memory
 from lumina.models.autoencoder import VideoAutoencoder
 from lumina.models.config import NextDiTConfig
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.models.text_encoder import TextEncoder
+from lumina.offload import OffloadSetting
 from lumina.parts import read_references
 from lumina.precision import precision_on
 from lumina.pretrained import local_folder, locate
 from lumina.prompt_length import MAX_TOKENS
-from lumina.randomness import generator
-from lumina.sizes import SPATIAL_COMPRESSION, check_size, generated_latents
 from lumina.system_prompts import SystemPrompt, compose, read_system_prompts, write_system_prompts
 
 TRANSFORMER, VAE, TEXT_ENCODER = "transformer", "vae", "text_encoder"
@@ -57,6 +59,11 @@ class TextToVideo:
     system_prompts: Mapping[str, SystemPrompt]
     """Source to system prompt."""
     defaults: GenerationConfig
+    device: torch.device | None = None
+    """Where the networks work; None is where the transformer is."""
+    tiling: bool | None = None
+    """See `from_pretrained`, as for the next."""
+    offload: OffloadSetting = "auto"
 
     @classmethod
     def from_pretrained(
@@ -67,6 +74,8 @@ class TextToVideo:
         *,
         adapter: str | Path | None = None,
         adapter_scale: float = 1.0,
+        tiling: bool | None = None,
+        offload: OffloadSetting = "auto",
     ) -> Self:
         """Load what `save_pretrained` wrote: a directory, or a model of the hub, "hf:owner/name".
 
@@ -77,25 +86,30 @@ class TextToVideo:
             adapter: directory or hub id of a LoRA adapter as the library peft saves it, which is added to the
                 transformer's weights.
             adapter_scale: the adapter's alpha / r is multiplied by it; at 0 the frames are those without.
+            tiling: whether frames are decoded in tiles of 360x240 pixels, which changes them slightly; None is where
+                they do not fit a GPU whole.
+            offload: which networks wait on the CPU; "auto" is what fits a GPU, and changes no frame.
 
         Raises FileNotFoundError naming the part that is missing, ValueError if the adapter is of another network.
         """
-        root = _local(directory)
+        root, elsewhere = find_parts(directory)
         dtype = dtype or getattr(torch, precision_on(str(device)))
-        elsewhere = read_references(root)
-        for name in (TRANSFORMER, VAE, TEXT_ENCODER, SYSTEM_PROMPTS_FILE, GENERATION_FILE):
-            if name not in elsewhere and not (root / name).exists():
-                raise FileNotFoundError(f"{root} is no text-to-video checkpoint: it holds no {name}")
+        defaults = GenerationConfig.model_validate_json((root / GENERATION_FILE).read_text(encoding="utf-8"))
+        folders = {name: elsewhere.get(name, root / name) for name in (TRANSFORMER, VAE, TEXT_ENCODER)}
+        home = _home(folders, torch.device(device), dtype, defaults, tiling, offload)
         if adapter is None:
-            transformer = load_model(root / TRANSFORMER, device, dtype)
+            transformer = load_model(folders[TRANSFORMER], home[TRANSFORMER], dtype)
         else:
-            transformer = load_adapted(root / TRANSFORMER, adapter, adapter_scale, device, dtype)
+            transformer = load_adapted(folders[TRANSFORMER], adapter, adapter_scale, home[TRANSFORMER], dtype)
         return cls(
             transformer=transformer,
-            vae=VideoAutoencoder.from_pretrained(elsewhere.get(VAE, root / VAE), device, dtype),
-            text_encoder=TextEncoder.from_pretrained(elsewhere.get(TEXT_ENCODER, root / TEXT_ENCODER), device, dtype),
+            vae=VideoAutoencoder.from_pretrained(folders[VAE], home[VAE], dtype),
+            text_encoder=TextEncoder.from_pretrained(folders[TEXT_ENCODER], home[TEXT_ENCODER], dtype),
             system_prompts=read_system_prompts(root / SYSTEM_PROMPTS_FILE),
-            defaults=GenerationConfig.model_validate_json((root / GENERATION_FILE).read_text(encoding="utf-8")),
+            defaults=defaults,
+            device=torch.device(device),
+            tiling=tiling,
+            offload=offload,
         )
 
     def save_pretrained(self, directory: str | Path) -> None:
@@ -163,20 +177,64 @@ class TextToVideo:
         one = len(captions) == 1
         for number, prompt in enumerate(composed, start=1):
             self._warn_of_cut("the prompt" if one else f"prompt {number}", prompt)
-        text = self.text_encoder.encode(composed)
         without = compose(system_prompt, negative_prompt)
         self._warn_of_cut("the negative prompt", without)
-        [negative] = self.text_encoder.encode([without])
-        latents = sample(
-            self.transformer,
-            torch.stack([initial_noise(shape, each) for each in each_seed]),
-            text,
-            [negative] * len(captions),
-            config,
-            motion=[float(motion)] * len(captions) if isinstance(motion, int | float) else motion,
-            progress=progress,
+        plan = self.memory_plan(num_frames, width, height, config, len(captions))
+        logger.info("%s", plan)
+        device = torch.device(plan.device)
+        if plan.offload == "none":
+            for network in (self.transformer, self.vae.vae):
+                network.to(device)
+        elif plan.offload == "model":
+            for network in (self.transformer, self.vae.vae):
+                network.to("cpu")
+        with _at_work(self.text_encoder.model, device, waits=plan.offload != "none"):
+            text = self.text_encoder.encode(composed)
+            [negative] = self.text_encoder.encode([without])
+        with _at_work(self.transformer, device, waits=plan.offload == "model"):
+            latents = sample(
+                self.transformer,
+                torch.stack([initial_noise(shape, each) for each in each_seed]),
+                text,
+                [negative] * len(captions),
+                config,
+                motion=[float(motion)] * len(captions) if isinstance(motion, int | float) else motion,
+                progress=progress,
+            )
+        with _at_work(self.vae.vae, device, waits=plan.offload == "model"), _tiled(self.vae, plan.tiling):
+            frames = self.vae.decode(latents).numpy()
+        return Generation(frames, self.defaults.fps if fps is None else fps)
+
+    def memory_plan(
+        self,
+        num_frames: int | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        sampler: SamplerConfig | str | None = None,
+        clips: int = 1,
+    ) -> MemoryPlan:
+        """How a call with these arguments fits the device's memory; its `str` is one line. Raises as a call."""
+        device = self.device or self.transformer.device
+        networks = {TRANSFORMER: self.transformer, VAE: self.vae.vae, TEXT_ENCODER: self.text_encoder.model}
+        sizes = {name: sum(value.nbytes for value in one.parameters()) for name, one in networks.items()}
+        free = free_bytes(device)
+        if free is not None:
+            # Our own weights are in the plan.
+            at = {name: next(one.parameters()).device.type for name, one in networks.items()}
+            free += sum(size for name, size in sizes.items() if at[name] == device.type)
+        settings = self.defaults.model_copy(
+            update={
+                "num_frames": self.defaults.num_frames if num_frames is None else num_frames,
+                "width": self.defaults.width if width is None else width,
+                "height": self.defaults.height if height is None else height,
+                "sampler": sampler_config(self.defaults.sampler if sampler is None else sampler),
+            }
         )
-        return Generation(self.vae.decode(latents).numpy(), self.defaults.fps if fps is None else fps)
+        self.latent_shape(settings.num_frames, settings.width, settings.height, settings.sampler)
+        wanted = True if self.vae.vae.use_tiling else self.tiling
+        need = _need(self.transformer.config, settings, clips, self.transformer.dtype, sizes)
+        tiling, offload = plan_memory(need, free, wanted, self.offload)
+        return MemoryPlan(str(device), str(self.transformer.dtype).removeprefix("torch."), tiling, offload)
 
     def _warn_of_cut(self, name: str, prompt: str) -> None:
         cut = self.text_encoder.tokens_cut(prompt)
@@ -193,35 +251,92 @@ class TextToVideo:
 
     def system_prompt(self, source: str | None) -> str:
         """Text of a source's system prompt; None is the default source, or the only one."""
-        name = source or self.defaults.source
-        if name is None and len(self.system_prompts) == 1:
-            [name] = self.system_prompts
-        if name is None or name not in self.system_prompts:
-            asked = "name a source" if name is None else f"no system prompt for source {name!r}"
-            raise ValueError(f"{asked}; there are {', '.join(self.system_prompts)}")
-        return self.system_prompts[name].text
+        return self.system_prompts[find_source(self.system_prompts, source or self.defaults.source)].text
 
     def latent_shape(self, num_frames: int, width: int, height: int, sampler: SamplerConfig) -> tuple[int, ...]:
         """[C, F, h, w] of a clip; raises ValueError, naming what fits, if a scale of the sampler does not divide it."""
         return latent_shape(self.transformer.config, num_frames, width, height, sampler)
 
 
-def latent_shape(
-    model: NextDiTConfig, num_frames: int, width: int, height: int, sampler: SamplerConfig
-) -> tuple[int, ...]:
-    """See `TextToVideo.latent_shape`."""
-    frames = generated_latents(num_frames)
-    patches = [patch for _, patch in sampler.patches_of(frames)]
-    for patch in patches:
-        model.check_patch(patch)
-    check_size(width, height, SPATIAL_COMPRESSION * max(patch[1] for patch in patches))
-    whole = max(patch[0] for patch in patches)
-    if frames > 1 and frames % whole:
-        step = whole * num_frames // frames
-        near = num_frames // step * step
-        fits = " or ".join(str(count) for count in (near, near + step) if count >= step)
-        raise ValueError(f"num_frames must be a multiple of {step} for this sampler, got {num_frames}: take {fits}")
-    return (model.in_channels, frames, height // SPATIAL_COMPRESSION, width // SPATIAL_COMPRESSION)
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes of a GPU that are not in use, those that torch holds in reserve included; None for other devices."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def _need(
+    model: NextDiTConfig, settings: GenerationConfig, clips: int, dtype: torch.dtype, sizes: Mapping[str, int]
+) -> MemoryNeed:
+    generation = Generated(settings.width, settings.height, settings.num_frames, clips, dtype.itemsize)
+    return memory_need(model, settings.sampler, generation, **sizes)
+
+
+def _home(
+    folders: Mapping[str, Path],
+    device: torch.device,
+    dtype: torch.dtype,
+    defaults: GenerationConfig,
+    tiling: bool | None,
+    offload: OffloadSetting,
+) -> dict[str, torch.device | str]:
+    """Where each network is loaded to: those that will wait on the CPU, there."""
+    free = free_bytes(device)
+    if free is not None and offload == "auto":
+        # Of files, which may have wider numbers: what is loaded to the CPU for that is moved by the first call.
+        sizes = {name: sum(file.stat().st_size for file in one.glob("*.safetensors")) for name, one in folders.items()}
+        need = _need(load_config(folders[TRANSFORMER]), defaults, 1, dtype, sizes)
+        _, offload = plan_memory(need, free, tiling, offload)
+    waiting = {"text": (TEXT_ENCODER,), "model": (TRANSFORMER, VAE, TEXT_ENCODER)}.get(offload, ())
+    return {name: "cpu" if name in waiting else device for name in folders}
+
+
+@contextmanager
+def _at_work(network: torch.nn.Module, device: torch.device, *, waits: bool) -> Iterator[None]:
+    """A network is on its device, and if it `waits` elsewhere, leaves it afterwards."""
+    network.to(device)
+    try:
+        yield
+    finally:
+        if waits:
+            network.to("cpu")
+
+
+@contextmanager
+def _tiled(vae: VideoAutoencoder, tiling: bool) -> Iterator[None]:
+    """Frames are decoded in tiles, or as they were before."""
+    before = vae.vae.use_tiling
+    if tiling:
+        vae.enable_tiling()
+    try:
+        yield
+    finally:
+        if tiling and not before:
+            vae.disable_tiling()
+
+
+def find_source(known: Collection[str], source: str | None) -> str:
+    """The source that is meant: None is the only one there is. Raises ValueError, naming those that there are."""
+    if source is None and len(known) == 1:
+        [source] = known
+    if source is None or source not in known:
+        asked = "name a source" if source is None else f"no system prompt for source {source!r}"
+        raise ValueError(f"{asked}; there are {', '.join(known)}")
+    return source
+
+
+def find_parts(directory: str | Path) -> tuple[Path, dict[str, Path]]:
+    """The folder of a text-to-video checkpoint, and where those of its parts are that it names by hub ids.
+
+    Reads no weights. Raises FileNotFoundError naming the part that is missing.
+    """
+    root = _local(directory)
+    elsewhere = read_references(root)
+    for name in (TRANSFORMER, VAE, TEXT_ENCODER, SYSTEM_PROMPTS_FILE, GENERATION_FILE):
+        if name not in elsewhere and not (root / name).exists():
+            raise FileNotFoundError(f"{root} is no text-to-video checkpoint: it holds no {name}")
+    return root, elsewhere
 
 
 def _local(source: str | Path) -> Path:
@@ -239,12 +354,6 @@ def _begin(text: str) -> str:
     """A text on one line, of a long one its beginning."""
     line = " ".join(text.split())
     return line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]}..."
-
-
-def initial_noise(shape: Sequence[int], seed: int, *address: int | str) -> Tensor:
-    """Standard normal noise (float32) of one clip: the same for the same seed and address, whatever its batch."""
-    rng = generator(seed, "noise/sample", *address)
-    return torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32))
 
 
 def write_texts(directory: Path, prompts: Iterable[SystemPrompt], defaults: GenerationConfig) -> None:

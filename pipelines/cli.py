@@ -17,8 +17,10 @@ from pipelines.commands.probe_file import probe
 from pipelines.commands.rerun import rerun
 from pipelines.commands.run import plan, run
 from pipelines.commands.runs import compare, diff, quarantine, report, selection, verify
+from pipelines.commands.serve import serve
 from pipelines.commands.status import status
 from pipelines.commands.track import track
+from pipelines.commands.vbench import vbench
 from pipelines.terminal import log_to_terminal, plain
 
 app = typer.Typer(
@@ -45,6 +47,8 @@ add_commands(
     track=track,
     probe=probe,
     generate=generate,
+    vbench=vbench,
+    serve=serve,
     convert=convert,
     assemble=assemble,
     cost=cost,

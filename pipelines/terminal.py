@@ -13,17 +13,21 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from typing import Any, Self, TypeVar
 
 import rich.text
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.padding import Padding
 from rich.segment import Segment
 from rich.table import Table
 
 from curation.control_characters import CONTROL, shown, shown_in_json, shown_in_line
 from pipelines.secrets import scrub
+
+T = TypeVar("T")
 
 _LOG_WIDTH = 120
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -80,6 +84,21 @@ def make_table(*columns: str, title: str | None = None) -> Table:
     return table
 
 
+def record_table(title: str, records: Iterable[T], columns: Mapping[str, Callable[[T], RenderableType]]) -> Table:
+    """A table with a row for each record; a column is its title, which may break, and its cell; `>` marks numbers."""
+    table = make_table(title=title)
+    for name in columns:
+        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left")
+    for record in records:
+        table.add_row(*(cell(record) for cell in columns.values()))
+    return table
+
+
+def indented(what: RenderableType, blanks: int = 2) -> Padding:
+    """What stands below something else, so much to the right."""
+    return Padding(what, (0, 0, 0, blanks), expand=False)
+
+
 class _ShownFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return clean(super().format(record))
@@ -108,8 +127,14 @@ def command_line(words: Iterable[str]) -> str:
 
 
 def json_text(content: Any, allow_nan: bool = True) -> str:
-    """What `--json` prints."""
-    return shown_in_json(scrub(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=allow_nan)))
+    """What `--json` prints; of a dataclass its fields and properties."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=allow_nan, default=_members)
+    return shown_in_json(scrub(text))
+
+
+def _members(record: Any) -> dict[str, Any]:
+    derived = [name for name, member in vars(type(record)).items() if isinstance(member, property)]
+    return {name: getattr(record, name) for name in (*(field.name for field in fields(record)), *derived)}
 
 
 def _quoted(word: str) -> str:

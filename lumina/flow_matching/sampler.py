@@ -36,8 +36,13 @@ def integrate(field: Callable[[Tensor, Tensor], Tensor], noise: Tensor, grid: Te
     """
     state = noise.float()
     for t, later in pairwise(grid.unbind()):
-        state = state + (later - t).to(state.device) * field(state.to(noise.dtype), t).float()
+        state = euler_step(state, field(state.to(noise.dtype), t), t, later)
     return state
+
+
+def euler_step(state: Tensor, velocity: Tensor, t: Tensor, later: Tensor) -> Tensor:
+    """x + (t' - t) v, float32, of a state at time t []."""
+    return state + (later - t).to(state.device) * velocity.float()
 
 
 def guided_velocity(
@@ -124,26 +129,62 @@ def sample(
         raise ValueError(
             f"got {n} noises, {len(text)} prompts and {n if motion is None else len(motion)} motion scores"
         )
-    patches = config.patches_of(noise.shape[2])
-    for _, patch in patches:
-        model.config.check_patch(patch)
-    guided = any(weight > 0 for _, weight in config.guidance)
-    if guided and len(negative_text) != n:
-        raise ValueError(f"guidance needs a negative prompt for each of {n} noises, got {len(negative_text)}")
-    # Keys and values of the text do not depend on t: once per prompt, not once per step.
-    condition = model.encode_text([*text, *(negative_text if guided else ())])
-    time_dtype = model.dtype if config.time_dtype == "model" else torch.float32
-    cache = None if config.cache_threshold is None else BlockCache(config.cache_threshold)
+    velocity = velocity_field(model, text, negative_text, config, noise.shape[2], motion)
     done = 0
 
     def field(x: Tensor, t: Tensor) -> Tensor:
         nonlocal done
+        found = velocity(x, t)
+        done += 1
+        if progress is not None:
+            progress(done, config.steps)
+        return found
+
+    return integrate(field, noise.to(model.device, model.dtype), time_grid(config.steps, config.time_shift))
+
+
+def velocity_field(
+    model: MultiScaleNextDiT,
+    text: Sequence[Tensor],
+    negative_text: Sequence[Tensor],
+    config: SamplerConfig,
+    latent_frames: int,
+    motion: Sequence[float] | None = None,
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The guided velocity v(x, t) of one sampling run, with the scale, the guidance and the motion that t has.
+
+    Args:
+        model: see `sample`, as the other arguments.
+        text: N text features.
+        negative_text: N text features; unread when nothing is guided.
+        config: scales, guidance and motion.
+        latent_frames: F of the latents.
+        motion: N motion scores.
+
+    Returns:
+        v(x, t): [N, C, F, H, W] float32 of x shaped so, in the model's type, and t [] float32 on the CPU.
+    """
+    n = len(text)
+    if motion is not None and len(motion) != n:
+        raise ValueError(f"got {n} prompts and {len(motion)} motion scores")
+    patches = config.patches_of(latent_frames)
+    for _, patch in patches:
+        model.config.check_patch(patch)
+    guided = any(weight > 0 for _, weight in config.guidance)
+    if guided and len(negative_text) != n:
+        raise ValueError(f"guidance needs a negative prompt for each of {n} prompts, got {len(negative_text)}")
+    # Keys and values of the text do not depend on t: once per prompt, not once per step.
+    condition = model.encode_text([*text, *(negative_text if guided else ())])
+    time_dtype = model.dtype if config.time_dtype == "model" else torch.float32
+    cache = None if config.cache_threshold is None else BlockCache(config.cache_threshold)
+
+    def field(x: Tensor, t: Tensor) -> Tensor:
         t = t.to(time_dtype)
         seen = t.item()  # before t goes to the device, for which nothing need wait then
         scores = list(motion) if motion is not None else [value_at(config.motion, seen)] * n
         if guided:
             scores += [config.negative_score(seen, score) for score in scores]
-        velocity = guided_velocity(
+        return guided_velocity(
             model,
             x,
             t.to(model.device),
@@ -154,9 +195,5 @@ def sample(
             config.norm_cap,
             cache,
         )
-        done += 1
-        if progress is not None:
-            progress(done, config.steps)
-        return velocity
 
-    return integrate(field, noise.to(model.device, model.dtype), time_grid(config.steps, config.time_shift))
+    return field

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lumina.models.device_tables import TableCache, upload
 
-CACHE_BYTES = 64 << 20
+TABLE_BYTES = 64 << 20
 """Bytes of segments' tables that a process keeps at most, on its device."""
 
 
@@ -79,7 +79,7 @@ def _segments(lengths: tuple[int, ...], device: torch.device) -> Segments:
         )
 
 
-segments = TableCache(_segments, lambda made: made.nbytes, CACHE_BYTES)
+segments = TableCache(_segments, lambda made: made.nbytes, TABLE_BYTES)
 """segments(lengths, device): the layout of items of the given lengths. Raises ValueError when there is none or one is
 empty."""
 

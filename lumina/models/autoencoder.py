@@ -40,10 +40,7 @@ class VideoAutoencoder:
                 f"the VAE compresses {spatial}x in space and {temporal}x in time; "
                 f"needed are {SPATIAL_COMPRESSION}x and {TEMPORAL_COMPRESSION}x"
             )
-        if torch.backends.mkldnn.is_available():
-            for module in vae.modules():
-                if isinstance(module, nn.Conv3d):
-                    module._conv_forward = MethodType(_convolve, module)  # type: ignore[method-assign]
+        use_onednn(vae)
         self.vae = vae
         self.latent_channels: int = config.latent_channels
         self.scaling_factor: float = config.scaling_factor
@@ -81,8 +78,11 @@ class VideoAutoencoder:
     def enable_tiling(self) -> None:
         """Encode and decode in overlapping tiles of 360x240 pixels: a few GB for frames of any size, and slightly other
         numbers. The recipe `released-chunks` encodes whole frames all the same."""
-        # Those of the released VAE, whose steps are whole latents; of other sizes diffusers makes frames too large.
-        self.vae.enable_tiling(tile_sample_min_height=TILE[0], tile_sample_min_width=TILE[1])
+        tile(self.vae)
+
+    def disable_tiling(self) -> None:
+        """Encode and decode whole frames again."""
+        self.vae.disable_tiling()
 
     @torch.no_grad()
     def encode(self, frames: Tensor, recipe: EncodeRecipe = "whole-clip/1") -> Tensor:
@@ -122,30 +122,51 @@ class VideoAutoencoder:
             parts.append(moments if self.vae.quant_conv is None else self.vae.quant_conv(moments))
         return torch.cat(parts, dim=2).chunk(2, dim=1)[0]
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Decode scaled latents.
+        """Decode scaled latents; see `decode_latents`."""
+        return decode_latents(self.vae, latents)
 
-        Args:
-            latents: [B, 16, F, h, w]; for F > 1 the clip's first latent is absent.
 
-        Returns:
-            uint8 [B, T, 8h, 8w, 3] on the CPU, T = 4F, or 1 for F = 1.
-        """
-        if latents.ndim != 5 or latents.shape[1] != self.latent_channels:
-            raise ValueError(f"latents must be [B, {self.latent_channels}, F, h, w], got {list(latents.shape)}")
-        frames = latents.shape[2]
-        weight = next(self.vae.parameters())
-        clips = []
-        for latent in latents.split(1):
-            scaled = latent.to(weight.device, weight.dtype) / self.scaling_factor
-            if frames > 1 and frames % 2:
-                # The network takes an odd count for one that starts with a single frame; an even one is whole.
-                scaled = torch.cat([scaled, scaled[:, :, -1:]], dim=2)
-            pixels = self.vae.decode(scaled).sample[0].permute(1, 2, 3, 0).float()
-            shades = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
-            clips.append(shades[: 1 if frames == 1 else TEMPORAL_COMPRESSION * frames])
-        return torch.stack(clips)
+@torch.no_grad()
+def decode_latents(vae: AutoencoderKLCogVideoX, latents: Tensor) -> Tensor:
+    """Decode scaled latents, one clip at a time.
+
+    Args:
+        vae: the network, with its scaling factor.
+        latents: [B, 16, F, h, w]; for F > 1 the clip's first latent is absent.
+
+    Returns:
+        uint8 [B, T, 8h, 8w, 3] on the CPU, T = 4F, or 1 for F = 1.
+    """
+    channels, factor = vae.config.latent_channels, vae.config.scaling_factor
+    if latents.ndim != 5 or latents.shape[1] != channels:
+        raise ValueError(f"latents must be [B, {channels}, F, h, w], got {list(latents.shape)}")
+    frames = latents.shape[2]
+    weight = next(vae.parameters())
+    clips = []
+    for latent in latents.split(1):
+        scaled = latent.to(weight.device, weight.dtype) / factor
+        if frames > 1 and frames % 2:
+            # The network takes an odd count for one that starts with a single frame; an even one is whole.
+            scaled = torch.cat([scaled, scaled[:, :, -1:]], dim=2)
+        pixels = vae.decode(scaled).sample[0].permute(1, 2, 3, 0).float()
+        shades = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+        clips.append(shades[: 1 if frames == 1 else TEMPORAL_COMPRESSION * frames])
+    return torch.stack(clips)
+
+
+def tile(vae: AutoencoderKLCogVideoX) -> None:
+    """Let the network take overlapping tiles of `TILE` pixels."""
+    # Those of the released VAE, whose steps are whole latents; of other sizes diffusers makes frames too large.
+    vae.enable_tiling(tile_sample_min_height=TILE[0], tile_sample_min_width=TILE[1])
+
+
+def use_onednn(vae: nn.Module) -> None:
+    """Let the network's 3-D convolutions run by oneDNN on a CPU; its frames depend on that in their last bits."""
+    if torch.backends.mkldnn.is_available():
+        for module in vae.modules():
+            if isinstance(module, nn.Conv3d):
+                module._conv_forward = MethodType(_convolve, module)  # type: ignore[method-assign]
 
 
 def _convolve(module: nn.Conv3d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -67,10 +67,7 @@ class TextEncoder:
 
     def tokenize(self, prompt: str) -> list[int]:
         """Token ids of a prompt, at most `MAX_TOKENS`, with the tokenizer's special tokens."""
-        ids: list[int] = self.tokenizer(prompt, truncation=True, max_length=MAX_TOKENS)["input_ids"]
-        if not ids:
-            raise ValueError(f"the prompt {prompt!r} has no tokens")
-        return ids
+        return tokenize(self.tokenizer, prompt)
 
     def tokens_cut(self, prompt: str) -> int:
         """How many tokens of a prompt `tokenize` leaves out; 0 for all but long ones."""
@@ -92,21 +89,33 @@ class TextEncoder:
             return prompt[whole["offset_mapping"][first][0] :].strip()
         return str(self.tokenizer.decode(ids[first:], skip_special_tokens=True)).strip()
 
-    @torch.no_grad()
     def encode(self, prompts: Sequence[str], batch_size: int = 1) -> list[Tensor]:
-        """Return the features [L_i, D] of each prompt, on the model's device and in its dtype.
+        """Return the features of each prompt; see `encode_tokens`."""
+        return encode_tokens(self.model, [self.tokenize(prompt) for prompt in prompts], batch_size)
 
-        Up to `batch_size` prompts go through together, those of like length, and the shorter ones padded at their ends:
-        attention is causal, so no token looks there; but last bits depend on the shape of what goes through.
-        """
-        ids = [self.tokenize(prompt) for prompt in prompts]
-        order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
-        features: dict[int, Tensor] = {}
-        for start in range(0, len(order), batch_size):
-            some = order[start : start + batch_size]
-            longest = len(ids[some[-1]])
-            padded = torch.tensor([ids[number] + [0] * (longest - len(ids[number])) for number in some])
-            output = self.model(input_ids=padded.to(self.model.device), output_hidden_states=True, use_cache=False)
-            for number, states in zip(some, output.hidden_states[-2], strict=True):
-                features[number] = states[: len(ids[number])]
-        return [features[number] for number in range(len(ids))]
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """See `TextEncoder.tokenize`."""
+    ids: list[int] = tokenizer(prompt, truncation=True, max_length=MAX_TOKENS)["input_ids"]
+    if not ids:
+        raise ValueError(f"the prompt {prompt!r} has no tokens")
+    return ids
+
+
+@torch.no_grad()
+def encode_tokens(model: PreTrainedModel, ids: Sequence[list[int]], batch_size: int = 1) -> list[Tensor]:
+    """Return the features [L_i, D] of each prompt's tokens, on the model's device and in its dtype.
+
+    Up to `batch_size` prompts go through together, those of like length, and the shorter ones padded at their ends:
+    attention is causal, so no token looks there; but last bits depend on the shape of what goes through.
+    """
+    order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
+    features: dict[int, Tensor] = {}
+    for start in range(0, len(order), batch_size):
+        some = order[start : start + batch_size]
+        longest = len(ids[some[-1]])
+        padded = torch.tensor([ids[number] + [0] * (longest - len(ids[number])) for number in some])
+        output = model(input_ids=padded.to(model.device), output_hidden_states=True, use_cache=False)
+        for number, states in zip(some, output.hidden_states[-2], strict=True):
+            features[number] = states[: len(ids[number])]
+    return [features[number] for number in range(len(ids))]

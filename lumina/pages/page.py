@@ -60,13 +60,16 @@ class ClipRow:
     note: str = ""
 
 
-def render(template: Path, clean: Callable[[str], str], plays: bool = False, **values: Any) -> str:
+def render(
+    template: Path, clean: Callable[[str], str], plays: bool = False, script: Path | None = None, **values: Any
+) -> str:
     """Fill a template.
 
     Args:
         template: file that extends `base.html.j2`.
         clean: what every text goes through that is filled in; HTML that a template has made is left.
         plays: whether it has rows of clips, which `play.js` keeps in step; no other script runs.
+        script: file with the page's own script, in the place of that one.
         values: what it is filled with.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -86,9 +89,10 @@ def render(template: Path, clean: Callable[[str], str], plays: bool = False, **v
         "duration": formats.duration,
         "figure": formats.figure,
     }
-    script = (_SHELL / "play.js").read_text(encoding="utf-8") if plays else ""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment.globals |= {"interval": formats.interval, "colors": COLORS, "script": script, "script_digest": digest}
+    file = script or (_SHELL / "play.js" if plays else None)
+    code = "" if file is None else file.read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    environment.globals |= {"interval": formats.interval, "colors": COLORS, "script": code, "script_digest": digest}
     return environment.get_template(template.name).render(**values)
 
 

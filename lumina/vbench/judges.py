@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lumina.config import Config
+from lumina.files import sha256_file
+from lumina.pretrained import locate
 from lumina.vbench import dynamic_degree, flicker, frame_choice, recognition
 from lumina.vbench.clip_score import ClipScore, of_clip, of_frames
 from lumina.vbench.consistency import consistency
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 PROTOCOL = "native/1"
 """Raised when a native figure changes its meaning: what was scored before is scored again."""
+_READ = (".json", ".safetensors", ".txt", ".model")
 _LABELS = Path("third_party", "umt", "kinetics_400_categories.txt")
 
 
@@ -79,6 +82,37 @@ class Verdict:
     reason: str | None = None
     is_static: bool | None = None
     """Of temporal flickering with a flow network: whether the static filter lets the clip through."""
+
+
+def used_weights(dimension: str, weights: VBenchWeights) -> dict[str, str]:
+    """Settings and places of the weights that a dimension uses."""
+    used = list(_NEEDS[dimension])
+    if dimension == "temporal_flickering" and weights.raft is not None:
+        used.append("raft")
+    return {name: str(getattr(weights, name)) for name in used}
+
+
+def key(dimension: str, weights: VBenchWeights, dtype: str) -> str:
+    """Digest of all that a dimension's scores depend on beside the clip and its prompt: what was scored with another
+    one is scored again."""
+    digests = {name: content_digest(place) for name, place in used_weights(dimension, weights).items()}
+    names = list(action_names(weights)) if dimension == "human_action" else []
+    content = [PROTOCOL, dimension, dtype, digests, names]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def content_digest(place: str) -> str:
+    """SHA-256 of a file of weights, or of the files of a directory: "sha256:<hex>".
+
+    Raises FileNotFoundError naming the place.
+    """
+    path = Path(place)
+    if path.is_file():
+        return f"sha256:{sha256_file(path)}"
+    folder = locate(place, "weights", ("*",)).folder
+    files = sorted(file for file in folder.rglob("*") if file.suffix in _READ and file.is_file())
+    content = [(file.relative_to(folder).as_posix(), sha256_file(file)) for file in files]
+    return f"sha256:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
 
 
 def missing_weights(dimension: str, weights: VBenchWeights) -> tuple[str, ...]:
@@ -147,18 +181,6 @@ class Judges:
     def actions(self) -> Mapping[int, str]:
         """Names of the classes."""
         return dict(enumerate(action_names(self.weights)))
-
-    def key(self, dimension: str) -> str:
-        """Digest of all that a dimension's scores depend on beside the clip and its prompt: what was scored with
-        another one is scored again."""
-        names = list(self.actions.values()) if dimension == "human_action" else []
-        content = [PROTOCOL, dimension, self.dtype, self.digests(dimension), names]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-    def digests(self, dimension: str) -> dict[str, str]:
-        """Content digests of the weights that a dimension uses."""
-        used = [*_NEEDS[dimension], *(["raft"] if dimension == "temporal_flickering" and self.weights.raft else [])]
-        return {name: getattr(self, name).digest for name in used}
 
     def judge(self, dimension: str, clip: ClipFrames, prompt: VBenchPrompt | None, name: str) -> Verdict:
         """Judge one clip.

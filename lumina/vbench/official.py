@@ -12,18 +12,17 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lumina.files import read_json
 from lumina.vbench import official_child
-from lumina.vbench.clip_files import index_of
+from lumina.vbench.clip_files import index_of, prompt_of
 from lumina.vbench.official_results import OfficialResults, read_results
 
 LOG_FILE = "official.log"
-_RESULTS, _VERSIONS = "clips_eval_results.json", "versions.json"
+_RESULTS = "clips_eval_results.json"
 _OFFICIAL_SAMPLES = 5
 _SHOWN = 300
 
@@ -42,17 +41,28 @@ class Clip:
     frames: int
 
 
-@dataclass(frozen=True)
-class Official:
-    """What came out, and of which libraries."""
+def official_versions(python: Path) -> dict[str, str]:
+    """Versions of the interpreter and of the libraries that scores depend on.
 
-    results: OfficialResults
-    versions: Mapping[str, str]
+    Raises OfficialError if there is no interpreter, or it has no `vbench`.
+    """
+    if not shutil.which(python):
+        raise OfficialError(
+            f"{python} is no interpreter: name the python of an environment that has vbench; docs/vbench.md has the "
+            "recipe"
+        )
+    command = [str(python), str(Path(official_child.__file__))]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)  # noqa: S603
+    try:
+        found: dict[str, str] = json.loads(done.stdout)
+    except ValueError as error:
+        raise OfficialError(f"{python} does not run: {done.stderr.strip()[:_SHOWN]}") from error
+    return found
 
 
 def score_officially(
     python: Path, dimension: str, clips: Sequence[Clip], prompts: Path, work: Path, device: str = "cpu"
-) -> Official:
+) -> OfficialResults:
     """Have one dimension scored by the official code.
 
     Args:
@@ -69,18 +79,14 @@ def score_officially(
     beyond = [clip.name for clip in clips if not 0 <= (index_of(clip.name) or 0) < _OFFICIAL_SAMPLES]
     if beyond:
         raise ValueError(f"{beyond[0]}: the official code looks at clips 0 to {_OFFICIAL_SAMPLES - 1} of a prompt")
-    if not shutil.which(python):
-        raise OfficialError(
-            f"{python} is no interpreter: name the python of an environment that has vbench; docs/vbench.md has the "
-            "recipe"
-        )
     shutil.rmtree(work, ignore_errors=True)
     folder, out = work / "clips", work / "out"
     folder.mkdir(parents=True)
     out.mkdir()
     for clip in clips:
         (folder / clip.name).symlink_to(clip.path.resolve())
-    own = [entry for entry in read_json(prompts) if dimension in entry["dimension"] and _has_clips(entry, clips)]
+    made = {prompt_of(clip.name) for clip in clips}
+    own = [entry for entry in read_json(prompts) if dimension in entry["dimension"] and entry["prompt_en"] in made]
     (work / "prompts.json").write_text(json.dumps(own), encoding="utf-8")
     request = {
         "prompts": str(work / "prompts.json"),
@@ -92,14 +98,9 @@ def score_officially(
     (work / "request.json").write_text(json.dumps(request), encoding="utf-8")
     _run(python, dimension, work)
     try:
-        results = read_results(out / _RESULTS, dimension, {clip.name: clip.frames for clip in clips})
+        return read_results(out / _RESULTS, dimension, {clip.name: clip.frames for clip in clips})
     except (OSError, ValueError) as error:
         raise OfficialError(f"the official {dimension} wrote nothing usable: {error}; see {work / LOG_FILE}") from error
-    return Official(results, read_json(out / _VERSIONS))
-
-
-def _has_clips(entry: Mapping[str, Any], clips: Sequence[Clip]) -> bool:
-    return any(clip.name.startswith(f"{entry['prompt_en']}-") for clip in clips)
 
 
 def _run(python: Path, dimension: str, work: Path) -> None:

@@ -5,7 +5,7 @@ It is run by its path with that interpreter, so it imports nothing of this proje
     python official_child.py REQUEST.json
 
 REQUEST holds prompts (the full-info JSON), clips (the folder), dimension, out (a folder), device. The package writes
-`clips_eval_results.json` to `out`, and this one `versions.json` beside it.
+`clips_eval_results.json` to `out`. Without a request, versions of the libraries are printed.
 """
 
 import json
@@ -14,25 +14,33 @@ import sys
 from pathlib import Path
 
 
-def main(request_file: str) -> None:
-    """Score the dimension that the request names."""
-    request = json.loads(Path(request_file).read_text(encoding="utf-8"))
+def versions() -> dict[str, str]:
+    """Of the interpreter and the libraries that scores depend on."""
     from importlib.metadata import PackageNotFoundError, version
 
-    from vbench import VBench  # type: ignore[import-not-found]  # isort: skip - before torch: its absence is told sooner
-    import torch
-
-    found = {"python": platform.python_version(), "torch": torch.__version__}
-    for package in ("vbench", "torchvision", "transformers", "timm", "numpy"):
+    found = {"python": platform.python_version()}
+    for package in ("vbench", "torch", "torchvision", "transformers", "timm", "numpy"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
+    return found
+
+
+def score(request_file: str) -> None:
+    """Score the dimension that the request names."""
+    request = json.loads(Path(request_file).read_text(encoding="utf-8"))
+    # Before torch: its absence is told sooner.
+    from vbench import VBench  # type: ignore[import-not-found]  # isort: skip
+    import torch
+
     # The official detectors read `.type`: a text would not do.
     judge = VBench(torch.device(request["device"]), request["prompts"], request["out"])
     judge.evaluate(videos_path=request["clips"], name="clips", dimension_list=[request["dimension"]])
-    Path(request["out"], "versions.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    if sys.argv[1:]:
+        score(sys.argv[1])
+    else:
+        print(json.dumps(versions()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ def _percent(found: Interval | None) -> str:
 
 
 def _ends(found: Interval) -> str:
-    return f"[{100 * found.low:.2f}, {100 * found.high:.2f}]"
+    return f"[{100 * found.low:.2f}, {100 * found.high:.2f}]" if math.isfinite(found.low) else "of one prompt"
 
 
 def _cell(found: Interval | None) -> Cell:
@@ -130,7 +131,8 @@ def _dimension_row(one: DimensionResult, paper: Published) -> list[Cell | str]:
 def _bar(one: DimensionResult) -> Bar:
     found = one.interval
     assert found is not None  # noqa: S101 - the caller leaves the others out
-    return Bar(one.name.replace("_", " "), 100 * found.value, 100 * found.low, 100 * found.high)
+    low, high = (100 * end if math.isfinite(end) else None for end in (found.low, found.high))
+    return Bar(one.name.replace("_", " "), 100 * found.value, low, high)
 
 
 def _sheet(subject: Subject, scores: Mapping[str, DimensionScores]) -> list[ClipRow]:

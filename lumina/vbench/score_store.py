@@ -1,6 +1,7 @@
 """Score log: what each dimension said of each clip, a line of JSON each, so that nothing is scored twice.
 
-A line counts for the content of a clip, not for its name: a clip that was made again is scored again. The last line may
+A line counts for a clip's name and content, for some dimensions read the name: a clip that was made again is scored
+again. The last line may
 have been cut short by a kill; it is dropped before another one follows.
 """
 
@@ -55,8 +56,8 @@ class ScoreStore:
 
     path: Path
 
-    def read(self) -> dict[tuple[str, str, str], Scored]:
-        """What is known, by (dimension, key, content of the clip); empty where there is no log.
+    def read(self) -> dict[tuple[str, str, str, str], Scored]:
+        """What is known, by (dimension, key, clip, its content); empty where there is no log.
 
         Raises ValueError naming file and line for what is no log of scores.
         """
@@ -66,7 +67,7 @@ class ScoreStore:
             found = [Scored.from_json(line) for line in read_jsonl(self.path)]
         except (KeyError, TypeError) as error:
             raise ValueError(f"{self.path} is no log of scores ({error!r}): name another --out") from error
-        return {(one.dimension, one.key, one.sha256): one for one in found}
+        return {(one.dimension, one.key, one.clip, one.sha256): one for one in found}
 
     def add(self, scored: Iterable[Scored]) -> None:
         """Append lines, and have them on the disk."""

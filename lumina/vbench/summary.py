@@ -20,6 +20,7 @@ from lumina.vbench.intervals import Figure, Judged, figures
 from lumina.vbench.score_store import Scored
 
 By = Literal["official", "native"]
+_NAMED = 4
 PREFIXES: Mapping[By, str] = {"official": "vbench", "native": "vbench_native"}
 
 
@@ -190,7 +191,9 @@ def _totals(
         members = [one for one, known in DIMENSIONS.items() if name in ("total", known.group)]
         absent = [one for one in members if one not in scores or one in gaps]
         by: By = "official" if all(scores[one].by == "official" for one in members if one in scores) else "native"
-        gap = f"without {', '.join(absent)}" if absent else None
+        gap = None
+        if absent:
+            gap = f"without {', '.join(absent)}" if len(absent) < _NAMED else f"without {len(absent)} dimensions"
         results.append(TotalResult(name, by, None if gap else intervals[name], gap))
     return tuple(results)
 

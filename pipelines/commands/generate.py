@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from lumina.hub import PREFIX, hub_model, no_folder
 from lumina.models.config import AttentionKernel
+from lumina.offload import OffloadSetting
 from lumina.precision import Precision, precision_on
 from pipelines.commands.generate_many import Options, check_folder, generate_many, submit_many
-from pipelines.commands.options import width_and_height
+from pipelines.commands.options import check_adapter, check_checkpoint, width_and_height
 from pipelines.commands.written import check_file
 from pipelines.errors import PipelineError
 from pipelines.terminal import make_console
@@ -61,7 +61,14 @@ def generate(
         Precision, typer.Option(help="Type in which the networks compute; auto is bfloat16 on a GPU.")
     ] = "auto",
     attention: Annotated[AttentionKernel, typer.Option(help="Kernel of attention on a GPU.")] = "auto",
-    tiling: Annotated[bool, typer.Option("--tiling", help="Decode in tiles: less memory for large frames.")] = False,
+    tiling: Annotated[
+        bool | None,
+        typer.Option("--tiling/--no-tiling", help="Decode in tiles; on a GPU where whole frames do not fit otherwise."),
+    ] = None,
+    offload: Annotated[
+        OffloadSetting,
+        typer.Option(help="What waits on the CPU: the text encoder, or each network (model); auto is what fits a GPU."),
+    ] = "auto",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -91,12 +98,14 @@ def generate(
     """
     if (prompt is None) == (prompts is None):
         raise PipelineError("give either --prompt TEXT, which may be repeated, or --prompts FILE")
-    _check_adapter(adapter, adapter_scale)
+    check_adapter(adapter, adapter_scale)
     if prompts is not None:
+        if offload not in ("auto", "none"):
+            raise PipelineError(f"--offload {offload}: with --prompts all networks stay on their GPU: leave it out")
         folder = out or Path("clips")
         check_folder(folder)
         if address is None:
-            _check_checkpoint(checkpoint)
+            check_checkpoint("--checkpoint", checkpoint)
         options = Options(
             adapter=adapter,
             adapter_scale=1.0 if adapter_scale is None else adapter_scale,
@@ -111,7 +120,7 @@ def generate(
             fps=fps,
             dtype=dtype,
             attention=attention,
-            tiling=tiling,
+            tiling=bool(tiling),
             workers=workers,
             ray_address=ray_address,
             typed=typed,
@@ -130,7 +139,7 @@ def generate(
     files = [out] if count == 1 else [out.with_stem(f"{out.stem}-{number}") for number in range(1, count + 1)]
     for file in files:
         check_file("--out", file, makes_folder=True)
-    _check_checkpoint(checkpoint)
+    check_checkpoint("--checkpoint", checkpoint)
     scale = 1.0 if adapter_scale is None else adapter_scale
     width, height = width_and_height(size) if size else (None, None)
     console = make_console()
@@ -147,11 +156,13 @@ def generate(
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         precision = getattr(torch, precision_on(device, dtype))
-        loaded = TextToVideo.from_pretrained(checkpoint, device, precision, adapter=adapter, adapter_scale=scale)
+        loaded = TextToVideo.from_pretrained(
+            checkpoint, device, precision, adapter=adapter, adapter_scale=scale, tiling=tiling, offload=offload
+        )
         use_kernel(attention, loaded.transformer.config, device, precision)
-        if tiling:
-            loaded.vae.enable_tiling()
         sampler = sampler_config(preset or loaded.defaults.sampler)
+        sampler = sampler if steps is None else sampler.model_copy(update={"steps": steps})
+        console.print(str(loaded.memory_plan(frames, width, height, sampler, count)), soft_wrap=True)
         made = loaded(
             prompt,
             source=source,
@@ -162,7 +173,7 @@ def generate(
             width=width,
             height=height,
             fps=fps,
-            sampler=sampler if steps is None else sampler.model_copy(update={"steps": steps}),
+            sampler=sampler,
             progress=lambda done, total: bar.update(task, description="generating", completed=done, total=total),
         )
     for path, clip in zip(files, made.frames, strict=True):
@@ -171,15 +182,3 @@ def generate(
         length, high, wide = clip.shape[:3]
         console.print(f"{path}: {length} frames, {wide}x{high}, {made.fps:g} fps", soft_wrap=True)
     return 0
-
-
-def _check_checkpoint(checkpoint: str) -> None:
-    model = hub_model(checkpoint)
-    named = model is not None and (checkpoint.startswith(PREFIX) or model.snapshot is not None)
-    if not Path(checkpoint).is_dir() and not named:
-        raise PipelineError(f"--checkpoint {no_folder(checkpoint)}; `lumina run` prints where it exported one")
-
-
-def _check_adapter(adapter: str | None, scale: float | None) -> None:
-    if scale is not None and adapter is None:
-        raise PipelineError(f"--adapter-scale {scale:g}: it is of an adapter, and --adapter names none")

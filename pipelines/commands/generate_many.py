@@ -108,18 +108,49 @@ def generate_many(checkpoint: str, prompts: Path, out: Path, options: Options) -
 
     rows = read_prompts(prompts)
     words = ["--checkpoint", checkpoint, "--prompts", str(prompts), "--out", str(out), *options.words()]
-    console = make_console()
+    typed = options.typed or command_line(["lumina", "generate", *words])
+    return generate_rows(checkpoint, rows, str(prompts), out, options, typed, make_console())
+
+
+def generate_rows(
+    checkpoint: str,
+    rows: Sequence[PromptRow],
+    prompts: str,
+    out: Path,
+    options: Options,
+    typed: str,
+    console: Console,
+) -> int:
+    """Make the clips of rows that come from `prompts`; `typed` is the command that goes on. As `generate_many`."""
+    code = 0
+    with stoppable(typed, console) as stopped:
+        code = _generate(checkpoint, prompts, rows, out, options, console)
+    return stopped.code or code
+
+
+@dataclass
+class Stopped:
+    """Whether a command was stopped."""
+
+    code: int = 0
+    """Exit code: 130 after Ctrl-C, 143 after SIGTERM."""
+
+
+@contextlib.contextmanager
+def stoppable(typed: str, console: Console) -> Iterator[Stopped]:
+    """Let Ctrl-C and SIGTERM end what stands inside in good order, and say the command that goes on."""
+    stopped = Stopped()
     try:
         with _terminable():
-            return _generate(checkpoint, prompts, rows, out, options, console)
-    except KeyboardInterrupt as stopped:
+            yield stopped
+    except KeyboardInterrupt as signalled:
         console.print(Text("Stopped. Nothing is lost: the same command continues where it was:", "bold yellow"))
-        console.print(f"  {options.typed or command_line(['lumina', 'generate', *words])}", soft_wrap=True)
-        return 143 if isinstance(stopped, _TerminatedError) else 130
+        console.print(f"  {typed}", soft_wrap=True)
+        stopped.code = 143 if isinstance(signalled, _TerminatedError) else 130
 
 
 def _generate(
-    checkpoint: str, prompts: Path, rows: Sequence[PromptRow], out: Path, options: Options, console: Console
+    checkpoint: str, prompts: str, rows: Sequence[PromptRow], out: Path, options: Options, console: Console
 ) -> int:
     from jobs.clip_folder import ClipModel, open_folder
 
@@ -223,7 +254,7 @@ def _fitting(model: ClipModel, runtime: RuntimeConfig) -> int | None:
     return max(1, int(available_bytes() * 0.8) // (2 * model.size_bytes() + _WORKER_BYTES))
 
 
-def _tell(folder: ClipFolder, prompts: Path, console: Console) -> int:
+def _tell(folder: ClipFolder, prompts: str, console: Console) -> int:
     """Say what came of it; returns the exit code."""
     from jobs.clip_folder import MANIFEST_FILE
 
@@ -292,7 +323,8 @@ def submit_many(checkpoint: str, prompts: Path, out: Path, options: Options, add
     told = command_line([*typed, *options.words(), "--address", address])
     with tempfile.TemporaryDirectory(prefix="lumina-generate-") as name:
         folder = Path(name)
-        code = code_identity(folder, ship_code(folder))
+        origin = ship_code(folder)
+        code = code_identity(folder, origin)
         file = f"prompts{prompts.suffix.lower()}"
         shutil.copyfile(prompts, folder / file)
         words = ["generate", "--checkpoint", checkpoint, "--prompts", file, "--out", str(out), *options.words()]
@@ -304,7 +336,13 @@ def submit_many(checkpoint: str, prompts: Path, out: Path, options: Options, add
             folder,
             shlex.join(["python", "-c", CLI, *words, "--ray-address", "auto", "--typed", told]),
             {},
-            {"run": "generate", "fingerprint": fingerprint, "store": str(out)},
+            {
+                "run": "generate",
+                "fingerprint": fingerprint,
+                "store": str(out),
+                "commit": origin.commit if origin else "",
+                "changes": str(bool(origin and origin.patch)).lower(),
+            },
         )
         found = submit(client, work, again=True)
     console = make_console()

@@ -5,6 +5,7 @@ Heavy imports stand inside the commands, as in `pipelines.cli`.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -103,8 +104,7 @@ def cost(
             links = Links(1e9 * (network or 50), 1e9 * (storage or 2))
             planned = cluster_report.on_cluster(settings, gpus, utilisation or 0.3, text_tokens, links)
     if as_json:
-        content = cost_report.as_dict(made) | ({"cluster": cluster_report.as_dict(planned)} if planned else {})
-        typer.echo(json_text(content))
+        typer.echo(json_text(asdict(made) | ({"cluster": planned} if planned else {})))
         return
     console = make_console()
     console.print(cost_report.cost_view(made, sampling=planned is None))

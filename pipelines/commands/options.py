@@ -6,11 +6,13 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import RenderableType
 
+from lumina.hub import PREFIX, hub_model, no_folder
 from pipelines.errors import PipelineError
 from pipelines.git import PACKAGES
 from pipelines.terminal import Text, json_text, make_console
@@ -77,6 +79,20 @@ def width_and_height(text: str) -> tuple[int, int]:
     if not (cross and width.isdecimal() and height.isdecimal()):
         raise PipelineError(f"size {text!r}: expected WIDTHxHEIGHT in pixels, such as 672x384")
     return int(width), int(height)
+
+
+def check_checkpoint(option: str, text: str) -> None:
+    """Check that a text names a directory, or a model that the hub's cache may have; `option` is what gave it."""
+    model = hub_model(text)
+    named = model is not None and (text.startswith(PREFIX) or model.snapshot is not None)
+    if not Path(text).is_dir() and not named:
+        raise PipelineError(f"{option} {no_folder(text)}; `lumina run` prints where it exported one")
+
+
+def check_adapter(adapter: str | None, scale: float | None) -> None:
+    """Check that a scale is of an adapter."""
+    if scale is not None and adapter is None:
+        raise PipelineError(f"--adapter-scale {scale:g}: it is of an adapter, and --adapter names none")
 
 
 def open_store(where: str | None) -> Store:

@@ -5,6 +5,7 @@ Heavy imports stand inside the commands that need them.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -88,7 +89,7 @@ def selection(
     none = Text(f"No earlier selection of {record.name} to compare with.", "dim")
     show(
         as_json,
-        lambda: {"selection": report.as_dict(found), "difference": difference and report.as_dict(difference)},
+        lambda: {"selection": found, "difference": difference},
         lambda: Group(selection_view(found, width), difference_view(difference, width) if difference else none),
     )
 
@@ -104,27 +105,28 @@ def quarantine(
     as_json: Json = False,
 ) -> None:
     """Show which clips a run set aside, at which stage and why, and how to look at one."""
-    from pipelines.reports.quarantine import csv_header, put_back, quarantine_view, read_quarantine, write_csv
+    from pipelines.reports import quarantine as report
 
     if csv is not None:
-        check_file("--csv", csv, begins=csv_header(), makes_folder=True)
+        check_file("--csv", csv, begins=report.csv_header(), makes_folder=True)
     opened = open_store(store)
+    record = opened.get_run(run)
     if retry is not None:
-        for stage, count in put_back(opened, opened.get_run(run), retry).items():
+        for stage, count in report.put_back(opened, record, retry).items():
             make_console().print(f"{stage}: {count:,} clips are put back; the next `lumina run` tries them again")
         return
-    found = read_quarantine(opened, opened.get_run(run), filtered_too)
+    found = report.read_quarantine(opened, record, filtered_too)
     if csv is not None:
-        write_csv(found.clips, csv)
+        report.write_csv(report.clips_set_aside(opened, record, filtered_too), csv)
     if as_json:
         written = {"csv": str(csv.resolve())} if csv else {}
-        typer.echo(json_text(found.as_dict() | written))
+        typer.echo(json_text(asdict(found) | written))
         return
     console = make_console()
-    console.print(quarantine_view(found), crop=False)  # a command is whole, or of no use
+    console.print(report.quarantine_view(found), crop=False)  # a command is whole, or of no use
     if csv is not None:
-        console.print(f"{len(found.clips):,} rows in {csv.resolve()}", soft_wrap=True)
-    elif found.clips:
+        console.print(f"{found.set_aside:,} rows in {csv.resolve()}", soft_wrap=True)
+    elif found.counts:
         console.print(Text("--csv FILE writes them all.", "dim"))
 
 

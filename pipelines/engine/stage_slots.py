@@ -1,4 +1,4 @@
-"""Whose turn it is to compute: a stage waits for one of the slots of its run, then for the lease that runs share."""
+"""Stage slots and leases of a run: a stage waits for a slot, then for the lease, which a heartbeat keeps alive."""
 
 from __future__ import annotations
 

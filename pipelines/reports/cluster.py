@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
 
 from curation.latents import EncodeLatentsConfig
-from lumina.cluster_cost import Memory, Mend, StageCost, stage_cost
-from lumina.evaluation_cost import EvaluationCost, Generation, evaluation_cost
+from lumina.cluster_cost import Mend, StageCost, stage_cost
+from lumina.evaluation_cost import Generation, evaluation_cost
 from lumina.formats import duration, quantity, size
 from lumina.hardware import Cluster
 from lumina.sizes import largest_clip
 from lumina.step_time import LATE, LINKS, Links
 from lumina.vae_cost import vae_bytes, vae_flops
 from pipelines.config import PipelineConfig, stage_name
-from pipelines.reports.cost import number_table, task_loads
-from pipelines.terminal import Text
+from pipelines.reports.cost import task_loads
+from pipelines.terminal import Text, make_table, record_table
 
 _LONG_S = 3600.0
 """Seconds between two checkpoints that are worth a word."""
@@ -45,12 +44,17 @@ class Evaluation:
     """Of one GPU, for one clip: its text, its sampling and its decoding."""
     decode_seconds: float
     """Of these, decoding."""
-    cost: EvaluationCost
+    sampling_bytes: int
+    """Live while a batch is sampled."""
+    decode_bytes: int
+    """Live while a clip is decoded."""
+    memory: int
+    """Bytes of one GPU at its fullest, weights included."""
 
 
 @dataclass(frozen=True)
 class ClusterReport:
-    """The training of a config on a cluster; `as_dict` gives the JSON."""
+    """The training of a config on a cluster."""
 
     cluster: Cluster
     utilisation: float
@@ -68,6 +72,24 @@ class ClusterReport:
     def gpu_hours(self) -> float:
         """Of all stages."""
         return sum(stage.gpu_hours for stage in self.stages)
+
+    @property
+    def evaluation_fits(self) -> bool:
+        """Whether a GPU's memory holds an evaluation."""
+        return self.evaluation.memory <= self.cluster.usable_bytes
+
+    @property
+    def warnings(self) -> list[str]:
+        """What will cost more than the tables say."""
+        found = [warning for stage in self.stages for warning in _stage_warnings(stage)]
+        if not self.evaluation_fits:
+            one = self.evaluation
+            most = "decoding" if one.decode_bytes > one.sampling_bytes else "sampling"
+            found.append(
+                f"evaluate needs {size(one.memory)} of {size(self.cluster.gpu.memory_bytes)}, most of it for "
+                f"{most}: evaluate.batch_size=1, evaluate.dtype=bfloat16 and evaluate.tiling=true take the least."
+            )
+        return found
 
 
 def on_cluster(
@@ -115,7 +137,8 @@ def _evaluation(config: PipelineConfig, rate: float, text_tokens: int) -> Evalua
     generation = Generation(one.width, one.height, one.num_frames, one.batch_size, number, one.tiling)
     cost = evaluation_cost(config.model, one.sampler, generation, text_tokens)
     prompts = len(one.suite.choose) if one.suite.kind == "list" else one.suite.count
-    return Evaluation(prompts * one.samples, cost.flops / rate, cost.decode_flops / rate, cost)
+    seconds, decoding = cost.flops / rate, cost.decode_flops / rate
+    return Evaluation(prompts * one.samples, seconds, decoding, cost.sampling_bytes, cost.decode_bytes, cost.memory)
 
 
 def _overrides(config: PipelineConfig, stages: tuple[StageCost, ...]) -> tuple[str, ...]:
@@ -136,43 +159,6 @@ def _overrides(config: PipelineConfig, stages: tuple[StageCost, ...]) -> tuple[s
     return tuple(overrides)
 
 
-def as_dict(report: ClusterReport) -> dict[str, Any]:
-    """Plain data for `--json`."""
-    gpu = report.cluster.gpu
-    stages = [
-        asdict(stage)
-        | {"fits": stage.fits, "memory": _memory(stage.memory), "step_seconds": stage.step_seconds}
-        | {"mend": asdict(stage.mend) | {"memory": _memory(stage.mend.memory)} if stage.mend else None}
-        for stage in report.stages
-    ]
-    return {
-        "name": report.cluster.name,
-        "gpus": report.cluster.count,
-        "peak_flops": gpu.peak_flops,
-        "memory_bytes": gpu.memory_bytes,
-        "usable_bytes": report.cluster.usable_bytes,
-        "utilisation": report.utilisation,
-        "links": asdict(report.links),
-        "encodings": [asdict(one) for one in report.encodings],
-        "evaluation": _evaluation_json(report.evaluation),
-        "warnings": _warnings(report),
-        "gpu_hours": report.gpu_hours,
-        "stages": stages,
-        "overrides": list(report.overrides),
-    }
-
-
-def _evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
-    cost = evaluation.cost
-    evaluations = {"x".join(map(str, patch)): count for patch, count in cost.sampling.evaluations.items()}
-    counted = asdict(cost) | {"sampling": {"evaluations": evaluations, "flops": cost.sampling.flops}}
-    return asdict(evaluation) | {"cost": counted | {"flops": cost.flops, "memory": cost.memory}}
-
-
-def _memory(memory: Memory) -> Mapping[str, int]:
-    return asdict(memory) | {"total": memory.total}
-
-
 def cluster_view(report: ClusterReport) -> RenderableType:
     """The report as tables, and what does not fit."""
     cluster, gpu = report.cluster, report.cluster.gpu
@@ -183,13 +169,12 @@ def cluster_view(report: ClusterReport) -> RenderableType:
         f"{quantity(report.links.storage, 'B/s')} from and to the storage in all (--storage).\n"
         "Every clip is taken to be as large as the largest, so all figures are upper bounds.\n"
     )
-    parts: list[RenderableType] = [head, _work(report), _times(report), _memories(report), _disk(report)]
-    parts.append(_generation(report))
+    parts: list[RenderableType] = [head, *_tables(report)]
     if report.slow:
         parts.append(
             Text(f"{', '.join(report.slow)}: float32 is slower than the peak, which is bfloat16's: expect more hours.")
         )
-    parts += [Text(warning, "yellow") for warning in _warnings(report)]
+    parts += [Text(warning, "yellow") for warning in report.warnings]
     parts += [Text(_misfit(stage, stage.mend, cluster), "red") for stage in report.stages if stage.mend]
     if report.overrides:
         options = " \\\n    ".join(f"-o {shlex.quote(override)}" for override in report.overrides)
@@ -199,42 +184,71 @@ def cluster_view(report: ClusterReport) -> RenderableType:
     return Group(*parts)
 
 
-def _work(report: ClusterReport) -> RenderableType:
-    work = number_table("Work", "stage", "steps", "tokens/step", "operations/step", "time/step", "GPU-hours", "days")
-    count = report.cluster.count
-    for stage in report.stages:
-        work.add_row(
-            stage.stage,
-            f"{stage.steps:,}",
-            quantity(stage.tokens),
-            quantity(stage.flops, "FLOP"),
-            duration(stage.step_seconds),
-            f"{stage.gpu_hours:,.0f}",
-            f"{stage.gpu_hours / count / 24:,.1f}",
-        )
-    work.add_section()
-    steps = sum(stage.steps for stage in report.stages)
-    hours = report.gpu_hours
-    work.add_row("all", f"{steps:,}", "", "", "", f"{hours:,.0f}", f"{hours / count / 24:,.1f}", style="bold")
-    return work
+def _tables(report: ClusterReport) -> Iterator[RenderableType]:
+    count, stages = report.cluster.count, report.stages
+    work: dict[str, Callable[[StageCost], RenderableType]] = {
+        "stage": lambda one: one.stage,
+        ">steps": lambda one: f"{one.steps:,}",
+        ">tokens/step": lambda one: quantity(one.tokens),
+        ">operations/step": lambda one: quantity(one.flops, "FLOP"),
+        ">time/step": lambda one: duration(one.step_seconds),
+        ">GPU-hours": lambda one: f"{one.gpu_hours:,.0f}",
+        ">days": lambda one: f"{one.gpu_hours / count / 24:,.1f}",
+    }
+    times: dict[str, Callable[[StageCost], RenderableType]] = {
+        "stage": lambda one: one.stage,
+        ">computes": lambda one: duration(one.waiting.compute_s),
+        ">exchanges": lambda one: duration(one.waiting.exchange_s),
+        ">reads": lambda one: size(one.read_bytes),
+        ">at": lambda one: _marked(quantity(one.waiting.read_rate, "B/s"), one.waiting.waits_for_storage),
+        ">a checkpoint": lambda one: duration(one.waiting.checkpoint_s),
+        ">every": lambda one: duration(one.waiting.checkpoint_every_s),
+        ">share": lambda one: _marked(f"{one.waiting.checkpoint_share:.1%}", _is_late(one)),
+    }
+    memories: dict[str, Callable[[StageCost], RenderableType]] = {
+        "stage": lambda one: one.stage,
+        "repeats": lambda one: one.checkpointing,
+        ">weights": lambda one: size(one.memory.weights),
+        ">gradients": lambda one: size(one.memory.gradients + one.memory.buffer),
+        ">state": lambda one: size(one.memory.state),
+        ">activations": lambda one: size(one.memory.activations + one.memory.caches),
+        "largest pass (tokens)": lambda one: f"{one.largest_task} ({one.largest_pass.tokens:,})",
+        ">in all": lambda one: _marked(size(one.memory.total), not one.fits, "bold red"),
+    }
+    # Stages are mostly alike in what they write: all of one network.
+    disks: dict[tuple[int, ...], list[str]] = {}
+    for stage in stages:
+        key = (stage.trained, stage.checkpoint_bytes, stage.weights_bytes, stage.disk_bytes)
+        disks.setdefault(key, []).append(stage.stage)
+    disk: dict[str, Callable[[tuple[tuple[int, ...], list[str]]], RenderableType]] = {
+        "stages": lambda one: ", ".join(one[1]),
+        ">trained": lambda one: quantity(one[0][0]),
+        ">a checkpoint": lambda one: size(one[0][1]),
+        ">final weights": lambda one: size(one[0][2]),
+        ">most at once": lambda one: size(one[0][3]),
+    }
+    made = record_table("Work", stages, work)
+    made.add_section()
+    steps, hours = f"{sum(stage.steps for stage in stages):,}", report.gpu_hours
+    made.add_row("all", steps, "", "", "", f"{hours:,.0f}", f"{hours / count / 24:,.1f}", style="bold")
+    yield made
+    yield record_table("Time of a step, and checkpoints", stages, times)
+    yield record_table("Memory of one GPU", stages, memories)
+    yield record_table("Disk", disks.items(), disk)
+    made = make_table(
+        "what", ">clips", ">time/clip", ">live", ">with weights", title="The VAE and evaluation, on one GPU"
+    )
+    for encoding in report.encodings:
+        made.add_row(f"encode_latents@{encoding.name}", "", duration(encoding.seconds), size(encoding.memory))
+    one = report.evaluation
+    memory = _marked(size(one.memory), not report.evaluation_fits, "bold red")
+    live = size(max(one.sampling_bytes, one.decode_bytes))
+    made.add_row("evaluate, a system prompt", f"{one.clips:,}", duration(one.seconds), live, memory)
+    yield made
 
 
-def _times(report: ClusterReport) -> RenderableType:
-    columns = ("computes", "exchanges", "reads", "at", "a checkpoint", "every", "share")
-    made = number_table("Time of a step, and checkpoints", "stage", *columns)
-    for stage in report.stages:
-        spent = stage.waiting
-        made.add_row(
-            stage.stage,
-            duration(spent.compute_s),
-            duration(spent.exchange_s),
-            size(stage.read_bytes),
-            Text(quantity(spent.read_rate, "B/s"), "yellow" if spent.waits_for_storage else ""),
-            duration(spent.checkpoint_s),
-            duration(spent.checkpoint_every_s),
-            Text(f"{spent.checkpoint_share:.1%}", "yellow" if _is_late(stage) else ""),
-        )
-    return made
+def _marked(text: str, is_bad: bool, style: str = "yellow") -> Text:
+    return Text(text, style if is_bad else "")
 
 
 def _is_late(stage: StageCost) -> bool:
@@ -242,92 +256,31 @@ def _is_late(stage: StageCost) -> bool:
     return stage.waiting.checkpoint_share > LATE * 1.001
 
 
-def _generation(report: ClusterReport) -> RenderableType:
-    made = number_table("The VAE and evaluation, on one GPU", "what", "clips", "time/clip", "live", "with weights")
-    for one in report.encodings:
-        made.add_row(f"encode_latents@{one.name}", "", duration(one.seconds), size(one.memory))
-    found = report.evaluation
-    live = max(found.cost.sampling_bytes, found.cost.decode_bytes)
-    made.add_row(
-        "evaluate, a system prompt",
-        f"{found.clips:,}",
-        duration(found.seconds),
-        size(live),
-        Text(size(found.cost.memory), "" if _evaluation_fits(report) else "bold red"),
-    )
-    return made
-
-
-def _evaluation_fits(report: ClusterReport) -> bool:
-    return report.evaluation.cost.memory <= report.cluster.usable_bytes
-
-
-def _warnings(report: ClusterReport) -> list[str]:
-    """What will cost more than the tables say."""
-    found = []
-    for stage in report.stages:
-        spent = stage.waiting
-        if spent.waits_for_storage:
-            found.append(
-                f"{stage.stage} reads {size(stage.read_bytes)} in every step of {duration(spent.step_s)}: slower than "
-                f"{quantity(spent.read_rate, 'B/s')}, the storage is what it waits for, {duration(spent.read_s)} a "
-                "step at --storage. Take larger batches, smaller text features (encode_text.dtype=bfloat16), or "
-                "local disks."
-            )
-        if _is_late(stage):
-            found.append(
-                f"{stage.stage} writes a checkpoint of {size(stage.checkpoint_bytes)}, "
-                f"{duration(spent.checkpoint_s)}, every {duration(spent.checkpoint_every_s)}: "
-                f"{spent.checkpoint_share:.0%} of its time. Raise runtime.checkpoint_every, or leave it out."
-            )
-        if spent.checkpoint_every_s > _LONG_S:
-            found.append(
-                f"{stage.stage} writes a checkpoint every {duration(spent.checkpoint_every_s)}, which is what a lost "
-                "node costs at most: lower runtime.checkpoint_every, or leave it out."
-            )
-        if spent.exposed_s > spent.compute_s:
-            found.append(
-                f"{stage.stage} waits longer for gradients and weights of other workers than it computes: take larger "
-                "batches, fewer GPUs, or communication_data_type: bf16."
-            )
-    cost = report.evaluation.cost
-    if not _evaluation_fits(report):
-        most = "decoding" if cost.decode_bytes > cost.sampling_bytes else "sampling"
-        found.append(
-            f"evaluate needs {size(cost.memory)} of {size(report.cluster.gpu.memory_bytes)}, most of it for "
-            f"{most}: evaluate.batch_size=1, evaluate.dtype=bfloat16 and evaluate.tiling=true take the least."
+def _stage_warnings(stage: StageCost) -> Iterator[str]:
+    spent = stage.waiting
+    if spent.waits_for_storage:
+        yield (
+            f"{stage.stage} reads {size(stage.read_bytes)} in every step of {duration(spent.step_s)}: slower than "
+            f"{quantity(spent.read_rate, 'B/s')}, the storage is what it waits for, {duration(spent.read_s)} a "
+            "step at --storage. Take larger batches, smaller text features (encode_text.dtype=bfloat16), or "
+            "local disks."
         )
-    return found
-
-
-def _memories(report: ClusterReport) -> RenderableType:
-    columns = ("weights", "gradients", "state", "activations", "largest pass (tokens)", "in all")
-    made = number_table("Memory of one GPU", "stage", "repeats", *columns)
-    for stage in report.stages:
-        memory = stage.memory
-        made.add_row(
-            stage.stage,
-            stage.checkpointing,
-            size(memory.weights),
-            size(memory.gradients + memory.buffer),
-            size(memory.state),
-            size(memory.activations + memory.caches),
-            f"{stage.largest_task} ({stage.largest_pass.tokens:,})",
-            Text(size(memory.total), "" if stage.fits else "bold red"),
+    if _is_late(stage):
+        yield (
+            f"{stage.stage} writes a checkpoint of {size(stage.checkpoint_bytes)}, "
+            f"{duration(spent.checkpoint_s)}, every {duration(spent.checkpoint_every_s)}: "
+            f"{spent.checkpoint_share:.0%} of its time. Raise runtime.checkpoint_every, or leave it out."
         )
-    return made
-
-
-def _disk(report: ClusterReport) -> RenderableType:
-    # Stages are mostly alike in this: all of one network.
-    alike: dict[tuple[int, int, int, int], list[str]] = {}
-    for stage in report.stages:
-        key = (stage.trained, stage.checkpoint_bytes, stage.weights_bytes, stage.disk_bytes)
-        alike.setdefault(key, []).append(stage.stage)
-    disk = number_table("Disk", "stages", "trained", "a checkpoint", "final weights", "most at once")
-    for (trained, *sizes), names in alike.items():
-        disk.add_row(", ".join(names), quantity(trained), *map(size, sizes))
-    return disk
+    if spent.checkpoint_every_s > _LONG_S:
+        yield (
+            f"{stage.stage} writes a checkpoint every {duration(spent.checkpoint_every_s)}, which is what a lost "
+            "node costs at most: lower runtime.checkpoint_every, or leave it out."
+        )
+    if spent.exposed_s > spent.compute_s:
+        yield (
+            f"{stage.stage} waits longer for gradients and weights of other workers than it computes: take larger "
+            "batches, fewer GPUs, or communication_data_type: bf16."
+        )
 
 
 def _misfit(stage: StageCost, mend: Mend, cluster: Cluster) -> str:

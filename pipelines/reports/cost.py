@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from curation.latents import EncodeLatentsConfig
 from lumina.cluster_cost import NUMBER_BYTES, TaskLoad
@@ -29,7 +28,7 @@ from lumina.models.config import NextDiTConfig, PatchSize
 from lumina.sizes import SPATIAL_COMPRESSION, check_size, generated_latents, largest_clip, latent_frames
 from lumina.training.stage import TaskConfig
 from pipelines.config import PipelineConfig, TrainConfig, stage_name
-from pipelines.terminal import Text, make_table
+from pipelines.terminal import Text, record_table
 
 STORED_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Bytes of a number of latents and text features, by the type in which they are stored."""
@@ -98,7 +97,7 @@ class TaskRow:
 
 @dataclass(frozen=True)
 class CostReport:
-    """All figures; `asdict` gives the JSON."""
+    """All figures."""
 
     model: Mapping[str, Any]
     parameters: int
@@ -235,11 +234,6 @@ def _name(patch: PatchSize) -> str:
     return f"{patch[0]}x{patch[1]}"
 
 
-def as_dict(cost: CostReport) -> dict[str, Any]:
-    """Plain data for `--json`."""
-    return asdict(cost)
-
-
 def cost_view(cost: CostReport, *, sampling: bool = True) -> RenderableType:
     """The report as tables, those of evaluations and schedules only if `sampling` is asked for."""
     clip, state = cost.clip, cost.training_state_bytes
@@ -249,43 +243,33 @@ def cost_view(cost: CostReport, *, sampling: bool = True) -> RenderableType:
         f"{clip.num_frames} frames of {clip.width}x{clip.height}: latent {clip.latent[0]}x{clip.latent[1]}x"
         f"{clip.latent[2]}; {cost.text_tokens} text tokens"
     )
-    scales = number_table(
-        "One evaluation", "scale", "tokens", "operations", "relative", "attention", "keys", "activations"
-    )
-    for scale in cost.scales:
-        scales.add_row(
-            scale.scale,
-            f"{scale.tokens:,}",
-            quantity(scale.forward_flops, "FLOP"),
-            f"{scale.relative:.2f}",
-            f"{scale.attention_share:.0%}",
-            size(scale.key_bytes),
-            size(scale.activation_bytes),
-        )
-    schedules = number_table("One clip", "schedule", "evaluations", "operations", "relative")
-    for schedule in cost.schedules:
-        counts = ", ".join(f"{count} at {name}" for name, count in schedule.evaluations.items())
-        schedules.add_row(schedule.name, counts, quantity(schedule.flops, "FLOP"), f"{schedule.relative:.2f}")
-    parts: list[RenderableType] = [head, scales, schedules] if sampling else [head]
-    if cost.tasks:
-        tasks = number_table("Training", "stage", "task", "tokens", "samples", "operations/step", "activations/sample")
-        for task in cost.tasks:
-            tasks.add_row(
-                task.stage,
-                task.task,
-                f"{task.tokens:,}",
-                f"{task.samples:,}" if task.ratio == 1 else f"{task.samples:,} in {task.ratio:.0%} of steps",
-                quantity(task.step_flops, "FLOP"),
-                size(task.activation_bytes),
-            )
-        parts.append(tasks)
-    return Group(*parts)
-
-
-def number_table(title: str, *columns: str) -> Table:
-    """An empty table; words stand left, numbers right."""
-    made = make_table(title=title)
-    for number, column in enumerate(columns):
-        left = number == 0 or column in ("task", "evaluations", "repeats", "largest pass (tokens)")
-        made.add_column(column, justify="left" if left else "right")
-    return made
+    scales: dict[str, Callable[[ScaleRow], str]] = {
+        "scale": lambda one: one.scale,
+        ">tokens": lambda one: f"{one.tokens:,}",
+        ">operations": lambda one: quantity(one.forward_flops, "FLOP"),
+        ">relative": lambda one: f"{one.relative:.2f}",
+        ">attention": lambda one: f"{one.attention_share:.0%}",
+        ">keys": lambda one: size(one.key_bytes),
+        ">activations": lambda one: size(one.activation_bytes),
+    }
+    schedules: dict[str, Callable[[ScheduleRow], str]] = {
+        "schedule": lambda one: one.name,
+        "evaluations": lambda one: ", ".join(f"{count} at {name}" for name, count in one.evaluations.items()),
+        ">operations": lambda one: quantity(one.flops, "FLOP"),
+        ">relative": lambda one: f"{one.relative:.2f}",
+    }
+    tasks: dict[str, Callable[[TaskRow], str]] = {
+        "stage": lambda one: one.stage,
+        "task": lambda one: one.task,
+        ">tokens": lambda one: f"{one.tokens:,}",
+        ">samples": lambda one: f"{one.samples:,}" + (f" in {one.ratio:.0%} of steps" if one.ratio != 1 else ""),
+        ">operations/step": lambda one: quantity(one.step_flops, "FLOP"),
+        ">activations/sample": lambda one: size(one.activation_bytes),
+    }
+    parts: list[RenderableType] = [head]
+    if sampling:
+        parts += [
+            record_table("One evaluation", cost.scales, scales),
+            record_table("One clip", cost.schedules, schedules),
+        ]
+    return Group(*parts, *([record_table("Training", cost.tasks, tasks)] if cost.tasks else []))

@@ -7,9 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 
 from lumina.formats import duration, short_digest
@@ -19,7 +17,7 @@ from pipelines.compare.metrics import CurveDiff, MetricDiff
 from pipelines.compare.rows import RowChange, RowsDiff, most_moved
 from pipelines.compare.runs import StageDiff
 from pipelines.engine.recipe_diff import Change, by_inputs_alone
-from pipelines.terminal import Text
+from pipelines.terminal import Text, indented, make_table
 
 _NAMED = 10
 """Rows that are named for each stage."""
@@ -79,13 +77,12 @@ def difference_view(found: RunDiff) -> RenderableType:
             if isinstance(part, Grid):
                 parts.append(_table(part))
             else:
-                text = Text(part.text, _STYLES.get(part.style, ""))
-                parts.append(Padding(text, (0, 0, 0, 2 * part.depth), expand=False))
+                parts.append(indented(Text(part.text, _STYLES.get(part.style, "")), 2 * part.depth))
     return Group(*parts)
 
 
 def _table(grid: Grid) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = make_table()
     for index, column in enumerate(grid.columns):
         left = index == 0 or index in grid.text
         table.add_column(column, justify="left" if left else "right", no_wrap=index > 0, overflow="fold")

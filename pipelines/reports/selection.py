@@ -8,18 +8,20 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from pipelines.engine.store.run_record import RunRecord, StageEntry, run_ids
 from pipelines.engine.store.store import Store
 from pipelines.errors import PipelineError, StoreError
+from pipelines.reports.recorded_rows import id_ranges, reading, recorded_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as ds
+
+    from curation.operator import Shard
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +80,9 @@ class Change:
     """Clips that one policy keeps, and a rule of the other removes."""
 
     rule: str
-    clips: BySource
-    examples: tuple[Example, ...]
+    clips: dict[str, int]
+    """Source to number."""
+    examples: list[Example]
     """Of the lowest clip ids."""
 
 
@@ -100,41 +103,34 @@ class SelectionDiff:
     only_new: int
 
 
-@dataclass(frozen=True)
-class _Decided:
-    """The output of a run's stage `select`."""
-
-    run: str
-    rows: ds.Dataset
-    config: Mapping[str, Any]
-
-
-def as_dict(found: Selection | SelectionDiff) -> dict[str, Any]:
-    """Plain data for `--json`."""
-    return asdict(found)
-
-
 def read_selection(store: Store, record: RunRecord) -> Selection:
     """Count a recorded run's selection. PipelineError if it has none."""
-    decided = _open(store, record)
-    with _reading(decided.run):
-        return _count(record, decided.rows)
+    rows, _ = _open(store, record)
+    with reading(record.run, "selection"):
+        return _count(record, rows)
 
 
 def read_difference(store: Store, old: RunRecord, new: RunRecord) -> SelectionDiff:
     """Compare the selections of two recorded runs. PipelineError if one has none."""
-    before, after = _open(store, old), _open(store, new)
-    with _reading(f"{before.run} or {after.run}"):
-        first, second = _fates(before.rows), _fates(after.rows)
-        both = first.join(second, "clip_id", join_type="inner", left_suffix="_old", right_suffix="_new")
+    (before, old_policy), (after, new_policy) = _open(store, old), _open(store, new)
+    kept: dict[str, Change] = {}
+    removed: dict[str, Change] = {}
+    only_old = only_new = 0
+    with reading(f"{old.run} or {new.run}", "selection"):
+        for ids in id_ranges(before):
+            first, second = _fates(before, ids), _fates(after, ids)
+            both = first.join(second, "clip_id", join_type="inner", left_suffix="_old", right_suffix="_new")
+            _add_changes(kept, both, "new", "old")
+            _add_changes(removed, both, "old", "new")
+            only_old, only_new = only_old + len(first) - len(both), only_new + len(second) - len(both)
         return SelectionDiff(
-            _count(old, before.rows),
-            _count(new, after.rows),
-            _settings(before.config, after.config),
-            newly_kept=_changes(both, "new", "old", before.rows),
-            newly_removed=_changes(both, "old", "new", after.rows),
-            only_old=len(first) - len(both),
-            only_new=len(second) - len(both),
+            _count(old, before),
+            _count(new, after),
+            _settings(old_policy, new_policy),
+            newly_kept=_largest_first(kept),
+            newly_removed=_largest_first(removed),
+            only_old=only_old,
+            only_new=only_new,
         )
 
 
@@ -163,25 +159,16 @@ def _is_kept(store: Store, entry: StageEntry) -> bool:
     return manifest is not None and entry.path is not None and store.output(manifest) == store.root / entry.path
 
 
-def _open(store: Store, record: RunRecord) -> _Decided:
-    from curation.operator import dataset
-
+def _open(store: Store, record: RunRecord) -> tuple[ds.Dataset, Mapping[str, Any]]:
+    """The rows of a run's stage `select`, and its policy."""
     entry = record.stages.get(STAGE)
     if entry is None or entry.path is None or entry.fingerprint is None:
         raise PipelineError(f"run {record.run} has no selection: its stage {STAGE} is not done")
-    with _reading(record.run):
+    with reading(record.run, "selection"):
         manifest, problem = store.look(STAGE, entry.fingerprint)
         if manifest is None:
             raise ValueError(problem or f"{store.name(store.root / entry.path)} is gone")
-        return _Decided(record.run, dataset(store.fetch(manifest) / "data"), manifest.recipe["config"])
-
-
-@contextmanager
-def _reading(run: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise StoreError(f"run {run}: its selection cannot be read: {error}") from error
+        return recorded_rows(store, record, STAGE), manifest.recipe["config"]
 
 
 def _count(record: RunRecord, rows: ds.Dataset) -> Selection:
@@ -231,36 +218,35 @@ def _count(record: RunRecord, rows: ds.Dataset) -> Selection:
     )
 
 
-def _fates(rows: ds.Dataset) -> pa.Table:
-    """Of each clip: `keep`, and `by`, what removed it if it is not kept."""
-    import pyarrow as pa
+def _fates(rows: ds.Dataset, ids: Shard) -> pa.Table:
+    """Of each clip: `keep`, `by`, what removed it if it is not kept, and what an `Example` has."""
     import pyarrow.compute as pc
 
-    table = rows.to_table(columns=["clip_id", "source", "keep", "reason", "reason_stage", "failed_rules"])
+    shown = [field.name for field in fields(Example)]
+    columns = [*shown, "keep", "reason", "reason_stage", "failed_rules"]
+    table = rows.to_table(columns=columns, filter=ids.holds("clip_id"))
     first = pc.binary_join(pc.list_slice(table["failed_rules"], 0, 1), "")
     earlier = pc.binary_join_element_wise(table["reason"], " (", table["reason_stage"], ")", "")
-    by = pc.if_else(pc.equal(first, ""), earlier, first)
-    return pa.table({"clip_id": table["clip_id"], "source": table["source"], "keep": table["keep"], "by": by})
+    return table.select([*shown, "keep"]).append_column("by", pc.if_else(pc.equal(first, ""), earlier, first))
 
 
-def _changes(both: pa.Table, keeping: str, removing: str, removed: ds.Dataset) -> tuple[Change, ...]:
-    """Clips that one selection keeps and the other does not, by the latter's rule; its rows have the details."""
+def _add_changes(changes: dict[str, Change], both: pa.Table, keeping: str, removing: str) -> None:
+    """Add clips that one selection keeps and the other does not, by the latter's rule."""
     import pyarrow.compute as pc
 
-    by, source = f"by_{removing}", f"source_{removing}"
-    lost = both.filter(pc.and_not(both[f"keep_{keeping}"], both[f"keep_{removing}"]))
-    clips: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for group in lost.group_by([by, source]).aggregate([([], "count_all")]).to_pylist():
-        clips[group[by]][group[source]] += group["count_all"]
-    changes = []
-    for rule, count in sorted(clips.items(), key=lambda item: (-item[1].total(), item[0])):
-        own = lost.filter(pc.equal(lost[by], rule))
-        lowest = pc.select_k_unstable(own, min(EXAMPLES, len(own)), [("clip_id", "ascending")])
-        wanted = pc.field("clip_id").isin(own["clip_id"].take(lowest).to_pylist())
-        found = removed.to_table(columns=["clip_id", "uri", "source", "detail"], filter=wanted)
-        examples = tuple(Example(**row) for row in found.sort_by("clip_id").to_pylist())
-        changes.append(Change(rule, dict(count), examples))
-    return tuple(changes)
+    lost = both.filter(pc.and_not(both[f"keep_{keeping}"], both[f"keep_{removing}"])).sort_by("clip_id")
+    names = {f"{name}_{removing}": name for name in ("by", "uri", "source", "detail")} | {"clip_id": "clip_id"}
+    lost = lost.select([*names]).rename_columns([*names.values()])
+    for group in lost.group_by(["by", "source"]).aggregate([([], "count_all")]).to_pylist():
+        change = changes.setdefault(group["by"], Change(group["by"], {}, []))
+        change.clips[group["source"]] = change.clips.get(group["source"], 0) + group["count_all"]
+    for rule, change in changes.items():
+        examples = lost.filter(pc.field("by") == rule).slice(0, EXAMPLES - len(change.examples))
+        change.examples.extend(Example(**row) for row in examples.drop_columns("by").to_pylist())
+
+
+def _largest_first(changes: Mapping[str, Change]) -> tuple[Change, ...]:
+    return tuple(sorted(changes.values(), key=lambda change: (-sum(change.clips.values()), change.rule)))
 
 
 def _settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 
 from curation.control_characters import shown_in_line
 from lumina.formats import counted
 from pipelines.reports.selection import ABSENT, BySource, Change, Selection, SelectionDiff
-from pipelines.terminal import Text, in_line, make_table
+from pipelines.terminal import Text, in_line, indented, make_table
 
 _TITLE = 12
 """Characters of a column's title that stay on one line."""
@@ -102,41 +101,35 @@ def _changes(
     return [
         Text(f"\n{title}: {counted(total, 'clip')}", f"bold {style}"),
         _by_source(by, [lines], clips, width),
-        *(Padding(example, (0, 0, 0, 2), expand=False) for example in examples),
+        *map(indented, examples),
     ]
 
 
 def _by_source(first: str, sections: Sequence[Sequence[_Line]], clips: BySource, width: int) -> Table:
     """A table with a column for each of the largest sources, as many as fit, one for the others, and one for all."""
     lines = [line for section in sections for line in section]
-    room = width - min(_FIRST, max(len(first), *(len(line.title) for line in lines))) - _GAP
-    for groups in _groupings(clips):
-        columns = [[_cell(line, sources) for line in lines] for _, sources in groups]
-        widths = [max(len(cell.plain) for cell in cells) for cells in columns]
-        titles = [min(_TITLE, len(title)) for title, _ in groups]
-        if sum(max(pair) + _GAP for pair in zip(widths, titles, strict=True)) <= room:
-            break
+    named = min(_FIRST, max(len(first), *(len(line.title) for line in lines)))
+    column = max(_TITLE, *(len(_cell(line, list(clips)).plain) for line in lines)) + _GAP
+    groups = _groups(clips, (width - named) // column)
     table = make_table()
     table.add_column(first, overflow="fold", min_width=min(_FIRST, len(first)))
-    for (title, _), cells in zip(groups, widths, strict=True):
-        table.add_column(in_line(title, no_wrap=False), justify="right", overflow="fold", min_width=cells)
-    rows = iter(zip(*columns, strict=True))
+    for title, _ in groups:
+        table.add_column(in_line(title, no_wrap=False), justify="right", overflow="fold", min_width=column - _GAP)
     for section in sections:
         for line in section:
-            table.add_row(line.title, *next(rows), style=line.style)
+            table.add_row(line.title, *(_cell(line, sources) for _, sources in groups), style=line.style)
         table.add_section()
     return table
 
 
-def _groupings(clips: BySource) -> Iterator[list[tuple[str, tuple[str, ...]]]]:
-    """Titles and the sources that they sum up: every source alone, then fewer and fewer."""
+def _groups(clips: BySource, columns: int) -> list[tuple[str, list[str]]]:
+    """Titles and the sources that they sum up, in so many columns: the largest sources alone, all others, and all."""
     ordered = sorted(clips, key=lambda source: (-clips[source], source))
-    everything = [("all", tuple(ordered))] if len(ordered) != 1 else []
-    for own in range(min(len(ordered), _MOST), -1, -1):
-        named, others = sorted(ordered[:own]), tuple(ordered[own:])
-        if len(others) != 1 and (own or everything):
-            rest = [(f"{len(others)} others", others)] if own and others else []
-            yield [*((source, (source,)) for source in named), *rest, *everything]
+    own = len(ordered) if len(ordered) < min(columns, _MOST + 2) else max(0, min(columns - 2, _MOST))
+    groups = [(source, [source]) for source in sorted(ordered[:own])]
+    if own and ordered[own:]:
+        groups.append((f"{len(ordered) - own} others", ordered[own:]))
+    return groups if own == len(ordered) == 1 else [*groups, ("all", ordered)]
 
 
 def _cell(line: _Line, sources: Sequence[str]) -> Text:

@@ -69,10 +69,13 @@ def summary_view(summary: RunSummary) -> RenderableType:
 
 
 def output_text(manifest: Manifest) -> str:
-    """What a stage made: `12 rows: 9 ok, 2 quarantined, 1 filtered; 8 taken from earlier outputs`."""
-    taken = sum(manifest.taken.values())
+    """What a stage made: `12 rows: 9 ok, 2 quarantined, 1 filtered; 8 taken from earlier outputs; 1 prompt cut`."""
     text = _counts_text(manifest.counts) or manifest.kind
-    return f"{text}; {taken} taken from earlier outputs" if taken else text
+    if taken := sum(manifest.taken.values()):
+        text += f"; {taken} taken from earlier outputs"
+    if cut := int(manifest.metrics.get("prompts_cut", 0)):
+        text += f"; {counted(cut, 'prompt')} cut"
+    return text
 
 
 def _counts_text(counts: Mapping[str, int]) -> str:

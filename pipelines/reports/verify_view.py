@@ -6,12 +6,11 @@ import re
 from collections.abc import Iterable
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 
 from lumina.formats import duration, size
 from pipelines.compare.verification import Problem, Row, Unchecked, Verification
-from pipelines.terminal import Text, make_table
+from pipelines.terminal import Text, indented, make_table
 
 _ROWS_SHOWN = 4
 _STAGES_SHOWN = 3
@@ -27,8 +26,7 @@ def verification_view(found: Verification) -> RenderableType:
     drifted = [stage for stage in found.stages if stage.drift]
     if drifted:
         parts.append(Text("Kept, though the run's code differs from that which computed it:", "yellow"))
-        texts = [Text(f"{stage.name}: {stage.drift}") for stage in drifted]
-        parts += [*(Padding(text, (0, 0, 0, 2), expand=False) for text in texts), Text("")]
+        parts += [*(indented(Text(f"{stage.name}: {stage.drift}")) for stage in drifted), Text("")]
     parts.append(_line(found))
     if found.repaired:
         parts.append(Text(f"The next `lumina run` computes again: {', '.join(found.repaired)}."))
@@ -37,7 +35,7 @@ def verification_view(found: Verification) -> RenderableType:
         hint = f"`lumina verify {found.run}{options} --repair` has the next `lumina run` compute what is damaged again."
         parts.append(Text(hint))
     parts.append(Text("Not checked:", "dim"))
-    parts += [Padding(Text(note, "dim"), (0, 0, 0, 2), expand=False) for note in _notes(found.not_checked)]
+    parts += [indented(Text(note, "dim")) for note in _notes(found.not_checked)]
     return Group(*parts)
 
 
@@ -54,14 +52,10 @@ def _stages(found: Verification) -> Table:
 
 def _problems(problems: Iterable[Problem]) -> Iterable[RenderableType]:
     for problem in problems:
-        yield Padding(Text(problem.path, overflow="fold"), (0, 0, 0, 2), expand=False)
-        yield Padding(
-            Text(f"{problem.what}: ", "red").append(_short(problem.detail), "default"),
-            (0, 0, 0, 4),
-            expand=False,
-        )
+        yield indented(Text(problem.path, overflow="fold"))
+        yield indented(Text(f"{problem.what}: ", "red").append(_short(problem.detail), "default"), 4)
         if problem.rows:
-            yield Padding(Text(_rows(problem.rows)), (0, 0, 0, 4), expand=False)
+            yield indented(Text(_rows(problem.rows)), 4)
 
 
 def _rows(rows: tuple[Row, ...]) -> str:

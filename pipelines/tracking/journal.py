@@ -24,7 +24,7 @@ from pipelines.errors import StoreError
 from pipelines.secrets import scrub
 from pipelines.tracking.events import Event, read_event
 
-SCHEMA = "lumina.tracking/2"
+SCHEMA = "lumina.tracking/3"
 _FOLDER = "tracking"
 _REFUSED = ".refused.jsonl"
 _HELD = ".held.jsonl"
@@ -33,7 +33,7 @@ _HEADER_CHARS = 1 << 16
 
 @dataclass(frozen=True)
 class _Header:
-    schema: Literal["lumina.tracking/2"]
+    schema: Literal["lumina.tracking/3"]
     run: Name
     uri: Text | None
 
@@ -107,7 +107,7 @@ class Journal:
                     data: Any = line.decode(errors="replace").strip()
                     try:
                         data = parse(line.decode())
-                        events.append(read_event(data, self.path.parents[1]))
+                        events.append(read_event(data))
                     except ValueError as error:
                         strange.append((data if isinstance(data, dict) else {"event": data}, error))
         return events, strange

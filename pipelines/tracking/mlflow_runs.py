@@ -3,35 +3,24 @@ killed."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shlex
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from lumina.formats import short_digest
 from pipelines.engine.store.lease import is_here, process_start, this_machine
-from pipelines.tracking.events import Inputs, Output
 from pipelines.tracking.mlflow_client import TrackerRefusedError, first_touch
 from pipelines.tracking.uri import without_password
 
 PIPELINES = "lumina-video/pipelines"
 EVALS = "lumina-video/evals"
-_SOURCES = {"file": "local", "s3": "s3", "gs": "gs"}
-"""URI scheme -> MLflow's name of such a source of data."""
-_PARAMS_PER_CALL, _METRICS_PER_CALL, _TAG_CHARS, _DIGEST_CHARS = 100, 1000, 5000, 32
-
-
-def dataset_digest(digest: str) -> str:
-    """What MLflow has of a digest, to search for by `dataset.digest`: the first 32 hex digits; it takes 36 at most."""
-    return short_digest(digest, _DIGEST_CHARS)
+_TAG_CHARS = 5000
 
 
 class MlflowRuns:
@@ -106,22 +95,10 @@ class MlflowRuns:
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Write to a run, in calls of a size that MLflow takes."""
+        """Write to a run; the client sends no more at once than MLflow takes."""
         every = [Param(key, value) for key, value in (params or {}).items()]
         labels = [RunTag(key, value[:_TAG_CHARS]) for key, value in (tags or {}).items()]
-        self.client.log_batch(run, metrics[:_METRICS_PER_CALL], every[:_PARAMS_PER_CALL], labels)
-        for start in range(_METRICS_PER_CALL, len(metrics), _METRICS_PER_CALL):
-            self.client.log_batch(run, metrics=metrics[start : start + _METRICS_PER_CALL])
-        for start in range(_PARAMS_PER_CALL, len(every), _PARAMS_PER_CALL):
-            self.client.log_batch(run, params=every[start : start + _PARAMS_PER_CALL])
-
-    def log_datasets(self, run: str, inputs: Inputs, output: Output | None) -> None:
-        """Name what a run read and made, without reading a row of it."""
-        used = [_dataset(read, "input", keys) for read, keys in inputs]
-        if output is not None:
-            used.append(_dataset(output, "output", "output"))
-        if used:
-            self.client.log_inputs(run, datasets=used)
+        self.client.log_batch(run, metrics, every, labels)
 
     def close_orphans(self, but: str) -> None:
         """Mark the pipeline runs of killed drivers of this host as killed: nobody else will.
@@ -163,21 +140,3 @@ class MlflowRuns:
     def _kill(self, run: str, at_ms: int | None = None) -> None:
         self.client.set_tag(run, "lumina.state", "killed")
         self.client.set_terminated(run, "KILLED", at_ms)
-
-
-def _dataset(output: Output, context: str, keys: str) -> DatasetInput:
-    """A run's use of an output, as `input` or `output`."""
-    entity = Dataset(
-        name=output.stage,
-        digest=dataset_digest(output.digest),
-        source_type=_SOURCES.get(urlsplit(output.uri).scheme, "lumina"),
-        source=json.dumps({"uri": output.uri or f"lumina:{output.digest}"}),
-        profile=json.dumps(output.profile),
-    )
-    tags = {
-        "mlflow.data.context": context,
-        "lumina.key": keys,
-        "lumina.digest": output.digest,
-        "lumina.uri": output.uri,
-    }
-    return DatasetInput(entity, [InputTag(key, value) for key, value in tags.items() if value])

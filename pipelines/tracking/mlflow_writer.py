@@ -7,32 +7,34 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import yaml
-from mlflow.entities import Metric
+from mlflow.entities import DatasetInput, Metric
 from mlflow.exceptions import MlflowException
 
+from lumina.system_prompts import read_system_prompts
+from pipelines.engine.stage import RegisteredModel
+from pipelines.engine.store.manifest import Manifest
+from pipelines.engine.store.store import Store
 from pipelines.tracking.events import (
-    Artifacts,
     BeginRun,
     BeginStage,
     EndRun,
     EndStage,
-    Evaluation,
     Event,
     LogPoint,
-    Model,
-    Prompts,
     StageEvent,
 )
 from pipelines.tracking.links import Found
+from pipelines.tracking.made import Made, dataset
+from pipelines.tracking.mlflow_names import flatten, safe_name
 from pipelines.tracking.mlflow_runs import EVALS, PIPELINES, MlflowRuns
 from pipelines.tracking.registry import Registry
-from pipelines.tracking.stage_events import flatten, safe_name
-from pipelines.tracking.uri import one_line, without_password
+from pipelines.tracking.uri import artifacts_of, one_line, without_password
 
 _UNSENT = "lumina.artifacts"
 """Tag of a run whose artifacts could not be written."""
@@ -59,7 +61,7 @@ class MlflowWriter:
 
     Args:
         uri: tracking URI.
-        artifacts: where experiments that this makes keep artifacts, for a local database.
+        store: holds the outputs, and the artifacts of a local database.
         found: takes up ids as they become known.
         note: told what the user should know.
 
@@ -73,40 +75,46 @@ class MlflowWriter:
     def __init__(
         self,
         uri: str,
-        artifacts: Path,
+        store: Store,
         found: Found | None = None,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.found, self.note = found or Found(), note
-        self.runs = MlflowRuns(uri, artifacts)
+        self.store, self.found, self.note = store, found or Found(), note
+        self.runs = MlflowRuns(uri, artifacts_of(store))
         self.client = self.runs.client
         self.found.pipelines, self.found.evals = self.runs.pipelines, self.runs.evals
         self.registry = Registry(self.client, uri, (self.runs.pipelines, self.runs.evals), self._send)
         self.left_out: list[str] = []
-        self.run = ""
+        self.run = self.name = ""
+        self._begun: dict[str, BeginStage] = {}
+        self._made: dict[str, Made] = {}
 
-    def apply(self, events: Sequence[Event]) -> None:
-        """Write one event, or several points; they may have been written before."""
+    def parts(self, events: Sequence[Event]) -> Iterator[Callable[[], object]]:
+        """What writes one event, or several points: MLflow may refuse a part of it, and each may be called again."""
         match events[0]:
             case LogPoint():
-                self._log_points([event for event in events if isinstance(event, LogPoint)])
+                yield partial(self._log_points, [event for event in events if isinstance(event, LogPoint)])
             case BeginRun() as event:
-                self._begin_run(event)
+                yield partial(self._begin_run, event)
             case BeginStage() as event:
-                self._begin_stage(event)
+                yield partial(self._begin_stage, event)
             case EndStage() as event:
-                self._end_stage(event)
-            case Evaluation() as event:
-                self._evaluate(event)
-            case Artifacts() as event:
-                self._upload(self.found.stages[event.stage], event)
-            case Prompts() as event:
-                self._mirror_prompts(event)
-            case Model() as event:
-                self.found.model = self.registry.model(event, self.found.stages[event.stage], self.run)
+                yield partial(self._end_stage, event)
+                if event.output is not None and event.stage in self._made:
+                    yield from self._parts_of(self._begun[event.stage], self._made[event.stage], event.state == "done")
             case EndRun() as event:
-                self.client.set_tag(self.found.parent, "lumina.state", event.state.lower())
-                self.client.set_terminated(self.found.parent, event.state, event.at_ms)
+                yield partial(self.client.set_tag, self.found.parent, "lumina.state", event.state.lower())
+                yield partial(self.client.set_terminated, self.found.parent, event.state, event.at_ms)
+
+    def _parts_of(self, begun: BeginStage, made: Made, is_new: bool) -> Iterator[Callable[[], object]]:
+        if is_new and made.manifest.artifacts:
+            yield partial(self._upload, self.found.stages[begun.stage], made, made.manifest.artifacts)
+        if begun.system_prompts:
+            yield partial(self._mirror_prompts, made, begun.system_prompts)
+        if begun.model:
+            yield partial(self._register, made, begun.model)
+        for evaluation in made.manifest.evaluations:
+            yield partial(self._evaluate, begun, made, evaluation)
 
     def is_left_out(self, event: Event) -> bool:
         """Whether an event was refused since its run was deleted: it is left out then, until somebody restores it.
@@ -155,7 +163,7 @@ class MlflowWriter:
                     raise
 
     def _begin_run(self, event: BeginRun) -> None:
-        self.run = event.run
+        self.run, self.name = event.run, event.name
         self.runs.close_orphans(but=self.run)
         known = self.runs.find(self.runs.pipelines, run=self.run, kind="pipeline")
         run = known[0] if known else self.client.create_run(
@@ -172,16 +180,17 @@ class MlflowWriter:
             "mlflow.parentRunId": self.found.parent,
             "lumina.kind": event.kind,
             "lumina.stage": event.stage,
-            "lumina.fingerprint": event.fingerprint,
+            "lumina.fingerprint": event.fingerprint or "",
             "lumina.run": self.run,
             "mlflow.source.name": "lumina run",
         }
         name = event.stage
+        self._begun[name] = event
         if event.attempt is not None:
             tags["lumina.attempt"] = str(event.attempt)
             name += f" | attempt {event.attempt}" if event.attempt > 1 else ""
         if event.earlier:
-            tried = self.runs.find(self.runs.pipelines, stage=event.stage, fingerprint=event.fingerprint)
+            tried = self.runs.find(self.runs.pipelines, stage=event.stage, fingerprint=event.fingerprint or "")
             by_run = {run.data.tags["lumina.run"]: run for run in tried}
             earlier = [by_run[run] for run in event.earlier if run in by_run]
             if earlier:
@@ -193,7 +202,8 @@ class MlflowWriter:
         )  # fmt: skip
         run_id = self.found.stages[event.stage] = run.info.run_id
         self.runs.log(run_id, params=event.params)
-        self.runs.log_datasets(run_id, event.inputs, None)
+        if event.inputs:
+            self.client.log_inputs(run_id, datasets=self._inputs(event))
 
     def _end_stage(self, event: EndStage) -> None:
         if event.stage not in self.found.stages:
@@ -201,38 +211,62 @@ class MlflowWriter:
                 return
             # It failed before its fingerprint was known: it still deserves a run.
             self._begin_stage(BeginStage(stage=event.stage, kind=event.stage.partition("@")[0], at_ms=event.at_ms))
-        run, output = self.found.stages[event.stage], event.output
+        run, made = self.found.stages[event.stage], self._read(event)
         tags = {"lumina.cache": "hit" if event.state == "cached" else "miss", "lumina.state": event.state}
         if event.error:
             tags["lumina.error"] = event.error
-        if output:
-            tags |= {"lumina.digest": output.digest, "lumina.manifest": output.manifest}
+        if made:
+            tags |= {"lumina.digest": made.digest, "lumina.manifest": made.record}
             if event.drift:
                 tags["lumina.code_drift"] = event.drift
             if event.state == "cached":
-                tags["lumina.origin_run"] = self._origin(event.origin, output.fingerprint)
-        self.runs.log(run, [Metric(key, value, event.at_ms, 0) for key, value in event.metrics.items()], tags=tags)
-        self.runs.log_datasets(run, (), output)
+                tags["lumina.origin_run"] = self._origin(made.manifest)
+        metrics = made.metrics if made else {}
+        self.runs.log(run, [Metric(key, value, event.at_ms, 0) for key, value in metrics.items()], tags=tags)
+        if made:
+            self.client.log_inputs(run, datasets=[_as_output(made)])
         self.client.set_terminated(run, _STATUS[event.state], event.at_ms)
 
-    def _origin(self, origin: Mapping[str, str], fingerprint: str) -> str:
+    def _read(self, event: EndStage) -> Made | None:
+        fingerprint = self._begun[event.stage].fingerprint
+        if event.output is None or fingerprint is None:
+            return None
+        try:
+            made = self._made[event.stage] = Made.read(self.store, event.stage, fingerprint, event.output)
+        except (OSError, ValueError) as error:
+            self._untold(event.stage, error)
+            return None
+        return made
+
+    def _untold(self, stage: str, error: Exception) -> None:
+        self.note(f"MLflow is not told all of {stage}: {one_line(error)}")
+
+    def _inputs(self, begun: BeginStage) -> list[DatasetInput]:
+        """What a stage reads, each output once."""
+        keys: dict[tuple[str, str], list[str]] = {}
+        for key, read in begun.inputs.items():
+            keys.setdefault(read, []).append(key)
+        return [dataset(*read, self._made.get(read[0]), "input", ", ".join(names)) for read, names in keys.items()]
+
+    def _origin(self, manifest: Manifest) -> str:
         """The run that computed an output; empty if this server has none.
 
         The manifest names it, unless MLflow was away then, or another server is asked now.
         """
-        if origin.get("uri") == without_password(self.runs.uri):
-            return origin["run_id"]
-        found = self.runs.find(self.runs.pipelines, fingerprint=fingerprint, state="done")
+        if manifest.mlflow.get("uri") == without_password(self.runs.uri):
+            return manifest.mlflow["run_id"]
+        found = self.runs.find(self.runs.pipelines, fingerprint=manifest.fingerprint, state="done")
         return str(found[0].info.run_id) if found else ""
 
-    def _upload(self, run: str, event: Artifacts) -> None:
-        for name in event.names:
-            out = Path(event.output.path)
-            path, folder = out / name, Path(name).parent.as_posix()
-            if path.is_file() and path.resolve() == out.resolve() / name:
-                self._send(run, partial(self.client.log_artifact, run, str(path), None if folder == "." else folder))
+    def _upload(self, run: str, made: Made, names: Sequence[str]) -> None:
+        for name in names:
+            folder = Path(name).parent.as_posix()
+            try:
+                path = made.file(name)
+            except FileNotFoundError as error:
+                self.note(f"MLflow run {run}: {error}, so it has no artifact {name}")
             else:
-                self.note(f"MLflow run {run}: {path} is no longer there, so it has no artifact {name}")
+                self._send(run, partial(self.client.log_artifact, run, str(path), None if folder == "." else folder))
 
     def _send(self, run: str, send: Callable[[], object]) -> None:
         """Send an artifact. Where artifacts lie is none of the tracking store: what fails there holds up nothing else.
@@ -251,43 +285,74 @@ class MlflowWriter:
                 "left out, unlike all else; let this host write there",
             )
 
-    def _mirror_prompts(self, event: Prompts) -> None:
-        for source in self.registry.prompts(event.texts):
+    def _mirror_prompts(self, made: Made, name: str) -> None:
+        try:
+            texts = {source: prompt.text for source, prompt in read_system_prompts(made.file(name)).items()}
+        except (OSError, ValueError) as error:
+            self._untold(made.stage, error)
+            return
+        for source in self.registry.prompts(texts):
             self.note(
                 f"the system prompt of {source} has braces that MLflow shows as a template; they are literal text, and "
                 "the pipeline fills in nothing"
             )
-        for run in (self.found.stages[event.stage], self.found.parent):
-            self.registry.link(run, event.texts)
+        for run in (self.found.stages[made.stage], self.found.parent):
+            self.registry.link(run, texts)
 
-    def _evaluate(self, event: Evaluation) -> None:
+    def _register(self, made: Made, about: RegisteredModel) -> None:
+        name = f"lumina-video-{self.name}"
+        self.found.model = self.registry.model(name, about, made, self.found.stages[made.stage], self.run)
+
+    def _evaluate(self, begun: BeginStage, made: Made, evaluation: Mapping[str, Any]) -> None:
         """One flat run per evaluation: nested ones open collapsed, and their charts stay empty."""
-        fingerprint, params = event.output.fingerprint, event.params
+        fingerprint, params, name = made.manifest.fingerprint, evaluation["params"], evaluation["name"]
         found = self.runs.find(self.runs.evals, fingerprint=fingerprint)
-        run = next((one for one in found if one.data.tags["lumina.evaluation"] == event.name), None)
+        run = next((one for one in found if one.data.tags["lumina.evaluation"] == name), None)
         if run is None or run.info.status != "FINISHED" or _UNSENT in run.data.tags:
+            began_ms, ended_ms = made.times_ms
             tags = {
                 "lumina.kind": "evaluation",
-                "lumina.evaluation": event.name,
-                "lumina.stage": event.stage,
+                "lumina.evaluation": name,
+                "lumina.stage": made.stage,
                 "lumina.fingerprint": fingerprint,
                 "lumina.pipeline_run": self.found.parent,
                 "lumina.run": self.run,
                 "mlflow.source.name": "lumina run",
             }
-            tags |= {key: params[key] for key in ("system_prompt", "source") if key in params}
+            tags |= {key: str(params[key]) for key in ("system_prompt", "source") if key in params}
             run = run or self.client.create_run(
-                self.runs.evals, start_time=event.began_ms, tags=tags, run_name=f"{event.name} | {fingerprint[:4]}"
+                self.runs.evals, start_time=began_ms, tags=tags, run_name=f"{name} | {fingerprint[:4]}"
             )
-            run_id = run.info.run_id
-            metrics = [Metric(key, value, event.ended_ms, event.step) for key, value in event.metrics.items()]
-            self.runs.log(run_id, metrics, params)
-            self.runs.log_datasets(run_id, event.inputs, event.output)
+            run_id, trained = run.info.run_id, str(params.get("train_stage"))
+            # A common prefix makes the charts page put the metrics into one section.
+            values = {key if "/" in key else f"eval/{key}": value for key, value in evaluation["metrics"].items()}
+            step = self._steps(trained)
+            metrics = [Metric(safe_name(key), value, ended_ms, step) for key, value in values.items()]
+            self.runs.log(run_id, metrics, flatten({**params, **self._subset(trained, params)}))
+            self.client.log_inputs(run_id, datasets=[*self._inputs(begun), _as_output(made)])
             if _UNSENT in run.data.tags:
                 self.client.delete_tag(run_id, _UNSENT)
-            self._upload(run_id, event)
-            self.client.set_terminated(run_id, "FINISHED", event.ended_ms)
+            self._upload(run_id, made, evaluation["artifacts"])
+            self.client.set_terminated(run_id, "FINISHED", ended_ms)
         run_id = run.info.run_id
         self.registry.link(run_id, [params["system_prompt"]] if "system_prompt" in params else [])
         if run_id not in self.found.evaluations:
             self.found.evaluations.append(run_id)
+
+    def _subset(self, trained: str, params: Mapping[str, Any]) -> dict[str, int]:
+        """How many of the evaluated subset's clips the model was trained on, where the training stage says so."""
+        made = self._made.get(trained)
+        rows = made.manifest.metrics.get(f"train/clips/{params.get('system_prompt')}") if made else None
+        return {} if rows is None else {"subset_rows": int(rows)}
+
+    def _steps(self, trained: str) -> int:
+        """Optimizer steps up to the end of a training stage, those of the stages that it starts from included."""
+        begun = self._begun.get(trained)
+        if begun is None:
+            return 0
+        before, _ = begun.inputs.get("init", ("", ""))
+        return int(begun.params.get("steps", 0)) + self._steps(before)
+
+
+def _as_output(made: Made) -> DatasetInput:
+    return dataset(made.stage, made.digest, made, "output", "output")

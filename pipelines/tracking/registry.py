@@ -18,7 +18,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.prompt.constants import PROMPT_TEMPLATE_VARIABLE_PATTERN
 
 from curation.control_characters import shown_in_line
-from pipelines.tracking.events import Model
+from pipelines.engine.stage import RegisteredModel
+from pipelines.tracking.made import Made
 
 _LINKED_PROMPTS = "mlflow.linkedPrompts"
 _PROMPT_EXPERIMENTS = "_mlflow_experiment_ids"
@@ -63,26 +64,28 @@ class Registry:
         self._artifact = artifact
         self._versions: dict[str, tuple[str, str]] = {}
 
-    def model(self, event: Model, run: str, pipeline_run: str) -> tuple[str, str]:
+    def model(self, name: str, about: RegisteredModel, made: Made, run: str, pipeline_run: str) -> tuple[str, str]:
         """Register a checkpoint where it lies, without copying it; returns name and version.
 
         The version's source is the checkpoint's URI. A server refuses paths that are not its own: there it is a text
         beside the stage's run that names the checkpoint. Neither is a model that `mlflow.pyfunc` can load.
 
         Args:
-            event: the checkpoint.
+            name: of the registered model.
+            about: what the stage says of it.
+            made: the checkpoint.
             run: the stage's MLflow run.
             pipeline_run: id of the pipeline run; the alias goes to the newest.
         """
-        name, output, text = event.name, event.output, _how_to_use(event)
+        text = _how_to_use(about, made)
         self._unless_there(self._client.create_registered_model, name, description=_ABOUT)
-        found = self._client.search_model_versions(f"name = '{name}' and tags.`lumina.digest` = '{output.digest}'")
+        found = self._client.search_model_versions(f"name = '{name}' and tags.`lumina.digest` = '{made.digest}'")
         tags = {
-            "lumina.digest": output.digest,
-            "lumina.fingerprint": output.fingerprint,
-            "lumina.manifest": output.manifest,
-            "lumina.checkpoint": output.uri,
-            "lumina.stage": event.stage,
+            "lumina.digest": made.digest,
+            "lumina.fingerprint": made.manifest.fingerprint,
+            "lumina.manifest": made.record,
+            "lumina.checkpoint": made.uri,
+            "lumina.stage": made.stage,
             "lumina.run": pipeline_run,
         }
         if found:
@@ -92,15 +95,15 @@ class Registry:
             for key, value in tags.items():
                 self._client.set_model_version_tag(name, version, key, value)
         else:
-            source = output.uri
+            source = made.uri
             if self._remote and source.startswith("file:"):
                 self._artifact(run, lambda: self._client.log_text(run, text, "checkpoint/README.md"))
                 source = f"runs:/{run}/checkpoint"
             version = str(self._client.create_model_version(name, source, run, tags, description=text).version)
         # A record that is replayed late must not take the alias from a newer run.
-        held = f"lumina.{event.alias}.run"
+        held = f"lumina.{about.alias}.run"
         if self._client.get_registered_model(name).tags.get(held, "") <= pipeline_run:
-            self._client.set_registered_model_alias(name, event.alias, version)
+            self._client.set_registered_model_alias(name, about.alias, version)
             self._client.set_registered_model_tag(name, held, pipeline_run)
         return name, version
 
@@ -150,13 +153,12 @@ class Registry:
                 raise
 
 
-def _how_to_use(event: Model) -> str:
+def _how_to_use(about: RegisteredModel, made: Made) -> str:
     """Description of a model version, in Markdown."""
-    output = event.output
-    command = event.use.format(checkpoint=shlex.quote(output.path)).replace("\n", "\n    ")
+    command = about.use.format(checkpoint=shlex.quote(str(made.path))).replace("\n", "\n    ")
     return (
-        f"{event.what} Stage `{event.stage}`.\n\n"
-        f"The weights stay where the pipeline put them:\n\n    {output.path}\n\n"
+        f"{about.what} Stage `{made.stage}`.\n\n"
+        f"The weights stay where the pipeline put them:\n\n    {made.path}\n\n"
         f"Use them:\n\n    {command}\n\n"
-        f"What they were made from: `{output.manifest}`, digest `{output.digest}`."
+        f"What they were made from: `{made.record}`, digest `{made.digest}`."
     )

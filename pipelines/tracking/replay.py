@@ -12,7 +12,7 @@ from pipelines.tracking.events import EndRun, Event, LogPoint, plain_event
 from pipelines.tracking.journal import Journal, run_of, waiting
 from pipelines.tracking.mlflow_client import check_answers, sorted_error
 from pipelines.tracking.mlflow_writer import MlflowWriter, is_refusal
-from pipelines.tracking.uri import artifacts_of, default_uri, one_line, with_password, without_password
+from pipelines.tracking.uri import default_uri, one_line, with_password, without_password
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,16 @@ def write_events(
     Raises whatever says that MLflow is away, or takes nothing.
     """
     for group in groups(tuple(pending)):
-        try:
-            writer.apply(group)
-        except Exception as error:
-            if not is_refusal(error):
-                raise
-            if not writer.is_left_out(group[0]):
-                files = {journal.refuse(plain_event(event), error) for event in group} if journal else set()
-                kept = "".join(f", kept in {file}" for file in files)
-                note(f"MLflow refused a record ({type(group[0]).__name__}: {one_line(error)}){kept}")
+        for part in writer.parts(group):
+            try:
+                part()
+            except Exception as error:
+                if not is_refusal(error):
+                    raise
+                if not writer.is_left_out(group[0]):
+                    files = {journal.refuse(plain_event(event), error) for event in group} if journal else set()
+                    kept = "".join(f", kept in {file}" for file in files)
+                    note(f"MLflow refused a record ({type(group[0]).__name__}: {one_line(error)}){kept}")
         del pending[: len(group)]
 
 
@@ -104,7 +105,7 @@ def replay_waiting(
 
 def _replay(store: Store, journal: Journal, uri: str, note: Callable[[str], None]) -> Replayed:
     check_answers(uri)
-    writer = MlflowWriter(uri, artifacts_of(store), note=note)
+    writer = MlflowWriter(uri, store, note=note)
     events, strange = journal.read()
     for data, why in strange:
         kept = journal.refuse(data, why)

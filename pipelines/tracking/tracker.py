@@ -24,11 +24,22 @@ from pipelines.engine.store.store import Store
 from pipelines.git import git_state
 from pipelines.secrets import scrubbed
 from pipelines.tracking.attempts import Attempts
-from pipelines.tracking.events import BeginRun, EndRun, Event, LogPoint, Point, now_ms, plain_event, read_event
+from pipelines.tracking.events import (
+    BeginRun,
+    BeginStage,
+    EndRun,
+    EndStage,
+    Event,
+    LogPoint,
+    Point,
+    now_ms,
+    plain_event,
+    read_event,
+)
 from pipelines.tracking.journal import Journal
 from pipelines.tracking.links import Found, Links, links
-from pipelines.tracking.stage_events import StageEvents
-from pipelines.tracking.uri import artifacts_of, target, without_password
+from pipelines.tracking.mlflow_names import flatten
+from pipelines.tracking.uri import target, without_password
 
 if TYPE_CHECKING:
     from pipelines.tracking.mlflow_client import TrackerError
@@ -68,7 +79,6 @@ class MlflowTracking:
         self._shown = without_password(self.uri)
         self.note = note
         self.found = Found()
-        self._stages = StageEvents(name)
         self._away = threading.Event()
         self._told: type[TrackerError] | None = None
         self._last: dict[str, dict[str, int]] = {}
@@ -103,7 +113,19 @@ class MlflowTracking:
                 last.update(dict.fromkeys(point.metrics, point.step))
             if attempts is not None:
                 self._attempts[stage.name] = attempts
-        self._put(self._stages.begin(stage, fingerprint, inputs, attempts))
+        self._put(
+            BeginStage(
+                stage=stage.name,
+                kind=stage.kind,
+                fingerprint=fingerprint,
+                params={**flatten(stage.config.model_dump(mode="json")), **flatten(dict(stage.weights), "weights.")},
+                inputs={key: (stage.inputs[key], digest) for key, digest in inputs.items()},
+                attempt=attempts.number if attempts else None,
+                earlier=tuple(attempts.earlier) if attempts else (),
+                system_prompts=stage.execution.system_prompts or None,
+                model=stage.execution.model,
+            )
+        )
         for point in earlier:
             self._put(LogPoint(stage=stage.name, point=point))
 
@@ -129,12 +151,9 @@ class MlflowTracking:
         return {"run_id": found, "uri": self._shown} if found else {}
 
     def end_stage(self, stage: str, outcome: StageOutcome) -> None:
-        """Close the stage's run with what its manifest says."""
-        try:
-            for event in self._stages.end(stage, outcome):
-                self._put(event)
-        except (OSError, ValueError) as error:
-            self.note(f"MLflow is not told all of {stage}: {error}")
+        """Close the stage's run, and log what it made."""
+        output = outcome.path.name if outcome.path else None
+        self._put(EndStage(stage=stage, state=outcome.state, error=outcome.error, output=output, drift=outcome.drift))
 
     def close(self, state: Literal["FINISHED", "FAILED", "KILLED"], timeout_s: float = 120.0) -> Links:
         """End the pipeline's run, wait for the writer, and tell where things are.
@@ -227,7 +246,7 @@ class MlflowTracking:
                 self._take(0.0)
                 pending[:], _ = self._journal.read()
         self.found = Found()
-        writer = MlflowWriter(self.uri, artifacts_of(self.store), self.found, self.note)
+        writer = MlflowWriter(self.uri, self.store, self.found, self.note)
         for replayed in replay_waiting(self.store, self.uri, self.note):
             self.note(f"MLflow ({self._shown}): {replayed.told()}")
         return writer

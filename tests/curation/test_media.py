@@ -285,6 +285,16 @@ def clips(tmp_path: Path) -> Path:
 URIS = ("day/a.mp4", "zip://a.mp4::day/part.zip")
 
 
+@pytest.mark.parametrize("name", ["a.MP4", "a", "a.", ".mp4", "..mp4", "a.b/c", "a.mp4/", "a.mp4/.", "..", "", "é.ogv"])
+def test_an_extension_is_that_of_pathlib(name: str) -> None:
+    assert suffix(f"folder/{name}") == Path(f"folder/{name}").suffix.lower()
+
+
+def test_whose_folder_is_there_is_told_of_each_however_it_is_written(clips: Path) -> None:
+    there = ["day/a.mp4", "day/b.mp4", "./day/a.mp4", "no/", "day/../day/c.mp4", f"{clips}/day/d.mp4", "e.mp4", "day/."]
+    assert with_folders(["no/a.mp4", "no/b.mp4", *there, "day/no/a.mp4", "/no/a.mp4"], str(clips)) == set(there)
+
+
 @pytest.mark.parametrize("uri", URIS)
 @pytest.mark.parametrize("emptied", [True, False])
 def test_a_folder_that_was_there_is_away_and_its_files_not_missing(clips: Path, uri: str, emptied: bool) -> None:

@@ -19,7 +19,7 @@ from lumina.evaluation.selection import METRICS_FILE
 from lumina.flow_matching.schedules import SamplerConfig
 from lumina.models.config import NextDiTConfig
 from lumina.system_prompts import PROMPT_START, SystemPrompt, write_system_prompts
-from tests.jobs.here import worker_here
+from tests.jobs.here import PoolHere
 from tests.lumina.tiny import dit_without_zeros, save_parts
 
 MODEL = NextDiTConfig(dim=32, n_layers=1, n_heads=2, multiple_of=16, cap_feat_dim=24, patch_sizes=((1, 2, 2),))
@@ -28,7 +28,7 @@ SAMPLER = SamplerConfig(steps=2, patches=((0.0, (1, 2, 2)),), guidance=((0.0, 1.
 
 def main(root: Path) -> None:
     """Run the job of `evaluate@web`."""
-    clips._finished = worker_here()
+    clips.hand_out = PoolHere()
     save_model(dit_without_zeros(0.1, MODEL), root / "train" / "transformer_ema")
     vae, text_encoder = save_parts(root)
     for folder in ("tag", "out", "work"):

@@ -72,8 +72,23 @@ def test_generation_from_python(with_checkpoint: Path, monkeypatch: pytest.Monke
     assert len(names["clips"].frames) == 2  # type: ignore[attr-defined]
 
 
+def test_a_pipeline_of_diffusers(
+    with_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from diffusers.utils import dynamic_modules_utils
+
+    monkeypatch.setattr(dynamic_modules_utils, "HF_MODULES_CACHE", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(with_checkpoint)
+    [block] = of_page("diffusers.md", "python")
+    names: dict[str, object] = {}
+    exec(compile(block.text, block.where, "exec"), names)  # noqa: S102 - the page's own code
+    assert (with_checkpoint / "first.png").is_file()
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["0", "1", "2", "3"]
+
+
 def test_every_block_of_python_is_run() -> None:
-    run = {"README.md": 1, "adding_a_stage.md": 2, "adding_a_metric.md": 1}
+    run = {"README.md": 1, "diffusers.md": 1, "adding_a_stage.md": 2, "adding_a_metric.md": 1}
     found = {name: sum(block.page.name == name for block in PYTHON) for name in {b.page.name for b in PYTHON}}
     assert found == run, "say in tests/docs/test_code.py how the others are run"
 

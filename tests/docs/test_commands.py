@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -42,6 +43,7 @@ CLUSTER = "needs a Ray cluster with a dashboard; tests/jobs/test_submit.py has o
 AGAIN = "computes a recorded run again; tests/pipelines/rerun does"
 OTHER = "not a command of ours: what it names must be there"
 NETWORKS = "needs released weights; tests/pipelines/test_cli.py converts small ones"
+SERVER = "a server that stays; tests/jobs/test_serve.py has one"
 SMALL = "tests/pipelines/commands/test_assemble.py runs it on small files in the layout of the released ones"
 
 RULES: tuple[tuple[str, Run | Read], ...] = (
@@ -69,6 +71,7 @@ RULES: tuple[tuple[str, Run | Read], ...] = (
     (r"lumina (run|submit)( .*)?", Read(HOURS)),
     (r"lumina jobs .*", Read(CLUSTER)),
     (r"lumina rerun .*", Read(AGAIN)),
+    (r"lumina serve .*", Read(SERVER)),
     (r"lumina convert.*", Read(NETWORKS)),
     (r"lumina (assemble|generate --checkpoint) lumina-video .*", Read(SMALL)),
     (r"lumina [a-z]+( [a-z]+)?", Read("named in a sentence")),
@@ -79,6 +82,7 @@ RULES: tuple[tuple[str, Run | Read], ...] = (
         r"mlflow (experiments|runs) restore .*",
         Read("needs what was deleted; tests/pipelines/tracking/test_left_out.py has one"),
     ),
+    (r"curl .*", Read(SERVER)),
     (r"(\.|cp|export|python|pip|hf|aws|kubectl|docker|ray) .*", Read(OTHER)),
 )
 COMMANDS = commands()
@@ -242,6 +246,28 @@ def _hub_help(names: tuple[str, ...]) -> str:
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
+def _curl(words: list[str]) -> None:
+    """The server has the route, and takes the body."""
+    from starlette.applications import Starlette
+    from starlette.routing import Match
+
+    from jobs.serve_api import make_app
+    from jobs.serve_request import Limits, Served, parse_request
+    from lumina.generation_config import GenerationConfig
+    from tests.lumina.tiny import TINY
+
+    served = Served("exported", "exported", TINY, GenerationConfig(), ("synthetic",))
+    app: Any = make_app(served, Limits(), lambda: pytest.fail("nothing is made"), ())
+    inner: Starlette = app._app
+    [url] = [word for word in words if word.startswith("http://127.0.0.1:8000/")]
+    body = words[words.index("-d") + 1] if "-d" in words else None
+    method = words[words.index("-X") + 1] if "-X" in words else "POST" if body else "GET"
+    scope = {"type": "http", "method": method, "path": url.removeprefix("http://127.0.0.1:8000")}
+    assert any(route.matches(scope)[0] is Match.FULL for route in inner.routes), words
+    if body is not None:
+        parse_request(json.loads(body))
+
+
 def _mlflow(words: list[str]) -> None:
     import click
     from mlflow.cli import cli as group
@@ -275,6 +301,7 @@ OTHERS: dict[str, Callable[[list[str]], None]] = {
     "python": _python,
     "pip": _pip,
     "hf": _hub,
+    "curl": _curl,
     "mlflow": _mlflow,
     "aws": _elsewhere,
     "kubectl": _elsewhere,

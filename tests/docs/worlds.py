@@ -49,6 +49,7 @@ def make_desk(root: Path) -> Path:
 
 def make_checkpoint(desk: Path) -> None:
     """The checkpoint `exported`, tiny networks and the system prompts that the pages name, and `adapter_ema` for it."""
+    from lumina.diffusers_export.layout import write_diffusers
     from lumina.training.stage import LoraConfig
     from lumina.training.weights.lora import add_adapters, save_adapter
     from tests.lumina.tiny import text_to_video
@@ -56,6 +57,7 @@ def make_checkpoint(desk: Path) -> None:
     model = text_to_video()
     prompts = {"synthetic": replace(model.system_prompts["clean"], source="synthetic"), **model.system_prompts}
     replace(model, system_prompts=prompts).save_pretrained(desk / "exported")
+    write_diffusers(desk / "exported")
     add_adapters(model.transformer, LoraConfig(), torch.Generator().manual_seed(0))
     trained = {name: value for name, value in model.transformer.named_parameters() if value.requires_grad}
     save_adapter(trained, LoraConfig(), desk / "adapter_ema")

@@ -41,7 +41,7 @@ from lumina.models.config import NextDiTConfig
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.system_prompts import PROMPT_START, SystemPrompt, write_system_prompts
 from lumina.video import read_frames, write_h264
-from tests.jobs.here import worker_here
+from tests.jobs.here import PoolHere
 
 SMALL = {
     "suite": ShapesSuite(count=3),
@@ -151,7 +151,7 @@ def test_evaluations_are_paired_repeatable_and_feed_the_choice(
     assert not list(context.work.rglob("*.tmp"))
     (tmp_path / "again").mkdir()
     context.work.rename(tmp_path / "again" / "work")
-    monkeypatch.setattr(clips, "_finished", worker_here())
+    monkeypatch.setattr(clips, "hand_out", PoolHere())
     assert _run(stages, tmp_path / "again", red_config)[1].digest == red.digest
 
     _, circle, _ = _run(stages, tmp_path / "circle", EvaluateConfig(source="circle", **SMALL))
@@ -168,7 +168,7 @@ def test_evaluations_are_paired_repeatable_and_feed_the_choice(
 def test_final_compares_before_and_after_on_other_prompts(
     stages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clips, "_finished", worker_here())
+    monkeypatch.setattr(clips, "hand_out", PoolHere())
     (tmp_path / "selection").mkdir()
     (tmp_path / "selection" / "selection.json").write_text(json.dumps({"chosen": "circle", "sources": ["circle"]}))
     config = EvaluateFinalConfig(**SMALL)
@@ -187,7 +187,7 @@ def test_final_compares_before_and_after_on_other_prompts(
 def test_prompts_that_the_text_encoder_cuts_are_said_once(
     stages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(clips, "_finished", worker_here())
+    monkeypatch.setattr(clips, "hand_out", PoolHere())
     words = ListSuite(choose=("a cat", "a long cat " * 400), report=("a dog",))
     context, _, _ = _run(stages, tmp_path / "long", EvaluateConfig(source="red", **(SMALL | {"suite": words})))
     assert json.loads((context.out / "metrics.json").read_text())["prompts_cut"] == 1
@@ -199,7 +199,7 @@ def test_prompts_that_the_text_encoder_cuts_are_said_once(
 def test_a_batch_is_taken_as_it_is_only_where_its_record_and_its_clips_are_whole(
     stages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    monkeypatch.setattr(clips, "_finished", worker_here())
+    monkeypatch.setattr(clips, "hand_out", PoolHere())
     config = EvaluateConfig(source="red", **(SMALL | {"samples": 1, "batch_size": 1}))
     context, result, _ = _run(stages, tmp_path / "first", config)
     folder = context.work / "train@2" / "batch-00001"

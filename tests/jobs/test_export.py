@@ -7,6 +7,8 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.context import InputRef, JobContext
@@ -33,6 +35,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, MultiScaleNe
         (root / name).mkdir()
     prompts = [SystemPrompt(name, f"{name} <Prompt Start> ") for name in ("synthetic", "web")]
     write_system_prompts(root / "tag" / "system_prompts.json", prompts)
+    tagged = {"clip_id": ["a", "b", "c"], "source": ["web", "web", "synthetic"], "status": ["ok", "failed", "ok"]}
+    (root / "tag" / "data").mkdir()
+    pq.write_table(pa.table(tagged), root / "tag" / "data" / "part-0.parquet")
     choice = {"chosen": "web", "sources": ["web"], "decided_by": "hand", "reason": "Chosen by hand: Calm.", "table": []}
     (root / "selection" / "selection.json").write_text(json.dumps(choice))
     return root, model
@@ -75,6 +80,11 @@ def test_the_directory_generates(inputs: tuple[Path, MultiScaleNextDiT], tmp_pat
     }  # fmt: skip
     assert "transformer/model.safetensors" in lineage["files_sha256"]
     assert str(tmp_path) not in json.dumps(lineage)
+    assert {"model_index.json", "pipeline.py", "README.md"} < set(lineage["files_sha256"])
+    card = (ctx.out / "README.md").read_text()
+    assert "| web | 1 |" in card
+    assert r"Fine-tuned on web. Chosen by hand\: Calm\." in card
+    assert "f" * 64 in card
 
 
 def test_default_source_must_have_a_prompt(inputs: tuple[Path, MultiScaleNextDiT], tmp_path: Path) -> None:

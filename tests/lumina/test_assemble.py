@@ -181,7 +181,7 @@ def test_system_prompts_and_settings_from_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_released_settings_fit_the_released_model(name: str) -> None:
-    from lumina.generate import latent_shape
+    from lumina.latents import latent_shape
 
     made = released_settings(name)
     assert f"f{made.fps:g}F{made.num_frames}R" in name

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lumina import generate
-from lumina.generate import TextToVideo, initial_noise
+from lumina.generate import TextToVideo
+from lumina.latents import initial_noise
 from lumina.models.autoencoder import VideoAutoencoder
 from lumina.models.text_encoder import TextEncoder
 from tests.lumina import tiny

@@ -162,7 +162,9 @@ def test_generate_takes_a_preset_and_several_prompts(tmp_path: Path) -> None:
 
     assert "a-2.mp4: 16 frames, 32x64, 8 fps" in generate("a.mp4")
     generate("b.mp4")
-    generate("tiled.mp4", "--tiling")
+    assert "cpu, float32, frames decoded in tiles, all networks stay there" in generate("tiled.mp4", "--tiling")
+    assert "frames decoded whole, each network waits" in generate("moved.mp4", "--offload", "model", "--no-tiling")
+    assert (tmp_path / "moved-1.mp4").read_bytes() == (tmp_path / "a-1.mp4").read_bytes()
     generate("half.mp4", "--dtype", "bfloat16")
     first, second = (read_frames(tmp_path / f"a-{number}.mp4", range(16)) for number in (1, 2))
     assert first.shape == (16, 64, 32, 3)

@@ -22,7 +22,7 @@ from lumina.pages.page import render
 from pipelines import cli
 from pipelines.commands.status import status_view
 from pipelines.reports.progress import RunDisplay
-from pipelines.reports.quarantine import Quarantine, SetAside, quarantine_view, write_csv
+from pipelines.reports.quarantine import Count, Quarantine, SetAside, Source, quarantine_view, write_csv
 from pipelines.reports.selection import Change, Example, RuleCount, Selection, SelectionDiff
 from pipelines.reports.selection_tables import difference_view, selection_view
 from pipelines.reports.status import begin
@@ -59,13 +59,14 @@ def test_tables_of_clips(uri: str, source: str, caption: str, detail: str) -> No
         SetAside(f"id{number}", path, source, caption, "quarantined", reason, "ingest", detail)
         for number, (path, reason) in enumerate(((uri, "missing_file"), ("", "unreadable_file")))
     )
-    found = Quarantine("r1", "demo", "now", True, {source: 3}, clips, None)
+    counts = tuple(Count(one.reason_stage, one.status, one.reason, 1, one, None) for one in clips)
+    found = Quarantine("r1", "demo", "now", True, 3, 2, counts, (Source(source, 2, 3, 2 / 3),))
     _tells(_printed(quarantine_view(found)), uri, source, caption, detail)
-    counts = {source: 2}
-    rule = RuleCount(f"score:{source}", counts, counts)
-    one = Selection("r1", "demo", "now", "p", counts, {}, (rule,), {}, {})
-    examples = (Example("id", uri, source, detail),)
-    change = Change("min_fps", counts, examples)
+    number = {source: 2}
+    rule = RuleCount(f"score:{source}", number, number)
+    one = Selection("r1", "demo", "now", "p", number, {}, (rule,), {}, {})
+    examples = [Example("id", uri, source, detail)]
+    change = Change("min_fps", number, examples)
     difference = SelectionDiff(one, one, {"min_fps": (detail, None)}, (change,), (), 0, 0)
     _tells(_printed(selection_view(one, 200)), source.split()[0] if source.split() else "")
     _tells(_printed(difference_view(difference, 200)), uri, source, detail)
@@ -140,7 +141,7 @@ def test_the_commands_show_clips_whose_names_are_markup(tmp_path: Path) -> None:
                 assert not CONTROL.search(done.output.replace("\n", ""))
         done = CliRunner().invoke(cli.app, ["quarantine", *store, "--csv", str(tmp_path / "x.csv")])
     commands = [line.strip() for line in done.output.splitlines() if "lumina probe" in line]
-    assert commands == [f"lumina probe '{media}/=1+1 [INST].mp4'"]
+    assert commands == [f"lumina probe $'{media}/a [video] \\u202e[b]\\x1b[2J.mp4'"]
     rows = (tmp_path / "x.csv").read_text()
     assert "'=1+1 [INST].mp4,web,[/INST] of [bold]a dog" in rows
     assert r",a [video] \u202e[b]\x1b[2J.mp4," in rows

@@ -20,7 +20,7 @@ from pipelines.engine.runner import run
 from pipelines.engine.store.store import Store
 from pipelines.execution import JobExecutor
 from pipelines.text_to_video import build
-from tests.jobs.here import worker_here
+from tests.jobs.here import PoolHere
 from tests.pipelines.paper_rehearsal import IMAGE_SOURCE, VIDEO_SOURCES, rehearsal, write_clips
 
 
@@ -31,7 +31,7 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
             mapper(pa.table({"shard": [number], "batches": [json.dumps(batches)]}))
 
     monkeypatch.setattr(curate._Run, "_map", mapped)
-    monkeypatch.setattr(clips, "_finished", worker_here())
+    monkeypatch.setattr(clips, "hand_out", PoolHere())
     monkeypatch.setattr(train, "_fit", lambda ctx, spec: train._worker(spec))
 
 

@@ -93,13 +93,13 @@ class Manifest:
         """Indented JSON text with a checksum of itself; see `pipelines.engine.store.checksum`."""
         return seal(json.dumps(plain(self), indent=1, ensure_ascii=False))
 
-    def problem(self, stage: str, fingerprint: str, sizes: Mapping[str, int]) -> str | None:
+    def problem(self, stage: str, fingerprint: str, sizes: Mapping[str, int | None]) -> str | None:
         """Why a stage cannot use the output; None if it can.
 
         Args:
             stage: its name.
             fingerprint: 64 hex digits.
-            sizes: bytes of the files that are there, by their path relative to the output.
+            sizes: bytes of what is there, by its path relative to the output; None for what is no file.
         """
         if self.fingerprint != fingerprint:
             return f"the record is of fingerprint {self.fingerprint}"

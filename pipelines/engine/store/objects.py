@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -40,7 +41,8 @@ class Entry:
     """An object in a listing."""
 
     key: str
-    bytes: int
+    bytes: int | None
+    """None for what is no file, but a link or a pipe."""
     modified: float
     """Seconds since the epoch, by the store's clock."""
 
@@ -85,7 +87,7 @@ class Objects(Protocol):
         """Give an object another key; nothing happens if there is none."""
 
     def entries(self, prefix: str) -> list[Entry]:
-        """All objects below `prefix/`. A link is none, nor is what lies behind one: it may lead anywhere."""
+        """All objects below `prefix/`, and links there may be, but nothing behind one: it may lead anywhere."""
 
     def folders(self, prefix: str) -> list[str]:
         """Names of what lies directly below `prefix/` and has objects of its own."""
@@ -197,17 +199,18 @@ class LocalObjects:
 
     def entries(self, prefix: str) -> list[Entry]:
         """See `Objects.entries`."""
-        found, below = [], [] if (self.root / prefix).is_symlink() else [prefix]
+        found, below = [], [prefix]
         while below:
             folder = below.pop()
             for one in self._listed(folder):
                 key = f"{folder}/{one.name}"
                 if one.is_dir(follow_symlinks=False):
                     below.append(key)
-                elif one.is_file(follow_symlinks=False):
-                    with contextlib.suppress(FileNotFoundError):  # it was removed in the meantime
-                        known = one.stat(follow_symlinks=False)
-                        found.append(Entry(key, known.st_size, known.st_mtime))
+                    continue
+                with contextlib.suppress(FileNotFoundError):  # it was removed in the meantime
+                    known = one.stat(follow_symlinks=False)
+                    size = known.st_size if stat.S_ISREG(known.st_mode) else None
+                    found.append(Entry(key, size, known.st_mtime))
         return found
 
     def folders(self, prefix: str) -> list[str]:

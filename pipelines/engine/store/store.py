@@ -124,8 +124,10 @@ class Store:
         self.copy.download(out, [file for file in manifest.files if wanted is None or wanted(file.path)])
         return out
 
-    def sizes(self, out: Path) -> dict[str, int]:
-        """Bytes of every file that the store has below the directory of an attempt, by its relative path."""
+    def sizes(self, out: Path) -> dict[str, int | None]:
+        """Bytes of all that the store has below the directory of an attempt, by its relative path; None for a link."""
+        if out.is_symlink():
+            return {}
         prefix = f"{self.key(out)}/"
         return {entry.key.removeprefix(prefix): entry.bytes for entry in self.objects.entries(prefix.rstrip("/"))}
 

@@ -14,7 +14,7 @@ from lumina.evaluation import generation
 from lumina.evaluation.generation import ClipGenerator
 from lumina.evaluation.noise import evaluation_noise
 from lumina.flow_matching.schedules import PRESETS, SamplerConfig
-from lumina.generate import initial_noise
+from lumina.latents import initial_noise
 from lumina.models.text_encoder import TextEncoder
 from lumina.randomness import generator
 from tests.lumina import tiny

@@ -33,7 +33,7 @@ def test_the_least_recently_used_go_when_the_bytes_are_full() -> None:
 
 def test_the_tables_of_the_network_are_bounded() -> None:
     assert rope.rotation.limit == rope.CACHE_BYTES <= 256 << 20
-    assert attention.segments.limit == attention.CACHE_BYTES <= 64 << 20
+    assert attention.segments.limit == attention.TABLE_BYTES <= 64 << 20
     turn = rope._rotation((2, 3, 4), 32, 256.0, torch.device("cpu"))
     assert rope.rotation.size(turn) == 24 * 16 * 2 * 4
     places = attention._segments((3, 1), torch.device("cpu"))

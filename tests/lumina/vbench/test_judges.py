@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lumina.vbench.clip_score import ClipScore
-from lumina.vbench.judges import NATIVE, Judges, VBenchWeights, action_names, missing_weights
+from lumina.vbench.judges import NATIVE, Judges, VBenchWeights, action_names, key, missing_weights
 from lumina.vbench.networks.raft import Raft
 from lumina.vbench.reading import ClipFrames, UnreadableClipError, clip_files, read_clip
 from lumina.video import write_h264
@@ -84,14 +84,18 @@ def test_features_become_consistency(dino: str) -> None:
     assert (score.total, score.count) == (pytest.approx(2.0), 2)
 
 
-def test_keys_change_with_weights_and_types(dino: str) -> None:
+def test_keys_change_with_weights_and_types(dino: str, raft: str) -> None:
     keys = {
-        Judges(VBenchWeights(dino=dino)).key("subject_consistency"),
-        Judges(VBenchWeights(dino=dino), dtype="bfloat16").key("subject_consistency"),
-        Judges(VBenchWeights()).key("temporal_flickering"),
+        key("subject_consistency", VBenchWeights(dino=dino), "float32"),
+        key("subject_consistency", VBenchWeights(dino=dino), "bfloat16"),
+        key("subject_consistency", VBenchWeights(dino=raft), "float32"),
+        key("temporal_flickering", VBenchWeights(), "float32"),
+        key("temporal_flickering", VBenchWeights(raft=raft), "float32"),
     }
-    assert len(keys) == 3
-    assert Judges(VBenchWeights(dino=dino)).key("subject_consistency") in keys
+    assert len(keys) == 5
+    assert key("temporal_flickering", VBenchWeights(dino=dino), "float32") in keys
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        key("dynamic_degree", VBenchWeights(raft="nowhere"), "float32")
 
 
 def test_missing_weights_are_named_by_their_settings() -> None:

@@ -287,7 +287,7 @@ def test_a_bucket_is_checked_as_a_copy_of_it_on_a_disk(
         (disk.root / key).write_bytes(whole)
         bucket_of(cluster).upload(disk.root / key, key)
         assert not fetched(laptop)
-    assert not list((tmp_path / "temporary").iterdir())
+    assert not list((tmp_path / "temporary").glob("lumina-*"))
 
 
 def test_what_a_bucket_lost_is_found_without_reading_any_and_mended(s3_store: str, tmp_path: Path) -> None:

@@ -37,8 +37,10 @@ def test_the_paper_s_run_fits_the_paper_s_cluster(cost: Any) -> None:
     made = json.loads(cost("paper", "--cluster", "32xH100", "--json").output)["cluster"]
     stages = {stage["stage"]: stage for stage in made["stages"]}
     assert list(stages) == ["train@1", "train@2", "train@3", "train@4", "finetune@3", "finetune"]
-    assert (made["gpus"], made["utilisation"], made["overrides"]) == (32, 0.3, [])
-    assert all(stage["fits"] and stage["memory"]["total"] <= made["usable_bytes"] for stage in stages.values())
+    assert (made["cluster"]["count"], made["utilisation"], made["overrides"]) == (32, 0.3, [])
+    assert all(
+        stage["fits"] and stage["memory"]["total"] <= made["cluster"]["usable_bytes"] for stage in stages.values()
+    )
     assert stages["train@4"]["checkpointing"] == "attention"
     assert 0 < stages["train@4"]["repeated"] < 0.25 / 3
     assert made["gpu_hours"] == pytest.approx(sum(stage["gpu_hours"] for stage in stages.values()))

@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 from curation.schema import LATENTS, PROBE, TEXT, to_table
 from curation.selection import SelectConfig
 from pipelines import cli
-from pipelines.engine.store.run_record import StageEntry
+from pipelines.engine.store.run_record import RunRecord, StageEntry
 from pipelines.errors import PipelineError, StoreError
-from pipelines.reports.quarantine import Quarantine, clip_ids, read_quarantine, write_csv
+from pipelines.reports.quarantine import SetAside, clips_set_aside, read_quarantine, write_csv
+from pipelines.reports.recorded_rows import id_ranges, recorded_rows
 from tests.pipelines.curated import Curated, make_clips
 
 POLICY = SelectConfig(min_fps=8, sets={"large": {"min_area": 5000}}, encoded={"small": ("video",), "large": ("video",)})
@@ -33,19 +34,34 @@ def curated(tmp_path_factory: pytest.TempPathFactory) -> Curated:
     return made
 
 
-def _read(curated: Curated, filtered_too: bool = False, **stages: Any) -> Quarantine:
+def _record(curated: Curated, stages: dict[str, StageEntry]) -> RunRecord:
     record = curated.store.get_run("r1")
-    return read_quarantine(curated.store, replace(record, stages={**record.stages, **stages}), filtered_too)
+    return replace(record, stages={**record.stages, **stages})
+
+
+def _counts(curated: Curated, filtered_too: bool = False, **stages: StageEntry) -> dict[tuple[str, str, str], int]:
+    found = read_quarantine(curated.store, _record(curated, stages), filtered_too)
+    counts = {(one.stage, one.status, one.reason): one.clips for one in found.counts}
+    assert sum(counts.values()) == found.set_aside == len(_clips(curated, filtered_too, **stages))
+    return counts
+
+
+def _clips(curated: Curated, filtered_too: bool = False, **stages: StageEntry) -> list[SetAside]:
+    return list(clips_set_aside(curated.store, _record(curated, stages), filtered_too))
+
+
+def _sources(curated: Curated, filtered_too: bool = False, **stages: StageEntry) -> list[tuple[str, int, int]]:
+    found = read_quarantine(curated.store, _record(curated, stages), filtered_too)
+    return [(one.source, one.set_aside, one.clips) for one in found.sources]
 
 
 def test_each_clip_is_counted_once_where_it_left(curated: Curated) -> None:
-    assert _read(curated).counts() == {
+    assert _counts(curated) == {
         ("ingest", "quarantined", "missing_file"): 1,
         ("ingest", "quarantined", "unsupported_uri"): 1,
         ("probe", "quarantined", "decode_error"): 1,
     }
-    found = _read(curated, filtered_too=True)
-    assert found.counts() == {
+    assert _counts(curated, filtered_too=True) == {
         ("ingest", "filtered", "duplicate_content"): 1,
         ("ingest", "quarantined", "missing_file"): 1,
         ("ingest", "quarantined", "unsupported_uri"): 1,
@@ -53,17 +69,18 @@ def test_each_clip_is_counted_once_where_it_left(curated: Curated) -> None:
         ("motion", "filtered", "too_few_frames"): 1,
         ("select", "filtered", "min_fps"): 2,
     }
-    assert len({clip.clip_id for clip in found.clips}) == len(found.clips)
+    found = _clips(curated, filtered_too=True)
+    assert len({clip.clip_id for clip in found}) == len(found)
     # Clip 2 is too small for one set; the other holds it, so it is in use.
     held = {"clip1.mp4", "clip2.mp4", "clip3.mp4"}
     rows = [row["uri"] for row in csv.DictReader((curated.media / "clips.csv").open(), fieldnames=["uri"])][1:]
-    assert sum(found.rows.values()) == len(rows)
-    assert Counter(clip.uri for clip in found.clips) + Counter(held) == Counter(rows)
+    assert read_quarantine(curated.store, curated.store.get_run("r1")).rows == len(rows)
+    assert Counter(clip.uri for clip in found) + Counter(held) == Counter(rows)
 
 
 def test_sources_are_ranked_by_the_share_they_lost(curated: Curated) -> None:
-    assert _read(curated).sources() == [("web", 2, 5), ("phone", 1, 5)]
-    assert _read(curated, filtered_too=True).sources() == [("phone", 4, 5), ("web", 3, 5)]
+    assert _sources(curated) == [("web", 2, 5), ("phone", 1, 5)]
+    assert _sources(curated, filtered_too=True) == [("phone", 4, 5), ("web", 3, 5)]
 
 
 def _output(curated: Curated, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> StageEntry:
@@ -91,11 +108,11 @@ def test_a_clip_of_several_sets_counts_where_one_quarantined_it(curated: Curated
         "encode_latents@small": _output(curated, "encode_latents@small", small, LATENTS),
         "encode_latents@large": _output(curated, "encode_latents@large", large, LATENTS),
     }
-    found = {clip.clip_id: clip for clip in _read(curated, filtered_too=True, **stages).clips}
+    found = {clip.clip_id: clip for clip in _clips(curated, filtered_too=True, **stages)}
     assert (found[kept[0]].reason_stage, found[kept[0]].reason) == ("encode_latents@large", "not_finite")
     assert (found[kept[1]].reason_stage, found[kept[1]].reason) == ("encode_latents@large", "too_few_frames")
     assert kept[2] not in found
-    assert _read(curated, **stages).counts()["encode_latents@large", "quarantined", "not_finite"] == 1
+    assert _counts(curated, **stages)["encode_latents@large", "quarantined", "not_finite"] == 1
 
 
 def test_a_copy_counts_where_its_first_was_found_broken(curated: Curated) -> None:
@@ -105,7 +122,7 @@ def test_a_copy_counts_where_its_first_was_found_broken(curated: Curated) -> Non
     rows = [row | broken if row["reason"] == "duplicate_content" else row for row in rows]
     made = _output(curated, "probe", rows, PROBE)
     for filtered_too in (False, True):
-        counts = _read(curated, filtered_too, probe=made).counts()
+        counts = _counts(curated, filtered_too, probe=made)
         assert ("ingest", "filtered", "duplicate_content") not in counts
         assert counts["probe", "quarantined", "decode_error"] == 2
 
@@ -116,33 +133,33 @@ def test_a_scoring_stage_sets_clips_aside_where_selection_reads_it(curated: Cura
     broken = {"status": "quarantined", "reason": "decode_error", "reason_stage": "brightness", "detail": "x"}
     sound = next(row["clip_id"] for row in rows if row["status"] == "ok")
     made = _output(curated, "score@light", [row | broken if row["clip_id"] == sound else row for row in rows], PROBE)
-    assert _read(curated, **{"score@light": made}).counts() == _read(curated).counts()
+    assert _counts(curated, **{"score@light": made}) == _counts(curated)
     select = replace(stages["select"], inputs={"score@light": "score@light"})
-    found = _read(curated, **{"score@light": made, "select": select})
-    assert clip_ids(found.clips)["score@light", "decode_error"] == (sound,)
+    found = _clips(curated, **{"score@light": made, "select": select})
+    assert [clip.clip_id for clip in found if clip.reason_stage == "score@light"] == [sound]
 
 
 def test_a_text_that_was_not_encoded_is_no_clip(curated: Curated) -> None:
     broken = {"status": "quarantined", "reason": "internal_error", "reason_stage": "encode_text", "detail": "x"}
     stage = _output(curated, "encode_text", [{"text_id": "t", "prompt": "a red circle"} | broken], TEXT)
-    found = _read(curated, encode_text=stage)
-    assert found.clips[-1].caption == "a red circle"
-    assert found.clips[-1].clip_id == ""
-    assert found.sources() == _read(curated).sources()
-    assert ("encode_text", "internal_error") not in clip_ids(found.clips)
+    [found] = [clip for clip in _clips(curated, encode_text=stage) if clip.reason_stage == "encode_text"]
+    assert (found.caption, found.clip_id, found.uri) == ("a red circle", "", "")
+    assert _counts(curated, encode_text=stage)["encode_text", "quarantined", "internal_error"] == 1
+    assert _sources(curated, encode_text=stage) == _sources(curated)
 
 
-def test_ids_are_given_by_stage_and_reason(curated: Curated) -> None:
-    found = _read(curated, filtered_too=True)
-    ids = clip_ids(found.clips)
-    assert {key: len(names) for key, names in ids.items()}["select", "min_fps"] == 2
-    assert sorted(name for names in ids.values() for name in names) == sorted(clip.clip_id for clip in found.clips)
+def test_ranges_of_ids_give_what_one_range_gives(curated: Curated, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = read_quarantine(curated.store, curated.store.get_run("r1"), True), _clips(curated, True)
+    monkeypatch.setattr("jobs.shards.SHARD_ROWS", 1)
+    monkeypatch.setattr("pipelines.reports.recorded_rows._SHARDS", 1)
+    assert len(id_ranges(recorded_rows(curated.store, curated.store.get_run("r1"), "probe"))) == 16
+    assert (read_quarantine(curated.store, curated.store.get_run("r1"), True), _clips(curated, True)) == whole
 
 
 def test_the_csv_has_a_row_per_clip(curated: Curated, tmp_path: Path) -> None:
-    found = _read(curated)
-    hard = replace(found.clips[0], detail='a "quote", a comma\nand a line', caption="Kaffee, schwarz ☕")
-    write_csv([hard, *found.clips[1:]], tmp_path / "new" / "aside.csv")
+    found = _clips(curated)
+    hard = replace(found[0], detail='a "quote", a comma\nand a line', caption="Kaffee, schwarz ☕")
+    write_csv([hard, *found[1:]], tmp_path / "new" / "aside.csv")
     with (tmp_path / "new" / "aside.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert rows[0] == vars(hard)
@@ -169,8 +186,8 @@ def test_the_command_shows_counts_sources_and_how_to_look(
     assert f"3 rows in {tmp_path / 'aside.csv'}" in call("--csv", str(tmp_path / "aside.csv"))
     content = json.loads(call("--all", "--json"))
     assert content["set_aside"] == sum(one["clips"] for one in content["counts"]) == 7
-    assert content["counts"][3]["example"]["look"] == f"lumina probe '{path}'"
-    assert content["counts"][1]["example"]["look"] is None
+    assert content["counts"][3]["look"] == f"lumina probe '{path}'"
+    assert content["counts"][1]["look"] is None
 
 
 def test_nothing_to_show_and_nothing_to_read(curated: Curated) -> None:
@@ -178,7 +195,7 @@ def test_nothing_to_show_and_nothing_to_read(curated: Curated) -> None:
     with pytest.raises(PipelineError, match="has no clips yet"):
         read_quarantine(curated.store, replace(record, run="r0", stages={"train@1": record.stages["probe"]}))
     with pytest.raises(StoreError, match="r1: its clips cannot be read"):
-        _read(curated, motion=StageEntry(path="stages/motion/gone/a-1", fingerprint=None, digest=None))
+        _counts(curated, motion=StageEntry(path="stages/motion/gone/a-1", fingerprint=None, digest=None))
 
 
 def test_clips_are_put_back_for_a_reason(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def attempt(root: Path) -> None:
 def create_database(root: Path, barrier: Any) -> None:
     """Be among the first to use a store's database."""
     barrier.wait()
-    MlflowWriter(f"sqlite:///{root}/mlflow.db", root / "artifacts")
+    MlflowWriter(f"sqlite:///{root}/mlflow.db", Store(root))
 
 
 def die(root: Path) -> None:

@@ -99,7 +99,8 @@ def test_a_folder_is_refused_with_what_to_take_instead_and_works_where_mlflow_is
         check_answers(taken)
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     check_answers(taken)
-    writer = MlflowWriter(taken, tmp_path / "artifacts")
+    writer = MlflowWriter(taken, Store(tmp_path))
     tags = {"lumina.run": "r", "lumina.kind": "pipeline"}
-    writer.apply([BeginRun(run="r", name="n", tags=tags, config={"a": 1})])
+    for part in writer.parts([BeginRun(run="r", name="n", tags=tags, config={"a": 1})]):
+        part()
     assert MlflowClient(taken).get_run(writer.found.parent).data.params == {"a": "1"}

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from werkzeug.serving import BaseWSGIServer, make_server
 
 from pipelines.cli import app
 from pipelines.engine.events import StageOutcome
+from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.store import Store
 from pipelines.tracking.journal import Journal, waiting
 from pipelines.tracking.mlflow_client import TrackerAwayError
@@ -190,9 +192,10 @@ def test_events_may_be_written_again_from_any_point(tmp_path: Path, database: Pa
         opened.close()
         assert strange == []
         if before:
-            writer = MlflowWriter(uri, store.root / "mlflow-artifacts")
+            writer = MlflowWriter(uri, store)
             for group in list(groups(events))[:before]:
-                writer.apply(group)
+                for part in writer.parts(group):
+                    part()
         notes: list[str] = []
         [replayed] = replay_waiting(store, None, notes.append, to=uri)
         assert not [note for note in notes if "refused" in note]
@@ -269,46 +272,71 @@ def test_a_forged_journal_uploads_nothing_but_outputs(tmp_path: Path, database: 
     root = tmp_path / "store"
     shutil.copytree(journal, root)
     shutil.copy(database, root)
+    # A manifest that lists a link to elsewhere: whoever can write to the store can seal one.
+    [record] = (root / "stages" / "evaluate").glob("*/MANIFEST.json")
+    manifest = Manifest.from_sealed(record.read_text())
+    (record.parent / manifest.attempt / "link.txt").symlink_to(secret)
+    names = ("metrics.json", "link.txt", "none.txt")
+    files = (*manifest.files, replace(manifest.files[0], path="link.txt"))
+    evaluations = ({**manifest.evaluations[0], "artifacts": names},)
+    record.write_text(replace(manifest, files=files, evaluations=evaluations, artifacts=names).to_json())
     path = root / "tracking" / "whole.jsonl"
     header, *lines = path.read_text().splitlines()
     events = [json.loads(line) for line in lines]
-    [known] = [event for event in events if event["event"] == "Evaluation"]
-    output = known["output"]
-    (Path(root, *Path(output["path"]).parts[-4:]) / "link.txt").symlink_to(secret)
-    artifacts = {"event": "Artifacts", "at_ms": 1, "stage": "evaluate", "output": output}
-    elsewhere, nowhere = ({**output, "path": str(path)} for path in (tmp_path, "/stages/../../x"))
+    [begun] = [event for event in events if event["event"] == "BeginStage" and event["stage"] == "evaluate"]
+    ended = {"event": "EndStage", "at_ms": 1, "stage": "evaluate", "state": "done"}
     forged = [
-        artifacts | {"output": elsewhere, "names": ["secret.txt"]},
-        artifacts | {"names": ["../../../../../secret.txt"]},
-        artifacts | {"names": [str(secret)]},
-        artifacts | {"names": ["link.txt"]},
-        artifacts | {"output": nowhere, "names": ["secret.txt"]},
+        begun | {"fingerprint": "sha256:../../x"},
+        begun | {"stage": "../evaluate"},
+        begun | {"system_prompts": "../../secret.txt"},
+        ended | {"output": ".."},
+        ended | {"output": str(tmp_path)},
+        {"event": "Artifacts", "at_ms": 1, "stage": "evaluate", "names": ["../secret.txt"]},
         {"event": "close_orphans", "at_ms": 1},
         {"event": "LogPoint", "at_ms": 1, "stage": "evaluate", "point": {"metrics": {"loss": "x"}, "step": 0}},
         {"event": "EndRun", "at_ms": "now", "state": "FINISHED"},
         [1, 2],
     ]
-    path.write_text("\n".join([header, *map(json.dumps, [*events[:-1], *forged, events[-1]])]) + "\n")
+    other = ended | {"output": "a-another"}
+    path.write_text("\n".join([header, *map(json.dumps, [*events[:-1], other, *forged, events[-1]])]) + "\n")
     notes: list[str] = []
     uri = default_uri(Store(root))
     [replayed] = replay_waiting(Store(root), None, notes.append, to=uri)
-    assert replayed.events == len(events)
+    assert replayed.events == len(events) + 1
     assert not replayed.killed
-    told = [note for note in notes if "no run has written a record in it" in note]
-    assert len(told) == len(forged)
-    assert "is no output of a store); nobody acts on it, it is in" in told[0]
+    assert len([note for note in notes if "no run has written a record in it" in note]) == len(forged)
     assert len((root / "tracking" / "whole.refused.jsonl").read_text().splitlines()) == len(forged)
+    assert f"MLflow is not told all of evaluate: {record} is of another output" in notes
+    assert [f"{name} is no longer there" in " ".join(notes) for name in names] == [False, True, True]
     assert not [one for one in root.rglob("*") if one.is_file() and not one.is_symlink() and one.suffix != ".jsonl"
                 and b"the password" in one.read_bytes()]  # fmt: skip
-    [evaluation] = runs(MlflowClient(uri), EVALS)
-    assert [file.path for file in MlflowClient(uri).list_artifacts(evaluation.info.run_id)] == known["names"]
+    client = MlflowClient(uri)
+    [evaluation] = runs(client, EVALS)
+    assert [file.path for file in client.list_artifacts(evaluation.info.run_id)] == ["metrics.json"]
+
+
+def test_an_output_that_is_gone_is_told_and_holds_up_nothing(tmp_path: Path, database: Path, journal: Path) -> None:
+    root = tmp_path / "store"
+    shutil.copytree(journal, root)
+    shutil.copy(database, root)
+    shutil.rmtree(root / "stages" / "train@2")
+    notes: list[str] = []
+    uri = default_uri(Store(root))
+    [replayed] = replay_waiting(Store(root), None, notes.append, to=uri)
+    assert replayed.left_out == ()
+    assert [note for note in notes if "not told all of train@2" in note and "MANIFEST.json is gone" in note]
+    client = MlflowClient(uri)
+    assert {one.info.status for one in runs(client, PIPELINES)} == {"FINISHED"}
+    [evaluation] = runs(client, EVALS)
+    read = {use.dataset.name: use.dataset for use in evaluation.inputs.dataset_inputs}
+    assert json.loads(read["train@2"].source)["uri"].startswith("lumina:sha256:")
 
 
 @pytest.mark.parametrize("kind", ["link", "folder", "no header", "other run", "other shape"])
 def test_what_is_no_journal_is_never_opened_for_one(tmp_path: Path, kind: str) -> None:
     (tmp_path / "tracking").mkdir()
     path = tmp_path / "tracking" / "x.jsonl"
-    good = {"schema": "lumina.tracking/2", "run": "x", "uri": None}
+    good = {"schema": "lumina.tracking/3", "run": "x", "uri": None}
     if kind == "link":
         (tmp_path / "elsewhere").write_text(json.dumps(good) + "\n")
         path.symlink_to(tmp_path / "elsewhere")

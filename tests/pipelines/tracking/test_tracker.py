@@ -18,8 +18,8 @@ from pipelines.engine.runner import new_run_id, run
 from pipelines.engine.stage import Execution, Pipeline, Stage
 from pipelines.engine.store.store import Store
 from pipelines.tracking.links import Links
-from pipelines.tracking.mlflow_runs import EVALS, PIPELINES, dataset_digest
-from pipelines.tracking.stage_events import flatten
+from pipelines.tracking.mlflow_names import dataset_digest, flatten
+from pipelines.tracking.mlflow_runs import EVALS, PIPELINES
 from pipelines.tracking.tracker import MlflowTracking
 from pipelines.tracking.uri import default_uri
 from tests.pipelines import toy

@@ -78,6 +78,19 @@ def test_names_questions_and_whole_runs_keep_theirs(tmp_path: Path) -> None:
     assert find_garbage(store, Policy()).kept_runs == ("r0", "r1", "r2")
 
 
+def test_nothing_goes_while_the_record_of_a_run_cannot_be_read(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    go(store, diamond(b="x"), "r0")
+    go(store, diamond(b="y"), "r1")
+    record = tmp_path / "runs" / "r0.json"
+    record.rename(tmp_path / "r0.json")
+    record.symlink_to(tmp_path / "r0.json")
+    with pytest.raises(StoreError, match=r"runs/r0\.json is damaged \(it is a link"):
+        find_garbage(store, Policy())
+    with pytest.raises(StoreError, match=r"runs/r0\.json is damaged \(it is a link"):
+        store.get_run("r0")
+
+
 def test_days_count_instead(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for number, text in enumerate("xyz"):

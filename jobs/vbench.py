@@ -1,0 +1,273 @@
+"""VBench scoring on Ray: clips by the native judges on every GPU or CPU, dimensions by the official code one by one.
+
+Each score is logged as it comes, so a run that was killed goes on, and nothing is scored twice. A clip's score depends
+on the clip and the judge alone; figures are reduced afterwards in the order of the clips' names, so the number of
+workers changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from jobs.actor_pool import hand_out
+from lumina.config import Config
+from lumina.files import sha256_file
+from lumina.vbench.clip_files import arranged
+from lumina.vbench.dimensions import DIMENSIONS
+from lumina.vbench.judges import NATIVE, Judges, VBenchWeights, content_digest, key, missing_weights, used_weights
+from lumina.vbench.prompts import VBenchPrompt
+from lumina.vbench.reading import UnreadableClipError, read_clip
+from lumina.vbench.score_store import SCORES_FILE, Scored, ScoreStore
+from lumina.vbench.suite import judged_by as judged_of
+from lumina.vbench.summary import By, DimensionScores
+
+if TYPE_CHECKING:
+    from jobs.runtime import RuntimeConfig
+
+WORK = ".vbench"
+"""Folder of what official processes leave."""
+
+
+class JudgeConfig(Config):
+    """By whom dimensions are scored."""
+
+    weights: VBenchWeights = VBenchWeights()
+    """Of the native judges; a dimension without them is left to the official code, or left out and named."""
+    python: Path | None = None
+    """Interpreter of an environment that has the official `vbench`."""
+    official: tuple[str, ...] = ()
+    """Dimensions that the official code scores although they have a judge here; `all` for every one."""
+    dtype: str = Field(default="float32", pattern="^(float32|bfloat16)$")
+    """Type in which the native judges compute; the published figures are of float32 on CPUs and float16 on GPUs."""
+
+
+@dataclass(frozen=True)
+class ClipFile:
+    """One clip to judge."""
+
+    path: Path
+    name: str
+    """`<prompt>-<index>.mp4`."""
+    sha256: str
+    prompt: VBenchPrompt | None
+    """None where no prompt file tells what it shows."""
+    dimensions: tuple[str, ...]
+    """That look at it."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One clip and the judges that have not seen it."""
+
+    path: str
+    name: str
+    sha256: str
+    prompt: VBenchPrompt | None
+    keys: Mapping[str, str]
+    """Dimension to the judge's key."""
+
+
+class JudgeWorker:
+    """Ray actor: judges one clip after another, and keeps the networks."""
+
+    def __init__(self, weights: VBenchWeights, device: str, dtype: str) -> None:
+        import torch
+
+        # One thread: sums in a fixed order, whatever the machine's cores.
+        torch.set_num_threads(1)
+        self._judges = Judges(weights, device, dtype)
+
+    def ready(self) -> None:
+        """Return once the actor has a place on the cluster."""
+
+    def make(self, task: _Task) -> list[Scored]:
+        """Judge a clip by all its dimensions; it is read once."""
+        from lumina.vbench.judges import Verdict
+
+        try:
+            clip = read_clip(Path(task.path))
+        except UnreadableClipError as error:
+            verdicts = dict.fromkeys(task.keys, Verdict(None, str(error)))
+        else:
+            verdicts = {name: self._judges.judge(name, clip, task.prompt, task.name) for name in task.keys}
+        return [Scored(task.name, task.sha256, name, task.keys[name], verdict) for name, verdict in verdicts.items()]
+
+
+def find_clips(
+    folder: Path, names: Iterable[str], prompts: Sequence[VBenchPrompt], dimensions: Sequence[str], samples: int
+) -> list[ClipFile]:
+    """Clips with their contents' digests, and who looks at them.
+
+    Args:
+        folder: with the clips.
+        names: of their files; with prompts, files that are named after none of them are left aside.
+        prompts: what clips were made of; empty where that is not known: then every dimension looks at all of them.
+        dimensions: that are asked for.
+        samples: clips of a prompt that count.
+
+    Raises ValueError naming two files of one clip, or a folder without a clip of any prompt.
+    """
+    known = {prompt.text: prompt for prompt in prompts}
+    found = []
+    for text, files in arranged(names).items():
+        prompt = known.get(text)
+        if known and prompt is None:
+            continue
+        for index, name in files.items():
+            wanted = judged_of(prompt, index, samples) if prompt else tuple(dimensions)
+            if wanted:
+                found.append(ClipFile(folder / name, name, sha256_file(folder / name), prompt, wanted))
+    if not found:
+        raise ValueError(f"{folder} holds no clip of any prompt of the file: expected PROMPT-INDEX.mp4")
+    return found
+
+
+def judged_by(dimension: str, config: JudgeConfig) -> By:
+    """Who scores a dimension: a judge here, if it has one with its weights and nobody asked for the official one."""
+    asked = dimension in config.official or "all" in config.official
+    native = dimension in NATIVE and not missing_weights(dimension, config.weights)
+    return "native" if native and not asked else "official"
+
+
+def unavailable(dimension: str, config: JudgeConfig) -> str | None:
+    """Why nobody can score a dimension."""
+    if judged_by(dimension, config) == "native" or config.python is not None:
+        return None
+    needs = missing_weights(dimension, config.weights) if dimension in NATIVE else ()
+    return f"needs weights of {', '.join(needs)}, or the official vbench" if needs else "needs the official vbench"
+
+
+def score_clips(
+    clips: Sequence[ClipFile],
+    dimensions: Sequence[str],
+    config: JudgeConfig,
+    prompts_file: Path | None,
+    out: Path,
+    runtime: RuntimeConfig,
+    progress: Callable[[int, int, str], None],
+    expected: Mapping[str, int] | None = None,
+) -> dict[str, DimensionScores]:
+    """Score clips by dimensions; what the log in `out` knows already is taken from there.
+
+    Args:
+        clips: what is judged.
+        dimensions: which.
+        config: by whom.
+        prompts_file: what the official code reads of the prompts.
+        out: folder for the log and the official processes' files.
+        runtime: every GPU of the cluster gets a worker, or every CPU that is free for one.
+        progress: told of (clips done, clips in all, what).
+        expected: clips that each dimension asks for; None is those that are there.
+
+    Raises OfficialError if the official code failed: what was scored before is kept, and a rerun goes on.
+    """
+    store = ScoreStore(out / SCORES_FILE)
+    asked = {name: [clip for clip in clips if name in clip.dimensions] for name in dimensions}
+    ready = [name for name in dimensions if unavailable(name, config) is None]
+    native = [name for name in ready if judged_by(name, config) == "native"]
+    keys = {name: key(name, config.weights, config.dtype) for name in native}
+    _score_natively(clips, asked, keys, config, store, runtime, progress)
+    versions: dict[str, str] = {}
+    official = [name for name in ready if name not in native]
+    if official and config.python is not None:
+        from lumina.vbench.official import official_versions
+
+        versions = official_versions(config.python)
+        keys |= {name: _official_key(name, versions) for name in official}
+        for name in official:
+            _score_officially(name, asked[name], keys[name], config, prompts_file, store, out, progress)
+    known = store.read()
+    found: dict[str, DimensionScores] = {}
+    for name in (one for one in DIMENSIONS if one in dimensions):
+        places = [(name, keys.get(name, ""), clip.name, clip.sha256) for clip in asked[name]]
+        scored = [known[place] for place in places if place in known]
+        weights = versions if name in official else _digests(name, config)
+        found[name] = DimensionScores(
+            judged_by(name, config),
+            scored,
+            (expected or {}).get(name, len(asked[name])),
+            weights,
+            unavailable(name, config),
+        )
+    return found
+
+
+def _digests(dimension: str, config: JudgeConfig) -> dict[str, str]:
+    if dimension not in NATIVE or missing_weights(dimension, config.weights):
+        return {}
+    return {name: content_digest(place) for name, place in used_weights(dimension, config.weights).items()}
+
+
+def _score_natively(
+    clips: Sequence[ClipFile],
+    asked: Mapping[str, Sequence[ClipFile]],
+    keys: Mapping[str, str],
+    config: JudgeConfig,
+    store: ScoreStore,
+    runtime: RuntimeConfig,
+    progress: Callable[[int, int, str], None],
+) -> None:
+    known = store.read()
+    todo: deque[_Task] = deque()
+    wanted = 0
+    for clip in clips:
+        names = [name for name in keys if clip in asked[name]]
+        missing = {name: keys[name] for name in names if (name, keys[name], clip.name, clip.sha256) not in known}
+        wanted += bool(names)
+        if missing:
+            todo.append(_Task(str(clip.path), clip.name, clip.sha256, clip.prompt, missing))
+    done = wanted - len(todo)
+    if wanted:
+        progress(done, wanted, "clips judged")
+    if not todo:
+        return
+    device = "cuda" if runtime.use_gpu else "cpu"
+    for result in hand_out(JudgeWorker, (config.weights, device, config.dtype), todo, runtime):
+        if result.error is not None:
+            raise result.error
+        store.add(result.value)
+        done += 1
+        progress(done, wanted, "clips judged")
+
+
+def _official_key(dimension: str, versions: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(["official/1", dimension, dict(versions)], sort_keys=True).encode()).hexdigest()
+
+
+def _score_officially(
+    dimension: str,
+    clips: Sequence[ClipFile],
+    judge: str,
+    config: JudgeConfig,
+    prompts_file: Path | None,
+    store: ScoreStore,
+    out: Path,
+    progress: Callable[[int, int, str], None],
+) -> None:
+    """Have a dimension scored unless all of its clips are known: the official code takes them in one go."""
+    from lumina.vbench.judges import Verdict
+    from lumina.vbench.official import Clip, score_officially
+
+    known = store.read()
+    whole = [clip for clip in clips if (dimension, judge, clip.name, clip.sha256) not in known]
+    if not whole or config.python is None:
+        return
+    if prompts_file is None:
+        raise ValueError(f"the official {dimension} needs the prompt file that its clips were made of")
+    progress(0, len(clips), f"official {dimension}")
+    frames = {clip.name: len(read_clip(clip.path).pixels) for clip in clips}
+    given = [Clip(clip.path, clip.name, frames[clip.name]) for clip in clips]
+    found = score_officially(config.python, dimension, given, prompts_file, out / WORK / dimension, "cpu")
+    contents = {clip.name: clip.sha256 for clip in clips}
+    store.add(
+        Scored(name, contents[name], dimension, judge, Verdict(score)) for name, score in sorted(found.clips.items())
+    )
+    progress(len(clips), len(clips), f"official {dimension}")

@@ -1,0 +1,50 @@
+"""Evaluation suite of VBench: which clips its dimensions ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from lumina.vbench.clip_files import prompt_of
+from lumina.vbench.prompts import VBenchPrompt
+
+_CANDIDATES = 5
+"""Clips of a temporal-flickering prompt for each that counts, where the static filter chooses among them: 25 to 5."""
+WITHOUT_PROMPTS = (
+    "temporal_flickering",
+    "dynamic_degree",
+    "subject_consistency",
+    "background_consistency",
+    "aesthetic_quality",
+)
+"""Dimensions with a judge here that look at clips alone."""
+
+
+def clips_of(prompt: VBenchPrompt, samples: int, filters: bool) -> int:
+    """Clips of a prompt: five times as many where the static filter chooses among them."""
+    return samples * (_CANDIDATES if filters and "temporal_flickering" in prompt.dimensions else 1)
+
+
+def judged_by(prompt: VBenchPrompt, index: int, samples: int) -> tuple[str, ...]:
+    """Dimensions that look at clip `index` of a prompt: beyond `samples`, temporal flickering alone."""
+    if index < samples:
+        return prompt.dimensions
+    return tuple(name for name in prompt.dimensions if name == "temporal_flickering")
+
+
+def expected_clips(
+    prompts: Sequence[VBenchPrompt], dimensions: Iterable[str], samples: int, filters: bool
+) -> dict[str, int]:
+    """How many clips each dimension asks for."""
+    return {
+        name: sum(
+            clips_of(prompt, samples, filters and name == "temporal_flickering")
+            for prompt in prompts
+            if name in prompt.dimensions
+        )
+        for name in dimensions
+    }
+
+
+def strata_of(prompts: Sequence[VBenchPrompt], clips: Iterable[str]) -> Mapping[str, str]:
+    """Stratum of every prompt; one for all where no prompt file tells their dimensions."""
+    return dict.fromkeys(map(prompt_of, clips), "") | {prompt.text: prompt.stratum for prompt in prompts}

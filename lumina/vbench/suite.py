@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from lumina.randomness import generator
 from lumina.vbench.clip_files import prompt_of
 from lumina.vbench.prompts import VBenchPrompt
 
@@ -17,6 +18,11 @@ WITHOUT_PROMPTS = (
     "aesthetic_quality",
 )
 """Dimensions with a judge here that look at clips alone."""
+
+
+def clip_seed(seed: int, prompt: str, index: int) -> int:
+    """Seed of a clip's noise: it depends on the prompt and the index, whatever the model is told."""
+    return int(generator(seed, "vbench-seed", prompt, index).integers(2**31))
 
 
 def clips_of(prompt: VBenchPrompt, samples: int, filters: bool) -> int:

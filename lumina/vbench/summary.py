@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from lumina.evaluation.subsets import Interval
 from lumina.vbench.clip_files import index_of, prompt_of
@@ -18,10 +17,9 @@ from lumina.vbench.dimensions import DIMENSIONS
 from lumina.vbench.flicker import first_static
 from lumina.vbench.intervals import Figure, Judged, figures
 from lumina.vbench.score_store import Scored
+from lumina.vbench.suite_config import TOTALS, By, figure_name, members_of, weakest
 
-By = Literal["official", "native"]
 _NAMED = 4
-PREFIXES: Mapping[By, str] = {"official": "vbench", "native": "vbench_native"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class DimensionResult:
     @property
     def metric(self) -> str:
         """Name of the figure, with the prefix that says who computed it."""
-        return f"{PREFIXES[self.by]}/{self.name}"
+        return figure_name(self.by, self.name)
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class TotalResult:
     @property
     def metric(self) -> str:
         """As of a dimension."""
-        return f"{PREFIXES[self.by]}/{self.name}"
+        return figure_name(self.by, self.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +149,8 @@ def _gap(found: DimensionScores) -> str | None:
     return f"{absent} of {found.expected} clips are missing" if absent else None
 
 
-def _counted(name: str, found: DimensionScores) -> list[Judged]:
+def kept_clips(name: str, found: DimensionScores) -> list[Scored]:
+    """Clips that count, in the order of prompts and indices; those that cannot be scored are among them."""
     scored = list(found.scored)
     if name == "temporal_flickering" and any(one.verdict.is_static is not None for one in scored):
         prompts = dict.fromkeys(prompt_of(one.clip) for one in scored)
@@ -163,8 +162,12 @@ def _counted(name: str, found: DimensionScores) -> list[Judged]:
             )
         }
         scored = [one for one in scored if one.clip in kept]
-    ordered = sorted(scored, key=lambda one: (prompt_of(one.clip), index_of(one.clip) or 0))
-    return [Judged(prompt_of(one.clip), one.verdict.score) for one in ordered if one.verdict.score is not None]
+    return sorted(scored, key=lambda one: (prompt_of(one.clip), index_of(one.clip) or 0))
+
+
+def _counted(name: str, found: DimensionScores) -> list[Judged]:
+    kept = kept_clips(name, found)
+    return [Judged(prompt_of(one.clip), one.verdict.score) for one in kept if one.verdict.score is not None]
 
 
 def _nothing_counts(name: str) -> str:
@@ -187,10 +190,10 @@ def _totals(
     scores: Mapping[str, DimensionScores], intervals: Mapping[str, Interval], gaps: Mapping[str, str]
 ) -> tuple[TotalResult, ...]:
     results = []
-    for name in ("quality", "semantic", "total"):
-        members = [one for one, known in DIMENSIONS.items() if name in ("total", known.group)]
+    for name in TOTALS:
+        members = members_of(name)
         absent = [one for one in members if one not in scores or one in gaps]
-        by: By = "official" if all(scores[one].by == "official" for one in members if one in scores) else "native"
+        by = weakest(scores[one].by for one in members if one in scores)
         gap = None
         if absent:
             gap = f"without {', '.join(absent)}" if len(absent) < _NAMED else f"without {len(absent)} dimensions"

@@ -21,10 +21,10 @@ from pipelines.errors import PipelineError
 from pipelines.terminal import Text, clean, command_line, in_line, make_console, make_table
 
 if TYPE_CHECKING:
-    from jobs.vbench import JudgeConfig
     from lumina.prompt_files import PromptRow
     from lumina.vbench.prompts import VBenchPrompt
     from lumina.vbench.report_files import Report
+    from lumina.vbench.suite_config import JudgeConfig
 
 CLIPS = "clips"
 """Folder of the clips that are generated, in `--out`."""
@@ -156,9 +156,8 @@ def _near(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
 
 
 def _judges(weights: Sequence[str], python: Path | None, official: Sequence[str]) -> JudgeConfig:
-    from jobs.vbench import JudgeConfig
     from lumina.vbench.dimensions import DIMENSIONS
-    from lumina.vbench.judges import VBenchWeights
+    from lumina.vbench.suite_config import JudgeConfig, VBenchWeights
 
     places: dict[str, str] = {}
     for one in weights:
@@ -178,26 +177,22 @@ def _judges(weights: Sequence[str], python: Path | None, official: Sequence[str]
     return JudgeConfig(weights=VBenchWeights(**places), python=python, official=tuple(official))
 
 
-def _filters(config: JudgeConfig) -> bool:
-    return config.weights.raft is not None and "temporal_flickering" not in config.official
-
-
 def _rows(
     found: Sequence[VBenchPrompt], samples: int, config: JudgeConfig, told: Mapping[str, str], seed: int
 ) -> list[PromptRow]:
     """A row for each clip; its seed depends on the prompt and the index, whatever the model is told."""
     from lumina.prompt_files import PromptRow
-    from lumina.randomness import generator
     from lumina.vbench.clip_files import clip_name
-    from lumina.vbench.suite import clips_of
+    from lumina.vbench.suite import clip_seed, clips_of
+    from lumina.vbench.suite_config import filters
 
-    wanted = [(p, index) for p in found for index in range(clips_of(p, samples, _filters(config)))]
+    wanted = [(p, index) for p in found for index in range(clips_of(p, samples, filters(config)))]
     return [
         PromptRow(
             line,
             told.get(prompt.text, prompt.text),
             clip_name(prompt.text, index),
-            int(generator(seed, "vbench-seed", prompt.text, index).integers(2**31)),
+            clip_seed(seed, prompt.text, index),
         )
         for line, (prompt, index) in enumerate(wanted, 1)
     ]
@@ -256,10 +251,11 @@ def _judge(plan: _Plan, dimensions: Sequence[str], config: JudgeConfig, out: Pat
     from lumina.vbench.page import Subject
     from lumina.vbench.report_files import PAGE_FILE, Statistics, make_report
     from lumina.vbench.suite import expected_clips, strata_of
+    from lumina.vbench.suite_config import filters
 
     runtime = RuntimeConfig(use_gpu=torch.cuda.is_available())
     clips = find_clips(plan.folder, plan.clips, plan.prompts, dimensions, plan.samples)
-    expected = expected_clips(plan.prompts, dimensions, plan.samples, _filters(config)) if plan.prompts else {}
+    expected = expected_clips(plan.prompts, dimensions, plan.samples, filters(config)) if plan.prompts else {}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("starting Ray", total=None)
         try:

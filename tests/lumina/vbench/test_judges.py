@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from lumina.vbench.clip_score import ClipScore
-from lumina.vbench.judges import NATIVE, Judges, VBenchWeights, action_names, key, missing_weights
+from lumina.vbench.judges import Judges, action_names, key
 from lumina.vbench.networks.raft import Raft
 from lumina.vbench.reading import ClipFrames, UnreadableClipError, clip_files, read_clip
+from lumina.vbench.suite_config import NATIVE, VBenchWeights, missing_weights
 from lumina.video import write_h264
 
 

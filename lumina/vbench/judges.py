@@ -204,7 +204,7 @@ def action_names(weights: VBenchWeights) -> Sequence[str]:
 
     Raises ValueError naming the file unless it has 400 names, FileNotFoundError saying where to get it.
     """
-    path = Path(weights.actions) if weights.actions else _packaged_labels()
+    path = actions_file(weights)
     names = path.read_text(encoding="utf-8").splitlines()
     names = [name.strip() for name in names if name.strip()]
     if len(names) != 400 or len(set(names)) != 400:
@@ -212,7 +212,10 @@ def action_names(weights: VBenchWeights) -> Sequence[str]:
     return names
 
 
-def _packaged_labels() -> Path:
+def actions_file(weights: VBenchWeights) -> Path:
+    """The file with the names, or that of an installed package vbench. FileNotFoundError saying where to get it."""
+    if weights.actions:
+        return Path(weights.actions)
     found = find_spec("vbench")
     for place in (found.submodule_search_locations or ()) if found else ():
         if (Path(place) / _LABELS).is_file():

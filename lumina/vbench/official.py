@@ -103,13 +103,18 @@ def score_officially(
         raise OfficialError(f"the official {dimension} wrote nothing usable: {error}; see {work / LOG_FILE}") from error
 
 
+def _absolute(python: Path) -> str:
+    return str(Path(shutil.which(python) or python).absolute())
+
+
 def _run(python: Path, dimension: str, work: Path) -> None:
     # What this process imports from would hide the other environment's packages.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONHOME"}
     log = work / LOG_FILE
     with log.open("wb") as file:
         done = subprocess.run(  # noqa: S603 - the user names the interpreter
-            [str(python), str(Path(official_child.__file__)), str(work / "request.json")],
+            # From another folder a relative path would lead elsewhere.
+            [_absolute(python), str(Path(official_child.__file__)), str((work / "request.json").resolve())],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,

@@ -74,8 +74,19 @@ class Summary:
 
     def metrics(self) -> dict[str, Interval]:
         """Figure of each metric that there is."""
-        every: tuple[DimensionResult | TotalResult, ...] = (*self.dimensions, *self.totals)
-        return {one.metric: one.interval for one in every if one.interval is not None}
+        return {one.metric: one.interval for one in self._every if one.interval is not None}
+
+    def names(self) -> dict[str, str]:
+        """Metric of each dimension and total."""
+        return {one.name: one.metric for one in self._every}
+
+    def gaps(self) -> dict[str, str]:
+        """Why there is no figure, by dimension and total."""
+        return {one.name: one.gap for one in self._every if one.gap}
+
+    @property
+    def _every(self) -> tuple[DimensionResult | TotalResult, ...]:
+        return (*self.dimensions, *self.totals)
 
 
 @dataclass(frozen=True)

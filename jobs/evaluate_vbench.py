@@ -27,7 +27,7 @@ from lumina.vbench.clip_rows import COUNT, clip_columns, estimate_of
 from lumina.vbench.clip_score import ClipScore
 from lumina.vbench.dimensions import DIMENSIONS
 from lumina.vbench.report_files import PAGE_FILE, REPORT_FILE, Report, Statistics, make_report
-from lumina.vbench.suite_config import VBenchSuite, VBenchWeights, figure_name, filters
+from lumina.vbench.suite_config import VBenchSuite, VBenchWeights, figure_name, filters_clips
 
 if TYPE_CHECKING:
     from jobs.vbench import ClipFile
@@ -98,7 +98,9 @@ class _Asked:
         given = {"weights": VBenchWeights(**weights), "python": ctx.files.get(PYTHON)}
         suite = config.suite.model_copy(update=given)
         prompts = read_prompts(ctx.files[PROMPTS], suite.judged())
-        clips = [(one, index) for one in prompts for index in range(clips_of(one, config.samples, filters(suite)))]
+        clips = [
+            (one, index) for one in prompts for index in range(clips_of(one, config.samples, filters_clips(suite)))
+        ]
         return cls(suite, prompts, ctx.files[PROMPTS], tuple(clips))
 
 
@@ -219,6 +221,7 @@ def _evaluate(ctx: JobContext, source: str, asked: _Asked, models: Sequence[_Mod
 def _judged(ctx: JobContext, asked: _Asked, model: _Model, rows: list[dict[str, Any]], prompts_cut: int) -> _Evaluated:
     """Score the clips of one model, add its columns to the rows, and write its report."""
     from jobs.vbench import ClipFile, score_clips
+    from lumina.vbench.official import OfficialError
     from lumina.vbench.page import Subject
     from lumina.vbench.suite import expected_clips, judged_by, strata_of
     from lumina.vbench.summary import kept_clips
@@ -228,7 +231,15 @@ def _judged(ctx: JobContext, asked: _Asked, model: _Model, rows: list[dict[str, 
     files: list[ClipFile] = []
     for (prompt, index), row in zip(asked.clips, rows, strict=True):
         path = ctx.out / row["video"]
-        files.append(ClipFile(path, path.name, sha256_file(path), prompt, judged_by(prompt, index, config.samples)))
+        files.append(
+            ClipFile(
+                path,
+                path.name,
+                sha256_file(path),
+                prompt,
+                judged_by(prompt, index, config.samples, filters_clips(suite)),
+            )
+        )
     scores = score_clips(
         files,
         suite.judged(),
@@ -237,10 +248,13 @@ def _judged(ctx: JobContext, asked: _Asked, model: _Model, rows: list[dict[str, 
         ctx.work / model.name,
         ctx.runtime,
         ctx.progress,
-        expected_clips(asked.prompts, suite.judged(), config.samples, filters(suite)),
+        expected_clips(asked.prompts, suite.judged(), config.samples, filters_clips(suite)),
     )
+    if broken := [found.broken for found in scores.values() if found.broken is not None]:
+        # All else is in the log: another attempt goes on from there.
+        raise OfficialError(broken[0])
     for name, found in scores.items():
-        kept = {one.clip for one in kept_clips(name, found)}
+        kept = {one.clip for one in kept_clips(name, found, config.samples)}
         verdicts = {one.clip: one.verdict.score for one in found.scored}
         for row, file in zip(rows, files, strict=True):
             score = verdicts.get(file.name)

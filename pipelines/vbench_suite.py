@@ -9,9 +9,10 @@ from jobs.evaluate_vbench import AUGMENTED, PROMPTS, PYTHON, WEIGHTS
 from lumina.files import place_of
 from lumina.vbench.augmented import read_augmented
 from lumina.vbench.clip_files import clip_name
+from lumina.vbench.dimensions import OFFICIAL_SAMPLES
 from lumina.vbench.official import OfficialError, official_versions
 from lumina.vbench.prompts import find_prompts, read_prompts
-from lumina.vbench.suite_config import OFFICIAL_SAMPLES, VBenchSuite, judged_by
+from lumina.vbench.suite_config import VBenchSuite, judged_by
 from pipelines.engine.fingerprint import locate_weights
 from pipelines.engine.stage import Stage
 from pipelines.errors import PipelineError

@@ -145,7 +145,10 @@ class Judges:
             clip: its frames.
             prompt: what it was made of; only appearance style looks at it.
             name: its file's name, from which human action reads the action.
+
+        Raises ValueError or FileNotFoundError for weights that are not the network's: it is no clip's fault.
         """
+        self._load(dimension)
         try:
             verdict = self._judge(dimension, clip, prompt, name)
         except ValueError as error:
@@ -153,6 +156,10 @@ class Judges:
         if verdict.score is not None and not math.isfinite(verdict.score.total):
             return Verdict(None, "the score is not a number: its networks or frames are broken")
         return verdict
+
+    def _load(self, dimension: str) -> None:
+        for name in (*used_weights(dimension, self.weights), *(["actions"] if dimension == "human_action" else [])):
+            getattr(self, name)
 
     def _judge(self, dimension: str, clip: ClipFrames, prompt: VBenchPrompt | None, name: str) -> Verdict:
         frames = clip.pixels

@@ -55,10 +55,12 @@ def clips_of(prompt: VBenchPrompt, samples: int, filters: bool) -> int:
     return samples * (_CANDIDATES if filters and "temporal_flickering" in prompt.dimensions else 1)
 
 
-def judged_by(prompt: VBenchPrompt, index: int, samples: int) -> tuple[str, ...]:
-    """Dimensions that look at clip `index` of a prompt: beyond `samples`, temporal flickering alone."""
+def judged_by(prompt: VBenchPrompt, index: int, samples: int, filters: bool) -> tuple[str, ...]:
+    """Dimensions that look at clip `index` of a prompt: beyond `samples`, temporal flickering alone, if at all."""
     if index < samples:
         return prompt.dimensions
+    if index >= clips_of(prompt, samples, filters):
+        return ()
     return tuple(name for name in prompt.dimensions if name == "temporal_flickering")
 
 

@@ -14,13 +14,11 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from lumina.config import Config
-from lumina.vbench.dimensions import DIMENSIONS
+from lumina.vbench.dimensions import DIMENSIONS, OFFICIAL_SAMPLES
 
 By = Literal["official", "native"]
 PREFIXES: Mapping[By, str] = {"official": "vbench", "native": "vbench_native"}
 TOTALS = ("quality", "semantic", "total")
-OFFICIAL_SAMPLES = 5
-"""Clips of a prompt that the official code looks at."""
 _FLOW_PIXELS = 128
 """Sides of which RAFT and AMT have a flow: a pyramid of 1/64 of less divides by zero."""
 
@@ -130,7 +128,7 @@ class VBenchSuite(JudgeConfig):
         """Refuse clips that the dimensions cannot judge; raises ValueError saying which."""
         if samples > OFFICIAL_SAMPLES:
             raise ValueError(f"samples is {samples}, but VBench looks at {OFFICIAL_SAMPLES} clips of a prompt at most")
-        flow = {"dynamic_degree", "motion_smoothness", *(["temporal_flickering"] if filters(self) else [])}
+        flow = {"dynamic_degree", "motion_smoothness", *(["temporal_flickering"] if filters_clips(self) else [])}
         if min(width, height) < _FLOW_PIXELS and (named := [name for name in self.judged() if name in flow]):
             raise ValueError(
                 f"{named[0]} needs sides of {_FLOW_PIXELS} pixels, for there is no optical flow of less; clips have "
@@ -178,7 +176,7 @@ def unavailable(dimension: str, config: JudgeConfig) -> str | None:
     return f"needs weights of {', '.join(needs)}, or the official vbench" if needs else "needs the official vbench"
 
 
-def filters(config: JudgeConfig) -> bool:
+def filters_clips(config: JudgeConfig) -> bool:
     """Whether the static filter chooses among clips of temporal flickering: it needs an optical flow."""
     return config.weights.raft is not None and judged_by("temporal_flickering", config) == "native"
 

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lumina.evaluation.subsets import Interval
+from lumina.formats import counted
 from lumina.vbench.clip_files import index_of, prompt_of
-from lumina.vbench.dimensions import DIMENSIONS
+from lumina.vbench.dimensions import DIMENSIONS, OFFICIAL_SAMPLES
 from lumina.vbench.flicker import first_static
 from lumina.vbench.intervals import Figure, Judged, figures
 from lumina.vbench.score_store import Scored
@@ -41,6 +42,8 @@ class DimensionResult:
     """How the protocol differs from the official one."""
     weights: Mapping[str, str]
     """Content digests, or versions of the official environment's libraries."""
+    is_broken: bool = False
+    """Whether the official code failed: the next run tries again."""
 
     @property
     def metric(self) -> str:
@@ -72,6 +75,11 @@ class Summary:
     figures: Mapping[str, Figure]
     """By the names of dimensions and totals."""
 
+    @property
+    def failed(self) -> int:
+        """Clips that could not be scored, by all dimensions, and dimensions whose official code failed."""
+        return sum(one.failed + one.is_broken for one in self.dimensions)
+
     def metrics(self) -> dict[str, Interval]:
         """Figure of each metric that there is."""
         return {one.metric: one.interval for one in self._every if one.interval is not None}
@@ -99,7 +107,9 @@ class DimensionScores:
     """Clips that the protocol asks for."""
     weights: Mapping[str, str]
     unavailable: str | None = None
-    """Why nothing was scored."""
+    """Why nothing was scored: nobody here can."""
+    broken: str | None = None
+    """Why nothing was scored: the official code failed."""
 
 
 def summarise(
@@ -124,8 +134,8 @@ def summarise(
     judged: dict[str, list[Judged]] = {}
     gaps: dict[str, str] = {}
     for name, found in scores.items():
-        gap = found.unavailable or _gap(found)
-        clips = [] if gap else _counted(name, found)
+        gap = _gap(found)
+        clips = [] if gap else _counted(name, found, samples)
         if not gap and not any(clip.score.count for clip in clips):
             gap = _nothing_counts(name)
         if gap:
@@ -143,8 +153,9 @@ def summarise(
             known[name].clips if name in known else 0,
             sum(one.verdict.score is None for one in found.scored),
             gaps.get(name),
-            _note(name, found, samples),
+            _note(name, found, samples, known[name].clips) if name in known else None,
             found.weights,
+            found.broken is not None,
         )
         for name, found in ((name, scores[name]) for name in DIMENSIONS if name in scores)
     )
@@ -152,15 +163,19 @@ def summarise(
 
 
 def _gap(found: DimensionScores) -> str | None:
+    if not found.expected:
+        return "no prompt of the file asks for it"
+    if why := found.unavailable or found.broken:
+        return why
     failed = [one for one in found.scored if one.verdict.score is None]
     if failed:
         count = f"{len(failed)} of {found.expected} clips" if found.expected > 1 else "the clip"
         return f"{count} cannot be scored; {failed[0].clip}: {failed[0].verdict.reason}"
     absent = found.expected - len(found.scored)
-    return f"{absent} of {found.expected} clips are missing" if absent else None
+    return f"{absent} of {found.expected} clips {'is' if absent == 1 else 'are'} missing" if absent else None
 
 
-def kept_clips(name: str, found: DimensionScores) -> list[Scored]:
+def kept_clips(name: str, found: DimensionScores, samples: int) -> list[Scored]:
     """Clips that count, in the order of prompts and indices; those that cannot be scored are among them."""
     scored = list(found.scored)
     if name == "temporal_flickering" and any(one.verdict.is_static is not None for one in scored):
@@ -169,15 +184,15 @@ def kept_clips(name: str, found: DimensionScores) -> list[Scored]:
             clip
             for prompt in prompts
             for clip in first_static(
-                {one.clip: bool(one.verdict.is_static) for one in scored if prompt_of(one.clip) == prompt}
+                {one.clip: bool(one.verdict.is_static) for one in scored if prompt_of(one.clip) == prompt}, samples
             )
         }
         scored = [one for one in scored if one.clip in kept]
     return sorted(scored, key=lambda one: (prompt_of(one.clip), index_of(one.clip) or 0))
 
 
-def _counted(name: str, found: DimensionScores) -> list[Judged]:
-    kept = kept_clips(name, found)
+def _counted(name: str, found: DimensionScores, samples: int) -> list[Judged]:
+    kept = kept_clips(name, found, samples)
     return [Judged(prompt_of(one.clip), one.verdict.score) for one in kept if one.verdict.score is not None]
 
 
@@ -187,13 +202,14 @@ def _nothing_counts(name: str) -> str:
     return "no clip counts: none shows what the dimension looks for"
 
 
-def _note(name: str, found: DimensionScores, samples: int) -> str | None:
+def _note(name: str, found: DimensionScores, samples: int, kept: int) -> str | None:
     notes = []
-    official = DIMENSIONS[name].samples
-    if samples != official:
-        notes.append(f"{samples} clips a prompt, officially {official}")
-    if name == "temporal_flickering" and not any(one.verdict.is_static is not None for one in found.scored):
-        notes.append("without the static filter")
+    if samples != OFFICIAL_SAMPLES:
+        notes.append(f"{counted(samples, 'clip')} a prompt, officially {OFFICIAL_SAMPLES}")
+    if name == "temporal_flickering":
+        filtered = any(one.verdict.is_static is not None for one in found.scored)
+        chosen = f"the static filter kept {kept:,} of {len(found.scored):,} clips"
+        notes.append(chosen if filtered else "without the static filter")
     return "; ".join(notes) or None
 
 

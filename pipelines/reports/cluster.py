@@ -19,7 +19,7 @@ from lumina.step_time import LATE, LINKS, Links
 from lumina.vae_cost import vae_bytes, vae_flops
 from lumina.vbench.prompts import find_prompts, read_prompts
 from lumina.vbench.suite import clips_of, official_clips
-from lumina.vbench.suite_config import VBenchSuite, filters
+from lumina.vbench.suite_config import VBenchSuite, filters_clips
 from pipelines.config import PipelineConfig, stage_name
 from pipelines.reports.cost import task_loads
 from pipelines.terminal import Text, make_table, record_table
@@ -152,8 +152,8 @@ def _clips(one: EvaluationConfig) -> int:
             prompts = read_prompts(find_prompts(suite.prompts), suite.judged())
         except (OSError, ValueError):
             # To reckon with, the official file need not be there.
-            return official_clips(suite.judged(), one.samples, filters(suite))
-        return sum(clips_of(prompt, one.samples, filters(suite)) for prompt in prompts)
+            return official_clips(suite.judged(), one.samples, filters_clips(suite))
+        return sum(clips_of(prompt, one.samples, filters_clips(suite)) for prompt in prompts)
     return (len(suite.choose) if suite.kind == "list" else suite.count) * one.samples
 
 

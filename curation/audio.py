@@ -26,7 +26,7 @@ from curation.operator import Env
 from curation.schema import Reason, RowError, Status
 
 SAMPLE_RATE = 16000
-"""Samples per second of every waveform: AudioLDM's rate."""
+"""Samples per second of a waveform, where nobody asks for another rate: AudioLDM's."""
 MOST_WINDOW_S = 120.0
 """Seconds of sound at most that are held in memory at once."""
 _MOST_RATE = 768_000
@@ -62,14 +62,16 @@ class ClipAudio:
     """The sound of a clip."""
 
     waveform: NDArray[np.float32]
-    """[N], mono, in -1..1, at `SAMPLE_RATE`."""
+    """[N], mono, in -1..1, at the rate that was asked for."""
     cover: float
     """Share of it that the track fills, in [0, 1]; the rest is silence."""
     track: AudioTrack
 
 
-def clip_audio(decoder: Decoder, row: Mapping[str, Any], env: Env, window_s: float = MOST_WINDOW_S) -> ClipAudio:
-    """The sound of the first `window_s` seconds of a probed clip.
+def clip_audio(
+    decoder: Decoder, row: Mapping[str, Any], env: Env, window_s: float = MOST_WINDOW_S, rate: int = SAMPLE_RATE
+) -> ClipAudio:
+    """The sound of the first `window_s` seconds of a probed clip, at `rate` samples per second.
 
     Raises:
         RowError: `no_audio_stream` (filtered); `decode_error` or `not_finite` for a track that is broken.
@@ -78,6 +80,7 @@ def clip_audio(decoder: Decoder, row: Mapping[str, Any], env: Env, window_s: flo
         "track": row["track"],
         "start_s": row["span_start_s"] or 0.0,
         "duration_s": min(row["duration_s"], window_s, MOST_WINDOW_S),
+        "rate": rate,
     }
     with localized(row["uri"], env.media_root, env.stores) as path:
         found, waveform = decoder.array("curation.audio:audio_of", path, settings)
@@ -86,12 +89,13 @@ def clip_audio(decoder: Decoder, row: Mapping[str, Any], env: Env, window_s: flo
 
 def audio_of(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Any], NDArray[np.float32]]:
     """`read_audio`, for the decoding process."""
-    heard = read_audio(path, Track.parse(settings["track"]), settings["start_s"], settings["duration_s"])
+    times = settings["start_s"], settings["duration_s"]
+    heard = read_audio(path, Track.parse(settings["track"]), *times, settings["rate"])
     return {"cover": heard.cover, "track": asdict(heard.track)}, heard.waveform
 
 
-def read_audio(path: Path, film: Track, start_s: float, duration_s: float) -> ClipAudio:
-    """The sound of a film from `start_s` seconds after its first frame on.
+def read_audio(path: Path, film: Track, start_s: float, duration_s: float, rate: int = SAMPLE_RATE) -> ClipAudio:
+    """The sound of a film from `start_s` seconds after its first frame on, at `rate` samples per second.
 
     Raises:
         RowError: as of `clip_audio`.
@@ -101,7 +105,7 @@ def read_audio(path: Path, film: Track, start_s: float, duration_s: float) -> Cl
         with opened(path) as container:
             stream = _played(container)
             packets = _Packets(container, stream, begin - _PREROLL_S, begin + Fraction(duration_s) + 1)
-            window = _Window(stream.codec_context.sample_rate, begin, round(duration_s * SAMPLE_RATE))
+            window = _Window(stream.codec_context.sample_rate, begin, round(duration_s * rate), rate)
             first = next(packets.wanted, None)
             for frame in () if first is None else decoded(stream, chain([first], packets.wanted)):
                 window.add(frame)
@@ -199,8 +203,8 @@ def _rest(packets: Iterator[Any]) -> Iterator[Any]:
 class _Window:
     """The samples of a window at the track's own rate, put where their stamps say, and some on either side of it."""
 
-    def __init__(self, rate: int, begin: Fraction, count: int) -> None:
-        ratio = Fraction(SAMPLE_RATE, rate)
+    def __init__(self, rate: int, begin: Fraction, count: int, target: int) -> None:
+        ratio = Fraction(target, rate)
         self._up, self._down = ratio.numerator, ratio.denominator
         # As many whole steps of both rates as the filter of the resampling looks back.
         steps = 0 if ratio == 1 else -(-(10 * max(self._up, self._down)) // (self._up * self._down)) + 1
@@ -242,7 +246,7 @@ class _Window:
         return min(1.0, self._filled / self._inside) if self._inside else 0.0
 
     def resampled(self) -> NDArray[np.float32]:
-        """[N] at `SAMPLE_RATE`."""
+        """[N] at the rate that was asked for."""
         from scipy.signal import resample_poly
 
         out = self._samples if self._up == self._down else resample_poly(self._samples, self._up, self._down)

@@ -171,6 +171,28 @@ frame, and `audio_duration_s` how long all of it is. The others are of the first
 the share that the track fills, the level of the mono mix at 16 kHz in dB of full scale (a sine that fills it has an RMS
 of -3), and the share of the time that is silent."""
 
+AV_ALIGN = pa.schema(
+    {
+        "clip_id": pa.string(),
+        "av_align": pa.float64(),
+        "av_align_chance": pa.float64(),
+        "av_align_excess": pa.float64(),
+        "av_align_v2023": pa.float64(),
+        "av_align_v2023_chance": pa.float64(),
+        "av_align_v2023_excess": pa.float64(),
+        "av_align_fps": pa.float64(),
+        "audio_onsets": pa.int32(),
+        "motion_peaks": pa.int32(),
+        "motion_peaks_v2023": pa.int32(),
+        "onset_times_s": pa.list_(pa.float64()),
+        "peak_times_s": pa.list_(pa.float64()),
+    }
+    | _STATUS
+)
+"""AV-Align as released in February 2025, and in October 2023 (`v2023`); null where nothing sounds and nothing moves.
+`chance` is the mean score of the onsets shifted in a circle, `excess` the score above it. Times are seconds from the
+clip's first frame."""
+
 TAG = pa.schema({"clip_id": pa.string(), "source": pa.string(), "system_prompt_id": pa.string()} | _STATUS)
 
 SELECT = pa.schema(

@@ -180,6 +180,8 @@ def test_the_same_bits_every_time_and_from_the_decoding_process(tmp_path: Path) 
     assert first.waveform.tobytes() == second.waveform.tobytes() == heard(path).waveform.tobytes()
     assert first.track == second.track == heard(path).track
     assert len(clip_audio(decoder, row, Env(str(tmp_path)), 0.5).waveform) == 8000
+    high = clip_audio(decoder, row, Env(str(tmp_path)), rate=22050).waveform
+    assert found_clicks(high, 22050) == pytest.approx(CLICKS, abs=1e-4)
     decoder.close()
 
 

@@ -25,6 +25,7 @@ from jobs.runtime import RuntimeConfig
 from lumina.flow_matching.schedules import SamplerConfig
 from lumina.vbench.clip_rows import read_clip_rows
 from lumina.vbench.clip_score import ClipScore
+from lumina.vbench.official import OfficialError
 from lumina.vbench.suite_config import VBenchSuite, VBenchWeights
 from lumina.video import read_frames
 from tests.conftest import SHARED
@@ -59,7 +60,12 @@ class Counted:
         self._pool = PoolHere()
 
     def __call__(
-        self, worker: type, arguments: Sequence[Any], todo: deque[Any], runtime: RuntimeConfig, workers: int = 0
+        self,
+        worker: type,
+        arguments: Sequence[Any],
+        todo: deque[Any],
+        runtime: RuntimeConfig,
+        workers: int | None = None,
     ) -> Iterator[Finished[Any]]:
         for finished in self._pool(worker, arguments, todo, runtime):
             if len(self.made) == self._most:
@@ -212,7 +218,16 @@ def test_the_official_code_judges_what_has_no_judge_here(
     monkeypatch.setenv("PYTHONPATH", str(fake))
     suite = VBenchSuite(dimensions=("imaging_quality", "temporal_flickering"))
     files = {**_files(stages), "vbench_python": Path(sys.executable)}
-    context, result, _ = _run(stages, tmp_path, suite, weights={}, files=files)
+    monkeypatch.setenv("VBENCH_FAKE_FAIL", "imaging_quality")
+    with pytest.raises(OfficialError, match="fake failure in imaging_quality"):
+        _run(stages, tmp_path / "failed", suite, weights={}, files=files)
+    monkeypatch.delenv("VBENCH_FAKE_FAIL")
+    (tmp_path / "again").mkdir()
+    (tmp_path / "failed" / "work").rename(tmp_path / "again" / "work")
+    judged = Counted()
+    monkeypatch.setattr(jobs.vbench, "hand_out", judged)
+    context, result, _ = _run(stages, tmp_path / "again", suite, weights={}, files=files)
+    assert judged.made == []
     found = _metrics(context)
     assert set(found["metrics"]) == {FLICKER, "vbench/imaging_quality"}
     [evaluation] = result.evaluations

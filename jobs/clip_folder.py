@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.clips import Batch, ClipJob, ClipRequest, make_clips
+from lumina.adapter_files import CONFIG_FILE
 from lumina.evaluation.noise import sampled_noise
 from lumina.faults import brief, machine_errors
 from lumina.files import read_json, replace_file, sha256_file
@@ -24,9 +25,9 @@ from lumina.flow_matching.schedules import SamplerConfig
 from lumina.formats import short_digest
 from lumina.generation_config import GenerationConfig, read_settings
 from lumina.models.config import AttentionKernel
-from lumina.parts import read_references
+from lumina.parts import GENERATION_FILE, SYSTEM_PROMPTS_FILE, TEXT_ENCODER, TRANSFORMER, VAE, find_parts, find_source
 from lumina.precision import DType
-from lumina.pretrained import local_folder, locate
+from lumina.pretrained import locate
 from lumina.prompt_files import PromptRow
 from lumina.prompt_length import cut_message
 from lumina.system_prompts import SystemPrompt, compose, read_system_prompts
@@ -64,40 +65,16 @@ class ClipModel:
 
         Raises FileNotFoundError naming the part that is missing.
         """
-        # Imported late: it brings torch.
-        from lumina.adapter_files import CONFIG_FILE
-        from lumina.generate import GENERATION_FILE, SYSTEM_PROMPTS_FILE, TEXT_ENCODER, TRANSFORMER, VAE
-
-        folder = local_folder(checkpoint)
-        if not (folder / GENERATION_FILE).is_file():
-            raise FileNotFoundError(
-                f"{folder} does not hold a text-to-video checkpoint: no {GENERATION_FILE}; `lumina assemble` makes one "
-                "of a transformer and its parts"
-            )
-        root = locate(checkpoint, "a text-to-video checkpoint", (GENERATION_FILE,)).folder
-        elsewhere = read_references(root)
-        for name in (TRANSFORMER, VAE, TEXT_ENCODER, SYSTEM_PROMPTS_FILE):
-            if name not in elsewhere and not (root / name).exists():
-                raise FileNotFoundError(f"{root} is no text-to-video checkpoint: it holds no {name}")
+        parts = find_parts(checkpoint)
         return cls(
-            (root / TRANSFORMER).absolute(),
-            elsewhere.get(VAE, root / VAE).absolute(),
-            elsewhere.get(TEXT_ENCODER, root / TEXT_ENCODER).absolute(),
-            read_system_prompts(root / SYSTEM_PROMPTS_FILE),
-            read_settings(root / GENERATION_FILE),
+            parts[TRANSFORMER].absolute(),
+            parts[VAE].absolute(),
+            parts[TEXT_ENCODER].absolute(),
+            read_system_prompts(parts[SYSTEM_PROMPTS_FILE]),
+            read_settings(parts[GENERATION_FILE]),
             None if adapter is None else locate(adapter, "an adapter", (CONFIG_FILE,)).folder.absolute(),
             adapter_scale,
         )
-
-    def source(self, name: str) -> str:
-        """The source of that name, or the default one if it is empty; ValueError if there is none."""
-        found = name or self.defaults.source
-        if found is None and len(self.system_prompts) == 1:
-            [found] = self.system_prompts
-        if found is None or found not in self.system_prompts:
-            asked = "name a source" if found is None else f"no system prompt for source {found!r}"
-            raise ValueError(f"{asked}; there are {', '.join(self.system_prompts)}")
-        return found
 
     def digest(self) -> str:
         """Of the content of its networks and tokenizer, and of the adapter: "sha256:<hex>"."""
@@ -295,8 +272,9 @@ def _plan(
     shared: Mapping[str, Any],
     made: Made,
 ) -> tuple[dict[int, Batch], dict[int, dict[str, Any]]]:
+    # Imported late: they bring torch.
     from lumina.checkpoints import load_config
-    from lumina.generate import latent_shape
+    from lumina.latents import latent_shape
 
     network = load_config(model.transformer)
     defaults = model.defaults
@@ -306,7 +284,7 @@ def _plan(
         width, height = row.size or settings.size or (defaults.width, defaults.height)
         frames = row.frames or settings.frames or defaults.num_frames
         try:
-            source = model.source(row.source or settings.source)
+            source = find_source(model.system_prompts, row.source or settings.source or defaults.source)
         except ValueError as error:
             raise ValueError(f"line {row.line}: {error}" if row.source else str(error)) from error
         try:

@@ -13,14 +13,22 @@ from lumina.checkpoints import INDEX_FILE, WEIGHTS_FILE, load_config, load_weigh
 from lumina.diffusers_export.layout import write_diffusers
 from lumina.diffusers_export.model_card import write_card
 from lumina.files import read_json
-from lumina.generate import SYSTEM_PROMPTS_FILE, TEXT_ENCODER, TRANSFORMER, VAE, write_texts
 from lumina.generation_config import GenerationConfig
 from lumina.hub import hub_model
 from lumina.latents import latent_shape
 from lumina.models.autoencoder import VideoAutoencoder
 from lumina.models.config import NextDiTConfig
 from lumina.models.text_encoder import TextEncoder
-from lumina.parts import copy_part, pinned, write_references
+from lumina.parts import (
+    SYSTEM_PROMPTS_FILE,
+    TEXT_ENCODER,
+    TRANSFORMER,
+    VAE,
+    copy_part,
+    pinned,
+    write_references,
+    write_texts,
+)
 from lumina.pretrained import local_folder
 from lumina.released import find_config, read_released, weights_file
 from lumina.system_prompts import PROMPT_START, RELEASED_SYSTEM_PROMPT, SystemPrompt, read_system_prompts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from lumina.checkpoints import load_config, load_model, save_model, write_whole
 from lumina.evaluation_cost import Generation as Generated
 from lumina.flow_matching.sampler import Progress, sample
 from lumina.flow_matching.schedules import SamplerConfig, sampler_config
-from lumina.generation_config import GenerationConfig
+from lumina.generation_config import GenerationConfig, read_settings
 from lumina.latents import initial_noise, latent_shape
 from lumina.memory_plan import MemoryNeed, MemoryPlan, memory_need, plan_memory
 from lumina.models.autoencoder import VideoAutoencoder
@@ -26,14 +26,20 @@ from lumina.models.config import NextDiTConfig
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.models.text_encoder import TextEncoder
 from lumina.offload import OffloadSetting
-from lumina.parts import read_references
+from lumina.parts import (
+    GENERATION_FILE,
+    SYSTEM_PROMPTS_FILE,
+    TEXT_ENCODER,
+    TRANSFORMER,
+    VAE,
+    find_parts,
+    find_source,
+    write_texts,
+)
 from lumina.precision import precision_on
-from lumina.pretrained import local_folder, locate
 from lumina.prompt_length import MAX_TOKENS
-from lumina.system_prompts import SystemPrompt, compose, read_system_prompts, write_system_prompts
+from lumina.system_prompts import SystemPrompt, compose, read_system_prompts
 
-TRANSFORMER, VAE, TEXT_ENCODER = "transformer", "vae", "text_encoder"
-SYSTEM_PROMPTS_FILE, GENERATION_FILE = "system_prompts.json", "generation.json"
 _SHOWN_CHARACTERS = 200
 """Of what is cut off a prompt."""
 
@@ -90,12 +96,13 @@ class TextToVideo:
                 they do not fit a GPU whole.
             offload: which networks wait on the CPU; "auto" is what fits a GPU, and changes no frame.
 
-        Raises FileNotFoundError naming the part that is missing, ValueError if the adapter is of another network.
+        Raises FileNotFoundError naming the part that is missing, ValueError if one is damaged, or the adapter is of
+        another network.
         """
-        root, elsewhere = find_parts(directory)
+        parts = find_parts(directory)
         dtype = dtype or getattr(torch, precision_on(str(device)))
-        defaults = GenerationConfig.model_validate_json((root / GENERATION_FILE).read_text(encoding="utf-8"))
-        folders = {name: elsewhere.get(name, root / name) for name in (TRANSFORMER, VAE, TEXT_ENCODER)}
+        defaults = read_settings(parts[GENERATION_FILE])
+        folders = {name: parts[name] for name in (TRANSFORMER, VAE, TEXT_ENCODER)}
         home = _home(folders, torch.device(device), dtype, defaults, tiling, offload)
         if adapter is None:
             transformer = load_model(folders[TRANSFORMER], home[TRANSFORMER], dtype)
@@ -105,7 +112,7 @@ class TextToVideo:
             transformer=transformer,
             vae=VideoAutoencoder.from_pretrained(folders[VAE], home[VAE], dtype),
             text_encoder=TextEncoder.from_pretrained(folders[TEXT_ENCODER], home[TEXT_ENCODER], dtype),
-            system_prompts=read_system_prompts(root / SYSTEM_PROMPTS_FILE),
+            system_prompts=read_system_prompts(parts[SYSTEM_PROMPTS_FILE]),
             defaults=defaults,
             device=torch.device(device),
             tiling=tiling,
@@ -316,47 +323,7 @@ def _tiled(vae: VideoAutoencoder, tiling: bool) -> Iterator[None]:
             vae.disable_tiling()
 
 
-def find_source(known: Collection[str], source: str | None) -> str:
-    """The source that is meant: None is the only one there is. Raises ValueError, naming those that there are."""
-    if source is None and len(known) == 1:
-        [source] = known
-    if source is None or source not in known:
-        asked = "name a source" if source is None else f"no system prompt for source {source!r}"
-        raise ValueError(f"{asked}; there are {', '.join(known)}")
-    return source
-
-
-def find_parts(directory: str | Path) -> tuple[Path, dict[str, Path]]:
-    """The folder of a text-to-video checkpoint, and where those of its parts are that it names by hub ids.
-
-    Reads no weights. Raises FileNotFoundError naming the part that is missing.
-    """
-    root = _local(directory)
-    elsewhere = read_references(root)
-    for name in (TRANSFORMER, VAE, TEXT_ENCODER, SYSTEM_PROMPTS_FILE, GENERATION_FILE):
-        if name not in elsewhere and not (root / name).exists():
-            raise FileNotFoundError(f"{root} is no text-to-video checkpoint: it holds no {name}")
-    return root, elsewhere
-
-
-def _local(source: str | Path) -> Path:
-    """The directory `source`, or a snapshot of the hub repository of that name."""
-    folder = local_folder(source)
-    if not (folder / GENERATION_FILE).is_file():
-        raise FileNotFoundError(
-            f"{folder} does not hold a text-to-video checkpoint: no {GENERATION_FILE}; `lumina assemble` makes one of "
-            "a transformer and its parts"
-        )
-    return locate(source, "a text-to-video checkpoint", (GENERATION_FILE,)).folder
-
-
 def _begin(text: str) -> str:
     """A text on one line, of a long one its beginning."""
     line = " ".join(text.split())
     return line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]}..."
-
-
-def write_texts(directory: Path, prompts: Iterable[SystemPrompt], defaults: GenerationConfig) -> None:
-    """Write the JSON files of a text-to-video directory."""
-    write_system_prompts(directory / SYSTEM_PROMPTS_FILE, prompts)
-    (directory / GENERATION_FILE).write_text(defaults.model_dump_json(indent=1) + "\n", encoding="utf-8")

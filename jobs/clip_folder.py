@@ -25,6 +25,7 @@ from lumina.flow_matching.schedules import SamplerConfig
 from lumina.formats import short_digest
 from lumina.generation_config import GenerationConfig, read_settings
 from lumina.models.config import AttentionKernel
+from lumina.offload import OffloadSetting
 from lumina.parts import GENERATION_FILE, SYSTEM_PROMPTS_FILE, TEXT_ENCODER, TRANSFORMER, VAE, find_parts, find_source
 from lumina.precision import DType
 from lumina.pretrained import locate
@@ -78,7 +79,7 @@ class ClipModel:
 
     def digest(self) -> str:
         """Of the content of its networks and tokenizer, and of the adapter: "sha256:<hex>"."""
-        parts = {"transformer": self.transformer, "vae": self.vae, "text_encoder": self.text_encoder}
+        parts = {TRANSFORMER: self.transformer, VAE: self.vae, TEXT_ENCODER: self.text_encoder}
         if self.adapter is not None:
             parts["adapter"] = self.adapter
         content = {
@@ -91,10 +92,12 @@ class ClipModel:
         }
         return _digest({"parts": content, "adapter_scale": self.adapter_scale if self.adapter else None})
 
-    def size_bytes(self) -> int:
-        """Of the files with its weights."""
-        folders = (self.transformer, self.vae, self.text_encoder)
-        return sum(path.stat().st_size for folder in folders for path in folder.glob("*.safetensors"))
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the files with the weights of each network."""
+        folders = {TRANSFORMER: self.transformer, VAE: self.vae, TEXT_ENCODER: self.text_encoder}
+        return {
+            name: sum(path.stat().st_size for path in folder.glob("*.safetensors")) for name, folder in folders.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,10 @@ class ClipSettings:
     device: str
     """`cpu` or `cuda`."""
     attention: AttentionKernel
-    tiling: bool
+    tiling: bool | None
+    """Whether frames are decoded in tiles; None is where they do not fit a GPU whole."""
+    offload: OffloadSetting = "auto"
+    """What waits on the CPU: no clip is another one for it."""
     seed: int = 0
     size: tuple[int, int] | None = None
     frames: int | None = None
@@ -274,9 +280,11 @@ def _plan(
 ) -> tuple[dict[int, Batch], dict[int, dict[str, Any]]]:
     # Imported late: they bring torch.
     from lumina.checkpoints import load_config
+    from lumina.evaluation_cost import Generation, memory_need
     from lumina.latents import latent_shape
 
     network = load_config(model.transformer)
+    sizes, number = model.sizes(), 2 if settings.dtype == "bfloat16" else 4
     defaults = model.defaults
     batches: dict[int, Batch] = {}
     columns: dict[int, dict[str, Any]] = {}
@@ -326,6 +334,8 @@ def _plan(
             negative_prompt=negative,
             adapter=None if model.adapter is None else str(model.adapter),
             adapter_scale=model.adapter_scale,
+            need=memory_need(network, settings.sampler, Generation(width, height, frames, 1, number), **sizes),
+            offload=settings.offload,
         )
         request = ClipRequest(row.prompt, sampled_noise(seed), row.file, motion)
         record = path / RECORDS / f"{row.file}.json"

@@ -19,6 +19,7 @@ from lumina.cost import sampling_cost
 from lumina.flow_matching.schedules import PRESETS, SamplerConfig, sampler_config
 from lumina.generation_config import GenerationConfig, read_settings
 from lumina.models.config import AttentionKernel, NextDiTConfig, PatchSize
+from lumina.offload import OffloadSetting
 from lumina.parts import GENERATION_FILE, SYSTEM_PROMPTS_FILE, TRANSFORMER, find_parts, find_source
 from lumina.precision import Precision
 from lumina.prompt_length import MAX_TOKENS
@@ -120,7 +121,9 @@ class Served:
     adapter_scale: float = 1.0
     dtype: Precision = "auto"
     attention: AttentionKernel = "auto"
-    tiling: bool = False
+    tiling: bool | None = None
+    """Whether frames are decoded in tiles; None is where they do not fit a GPU whole."""
+    offload: OffloadSetting = "auto"
 
 
 def read_served(checkpoint: str, **options: Any) -> Served:
@@ -262,7 +265,8 @@ def as_command(settings: ClipSettings, served: Served) -> str | None:
     words += ["--frames", str(settings.frames), "--fps", f"{settings.fps:g}"]
     words += ["--dtype", served.dtype] if served.dtype != "auto" else []
     words += ["--attention", served.attention] if served.attention != "auto" else []
-    words += ["--tiling"] if served.tiling else []
+    words += {None: [], True: ["--tiling"], False: ["--no-tiling"]}[served.tiling]
+    words += ["--offload", served.offload] if served.offload != "auto" else []
     return shlex.join(words)
 
 

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from lumina.adapters import load_adapted
 from lumina.checkpoints import load_model
+from lumina.clip_frames import make_frames
 from lumina.evaluation.noise import NoiseAddress
-from lumina.flow_matching.sampler import sample
 from lumina.flow_matching.schedules import SamplerConfig
 from lumina.models.autoencoder import VideoAutoencoder
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.models.text_encoder import TextEncoder
+from lumina.offload import Offload
 from lumina.sizes import SPATIAL_COMPRESSION, generated_latents
 from lumina.system_prompts import compose
 
@@ -54,6 +55,11 @@ class ClipGenerator:
             TextEncoder.from_pretrained(text_encoder, device, dtype),
         )
 
+    @property
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """By the names of parts of a text-to-video directory."""
+        return {"transformer": self.model, "vae": self.autoencoder.vae, "text_encoder": self.text_encoder.model}
+
     def cut(self, system_prompt: str, caption: str) -> dict[str, Any]:
         """What the text encoder does not take of a prompt: `tokens_cut`, a number, and `words_cut`, the text."""
         prompt = compose(system_prompt, caption)
@@ -72,6 +78,9 @@ class ClipGenerator:
         width: int,
         negative_prompt: str = "",
         motion: Sequence[float | None] = (),
+        device: torch.device | None = None,
+        tiling: bool = False,
+        offload: Offload = "none",
     ) -> NDArray[np.uint8]:
         """Generate one clip of each caption.
 
@@ -85,6 +94,9 @@ class ClipGenerator:
             width: in pixels.
             negative_prompt: what to stay away from; empty is the system prompt alone.
             motion: N motion scores instead of the sampler's, all or none of them None; () is none.
+            device: where the networks work; None is where the transformer is.
+            tiling: whether frames are decoded in tiles.
+            offload: which networks wait on the CPU.
 
         Returns:
             uint8 RGB [N, num_frames, height, width, 3].
@@ -96,12 +108,19 @@ class ClipGenerator:
             width // SPATIAL_COMPRESSION,
         )
         noise = np.stack([address.draw(shape) for address in addresses])
-        text = self.text_encoder.encode([compose(system_prompt, caption) for caption in captions])
-        [negative] = self.text_encoder.encode([compose(system_prompt, negative_prompt)])
         scores = [score for score in motion if score is not None]
         if len(scores) not in (0, len(captions)):
             raise ValueError(f"{len(scores)} of {len(captions)} clips of a batch have a motion score: give all or none")
-        negatives = [negative] * len(captions)
-        latents = sample(self.model, torch.from_numpy(noise), text, negatives, sampler, motion=scores or None)
-        frames: NDArray[np.uint8] = self.autoencoder.decode(latents).numpy()
-        return frames
+        return make_frames(
+            self.model,
+            self.autoencoder,
+            self.text_encoder,
+            [compose(system_prompt, caption) for caption in captions],
+            compose(system_prompt, negative_prompt),
+            torch.from_numpy(noise),
+            sampler,
+            device=device or self.model.device,
+            tiling=tiling,
+            offload=offload,
+            motion=scores or None,
+        )

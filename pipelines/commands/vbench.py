@@ -128,7 +128,9 @@ def vbench(
         fps=fps,
         dtype=dtype,
         attention="auto",
+        # Frames are judged whole: tiles would change them.
         tiling=False,
+        offload="auto",
         workers=workers,
     )
     typed = command_line(["lumina", *sys.argv[1:]])

@@ -15,6 +15,7 @@ from lumina.flow_matching.sampler import Progress, sample
 from lumina.flow_matching.schedules import SamplerConfig
 from lumina.memory_plan import MemoryNeed, plan_memory
 from lumina.models.autoencoder import VideoAutoencoder
+from lumina.models.config import NextDiTConfig
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.models.text_encoder import TextEncoder
 from lumina.offload import Offload, OffloadSetting
@@ -66,6 +67,29 @@ def make_frames(
     with _at_work(vae.vae, device, waits=waits), _tiled(vae, tiling):
         frames: NDArray[np.uint8] = vae.decode(latents).numpy()
     return frames
+
+
+def check_fit(config: NextDiTConfig, transformer: str, channels: int, vae: str, width: int, text_encoder: str) -> None:
+    """Check that networks were trained together, as far as shapes tell. Raises ValueError naming those that were not.
+
+    Args:
+        config: of the transformer.
+        transformer: where it lies, for messages; likewise the next two.
+        channels: of the VAE's latents.
+        vae: where it lies.
+        width: of the text encoder's features.
+        text_encoder: where it lies.
+    """
+    if channels != config.in_channels:
+        raise ValueError(
+            f"the VAE {vae} has {channels} latent channels, but the transformer {transformer} takes "
+            f"{config.in_channels}: name the VAE that it was trained with"
+        )
+    if width != config.cap_feat_dim:
+        raise ValueError(
+            f"the text encoder {text_encoder} has features of width {width}, but the transformer {transformer} takes "
+            f"{config.cap_feat_dim}: name the text encoder that it was trained with"
+        )
 
 
 def fit_memory(

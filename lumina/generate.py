@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lumina import clip_frames
 from lumina.adapters import load_adapted
 from lumina.checkpoints import load_config, load_model, save_model, write_whole
-from lumina.clip_frames import fit_memory, make_frames
+from lumina.clip_frames import check_fit, fit_memory, make_frames
 from lumina.evaluation_cost import Generation as Clips
 from lumina.evaluation_cost import memory_need
 from lumina.flow_matching.sampler import Progress
@@ -97,8 +97,8 @@ class TextToVideo:
                 they do not fit a GPU whole.
             offload: which networks wait on the CPU; "auto" is what fits a GPU, and changes no frame.
 
-        Raises FileNotFoundError naming the part that is missing, ValueError if one is damaged, or the adapter is of
-        another network.
+        Raises FileNotFoundError naming the part that is missing, ValueError if one is damaged or does not fit
+        the others, or the adapter is of another network.
         """
         parts = find_parts(directory)
         dtype = dtype or getattr(torch, precision_on(str(device)))
@@ -109,10 +109,21 @@ class TextToVideo:
             transformer = load_model(folders[TRANSFORMER], home[TRANSFORMER], dtype)
         else:
             transformer = load_adapted(folders[TRANSFORMER], adapter, adapter_scale, home[TRANSFORMER], dtype)
+        vae = VideoAutoencoder.from_pretrained(folders[VAE], home[VAE], dtype)
+        text_encoder = TextEncoder.from_pretrained(folders[TEXT_ENCODER], home[TEXT_ENCODER], dtype)
+        places = {name: str(folder) for name, folder in folders.items()}
+        check_fit(
+            transformer.config,
+            places[TRANSFORMER],
+            vae.latent_channels,
+            places[VAE],
+            text_encoder.feature_dim,
+            places[TEXT_ENCODER],
+        )
         return cls(
             transformer=transformer,
-            vae=VideoAutoencoder.from_pretrained(folders[VAE], home[VAE], dtype),
-            text_encoder=TextEncoder.from_pretrained(folders[TEXT_ENCODER], home[TEXT_ENCODER], dtype),
+            vae=vae,
+            text_encoder=text_encoder,
             system_prompts=read_system_prompts(parts[SYSTEM_PROMPTS_FILE]),
             defaults=defaults,
             device=torch.device(device),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lumina.adapters import load_adapted
 from lumina.checkpoints import load_model
-from lumina.clip_frames import make_frames
+from lumina.clip_frames import check_fit, make_frames
 from lumina.evaluation.noise import NoiseAddress
 from lumina.flow_matching.schedules import SamplerConfig
 from lumina.models.autoencoder import VideoAutoencoder
@@ -45,15 +45,18 @@ class ClipGenerator:
     ) -> ClipGenerator:
         """Load all three onto one device in one dtype, the transformer with a LoRA adapter added if one is named.
 
-        Raises FileNotFoundError naming what is missing, ValueError if the adapter is of another network.
+        Raises FileNotFoundError naming what is missing, ValueError if the adapter is of another network, or the
+        networks do not fit each other.
         """
-        return cls(
+        model = (
             load_model(checkpoint, device, dtype)
             if adapter is None
-            else load_adapted(checkpoint, adapter, adapter_scale, device, dtype),
-            VideoAutoencoder.from_pretrained(autoencoder, device, dtype),
-            TextEncoder.from_pretrained(text_encoder, device, dtype),
+            else load_adapted(checkpoint, adapter, adapter_scale, device, dtype)
         )
+        vae = VideoAutoencoder.from_pretrained(autoencoder, device, dtype)
+        encoder = TextEncoder.from_pretrained(text_encoder, device, dtype)
+        check_fit(model.config, str(checkpoint), vae.latent_channels, autoencoder, encoder.feature_dim, text_encoder)
+        return cls(model, vae, encoder)
 
     @property
     def networks(self) -> dict[str, torch.nn.Module]:

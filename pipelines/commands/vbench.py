@@ -129,7 +129,9 @@ def vbench(
         fps=fps,
         dtype=dtype,
         attention="auto",
+        # Frames are judged whole: tiles would change them.
         tiling=False,
+        offload="auto",
         workers=workers,
         ray_address=ray_address,
         typed=typed or command_line(["lumina", *sys.argv[1:]]),

@@ -24,6 +24,7 @@ from jobs.choose import ChooseConfig
 from jobs.clips import Batch, ClipWorker
 from jobs.evaluate import EvaluateConfig, EvaluateFinalConfig, EvaluationConfig
 from jobs.runtime import RuntimeConfig
+from lumina import clip_frames
 from lumina.evaluation.generation import ClipGenerator
 from lumina.evaluation.noise import NoiseAddress, evaluation_noise
 from lumina.evaluation.prompts import CaptionSuite, ListSuite, ShapesSuite, build
@@ -257,6 +258,7 @@ class _Recorder:
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
+        self.model = torch.nn.Identity()
 
     def encode(self, prompts: list[str]) -> list[torch.Tensor]:
         self.asked.append(list(prompts))
@@ -264,9 +266,7 @@ class _Recorder:
 
 
 def test_guidance_leads_away_from_the_system_prompt_alone(stages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lumina.evaluation import generation
-
-    clip_generator = generation.ClipGenerator.load(
+    clip_generator = ClipGenerator.load(
         stages / "train" / "transformer_ema", str(stages / "vae"), str(stages / "text"), "cpu", torch.float32
     )
     encoder, given = _Recorder(), []
@@ -277,7 +277,7 @@ def test_guidance_leads_away_from_the_system_prompt_alone(stages: Path, monkeypa
         given.append((text, negative))
         return noise
 
-    monkeypatch.setattr(generation, "sample", sample)
+    monkeypatch.setattr(clip_frames, "sample", sample)
     system = f"You make red videos.{PROMPT_START}"
     addresses = [evaluation_noise(0, "p", index) for index in range(2)]
     recording = dataclasses.replace(clip_generator, text_encoder=encoder)  # type: ignore[arg-type]
@@ -343,17 +343,14 @@ def test_clips_are_made_by_the_average_as_the_config_says(
     assert (job.num_frames, job.height, job.width, job.fps) == (8, 32, 48, 8)
     assert job.sampler == SMALL["sampler"]
     loaded: list[Any] = []
-    tiled: list[bool] = []
-    made = SimpleNamespace(
-        model=SimpleNamespace(config="shape"), autoencoder=SimpleNamespace(enable_tiling=lambda: tiled.append(True))
-    )
+    made = SimpleNamespace(model=SimpleNamespace(config="shape"))
     kernels: list[Any] = []
     monkeypatch.setattr(attention_kernels, "use_kernel", lambda *given: kernels.append(given))
     monkeypatch.setattr(ClipGenerator, "load", lambda *given: loaded.append(given) or made)
     worker = ClipWorker()
     assert worker._generator(job) is worker._generator(job) is made
     assert loaded == [(Path(job.checkpoint), job.vae, job.text_encoder, device, dtype, None, 1.0)]
-    assert tiled == [True] * config.tiling
+    assert (job.tiling, job.need, job.offload) == (config.tiling, None, "none")
     assert kernels == [(runtime.get("attention", "auto"), "shape", device, dtype)]
 
 

@@ -352,7 +352,7 @@ def _plan(
         request = ClipRequest(row.prompt, sampled_noise(seed), row.file, motion)
         record = path / RECORDS / f"{row.file}.json"
         batches[row.line] = Batch(job, (request,), str(path), str(record), _digest({**shared, **asked}))
-        columns[row.line] = {"line": row.line, **asked, **shared}
+        columns[row.line] = {"line": row.line, **dict(row.notes), **asked, **shared}
     return batches, columns
 
 

@@ -10,43 +10,36 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
 from jobs.actor_pool import hand_out
-from lumina.config import Config
 from lumina.files import sha256_file
 from lumina.vbench.clip_files import arranged
 from lumina.vbench.dimensions import DIMENSIONS
-from lumina.vbench.judges import NATIVE, Judges, VBenchWeights, content_digest, key, missing_weights, used_weights
+from lumina.vbench.judges import Judges, content_digest, key
 from lumina.vbench.prompts import VBenchPrompt
-from lumina.vbench.reading import UnreadableClipError, read_clip
+from lumina.vbench.reading import ClipShape, UnreadableClipError, clip_shape, read_clip
 from lumina.vbench.score_store import SCORES_FILE, Scored, ScoreStore
 from lumina.vbench.suite import judged_by as judged_of
-from lumina.vbench.summary import By, DimensionScores
+from lumina.vbench.suite_config import (
+    NATIVE,
+    JudgeConfig,
+    VBenchWeights,
+    judged_by,
+    missing_weights,
+    unavailable,
+    used_weights,
+)
+from lumina.vbench.summary import DimensionScores
 
 if TYPE_CHECKING:
     from jobs.runtime import RuntimeConfig
 
 WORK = ".vbench"
 """Folder of what official processes leave."""
-
-
-class JudgeConfig(Config):
-    """By whom dimensions are scored."""
-
-    weights: VBenchWeights = VBenchWeights()
-    """Of the native judges; a dimension without them is left to the official code, or left out and named."""
-    python: Path | None = None
-    """Interpreter of an environment that has the official `vbench`."""
-    official: tuple[str, ...] = ()
-    """Dimensions that the official code scores although they have a judge here; `all` for every one."""
-    dtype: str = Field(default="float32", pattern="^(float32|bfloat16)$")
-    """Type in which the native judges compute; the published figures are of float32 on CPUs and float16 on GPUs."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +54,8 @@ class ClipFile:
     """None where no prompt file tells what it shows."""
     dimensions: tuple[str, ...]
     """That look at it."""
+    shape: ClipShape | None = None
+    """None where it cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +97,14 @@ class JudgeWorker:
 
 
 def find_clips(
-    folder: Path, names: Iterable[str], prompts: Sequence[VBenchPrompt], dimensions: Sequence[str], samples: int
+    folder: Path,
+    names: Iterable[str],
+    prompts: Sequence[VBenchPrompt],
+    dimensions: Sequence[str],
+    samples: int,
+    filters: bool = True,
 ) -> list[ClipFile]:
-    """Clips with their contents' digests, and who looks at them.
+    """Clips with their contents' digests and shapes, and who looks at them.
 
     Args:
         folder: with the clips.
@@ -112,6 +112,7 @@ def find_clips(
         prompts: what clips were made of; empty where that is not known: then every dimension looks at all of them.
         dimensions: that are asked for.
         samples: clips of a prompt that count.
+        filters: whether the static filter chooses among more of temporal flickering; see `filters_clips`.
 
     Raises ValueError naming two files of one clip, or a folder without a clip of any prompt.
     """
@@ -122,27 +123,13 @@ def find_clips(
         if known and prompt is None:
             continue
         for index, name in files.items():
-            wanted = judged_of(prompt, index, samples) if prompt else tuple(dimensions)
+            wanted = judged_of(prompt, index, samples, filters) if prompt else tuple(dimensions)
             if wanted:
-                found.append(ClipFile(folder / name, name, sha256_file(folder / name), prompt, wanted))
+                path = folder / name
+                found.append(ClipFile(path, name, sha256_file(path), prompt, wanted, clip_shape(path)))
     if not found:
         raise ValueError(f"{folder} holds no clip of any prompt of the file: expected PROMPT-INDEX.mp4")
     return found
-
-
-def judged_by(dimension: str, config: JudgeConfig) -> By:
-    """Who scores a dimension: a judge here, if it has one with its weights and nobody asked for the official one."""
-    asked = dimension in config.official or "all" in config.official
-    native = dimension in NATIVE and not missing_weights(dimension, config.weights)
-    return "native" if native and not asked else "official"
-
-
-def unavailable(dimension: str, config: JudgeConfig) -> str | None:
-    """Why nobody can score a dimension."""
-    if judged_by(dimension, config) == "native" or config.python is not None:
-        return None
-    needs = missing_weights(dimension, config.weights) if dimension in NATIVE else ()
-    return f"needs weights of {', '.join(needs)}, or the official vbench" if needs else "needs the official vbench"
 
 
 def score_clips(
@@ -154,6 +141,7 @@ def score_clips(
     runtime: RuntimeConfig,
     progress: Callable[[int, int, str], None],
     expected: Mapping[str, int] | None = None,
+    workers: int | None = None,
 ) -> dict[str, DimensionScores]:
     """Score clips by dimensions; what the log in `out` knows already is taken from there.
 
@@ -166,24 +154,36 @@ def score_clips(
         runtime: every GPU of the cluster gets a worker, or every CPU that is free for one.
         progress: told of (clips done, clips in all, what).
         expected: clips that each dimension asks for; None is those that are there.
+        workers: at most; None is as many as there is room for.
 
-    Raises OfficialError if the official code failed: what was scored before is kept, and a rerun goes on.
+    Where the official code fails, its dimension is named as broken, the others go on, and a rerun tries it again.
+
+    Raises ValueError or FileNotFoundError for weights that are not the network's, MachineError for what the machine
+    refuses; what was scored before is kept.
     """
     store = ScoreStore(out / SCORES_FILE)
     asked = {name: [clip for clip in clips if name in clip.dimensions] for name in dimensions}
     ready = [name for name in dimensions if unavailable(name, config) is None]
     native = [name for name in ready if judged_by(name, config) == "native"]
     keys = {name: key(name, config.weights, config.dtype) for name in native}
-    _score_natively(clips, asked, keys, config, store, runtime, progress)
+    _score_natively(clips, keys, config, store, runtime, progress, workers)
     versions: dict[str, str] = {}
-    official = [name for name in ready if name not in native]
+    broken: dict[str, str] = {}
+    official = [name for name in ready if name not in native and asked[name]]
     if official and config.python is not None:
-        from lumina.vbench.official import official_versions
+        import torch
 
-        versions = official_versions(config.python)
+        from lumina.vbench.official import OfficialError, official_versions
+
+        # Its processes are this one's children, wherever the cluster has its GPUs.
+        device = "cuda" if runtime.use_gpu and torch.cuda.is_available() else "cpu"
+        versions = {**official_versions(config.python), "device": device}
         keys |= {name: _official_key(name, versions) for name in official}
         for name in official:
-            _score_officially(name, asked[name], keys[name], config, prompts_file, store, out, progress)
+            try:
+                _score_officially(name, asked[name], keys[name], config, prompts_file, store, out, device, progress)
+            except OfficialError as error:
+                broken[name] = str(error)
     known = store.read()
     found: dict[str, DimensionScores] = {}
     for name in (one for one in DIMENSIONS if one in dimensions):
@@ -193,9 +193,10 @@ def score_clips(
         found[name] = DimensionScores(
             judged_by(name, config),
             scored,
-            (expected or {}).get(name, len(asked[name])),
+            expected.get(name, 0) if expected else len(asked[name]),
             weights,
             unavailable(name, config),
+            broken.get(name),
         )
     return found
 
@@ -208,18 +209,18 @@ def _digests(dimension: str, config: JudgeConfig) -> dict[str, str]:
 
 def _score_natively(
     clips: Sequence[ClipFile],
-    asked: Mapping[str, Sequence[ClipFile]],
     keys: Mapping[str, str],
     config: JudgeConfig,
     store: ScoreStore,
     runtime: RuntimeConfig,
     progress: Callable[[int, int, str], None],
+    workers: int | None,
 ) -> None:
     known = store.read()
     todo: deque[_Task] = deque()
     wanted = 0
     for clip in clips:
-        names = [name for name in keys if clip in asked[name]]
+        names = [name for name in keys if name in clip.dimensions]
         missing = {name: keys[name] for name in names if (name, keys[name], clip.name, clip.sha256) not in known}
         wanted += bool(names)
         if missing:
@@ -230,9 +231,9 @@ def _score_natively(
     if not todo:
         return
     device = "cuda" if runtime.use_gpu else "cpu"
-    for result in hand_out(JudgeWorker, (config.weights, device, config.dtype), todo, runtime):
+    for result in hand_out(JudgeWorker, (config.weights, device, config.dtype), todo, runtime, workers):
         if result.error is not None:
-            raise result.error
+            raise getattr(result.error, "cause", None) or result.error
         store.add(result.value)
         done += 1
         progress(done, wanted, "clips judged")
@@ -240,6 +241,17 @@ def _score_natively(
 
 def _official_key(dimension: str, versions: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(["official/1", dimension, dict(versions)], sort_keys=True).encode()).hexdigest()
+
+
+def _lengths(clips: Sequence[ClipFile]) -> Iterator[tuple[ClipFile, int]]:
+    """Clips and their numbers of frames; OfficialError for one that the official code would leave out or fall over."""
+    from lumina.vbench.official import OfficialError
+
+    for clip in clips:
+        try:
+            yield clip, len(read_clip(clip.path).pixels)
+        except UnreadableClipError as error:
+            raise OfficialError(f"the official code is not asked, for {error}") from error
 
 
 def _score_officially(
@@ -250,6 +262,7 @@ def _score_officially(
     prompts_file: Path | None,
     store: ScoreStore,
     out: Path,
+    device: str,
     progress: Callable[[int, int, str], None],
 ) -> None:
     """Have a dimension scored unless all of its clips are known: the official code takes them in one go."""
@@ -263,9 +276,8 @@ def _score_officially(
     if prompts_file is None:
         raise ValueError(f"the official {dimension} needs the prompt file that its clips were made of")
     progress(0, len(clips), f"official {dimension}")
-    frames = {clip.name: len(read_clip(clip.path).pixels) for clip in clips}
-    given = [Clip(clip.path, clip.name, frames[clip.name]) for clip in clips]
-    found = score_officially(config.python, dimension, given, prompts_file, out / WORK / dimension, "cpu")
+    given = [Clip(clip.path, clip.name, frames) for clip, frames in _lengths(clips)]
+    found = score_officially(config.python, dimension, given, prompts_file, out / WORK / dimension, device)
     contents = {clip.name: clip.sha256 for clip in clips}
     store.add(
         Scored(name, contents[name], dimension, judge, Verdict(score)) for name, score in sorted(found.clips.items())

@@ -56,6 +56,8 @@ class PromptRow:
     negative_prompt: str = ""
     number: int = 0
     """How many rows above have the same prompt and the same seed, or none as this one."""
+    notes: tuple[tuple[str, str | int], ...] = ()
+    """What else the manifest of its clip says: names and values."""
 
     def seed_of(self, seed: int) -> int:
         """Its own seed; without one, a number below 2^31 that is drawn for the run's `seed`, the prompt and `number`.

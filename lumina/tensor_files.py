@@ -31,7 +31,9 @@ def read_tensors(path: Path, entry: str | None = None) -> dict[str, Tensor]:
         # Only files of the newer, zipped kind can be mapped.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} holds more than tensors, and is not read for safety's sake: {error}") from error
+        # The rest is torch's advice to read it all the same.
+        why = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
+        raise ValueError(f"{path} holds more than tensors, and is not read for safety's sake: {why}") from error
     # The last one is what bytes that are no pickle at all may raise.
     except (SafetensorError, RuntimeError, EOFError, LookupError) as error:
         raise ValueError(f"{path} is damaged ({error}): restore the file") from error

@@ -8,8 +8,8 @@ from pathlib import PurePath
 
 _INDEX = re.compile(r"-(\d+)$")
 SUFFIX = ".mp4"
-MAX_NAME_BYTES = 255
-"""Of a file's name on the file systems in use; the longest official one has 217."""
+MAX_NAME_BYTES = 230
+"""Of a clip that is made: file systems take 255, and its record has more; the longest official name has 217."""
 
 
 def clip_name(prompt: str, index: int) -> str:

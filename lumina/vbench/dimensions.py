@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Group = Literal["quality", "semantic"]
+OFFICIAL_SAMPLES = 5
+"""Clips of a prompt; of temporal flickering the static filter keeps the first five of 25."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,6 @@ class Dimension:
     """Raw score that is normalised to 1."""
     weight: float = 1.0
     """Within its group."""
-    samples: int = 5
-    """Clips of a prompt in the official protocol; of temporal flickering the static filter keeps the first five."""
     is_bounded: bool = True
     """Whether a clip's raw score lies in 0..1 by definition; cosines and regressions do not."""
 
@@ -39,7 +39,7 @@ class Dimension:
 _ALL = (
     Dimension("subject_consistency", "quality", least=0.1462),
     Dimension("background_consistency", "quality", least=0.2615),
-    Dimension("temporal_flickering", "quality", least=0.6293, samples=25),
+    Dimension("temporal_flickering", "quality", least=0.6293),
     Dimension("motion_smoothness", "quality", least=0.706, greatest=0.9975),
     Dimension("dynamic_degree", "quality", weight=0.5),
     Dimension("aesthetic_quality", "quality", is_bounded=False),

@@ -12,10 +12,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from lumina.vbench.dimensions import OFFICIAL_SAMPLES
 from lumina.vbench.flow_length import longest_mean
 
 STATIC_SHARE, STATIC_LENGTH = 0.02, 3 / 256
-_KEPT = 5
 _PER_16_FRAMES = 2
 
 
@@ -29,9 +29,10 @@ def flicker(frames: NDArray[np.uint8]) -> float:
     """
     if len(frames) < 2:
         raise ValueError(f"temporal flickering needs two frames, the clip has {len(frames)}")
-    # Pair by pair: the whole clip in a wider type would be four times its size.
-    pairs = pairwise(frames)
-    differences = [np.abs(later.astype(np.int16) - earlier).mean(dtype=np.float64) for earlier, later in pairs]
+    import cv2
+
+    # Sums of whole numbers, exact.
+    differences = [cv2.norm(earlier, later, cv2.NORM_L1) / earlier.size for earlier, later in pairwise(frames)]
     return (255.0 - float(np.mean(differences))) / 255.0
 
 
@@ -54,8 +55,8 @@ def is_static(neighbours: Sequence[float], ends: Sequence[float], shorter_side: 
     return moving <= allowed and all(end <= 2 * allowed * length for end in ends)
 
 
-def first_static(clips: Mapping[str, bool], limit: int | None = _KEPT) -> list[str]:
-    """Files of one prompt's static clips that are kept, the first ones in order of their names as text.
+def first_static(clips: Mapping[str, bool], limit: int | None = OFFICIAL_SAMPLES) -> list[str]:
+    """Files of one prompt's static clips that are kept, the first `limit` in order of their names as text.
 
     So `-10` goes before `-2`: it is the official order.
     """

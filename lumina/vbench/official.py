@@ -19,11 +19,11 @@ from pathlib import Path
 from lumina.files import read_json
 from lumina.vbench import official_child
 from lumina.vbench.clip_files import index_of, prompt_of
+from lumina.vbench.dimensions import OFFICIAL_SAMPLES
 from lumina.vbench.official_results import OfficialResults, read_results
 
 LOG_FILE = "official.log"
 _RESULTS = "clips_eval_results.json"
-_OFFICIAL_SAMPLES = 5
 _SHOWN = 300
 
 
@@ -76,9 +76,11 @@ def score_officially(
     Raises OfficialError in one line, with the log's name, where the interpreter is absent, ends with an error, is
     killed or writes nothing usable; ValueError for clips that the official code would not look at.
     """
-    beyond = [clip.name for clip in clips if not 0 <= (index_of(clip.name) or 0) < _OFFICIAL_SAMPLES]
+    beyond = [clip.name for clip in clips if not 0 <= (index_of(clip.name) or 0) < OFFICIAL_SAMPLES]
     if beyond:
-        raise ValueError(f"{beyond[0]}: the official code looks at clips 0 to {_OFFICIAL_SAMPLES - 1} of a prompt")
+        raise ValueError(f"{beyond[0]}: the official code looks at clips 0 to {OFFICIAL_SAMPLES - 1} of a prompt")
+    # The child has a folder of its own, and a link to an interpreter says which environment it is of.
+    python, work = python.absolute() if len(python.parts) > 1 else python, work.resolve()
     shutil.rmtree(work, ignore_errors=True)
     folder, out = work / "clips", work / "out"
     folder.mkdir(parents=True)

@@ -36,6 +36,8 @@ class Subject:
     """What the prompts come from; empty without."""
     folder: Path
     """With the clips."""
+    note: str | None = None
+    """What a reader of the figures must know of the clips."""
 
 
 def make_page(

@@ -38,8 +38,8 @@ class Report:
 
     @property
     def failed(self) -> int:
-        """Scores that could not be computed."""
-        return sum(one.failed for one in self.summary.dimensions)
+        """Scores that could not be computed, and dimensions whose official code failed."""
+        return self.summary.failed
 
     def to_json(self) -> dict[str, Any]:
         """Content of `vbench.json`."""
@@ -50,6 +50,7 @@ class Report:
             "prompts": self.subject.prompts_file,
             "samples": self.subject.samples,
             "clips": self.subject.clips,
+            "note": self.subject.note,
             "confidence": self.statistics.confidence,
             "resamples": self.statistics.resamples,
             "seed": self.statistics.seed,

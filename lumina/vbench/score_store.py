@@ -1,8 +1,7 @@
 """Score log: what each dimension said of each clip, a line of JSON each, so that nothing is scored twice.
 
 A line counts for a clip's name and content, for some dimensions read the name: a clip that was made again is scored
-again. The last line may
-have been cut short by a kill; it is dropped before another one follows.
+again. The last line may have been cut short by a kill; it is dropped before another one follows.
 """
 
 from __future__ import annotations

@@ -10,18 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from lumina.evaluation.subsets import Interval
+from lumina.formats import counted
 from lumina.vbench.clip_files import index_of, prompt_of
-from lumina.vbench.dimensions import DIMENSIONS
+from lumina.vbench.dimensions import DIMENSIONS, OFFICIAL_SAMPLES
 from lumina.vbench.flicker import first_static
 from lumina.vbench.intervals import Figure, Judged, figures
 from lumina.vbench.score_store import Scored
+from lumina.vbench.suite_config import TOTALS, By, figure_name, members_of, weakest
 
-By = Literal["official", "native"]
 _NAMED = 4
-PREFIXES: Mapping[By, str] = {"official": "vbench", "native": "vbench_native"}
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,13 @@ class DimensionResult:
     """How the protocol differs from the official one."""
     weights: Mapping[str, str]
     """Content digests, or versions of the official environment's libraries."""
+    is_broken: bool = False
+    """Whether the official code failed: the next run tries again."""
 
     @property
     def metric(self) -> str:
         """Name of the figure, with the prefix that says who computed it."""
-        return f"{PREFIXES[self.by]}/{self.name}"
+        return figure_name(self.by, self.name)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class TotalResult:
     @property
     def metric(self) -> str:
         """As of a dimension."""
-        return f"{PREFIXES[self.by]}/{self.name}"
+        return figure_name(self.by, self.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +75,26 @@ class Summary:
     figures: Mapping[str, Figure]
     """By the names of dimensions and totals."""
 
+    @property
+    def failed(self) -> int:
+        """Clips that could not be scored, by all dimensions, and dimensions whose official code failed."""
+        return sum(one.failed + one.is_broken for one in self.dimensions)
+
     def metrics(self) -> dict[str, Interval]:
         """Figure of each metric that there is."""
-        every: tuple[DimensionResult | TotalResult, ...] = (*self.dimensions, *self.totals)
-        return {one.metric: one.interval for one in every if one.interval is not None}
+        return {one.metric: one.interval for one in self._every if one.interval is not None}
+
+    def names(self) -> dict[str, str]:
+        """Metric of each dimension and total."""
+        return {one.name: one.metric for one in self._every}
+
+    def gaps(self) -> dict[str, str]:
+        """Why there is no figure, by dimension and total."""
+        return {one.name: one.gap for one in self._every if one.gap}
+
+    @property
+    def _every(self) -> tuple[DimensionResult | TotalResult, ...]:
+        return (*self.dimensions, *self.totals)
 
 
 @dataclass(frozen=True)
@@ -90,7 +107,9 @@ class DimensionScores:
     """Clips that the protocol asks for."""
     weights: Mapping[str, str]
     unavailable: str | None = None
-    """Why nothing was scored."""
+    """Why nothing was scored: nobody here can."""
+    broken: str | None = None
+    """Why nothing was scored: the official code failed."""
 
 
 def summarise(
@@ -115,8 +134,8 @@ def summarise(
     judged: dict[str, list[Judged]] = {}
     gaps: dict[str, str] = {}
     for name, found in scores.items():
-        gap = found.unavailable or _gap(found)
-        clips = [] if gap else _counted(name, found)
+        gap = _gap(found)
+        clips = [] if gap else _counted(name, found, samples)
         if not gap and not any(clip.score.count for clip in clips):
             gap = _nothing_counts(name)
         if gap:
@@ -134,8 +153,9 @@ def summarise(
             known[name].clips if name in known else 0,
             sum(one.verdict.score is None for one in found.scored),
             gaps.get(name),
-            _note(name, found, samples),
+            _note(name, found, samples, known[name].clips) if name in known else None,
             found.weights,
+            found.broken is not None,
         )
         for name, found in ((name, scores[name]) for name in DIMENSIONS if name in scores)
     )
@@ -143,15 +163,20 @@ def summarise(
 
 
 def _gap(found: DimensionScores) -> str | None:
+    if not found.expected:
+        return "no prompt of the file asks for it"
+    if why := found.unavailable or found.broken:
+        return why
     failed = [one for one in found.scored if one.verdict.score is None]
     if failed:
         count = f"{len(failed)} of {found.expected} clips" if found.expected > 1 else "the clip"
         return f"{count} cannot be scored; {failed[0].clip}: {failed[0].verdict.reason}"
     absent = found.expected - len(found.scored)
-    return f"{absent} of {found.expected} clips are missing" if absent else None
+    return f"{absent} of {found.expected} clips {'is' if absent == 1 else 'are'} missing" if absent else None
 
 
-def _counted(name: str, found: DimensionScores) -> list[Judged]:
+def kept_clips(name: str, found: DimensionScores, samples: int) -> list[Scored]:
+    """Clips that count, in the order of prompts and indices; those that cannot be scored are among them."""
     scored = list(found.scored)
     if name == "temporal_flickering" and any(one.verdict.is_static is not None for one in scored):
         prompts = dict.fromkeys(prompt_of(one.clip) for one in scored)
@@ -159,12 +184,16 @@ def _counted(name: str, found: DimensionScores) -> list[Judged]:
             clip
             for prompt in prompts
             for clip in first_static(
-                {one.clip: bool(one.verdict.is_static) for one in scored if prompt_of(one.clip) == prompt}
+                {one.clip: bool(one.verdict.is_static) for one in scored if prompt_of(one.clip) == prompt}, samples
             )
         }
         scored = [one for one in scored if one.clip in kept]
-    ordered = sorted(scored, key=lambda one: (prompt_of(one.clip), index_of(one.clip) or 0))
-    return [Judged(prompt_of(one.clip), one.verdict.score) for one in ordered if one.verdict.score is not None]
+    return sorted(scored, key=lambda one: (prompt_of(one.clip), index_of(one.clip) or 0))
+
+
+def _counted(name: str, found: DimensionScores, samples: int) -> list[Judged]:
+    kept = kept_clips(name, found, samples)
+    return [Judged(prompt_of(one.clip), one.verdict.score) for one in kept if one.verdict.score is not None]
 
 
 def _nothing_counts(name: str) -> str:
@@ -173,13 +202,14 @@ def _nothing_counts(name: str) -> str:
     return "no clip counts: none shows what the dimension looks for"
 
 
-def _note(name: str, found: DimensionScores, samples: int) -> str | None:
+def _note(name: str, found: DimensionScores, samples: int, kept: int) -> str | None:
     notes = []
-    official = DIMENSIONS[name].samples
-    if samples != official:
-        notes.append(f"{samples} clips a prompt, officially {official}")
-    if name == "temporal_flickering" and not any(one.verdict.is_static is not None for one in found.scored):
-        notes.append("without the static filter")
+    if samples != OFFICIAL_SAMPLES:
+        notes.append(f"{counted(samples, 'clip')} a prompt, officially {OFFICIAL_SAMPLES}")
+    if name == "temporal_flickering":
+        filtered = any(one.verdict.is_static is not None for one in found.scored)
+        chosen = f"the static filter kept {kept:,} of {len(found.scored):,} clips"
+        notes.append(chosen if filtered else "without the static filter")
     return "; ".join(notes) or None
 
 
@@ -187,10 +217,10 @@ def _totals(
     scores: Mapping[str, DimensionScores], intervals: Mapping[str, Interval], gaps: Mapping[str, str]
 ) -> tuple[TotalResult, ...]:
     results = []
-    for name in ("quality", "semantic", "total"):
-        members = [one for one, known in DIMENSIONS.items() if name in ("total", known.group)]
+    for name in TOTALS:
+        members = members_of(name)
         absent = [one for one in members if one not in scores or one in gaps]
-        by: By = "official" if all(scores[one].by == "official" for one in members if one in scores) else "native"
+        by = weakest(scores[one].by for one in members if one in scores)
         gap = None
         if absent:
             gap = f"without {', '.join(absent)}" if len(absent) < _NAMED else f"without {len(absent)} dimensions"

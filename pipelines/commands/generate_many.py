@@ -10,8 +10,8 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +59,10 @@ class Options:
     """Of the cluster that this process is part of, as Ray takes it; None starts one on this machine."""
     typed: str = ""
     """The command that goes on, where it is another one than this."""
+
+    def making(self) -> list[str]:
+        """Words of what clips are made with, as they are typed."""
+        return replace(self, workers=None).words()
 
     def words(self) -> list[str]:
         """As they are typed; what was left out stays so."""
@@ -141,7 +145,7 @@ def stoppable(typed: str, console: Console) -> Iterator[Stopped]:
     """Let Ctrl-C and SIGTERM end what stands inside in good order, and say the command that goes on."""
     stopped = Stopped()
     try:
-        with _terminable():
+        with terminable():
             yield stopped
     except KeyboardInterrupt as signalled:
         console.print(Text("Stopped. Nothing is lost: the same command continues where it was:", "bold yellow"))
@@ -210,33 +214,40 @@ def _make(folder: ClipFolder, runtime: RuntimeConfig, workers: int | None, conso
     from jobs.ray_faults import explained
 
     most = workers or _fitting(folder.model, runtime)
-    said_s = time.monotonic()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("starting Ray", total=None)
-
-        def progress(done: int, total: int) -> None:
-            nonlocal said_s
-            bar.update(task, description="generating", completed=done, total=total)
-            if not console.is_terminal and time.monotonic() - said_s >= _SAID_S:
-                said_s = time.monotonic()
-                console.print(f"{done:,} of {total:,} clips")
-
+    with shown_progress(console, "starting Ray") as shown:
         try:
             cluster.ensure(runtime)
             if runtime.ray_address is not None:
-                _check_seen(folder)
+                check_seen({"--out": folder.header, "--checkpoint": folder.model.transformer})
             # Ray has put its own handler there.
-            with _terminable(), explained("jobs.clips:make", runtime):
-                folder.make(runtime, most, progress)
+            with terminable(), explained("jobs.clips:make", runtime):
+                folder.make(runtime, most, lambda done, total: shown(done, total, "generating"))
         finally:
             cluster.shutdown()
 
 
-def _check_seen(folder: ClipFolder) -> None:
-    """PipelineError if a node of the cluster does not see the folder or the checkpoint: its clips would be lost."""
+@contextlib.contextmanager
+def shown_progress(console: Console, first: str) -> Iterator[Callable[[int, int | None, str], None]]:
+    """A bar that is told of (done, in all, what); a line a minute where there is no terminal."""
+    said_s = time.monotonic()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(first, total=None)
+
+        def shown(done: int, total: int | None, what: str) -> None:
+            nonlocal said_s
+            bar.update(task, description=what, completed=done, total=total)
+            if total and not console.is_terminal and time.monotonic() - said_s >= _SAID_S:
+                said_s = time.monotonic()
+                console.print(f"{what}: {done:,} of {total:,} clips")
+
+        yield shown
+
+
+def check_seen(paths: Mapping[str, Path]) -> None:
+    """PipelineError if a node of the cluster does not see what an option names: its clips would be lost."""
     from jobs import cluster
 
-    for option, path in (("--out", folder.header), ("--checkpoint", folder.model.transformer)):
+    for option, path in paths.items():
         if blind := cluster.blind_nodes(path):
             raise PipelineError(
                 f"{', '.join(blind)} {'does' if len(blind) == 1 else 'do'} not see {option} ({path}): name one on a "
@@ -284,7 +295,7 @@ class _TerminatedError(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     def end(number: int, frame: object) -> None:
         raise _TerminatedError
 
@@ -304,40 +315,68 @@ def submit_many(checkpoint: str, prompts: Path, out: Path, options: Options, add
         PromptFileError: the file cannot be used; nothing was done.
         PipelineError: a path is relative, so that it would be another one there.
     """
+    from lumina.prompt_files import read_prompts
+
     address = address.rstrip("/")
+    rows = read_prompts(prompts)
+    named = {"--checkpoint": checkpoint, "--out": str(out), "--adapter": options.adapter or ""}
+    typed = ["lumina", "generate", "--checkpoint", checkpoint, "--prompts", str(prompts), "--out", str(out)]
+    file = f"prompts{prompts.suffix.lower()}"
+    words = ["generate", "--checkpoint", checkpoint, "--prompts", file, "--out", str(out), *options.words()]
+    told = command_line([*typed, *options.words(), "--address", address])
+    return submit_command(words, {file: prompts}, named, out, address, told, f"{len(rows):,} clips for {out}")
+
+
+def submit_command(
+    words: Sequence[str],
+    files: Mapping[str, Path],
+    named: Mapping[str, str],
+    out: Path,
+    address: str,
+    told: str,
+    what: str,
+) -> int:
+    """Have a Ray cluster run a command that makes clips, as a job; follows its log, and returns its exit code.
+
+    Args:
+        words: of the command, without `lumina`.
+        files: that are sent along, by the names that `words` has for them.
+        named: options with paths that all nodes must see.
+        out: where its outputs go.
+        address: of the cluster's dashboard.
+        told: what the user types to go on.
+        what: the job's subject, for a message.
+
+    Raises PipelineError for a relative path.
+    """
     from jobs.submit import Work, connect, submit
     from lumina.hub import PREFIX
-    from lumina.prompt_files import read_prompts
     from pipelines.commands.jobs import follow_job
     from pipelines.commands.package import code_identity, ship_code
     from pipelines.git import CLI
 
-    rows = read_prompts(prompts)
-    named = {"--checkpoint": checkpoint, "--out": str(out), "--adapter": options.adapter or ""}
     for option, value in named.items():
         if value and not value.startswith(PREFIX) and not Path(value).is_absolute():
             raise PipelineError(
                 f"{option} {value} is relative: name an absolute path that all nodes of the cluster see"
             )
-    typed = ["lumina", "generate", "--checkpoint", checkpoint, "--prompts", str(prompts), "--out", str(out)]
-    told = command_line([*typed, *options.words(), "--address", address])
-    with tempfile.TemporaryDirectory(prefix="lumina-generate-") as name:
+    command = words[0]
+    with tempfile.TemporaryDirectory(prefix=f"lumina-{command}-") as name:
         folder = Path(name)
         origin = ship_code(folder)
         code = code_identity(folder, origin)
-        file = f"prompts{prompts.suffix.lower()}"
-        shutil.copyfile(prompts, folder / file)
-        words = ["generate", "--checkpoint", checkpoint, "--prompts", file, "--out", str(out), *options.words()]
-        content = hashlib.sha256((folder / file).read_bytes()).hexdigest()
-        fingerprint = hashlib.sha256("\0".join([code, content, *words]).encode()).hexdigest()
+        for file, path in files.items():
+            shutil.copyfile(path, folder / file)
+        content = [hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in files]
+        fingerprint = hashlib.sha256("\0".join([code, *content, *words]).encode()).hexdigest()
         client = connect(address)
         work = Work(
-            f"lumina-generate-{fingerprint[:8]}",
+            f"lumina-{command}-{fingerprint[:8]}",
             folder,
             shlex.join(["python", "-c", CLI, *words, "--ray-address", "auto", "--typed", told]),
             {},
             {
-                "run": "generate",
+                "run": command,
                 "fingerprint": fingerprint,
                 "store": str(out),
                 "commit": origin.commit if origin else "",
@@ -346,5 +385,5 @@ def submit_many(checkpoint: str, prompts: Path, out: Path, options: Options, add
         )
         found = submit(client, work, again=True)
     console = make_console()
-    console.print(Text(f"{found.job.id}: {len(rows):,} clips for {out}", "bold"), soft_wrap=True)
+    console.print(Text(f"{found.job.id}: {what}", "bold"), soft_wrap=True)
     return follow_job(client, found.job, address)

@@ -10,21 +10,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console, Group, RenderableType
-from rich.progress import Progress
+from rich.console import Console
 
 from lumina.hub import PREFIX
 from lumina.precision import Precision
-from pipelines.commands.generate_many import Options, check_folder, generate_rows, stoppable
-from pipelines.commands.options import width_and_height
+from pipelines.commands.generate_many import (
+    Options,
+    check_folder,
+    check_seen,
+    generate_rows,
+    shown_progress,
+    stoppable,
+    submit_command,
+    terminable,
+)
+from pipelines.commands.options import check_checkpoint, pairs, width_and_height
+from pipelines.commands.vbench_table import report_view
 from pipelines.errors import PipelineError
-from pipelines.terminal import Text, clean, command_line, in_line, make_console, make_table
+from pipelines.terminal import clean, command_line, make_console
 
 if TYPE_CHECKING:
-    from jobs.vbench import JudgeConfig
+    from jobs.runtime import RuntimeConfig
     from lumina.prompt_files import PromptRow
     from lumina.vbench.prompts import VBenchPrompt
-    from lumina.vbench.report_files import Report
+    from lumina.vbench.suite_config import JudgeConfig
 
 CLIPS = "clips"
 """Folder of the clips that are generated, in `--out`."""
@@ -88,32 +97,24 @@ def vbench(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Workers at most.", show_default="every GPU, or the CPUs that fit")
     ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Do it on a cluster: its Ray dashboard, such as http://head:8265."),
+    ] = None,
+    ray_address: Annotated[str | None, typer.Option(hidden=True, help="Of the cluster that this job is of.")] = None,
+    typed: Annotated[str, typer.Option(hidden=True, help="What the user types to go on.")] = "",
 ) -> int:
     """Judge a checkpoint, or a folder of clips, by VBench's dimensions, with intervals.
 
     Clips and scores are kept in --out: killed at any time, the same command goes on, and nothing is scored twice. A
     dimension that cannot be scored is named with what it needs; a total needs all sixteen. Exit code: 0, 1 if a clip
-    failed, 130 after Ctrl-C.
+    or the official code failed, 130 after Ctrl-C.
     """
     if (checkpoint is None) == (videos is None):
         raise PipelineError("give either a CHECKPOINT to make clips with, or --videos DIR with clips")
     check_folder(out)
     asked = _dimensions(dimensions)
-    config = _judges(weights or [], python, official or [])
-    console = make_console()
-    if videos is not None:
-        return _judge_folder(videos, prompts, asked, samples, config, out, console)
-    assert checkpoint is not None  # noqa: S101 - one of both is given
-    if not checkpoint.startswith(PREFIX) and not Path(checkpoint).is_dir():
-        raise PipelineError(f"{checkpoint} is no directory: name an exported checkpoint, or hf:owner/name")
-    from lumina.vbench.augmented import read_augmented
-    from lumina.vbench.dimensions import DIMENSIONS
-    from lumina.vbench.prompts import find_prompts, read_prompts
-
-    file = find_prompts(prompts)
-    found = read_prompts(file, asked)
-    told = read_augmented(augmented, found) if augmented is not None else {}
-    rows = _rows(found, samples, config, told, seed)
+    config = _judges(weights or [], python, official or [], address is not None)
     options = Options(
         adapter=None,
         adapter_scale=1.0,
@@ -130,14 +131,35 @@ def vbench(
         attention="auto",
         tiling=False,
         workers=workers,
+        ray_address=ray_address,
+        typed=typed or command_line(["lumina", *sys.argv[1:]]),
     )
-    typed = command_line(["lumina", *sys.argv[1:]])
-    code = generate_rows(checkpoint, rows, str(file), out / CLIPS, options, typed, console)
-    if code not in (0, 1):
-        return code
-    present = [row.file for row in rows if (out / CLIPS / row.file).is_file()]
-    plan = _Plan(checkpoint, out / CLIPS, present, found, file, samples)
-    return max(code, _judge(plan, asked or tuple(DIMENSIONS), config, out, typed, console))
+    address = address.rstrip("/") if address else None
+    work = _Work(prompts, asked, samples, config, out, options)
+    if videos is not None:
+        if made := [word for word in (*options.making(), *(["--augmented"] if augmented else [])) if word[:2] == "--"]:
+            raise PipelineError(f"{made[0]} is for clips that are made, and those of --videos are there: leave it out")
+        if address is None and not videos.is_dir():
+            raise PipelineError(f"--videos {videos} is no directory: name one with clips called PROMPT-INDEX.mp4")
+        return _judge_folder(videos, work) if address is None else _submit(work, None, videos, None, address)
+    assert checkpoint is not None  # noqa: S101 - one of both is given
+    if address is None:
+        check_checkpoint("CHECKPOINT", checkpoint)
+        return _judge_checkpoint(checkpoint, work, augmented)
+    return _submit(work, checkpoint, None, augmented, address)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is asked for, beside the clips."""
+
+    prompts: Path | None
+    dimensions: tuple[str, ...]
+    """Empty for all."""
+    samples: int
+    config: JudgeConfig
+    out: Path
+    options: Options
 
 
 def _dimensions(text: str | None) -> tuple[str, ...]:
@@ -155,21 +177,16 @@ def _near(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
 
 
-def _judges(weights: Sequence[str], python: Path | None, official: Sequence[str]) -> JudgeConfig:
-    from jobs.vbench import JudgeConfig
+def _judges(weights: Sequence[str], python: Path | None, official: Sequence[str], is_elsewhere: bool) -> JudgeConfig:
     from lumina.vbench.dimensions import DIMENSIONS
-    from lumina.vbench.judges import VBenchWeights
+    from lumina.vbench.suite_config import JudgeConfig, VBenchWeights
 
-    places: dict[str, str] = {}
-    for one in weights:
-        name, equals, place = one.partition("=")
-        if not equals or not place:
-            raise PipelineError(f"--weights {one}: expected NAME=PATH")
+    places = pairs("--weights", weights, "NAME=PATH")
+    for name, place in places.items():
         if name not in VBenchWeights.model_fields:
             raise PipelineError(f"--weights {name}: unknown; {_near(name, VBenchWeights.model_fields)}")
-        if not Path(place).exists() and not place.startswith(PREFIX):
-            raise PipelineError(f"--weights {one}: there is no {place}")
-        places[name] = place
+        if not is_elsewhere and not Path(place).exists() and not place.startswith(PREFIX):
+            raise PipelineError(f"--weights {name}={place}: there is no {place}")
     for name in official:
         if name != "all" and name not in DIMENSIONS:
             raise PipelineError(f"--official {name}: unknown; {_near(name, [*DIMENSIONS, 'all'])}")
@@ -178,8 +195,34 @@ def _judges(weights: Sequence[str], python: Path | None, official: Sequence[str]
     return JudgeConfig(weights=VBenchWeights(**places), python=python, official=tuple(official))
 
 
-def _filters(config: JudgeConfig) -> bool:
-    return config.weights.raft is not None and "temporal_flickering" not in config.official
+def _submit(work: _Work, checkpoint: str | None, videos: Path | None, augmented: Path | None, address: str) -> int:
+    """Do it on a cluster, as a job to which the prompt files are sent along."""
+    from lumina.vbench.augmented import read_augmented
+    from lumina.vbench.prompts import find_prompts, read_prompts
+
+    config, options = work.config, work.options
+    file = find_prompts(work.prompts) if work.prompts is not None or checkpoint is not None else None
+    prompts = read_prompts(file, work.dimensions) if file else ()
+    if augmented is not None:
+        read_augmented(augmented, prompts)
+    files = {name: path for name, path in (("prompts.json", file), (_augmented(augmented), augmented)) if path}
+    weights = {name: place for name, place in config.weights.model_dump().items() if place is not None}
+    words = ["vbench", *([checkpoint] if checkpoint else []), *(["--videos", str(videos)] if videos else [])]
+    words += ["--out", str(work.out), "--samples", str(work.samples)]
+    words += ["--prompts", "prompts.json"] if file else []
+    words += ["--augmented", _augmented(augmented)] if augmented else []
+    words += ["--dimensions", ",".join(work.dimensions)] if work.dimensions else []
+    words += [word for name, place in weights.items() for word in ("--weights", f"{name}={place}")]
+    words += ["--python", str(config.python)] if config.python else []
+    words += [word for name in config.official for word in ("--official", name)]
+    words += options.words()
+    named = {"CHECKPOINT": checkpoint or "", "--videos": str(videos or ""), "--out": str(work.out)}
+    named |= {"--python": str(config.python or "")} | {f"--weights {name}": place for name, place in weights.items()}
+    return submit_command(words, files, named, work.out, address, options.typed, f"VBench for {work.out}")
+
+
+def _augmented(path: Path | None) -> str:
+    return f"augmented{path.suffix.lower()}" if path else ""
 
 
 def _rows(
@@ -187,17 +230,18 @@ def _rows(
 ) -> list[PromptRow]:
     """A row for each clip; its seed depends on the prompt and the index, whatever the model is told."""
     from lumina.prompt_files import PromptRow
-    from lumina.randomness import generator
     from lumina.vbench.clip_files import clip_name
-    from lumina.vbench.suite import clips_of
+    from lumina.vbench.suite import clip_seed, clips_of
+    from lumina.vbench.suite_config import filters_clips
 
-    wanted = [(p, index) for p in found for index in range(clips_of(p, samples, _filters(config)))]
+    wanted = [(p, index) for p in found for index in range(clips_of(p, samples, filters_clips(config)))]
     return [
         PromptRow(
             line,
             told.get(prompt.text, prompt.text),
             clip_name(prompt.text, index),
-            int(generator(seed, "vbench-seed", prompt.text, index).integers(2**31)),
+            clip_seed(seed, prompt.text, index),
+            notes=(("vbench_prompt", prompt.text), ("vbench_index", index)),
         )
         for line, (prompt, index) in enumerate(wanted, 1)
     ]
@@ -214,101 +258,112 @@ class _Plan:
     prompts: Sequence[VBenchPrompt]
     """Empty where no prompt file tells what clips show."""
     prompts_file: Path | None
-    samples: int
+    dimensions: tuple[str, ...]
+    filters: bool
+    """Whether the static filter chooses among more clips of temporal flickering."""
 
 
-def _judge_folder(
-    videos: Path,
-    prompts: Path | None,
-    asked: tuple[str, ...],
-    samples: int,
-    config: JudgeConfig,
-    out: Path,
-    console: Console,
-) -> int:
+def _judge_checkpoint(checkpoint: str, work: _Work, augmented: Path | None) -> int:
+    """Make the clips of a checkpoint, and judge them."""
+    from lumina.vbench.augmented import read_augmented
+    from lumina.vbench.dimensions import DIMENSIONS
+    from lumina.vbench.prompts import find_prompts, read_prompts
+    from lumina.vbench.suite_config import filters_clips
+
+    console = make_console()
+    file = find_prompts(work.prompts)
+    found = read_prompts(file, work.dimensions)
+    told = read_augmented(augmented, found) if augmented is not None else {}
+    rows = _rows(found, work.samples, work.config, told, work.options.seed)
+    folder = work.out / CLIPS
+    code = generate_rows(checkpoint, rows, str(file), folder, work.options, work.options.typed, console)
+    if code not in (0, 1):
+        return code
+    present = [row.file for row in rows if (folder / row.file).is_file()]
+    filters = filters_clips(work.config)
+    plan = _Plan(checkpoint, folder, present, found, file, work.dimensions or tuple(DIMENSIONS), filters)
+    return max(code, _judge(plan, work, console))
+
+
+def _judge_folder(videos: Path, work: _Work) -> int:
+    """Judge clips that are there."""
+    from lumina.vbench.clip_files import index_of
     from lumina.vbench.dimensions import DIMENSIONS
     from lumina.vbench.prompts import find_prompts, read_prompts
     from lumina.vbench.reading import clip_files
     from lumina.vbench.suite import WITHOUT_PROMPTS
+    from lumina.vbench.suite_config import filters_clips
 
-    if not videos.is_dir():
-        raise PipelineError(f"--videos {videos} is no directory: name one with clips called PROMPT-INDEX.mp4")
+    asked, name = work.dimensions, videos.resolve().name
     names = [path.name for path in clip_files(videos)]
-    typed = command_line(["lumina", *sys.argv[1:]])
-    if prompts is None:
-        if wrong := [name for name in asked if name not in WITHOUT_PROMPTS]:
+    if work.prompts is None:
+        if wrong := [one for one in asked if one not in WITHOUT_PROMPTS]:
             raise PipelineError(f"--dimensions {wrong[0]} looks for what the prompt file tells: give --prompts FILE")
-        plan = _Plan(videos.name, videos, names, (), None, samples)
-        return _judge(plan, asked or WITHOUT_PROMPTS, config, out, typed, console)
-    file = find_prompts(prompts)
-    plan = _Plan(videos.name, videos, names, read_prompts(file, asked), file, samples)
-    return _judge(plan, asked or tuple(DIMENSIONS), config, out, typed, console)
+        return _judge(_Plan(name, videos, names, (), None, asked or WITHOUT_PROMPTS, False), work, make_console())
+    file = find_prompts(work.prompts)
+    # Clips that somebody filtered already are as many as those of other dimensions.
+    more = any((index_of(one) or 0) >= work.samples for one in names)
+    filters = more and filters_clips(work.config)
+    plan = _Plan(name, videos, names, read_prompts(file, asked), file, asked or tuple(DIMENSIONS), filters)
+    return _judge(plan, work, make_console())
 
 
-def _judge(plan: _Plan, dimensions: Sequence[str], config: JudgeConfig, out: Path, typed: str, console: Console) -> int:
+def _judge(plan: _Plan, work: _Work, console: Console) -> int:
     """Score the clips, write the report and print it; returns the exit code."""
-    import torch
-
     from jobs import cluster
     from jobs.ray_faults import explained
-    from jobs.runtime import RuntimeConfig
     from jobs.vbench import find_clips, score_clips
     from lumina.vbench.page import Subject
+    from lumina.vbench.reading import differing
     from lumina.vbench.report_files import PAGE_FILE, Statistics, make_report
     from lumina.vbench.suite import expected_clips, strata_of
 
-    runtime = RuntimeConfig(use_gpu=torch.cuda.is_available())
-    clips = find_clips(plan.folder, plan.clips, plan.prompts, dimensions, plan.samples)
-    expected = expected_clips(plan.prompts, dimensions, plan.samples, _filters(config)) if plan.prompts else {}
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("starting Ray", total=None)
+    prompts, samples, out = plan.prompts, work.samples, work.out
+    with shown_progress(console, "looking at the clips") as shown:
         try:
-            with stoppable(typed, console) as stopped, explained("jobs.vbench:score_clips", runtime):
-                cluster.ensure(runtime)
-                scores = score_clips(
-                    clips,
-                    dimensions,
-                    config,
-                    plan.prompts_file,
-                    out,
-                    runtime,
-                    lambda done, total, what: bar.update(task, description=what, completed=done, total=total),
-                    expected,
-                )
+            with stoppable(work.options.typed, console) as stopped:
+                clips = find_clips(plan.folder, plan.clips, prompts, plan.dimensions, samples, plan.filters)
+                expected = expected_clips(prompts, plan.dimensions, samples, plan.filters) if prompts else None
+                shown(0, None, "starting Ray")
+                runtime = _runtime(work.options)
+                # Ray has put its own handler there.
+                with terminable(), explained("jobs.vbench:score_clips", runtime):
+                    if runtime.ray_address is not None:
+                        places = {f"--weights {n}": p for n, p in work.config.weights.model_dump().items() if p}
+                        check_seen({name: Path(place) for name, place in places.items() if Path(place).exists()})
+                        check_seen({"--out" if plan.prompts_file else "--videos": clips[0].path})
+                    scores = score_clips(
+                        clips,
+                        plan.dimensions,
+                        work.config,
+                        plan.prompts_file,
+                        out,
+                        runtime,
+                        shown,
+                        expected,
+                        work.options.workers,
+                    )
         finally:
             cluster.shutdown()
     if stopped.code:
         return stopped.code
-    name = plan.prompts_file.name if plan.prompts_file else ""
-    subject = Subject(plan.name, len(clips), plan.samples, name, plan.folder)
-    report = make_report(subject, scores, strata_of(plan.prompts, plan.clips), Statistics())
+    file = plan.prompts_file.name if plan.prompts_file else ""
+    note = differing({clip.name: clip.shape for clip in clips})
+    subject = Subject(plan.name, len(clips), samples, file, plan.folder, note)
+    report = make_report(subject, scores, strata_of(prompts, plan.clips), Statistics())
     report.write(out, clean)
     console.print(report_view(report))
     console.print(f"{out / PAGE_FILE} shows it beside the paper's tables", soft_wrap=True)
     return 1 if report.failed else 0
 
 
-def report_view(report: Report) -> RenderableType:
-    """Figures of dimensions and totals, and what is missing."""
-    from lumina.vbench.published import MULTI_SCALE, published
-    from lumina.vbench.summary import percent
+def _runtime(options: Options) -> RuntimeConfig:
+    """Where the clips are judged; this process is part of that cluster then."""
+    import torch
 
-    paper = next(row for row in published() if row.model == MULTI_SCALE).corrected()
-    printed = {"quality": paper.printed.quality, "semantic": paper.printed.semantic, "total": paper.printed.total}
-    table = make_table("figure", ">percent", ">the paper's", ">prompts", ">clips", "~note")
-    for one in report.summary.dimensions:
-        value = percent(one.interval) if one.interval else "-"
-        note = in_line(one.gap, "yellow") if one.gap else Text(one.note or "", "dim")
-        numbers = (f"{one.prompts:,}", f"{one.clips:,}")
-        name = one.metric if one.interval else one.name
-        table.add_row(name, value, f"{paper.scores[one.name]:.2f}", *numbers, note)
-    for total in report.summary.totals:
-        value = percent(total.interval) if total.interval else "-"
-        name = total.metric if total.interval else total.name
-        table.add_row(name, value, f"{printed[total.name]:.2f}", "", "", Text(total.gap or "", "yellow"))
-    gaps = any(one.gap for one in report.summary.dimensions)
-    return (
-        Group(table, Text("docs/vbench.md says which weights and which environment there are.", "dim"))
-        if gaps
-        else table
-    )
+    from jobs import capacity, cluster
+    from jobs.runtime import RuntimeConfig
+
+    runtime = RuntimeConfig(ray_address=options.ray_address, use_gpu=torch.cuda.is_available())
+    cluster.ensure(runtime)
+    return runtime if options.ray_address is None else runtime.model_copy(update={"use_gpu": capacity.has_gpus()})

@@ -9,10 +9,21 @@ import pytest
 import torch
 from PIL import Image
 
+from lumina.faults import MachineError
+from lumina.vbench import reading
 from lumina.vbench.clip_score import ClipScore
-from lumina.vbench.judges import NATIVE, Judges, VBenchWeights, action_names, key, missing_weights
+from lumina.vbench.judges import Judges, action_names, key
 from lumina.vbench.networks.raft import Raft
-from lumina.vbench.reading import ClipFrames, UnreadableClipError, clip_files, read_clip
+from lumina.vbench.reading import (
+    ClipFrames,
+    ClipShape,
+    UnreadableClipError,
+    clip_files,
+    clip_shape,
+    differing,
+    read_clip,
+)
+from lumina.vbench.suite_config import NATIVE, VBenchWeights, missing_weights
 from lumina.video import write_h264
 
 
@@ -126,6 +137,51 @@ def test_clips_are_read_whole(tmp_path: Path) -> None:
     assert (film.pixels.shape, film.fps) == ((5, 32, 32, 3), 12.5)
     assert np.abs(film.pixels.mean((1, 2, 3)) - [0, 10, 20, 30, 40]).max() < 2
     assert read_clip(tmp_path / "a-0.GIF").pixels[1, 0, 0].tolist() == [255, 0, 0]
+
+
+def test_a_clip_beyond_the_memory_for_one_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_h264(tmp_path / "a-0.mp4", _clip(5).pixels, 8)
+    monkeypatch.setattr(reading, "MOST_BYTES", 4 * 32 * 32 * 3)
+    with pytest.raises(UnreadableClipError, match="more than 4 frames of 32x32: VBench judges clips below 5 s"):
+        read_clip(tmp_path / "a-0.mp4")
+    monkeypatch.setattr(reading, "MOST_BYTES", 5 * 32 * 32 * 3)
+    assert len(read_clip(tmp_path / "a-0.mp4").pixels) == 5
+
+
+def test_a_mount_that_is_away_is_not_the_clips_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import av
+
+    def away(*_: object, **__: object) -> None:
+        raise av.error.PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(av, "open", away)
+    with pytest.raises(MachineError, match=r"a-0\.mp4: Permission denied"):
+        read_clip(tmp_path / "a-0.mp4")
+
+
+def test_clips_that_are_not_alike_are_told_in_a_line(tmp_path: Path) -> None:
+    write_h264(tmp_path / "a-0.mp4", _clip(5).pixels, 8)
+    (tmp_path / "b-0.mp4").write_bytes(b"nothing")
+    shape = clip_shape(tmp_path / "a-0.mp4")
+    assert shape == ClipShape(32, 32, 5, 8.0)
+    assert clip_shape(tmp_path / "b-0.mp4") is None
+    assert differing({"a": shape, "b": None, "c": shape}) is None
+    others = {"d": ClipShape(64, 32, 5, 8.0), "e": ClipShape(32, 32, 5, 12.5), "f": ClipShape(32, 32, 0, 8.0)}
+    assert differing({"a": shape, "c": shape, **others}) == (
+        "the clips are not alike, and figures depend on all of it: 2 of 32x32 at 8 fps, 5 frames (a, ...), "
+        "1 of 32x32 at 8 fps (f), 1 of 32x32 at 12.5 fps, 5 frames (e), and 1 other kind"
+    )
+
+
+def test_weights_of_another_network_are_no_clips_fault(dino: str, raft: str) -> None:
+    for judges, dimension in (
+        (Judges(VBenchWeights(dino=raft)), "subject_consistency"),
+        (Judges(VBenchWeights(raft=raft + "x")), "temporal_flickering"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match="raft-things"):
+            judges.judge(dimension, _clip(), None, "a-0.mp4")
 
 
 def test_files_that_are_no_clips_are_named(tmp_path: Path) -> None:

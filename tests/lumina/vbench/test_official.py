@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -47,12 +48,15 @@ def _clips(folder: Path, prompt: str, indices: tuple[int, ...] = (0, 1)) -> list
     return [Clip(folder / f"{index}.mp4", f"{prompt}-{index}.mp4", 3) for index in indices]
 
 
-def test_one_dimension_is_scored_with_versions(fake: Path, tmp_path: Path) -> None:
+def test_one_dimension_is_scored_with_versions(fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = _clips(tmp_path / "clips", "a stop sign")
     # What an earlier attempt left is not in the way.
     (tmp_path / "work" / "clips").mkdir(parents=True)
     (tmp_path / "work" / "clips" / "0.txt").touch()
-    found = score_officially(fake, "imaging_quality", clips, _prompts(tmp_path), tmp_path / "work")
+    # Relative names, as they are typed.
+    monkeypatch.chdir(tmp_path)
+    python, prompts = Path(os.path.relpath(fake)), _prompts(tmp_path).relative_to(tmp_path)
+    found = score_officially(python, "imaging_quality", clips, prompts, Path("work"))
     assert list(found.clips) == ["a stop sign-0.mp4", "a stop sign-1.mp4"]
     assert found.score == pytest.approx(sum(one.total for one in found.clips.values()) / 2)
     assert 0 < found.score < 1

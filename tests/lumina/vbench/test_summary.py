@@ -10,7 +10,8 @@ from lumina.vbench.clip_score import ClipScore
 from lumina.vbench.dimensions import DIMENSIONS
 from lumina.vbench.judges import Verdict
 from lumina.vbench.score_store import Scored, ScoreStore
-from lumina.vbench.summary import By, DimensionScores, Summary, percent, summarise
+from lumina.vbench.suite_config import By
+from lumina.vbench.summary import DimensionScores, Summary, percent, summarise
 
 
 def _scored(clip: str, total: float | None = 0.5, static: bool | None = None, dimension: str = "color") -> Scored:
@@ -35,20 +36,27 @@ def test_a_clip_that_failed_is_counted_and_there_is_no_mean_without_it() -> None
     assert found.gap == "1 of 2 clips cannot be scored; p2-0.mp4: two frames, the clip has 1"
 
 
+def test_a_dimension_that_no_prompt_asks_for_is_named_and_so_is_official_code_that_failed() -> None:
+    summary = _summary({"color": _of(expected=0), "scene": DimensionScores("official", [], 3, {}, None, "it crashed")})
+    assert [one.gap for one in summary.dimensions] == ["no prompt of the file asks for it", "it crashed"]
+    assert summary.failed == 1
+
+
 def test_a_missing_clip_is_a_gap() -> None:
     [found] = _summary({"color": _of(_scored("p1-0.mp4"), expected=3)}).dimensions
     assert found.gap == "2 of 3 clips are missing"
 
 
-def test_the_static_filter_keeps_the_first_five_of_each_prompt() -> None:
+def test_the_static_filter_keeps_the_first_samples_of_each_prompt() -> None:
     scored = [
-        _scored(f"p{prompt}-{index}.mp4", 1.0 if index in (0, 1, 10, 11, 2) else 0.0, True, "temporal_flickering")
+        _scored(f"p{prompt}-{index}.mp4", 1.0 if index in (0, 1, 10) else 0.0, True, "temporal_flickering")
         for prompt in (1, 2)
         for index in range(12)
     ]
     [found] = _summary({"temporal_flickering": _of(*scored)}).dimensions
     assert found.interval is not None
-    assert (found.interval.value, found.clips, found.note) == (1.0, 10, "3 clips a prompt, officially 25")
+    assert (found.interval.value, found.clips) == (1.0, 6)
+    assert found.note == "3 clips a prompt, officially 5; the static filter kept 6 of 24 clips"
     moving = [_scored("p1-0.mp4", 1.0, False, "temporal_flickering")]
     [found] = _summary({"temporal_flickering": _of(*moving)}).dimensions
     assert found.gap == "the static filter lets no clip through"

@@ -105,11 +105,15 @@ def read_audio(path: Path, film: Track, start_s: float, duration_s: float, rate:
         with opened(path) as container:
             stream = _played(container)
             packets = _Packets(container, stream, begin - _PREROLL_S, begin + Fraction(duration_s) + 1)
-            window = _Window(stream.codec_context.sample_rate, begin, round(duration_s * rate), rate)
+            count, window = round(duration_s * rate), None
             first = next(packets.wanted, None)
             for frame in () if first is None else decoded(stream, chain([first], packets.wanted)):
+                # A frame knows its rate: of AAC with spectral bands replicated, a container may say half of it.
+                window = window or _Window(frame.sample_rate, begin, count, rate)
                 window.add(frame)
             track = _track(container, stream, packets, begin - Fraction(start_s))
+        if window is None:
+            return ClipAudio(np.zeros(count, np.float32), 0.0, track)
         return ClipAudio(window.resampled(), window.cover, track)
 
 
@@ -142,9 +146,6 @@ def _played(container: Any) -> Any:
     stream = max(streams, key=lambda one: (bool(one.disposition & Disposition.default), -one.index))
     if stream.codec_context is None:
         raise RowError(Reason.DECODE_ERROR, "pyav: no decoder for the audio track")
-    rate = stream.codec_context.sample_rate
-    if not 0 < rate <= _MOST_RATE:
-        raise RowError(Reason.DECODE_ERROR, f"a sample rate of {rate:,} Hz: up to {_MOST_RATE:,} are read")
     stream.codec_context.thread_count = 1
     return stream
 
@@ -204,6 +205,8 @@ class _Window:
     """The samples of a window at the track's own rate, put where their stamps say, and some on either side of it."""
 
     def __init__(self, rate: int, begin: Fraction, count: int, target: int) -> None:
+        if not 0 < rate <= _MOST_RATE:
+            raise RowError(Reason.DECODE_ERROR, f"a sample rate of {rate:,} Hz: up to {_MOST_RATE:,} are read")
         ratio = Fraction(target, rate)
         self._up, self._down = ratio.numerator, ratio.denominator
         # As many whole steps of both rates as the filter of the resampling looks back.

@@ -196,6 +196,8 @@ def test_no_track_and_broken_tracks_say_so(tmp_path: Path) -> None:
     assert (none.reason, none.status) == (Reason.NO_AUDIO_STREAM, Status.FILTERED)
     error = _refused(tear(write(tmp_path / "torn.mkv", Heard(noise(4, 96000), codec="flac"))))
     assert (error.reason, error.status) == (Reason.DECODE_ERROR, Status.QUARANTINED)
+    mad = _refused(write(tmp_path / "mad.mkv", Heard(clicks(1_000_000, 0.5), 1_000_000)))
+    assert (mad.reason, mad.detail) == (Reason.DECODE_ERROR, "a sample rate of 1,000,000 Hz: up to 768,000 are read")
     infinite = clicks(48000, 2.0)
     infinite[48000] = np.inf
     assert _refused(write(tmp_path / "inf.mkv", Heard(infinite, codec="pcm_f32le"))).reason == Reason.NOT_FINITE

@@ -129,8 +129,7 @@ def vbench(
         fps=fps,
         dtype=dtype,
         attention="auto",
-        # Frames are judged whole: tiles would change them.
-        tiling=False,
+        tiling=None,
         offload="auto",
         workers=workers,
         ray_address=ray_address,

@@ -149,7 +149,7 @@ def test_what_the_hours_leave_out_is_said(cost: Any) -> None:
     assert "train@4 writes a checkpoint every 29 h 39 min, which is what a lost node costs at most" in words
     assert "train@1 waits longer for gradients and weights of other workers than it computes" in words
     assert "encode_latents@videos-960 2.63 s 21.9 GB" in words
-    assert re.search(r"evaluate, a system prompt 200 3 min \d\d s 40 GB 49\.2 GB", words)
+    assert re.search(r"evaluate, a system prompt 2,448 3 min \d\d s 40 GB 49\.2 GB", words)
     fast = ["--storage", "20", "--network", "400", "-o", "runtime.checkpoint_every=null"]
     quick = cost(*slow, *fast, "--json")
     made = json.loads(quick.output)["cluster"]

@@ -27,8 +27,9 @@ COPY pyproject.toml constraints.txt ./
 ARG TORCH_INDEX=https://pypi.org/simple
 # What the head needs to start and end nodes: boto3 on AWS; empty on Kubernetes.
 ARG CLOUD=boto3
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
-        > requirements.txt \
+# `lumina serve --address` has its replicas on the nodes.
+RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+        print(*project['dependencies'], *project['optional-dependencies']['serve'], sep='\n')" > requirements.txt \
     && pip install --no-cache-dir --constraint constraints.txt --extra-index-url "${TORCH_INDEX}" \
         --requirement requirements.txt ${CLOUD}
 

@@ -94,6 +94,13 @@ class Decoder:
         answer, _ = self._call(request, self.limits.timeout_s * _WHOLE_FILE)
         return answer["found"]
 
+    def array(self, function: str, path: Path, settings: Mapping[str, Any]) -> tuple[Any, np.ndarray]:
+        """As `whole_file`, of a `function` that makes an array too: what it found, and the array (float32 or uint8)."""
+        request: dict[str, Any] = {"call": "array", "path": str(path), "media": "video"}
+        request |= {"function": function, "settings": dict(settings)}
+        answer, data = self._call(request, self.limits.timeout_s * _WHOLE_FILE)
+        return answer["found"], np.frombuffer(data, _PIXELS[answer["dtype"]]).reshape(answer["shape"])
+
     def close(self) -> None:
         """End the child."""
         if self._child is not None:

@@ -56,6 +56,10 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]
             return {"probe": asdict(probe(path, media, request["start_s"], request["end_s"]))}, None
         if request["call"] == "whole_file":
             return {"found": _function(request["function"])(path, request["settings"])}, None
+        if request["call"] == "array":
+            found, array = _function(request["function"])(path, request["settings"])
+            array = np.ascontiguousarray(array)
+            return {"found": found, "shape": array.shape, "dtype": str(array.dtype)}, array
         asked = request["fit"]
         fit = None if asked is None else Fit(_function(asked["function"]), (asked["size"][0], asked["size"][1]))
         frames = read(path, media, request["track"], request["times_s"], fit)

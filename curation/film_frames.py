@@ -153,7 +153,9 @@ def decoded(stream: Any, packets: Iterable[Any]) -> Iterator[Any]:
         if packet is None:
             break
     if not begun:
-        raise RowError(Reason.DECODE_ERROR, f"pyav: {damage.text if damage else 'the video stream has no frame'}")
+        raise RowError(
+            Reason.DECODE_ERROR, f"pyav: {damage.text if damage else f'the {stream.type} stream has no frame'}"
+        )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Manifest formats, what their rows mean: the plain columns, OpenVid-1M, Panda-70M.
+"""Manifest formats, what their rows mean: the plain columns, OpenVid-1M, Panda-70M, VGGSound.
 
 Every format turns one record into the rows of its clips. A column that a format does not know is kept in `extra`.
 """
@@ -30,6 +30,9 @@ CAPTION_NAMES = ("caption", "text", "prompt")
 _SPAN = ("span_start_s", "span_end_s")
 _OPENVID_NAMES = frozenset({"video", "caption", "aesthetic score", "motion score"})
 _PANDA_NAMES = frozenset({"videoID", "timestamp", "caption"})
+_VGGSOUND_NAMES = ("youtube_id", "start_seconds", "label", "split")
+_YOUTUBE_ID = re.compile(r"[\w-]{11}", re.ASCII)
+_START = re.compile(r"\d{1,6}", re.ASCII)
 _PANDA_LISTS = ("matching_score", "desirable_filtering", "shot_boundary_detection")
 KINDS = (
     MEDIA_NAMES,
@@ -40,7 +43,8 @@ KINDS = (
 _LIST_CHARS = 1 << 20
 _TIME = re.compile(r"(\d+):([0-5]?\d):([0-5]?\d(?:\.\d+)?)")
 
-Format = Literal["auto", "clips", "openvid", "panda", "folder"]
+Kind = Literal["clips", "openvid", "panda", "vggsound"]
+Format = Literal["auto", "clips", "openvid", "panda", "vggsound", "folder"]
 
 
 class IngestConfig(Config):
@@ -48,8 +52,8 @@ class IngestConfig(Config):
 
     format: Format = "auto"
     """`clips` (a file, a caption and a source per row), `openvid` (OpenVid-1M, read from its zip parts), `panda`
-    (Panda-70M, a row per span), `folder` (every video and image in a folder); `auto` tells them apart by their
-    columns."""
+    (Panda-70M, a row per span), `vggsound` (VGGSound, whose file has no header), `folder` (every video and image in a
+    folder); `auto` tells them apart by their columns."""
     default_source: str = Field(default="clips", min_length=1)
     """Source of files in a bare folder, and of rows that name none."""
     media_dir: Path | None = None
@@ -81,8 +85,19 @@ class ManifestRow:
 RowsOf = Callable[[Record], Iterator[ManifestRow]]
 
 
-def detect(names: Sequence[str]) -> Literal["clips", "openvid", "panda"]:
+def headless(cells: Sequence[str]) -> tuple[str, ...] | None:
+    """The columns of a CSV without a header, from its first row: those of VGGSound, or None."""
+    if len(cells) != len(_VGGSOUND_NAMES):
+        return None
+    name, start, _, split = (cell.strip() for cell in cells)
+    is_row = _YOUTUBE_ID.fullmatch(name) and _START.fullmatch(start) and split in ("train", "test")
+    return _VGGSOUND_NAMES if is_row else None
+
+
+def detect(names: Sequence[str]) -> Kind:
     """The format of a table, from its columns."""
+    if tuple(names) == _VGGSOUND_NAMES:
+        return "vggsound"
     if set(names) >= _PANDA_NAMES:
         return "panda"
     return "openvid" if set(names) >= _OPENVID_NAMES else "clips"
@@ -93,7 +108,8 @@ def check_columns(format: str, names: Sequence[str], where: str) -> None:
     if format == "clips":
         kinds: list[tuple[str, ...]] = [MEDIA_NAMES, CAPTION_NAMES]
     else:
-        kinds = [(name,) for name in sorted(_PANDA_NAMES if format == "panda" else {"video", "caption"})]
+        of_format = {"panda": sorted(_PANDA_NAMES), "vggsound": _VGGSOUND_NAMES, "openvid": ("caption", "video")}
+        kinds = [(name,) for name in of_format[format]]
     lacking = [kind for kind in kinds if set(kind).isdisjoint(names)]
     if lacking:
         listed = [f"{kind[0]} (or {', '.join(kind[1:])})" if kind[1:] else kind[0] for kind in lacking]
@@ -148,6 +164,22 @@ def panda_rows(config: IngestConfig) -> RowsOf:
             own = {column: values[index] for column, values in lists.items()}
             own |= {"video": f"{name}.mp4", **dict(zip(_SPAN, span, strict=True))}
             yield _clip(Record(record.number, f"{record.where}, span {index + 1}", shared | own), config)
+
+    return rows
+
+
+def vggsound_rows(config: IngestConfig) -> RowsOf:
+    """Rows of VGGSound: the ten seconds of a video in the file `<id>_<start, six digits>.mp4`, and its label."""
+
+    def rows(record: Record) -> Iterator[ManifestRow]:
+        name, start = _text(record, "youtube_id"), _text(record, "start_seconds")
+        if not _YOUTUBE_ID.fullmatch(name):
+            raise ManifestError(f"{record.where}: youtube_id is {name!r:.60}, expected its 11 characters")
+        if not _START.fullmatch(start):
+            raise ManifestError(f"{record.where}: start_seconds is {start!r:.60}, expected whole seconds, such as 30")
+        cells = {key: value for key, value in record.cells.items() if key != "label"}
+        cells |= {"video": f"{name}_{int(start):06d}.mp4", "caption": _text(record, "label")}
+        yield _clip(replace(record, cells=cells), config)
 
     return rows
 

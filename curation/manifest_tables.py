@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ _DEPTH = 64
 Kinds = Sequence[Sequence[str]]
 """The columns that formats know: each with the others that mean the same."""
 _Meant = Callable[[tuple[str, ...]], tuple[str, ...]]
+Headless = Callable[[Sequence[str]], tuple[str, ...] | None]
+"""The columns of a CSV whose first row is one of its rows; None for a header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,8 @@ class Table:
 
 
 @contextmanager
-def opened(path: Path, kinds: Kinds, mistakes: Mistakes) -> Iterator[Table]:
-    """Open a table by its extension: JSON lines, Parquet, else CSV.
+def opened(path: Path, kinds: Kinds, mistakes: Mistakes, headless: Headless = lambda _cells: None) -> Iterator[Table]:
+    """Open a table by its extension: JSON lines, Parquet, else CSV, which `headless` may know without a header.
 
     Rows that are none are left out, and added to `mistakes`. ManifestError for what is not such a file.
     """
@@ -72,7 +75,7 @@ def opened(path: Path, kinds: Kinds, mistakes: Mistakes) -> Iterator[Table]:
         if extension in JSON_LINES:
             yield _json_lines(lines, meant, mistakes)
         else:
-            yield _csv(lines, kinds, meant, mistakes)
+            yield _csv(lines, kinds, meant, mistakes, headless)
 
 
 def known_as(names: Sequence[str], kinds: Kinds) -> tuple[str, ...]:
@@ -131,16 +134,18 @@ def _header(path: Path, names: Sequence[str], meant: _Meant) -> tuple[str, ...]:
         raise ManifestError(f"manifest {path} {error}") from error
 
 
-def _csv(lines: Lines, kinds: Kinds, meant: _Meant, mistakes: Mistakes) -> Table:
+def _csv(lines: Lines, kinds: Kinds, meant: _Meant, mistakes: Mistakes, headless: Headless) -> Table:
     known = frozenset(plain(name) for kind in kinds for name in kind)
     rows = csv_rows(lines, lambda name: plain(name) in known, mistakes)
-    _, header = next(rows, (0, []))
+    number, header = next(rows, (0, []))
+    if given := headless(header):
+        return Table(given, _csv_records(chain([(number, header)], rows), given, given, mistakes))
     names = _header(lines.path, [name for name in header if name.strip()], meant)
     return Table(names, _csv_records(rows, header, names, mistakes))
 
 
 def _csv_records(
-    rows: Iterator[tuple[int, list[str]]], header: list[str], names: tuple[str, ...], mistakes: Mistakes
+    rows: Iterator[tuple[int, list[str]]], header: Sequence[str], names: tuple[str, ...], mistakes: Mistakes
 ) -> Iterator[Record]:
     width = len(header)
     named = [place for place, name in enumerate(header) if name.strip()]

@@ -30,8 +30,10 @@ from curation.manifest_formats import (
     checked_caption,
     clip_rows,
     detect,
+    headless,
     openvid_rows,
     panda_rows,
+    vggsound_rows,
 )
 from curation.manifest_mistakes import ManifestError, Mistakes
 from curation.manifest_rows import ManifestRows
@@ -169,7 +171,7 @@ def _read_table(path: Path, root: Path, settings: str, _state: tuple[tuple[str, 
     """Read a file, unless it was read last: `_state` tells whether it and its archives have changed since."""
     config = IngestConfig.model_validate_json(settings)
     mistakes = Mistakes(path)
-    with opened(path, KINDS, mistakes) as table:
+    with opened(path, KINDS, mistakes, headless) as table:
         if not table.names:
             mistakes.check()
         kind = detect(table.names) if config.format == "auto" else config.format
@@ -178,7 +180,8 @@ def _read_table(path: Path, root: Path, settings: str, _state: tuple[tuple[str, 
         if archives is not None:
             rows_of = openvid_rows(config, archives)
         else:
-            rows_of = panda_rows(config) if kind == "panda" else clip_rows(config)
+            known = {"panda": panda_rows, "vggsound": vggsound_rows}
+            rows_of = known.get(kind, clip_rows)(config)
         rows = ManifestRows(_rows(table.records, rows_of, mistakes))
     mistakes.check()
     if not rows:

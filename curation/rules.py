@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import pyarrow as pa
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from curation.schema import MOTION, Reason
+from curation.schema import AV_ALIGN, MOTION, SOUND, Reason
 from lumina.config import Config
 
 Row = dict[str, Any]
@@ -24,7 +24,8 @@ EXTRA = "extra."
 _OF_VIDEOS = frozenset(
     {
         "fps", "duration_s", "file_duration_s", "frames_container", "frames_decodable", "frames_shown", "max_gap_s",
-        "interlaced", "hdr", "span_start_s", "span_end_s", *MOTION.names,
+        "interlaced", "hdr", "span_start_s", "span_end_s", *MOTION.names, *SOUND.names,
+        *AV_ALIGN.names,
     }
 )  # fmt: skip
 """Columns that an image has no value in."""

@@ -43,6 +43,11 @@ class Reason(StrEnum):
     DECODE_CRASHED = "decode_crashed"
     DECODE_MEMORY = "decode_memory"
     NO_VIDEO_STREAM = "no_video_stream"
+    NO_AUDIO_STREAM = "no_audio_stream"
+    SILENT = "silent"
+    """An audio track in which nothing is heard."""
+    SHORT_AUDIO = "short_audio"
+    """An audio track that fills too little of the clip."""
     SIZE_CHANGES = "size_changes"
     NOT_FINITE = "not_finite"
     TOO_FEW_FRAMES = "too_few_frames"
@@ -141,6 +146,52 @@ MOTION = pa.schema(
 )
 """Scores in pixels of the `input_hw` frame per sampling interval; `pair_scores` is the series of `flow_abs_mean`.
 `samples_shown` counts the frames among the samples: fewer than these where one frame stands longer than an interval."""
+
+SOUND = pa.schema(
+    {
+        "clip_id": pa.string(),
+        "has_audio": pa.bool_(),
+        "audio_codec": pa.string(),
+        "audio_rate": pa.int32(),
+        "audio_channels": pa.int32(),
+        "audio_layout": pa.string(),
+        "audio_tracks": pa.int32(),
+        "audio_start_s": pa.float64(),
+        "audio_duration_s": pa.float64(),
+        "audio_window_s": pa.float64(),
+        "audio_cover": pa.float64(),
+        "audio_rms_dbfs": pa.float32(),
+        "audio_peak_dbfs": pa.float32(),
+        "audio_silence": pa.float32(),
+    }
+    | _STATUS
+)
+"""Of the audio track that is played by default. `audio_start_s` is when it begins, in seconds from the film's first
+frame, and `audio_duration_s` how long all of it is. The others are of the first `audio_window_s` seconds of the clip:
+the share that the track fills, the level of the mono mix at 16 kHz in dB of full scale (a sine that fills it has an RMS
+of -3), and the share of the time that is silent."""
+
+AV_ALIGN = pa.schema(
+    {
+        "clip_id": pa.string(),
+        "av_align": pa.float64(),
+        "av_align_chance": pa.float64(),
+        "av_align_excess": pa.float64(),
+        "av_align_v2023": pa.float64(),
+        "av_align_v2023_chance": pa.float64(),
+        "av_align_v2023_excess": pa.float64(),
+        "av_align_fps": pa.float64(),
+        "audio_onsets": pa.int32(),
+        "motion_peaks": pa.int32(),
+        "motion_peaks_v2023": pa.int32(),
+        "onset_times_s": pa.list_(pa.float64()),
+        "peak_times_s": pa.list_(pa.float64()),
+    }
+    | _STATUS
+)
+"""AV-Align as released in February 2025, and in October 2023 (`v2023`); null where nothing sounds and nothing moves.
+`chance` is the mean score of the onsets shifted in a circle, `excess` the score above it. Times are seconds from the
+clip's first frame."""
 
 TAG = pa.schema({"clip_id": pa.string(), "source": pa.string(), "system_prompt_id": pa.string()} | _STATUS)
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -27,6 +28,9 @@ from lumina.evaluation.standard_scores import Scale, are_unlike, scale_of
 from lumina.evaluation.subsets import Comparison, compare
 from lumina.evaluation.summary import Results, estimates_of, interval_json, pivot
 from lumina.files import sha256_file
+from lumina.vbench.clip_rows import ClipRows, read_clip_rows
+from lumina.vbench.clip_rows import are_unlike as are_unlike_figures
+from lumina.vbench.suite_config import figure_of
 
 _READ = ("video@", "image@")
 
@@ -38,8 +42,9 @@ class ChooseConfig(Config):
         default={"shapes/colour_acc": 1.0, "shapes/shape_acc": 1.0, "shapes/direction_acc": 1.0}, min_length=1
     )
     """Metric to weight; sources are compared by the weighted mean. A negative weight is for a metric to keep low.
-    Unless all are shares of clips, metrics are weighed in standard deviations of their values over prompts and sources,
-    for what varies most would decide else. With `scores`, the names are figures of that file."""
+    Unless all are shares of clips, or totals of VBench, metrics are weighed in standard deviations of their values over
+    prompts and sources, for what varies most would decide else. With `scores`, the names are figures
+    of that file."""
     sources: tuple[str, ...] | None = Field(default=None, min_length=1)
     """A person's decision: these sources are fine-tuned on, whatever the scores; the first one's prompt is the default
     of the exported model. None goes by the score."""
@@ -71,13 +76,24 @@ class ChooseConfig(Config):
     @model_validator(mode="after")
     def _known(self) -> Self:
         for name, weight in self.score.items():
-            if self.scores is None and name not in METRICS:
-                raise ValueError(f"unknown metric {name!r}; there are {', '.join(sorted(METRICS))}")
+            if self.scores is None and name not in METRICS and figure_of(name) is None:
+                raise ValueError(
+                    f"unknown metric {name!r}; there are {', '.join(sorted(METRICS))}, and of VBench "
+                    "vbench/<dimension>, vbench_native/<dimension> and their quality, semantic and total"
+                )
             if weight == 0:
                 raise ValueError(f"the weight of {name!r} is zero: leave the metric out")
         if self.scores is None:
-            are_unlike(self.score)
+            vbench = [name for name in self.score if figure_of(name) is not None]
+            if 0 < len(vbench) < len(self.score):
+                raise ValueError(f"{vbench[0]} is a figure of VBench, and others of the score are of another suite")
+            _ = are_unlike_figures(vbench) if vbench else are_unlike(self.score)
         return self
+
+    @property
+    def by_vbench(self) -> bool:
+        """Whether the score is of evaluations by VBench."""
+        return self.scores is None and all(figure_of(name) is not None for name in self.score)
 
     def score_files(self) -> dict[str, Path]:
         """The files of `scores`, by the names under which the stage is given them."""
@@ -121,8 +137,12 @@ def run(ctx: JobContext) -> JobResult:
         given = files.get("scores") or {name.partition("@")[2]: path for name, path in files.items()}
         # The plan has looked for unknown sources; those that cannot be chosen may be there.
         scores = read_scores(given, config.score, sources)
-    results = scores.results if scores else {source: _read(inputs[source], config) for source in sources}
-    selection = select(results, config, left_out, scores)
+    if config.by_vbench and scores is None:
+        judged = {source: _read_judged(inputs[source], config) for source in sources}
+        selection = select_judged(judged, config, left_out)
+    else:
+        results = scores.results if scores else {source: _read(inputs[source], config) for source in sources}
+        selection = select(results, config, left_out, scores)
     if scores is not None:
         digests = {name: f"sha256:{sha256_file(path)}" for name, path in sorted(files.items())}
         selection = replace(selection, scores={"files": digests, "per_clip": scores.per_clip})
@@ -132,25 +152,43 @@ def run(ctx: JobContext) -> JobResult:
     return JobResult(
         kind="files",
         digest=f"sha256:{hashlib.sha256(text.encode()).hexdigest()}",
-        counts={"in": len(inputs), "ok": len(results), **({"filtered/no_clips": len(left_out)} if left_out else {})},
+        counts={"in": len(inputs), "ok": len(sources), **({"filtered/no_clips": len(left_out)} if left_out else {})},
         metrics={"choose/score": chosen.score["value"] or 0.0, "choose/best_set_size": len(selection.best_set)},
         artifacts=(SELECTION_FILE,),
     )
 
 
 def _read(ref: InputRef, config: ChooseConfig) -> Results:
+    _measured(ref, config)
+    return pivot(_rows(ref), sorted(config.score), ref.stage)
+
+
+def _read_judged(ref: InputRef, config: ChooseConfig) -> ClipRows:
+    return read_clip_rows(_rows(ref), _measured(ref, config))
+
+
+def _rows(ref: InputRef) -> list[dict[str, Any]]:
     import pyarrow.dataset
 
-    path = Path(ref.path)
-    measured = json.loads((path / METRICS_FILE).read_text(encoding="utf-8"))["metrics"]
+    rows: list[dict[str, Any]] = pyarrow.dataset.dataset(Path(ref.path) / "data").to_table().to_pylist()
+    return rows
+
+
+def _measured(ref: InputRef, config: ChooseConfig) -> list[str]:
+    """The figures of an evaluation, which must have those of the score."""
+    content = json.loads((Path(ref.path) / METRICS_FILE).read_text(encoding="utf-8"))
+    measured = content["metrics"]
     absent = sorted(set(config.score) - set(measured))
+    gaps = content.get("gaps", {})
+    for name in absent:
+        if gap := gaps.get(figure_of(name)):
+            raise ValueError(f"{ref.stage} has no {name}, which the score needs: {gap}")
     if absent:
         raise ValueError(
             f"{ref.stage} did not measure {', '.join(absent)}, which the score needs; "
             f"it measured {', '.join(sorted(measured))}: change choose.score or evaluate.metrics"
         )
-    rows = pyarrow.dataset.dataset(path / "data").to_table().to_pylist()
-    return pivot(rows, sorted(config.score), ref.stage)
+    return list(measured)
 
 
 def _trainable(ctx: JobContext) -> set[str] | None:
@@ -196,6 +234,44 @@ def select(
     unlike = are_unlike(metrics) if own else len(metrics) > 1
     figures = {s: estimates_of(results[s], metrics, config.seed, config.resamples) for s in sources}
     scales = {n: scale_of([results[s].columns[m.column] for s in sources]) for n, m in metrics.items() if unlike}
+    return _decide(figures, scales, config, left_out, (len(first.prompt_ids), first.samples), per_clip)
+
+
+def select_judged(judged: Mapping[str, ClipRows], config: ChooseConfig, left_out: Sequence[str] = ()) -> Selection:
+    """Apply the rule to figures of VBench, each with its dimension's own reducer in every resample.
+
+    Args:
+        judged: by source.
+        config: the rule.
+        left_out: as of `select`.
+
+    Raises:
+        ValueError: the sources were not evaluated on the same prompts and samples.
+    """
+    sources = sorted(judged)
+    first = judged[sources[0]]
+    for source in sources[1:]:
+        if (judged[source].clips, judged[source].strata) != (first.clips, first.strata):
+            raise ValueError(f"{sources[0]} and {source} were evaluated on different prompts: they cannot be paired")
+    names = sorted(config.score)
+    every = {source: judged[source].estimates(config.seed, config.resamples) for source in sources}
+    figures = {source: {name: found[name] for name in names} for source, found in every.items()}
+    unlike = names if are_unlike_figures(names) else []
+    scales = {name: scale_of([judged[source].prompt_values(name) for source in sources]) for name in unlike}
+    samples = max(Counter(prompt for prompt, _ in first.clips).values())
+    return _decide(figures, scales, config, left_out, (len(first.strata), samples), per_clip=True)
+
+
+def _decide(
+    figures: Mapping[str, Mapping[str, Estimate]],
+    scales: Mapping[str, Scale],
+    config: ChooseConfig,
+    left_out: Sequence[str],
+    size: tuple[int, int],
+    per_clip: bool,
+) -> Selection:
+    """Compare the sources by their figures; `size` is how many prompts there are, and clips of one."""
+    sources, (prompts, samples) = sorted(figures), size
     totals = [composite(_standardised(figures[s], scales), config.score) for s in sources]
     comparison = compare(
         sources,
@@ -215,11 +291,11 @@ def select(
         sources=tuple(selected),
         best_set=comparison.best_set,
         left_out=tuple(sorted(left_out)),
-        reason=_reason(comparison, selected, config, len(first.prompt_ids), first.samples, per_clip)
+        reason=_reason(comparison, selected, config, prompts, samples, per_clip)
         + (f" Left out, having no clips to fine-tune on: {', '.join(sorted(left_out))}." if left_out else ""),
         rule=config.model_dump(mode="json", exclude_none=True),
-        prompts=len(first.prompt_ids) if per_clip else 0,
-        samples=first.samples if per_clip else 0,
+        prompts=prompts if per_clip else 0,
+        samples=samples if per_clip else 0,
         table=tuple(
             Ranked(
                 source,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.clips import Batch, ClipJob, ClipRequest, make_clips
+from lumina.adapter_files import CONFIG_FILE
 from lumina.evaluation.noise import sampled_noise
 from lumina.faults import brief, machine_errors
 from lumina.files import read_json, replace_file, sha256_file
@@ -24,9 +25,10 @@ from lumina.flow_matching.schedules import SamplerConfig
 from lumina.formats import short_digest
 from lumina.generation_config import GenerationConfig, read_settings
 from lumina.models.config import AttentionKernel
-from lumina.parts import read_references
+from lumina.offload import OffloadSetting
+from lumina.parts import GENERATION_FILE, SYSTEM_PROMPTS_FILE, TEXT_ENCODER, TRANSFORMER, VAE, find_parts, find_source
 from lumina.precision import DType
-from lumina.pretrained import local_folder, locate
+from lumina.pretrained import locate
 from lumina.prompt_files import PromptRow
 from lumina.prompt_length import cut_message
 from lumina.system_prompts import SystemPrompt, compose, read_system_prompts
@@ -64,44 +66,20 @@ class ClipModel:
 
         Raises FileNotFoundError naming the part that is missing.
         """
-        # Imported late: it brings torch.
-        from lumina.adapter_files import CONFIG_FILE
-        from lumina.generate import GENERATION_FILE, SYSTEM_PROMPTS_FILE, TEXT_ENCODER, TRANSFORMER, VAE
-
-        folder = local_folder(checkpoint)
-        if not (folder / GENERATION_FILE).is_file():
-            raise FileNotFoundError(
-                f"{folder} does not hold a text-to-video checkpoint: no {GENERATION_FILE}; `lumina assemble` makes one "
-                "of a transformer and its parts"
-            )
-        root = locate(checkpoint, "a text-to-video checkpoint", (GENERATION_FILE,)).folder
-        elsewhere = read_references(root)
-        for name in (TRANSFORMER, VAE, TEXT_ENCODER, SYSTEM_PROMPTS_FILE):
-            if name not in elsewhere and not (root / name).exists():
-                raise FileNotFoundError(f"{root} is no text-to-video checkpoint: it holds no {name}")
+        parts = find_parts(checkpoint)
         return cls(
-            (root / TRANSFORMER).absolute(),
-            elsewhere.get(VAE, root / VAE).absolute(),
-            elsewhere.get(TEXT_ENCODER, root / TEXT_ENCODER).absolute(),
-            read_system_prompts(root / SYSTEM_PROMPTS_FILE),
-            read_settings(root / GENERATION_FILE),
+            parts[TRANSFORMER].absolute(),
+            parts[VAE].absolute(),
+            parts[TEXT_ENCODER].absolute(),
+            read_system_prompts(parts[SYSTEM_PROMPTS_FILE]),
+            read_settings(parts[GENERATION_FILE]),
             None if adapter is None else locate(adapter, "an adapter", (CONFIG_FILE,)).folder.absolute(),
             adapter_scale,
         )
 
-    def source(self, name: str) -> str:
-        """The source of that name, or the default one if it is empty; ValueError if there is none."""
-        found = name or self.defaults.source
-        if found is None and len(self.system_prompts) == 1:
-            [found] = self.system_prompts
-        if found is None or found not in self.system_prompts:
-            asked = "name a source" if found is None else f"no system prompt for source {found!r}"
-            raise ValueError(f"{asked}; there are {', '.join(self.system_prompts)}")
-        return found
-
     def digest(self) -> str:
         """Of the content of its networks and tokenizer, and of the adapter: "sha256:<hex>"."""
-        parts = {"transformer": self.transformer, "vae": self.vae, "text_encoder": self.text_encoder}
+        parts = {TRANSFORMER: self.transformer, VAE: self.vae, TEXT_ENCODER: self.text_encoder}
         if self.adapter is not None:
             parts["adapter"] = self.adapter
         content = {
@@ -114,10 +92,12 @@ class ClipModel:
         }
         return _digest({"parts": content, "adapter_scale": self.adapter_scale if self.adapter else None})
 
-    def size_bytes(self) -> int:
-        """Of the files with its weights."""
-        folders = (self.transformer, self.vae, self.text_encoder)
-        return sum(path.stat().st_size for folder in folders for path in folder.glob("*.safetensors"))
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the files with the weights of each network."""
+        folders = {TRANSFORMER: self.transformer, VAE: self.vae, TEXT_ENCODER: self.text_encoder}
+        return {
+            name: sum(path.stat().st_size for path in folder.glob("*.safetensors")) for name, folder in folders.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -129,7 +109,10 @@ class ClipSettings:
     device: str
     """`cpu` or `cuda`."""
     attention: AttentionKernel
-    tiling: bool
+    tiling: bool | None
+    """Whether frames are decoded in tiles; None is where they do not fit a GPU whole."""
+    offload: OffloadSetting = "auto"
+    """What waits on the CPU: no clip is another one for it."""
     seed: int = 0
     size: tuple[int, int] | None = None
     frames: int | None = None
@@ -295,10 +278,13 @@ def _plan(
     shared: Mapping[str, Any],
     made: Made,
 ) -> tuple[dict[int, Batch], dict[int, dict[str, Any]]]:
+    # Imported late: they bring torch.
     from lumina.checkpoints import load_config
-    from lumina.generate import latent_shape
+    from lumina.evaluation_cost import Generation, memory_need
+    from lumina.latents import latent_shape
 
     network = load_config(model.transformer)
+    sizes, number = model.sizes(), 2 if settings.dtype == "bfloat16" else 4
     defaults = model.defaults
     batches: dict[int, Batch] = {}
     columns: dict[int, dict[str, Any]] = {}
@@ -306,7 +292,7 @@ def _plan(
         width, height = row.size or settings.size or (defaults.width, defaults.height)
         frames = row.frames or settings.frames or defaults.num_frames
         try:
-            source = model.source(row.source or settings.source)
+            source = find_source(model.system_prompts, row.source or settings.source or defaults.source)
         except ValueError as error:
             raise ValueError(f"line {row.line}: {error}" if row.source else str(error)) from error
         try:
@@ -348,6 +334,8 @@ def _plan(
             negative_prompt=negative,
             adapter=None if model.adapter is None else str(model.adapter),
             adapter_scale=model.adapter_scale,
+            need=memory_need(network, settings.sampler, Generation(width, height, frames, 1, number), **sizes),
+            offload=settings.offload,
         )
         request = ClipRequest(row.prompt, sampled_noise(seed), row.file, motion)
         record = path / RECORDS / f"{row.file}.json"

@@ -20,7 +20,9 @@ from lumina.evaluation.noise import NoiseAddress
 from lumina.faults import MachineError, is_of_machine, machine_error, told_by
 from lumina.files import read_json, replace_file, replacing
 from lumina.flow_matching.schedules import SamplerConfig
+from lumina.memory_plan import MemoryNeed, plan_memory
 from lumina.models.config import AttentionKernel
+from lumina.offload import Offload, OffloadSetting
 from lumina.precision import DType
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from lumina.evaluation.prompts import Truth
 
 RECORD_FILE = "rows.json"
+_STAY: Offload = "none"
 _DEATHS = 3
 """Of workers, one after the other, without a clip between them: the cluster is at fault, and not the clips."""
 log = logging.getLogger(__name__)
@@ -64,7 +67,8 @@ class ClipJob:
     width: int
     fps: float
     dtype: DType
-    tiling: bool
+    tiling: bool | None
+    """None is what fits; so for `need` alone."""
     use_gpu: bool
     attention: AttentionKernel
     negative_prompt: str = ""
@@ -73,6 +77,9 @@ class ClipJob:
     adapter: str | None = None
     """LoRA adapter that is added to the transformer."""
     adapter_scale: float = 1.0
+    need: MemoryNeed | None = None
+    """Bytes of a clip and of the networks' files, by which a worker fits its GPU; None keeps all networks there."""
+    offload: OffloadSetting = "none"
 
 
 @dataclass(frozen=True)
@@ -138,6 +145,7 @@ class ClipWorker:
     def _generator(self, job: ClipJob) -> ClipGenerator:
         import torch
 
+        from lumina.clip_frames import free_bytes
         from lumina.evaluation.generation import ClipGenerator
         from lumina.models.attention_kernels import AttentionKernelError, use_kernel
 
@@ -145,26 +153,36 @@ class ClipWorker:
         if self._loaded is None or self._loaded[0] != weights:
             device = "cuda" if job.use_gpu else "cpu"
             dtype = getattr(torch, job.dtype)
+            home = device
+            if job.need is not None:
+                # What is to wait on the CPU does so from the start; what stays after all is moved by the first clip.
+                _, offload = plan_memory(job.need, free_bytes(torch.device(device)), job.tiling, job.offload)
+                home = device if offload == "none" else "cpu"
             generator = ClipGenerator.load(
-                Path(job.checkpoint), job.vae, job.text_encoder, device, dtype, job.adapter, job.adapter_scale
+                Path(job.checkpoint), job.vae, job.text_encoder, home, dtype, job.adapter, job.adapter_scale
             )
             try:
                 use_kernel(job.attention, generator.model.config, device, dtype)
             except AttentionKernelError as error:
                 raise MachineError(str(error)) from error
-            if job.tiling:
-                generator.autoencoder.enable_tiling()
             self._loaded = (weights, generator)
         return self._loaded[1]
 
     def make(self, batch: Batch) -> None:
         """Generate, measure and write the clips of a batch; its record, put last, says that it is whole."""
+        import torch
+
+        from lumina.clip_frames import fit_memory
         from lumina.evaluation.metrics import measure_clip
         from lumina.video import write_h264
 
         job, folder = batch.job, Path(batch.folder)
         rows: list[dict[str, Any]] = []
         generator = self._generator(job)
+        device = torch.device("cuda" if job.use_gpu else "cpu")
+        tiling, offload = bool(job.tiling), _STAY
+        if job.need is not None:
+            tiling, offload = fit_memory(job.need, generator.networks, device, job.tiling, job.offload)
         clips = generator.generate(
             job.system_prompt,
             [request.prompt for request in batch.requests],
@@ -175,7 +193,11 @@ class ClipWorker:
             width=job.width,
             negative_prompt=job.negative_prompt,
             motion=[request.motion for request in batch.requests],
+            device=device,
+            tiling=tiling,
+            offload=offload,
         )
+        fitted = {} if job.need is None else {"tiling": tiling}
         for request, frames in zip(batch.requests, clips, strict=True):
             with replacing(folder / request.file, sync=True) as partial:
                 write_h264(partial, frames, job.fps)
@@ -186,6 +208,7 @@ class ClipWorker:
                     "file": request.file,
                     "bytes": size,
                     **generator.cut(job.system_prompt, request.prompt),
+                    **fitted,
                     "frames_sha256": hashlib.sha256(frames.tobytes()).hexdigest(),
                     **values,
                 }

@@ -6,7 +6,6 @@ measured as the VAE decodes them, before H.264. Rows: one per clip, with `frames
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from jobs.context import Evaluation, Job, JobContext, JobResult
+from jobs.evaluation_parts import clip_job, evaluation_metrics, evaluation_params, system_prompt_of, write_json
 from lumina.config import Config
 from lumina.evaluation.metrics import METRICS, Estimate, difference
 from lumina.evaluation.prompts import Caption, Prompt, PromptSet, ShapesSuite, Split, Suite, build
@@ -26,6 +26,7 @@ from lumina.evaluation.summary import columns_of, estimates, interval_json, pivo
 from lumina.flow_matching.schedules import Sampler, SamplerConfig
 from lumina.precision import Precision, precision_on
 from lumina.prompt_length import cut_message
+from lumina.vbench.suite_config import VBenchSuite
 
 SHEET_FILE = "contact_sheet.png"
 _SHOWN_CLIPS = 4
@@ -37,7 +38,7 @@ class EvaluationConfig(Config):
     """What is generated and measured; the same for every system prompt."""
 
     suite: Suite = Field(default=ShapesSuite())
-    """The prompts: `kind` shapes, captions or list."""
+    """The prompts: `kind` shapes, captions, list or vbench."""
     sampler: Sampler = Field(default=SamplerConfig())
     """How clips are sampled."""
     num_frames: int = Field(default=16, ge=8, multiple_of=4)
@@ -67,6 +68,14 @@ class EvaluationConfig(Config):
     """Confidence of each interval."""
 
     @model_validator(mode="after")
+    def _judged(self) -> Self:
+        if isinstance(self.suite, VBenchSuite):
+            if self.metrics is not None:
+                raise ValueError("metrics are those of other suites: of kind vbench, suite.dimensions are judged")
+            self.suite.check_clips(self.width, self.height, self.num_frames, self.fps, self.samples)
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> Self:
         for name in self.metrics or ():
             if name not in METRICS:
@@ -89,7 +98,9 @@ class EvaluationConfig(Config):
         return self.model_copy(update={"dtype": precision_on(device, self.dtype)})
 
     def measured(self) -> tuple[str, ...]:
-        """The metrics in effect, in the order of METRICS."""
+        """The metrics in effect, in the order of METRICS; of VBench, the figures in that of Table 4."""
+        if isinstance(self.suite, VBenchSuite):
+            return self.suite.figures()
         known = isinstance(self.suite, ShapesSuite)
         return tuple(
             n for n, m in METRICS.items() if (n in self.metrics if self.metrics else known or m.needs != "truth")
@@ -149,7 +160,7 @@ def run(ctx: JobContext) -> JobResult:
         "checkpoint": label,
         "metrics": _intervals(evaluated.estimates, config.confidence),
     }
-    _write_json(ctx.out / METRICS_FILE, summary)
+    write_json(ctx.out / METRICS_FILE, summary)
     _write_sheet(ctx.out / SHEET_FILE, prompts.prompts, {label: ctx.out / "videos"})
     evaluation = _evaluation(ctx, f"{config.source} | {label}", label, config.source, prompts, "choose", evaluated)
     return _result(ctx, evaluated.rows, (evaluation,), {n: e.value for n, e in evaluated.estimates.items()})
@@ -178,7 +189,7 @@ def run_final(ctx: JobContext) -> JobResult:
         "after": _intervals(after, config.confidence),
         "difference": _intervals(differences, config.confidence),
     }
-    _write_json(ctx.out / METRICS_FILE, summary)
+    write_json(ctx.out / METRICS_FILE, summary)
     _write_sheet(ctx.out / SHEET_FILE, prompts.prompts, {model: ctx.out / "videos" / model for model in found})
     evaluations = tuple(
         _evaluation(
@@ -199,6 +210,8 @@ def run_final(ctx: JobContext) -> JobResult:
 
 def _prompts(ctx: JobContext, split: Split) -> PromptSet:
     config: EvaluationConfig = ctx.config
+    if isinstance(config.suite, VBenchSuite):
+        raise AssertionError("jobs.evaluate_vbench evaluates it")
     captions: list[Caption] = []
     if config.suite.kind == "captions":
         import pyarrow.dataset as dataset
@@ -214,14 +227,11 @@ def _prompts(ctx: JobContext, split: Split) -> PromptSet:
 
 def _evaluate(ctx: JobContext, source: str, prompts: Sequence[Prompt], models: Sequence[_Model]) -> list[_Evaluated]:
     """Generate and measure all clips of the models under one system prompt."""
-    from jobs.clips import ClipJob, ClipRequest, batches, make_clips
+    from jobs.clips import ClipRequest, batches, make_clips
     from lumina.evaluation.noise import evaluation_noise
-    from lumina.system_prompts import read_system_prompts
 
     config: EvaluationConfig = ctx.config
-    known = read_system_prompts(ctx.inputs["tag"].path / "system_prompts.json")
-    if source not in known:
-        raise ValueError(f"{ctx.stage}: source {source!r} has no system prompt; there are {', '.join(known)}")
+    system_prompt = system_prompt_of(ctx, source)
     names = config.measured()
     made = [(prompt, sample) for prompt in prompts for sample in range(config.samples)]
     requests = [
@@ -235,22 +245,7 @@ def _evaluate(ctx: JobContext, source: str, prompts: Sequence[Prompt], models: S
     ]
     work = []
     for model in models:
-        job = ClipJob(
-            checkpoint=str(ctx.inputs[model.key].path / "transformer_ema"),
-            vae=ctx.weights["vae"],
-            text_encoder=ctx.weights["text_encoder"],
-            system_prompt=known[source].text,
-            sampler=config.sampler,
-            num_frames=config.num_frames,
-            height=config.height,
-            width=config.width,
-            fps=config.fps,
-            metrics=names,
-            dtype=precision_on(ctx.runtime.device, config.dtype),
-            tiling=config.tiling,
-            use_gpu=ctx.runtime.use_gpu,
-            attention=ctx.runtime.attention,
-        )
+        job = clip_job(ctx, model.key, system_prompt.text, names)
         work += batches(job, requests, config.batch_size, ctx.work / model.name, ctx.fingerprint)
     measured = make_clips(work, ctx.runtime, lambda done, total: ctx.progress(done, total, "clips"))
     cuts = {prompt.prompt_id: row["tokens_cut"] for (prompt, _), row in zip(made * len(models), measured, strict=True)}
@@ -269,7 +264,7 @@ def _evaluate(ctx: JobContext, source: str, prompts: Sequence[Prompt], models: S
             {
                 "model": model.name,
                 "source": source,
-                "system_prompt_id": known[source].system_prompt_id,
+                "system_prompt_id": system_prompt.system_prompt_id,
                 "prompt_id": prompt.prompt_id,
                 "prompt": prompt.caption,
                 "seed": config.seed,
@@ -319,22 +314,8 @@ def _evaluation(
     ctx: JobContext, name: str, stage: str, source: str, prompts: PromptSet, split: Split, evaluated: _Evaluated
 ) -> Evaluation:
     config: EvaluationConfig = ctx.config
-    metrics: dict[str, float] = {}
-    for metric, ends in _intervals(evaluated.estimates, config.confidence).items():
-        # A prefix of their own keeps the ends of the intervals out of the chart sections that people compare.
-        named = {f"eval/{metric}": "value", f"interval/{metric}_low": "low", f"interval/{metric}_high": "high"}
-        metrics |= {name: end for name, key in named.items() if (end := ends[key]) is not None}
-    params: dict[str, str | int | float] = {
-        "system_prompt": source,
-        "train_stage": stage,
-        "seed": config.seed,
-        "suite": config.suite.kind,
-        "split": split,
-        "prompts": len(prompts.prompts),
-        "samples": config.samples,
-        "size": f"{config.width}x{config.height}x{config.num_frames}",
-        "fps": config.fps,
-    }
+    metrics = evaluation_metrics(_intervals(evaluated.estimates, config.confidence))
+    params = evaluation_params(config, source, stage) | {"split": split, "prompts": len(prompts.prompts)}
     step = max(1, len(evaluated.videos) // _SHOWN_CLIPS)
     shown = evaluated.videos[::step][:_SHOWN_CLIPS]
     if (heldout := _heldout(config, prompts)) is not None:
@@ -372,10 +353,6 @@ def _result(
         evaluations=evaluations,
         artifacts=(SHEET_FILE, METRICS_FILE),
     )
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _write_sheet(path: Path, prompts: Sequence[Prompt], folders: Mapping[str, Path]) -> None:

@@ -11,7 +11,7 @@ from jobs.context import Job, JobContext, JobResult
 from lumina.evaluation.selection import Selection
 from lumina.files import sha256_file
 from lumina.generation_config import GenerationConfig
-from lumina.parts import copy_part
+from lumina.parts import SYSTEM_PROMPTS_FILE, TEXT_ENCODER, TRANSFORMER, VAE, copy_part, write_texts
 from lumina.pretrained import local_folder
 
 LINEAGE_FILE = "lineage.json"
@@ -36,7 +36,6 @@ def run(ctx: JobContext) -> JobResult:
     from lumina.checkpoints import digest, load_config, load_weights, save_weights
     from lumina.diffusers_export.layout import write_diffusers
     from lumina.diffusers_export.model_card import Origin, write_card
-    from lumina.generate import SYSTEM_PROMPTS_FILE, TEXT_ENCODER, TRANSFORMER, VAE, write_texts
     from lumina.system_prompts import read_system_prompts
 
     config: ExportConfig = ctx.config

@@ -39,6 +39,7 @@ from lumina.formats import quantity
 from lumina.pages.page import render
 
 TEMPLATE = Path(__file__).with_name("serve.html.j2")
+STYLE = "serve.css"
 SCRIPT = Path(__file__).with_name("serve.js")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _LISTED = 100
@@ -110,6 +111,7 @@ class _Api:
             TEMPLATE,
             shown,
             script=SCRIPT,
+            style=STYLE,
             served=served,
             limits=limits,
             defaults=defaults,

@@ -19,8 +19,11 @@ from lumina.cost import sampling_cost
 from lumina.flow_matching.schedules import PRESETS, SamplerConfig, sampler_config
 from lumina.generation_config import GenerationConfig, read_settings
 from lumina.models.config import AttentionKernel, NextDiTConfig, PatchSize
+from lumina.offload import OffloadSetting
+from lumina.parts import GENERATION_FILE, SYSTEM_PROMPTS_FILE, TRANSFORMER, find_parts, find_source
 from lumina.precision import Precision
 from lumina.prompt_length import MAX_TOKENS
+from lumina.system_prompts import read_system_prompts
 
 BODY_BYTES = 1 << 16
 """Largest body of a request."""
@@ -118,7 +121,9 @@ class Served:
     adapter_scale: float = 1.0
     dtype: Precision = "auto"
     attention: AttentionKernel = "auto"
-    tiling: bool = False
+    tiling: bool | None = None
+    """Whether frames are decoded in tiles; None is where they do not fit a GPU whole."""
+    offload: OffloadSetting = "auto"
 
 
 def read_served(checkpoint: str, **options: Any) -> Served:
@@ -130,13 +135,11 @@ def read_served(checkpoint: str, **options: Any) -> Served:
 
     from lumina.adapters import read_adapter
     from lumina.checkpoints import load_config
-    from lumina.generate import GENERATION_FILE, SYSTEM_PROMPTS_FILE, TRANSFORMER, find_parts
     from lumina.models.next_dit import MultiScaleNextDiT
-    from lumina.system_prompts import read_system_prompts
 
-    root, _ = find_parts(checkpoint)
-    sources = tuple(read_system_prompts(root / SYSTEM_PROMPTS_FILE))
-    defaults, model = read_settings(root / GENERATION_FILE), load_config(root / TRANSFORMER)
+    parts = find_parts(checkpoint)
+    sources = tuple(read_system_prompts(parts[SYSTEM_PROMPTS_FILE]))
+    defaults, model = read_settings(parts[GENERATION_FILE]), load_config(parts[TRANSFORMER])
     name = checkpoint if not Path(checkpoint).is_dir() else Path(checkpoint).resolve().name
     served = Served(name, checkpoint, model, defaults, sources, **options)
     if served.adapter is not None:
@@ -162,7 +165,7 @@ def parse_request(fields: Mapping[str, Any]) -> ClipRequest:
 
 def resolve(request: ClipRequest, served: Served, limits: Limits) -> ClipSettings:
     """What a request comes to on a checkpoint. Raises RequestError naming the field, and what fits."""
-    from lumina.generate import find_source, latent_shape
+    from lumina.latents import latent_shape
 
     if request.model not in (None, served.name):
         raise RequestError(f"there is no model {request.model!r}; this server has {served.name}", "model", 404)
@@ -262,7 +265,8 @@ def as_command(settings: ClipSettings, served: Served) -> str | None:
     words += ["--frames", str(settings.frames), "--fps", f"{settings.fps:g}"]
     words += ["--dtype", served.dtype] if served.dtype != "auto" else []
     words += ["--attention", served.attention] if served.attention != "auto" else []
-    words += ["--tiling"] if served.tiling else []
+    words += {None: [], True: ["--tiling"], False: ["--no-tiling"]}[served.tiling]
+    words += ["--offload", served.offload] if served.offload != "auto" else []
     return shlex.join(words)
 
 
@@ -281,7 +285,7 @@ class Cost:
 
 def cost_of(settings: ClipSettings, served: Served) -> Cost:
     """What a clip costs, with texts as long as the encoder takes."""
-    from lumina.generate import latent_shape
+    from lumina.latents import latent_shape
 
     shape = latent_shape(served.model, settings.frames, settings.width, settings.height, settings.sampler)
     size = (shape[1], shape[2], shape[3])

@@ -39,11 +39,15 @@ def load(served: Served, device: str, threads: int | None = None) -> TextToVideo
         torch.set_num_threads(threads)
     precision = getattr(torch, precision_on(device, served.dtype))
     model = TextToVideo.from_pretrained(
-        served.checkpoint, device, precision, adapter=served.adapter, adapter_scale=served.adapter_scale
+        served.checkpoint,
+        device,
+        precision,
+        adapter=served.adapter,
+        adapter_scale=served.adapter_scale,
+        tiling=served.tiling,
+        offload=served.offload,
     )
     use_kernel(served.attention, model.transformer.config, device, precision)
-    if served.tiling:
-        model.vae.enable_tiling()
     return model
 
 

@@ -17,10 +17,20 @@ from pydantic import Field, field_validator
 
 from jobs.context import Job, JobContext, JobResult
 from jobs.files import files_digest
+from lumina.audio_tracks import AudioCodec, AudioTrack
 from lumina.config import Config
 
 _CHUNK = 40
 COLUMNS = ("video", "caption", "source", "scene")
+
+
+class RenderSoundConfig(Config):
+    """Clips with sound: shapes that hop and bounce, with a tone each time."""
+
+    duration_s: float = Field(default=4.0, gt=0, le=10)
+    """Length of a clip in seconds, in place of that of the silent ones."""
+    codec: AudioCodec = "aac"
+    """`aac`, which plays everywhere; `flac` or `alac`, which lose nothing."""
 
 
 class RenderShapesConfig(Config):
@@ -38,6 +48,8 @@ class RenderShapesConfig(Config):
     """Length of a clip in seconds; scenes last 2.2 s."""
     seed: int = 20
     """Seed of all scenes."""
+    sound: RenderSoundConfig | None = None
+    """Render clips of scenes with sound; None: silent ones."""
 
     @field_validator("clips", "images")
     @classmethod
@@ -101,9 +113,13 @@ def _render_chunk(config: RenderShapesConfig, chunk: _Chunk, out: str) -> list[d
             name = f"images/{chunk.source}-{number:05d}.png"
         path = Path(out) / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        frames, caption, truth = _film(config, chunk.source, chunk.media, number)
+        if chunk.media == "video" and config.sound is not None:
+            frames, caption, truth, track = _sound_film(config, config.sound, chunk.source, number)
+        else:
+            frames, caption, truth = _film(config, chunk.source, chunk.media, number)
+            track = None
         if chunk.media == "video":
-            write_h264(path, frames, config.fps, crf=SOURCES[chunk.source].crf)
+            write_h264(path, frames, config.fps, crf=SOURCES[chunk.source].crf, sound=track)
         elif not cv2.imwrite(str(path), frames[0, :, :, ::-1]):
             raise OSError(f"{path}: the image could not be written")
         rows.append({"video": name, "caption": caption, "source": chunk.source, "scene": truth})
@@ -125,3 +141,22 @@ def _film(config: RenderShapesConfig, source: str, media: str, number: int) -> t
     told = scene if rng.random() >= SOURCES[source].wrong_captions else sample_scene(rng)
     facts = [{"color": s.color, "kind": s.kind, "direction": s.direction, "speed": s.speed} for s in scene.shapes]
     return frames, caption(told, rng, image=image), json.dumps(facts)
+
+
+def _sound_film(
+    config: RenderShapesConfig, sound: RenderSoundConfig, source: str, number: int
+) -> tuple[NDArray[np.uint8], str, str, AudioTrack]:
+    """As `_film`, and the audio track, which ends with the last frame."""
+    from lumina.randomness import generator
+    from lumina.shapes import SOURCES, film, sample_sound_scene, sound_caption, waveform
+
+    rng = generator(config.seed, "shapes/sound", source, number)
+    scene = sample_sound_scene(rng)
+    num_frames = max(1, round(sound.duration_s * config.fps))
+    frames = film(
+        scene, SOURCES[source], rng, num_frames=num_frames, height=config.side, width=config.side, fps=config.fps
+    )
+    told = scene if rng.random() >= SOURCES[source].wrong_captions else sample_sound_scene(rng)
+    duration_s = num_frames / config.fps
+    track = AudioTrack(waveform(scene.events(duration_s), duration_s), codec=sound.codec)
+    return frames, sound_caption(told, rng), json.dumps(scene.truth(duration_s)), track

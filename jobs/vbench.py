@@ -15,38 +15,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
 from jobs.actor_pool import hand_out
-from lumina.config import Config
 from lumina.files import sha256_file
 from lumina.vbench.clip_files import arranged
 from lumina.vbench.dimensions import DIMENSIONS
-from lumina.vbench.judges import NATIVE, Judges, VBenchWeights, content_digest, key, missing_weights, used_weights
+from lumina.vbench.judges import Judges, content_digest, key
 from lumina.vbench.prompts import VBenchPrompt
 from lumina.vbench.reading import ClipShape, UnreadableClipError, clip_shape, read_clip
 from lumina.vbench.score_store import SCORES_FILE, Scored, ScoreStore
 from lumina.vbench.suite import judged_by as judged_of
-from lumina.vbench.summary import By, DimensionScores
+from lumina.vbench.suite_config import (
+    NATIVE,
+    JudgeConfig,
+    VBenchWeights,
+    judged_by,
+    missing_weights,
+    unavailable,
+    used_weights,
+)
+from lumina.vbench.summary import DimensionScores
 
 if TYPE_CHECKING:
     from jobs.runtime import RuntimeConfig
 
 WORK = ".vbench"
 """Folder of what official processes leave."""
-
-
-class JudgeConfig(Config):
-    """By whom dimensions are scored."""
-
-    weights: VBenchWeights = VBenchWeights()
-    """Of the native judges; a dimension without them is left to the official code, or left out and named."""
-    python: Path | None = None
-    """Interpreter of an environment that has the official `vbench`."""
-    official: tuple[str, ...] = ()
-    """Dimensions that the official code scores although they have a judge here; `all` for every one."""
-    dtype: str = Field(default="float32", pattern="^(float32|bfloat16)$")
-    """Type in which the native judges compute; the published figures are of float32 on CPUs and float16 on GPUs."""
 
 
 @dataclass(frozen=True)
@@ -137,26 +130,6 @@ def find_clips(
     if not found:
         raise ValueError(f"{folder} holds no clip of any prompt of the file: expected PROMPT-INDEX.mp4")
     return found
-
-
-def judged_by(dimension: str, config: JudgeConfig) -> By:
-    """Who scores a dimension: a judge here, if it has one with its weights and nobody asked for the official one."""
-    asked = dimension in config.official or "all" in config.official
-    native = dimension in NATIVE and not missing_weights(dimension, config.weights)
-    return "native" if native and not asked else "official"
-
-
-def filters_clips(config: JudgeConfig) -> bool:
-    """Whether temporal flickering has its static filter: with RAFT's weights, unless the official code scores it."""
-    return config.weights.raft is not None and judged_by("temporal_flickering", config) == "native"
-
-
-def unavailable(dimension: str, config: JudgeConfig) -> str | None:
-    """Why nobody can score a dimension."""
-    if judged_by(dimension, config) == "native" or config.python is not None:
-        return None
-    needs = missing_weights(dimension, config.weights) if dimension in NATIVE else ()
-    return f"needs weights of {', '.join(needs)}, or the official vbench" if needs else "needs the official vbench"
 
 
 def score_clips(

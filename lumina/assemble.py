@@ -10,17 +10,26 @@ import torch
 from torch import Tensor
 
 from lumina.checkpoints import INDEX_FILE, WEIGHTS_FILE, load_config, load_weights, save_weights, write_whole
+from lumina.clip_frames import check_fit
 from lumina.diffusers_export.layout import write_diffusers
 from lumina.diffusers_export.model_card import write_card
 from lumina.files import read_json
-from lumina.generate import SYSTEM_PROMPTS_FILE, TEXT_ENCODER, TRANSFORMER, VAE, write_texts
 from lumina.generation_config import GenerationConfig
 from lumina.hub import hub_model
 from lumina.latents import latent_shape
 from lumina.models.autoencoder import VideoAutoencoder
 from lumina.models.config import NextDiTConfig
 from lumina.models.text_encoder import TextEncoder
-from lumina.parts import copy_part, pinned, write_references
+from lumina.parts import (
+    SYSTEM_PROMPTS_FILE,
+    TEXT_ENCODER,
+    TRANSFORMER,
+    VAE,
+    copy_part,
+    pinned,
+    write_references,
+    write_texts,
+)
 from lumina.pretrained import local_folder
 from lumina.released import find_config, read_released, weights_file
 from lumina.system_prompts import PROMPT_START, RELEASED_SYSTEM_PROMPT, SystemPrompt, read_system_prompts
@@ -105,17 +114,8 @@ def assemble(
     folders = {name: _folder(source, name) for name, source in sources.items()}
     references = _references(sources) if by_reference else {}
     channels = VideoAutoencoder.from_pretrained(folders[VAE]).latent_channels
-    if channels != model.in_channels:
-        raise ValueError(
-            f"the VAE {folders[VAE]} has {channels} latent channels, but the transformer {place} takes "
-            f"{model.in_channels}: name the VAE that it was trained with"
-        )
     width = TextEncoder.from_pretrained(folders[TEXT_ENCODER], dtype=torch.bfloat16).feature_dim
-    if width != model.cap_feat_dim:
-        raise ValueError(
-            f"the text encoder {folders[TEXT_ENCODER]} has features of width {width}, but the transformer {place} "
-            f"takes {model.cap_feat_dim}: name the text encoder that it was trained with"
-        )
+    check_fit(model, str(place), channels, str(folders[VAE]), width, str(folders[TEXT_ENCODER]))
     weights = transformer.read()
     with write_whole(out) as part:
         digest = save_weights(model, weights, part / TRANSFORMER)
@@ -140,8 +140,10 @@ def prompts_of(path: Path) -> dict[str, SystemPrompt]:
     if not file.is_file():
         raise FileNotFoundError(f"there is no {file}: give a {SYSTEM_PROMPTS_FILE}, or a JSON file of source to text")
     content = read_json(file)
-    if isinstance(content, list) and all(
-        isinstance(row, dict) and {"source", "text", "sha256"} <= set(row) for row in content
+    if (
+        isinstance(content, list)
+        and content
+        and all(isinstance(row, dict) and {"source", "text", "sha256"} <= set(row) for row in content)
     ):
         found = read_system_prompts(file)
     elif isinstance(content, dict) and all(isinstance(text, str) and text.strip() for text in content.values()):

@@ -19,8 +19,9 @@ import torch
 from lumina.flow_matching.sampler import time_grid
 from lumina.flow_matching.schedules import SamplerConfig, value_at
 from lumina.models import rope
+from lumina.models.blocks import SINUSOID_WIDTH
 from lumina.models.config import NextDiTConfig, PatchSize, Recompute
-from lumina.models.next_dit import SINUSOID_WIDTH, MultiScaleNextDiT
+from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.training.stage import LoraConfig
 
 LatentSize = tuple[int, int, int]

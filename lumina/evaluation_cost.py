@@ -15,7 +15,9 @@ from lumina.cost import (
     sampling_cost,
 )
 from lumina.flow_matching.schedules import SamplerConfig
+from lumina.memory_plan import MemoryNeed
 from lumina.models.config import NextDiTConfig
+from lumina.prompt_length import MAX_TOKENS
 from lumina.sizes import SPATIAL_COMPRESSION, generated_latents
 from lumina.vae_cost import TEXT_PARAMETERS, VAE_PARAMETERS, text_flops, vae_bytes, vae_flops
 
@@ -91,4 +93,31 @@ def evaluation_cost(
         weights=number * (parameters(config) + TEXT_PARAMETERS + VAE_PARAMETERS),
         sampling_bytes=live + texts + cache_bytes(config, len(sampled.evaluations), tokens),
         decode_bytes=vae_bytes("decode", *shape, number, generation.tiled),
+    )
+
+
+def memory_need(
+    config: NextDiTConfig,
+    sampler: SamplerConfig,
+    generation: Generation,
+    *,
+    transformer: int = 0,
+    text_encoder: int = 0,
+    vae: int = 0,
+) -> MemoryNeed:
+    """Count what lives beside the weights, whose bytes are given; the VAE is taken for the released one.
+
+    Raises ValueError if a scale of the sampler does not fit the size.
+    """
+    # A single frame has one scale.
+    sampler = sampler.model_copy(update={"patches": sampler.patches_of(generation.latent[0])})
+    cost = evaluation_cost(config, sampler, generation, MAX_TOKENS)
+    shape = (generation.width, generation.height, generation.num_frames, generation.bytes_per_number)
+    return MemoryNeed(
+        transformer,
+        text_encoder,
+        vae,
+        cost.sampling_bytes,
+        vae_bytes("decode", *shape),
+        vae_bytes("decode", *shape, tiled=True),
     )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -13,27 +12,35 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lumina import clip_frames
 from lumina.adapters import load_adapted
 from lumina.checkpoints import load_config, load_model, save_model, write_whole
-from lumina.evaluation_cost import Generation as Generated
-from lumina.flow_matching.sampler import Progress, sample
+from lumina.clip_frames import check_fit, fit_memory, make_frames
+from lumina.evaluation_cost import Generation as Clips
+from lumina.evaluation_cost import memory_need
+from lumina.flow_matching.sampler import Progress
 from lumina.flow_matching.schedules import SamplerConfig, sampler_config
-from lumina.generation_config import GenerationConfig
+from lumina.generation_config import GenerationConfig, read_settings
 from lumina.latents import initial_noise, latent_shape
-from lumina.memory_plan import MemoryNeed, MemoryPlan, memory_need, plan_memory
+from lumina.memory_plan import MemoryPlan, plan_memory
 from lumina.models.autoencoder import VideoAutoencoder
-from lumina.models.config import NextDiTConfig
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.models.text_encoder import TextEncoder
 from lumina.offload import OffloadSetting
-from lumina.parts import read_references
+from lumina.parts import (
+    GENERATION_FILE,
+    SYSTEM_PROMPTS_FILE,
+    TEXT_ENCODER,
+    TRANSFORMER,
+    VAE,
+    find_parts,
+    find_source,
+    write_texts,
+)
 from lumina.precision import precision_on
-from lumina.pretrained import local_folder, locate
 from lumina.prompt_length import MAX_TOKENS
-from lumina.system_prompts import SystemPrompt, compose, read_system_prompts, write_system_prompts
+from lumina.system_prompts import SystemPrompt, compose, read_system_prompts
 
-TRANSFORMER, VAE, TEXT_ENCODER = "transformer", "vae", "text_encoder"
-SYSTEM_PROMPTS_FILE, GENERATION_FILE = "system_prompts.json", "generation.json"
 _SHOWN_CHARACTERS = 200
 """Of what is cut off a prompt."""
 
@@ -90,22 +97,34 @@ class TextToVideo:
                 they do not fit a GPU whole.
             offload: which networks wait on the CPU; "auto" is what fits a GPU, and changes no frame.
 
-        Raises FileNotFoundError naming the part that is missing, ValueError if the adapter is of another network.
+        Raises FileNotFoundError naming the part that is missing, ValueError if one is damaged or does not fit
+        the others, or the adapter is of another network.
         """
-        root, elsewhere = find_parts(directory)
+        parts = find_parts(directory)
         dtype = dtype or getattr(torch, precision_on(str(device)))
-        defaults = GenerationConfig.model_validate_json((root / GENERATION_FILE).read_text(encoding="utf-8"))
-        folders = {name: elsewhere.get(name, root / name) for name in (TRANSFORMER, VAE, TEXT_ENCODER)}
+        defaults = read_settings(parts[GENERATION_FILE])
+        folders = {name: parts[name] for name in (TRANSFORMER, VAE, TEXT_ENCODER)}
         home = _home(folders, torch.device(device), dtype, defaults, tiling, offload)
         if adapter is None:
             transformer = load_model(folders[TRANSFORMER], home[TRANSFORMER], dtype)
         else:
             transformer = load_adapted(folders[TRANSFORMER], adapter, adapter_scale, home[TRANSFORMER], dtype)
+        vae = VideoAutoencoder.from_pretrained(folders[VAE], home[VAE], dtype)
+        text_encoder = TextEncoder.from_pretrained(folders[TEXT_ENCODER], home[TEXT_ENCODER], dtype)
+        places = {name: str(folder) for name, folder in folders.items()}
+        check_fit(
+            transformer.config,
+            places[TRANSFORMER],
+            vae.latent_channels,
+            places[VAE],
+            text_encoder.feature_dim,
+            places[TEXT_ENCODER],
+        )
         return cls(
             transformer=transformer,
-            vae=VideoAutoencoder.from_pretrained(folders[VAE], home[VAE], dtype),
-            text_encoder=TextEncoder.from_pretrained(folders[TEXT_ENCODER], home[TEXT_ENCODER], dtype),
-            system_prompts=read_system_prompts(root / SYSTEM_PROMPTS_FILE),
+            vae=vae,
+            text_encoder=text_encoder,
+            system_prompts=read_system_prompts(parts[SYSTEM_PROMPTS_FILE]),
             defaults=defaults,
             device=torch.device(device),
             tiling=tiling,
@@ -181,28 +200,20 @@ class TextToVideo:
         self._warn_of_cut("the negative prompt", without)
         plan = self.memory_plan(num_frames, width, height, config, len(captions))
         logger.info("%s", plan)
-        device = torch.device(plan.device)
-        if plan.offload == "none":
-            for network in (self.transformer, self.vae.vae):
-                network.to(device)
-        elif plan.offload == "model":
-            for network in (self.transformer, self.vae.vae):
-                network.to("cpu")
-        with _at_work(self.text_encoder.model, device, waits=plan.offload != "none"):
-            text = self.text_encoder.encode(composed)
-            [negative] = self.text_encoder.encode([without])
-        with _at_work(self.transformer, device, waits=plan.offload == "model"):
-            latents = sample(
-                self.transformer,
-                torch.stack([initial_noise(shape, each) for each in each_seed]),
-                text,
-                [negative] * len(captions),
-                config,
-                motion=[float(motion)] * len(captions) if isinstance(motion, int | float) else motion,
-                progress=progress,
-            )
-        with _at_work(self.vae.vae, device, waits=plan.offload == "model"), _tiled(self.vae, plan.tiling):
-            frames = self.vae.decode(latents).numpy()
+        frames = make_frames(
+            self.transformer,
+            self.vae,
+            self.text_encoder,
+            composed,
+            without,
+            torch.stack([initial_noise(shape, each) for each in each_seed]),
+            config,
+            device=torch.device(plan.device),
+            tiling=plan.tiling,
+            offload=plan.offload,
+            motion=[float(motion)] * len(captions) if isinstance(motion, int | float) else motion,
+            progress=progress,
+        )
         return Generation(frames, self.defaults.fps if fps is None else fps)
 
     def memory_plan(
@@ -216,12 +227,6 @@ class TextToVideo:
         """How a call with these arguments fits the device's memory; its `str` is one line. Raises as a call."""
         device = self.device or self.transformer.device
         networks = {TRANSFORMER: self.transformer, VAE: self.vae.vae, TEXT_ENCODER: self.text_encoder.model}
-        sizes = {name: sum(value.nbytes for value in one.parameters()) for name, one in networks.items()}
-        free = free_bytes(device)
-        if free is not None:
-            # Our own weights are in the plan.
-            at = {name: next(one.parameters()).device.type for name, one in networks.items()}
-            free += sum(size for name, size in sizes.items() if at[name] == device.type)
         settings = self.defaults.model_copy(
             update={
                 "num_frames": self.defaults.num_frames if num_frames is None else num_frames,
@@ -232,8 +237,9 @@ class TextToVideo:
         )
         self.latent_shape(settings.num_frames, settings.width, settings.height, settings.sampler)
         wanted = True if self.vae.vae.use_tiling else self.tiling
-        need = _need(self.transformer.config, settings, clips, self.transformer.dtype, sizes)
-        tiling, offload = plan_memory(need, free, wanted, self.offload)
+        generation = Clips(settings.width, settings.height, settings.num_frames, clips, self.transformer.dtype.itemsize)
+        need = memory_need(self.transformer.config, settings.sampler, generation)
+        tiling, offload = fit_memory(need, networks, device, wanted, self.offload)
         return MemoryPlan(str(device), str(self.transformer.dtype).removeprefix("torch."), tiling, offload)
 
     def _warn_of_cut(self, name: str, prompt: str) -> None:
@@ -258,21 +264,6 @@ class TextToVideo:
         return latent_shape(self.transformer.config, num_frames, width, height, sampler)
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """Bytes of a GPU that are not in use, those that torch holds in reserve included; None for other devices."""
-    if device.type != "cuda" or not torch.cuda.is_available():
-        return None
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-
-
-def _need(
-    model: NextDiTConfig, settings: GenerationConfig, clips: int, dtype: torch.dtype, sizes: Mapping[str, int]
-) -> MemoryNeed:
-    generation = Generated(settings.width, settings.height, settings.num_frames, clips, dtype.itemsize)
-    return memory_need(model, settings.sampler, generation, **sizes)
-
-
 def _home(
     folders: Mapping[str, Path],
     device: torch.device,
@@ -282,81 +273,18 @@ def _home(
     offload: OffloadSetting,
 ) -> dict[str, torch.device | str]:
     """Where each network is loaded to: those that will wait on the CPU, there."""
-    free = free_bytes(device)
+    free = clip_frames.free_bytes(device)
     if free is not None and offload == "auto":
         # Of files, which may have wider numbers: what is loaded to the CPU for that is moved by the first call.
         sizes = {name: sum(file.stat().st_size for file in one.glob("*.safetensors")) for name, one in folders.items()}
-        need = _need(load_config(folders[TRANSFORMER]), defaults, 1, dtype, sizes)
+        generation = Clips(defaults.width, defaults.height, defaults.num_frames, 1, dtype.itemsize)
+        need = memory_need(load_config(folders[TRANSFORMER]), defaults.sampler, generation, **sizes)
         _, offload = plan_memory(need, free, tiling, offload)
     waiting = {"text": (TEXT_ENCODER,), "model": (TRANSFORMER, VAE, TEXT_ENCODER)}.get(offload, ())
     return {name: "cpu" if name in waiting else device for name in folders}
-
-
-@contextmanager
-def _at_work(network: torch.nn.Module, device: torch.device, *, waits: bool) -> Iterator[None]:
-    """A network is on its device, and if it `waits` elsewhere, leaves it afterwards."""
-    network.to(device)
-    try:
-        yield
-    finally:
-        if waits:
-            network.to("cpu")
-
-
-@contextmanager
-def _tiled(vae: VideoAutoencoder, tiling: bool) -> Iterator[None]:
-    """Frames are decoded in tiles, or as they were before."""
-    before = vae.vae.use_tiling
-    if tiling:
-        vae.enable_tiling()
-    try:
-        yield
-    finally:
-        if tiling and not before:
-            vae.disable_tiling()
-
-
-def find_source(known: Collection[str], source: str | None) -> str:
-    """The source that is meant: None is the only one there is. Raises ValueError, naming those that there are."""
-    if source is None and len(known) == 1:
-        [source] = known
-    if source is None or source not in known:
-        asked = "name a source" if source is None else f"no system prompt for source {source!r}"
-        raise ValueError(f"{asked}; there are {', '.join(known)}")
-    return source
-
-
-def find_parts(directory: str | Path) -> tuple[Path, dict[str, Path]]:
-    """The folder of a text-to-video checkpoint, and where those of its parts are that it names by hub ids.
-
-    Reads no weights. Raises FileNotFoundError naming the part that is missing.
-    """
-    root = _local(directory)
-    elsewhere = read_references(root)
-    for name in (TRANSFORMER, VAE, TEXT_ENCODER, SYSTEM_PROMPTS_FILE, GENERATION_FILE):
-        if name not in elsewhere and not (root / name).exists():
-            raise FileNotFoundError(f"{root} is no text-to-video checkpoint: it holds no {name}")
-    return root, elsewhere
-
-
-def _local(source: str | Path) -> Path:
-    """The directory `source`, or a snapshot of the hub repository of that name."""
-    folder = local_folder(source)
-    if not (folder / GENERATION_FILE).is_file():
-        raise FileNotFoundError(
-            f"{folder} does not hold a text-to-video checkpoint: no {GENERATION_FILE}; `lumina assemble` makes one of "
-            "a transformer and its parts"
-        )
-    return locate(source, "a text-to-video checkpoint", (GENERATION_FILE,)).folder
 
 
 def _begin(text: str) -> str:
     """A text on one line, of a long one its beginning."""
     line = " ".join(text.split())
     return line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]}..."
-
-
-def write_texts(directory: Path, prompts: Iterable[SystemPrompt], defaults: GenerationConfig) -> None:
-    """Write the JSON files of a text-to-video directory."""
-    write_system_prompts(directory / SYSTEM_PROMPTS_FILE, prompts)
-    (directory / GENERATION_FILE).write_text(defaults.model_dump_json(indent=1) + "\n", encoding="utf-8")

@@ -8,13 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lumina.evaluation_cost import Generation, evaluation_cost
-from lumina.flow_matching.schedules import SamplerConfig
 from lumina.hardware import USABLE
-from lumina.models.config import NextDiTConfig
 from lumina.offload import Offload, OffloadSetting
-from lumina.prompt_length import MAX_TOKENS
-from lumina.vae_cost import vae_bytes
 
 _WAITS = {
     "none": "all networks stay there",
@@ -59,33 +54,6 @@ class MemoryPlan:
     def __str__(self) -> str:
         tiles = "in tiles" if self.tiling else "whole"
         return f"{self.device}, {self.dtype}, frames decoded {tiles}, {_WAITS[self.offload]}"
-
-
-def memory_need(
-    config: NextDiTConfig,
-    sampler: SamplerConfig,
-    generation: Generation,
-    *,
-    transformer: int,
-    text_encoder: int,
-    vae: int,
-) -> MemoryNeed:
-    """Count what lives beside the weights, whose bytes are given; the VAE is taken for the released one.
-
-    Raises ValueError if a scale of the sampler does not fit the size.
-    """
-    # A single frame has one scale.
-    sampler = sampler.model_copy(update={"patches": sampler.patches_of(generation.latent[0])})
-    cost = evaluation_cost(config, sampler, generation, MAX_TOKENS)
-    shape = (generation.width, generation.height, generation.num_frames, generation.bytes_per_number)
-    return MemoryNeed(
-        transformer,
-        text_encoder,
-        vae,
-        cost.sampling_bytes,
-        vae_bytes("decode", *shape),
-        vae_bytes("decode", *shape, tiled=True),
-    )
 
 
 def plan_memory(

@@ -1,19 +1,27 @@
-"""Pretrained parts of a text-to-video directory, the VAE and the text encoder: copied, or named by their hub ids."""
+"""Parts of a text-to-video directory: their names, where they lie, copies of networks, hub ids that stand for them.
+
+No torch in here.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from lumina.files import read_json
+from lumina.generation_config import GenerationConfig
 from lumina.hub import PREFIX, HubModel, hub_model, no_folder
 from lumina.links import check_links
+from lumina.pretrained import local_folder, locate
+from lumina.system_prompts import SystemPrompt, write_system_prompts
 
+TRANSFORMER, VAE, TEXT_ENCODER = "transformer", "vae", "text_encoder"
+SYSTEM_PROMPTS_FILE, GENERATION_FILE = "system_prompts.json", "generation.json"
 REFERENCES_FILE = "references.json"
-_REFERABLE = ("text_encoder", "vae")
+_REFERABLE = (TEXT_ENCODER, VAE)
 _FILES = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json",
     "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
@@ -49,11 +57,10 @@ def write_references(directory: Path, references: Mapping[str, str]) -> None:
     (directory / REFERENCES_FILE).write_text(json.dumps(dict(references), indent=1) + "\n", encoding="utf-8")
 
 
-def read_references(directory: Path) -> dict[str, Path]:
-    """Where the cache has the parts that a directory names by hub ids; empty if it holds all of them itself.
+def read_references(directory: Path) -> dict[str, HubModel]:
+    """The parts that a directory names by hub ids; empty if it holds all of them itself.
 
-    Nothing is fetched: a checkpoint is data, and opens no connection. Raises FileNotFoundError, naming the command that
-    fetches a part that is not there, ValueError for what is no hub id.
+    Raises ValueError for what is no hub id.
     """
     file = directory / REFERENCES_FILE
     if not file.is_file():
@@ -66,7 +73,47 @@ def read_references(directory: Path) -> dict[str, Path]:
         model = hub_model(text) if isinstance(text, str) and text.startswith(PREFIX) else None
         if model is None:
             raise ValueError(f"{file}: {name} is {text!r}, which is no model of the hub: write hf:owner/name@revision")
-        if model.snapshot is None:
-            raise FileNotFoundError(f"{name} of {directory}: {no_folder(text)}")
-        found[name] = model.snapshot
+        found[name] = model
     return found
+
+
+def find_parts(directory: str | Path) -> dict[str, Path]:
+    """Where the parts of a text-to-video directory lie, or of a model of the hub; by their names, files included.
+
+    Reads no weights and fetches no part: a checkpoint is data, and opens no connection. Raises FileNotFoundError naming
+    the part that is missing, and the command that fetches it where it is one of the hub.
+    """
+    folder = local_folder(directory)
+    if not (folder / GENERATION_FILE).is_file():
+        raise FileNotFoundError(
+            f"{folder} does not hold a text-to-video checkpoint: no {GENERATION_FILE}; `lumina assemble` makes one of "
+            "a transformer and its parts"
+        )
+    root = locate(directory, "a text-to-video checkpoint", (GENERATION_FILE,)).folder
+    elsewhere = read_references(root)
+    found = {}
+    for name in (TRANSFORMER, VAE, TEXT_ENCODER, SYSTEM_PROMPTS_FILE, GENERATION_FILE):
+        model = elsewhere.get(name)
+        path = root / name if model is None else model.snapshot
+        if path is None:
+            raise FileNotFoundError(f"{name} of {root}: {no_folder(str(model))}")
+        if not path.exists():
+            raise FileNotFoundError(f"{root} is no text-to-video checkpoint: it holds no {name}")
+        found[name] = path
+    return found
+
+
+def find_source(known: Collection[str], source: str | None) -> str:
+    """The source that is meant: None is the only one there is. Raises ValueError, naming those that there are."""
+    if source is None and len(known) == 1:
+        [source] = known
+    if source is None or source not in known:
+        asked = "name a source" if source is None else f"no system prompt for source {source!r}"
+        raise ValueError(f"{asked}; there are {', '.join(known)}")
+    return source
+
+
+def write_texts(directory: Path, prompts: Iterable[SystemPrompt], defaults: GenerationConfig) -> None:
+    """Write the JSON files of a text-to-video directory."""
+    write_system_prompts(directory / SYSTEM_PROMPTS_FILE, prompts)
+    (directory / GENERATION_FILE).write_text(defaults.model_dump_json(indent=1) + "\n", encoding="utf-8")

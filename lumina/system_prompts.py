@@ -70,13 +70,20 @@ def write_system_prompts(path: Path, prompts: Iterable[SystemPrompt]) -> None:
 def read_system_prompts(path: Path) -> dict[str, SystemPrompt]:
     """Read what `write_system_prompts` wrote: source -> system prompt, sorted by source.
 
-    Raises ValueError if a text does not match its digest.
+    Raises ValueError if it holds anything else, or a text does not match its digest.
     """
+    content = read_json(path)
+    if not isinstance(content, list) or not content or not all(_is_row(row) for row in content):
+        raise ValueError(f"{path} holds no system prompts (a list of source, text, sha256): restore the file")
     prompts = {}
-    for row in read_json(path):
+    for row in content:
         if hashlib.sha256(row["text"].encode()).hexdigest() != row["sha256"]:
             raise ValueError(
                 f"{path}: the text of source {row['source']!r} does not match its sha256: restore the file"
             )
         prompts[row["source"]] = SystemPrompt(row["source"], row["text"])
     return dict(sorted(prompts.items()))
+
+
+def _is_row(row: object) -> bool:
+    return isinstance(row, dict) and all(isinstance(row.get(name), str) for name in ("source", "text", "sha256"))

@@ -1,4 +1,4 @@
-"""Write H.264 files and read frames back, with PyAV alone."""
+"""Write H.264 files, with sound or without, and read frames back, with PyAV alone."""
 
 from __future__ import annotations
 
@@ -9,19 +9,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lumina.audio_tracks import AudioEncoder, AudioTrack
 from lumina.colour import to_rgb
 from lumina.files import ffmpeg_path
 
 
 def write_h264(
-    path: str | Path, frames: NDArray[np.uint8], fps: float, *, crf: int = 18, preset: str = "medium"
+    path: str | Path,
+    frames: NDArray[np.uint8],
+    fps: float,
+    *,
+    crf: int = 18,
+    preset: str = "medium",
+    sound: AudioTrack | None = None,
 ) -> None:
     """Write frames [T, H, W, 3] (RGB, uint8, H and W even) as an H.264 yuv420p MP4 that browsers play.
 
     Its colours are BT.709 of limited range, and tagged so: what is untagged is of other colours from player to player.
     The same frames give the same bytes with one build of the libraries: the encoder runs in one thread, and the muxer
-    writes neither dates nor versions. `crf` is libx264's quality, 0 (lossless) to 51. Raises ValueError for a wrong
-    shape, dtype or rate.
+    writes neither dates nor versions. `crf` is libx264's quality, 0 (lossless) to 51. `sound` begins with the first
+    frame. Raises ValueError for a wrong shape, dtype or rate.
     """
     import av
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
@@ -43,7 +50,8 @@ def write_h264(
         codec, reformatter = stream.codec_context, VideoReformatter()
         codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
         codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-        for image in frames:
+        encoder = None if sound is None else AudioEncoder(container, sound)
+        for number, image in enumerate(frames, start=1):
             frame = reformatter.reformat(
                 av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24"),
                 format="yuv420p",
@@ -53,7 +61,11 @@ def write_h264(
                 threads=1,
             )
             container.mux(stream.encode(frame))
+            if encoder is not None:
+                container.mux(list(encoder.until(number / fps)))
         container.mux(stream.encode(None))
+        if encoder is not None:
+            container.mux(list(encoder.rest()))
 
 
 def read_frames(path: str | Path, indices: Sequence[int] | None = None) -> NDArray[np.uint8]:

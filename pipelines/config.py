@@ -30,6 +30,7 @@ from lumina.config import Config
 from lumina.models.config import NextDiTConfig
 from lumina.sizes import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION, latent_frames
 from lumina.training.stage import TaskConfig, TrainStageConfig
+from lumina.vbench.suite_config import VBenchSuite, unavailable
 from pipelines.engine.code_drift import DriftPolicy
 from pipelines.errors import did_you_mean
 from pipelines.load import load
@@ -365,6 +366,14 @@ class PipelineConfig(Config):
                         )
 
     def _check_choice(self, branch: Branch) -> None:
+        suite = branch.evaluate.suite
+        if isinstance(suite, VBenchSuite):
+            where = f"{branch.prefix}evaluate.suite"
+            for name in suite.judged():
+                if (reason := unavailable(name, suite)) is not None:
+                    raise ValueError(
+                        f"{where}.dimensions names {name}, which {reason}: set {where}.weights or {where}.python"
+                    )
         if branch.choose.scores is not None:
             return
         absent = sorted(set(branch.choose.score) - set(branch.evaluate.measured()))

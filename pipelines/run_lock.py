@@ -21,6 +21,7 @@ from pydantic import StringConstraints
 
 from curation.manifests import media_root
 from lumina.files import place_of
+from lumina.vbench.suite_config import VBenchSuite
 from pipelines.config import PipelineConfig
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
@@ -117,6 +118,17 @@ def read_lock(record: RunRecord) -> Lock:
         raise StoreError(f"run {record.run}: the lock in its record is damaged: {error}") from error
 
 
+def _in_place(path: Path) -> Path:
+    """A name without a folder may be that of a program."""
+    return path if len(path.parts) == 1 and not path.exists() else place_of(path)
+
+
+def _place_weights(weights: dict[str, Any]) -> None:
+    for name, spec in weights.items():
+        if isinstance(spec, str) and Path(spec).expanduser().exists():
+            weights[name] = str(place_of(spec))
+
+
 def portable(settings: PipelineConfig) -> dict[str, Any]:
     """The config as plain data that means the same in another working directory, without passwords."""
     config: dict[str, Any] = settings.model_dump(mode="json")
@@ -133,9 +145,12 @@ def portable(settings: PipelineConfig) -> dict[str, Any]:
             held["choose"]["scores"] = str(place_of(scores))
         elif scores is not None:
             held["choose"]["scores"] = {name: str(place_of(path)) for name, path in scores.items()}
-    for name, spec in config["weights"].items():
-        if isinstance(spec, str) and Path(spec).expanduser().exists():
-            config["weights"][name] = str(place_of(spec))
+        if isinstance(suite := branch.evaluate.suite, VBenchSuite):
+            judged = held["evaluate"]["suite"]
+            for name, path in (("prompts", suite.prompts), ("python", suite.python), ("augmented", suite.augmented)):
+                judged[name] = None if path is None else str(_in_place(path))
+            _place_weights(judged["weights"])
+    _place_weights(config["weights"])
     if settings.tracking_uri:
         config["tracking_uri"] = without_password(settings.tracking_uri)
     return config

@@ -12,17 +12,19 @@ from curation.manifests import Manifest, external_digest, media_root, read_manif
 from curation.operator import Operator, load_operator
 from curation.selection import SelectConfig
 from curation.sources import SYSTEM_PROMPTS_FILE, SourceError, check_sources
-from jobs import choose, curation_page, evaluate, export, shapes, train
+from jobs import choose, curation_page, evaluate, evaluate_vbench, export, shapes, train
 from jobs.context import Job
 from jobs.shapes import RenderShapesConfig
 from lumina.config import Config
 from lumina.files import place_of
+from lumina.vbench.suite_config import VBenchSuite
 from pipelines.checks import check_names, check_scores_given, check_select, check_store, check_weights, starting_weights
 from pipelines.config import Branch, PipelineConfig, TrainConfig
 from pipelines.engine.stage import Pipeline, RegisteredModel, Stage
 from pipelines.engine.tolerance import read_tier
 from pipelines.errors import PipelineError
 from pipelines.layout import check_layout, layout_of, trainable
+from pipelines.vbench_suite import with_suite
 
 _TRAIN_FROM = "lumina run CONFIG \\\n    -o weights.transformer={checkpoint}"
 _BASE = RegisteredModel("base", "Trained on all sources.", _TRAIN_FROM)
@@ -212,9 +214,14 @@ def _subset(config: PipelineConfig, branch: Branch, sources: tuple[str, ...]) ->
     """Evaluate the system prompt of each source, choose, fine-tune on what was chosen, and export."""
     trained, variant = f"train@{branch.after}", branch.variant
     chosen, finetuned = f"choose{variant}", f"finetune{variant}"
-    settings = branch.evaluate.on(config.runtime.device).model_dump()
+    on_device, suite = branch.evaluate.on(config.runtime.device), branch.evaluate.suite
+    judge: Any = evaluate
+    if isinstance(suite, VBenchSuite):
+        # Where its files and networks lie is no part of the stage: they are known by content.
+        on_device, judge = on_device.model_copy(update={"suite": suite.identity()}), evaluate_vbench
+    settings = on_device.model_dump()
     # Real clips have no known truth: prompts are then captions of the run's own clips.
-    captions = {"select": "select"} if branch.evaluate.suite.kind == "captions" else {}
+    captions = {"select": "select"} if suite.kind == "captions" else {}
     media = branch.finetune.selected_media
     scored = {f"evaluate@{source}": branch.evaluation(source) for source in sources}
     # A source whose clips were all set aside has a system prompt, but nothing to fine-tune on.
@@ -228,28 +235,28 @@ def _subset(config: PipelineConfig, branch: Branch, sources: tuple[str, ...]) ->
     tuned = _train(config, finetuned, branch.finetune, {"init": trained, "selection": chosen})
     exported = {"checkpoint": finetuned, "tag": "tag", "selection": chosen}
     compared = {"before": trained, "after": finetuned, "selection": chosen, "tag": "tag", **captions}
+    evaluations = [
+        _job(
+            config,
+            branch.evaluation(source),
+            judge.run,
+            evaluate.EvaluateConfig(**settings, source=source),
+            {"checkpoint": trained, "tag": "tag", **captions},
+        )
+        for source in sources
+    ]
+    evaluations.append(
+        _job(config, f"evaluate_final{variant}", judge.run_final, evaluate.EvaluateFinalConfig(**settings), compared)
+    )
+    if isinstance(suite, VBenchSuite):
+        evaluations = with_suite(evaluations, suite, f"{branch.prefix}evaluate.suite")
     return [
-        *(
-            _job(
-                config,
-                branch.evaluation(source),
-                evaluate.run,
-                evaluate.EvaluateConfig(**settings, source=source),
-                {"checkpoint": trained, "tag": "tag", **captions},
-            )
-            for source in sources
-        ),
+        *evaluations[:-1],
         replace(
             _job(config, chosen, choose.run, rule, {**scored, **trained_on}),
             files=branch.choose.score_files(),
         ),
         _registered(tuned, _BEST_SUBSET, branch),
-        _job(
-            config,
-            f"evaluate_final{variant}",
-            evaluate.run_final,
-            evaluate.EvaluateFinalConfig(**settings),
-            compared,
-        ),
+        evaluations[-1],
         _registered(_job(config, f"export{variant}", export.run, branch.export, exported), _FINAL, branch),
     ]

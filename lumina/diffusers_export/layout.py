@@ -18,6 +18,7 @@ from lumina.diffusers_export import pipeline, scheduler, transformer
 from lumina.diffusers_export.bundle import bundle
 from lumina.files import read_json
 from lumina.generation_config import read_settings
+from lumina.parts import GENERATION_FILE, SYSTEM_PROMPTS_FILE, TEXT_ENCODER, TRANSFORMER, VAE
 from lumina.system_prompts import read_system_prompts
 
 INDEX_FILE = "model_index.json"
@@ -36,15 +37,15 @@ def write_diffusers(directory: Path) -> None:
 
     Raises ValueError for a text encoder of a kind that the library transformers does not have.
     """
-    defaults = read_settings(directory / "generation.json")
-    prompts = read_system_prompts(directory / "system_prompts.json")
+    defaults = read_settings(directory / GENERATION_FILE)
+    prompts = read_system_prompts(directory / SYSTEM_PROMPTS_FILE)
     index: dict[str, Any] = {
         "_class_name": [Path(PIPELINE_FILE).stem, pipeline.LuminaVideoPipeline.__name__],
         "_diffusers_version": diffusers.__version__,
-        "transformer": [_TRANSFORMER_CODE, transformer.LuminaVideoTransformer.__name__],
-        "vae": ["diffusers", diffusers.AutoencoderKLCogVideoX.__name__],
-        "text_encoder": ["transformers", _model_class(directory / "text_encoder" / "config.json")],
-        "tokenizer": ["transformers", _tokenizer_class(directory / "text_encoder" / "tokenizer_config.json")],
+        TRANSFORMER: [_TRANSFORMER_CODE, transformer.LuminaVideoTransformer.__name__],
+        VAE: ["diffusers", diffusers.AutoencoderKLCogVideoX.__name__],
+        TEXT_ENCODER: ["transformers", _model_class(directory / TEXT_ENCODER / "config.json")],
+        "tokenizer": ["transformers", _tokenizer_class(directory / TEXT_ENCODER / "tokenizer_config.json")],
         "scheduler": [_SCHEDULER_CODE, scheduler.LuminaVideoScheduler.__name__],
         "system_prompts": {source: prompt.text for source, prompt in prompts.items()},
         "default_source": defaults.source,
@@ -52,7 +53,7 @@ def write_diffusers(directory: Path) -> None:
     }
     _write(directory / PIPELINE_FILE, bundle(pipeline.__name__, pipeline.LuminaVideoPipeline.__name__))
     code = bundle(transformer.__name__, transformer.LuminaVideoTransformer.__name__)
-    _write(directory / "transformer" / f"{_TRANSFORMER_CODE}.py", code)
+    _write(directory / TRANSFORMER / f"{_TRANSFORMER_CODE}.py", code)
     folder = directory / "scheduler"
     folder.mkdir()
     _write(folder / f"{_SCHEDULER_CODE}.py", bundle(scheduler.__name__, scheduler.LuminaVideoScheduler.__name__))
@@ -65,8 +66,8 @@ def write_diffusers(directory: Path) -> None:
     tokenizer = directory / "tokenizer"
     tokenizer.mkdir()
     for name in _TOKENIZER_FILES:
-        if (directory / "text_encoder" / name).is_file():
-            shutil.copyfile(directory / "text_encoder" / name, tokenizer / name)
+        if (directory / TEXT_ENCODER / name).is_file():
+            shutil.copyfile(directory / TEXT_ENCODER / name, tokenizer / name)
     _write(directory / INDEX_FILE, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -9,12 +9,28 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from lumina.evaluation.selection import Figure, Selection
 from lumina.generation_config import GenerationConfig
+from lumina.hub import HubModel
+from lumina.parts import read_references
 from lumina.system_prompts import SystemPrompt
 
 CARD_FILE = "README.md"
+_GENERATE = 'lumina generate --checkpoint . --prompt "A red circle moves to the right."'
+_WITH_DIFFUSERS = (
+    "With diffusers (and transformers, accelerate and pydantic):\n\n"
+    "```python\nfrom diffusers import DiffusionPipeline\n\n"
+    'pipe = DiffusionPipeline.from_pretrained(".", trust_remote_code=True)\n'
+    'video = pipe("A red circle moves to the right.", seed=0).frames[0]\n```\n\n'
+    "`trust_remote_code` runs the Python files of this directory: read them first. With lumina-video, which runs none "
+    "of them:\n\n"
+)
+_BY_REFERENCE = (
+    "With lumina-video alone: parts of it are of the hub, and must be in its cache. diffusers takes a copy with all "
+    "parts, as `lumina assemble` makes it without `--by-reference`.\n\n"
+)
 _MARKS = re.compile(r"([!-/:-@\[-`{-~])")
 """ASCII punctuation, all of which Markdown lets be escaped."""
 
@@ -43,17 +59,14 @@ def write_card(
 ) -> None:
     """Write the README.md of a text-to-video directory; without `origin` the weights are somebody else's."""
     clip = f"{defaults.num_frames} frames, {defaults.width}x{defaults.height} pixels, {defaults.fps:g} frames a second"
+    missing = read_references(directory)
+    library = "" if missing else "library_name: diffusers\n"
     sections = [
-        "---\nlibrary_name: diffusers\npipeline_tag: text-to-video\ntags:\n- text-to-video\n- lumina-video\n---",
+        f"---\n{library}pipeline_tag: text-to-video\ntags:\n- text-to-video\n- lumina-video\n---",
         "# Text to video",
         "A multi-scale Next-DiT trained by rectified flow, after the paper Lumina-Video (arXiv 2502.06782). When "
         f"nothing else is asked for: {clip}, {defaults.sampler.steps} steps.",
-        "## Use\n\nWith diffusers (and transformers, accelerate and pydantic):\n\n"
-        "```python\nfrom diffusers import DiffusionPipeline\n\n"
-        'pipe = DiffusionPipeline.from_pretrained(".", trust_remote_code=True)\n'
-        'video = pipe("A red circle moves to the right.", seed=0).frames[0]\n```\n\n'
-        "`trust_remote_code` runs the Python files of this directory: read them first. With lumina-video, which runs "
-        'none of them:\n\n```sh\nlumina generate --checkpoint . --prompt "A red circle moves to the right."\n```',
+        f"## Use\n\n{_BY_REFERENCE + _commands(missing) if missing else _WITH_DIFFUSERS + _commands()}",
         "## System prompts\n\nOne is put before every prompt, by `source`"
         + (f" (\u201c{escaped(defaults.source)}\u201d unless another is named)" if defaults.source else "")
         + ".\n\n"
@@ -63,6 +76,10 @@ def write_card(
         "that lumina-video reads have no field for them.",
     ]
     (directory / CARD_FILE).write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+
+
+def _commands(missing: Mapping[str, HubModel] = MappingProxyType({})) -> str:
+    return "\n".join(["```sh", *(model.fetch for model in missing.values()), _GENERATE, "```"])
 
 
 def _trained(origin: Origin) -> list[str]:

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from lumina.adapters import load_adapted
 from lumina.checkpoints import load_model
+from lumina.clip_frames import check_fit, make_frames
 from lumina.evaluation.noise import NoiseAddress
-from lumina.flow_matching.sampler import sample
 from lumina.flow_matching.schedules import SamplerConfig
 from lumina.models.autoencoder import VideoAutoencoder
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.models.text_encoder import TextEncoder
+from lumina.offload import Offload
 from lumina.sizes import SPATIAL_COMPRESSION, generated_latents
 from lumina.system_prompts import compose
 
@@ -44,15 +45,23 @@ class ClipGenerator:
     ) -> ClipGenerator:
         """Load all three onto one device in one dtype, the transformer with a LoRA adapter added if one is named.
 
-        Raises FileNotFoundError naming what is missing, ValueError if the adapter is of another network.
+        Raises FileNotFoundError naming what is missing, ValueError if the adapter is of another network, or the
+        networks do not fit each other.
         """
-        return cls(
+        model = (
             load_model(checkpoint, device, dtype)
             if adapter is None
-            else load_adapted(checkpoint, adapter, adapter_scale, device, dtype),
-            VideoAutoencoder.from_pretrained(autoencoder, device, dtype),
-            TextEncoder.from_pretrained(text_encoder, device, dtype),
+            else load_adapted(checkpoint, adapter, adapter_scale, device, dtype)
         )
+        vae = VideoAutoencoder.from_pretrained(autoencoder, device, dtype)
+        encoder = TextEncoder.from_pretrained(text_encoder, device, dtype)
+        check_fit(model.config, str(checkpoint), vae.latent_channels, autoencoder, encoder.feature_dim, text_encoder)
+        return cls(model, vae, encoder)
+
+    @property
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """By the names of parts of a text-to-video directory."""
+        return {"transformer": self.model, "vae": self.autoencoder.vae, "text_encoder": self.text_encoder.model}
 
     def cut(self, system_prompt: str, caption: str) -> dict[str, Any]:
         """What the text encoder does not take of a prompt: `tokens_cut`, a number, and `words_cut`, the text."""
@@ -72,6 +81,9 @@ class ClipGenerator:
         width: int,
         negative_prompt: str = "",
         motion: Sequence[float | None] = (),
+        device: torch.device | None = None,
+        tiling: bool = False,
+        offload: Offload = "none",
     ) -> NDArray[np.uint8]:
         """Generate one clip of each caption.
 
@@ -85,6 +97,9 @@ class ClipGenerator:
             width: in pixels.
             negative_prompt: what to stay away from; empty is the system prompt alone.
             motion: N motion scores instead of the sampler's, all or none of them None; () is none.
+            device: where the networks work; None is where the transformer is.
+            tiling: whether frames are decoded in tiles.
+            offload: which networks wait on the CPU.
 
         Returns:
             uint8 RGB [N, num_frames, height, width, 3].
@@ -96,12 +111,19 @@ class ClipGenerator:
             width // SPATIAL_COMPRESSION,
         )
         noise = np.stack([address.draw(shape) for address in addresses])
-        text = self.text_encoder.encode([compose(system_prompt, caption) for caption in captions])
-        [negative] = self.text_encoder.encode([compose(system_prompt, negative_prompt)])
         scores = [score for score in motion if score is not None]
         if len(scores) not in (0, len(captions)):
             raise ValueError(f"{len(scores)} of {len(captions)} clips of a batch have a motion score: give all or none")
-        negatives = [negative] * len(captions)
-        latents = sample(self.model, torch.from_numpy(noise), text, negatives, sampler, motion=scores or None)
-        frames: NDArray[np.uint8] = self.autoencoder.decode(latents).numpy()
-        return frames
+        return make_frames(
+            self.model,
+            self.autoencoder,
+            self.text_encoder,
+            [compose(system_prompt, caption) for caption in captions],
+            compose(system_prompt, negative_prompt),
+            torch.from_numpy(noise),
+            sampler,
+            device=device or self.model.device,
+            tiling=tiling,
+            offload=offload,
+            motion=scores or None,
+        )

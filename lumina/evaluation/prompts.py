@@ -16,6 +16,7 @@ from pydantic import Field, field_validator
 
 from lumina.config import Config
 from lumina.randomness import generator
+from lumina.vbench.suite_config import VBenchSuite
 
 Split = Literal["choose", "report"]
 
@@ -56,7 +57,7 @@ class ListSuite(Config):
         return prompts
 
 
-Suite = Annotated[ShapesSuite | CaptionSuite | ListSuite, Field(discriminator="kind")]
+Suite = Annotated[ShapesSuite | CaptionSuite | ListSuite | VBenchSuite, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True)

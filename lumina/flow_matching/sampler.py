@@ -84,10 +84,17 @@ def guided_velocity(
     latents, times = x.repeat(sides, 1, 1, 1, 1), t.expand(len(rows))
     velocities = model(latents, times, text.select(rows), motion[rows], patch, cache)
     positive, *negatives = velocities.float().chunk(sides)
+    return guide(positive, negatives, [weights[group] for group in active], norm_cap)
+
+
+def guide(
+    positive: Tensor, negatives: Sequence[Tensor], weights: Sequence[float], norm_cap: float | None = None
+) -> Tensor:
+    """v + sum_i w_i (v - v_i), float32 [n, ...], of velocities [n, ...]; see `guided_velocity` for the cap."""
     guided = positive
-    for group, negative in zip(active, negatives, strict=True):
-        guided = guided + weights[group] * (positive - negative)
-    if norm_cap is None or not active:
+    for weight, negative in zip(weights, negatives, strict=True):
+        guided = guided + weight * (positive - negative)
+    if norm_cap is None or not negatives:
         return guided
     limit = norm_cap * _norms(positive)
     norms = _norms(guided)
@@ -95,7 +102,7 @@ def guided_velocity(
 
 
 def _norms(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=(1, 2, 3, 4), keepdim=True)
+    return torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), keepdim=True)
 
 
 @torch.inference_mode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -37,6 +37,70 @@ CONDITION_WIDTH = 1024
 def patch_key(patch: PatchSize) -> str:
     """Name of a scale in parameter names, "<spatial>-<temporal>": (2, 4, 4) -> "4-2"."""
     return f"{patch[1]}-{patch[0]}"
+
+
+class TokenShape(Protocol):
+    """What tells how latents become tokens."""
+
+    @property
+    def in_channels(self) -> int:
+        """Latent channels."""
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+
+    @property
+    def rope_widths(self) -> PatchSize:
+        """Parts of a head that turn with the token's frame, row and column; each is even, and they fill it."""
+
+    @property
+    def rope_theta(self) -> float:
+        """Base of the rotary frequencies."""
+
+
+class BlockShape(TokenShape, Protocol):
+    """What tells the shape of a block."""
+
+    @property
+    def dim(self) -> int:
+        """Width of a token."""
+
+    @property
+    def n_heads(self) -> int:
+        """Query heads."""
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads."""
+
+    @property
+    def cap_feat_dim(self) -> int:
+        """Width of the features that the gated branch attends to."""
+
+    @property
+    def condition_dim(self) -> int:
+        """Width of the conditioning vector."""
+
+    @property
+    def ffn_dim(self) -> int:
+        """Hidden width of the feed-forward layers."""
+
+    @property
+    def norm_eps(self) -> float:
+        """Epsilon of the RMS norms."""
+
+    @property
+    def qk_norm(self) -> bool:
+        """Whether queries and keys are normalised."""
+
+
+def swiglu_width(dim: int, multiple_of: int, multiplier: float | None = None) -> int:
+    """Hidden width of a SwiGLU layer: 8/3 of `dim`, times `multiplier`, rounded up to a multiple."""
+    width = int(2 * (4 * dim) / 3)
+    if multiplier is not None:
+        width = int(multiplier * width)
+    return multiple_of * math.ceil(width / multiple_of)
 
 
 class NextDiTConfig(Config):
@@ -104,10 +168,13 @@ class NextDiTConfig(Config):
     @property
     def ffn_dim(self) -> int:
         """Hidden width of the SwiGLU feed-forward layers."""
-        width = int(2 * (4 * self.dim) / 3)
-        if self.ffn_dim_multiplier is not None:
-            width = int(self.ffn_dim_multiplier * width)
-        return self.multiple_of * math.ceil(width / self.multiple_of)
+        return swiglu_width(self.dim, self.multiple_of, self.ffn_dim_multiplier)
+
+    @property
+    def rope_widths(self) -> PatchSize:
+        """Parts of a head for frames, rows and columns: 36/54/54 of 144."""
+        eighth = self.head_dim // 8
+        return 2 * eighth, 3 * eighth, 3 * eighth
 
     def check_patch(self, patch: PatchSize) -> None:
         """Raise ValueError if the model has no such scale."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lumina.models.attention import Segments, segments
-from lumina.models.config import NextDiTConfig, PatchSize
+from lumina.models.config import PatchSize, TokenShape
 from lumina.models.rope import Grid, rotation
 
 
@@ -32,13 +32,19 @@ class Tokens:
     patch: PatchSize
 
     def expand(self, per_item: Tensor) -> Tensor:
-        """Spread [N, K] over the tokens: [N, 1, K] where broadcasting does it, else [1, T, K]."""
+        """Spread [N, K] over the tokens: [N, 1, K] where broadcasting does it, else [1, T, K].
+
+        What is [n, f, K] has a row for every frame block, f of an item or of all behind one another: [n, l, K]. All
+        frame blocks have as many tokens then.
+        """
+        if per_item.ndim == 3:
+            return per_item.repeat_interleave(self.segments.total // per_item.shape[:2].numel(), 1)
         if self.segments.equal:
             return per_item.unsqueeze(1)
         return per_item.index_select(0, self.segments.item_of_token).unsqueeze(0)
 
 
-def patchify(x: Tensor | Sequence[Tensor], patch: PatchSize, config: NextDiTConfig) -> Tokens:
+def patchify(x: Tensor | Sequence[Tensor], patch: PatchSize, config: TokenShape) -> Tokens:
     """Cut latents [C, F, H, W] into tokens. A single frame is repeated to fill the patch.
 
     Raises ValueError for a latent with other channels or a size that the patch does not divide.
@@ -47,13 +53,13 @@ def patchify(x: Tensor | Sequence[Tensor], patch: PatchSize, config: NextDiTConf
     grids = tuple(_grid(shape, patch, config.in_channels) for shape in dict.fromkeys(shapes))
     if len(grids) == 1:
         values = _cut(x if isinstance(x, Tensor) else torch.stack(list(x)), patch)
-        turn = rotation(grids[0], config.head_dim, config.rope_theta, values.device)
+        turn = rotation(grids[0], config.rope_widths, config.rope_theta, values.device)
         places = segments((values.shape[1],) * len(shapes), values.device)
         return Tokens(values, turn, places, shapes, grids * len(shapes), patch)
     grids = tuple(_grid(shape, patch, config.in_channels) for shape in shapes)
     parts = [_cut(item[None], patch)[0] for item in x]
     values = torch.cat(parts)
-    turn = torch.cat([rotation(grid, config.head_dim, config.rope_theta, values.device) for grid in grids])
+    turn = torch.cat([rotation(grid, config.rope_widths, config.rope_theta, values.device) for grid in grids])
     places = segments(tuple(len(part) for part in parts), values.device)
     items = len(parts) if places.equal else 1
     return Tokens(values.unflatten(0, (items, -1)), turn.unflatten(0, (items, -1)), places, shapes, grids, patch)

@@ -17,12 +17,6 @@ CACHE_BYTES = 256 << 20
 """Bytes of rotations that a process keeps at most, on its device: one of 86,400 tokens and heads of 144 takes 50 MB."""
 
 
-def axis_widths(head_dim: int) -> Grid:
-    """Split a head over (frames, rows, columns): 36/54/54 of 144."""
-    eighth = head_dim // 8
-    return 2 * eighth, 3 * eighth, 3 * eighth
-
-
 def axis_turns(positions: Tensor, width: int, theta: float) -> Tensor:
     """Cosines and sines of the angles along one axis, [T, w/2, 2] float32.
 
@@ -36,21 +30,22 @@ def axis_turns(positions: Tensor, width: int, theta: float) -> Tensor:
     return torch.stack([angle.cos(), angle.sin()], dim=-1).float()
 
 
-def _rotation(grid: Grid, head_dim: int, theta: float, device: torch.device) -> Tensor:
+def _rotation(grid: Grid, widths: Grid, theta: float, device: torch.device) -> Tensor:
     # The cache outlives the caller: a tensor made in inference mode could not be used in training afterwards.
     with torch.inference_mode(False):
         parts = []
-        for axis, (size, width) in enumerate(zip(grid, axis_widths(head_dim), strict=True)):
+        for axis, (size, width) in enumerate(zip(grid, widths, strict=True)):
             turns = upload(axis_turns(torch.arange(size), width, theta), device)
             spread = turns[tuple(slice(None) if own == axis else None for own in range(3))].expand(*grid, -1, -1)
-            parts.append(spread.reshape(-1, 1, width // 2, 2))
+            parts.append(spread.flatten(0, 2).unsqueeze(1))
         # No view: the compiler would hold on to the sizes of what lies behind it.
         return torch.cat(parts, dim=2)
 
 
 rotation = TableCache(_rotation, lambda turn: turn.nbytes, CACHE_BYTES)
-"""rotation(grid, head_dim, theta, device): cosines and sines [F*R*C, 1, d/2, 2] (float32) that rotate the tokens of one
-grid, column fastest; of every head the frame part comes first, then rows, then columns."""
+"""rotation(grid, widths, theta, device): cosines and sines [F*R*C, 1, d/2, 2] (float32) that rotate the tokens of one
+grid, column fastest; of every head the frame part comes first, then rows, then columns, each as wide as `widths` says,
+which may be 0."""
 
 
 def rotate(x: Tensor, turn: Tensor) -> Tensor:

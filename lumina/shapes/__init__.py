@@ -8,12 +8,15 @@ from lumina.shapes.captions import caption
 from lumina.shapes.measurement import MeasuredShape, Measurement, measure
 from lumina.shapes.rendering import optical_flow, render
 from lumina.shapes.scene import COLORS, DIRECTIONS, KINDS, SPEEDS, Background, Scene, Shape, sample_scene
+from lumina.shapes.sounding import SoundScene, sample_sound_scene, sound_caption
 from lumina.shapes.sources import SOURCES, Source, film
+from lumina.shapes.tones import PITCHES_HZ, SoundEvent, waveform
 
 __all__ = [
     "COLORS",
     "DIRECTIONS",
     "KINDS",
+    "PITCHES_HZ",
     "SOURCES",
     "SPEEDS",
     "Background",
@@ -21,6 +24,8 @@ __all__ = [
     "Measurement",
     "Scene",
     "Shape",
+    "SoundEvent",
+    "SoundScene",
     "Source",
     "caption",
     "film",
@@ -28,4 +33,7 @@ __all__ = [
     "optical_flow",
     "render",
     "sample_scene",
+    "sample_sound_scene",
+    "sound_caption",
+    "waveform",
 ]

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import numpy as np
 
-from lumina.shapes.scene import DIRECTIONS, Background, Scene, Shape
+from lumina.shapes.scene import DIRECTIONS, Background, Scene
 
 
-def render(scene: Scene, *, num_frames: int, height: int, width: int, fps: float, start_s: float = 0.0) -> np.ndarray:
+class Drawn(Protocol):
+    """A shape that is somewhere at any time, as `lumina.shapes.scene.Shape` is."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def radius(self) -> float: ...
+
+    @property
+    def rgb(self) -> tuple[float, float, float]: ...
+
+    def center(self, t: float | np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+class Scenery(Protocol):
+    """Shapes, the later ones in front, and what they stand before."""
+
+    @property
+    def shapes(self) -> Sequence[Drawn]: ...
+
+    @property
+    def background(self) -> Background: ...
+
+
+def render(scene: Scenery, *, num_frames: int, height: int, width: int, fps: float, start_s: float = 0.0) -> np.ndarray:
     """Return uint8 frames [T, H, W, 3] of the scene at times start_s + i / fps."""
     frames = np.repeat(_background(scene.background, height, width)[None], num_frames, axis=0)
     t = start_s + np.arange(num_frames) / fps
@@ -41,7 +69,7 @@ def _background(background: Background, height: int, width: int) -> np.ndarray:
     return np.clip(grey[..., None] + np.asarray(background.tint, np.float32), 0, 1).astype(np.float32)
 
 
-def _coverage(shape: Shape, t: np.ndarray, height: int, width: int) -> np.ndarray:
+def _coverage(shape: Drawn, t: np.ndarray, height: int, width: int) -> np.ndarray:
     """Share of each pixel that the shape covers, float32 [T, H, W], from its signed distance in pixels."""
     center_x, center_y = shape.center(t, width, height)
     x = (np.arange(width, dtype=np.float32) + 0.5)[None, None, :] - center_x[:, None, None].astype(np.float32)

@@ -110,7 +110,7 @@ def sample_scene(
             others = [name for name in COLORS if name != first.color]
             shapes.append(_sample_shape(rng, count, others[rng.integers(len(others))], None, None, None))
         if count == 1 or _apart(*shapes):
-            return Scene(tuple(shapes), _sample_background(rng))
+            return Scene(tuple(shapes), sample_background(rng))
 
 
 def _check(name: str, value: str | None, known: Collection[str]) -> None:
@@ -134,8 +134,13 @@ def _sample_shape(
     velocity = rng.uniform(*SPEEDS[speed])
     spread = _SPREAD if count == 1 else 1.0
     (x, y) = (_start(rng, radius, axis * velocity * STAY_S, spread) for axis in DIRECTIONS[direction])
+    return Shape(kind, color, direction, speed, x, y, radius, velocity, sample_rgb(rng, color))
+
+
+def sample_rgb(rng: np.random.Generator, color: str) -> tuple[float, float, float]:
+    """Draw a shade of a colour: RGB in [0, 1]."""
     hue = COLORS[color] + rng.uniform(-6, 6)
-    return Shape(kind, color, direction, speed, x, y, radius, velocity, _hsv_to_rgb(hue, *rng.uniform(0.82, 1.0, 2)))
+    return _hsv_to_rgb(hue, *rng.uniform(0.82, 1.0, 2))
 
 
 def _start(rng: np.random.Generator, radius: float, travel: float, spread: float) -> float:
@@ -150,7 +155,8 @@ def _apart(a: Shape, b: Shape) -> bool:
     return bool(gap.min() > 3 * _GAP)
 
 
-def _sample_background(rng: np.random.Generator) -> Background:
+def sample_background(rng: np.random.Generator) -> Background:
+    """Draw a background."""
     brightness = ("dark", "light")[rng.integers(2)]
     level = rng.uniform(0.1, 0.28) if brightness == "dark" else rng.uniform(0.66, 0.84)
     waves = tuple(

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from lumina.shapes.rendering import render
-from lumina.shapes.scene import Scene
+from lumina.shapes.rendering import Scenery, render
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Source:
 
 
 def film(
-    scene: Scene, source: Source, rng: np.random.Generator, *, num_frames: int, height: int, width: int, fps: float
+    scene: Scenery, source: Source, rng: np.random.Generator, *, num_frames: int, height: int, width: int, fps: float
 ) -> np.ndarray:
     """Return uint8 frames [T, H, W, 3] of the scene as the source records it, before compression."""
     k = source.supersampling

@@ -57,7 +57,8 @@ def figures(
 
     Raises ValueError for a dimension without a clip that counts.
     """
-    prompts = sorted({clip.prompt for clips in judged.values() for clip in clips})
+    # All of them, also those whose clips the static filter leaves out: draws of two sets of clips are paired.
+    prompts = sorted(strata)
     drawn = resample(prompts, seed, resamples, [strata[prompt] for prompt in prompts]).astype(np.float64)
     column = {prompt: number for number, prompt in enumerate(prompts)}
     found: dict[str, Figure] = {}

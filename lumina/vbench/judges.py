@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lumina.config import Config
 from lumina.files import sha256_file
 from lumina.pretrained import locate
 from lumina.vbench import dynamic_degree, flicker, frame_choice, recognition
@@ -26,6 +25,7 @@ from lumina.vbench.clip_score import ClipScore, of_clip, of_frames
 from lumina.vbench.consistency import consistency
 from lumina.vbench.prompts import VBenchPrompt
 from lumina.vbench.reading import ClipFrames
+from lumina.vbench.suite_config import VBenchWeights, used_weights
 
 if TYPE_CHECKING:
     import torch
@@ -42,38 +42,6 @@ _READ = (".json", ".safetensors", ".txt", ".model")
 _LABELS = Path("third_party", "umt", "kinetics_400_categories.txt")
 
 
-class VBenchWeights(Config):
-    """Where the networks of the native dimensions lie; a dimension without its weights is left out, and named."""
-
-    dino: str | None = None
-    """dino_vitbase16_pretrain.pth, or the directory of facebook/dino-vitb16: subject consistency."""
-    clip_b32: str | None = None
-    """Directory of openai/clip-vit-base-patch32: background consistency, appearance style."""
-    clip_l14: str | None = None
-    """Directory of openai/clip-vit-large-patch14: aesthetic quality."""
-    aesthetic: str | None = None
-    """sa_0_4_vit_l_14_linear.pth of LAION: aesthetic quality."""
-    raft: str | None = None
-    """raft-things.pth, or torchvision's raft_large: dynamic degree, and the static filter of temporal flickering."""
-    human_action: str | None = None
-    """l16_ptk710_ftk710_ftk400_f16_res224.pth: human action."""
-    actions: str | None = None
-    """kinetics_400_categories.txt, a name in each line; that of an installed package vbench otherwise."""
-
-
-_NEEDS: dict[str, tuple[str, ...]] = {
-    "temporal_flickering": (),
-    "dynamic_degree": ("raft",),
-    "subject_consistency": ("dino",),
-    "background_consistency": ("clip_b32",),
-    "aesthetic_quality": ("clip_l14", "aesthetic"),
-    "appearance_style": ("clip_b32",),
-    "human_action": ("human_action",),
-}
-NATIVE = tuple(_NEEDS)
-"""Dimensions that have a judge here."""
-
-
 @dataclass(frozen=True)
 class Verdict:
     """What one dimension says of one clip: a score, or the reason why there is none."""
@@ -82,14 +50,6 @@ class Verdict:
     reason: str | None = None
     is_static: bool | None = None
     """Of temporal flickering with a flow network: whether the static filter lets the clip through."""
-
-
-def used_weights(dimension: str, weights: VBenchWeights) -> dict[str, str]:
-    """Settings and places of the weights that a dimension uses."""
-    used = list(_NEEDS[dimension])
-    if dimension == "temporal_flickering" and weights.raft is not None:
-        used.append("raft")
-    return {name: str(getattr(weights, name)) for name in used}
 
 
 def key(dimension: str, weights: VBenchWeights, dtype: str) -> str:
@@ -113,11 +73,6 @@ def content_digest(place: str) -> str:
     files = sorted(file for file in folder.rglob("*") if file.suffix in _READ and file.is_file())
     content = [(file.relative_to(folder).as_posix(), sha256_file(file)) for file in files]
     return f"sha256:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
-
-
-def missing_weights(dimension: str, weights: VBenchWeights) -> tuple[str, ...]:
-    """Settings that a native dimension still needs."""
-    return tuple(name for name in _NEEDS[dimension] if getattr(weights, name) is None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,7 +211,7 @@ def action_names(weights: VBenchWeights) -> Sequence[str]:
 
     Raises ValueError naming the file unless it has 400 names, FileNotFoundError saying where to get it.
     """
-    path = Path(weights.actions) if weights.actions else _packaged_labels()
+    path = actions_file(weights)
     names = path.read_text(encoding="utf-8").splitlines()
     names = [name.strip() for name in names if name.strip()]
     if len(names) != 400 or len(set(names)) != 400:
@@ -264,7 +219,10 @@ def action_names(weights: VBenchWeights) -> Sequence[str]:
     return names
 
 
-def _packaged_labels() -> Path:
+def actions_file(weights: VBenchWeights) -> Path:
+    """The file with the names, or that of an installed package vbench. FileNotFoundError saying where to get it."""
+    if weights.actions:
+        return Path(weights.actions)
     found = find_spec("vbench")
     for place in (found.submodule_search_locations or ()) if found else ():
         if (Path(place) / _LABELS).is_file():

@@ -17,13 +17,15 @@ from pathlib import Path
 def versions() -> dict[str, str]:
     """Of the interpreter and the libraries that scores depend on."""
     from importlib.metadata import PackageNotFoundError, version
+    from importlib.util import find_spec
 
     found = {"python": platform.python_version()}
     for package in ("vbench", "torch", "torchvision", "transformers", "timm", "numpy"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
+            # From its repository's folder: nothing states a version.
+            found[package] = "unknown" if find_spec(package) else "not installed"
     return found
 
 

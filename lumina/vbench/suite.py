@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from lumina.randomness import generator
 from lumina.vbench.clip_files import prompt_of
 from lumina.vbench.prompts import VBenchPrompt
 
@@ -17,6 +18,36 @@ WITHOUT_PROMPTS = (
     "aesthetic_quality",
 )
 """Dimensions with a judge here that look at clips alone."""
+
+
+_OFFICIAL = (
+    (72, ("subject_consistency", "dynamic_degree", "motion_smoothness")),
+    (75, ("temporal_flickering",)),
+    (93, ("aesthetic_quality", "imaging_quality", "overall_consistency")),
+    (79, ("object_class",)),
+    (82, ("multiple_objects",)),
+    (100, ("human_action",)),
+    (85, ("color",)),
+    (84, ("spatial_relationship",)),
+    (86, ("scene", "background_consistency")),
+    (90, ("appearance_style",)),
+    (100, ("temporal_style",)),
+)
+"""Prompts of the official file, by the dimensions that share them; two of all 946 are there twice."""
+_DISTINCT = 944
+
+
+def official_clips(dimensions: Iterable[str], samples: int, filters: bool) -> int:
+    """Clips that the official prompts of some dimensions ask for: 6,220 for all, five of each and with the filter."""
+    asked = set(dimensions)
+    prompts = min(sum(count for count, shared in _OFFICIAL if asked & set(shared)), _DISTINCT)
+    filtered = filters and "temporal_flickering" in asked
+    return samples * (prompts + ((_CANDIDATES - 1) * _OFFICIAL[1][0] if filtered else 0))
+
+
+def clip_seed(seed: int, prompt: str, index: int) -> int:
+    """Seed of a clip's noise: it depends on the prompt and the index, whatever the model is told."""
+    return int(generator(seed, "vbench-seed", prompt, index).integers(2**31))
 
 
 def clips_of(prompt: VBenchPrompt, samples: int, filters: bool) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from lumina.evaluation.subsets import Interval
 from lumina.formats import counted
@@ -19,10 +18,9 @@ from lumina.vbench.dimensions import DIMENSIONS, OFFICIAL_SAMPLES
 from lumina.vbench.flicker import first_static
 from lumina.vbench.intervals import Figure, Judged, figures
 from lumina.vbench.score_store import Scored
+from lumina.vbench.suite_config import TOTALS, By, figure_name, members_of, weakest
 
-By = Literal["official", "native"]
 _NAMED = 4
-PREFIXES: Mapping[By, str] = {"official": "vbench", "native": "vbench_native"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class DimensionResult:
     @property
     def metric(self) -> str:
         """Name of the figure, with the prefix that says who computed it."""
-        return f"{PREFIXES[self.by]}/{self.name}"
+        return figure_name(self.by, self.name)
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class TotalResult:
     @property
     def metric(self) -> str:
         """As of a dimension."""
-        return f"{PREFIXES[self.by]}/{self.name}"
+        return figure_name(self.by, self.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +82,19 @@ class Summary:
 
     def metrics(self) -> dict[str, Interval]:
         """Figure of each metric that there is."""
-        every: tuple[DimensionResult | TotalResult, ...] = (*self.dimensions, *self.totals)
-        return {one.metric: one.interval for one in every if one.interval is not None}
+        return {one.metric: one.interval for one in self._every if one.interval is not None}
+
+    def names(self) -> dict[str, str]:
+        """Metric of each dimension and total."""
+        return {one.name: one.metric for one in self._every}
+
+    def gaps(self) -> dict[str, str]:
+        """Why there is no figure, by dimension and total."""
+        return {one.name: one.gap for one in self._every if one.gap}
+
+    @property
+    def _every(self) -> tuple[DimensionResult | TotalResult, ...]:
+        return (*self.dimensions, *self.totals)
 
 
 @dataclass(frozen=True)
@@ -166,7 +175,8 @@ def _gap(found: DimensionScores) -> str | None:
     return f"{absent} of {found.expected} clips {'is' if absent == 1 else 'are'} missing" if absent else None
 
 
-def _counted(name: str, found: DimensionScores, samples: int) -> list[Judged]:
+def kept_clips(name: str, found: DimensionScores, samples: int) -> list[Scored]:
+    """Clips that count, in the order of prompts and indices; those that cannot be scored are among them."""
     scored = list(found.scored)
     if name == "temporal_flickering" and any(one.verdict.is_static is not None for one in scored):
         prompts = dict.fromkeys(prompt_of(one.clip) for one in scored)
@@ -178,8 +188,12 @@ def _counted(name: str, found: DimensionScores, samples: int) -> list[Judged]:
             )
         }
         scored = [one for one in scored if one.clip in kept]
-    ordered = sorted(scored, key=lambda one: (prompt_of(one.clip), index_of(one.clip) or 0))
-    return [Judged(prompt_of(one.clip), one.verdict.score) for one in ordered if one.verdict.score is not None]
+    return sorted(scored, key=lambda one: (prompt_of(one.clip), index_of(one.clip) or 0))
+
+
+def _counted(name: str, found: DimensionScores, samples: int) -> list[Judged]:
+    kept = kept_clips(name, found, samples)
+    return [Judged(prompt_of(one.clip), one.verdict.score) for one in kept if one.verdict.score is not None]
 
 
 def _nothing_counts(name: str) -> str:
@@ -203,10 +217,10 @@ def _totals(
     scores: Mapping[str, DimensionScores], intervals: Mapping[str, Interval], gaps: Mapping[str, str]
 ) -> tuple[TotalResult, ...]:
     results = []
-    for name in ("quality", "semantic", "total"):
-        members = [one for one, known in DIMENSIONS.items() if name in ("total", known.group)]
+    for name in TOTALS:
+        members = members_of(name)
         absent = [one for one in members if one not in scores or one in gaps]
-        by: By = "official" if all(scores[one].by == "official" for one in members if one in scores) else "native"
+        by = weakest(scores[one].by for one in members if one in scores)
         gap = None
         if absent:
             gap = f"without {', '.join(absent)}" if len(absent) < _NAMED else f"without {len(absent)} dimensions"

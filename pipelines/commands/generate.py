@@ -100,8 +100,6 @@ def generate(
         raise PipelineError("give either --prompt TEXT, which may be repeated, or --prompts FILE")
     check_adapter(adapter, adapter_scale)
     if prompts is not None:
-        if offload not in ("auto", "none"):
-            raise PipelineError(f"--offload {offload}: with --prompts all networks stay on their GPU: leave it out")
         folder = out or Path("clips")
         check_folder(folder)
         if address is None:
@@ -120,7 +118,8 @@ def generate(
             fps=fps,
             dtype=dtype,
             attention=attention,
-            tiling=bool(tiling),
+            tiling=tiling,
+            offload=offload,
             workers=workers,
             ray_address=ray_address,
             typed=typed,

@@ -19,7 +19,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lumina.models.config import AttentionKernel
+from lumina.offload import OffloadSetting
 from lumina.precision import Precision, precision_on
+from pipelines.commands.options import check_seen_by_all
 from pipelines.errors import PipelineError
 from pipelines.terminal import Text, command_line, in_line, make_console
 
@@ -53,7 +55,8 @@ class Options:
     fps: float | None
     dtype: Precision
     attention: AttentionKernel
-    tiling: bool
+    tiling: bool | None
+    offload: OffloadSetting
     workers: int | None
     ray_address: str | None = None
     """Of the cluster that this process is part of, as Ray takes it; None starts one on this machine."""
@@ -80,10 +83,12 @@ class Options:
             "--fps": self.fps,
             "--dtype": None if self.dtype == "auto" else self.dtype,
             "--attention": None if self.attention == "auto" else self.attention,
+            "--offload": None if self.offload == "auto" else self.offload,
             "--workers": self.workers,
         }
         pairs = (word for name, value in typed.items() if value is not None for word in (name, str(value)))
-        return [*pairs, *(["--tiling"] if self.tiling else [])]
+        tiling = {None: [], True: ["--tiling"], False: ["--no-tiling"]}[self.tiling]
+        return [*pairs, *tiling]
 
 
 def check_folder(out: Path) -> None:
@@ -195,7 +200,9 @@ def _execution(model: ClipModel, options: Options) -> tuple[RuntimeConfig, ClipS
         dtype=precision_on(device, options.dtype),
         device=device,
         attention=options.attention,
-        tiling=options.tiling,
+        # Without a GPU frames are whole unless it is asked for otherwise: then the two are the same clips.
+        tiling=options.tiling if gpu else bool(options.tiling),
+        offload=options.offload,
         seed=options.seed,
         size=options.size,
         frames=options.frames,
@@ -262,7 +269,7 @@ def _fitting(model: ClipModel, runtime: RuntimeConfig) -> int | None:
     if runtime.use_gpu or runtime.ray_address is not None:
         return None
     # On a CPU they compute in float32 unless told otherwise, and files may hold half of that.
-    return max(1, int(available_bytes() * 0.8) // (2 * model.size_bytes() + _WORKER_BYTES))
+    return max(1, int(available_bytes() * 0.8) // (2 * sum(model.sizes().values()) + _WORKER_BYTES))
 
 
 def _tell(folder: ClipFolder, prompts: str, console: Console) -> int:
@@ -350,16 +357,11 @@ def submit_command(
     Raises PipelineError for a relative path.
     """
     from jobs.submit import Work, connect, submit
-    from lumina.hub import PREFIX
     from pipelines.commands.jobs import follow_job
     from pipelines.commands.package import code_identity, ship_code
     from pipelines.git import CLI
 
-    for option, value in named.items():
-        if value and not value.startswith(PREFIX) and not Path(value).is_absolute():
-            raise PipelineError(
-                f"{option} {value} is relative: name an absolute path that all nodes of the cluster see"
-            )
+    check_seen_by_all(named)
     command = words[0]
     with tempfile.TemporaryDirectory(prefix=f"lumina-{command}-") as name:
         folder = Path(name)

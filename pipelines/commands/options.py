@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -87,6 +87,15 @@ def check_checkpoint(option: str, text: str) -> None:
     named = model is not None and (text.startswith(PREFIX) or model.snapshot is not None)
     if not Path(text).is_dir() and not named:
         raise PipelineError(f"{option} {no_folder(text)}; `lumina run` prints where it exported one")
+
+
+def check_seen_by_all(named: Mapping[str, str | None]) -> None:
+    """Check that no path is relative, which would be another one on the nodes of a cluster; by what gave it."""
+    for option, value in named.items():
+        if value and not value.startswith(PREFIX) and not Path(value).is_absolute():
+            raise PipelineError(
+                f"{option} {value} is relative: name an absolute path that all nodes of the cluster see"
+            )
 
 
 def check_adapter(adapter: str | None, scale: float | None) -> None:

@@ -185,7 +185,9 @@ def _start_cluster(pipeline: Pipeline, store: Store, runtime: RuntimeConfig) -> 
     networks = any(
         load_operator(stage.operator).runs_network(stage.config) for stage in pipeline.stages if stage.operator
     )
-    work = capacity.Work("jobs.curate" in jobs, networks, "jobs.train" in jobs, "jobs.evaluate" in jobs)
+    work = capacity.Work(
+        "jobs.curate" in jobs, networks, "jobs.train" in jobs, bool({"jobs.evaluate", "jobs.evaluate_vbench"} & jobs)
+    )
     try:
         page = cluster.ensure(runtime)
         capacity.check(runtime, work)

@@ -9,8 +9,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from lumina.models.config import AttentionKernel
+from lumina.offload import OffloadSetting
 from lumina.precision import Precision
-from pipelines.commands.options import check_adapter, check_checkpoint
+from pipelines.commands.options import check_adapter, check_checkpoint, check_seen_by_all
 from pipelines.errors import PipelineError
 from pipelines.terminal import Text, make_console
 
@@ -36,7 +37,14 @@ def serve(
         Precision, typer.Option(help="Type in which the networks compute; auto is bfloat16 on a GPU.")
     ] = "auto",
     attention: Annotated[AttentionKernel, typer.Option(help="Kernel of attention on a GPU.")] = "auto",
-    tiling: Annotated[bool, typer.Option("--tiling", help="Decode in tiles: less memory for large frames.")] = False,
+    tiling: Annotated[
+        bool | None,
+        typer.Option("--tiling/--no-tiling", help="Decode in tiles; on a GPU where whole frames do not fit otherwise."),
+    ] = None,
+    offload: Annotated[
+        OffloadSetting,
+        typer.Option(help="What waits on the CPU: the text encoder, or each network (model); auto is what fits a GPU."),
+    ] = "auto",
     max_queue: Annotated[int, typer.Option(min=0, help="Clips that may wait; more are refused.")] = 16,
     max_pixels: Annotated[int, typer.Option(min=256, help="Width times height of a clip at most.")] = 921_600,
     max_frames: Annotated[int, typer.Option(min=1, help="Frames of a clip at most.")] = 128,
@@ -57,6 +65,8 @@ def serve(
     serve.check_packages()
     if address is None:
         serve.check_port(host, port)
+    else:
+        check_seen_by_all({"CHECKPOINT": checkpoint, "--adapter": adapter})
     limits = Limits(
         max_queue=max_queue,
         max_pixels=max_pixels,
@@ -72,6 +82,7 @@ def serve(
         dtype=dtype,
         attention=attention,
         tiling=tiling,
+        offload=offload,
     )
     try:
         resolve(ClipRequest(prompt="-", source=served.sources[0]), served, limits)
@@ -84,6 +95,8 @@ def serve(
     try:
         console.print("Starting Ray ..." if address is None else f"Joining {address} ...")
         cluster.ensure(RuntimeConfig(ray_address=address))
+        # Ray has put its own handler there, which aborts.
+        signal.signal(signal.SIGTERM, _interrupt)
         import ray
 
         gpus = int(ray.cluster_resources().get("GPU", 0)) if address or torch.cuda.is_available() else 0

@@ -31,9 +31,9 @@ from pipelines.terminal import clean, command_line, make_console
 
 if TYPE_CHECKING:
     from jobs.runtime import RuntimeConfig
-    from jobs.vbench import JudgeConfig
     from lumina.prompt_files import PromptRow
     from lumina.vbench.prompts import VBenchPrompt
+    from lumina.vbench.suite_config import JudgeConfig
 
 CLIPS = "clips"
 """Folder of the clips that are generated, in `--out`."""
@@ -129,7 +129,9 @@ def vbench(
         fps=fps,
         dtype=dtype,
         attention="auto",
+        # Frames are judged whole: tiles would change them.
         tiling=False,
+        offload="auto",
         workers=workers,
         ray_address=ray_address,
         typed=typed or command_line(["lumina", *sys.argv[1:]]),
@@ -178,9 +180,8 @@ def _near(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
 
 
 def _judges(weights: Sequence[str], python: Path | None, official: Sequence[str], is_elsewhere: bool) -> JudgeConfig:
-    from jobs.vbench import JudgeConfig
     from lumina.vbench.dimensions import DIMENSIONS
-    from lumina.vbench.judges import VBenchWeights
+    from lumina.vbench.suite_config import JudgeConfig, VBenchWeights
 
     places = pairs("--weights", weights, "NAME=PATH")
     for name, place in places.items():
@@ -230,11 +231,10 @@ def _rows(
     found: Sequence[VBenchPrompt], samples: int, config: JudgeConfig, told: Mapping[str, str], seed: int
 ) -> list[PromptRow]:
     """A row for each clip; its seed depends on the prompt and the index, whatever the model is told."""
-    from jobs.vbench import filters_clips
     from lumina.prompt_files import PromptRow
-    from lumina.randomness import generator
     from lumina.vbench.clip_files import clip_name
-    from lumina.vbench.suite import clips_of
+    from lumina.vbench.suite import clip_seed, clips_of
+    from lumina.vbench.suite_config import filters_clips
 
     wanted = [(p, index) for p in found for index in range(clips_of(p, samples, filters_clips(config)))]
     return [
@@ -242,7 +242,7 @@ def _rows(
             line,
             told.get(prompt.text, prompt.text),
             clip_name(prompt.text, index),
-            int(generator(seed, "vbench-seed", prompt.text, index).integers(2**31)),
+            clip_seed(seed, prompt.text, index),
             notes=(("vbench_prompt", prompt.text), ("vbench_index", index)),
         )
         for line, (prompt, index) in enumerate(wanted, 1)
@@ -267,10 +267,10 @@ class _Plan:
 
 def _judge_checkpoint(checkpoint: str, work: _Work, augmented: Path | None) -> int:
     """Make the clips of a checkpoint, and judge them."""
-    from jobs.vbench import filters_clips
     from lumina.vbench.augmented import read_augmented
     from lumina.vbench.dimensions import DIMENSIONS
     from lumina.vbench.prompts import find_prompts, read_prompts
+    from lumina.vbench.suite_config import filters_clips
 
     console = make_console()
     file = find_prompts(work.prompts)
@@ -289,12 +289,12 @@ def _judge_checkpoint(checkpoint: str, work: _Work, augmented: Path | None) -> i
 
 def _judge_folder(videos: Path, work: _Work) -> int:
     """Judge clips that are there."""
-    from jobs.vbench import filters_clips
     from lumina.vbench.clip_files import index_of
     from lumina.vbench.dimensions import DIMENSIONS
     from lumina.vbench.prompts import find_prompts, read_prompts
     from lumina.vbench.reading import clip_files
     from lumina.vbench.suite import WITHOUT_PROMPTS
+    from lumina.vbench.suite_config import filters_clips
 
     asked, name = work.dimensions, videos.resolve().name
     names = [path.name for path in clip_files(videos)]

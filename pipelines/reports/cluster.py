@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rich.console import Group, RenderableType
 
 from curation.latents import EncodeLatentsConfig
+from jobs.evaluate import EvaluationConfig
 from lumina.cluster_cost import Mend, StageCost, stage_cost
 from lumina.evaluation_cost import Generation, evaluation_cost
 from lumina.formats import duration, quantity, size
@@ -16,6 +17,9 @@ from lumina.hardware import Cluster
 from lumina.sizes import largest_clip
 from lumina.step_time import LATE, LINKS, Links
 from lumina.vae_cost import vae_bytes, vae_flops
+from lumina.vbench.prompts import find_prompts, read_prompts
+from lumina.vbench.suite import clips_of, official_clips
+from lumina.vbench.suite_config import VBenchSuite, filters_clips
 from pipelines.config import PipelineConfig, stage_name
 from pipelines.reports.cost import task_loads
 from pipelines.terminal import Text, make_table, record_table
@@ -136,9 +140,21 @@ def _evaluation(config: PipelineConfig, rate: float, text_tokens: int) -> Evalua
     number = 4 if one.dtype == "float32" else 2
     generation = Generation(one.width, one.height, one.num_frames, one.batch_size, number, one.tiling)
     cost = evaluation_cost(config.model, one.sampler, generation, text_tokens)
-    prompts = len(one.suite.choose) if one.suite.kind == "list" else one.suite.count
     seconds, decoding = cost.flops / rate, cost.decode_flops / rate
-    return Evaluation(prompts * one.samples, seconds, decoding, cost.sampling_bytes, cost.decode_bytes, cost.memory)
+    return Evaluation(_clips(one), seconds, decoding, cost.sampling_bytes, cost.decode_bytes, cost.memory)
+
+
+def _clips(one: EvaluationConfig) -> int:
+    """Clips of a system prompt."""
+    suite = one.suite
+    if isinstance(suite, VBenchSuite):
+        try:
+            prompts = read_prompts(find_prompts(suite.prompts), suite.judged())
+        except (OSError, ValueError):
+            # To reckon with, the official file need not be there.
+            return official_clips(suite.judged(), one.samples, filters_clips(suite))
+        return sum(clips_of(prompt, one.samples, filters_clips(suite)) for prompt in prompts)
+    return (len(suite.choose) if suite.kind == "list" else suite.count) * one.samples
 
 
 def _overrides(config: PipelineConfig, stages: tuple[StageCost, ...]) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from pipelines.errors import StoreError
 from pipelines.terminal import Text, make_table
 
 if TYPE_CHECKING:
+    from lumina.evaluation.metrics import Estimate
     from lumina.evaluation.summary import Results
 
 T = TypeVar("T")
@@ -73,9 +74,28 @@ class Evaluated:
         except ValueError as error:
             raise StoreError(f"{self.output}/data: {error}") from error
 
+    def draws(self, seed: int, resamples: int) -> tuple[object, dict[str, Estimate]]:
+        """What must be alike for evaluations to be paired, and every figure that is known with its draws.
+
+        Raises:
+            StoreError: as `results`.
+        """
+        from lumina.evaluation.summary import estimates
+
+        if self.content.get("suite") == "vbench":
+            from lumina.vbench.clip_rows import read_clip_rows
+
+            found = read_clip_rows(self.rows, self.figures)
+            return (found.clips, found.strata), found.estimates(seed, resamples)
+        results = self.results
+        design = (results.prompt_ids, results.samples, results.strata)
+        return design, estimates(results, self.known, seed, resamples)
+
     @property
     def clips(self) -> int | None:
         """Clips behind the figures, if recorded."""
+        if "clips" in self.content:
+            return int(self.content["clips"])
         return (
             self.content["prompts"] * self.content["samples"] if {"prompts", "samples"} <= set(self.content) else None
         )

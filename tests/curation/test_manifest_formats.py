@@ -165,3 +165,43 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_any_text_is_read_or_refused(folder: Path, timestamp: str, caption: str) -> None:
     with suppress(ManifestError):
         read_manifest(_jsonl(folder, {"videoID": "a", "timestamp": timestamp, "caption": caption}))
+
+
+def _vggsound(tmp_path: Path, *lines: str) -> Path:
+    path = tmp_path / "vggsound.csv"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+VGGSOUND = ("---g-f_I2yQ,1,people marching,test", '--0PQM4-hqg,30,"waterfall burbling, big",train')
+
+
+def test_vggsound_has_no_header(tmp_path: Path) -> None:
+    path = _vggsound(tmp_path, *VGGSOUND)
+    for format in ("auto", "vggsound"):
+        first, second = read_manifest(path, IngestConfig(format=format)).rows  # type: ignore[arg-type]
+        assert (first.uri, first.caption, first.media) == ("---g-f_I2yQ_000001.mp4", "people marching", "video")
+        assert (first.span_start_s, first.span_end_s, first.source) == (None, None, "clips")
+        assert (second.uri, second.caption) == ("--0PQM4-hqg_000030.mp4", "waterfall burbling, big")
+        assert json.loads(second.extra) == {"youtube_id": "--0PQM4-hqg", "start_seconds": "30", "split": "train"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("#NAME?,30,dog barking,train", "line 3: youtube_id is '#NAME\\?', expected its 11 characters"),
+        ("--0PQM4-hqg,3.5,dog barking,train", "line 3: start_seconds is '3.5', expected whole seconds"),
+        ("--0PQM4-hqg,3,dog barking, big,train", "line 3: the number of cells differs from the header's: 5, not 4"),
+    ],
+)
+def test_a_malformed_row_of_vggsound_is_named(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(_vggsound(tmp_path, *VGGSOUND, line))
+
+
+def test_a_table_of_four_columns_with_a_header_is_read_as_before(tmp_path: Path) -> None:
+    path = _vggsound(tmp_path, "video,caption,source,split", "a.mp4,words,web,train")
+    [row] = read_manifest(path).rows
+    assert (row.uri, row.caption, row.source) == ("a.mp4", "words", "web")
+    with pytest.raises(ManifestError, match="lacks the columns youtube_id and start_seconds and label"):
+        read_manifest(path, IngestConfig(format="vggsound"))

@@ -25,7 +25,8 @@ def merged(base: Any, over: Any) -> Any:
     """`over` laid over `base`, mapping by mapping; another kind of thing replaces what was there."""
     if not isinstance(base, Mapping) or not isinstance(over, Mapping) or over.get("kind") != base.get("kind"):
         return over
-    return {**base, **{key: merged(base.get(key), value) for key, value in over.items()}}
+    # A score is of the figures of one suite.
+    return {**base, **{key: value if key == "score" else merged(base.get(key), value) for key, value in over.items()}}
 
 
 def written(block: Block, folder: Path) -> Path:

@@ -38,6 +38,7 @@ def make_desk(root: Path) -> Path:
     _clip(root / "videos" / "abc.mp4", 8)
     span = "[['0:00:00.000', '0:00:02.000']]"
     _table(root / "panda70m.csv", [{"videoID": "abc", "timestamp": span, "caption": "['a square']"}])
+    (root / "vggsound.csv").write_text("---g-f_I2yQ,1,a square,test\n")
     scores = {"aesthetic score": "5", "motion score": "3"}
     _table(root / "OpenVid-1M.csv", [{"video": "one.mp4", "caption": "a square", **scores}])
     with zipfile.ZipFile(root / "OpenVid_part0.zip", "w") as archive:

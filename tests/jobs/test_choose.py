@@ -263,8 +263,8 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
         _choose(tmp_path, CONFIG, other)
     with pytest.raises(ValueError, match="no input evaluate@<source>"):
         _choose(tmp_path, CONFIG)
-    with pytest.raises(ValidationError, match="unknown metric 'vbench/total'"):
-        ChooseConfig(score={"vbench/total": 1.0})
+    with pytest.raises(ValidationError, match="unknown metric 'fvd/total'"):
+        ChooseConfig(score={"fvd/total": 1.0})
 
 
 def test_a_weight_below_zero_prefers_the_lower_value(tmp_path: Path) -> None:

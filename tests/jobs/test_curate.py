@@ -19,7 +19,7 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
-from curation import manifests
+from curation import manifest_rows, manifests
 from curation.decode import ProbeConfig
 from curation.digest import row_digest
 from curation.latents import EncodeLatentsConfig
@@ -347,7 +347,8 @@ def test_after_an_edit_only_new_rows_are_computed_in_whatever_shards(
     wanted = _curate(Chain(tmp_path / "fresh", other, networks), tag, ALONE)
     monkeypatch.setattr(shards, "SHARD_ROWS", 3)
     monkeypatch.setattr(curate, "_SMALL_ROWS", 0)
-    monkeypatch.setattr(manifests, "_READ_ROWS", 4)
+    monkeypatch.setattr(manifest_rows, "BATCH_ROWS", 4)
+    manifests._read_table.cache_clear()
     again = Chain(tmp_path / "again", other, networks, first)
     found = _curate(again, tag, ALONE)
     assert {name: (one.digest, one.counts) for name, one in found.items()} == {

@@ -17,30 +17,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from diffusers import AutoencoderKLCogVideoX
 from pydantic import ValidationError
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
 
 from jobs import clips
 from jobs.choose import ChooseConfig
-from jobs.choose import run as choose
 from jobs.clips import Batch, ClipWorker
-from jobs.context import InputRef, JobContext, JobResult
-from jobs.evaluate import EvaluateConfig, EvaluateFinalConfig, EvaluationConfig, run, run_final
+from jobs.evaluate import EvaluateConfig, EvaluateFinalConfig, EvaluationConfig
 from jobs.runtime import RuntimeConfig
-from lumina.checkpoints import save_model
-from lumina.config import Config
+from lumina import clip_frames
 from lumina.evaluation.generation import ClipGenerator
 from lumina.evaluation.noise import NoiseAddress, evaluation_noise
 from lumina.evaluation.prompts import CaptionSuite, ListSuite, ShapesSuite, build
 from lumina.evaluation.summary import pivot
 from lumina.flow_matching.schedules import SamplerConfig
 from lumina.models import attention_kernels
-from lumina.models.config import NextDiTConfig
-from lumina.models.next_dit import MultiScaleNextDiT
-from lumina.system_prompts import PROMPT_START, SystemPrompt, write_system_prompts
+from lumina.system_prompts import PROMPT_START
 from lumina.video import read_frames, write_h264
+from tests.jobs.evaluated import make_stages, run_evaluation
 from tests.jobs.here import PoolHere
 
 SMALL = {
@@ -55,72 +48,10 @@ SMALL = {
 }
 
 
-def _checkpoint(folder: Path, seed: int) -> None:
-    config = NextDiTConfig(
-        dim=32, n_layers=1, n_heads=2, cap_feat_dim=16, multiple_of=16, patch_sizes=((1, 2, 2), (2, 2, 2))
-    )
-    rng = torch.Generator().manual_seed(seed)
-    model = MultiScaleNextDiT(config, rng)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            # The released initialisation gives zero velocity; this one depends on text and time.
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=rng))
-    save_model(model, folder / "transformer_ema")
-
-
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Outputs of the stages before: two checkpoints, tags, a select table; and the pretrained networks."""
-    root = tmp_path_factory.mktemp("stages")
-    torch.manual_seed(0)
-    AutoencoderKLCogVideoX(
-        down_block_types=("CogVideoXDownBlock3D",) * 4,
-        up_block_types=("CogVideoXUpBlock3D",) * 4,
-        block_out_channels=(8, 8, 8, 8),
-        layers_per_block=1,
-        norm_num_groups=2,
-    ).save_pretrained(root / "vae")
-    words = {word: i for i, word in enumerate(["<unk>", "A", "red", "circle", "moves"])}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))  # noqa: S106
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(root / "text")  # noqa: S106
-    Gemma2Model(
-        Gemma2Config(
-            vocab_size=8, hidden_size=16, intermediate_size=16, num_hidden_layers=2,
-            num_attention_heads=2, num_key_value_heads=1, head_dim=8,
-        )
-    ).save_pretrained(root / "text")  # fmt: skip
-    for name, seed in (("train", 1), ("finetune", 2)):
-        _checkpoint(root / name, seed)
-    (root / "tag").mkdir()
-    prompts = [SystemPrompt(s, f"You make {s} videos.{PROMPT_START}") for s in ("red", "circle")]
-    write_system_prompts(root / "tag" / "system_prompts.json", prompts)
-    return root
-
-
-def _run(
-    stages: Path, out: Path, config: Config, runtime: RuntimeConfig | None = None, **inputs: Path
-) -> tuple[JobContext, JobResult, list[int]]:
-    folders = {"checkpoint": stages / "train", "tag": stages / "tag"} | inputs
-    names = {"checkpoint": "train@2", "before": "train@2", "after": "finetune"}
-    done: list[int] = []
-    (out / "out").mkdir(parents=True)
-    context = JobContext(
-        stage="evaluate@x",
-        fingerprint="f" * 64,
-        operator="",
-        config=config,
-        runtime=runtime or RuntimeConfig(),
-        inputs={key: InputRef(names.get(key, key), path, "") for key, path in folders.items()},
-        weights={"vae": str(stages / "vae"), "text_encoder": str(stages / "text")},
-        media_root="",
-        out=out / "out",
-        work=out / "work",
-        progress=lambda done_, total, unit: done.append(done_),
-        log_metrics=lambda metrics, step: None,
-    )
-    job = {EvaluateConfig: run, EvaluateFinalConfig: run_final, ChooseConfig: choose}[type(config)]
-    return context, job(context), done
+    """See `make_stages`."""
+    return make_stages(tmp_path_factory.mktemp("stages"))
 
 
 @pytest.mark.ray
@@ -128,7 +59,7 @@ def test_evaluations_are_paired_repeatable_and_feed_the_choice(
     stages: Path, tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     red_config = EvaluateConfig(source="red", **SMALL)
-    context, red, done = _run(stages, tmp_path / "red", red_config)
+    context, red, done = run_evaluation(stages, tmp_path / "red", red_config)
     rows = pq.read_table(context.out / "data").to_pylist()
     assert red.counts == {"in": 6, "ok": 6}
     assert done[-1] == 6
@@ -152,11 +83,11 @@ def test_evaluations_are_paired_repeatable_and_feed_the_choice(
     (tmp_path / "again").mkdir()
     context.work.rename(tmp_path / "again" / "work")
     monkeypatch.setattr(clips, "hand_out", PoolHere())
-    assert _run(stages, tmp_path / "again", red_config)[1].digest == red.digest
+    assert run_evaluation(stages, tmp_path / "again", red_config)[1].digest == red.digest
 
-    _, circle, _ = _run(stages, tmp_path / "circle", EvaluateConfig(source="circle", **SMALL))
+    _, circle, _ = run_evaluation(stages, tmp_path / "circle", EvaluateConfig(source="circle", **SMALL))
     assert circle.digest != red.digest
-    chosen_context, _, _ = _run(
+    chosen_context, _, _ = run_evaluation(
         stages,
         tmp_path / "choose",
         ChooseConfig(score={"offline/temporal_flicker": 1.0}, resamples=200),
@@ -173,7 +104,7 @@ def test_final_compares_before_and_after_on_other_prompts(
     (tmp_path / "selection" / "selection.json").write_text(json.dumps({"chosen": "circle", "sources": ["circle"]}))
     config = EvaluateFinalConfig(**SMALL)
     inputs = {"before": stages / "train", "after": stages / "finetune", "selection": tmp_path / "selection"}
-    context, result, _ = _run(stages, tmp_path / "final", config, **inputs)
+    context, result, _ = run_evaluation(stages, tmp_path / "final", config, **inputs)
     found = json.loads((context.out / "metrics.json").read_text())
     assert found["system_prompt"] == "circle"
     assert found["split"] == "report"
@@ -189,7 +120,9 @@ def test_prompts_that_the_text_encoder_cuts_are_said_once(
 ) -> None:
     monkeypatch.setattr(clips, "hand_out", PoolHere())
     words = ListSuite(choose=("a cat", "a long cat " * 400), report=("a dog",))
-    context, _, _ = _run(stages, tmp_path / "long", EvaluateConfig(source="red", **(SMALL | {"suite": words})))
+    context, _, _ = run_evaluation(
+        stages, tmp_path / "long", EvaluateConfig(source="red", **(SMALL | {"suite": words}))
+    )
     assert json.loads((context.out / "metrics.json").read_text())["prompts_cut"] == 1
     [message] = [text for text in caplog.messages if "text encoder" in text]
     assert "1 of 2 prompts is longer than the 256 tokens that the text encoder takes" in message
@@ -201,7 +134,7 @@ def test_a_batch_is_taken_as_it_is_only_where_its_record_and_its_clips_are_whole
 ) -> None:
     monkeypatch.setattr(clips, "hand_out", PoolHere())
     config = EvaluateConfig(source="red", **(SMALL | {"samples": 1, "batch_size": 1}))
-    context, result, _ = _run(stages, tmp_path / "first", config)
+    context, result, _ = run_evaluation(stages, tmp_path / "first", config)
     folder = context.work / "train@2" / "batch-00001"
     [clip] = folder.glob("*.mp4")
     whole = clip.read_bytes()
@@ -216,7 +149,7 @@ def test_a_batch_is_taken_as_it_is_only_where_its_record_and_its_clips_are_whole
         (folder / "rows.json").write_text("{")
     (tmp_path / "again").mkdir()
     context.work.rename(tmp_path / "again" / "work")
-    again, same, done = _run(stages, tmp_path / "again", config)
+    again, same, done = run_evaluation(stages, tmp_path / "again", config)
     assert done == [2, 3]
     assert same.digest == result.digest
     assert (again.out / "videos" / clip.name).read_bytes() == whole
@@ -251,7 +184,7 @@ def _final(stages: Path, out: Path) -> dict[str, Any]:
     (out / "selection").mkdir(parents=True)
     (out / "selection" / "selection.json").write_text(json.dumps({"chosen": "circle", "sources": ["circle"]}))
     inputs = {"before": stages / "train", "after": stages / "finetune", "selection": out / "selection"}
-    context, _, _ = _run(stages, out / "final", EvaluateFinalConfig(**ONE), **inputs)
+    context, _, _ = run_evaluation(stages, out / "final", EvaluateFinalConfig(**ONE), **inputs)
     found: dict[str, Any] = json.loads((context.out / "metrics.json").read_text())
     return found
 
@@ -298,7 +231,7 @@ def test_captions_are_of_videos_held_out_first_balanced_and_resampled_by_source(
         *((f"a picture {i}", "pictures", "heldout", "image") for i in range(50)),
     )
     config = EvaluateConfig(source="red", **(ONE | {"suite": CaptionSuite(count=16)}))
-    context, result, _ = _run(stages, tmp_path / "red", config, select=select)
+    context, result, _ = run_evaluation(stages, tmp_path / "red", config, select=select)
     asked = [request.prompt for batch in seen for request in batch.requests]
     assert Counter((prompt.split()[1], int(prompt.split()[-1]) < 40) for prompt in asked if "large" in prompt) == {
         ("large", True): 8
@@ -316,7 +249,7 @@ def test_captions_are_of_videos_held_out_first_balanced_and_resampled_by_source(
     assert pivot([{**row, "stratum": None} for row in rows], [FLICKER], "here").strata is None
     again = _selected(tmp_path / "pictures", *((f"a picture {i}", "pictures", "train", "image") for i in range(9)))
     seen.clear()
-    _run(stages, tmp_path / "still", config, select=again)
+    run_evaluation(stages, tmp_path / "still", config, select=again)
     assert len(seen[0].requests) == 4
 
 
@@ -325,6 +258,7 @@ class _Recorder:
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
+        self.model = torch.nn.Identity()
 
     def encode(self, prompts: list[str]) -> list[torch.Tensor]:
         self.asked.append(list(prompts))
@@ -332,9 +266,7 @@ class _Recorder:
 
 
 def test_guidance_leads_away_from_the_system_prompt_alone(stages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lumina.evaluation import generation
-
-    clip_generator = generation.ClipGenerator.load(
+    clip_generator = ClipGenerator.load(
         stages / "train" / "transformer_ema", str(stages / "vae"), str(stages / "text"), "cpu", torch.float32
     )
     encoder, given = _Recorder(), []
@@ -345,7 +277,7 @@ def test_guidance_leads_away_from_the_system_prompt_alone(stages: Path, monkeypa
         given.append((text, negative))
         return noise
 
-    monkeypatch.setattr(generation, "sample", sample)
+    monkeypatch.setattr(clip_frames, "sample", sample)
     system = f"You make red videos.{PROMPT_START}"
     addresses = [evaluation_noise(0, "p", index) for index in range(2)]
     recording = dataclasses.replace(clip_generator, text_encoder=encoder)  # type: ignore[arg-type]
@@ -403,7 +335,7 @@ def test_clips_are_made_by_the_average_as_the_config_says(
     monkeypatch.setattr(clips, "make_clips", asked)
     config = EvaluateConfig(source="circle", **(SMALL | {"width": 48}), **settings)
     with pytest.raises(Asked):
-        _run(stages, tmp_path, config, RuntimeConfig.model_validate(runtime))
+        run_evaluation(stages, tmp_path, config, RuntimeConfig.model_validate(runtime))
     [job] = {batch.job for batch in work}
     assert Path(job.checkpoint) == stages / "train" / "transformer_ema"
     assert (job.vae, job.text_encoder) == (str(stages / "vae"), str(stages / "text"))
@@ -411,23 +343,20 @@ def test_clips_are_made_by_the_average_as_the_config_says(
     assert (job.num_frames, job.height, job.width, job.fps) == (8, 32, 48, 8)
     assert job.sampler == SMALL["sampler"]
     loaded: list[Any] = []
-    tiled: list[bool] = []
-    made = SimpleNamespace(
-        model=SimpleNamespace(config="shape"), autoencoder=SimpleNamespace(enable_tiling=lambda: tiled.append(True))
-    )
+    made = SimpleNamespace(model=SimpleNamespace(config="shape"))
     kernels: list[Any] = []
     monkeypatch.setattr(attention_kernels, "use_kernel", lambda *given: kernels.append(given))
     monkeypatch.setattr(ClipGenerator, "load", lambda *given: loaded.append(given) or made)
     worker = ClipWorker()
     assert worker._generator(job) is worker._generator(job) is made
     assert loaded == [(Path(job.checkpoint), job.vae, job.text_encoder, device, dtype, None, 1.0)]
-    assert tiled == [True] * config.tiling
+    assert (job.tiling, job.need, job.offload) == (config.tiling, None, "none")
     assert kernels == [(runtime.get("attention", "auto"), "shape", device, dtype)]
 
 
 def test_an_unknown_source_is_named(stages: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="source 'web' has no system prompt; there are circle, red"):
-        _run(stages, tmp_path, EvaluateConfig(source="web", **SMALL))
+        run_evaluation(stages, tmp_path, EvaluateConfig(source="web", **SMALL))
 
 
 def test_mistakes_in_the_config_are_found_before_any_work() -> None:

@@ -20,6 +20,7 @@ from lumina.generate import TextToVideo
 from lumina.models.config import NextDiTConfig
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.system_prompts import SystemPrompt, write_system_prompts
+from pipelines.engine.code_closure import CodeIndex
 from tests.lumina import tiny
 from tests.lumina.hub_cache import download
 
@@ -85,6 +86,12 @@ def test_the_directory_generates(inputs: tuple[Path, MultiScaleNextDiT], tmp_pat
     assert "| web | 1 |" in card
     assert r"Fine-tuned on web. Chosen by hand\: Calm\." in card
     assert "f" * 64 in card
+
+
+def test_what_generation_costs_is_no_part_of_an_export() -> None:
+    reached = CodeIndex().closure(["jobs.export"])
+    assert "lumina.parts" in reached
+    assert not reached.keys() & {"lumina.cost", "lumina.generate", "lumina.memory_plan"}
 
 
 def test_default_source_must_have_a_prompt(inputs: tuple[Path, MultiScaleNextDiT], tmp_path: Path) -> None:

@@ -6,14 +6,19 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from curation.audio import read_audio
+from curation.film_frames import Track
+from curation.schema import RowError
+from curation.video_files import probe_video
 from jobs.context import JobContext, JobResult
 from jobs.files import files_digest
 from jobs.runtime import RuntimeConfig
-from jobs.shapes import RenderShapesConfig, run
-from lumina.shapes import measure
+from jobs.shapes import RenderShapesConfig, RenderSoundConfig, run
+from lumina.shapes import PITCHES_HZ, measure
 from lumina.video import read_frames
 
 SMALL = RenderShapesConfig(clips={"synthetic": 2, "web": 1}, images={"handheld": 1, "web": 0}, side=64, fps=8)
@@ -67,6 +72,41 @@ def test_files_rows_and_digest(ray_cluster: None, tmp_path: Path) -> None:
     assert (tmp_path / "c" / first).read_bytes() == (tmp_path / "a" / first).read_bytes()
     _render(tmp_path / "d", more.model_copy(update={"seed": 21, "clips": {"synthetic": 1}}))
     assert (tmp_path / "d" / first).read_bytes() != (tmp_path / "a" / first).read_bytes()
+
+
+@pytest.mark.ray
+def test_clips_with_sound_are_heard_when_their_rows_say(ray_cluster: None, tmp_path: Path) -> None:
+    sound = RenderSoundConfig(duration_s=3, codec="alac")
+    config = SMALL.model_copy(update={"sound": sound, "clips": {"synthetic": 4, "web": 1}})
+    result = _render(tmp_path / "a", config)
+    with (tmp_path / "a" / "clips.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    heard = 0
+    for row in rows:
+        path = tmp_path / "a" / row["video"]
+        if path.suffix != ".mp4":
+            continue
+        probe = probe_video(path)
+        assert (probe.duration_s, probe.frames_shown) == (3.0, 24)
+        found = read_audio(path, Track.parse(probe.track or ""), 0, 3.0)
+        assert (len(found.waveform), found.cover) == (48000, 1)
+        first = next((event for event in json.loads(row["scene"])["events"]), None)
+        begins = np.flatnonzero(np.abs(found.waveform) > 1e-3)
+        assert len(begins) == 0 if first is None else begins[0] / 16000 == pytest.approx(first["time_s"], abs=2e-3)
+        heard += first is not None
+        if first is not None and first["seen"]:
+            assert first["pitch_hz"] == PITCHES_HZ[first["color"]]
+    assert heard >= 3
+    assert _render(tmp_path / "b", config).digest == result.digest
+    # The pictures and the silent clips are those of a run without sound.
+    silent = _render(tmp_path / "c", config.model_copy(update={"sound": None}))
+    image = "images/handheld-00000.png"
+    assert (tmp_path / "c" / image).read_bytes() == (tmp_path / "a" / image).read_bytes()
+    assert silent.digest != result.digest
+    path = tmp_path / "c" / "web/00000.mp4"
+    track = Track.parse(probe_video(path).track or "")
+    with pytest.raises(RowError, match="the file has no audio track"):
+        read_audio(path, track, 0, 1.0)
 
 
 def test_unknown_sources_and_negative_numbers_are_refused() -> None:

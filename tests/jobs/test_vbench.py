@@ -16,12 +16,12 @@ import torch
 from jobs import vbench
 from jobs.actor_pool import Finished
 from jobs.runtime import RuntimeConfig
-from jobs.vbench import JudgeConfig, JudgeWorker, filters_clips, find_clips, score_clips
-from lumina.vbench.judges import VBenchWeights
+from jobs.vbench import JudgeWorker, find_clips, score_clips
 from lumina.vbench.page import Subject
 from lumina.vbench.prompts import VBenchPrompt
 from lumina.vbench.report_files import Statistics, make_report
 from lumina.vbench.suite import expected_clips, strata_of
+from lumina.vbench.suite_config import JudgeConfig, VBenchWeights, filters_clips
 from lumina.vbench.summary import DimensionScores
 from lumina.video import write_h264
 from tests.conftest import SHARED

@@ -34,7 +34,7 @@ CLIPS = {256: 4, 512: 1, 960: 1}
 def _tokens(size: cost.LatentSize, patch: PatchSize, clips: int) -> int:
     """Tokens of so many clips; their tables are made here, outside of what is fake."""
     grid = tuple(length // part for length, part in zip(size, patch, strict=True))
-    rotation((grid[0], grid[1], grid[2]), CONFIG.head_dim, CONFIG.rope_theta, CPU)
+    rotation((grid[0], grid[1], grid[2]), CONFIG.rope_widths, CONFIG.rope_theta, CPU)
     segments((grid[0] * grid[1] * grid[2],) * clips, CPU)
     segments((TEXT,) * clips, CPU)
     return clips * grid[0] * grid[1] * grid[2]

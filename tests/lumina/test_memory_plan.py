@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from lumina import generate
-from lumina.evaluation_cost import Generation
+from lumina import clip_frames, generate
+from lumina.evaluation_cost import Generation, memory_need
 from lumina.flow_matching.schedules import PRESETS
 from lumina.generate import TextToVideo
 from lumina.hardware import USABLE
-from lumina.memory_plan import MemoryNeed, memory_need, plan_memory
+from lumina.memory_plan import MemoryNeed, plan_memory
 from lumina.models.config import RELEASED_MODELS
 from lumina.offload import OffloadSetting
 from lumina.vae_cost import TEXT_PARAMETERS, VAE_PARAMETERS
@@ -116,7 +116,7 @@ def test_memory_that_is_free_decides_at_loading_and_at_each_call(folder: Path, m
         return lambda _device: free
 
     for free, chosen in ((10**12, "none"), (1, "model")):
-        monkeypatch.setattr(generate, "free_bytes", memory(free))
+        monkeypatch.setattr(clip_frames, "free_bytes", memory(free))
         model = TextToVideo.from_pretrained(folder)
         plan = model.memory_plan(height=512, width=512)
         assert (plan.tiling, plan.offload) == (free == 1, chosen)
@@ -125,11 +125,11 @@ def test_memory_that_is_free_decides_at_loading_and_at_each_call(folder: Path, m
         np.testing.assert_array_equal(model("x").frames, want)
         assert not model.vae.vae.use_tiling
     assert tiled == [False, False, True]
-    monkeypatch.setattr(generate, "free_bytes", memory(1))
+    monkeypatch.setattr(clip_frames, "free_bytes", memory(1))
     assert generate._home({}, torch.device("cuda"), torch.float32, tiny.text_to_video().defaults, None, "none") == {}
     folders = {name: folder / name for name in ("transformer", "vae", "text_encoder")}
     loaded = generate._home(folders, torch.device("cuda"), torch.bfloat16, tiny.text_to_video().defaults, None, "auto")
     assert set(loaded.values()) == {"cpu"}
-    monkeypatch.setattr(generate, "free_bytes", memory(10**12))
+    monkeypatch.setattr(clip_frames, "free_bytes", memory(10**12))
     loaded = generate._home(folders, torch.device("cuda"), torch.bfloat16, tiny.text_to_video().defaults, None, "auto")
     assert set(loaded.values()) == {torch.device("cuda")}

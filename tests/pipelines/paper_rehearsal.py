@@ -15,6 +15,7 @@ from pipelines.config import PipelineConfig, load_config
 
 VIDEO_SOURCES = ("openvid", "panda", "synthetic")
 IMAGE_SOURCE = "journeydb"
+_DIMENSION = "temporal_flickering"
 _FPS, _FRAMES, _SIZE = 24, 27, 128
 
 
@@ -40,6 +41,13 @@ def write_clips(folder: Path, videos: int, images: int) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return folder / "clips.csv"
+
+
+def _prompts(folder: Path) -> Path:
+    """A prompt file as VBench's."""
+    path = folder / "VBench_full_info.json"
+    path.write_text(json.dumps([{"prompt_en": text, "dimension": [_DIMENSION]} for text in ("a dog", "a red car")]))
+    return path
 
 
 def rehearsal(manifest: Path) -> PipelineConfig:
@@ -69,7 +77,11 @@ def rehearsal(manifest: Path) -> PipelineConfig:
             key = f"{branch.prefix}{section}"
             sampler = one.sampler.model_copy(update={"steps": 3}).model_dump(mode="json")
             changes |= {f"{key}.sampler": sampler, f"{key}.num_frames": 16, f"{key}.width": 64, f"{key}.height": 32}
-        changes |= {f"{branch.prefix}evaluate.suite.count": 2, f"{branch.prefix}evaluate.resamples": 100}
+        # Without weights, one dimension has a judge.
+        suite = {"kind": "vbench", "prompts": str(_prompts(manifest.parent)), "dimensions": [_DIMENSION]}
+        changes |= {f"{branch.prefix}evaluate.suite": suite, f"{branch.prefix}evaluate.resamples": 100}
+        changes[f"{branch.prefix}evaluate.samples"] = 1
+        changes[f"{branch.prefix}choose.score"] = {f"vbench_native/{_DIMENSION}": 1.0}
         changes[f"{branch.prefix}choose.resamples"] = 100
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in changes.items()}
     return load_config("paper", [f"{key}={text}" for key, text in texts.items()])

@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import clips, curate, row_worker, train
+from jobs import clips, curate, row_worker, train, vbench
 from pipelines.config import load_config
 from pipelines.engine.runner import run
 from pipelines.engine.store.store import Store
 from pipelines.execution import JobExecutor
+from pipelines.reports.page.make import make_page
 from pipelines.text_to_video import build
 from tests.jobs.here import PoolHere
 from tests.pipelines.paper_rehearsal import IMAGE_SOURCE, VIDEO_SOURCES, rehearsal, write_clips
@@ -32,6 +33,7 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(curate._Run, "_map", mapped)
     monkeypatch.setattr(clips, "hand_out", PoolHere())
+    monkeypatch.setattr(vbench, "hand_out", PoolHere())
     monkeypatch.setattr(train, "_fit", lambda ctx, spec: train._worker(spec))
 
 
@@ -63,7 +65,8 @@ def test_the_paper_s_run_goes_to_its_last_stage(tmp_path: Path, monkeypatch: pyt
         }
         selection = read(f"choose{variant}", "selection.json")
         assert selection["chosen"] in VIDEO_SOURCES
-        assert set(selection["standardised"]) == set(config.choose.score)
+        assert set(selection["table"][0]["metrics"]) == set(config.choose.score)
+        assert (selection["prompts"], selection["samples"]) == (2, 1)
         # Images are of the one source that has some, whatever was chosen.
         trained = summary.outcomes[f"finetune{variant}"].manifest
         assert trained is not None
@@ -76,3 +79,9 @@ def test_the_paper_s_run_goes_to_its_last_stage(tmp_path: Path, monkeypatch: pyt
     assert {(row["source"], row["media"]) for row in rows} == {
         (IMAGE_SOURCE, "image"), *((source, "video") for source in VIDEO_SOURCES)
     }  # fmt: skip
+    again = run(build(config), store, JobExecutor(config.runtime), max_parallel=1)
+    assert {one.state for one in again.outcomes.values()} == {"cached"}
+    page = make_page(store, store.get_run(again.run_id))
+    assert page.count("vbench_native/temporal_flickering") >= 4
+    assert "computed here: 2 clips of 2 prompts" in page
+    assert "VBench judges all of its prompts" in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -174,9 +175,16 @@ VIDEOS = "a.mp4,one,openvid\nb.mp4,two,panda\nc.mp4,three,synthetic\n"
 
 
 def paper(folder: Path, rows: str, *overrides: str, name: str = "paper") -> Mapping[str, Stage]:
-    manifest = folder / "clips.csv"
+    manifest, prompts = folder / "clips.csv", folder / "VBench_full_info.json"
     manifest.write_text(f"video,caption,source\n{rows}")
-    return build(load_config(name, [f"data.manifest={manifest}", *PAPER, *overrides])).by_name
+    prompts.write_text(json.dumps([{"prompt_en": "a dog", "dimension": ["temporal_flickering"]}]))
+    suite = f"{{kind: vbench, prompts: {prompts}, dimensions: [temporal_flickering]}}"
+    judged = [
+        f"{key}{setting}"
+        for key in (("", "after.3.") if name == "paper" else ())
+        for setting in (f"evaluate.suite={suite}", "choose.score={vbench_native/temporal_flickering: 1}")
+    ]
+    return build(load_config(name, [f"data.manifest={manifest}", *PAPER, *judged, *overrides])).by_name
 
 
 def test_images_of_one_source_and_videos_of_others_are_the_paper_s_layout(tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lumina.files import read_json
 from lumina.pretrained import Place, locate
 from lumina.vbench.networks import clip_names, preprocess, weights
 
 Preparation = Callable[[preprocess.Frames, torch.device], Tensor]
 
 _NETWORK = "CLIP"
+_OPEN_CLIP_CONFIG = "open_clip_config.json"
 _INSTEAD = (
     "the directory of openai/clip-vit-base-patch32, or of openai/clip-vit-large-patch14 for aesthetic quality "
     "(config.json, model.safetensors, tokenizer.json)"
@@ -82,13 +84,25 @@ class Clip:
 def load_clip(source: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Clip:
     """Load a directory as the hub has it, or a file of tensors by OpenAI's names, which lacks the tokenizer.
 
+    Where a directory has open_clip's config and weights alone, it is these, with the heads and the activation that the
+    config tells.
+
     The `.pt` files that OpenAI publishes are programs, and refused. Raises FileNotFoundError naming what is missing,
     ValueError if it is damaged or the weights are another network's.
     """
     from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
     tokenizer = None
-    if Path(source).is_dir():
+    if (Path(source) / _OPEN_CLIP_CONFIG).is_file() and not any(Path(source).glob("model*.safetensors")):
+        place = locate(source, _NETWORK, (_OPEN_CLIP_CONFIG, "open_clip_*model.*", "tokenizer*"))
+        path = max(place.folder.glob("open_clip_*model.*"), key=lambda file: file.suffix)
+        published = clip_names.fit(weights.read_entry(path, "state_dict", _NETWORK, _INSTEAD), path)
+        with place.explained():
+            config = read_json(place.folder / _OPEN_CLIP_CONFIG)["model_cfg"]
+            settings = CLIPConfig(**clip_names.settings(published, config))
+            tokenizer = AutoTokenizer.from_pretrained(place.folder, trust_remote_code=False, local_files_only=True)
+        tensors, digest = clip_names.to_hub(published), weights.digest(published)
+    elif Path(source).is_dir():
         place = locate(source, _NETWORK, ("config.json", "model*.safetensors", "tokenizer*"))
         with place.explained():
             settings = CLIPConfig.from_pretrained(place.folder)

@@ -14,7 +14,7 @@ from torch import Tensor
 from lumina.vbench.networks import weights
 
 _HEAD_WIDTH = 64
-"""Of every CLIP by OpenAI: a file of tensors does not say how many heads there are."""
+"""Of every CLIP by OpenAI: a file of tensors does not say how many heads there are. open_clip's config does."""
 _NOTES = ("input_resolution", "context_length", "vocab_size")
 """Numbers that OpenAI's files hold beside the weights, and that their shapes tell."""
 _ENDS = {
@@ -69,13 +69,24 @@ def fit(tensors: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:
     return weights.fit(plain, _shapes(_sizes(inside)), path, "CLIP by OpenAI's names")
 
 
-def settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of `transformers.CLIPConfig` for tensors that fit."""
+def settings(tensors: Mapping[str, Tensor], published: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Arguments of `transformers.CLIPConfig` for tensors that fit.
+
+    Args:
+        tensors: by OpenAI's names.
+        published: `model_cfg` of open_clip's config, for heads and activation; None is a CLIP by OpenAI.
+    """
     sizes = _sizes(tensors)
+    text_heads, vision_heads = (tower.width // _HEAD_WIDTH for tower in (sizes.text, sizes.vision))
+    activation = "quick_gelu"
+    if published is not None:
+        text_heads = int(published["text_cfg"].get("heads", 8))
+        vision_heads = sizes.vision.width // int(published["vision_cfg"].get("head_width", _HEAD_WIDTH))
+        activation = "quick_gelu" if published.get("quick_gelu", False) else "gelu"
     return {
         "projection_dim": sizes.embedding,
         "text_config": {
-            **_tower_settings(sizes.text, sizes.embedding),
+            **_tower_settings(sizes.text, sizes.embedding, text_heads, activation),
             "vocab_size": sizes.vocabulary,
             "max_position_embeddings": sizes.context,
             # The two largest ids are at the ends of a text.
@@ -83,7 +94,7 @@ def settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
             "eos_token_id": sizes.vocabulary - 1,
         },
         "vision_config": {
-            **_tower_settings(sizes.vision, sizes.embedding),
+            **_tower_settings(sizes.vision, sizes.embedding, vision_heads, activation),
             "patch_size": sizes.patch,
             "image_size": sizes.patch * isqrt(sizes.patches),
         },
@@ -133,12 +144,13 @@ def _depth(tensors: Mapping[str, Tensor], tower: str) -> int:
     )
 
 
-def _tower_settings(tower: _Tower, embedding: int) -> dict[str, int]:
+def _tower_settings(tower: _Tower, embedding: int, heads: int, activation: str) -> dict[str, int | str]:
     return {
         "hidden_size": tower.width,
         "intermediate_size": 4 * tower.width,
         "num_hidden_layers": tower.depth,
-        "num_attention_heads": tower.width // _HEAD_WIDTH,
+        "num_attention_heads": heads,
+        "hidden_act": activation,
         "projection_dim": embedding,
     }
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lumina.vbench.networks import preprocess, weights
-from lumina.vbench.networks.raft import Raft, check_sides
+from lumina.vbench.networks.raft import Raft
 
 _NETWORK = "RAFT"
 _INSTEAD = "raft-things.pth, or torchvision's raft_large_C_T_V1_SKHT-5f8a5bae.pth"
@@ -62,9 +62,8 @@ class FlowNetwork:
         wanted = list(pairwise(range(len(frames)))) if pairs is None else list(pairs)
         if not wanted:
             raise ValueError(f"optical flow is between frames, and the clip has {len(frames)}")
-        height, width = (side + -side % 8 for side in frames.shape[1:3])
-        check_sides(height, width)
-        fits = _CORRELATIONS // (height * width // 64) ** 2
+        height, width = (-(-side // 8) for side in frames.shape[1:3])
+        fits = _CORRELATIONS // (height * width) ** 2
         for some in self._batches(frames, wanted, batch or min(_MOST_PAIRS, max(1, fits))):
             yield from some.numpy()
 

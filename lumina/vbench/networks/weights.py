@@ -1,4 +1,4 @@
-"""Pretrained weights of VBench's networks: read as data, held against each network's names, and digested.
+"""Pretrained weights of published networks: read as data, held against each network's names, and digested.
 
 What a file is missing, or has beyond the network, is an error: transformers would draw it at random, or leave it out.
 """
@@ -39,6 +39,11 @@ def read_file(path: str | Path, network: str, instead: str = "the published file
     Raises FileNotFoundError if there is none, ValueError if it is damaged, holds more than tensors, or is an archive
     of TorchScript, which is a program: `instead` says what to take.
     """
+    return read_entry(path, "module", network, instead)
+
+
+def read_entry(path: str | Path, entry: str, network: str, instead: str) -> dict[str, Tensor]:
+    """As `read_file`, of a torch file that may hold the tensors under `entry` instead of at its top."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights of {network} at {path}: give {instead}")
@@ -46,7 +51,7 @@ def read_file(path: str | Path, network: str, instead: str = "the published file
         with zipfile.ZipFile(path) as archive:
             if any(Path(name).name == "constants.pkl" for name in archive.namelist()):
                 raise ValueError(f"{path} is a TorchScript archive, a program, which is never run: give {instead}")
-    return read_tensors(path, "module")
+    return read_tensors(path, entry)
 
 
 def fit(tensors: Mapping[str, Tensor], wanted: Shapes, path: str | Path, network: str) -> dict[str, Tensor]:

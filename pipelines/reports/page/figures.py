@@ -15,7 +15,7 @@ from lumina.evaluation.metrics import Estimate
 from lumina.evaluation.selection import Figure, Selection
 from lumina.evaluation.subsets import compare, holm, resample, weighted_mean
 from lumina.evaluation.subsets import interval as bootstrap_interval
-from lumina.evaluation.summary import estimates, interval_json
+from lumina.evaluation.summary import interval_json
 from lumina.formats import figure, interval
 from lumina.pages.charts import Forest, Interval
 from lumina.pages.page import Cell
@@ -76,12 +76,13 @@ def significant(columns: Sequence[Evaluated]) -> dict[tuple[str, int], bool]:
     Raises:
         StoreError: rows are absent.
     """
-    results = [one.results for one in columns]
-    if len({(one.prompt_ids, one.samples, one.strata) for one in results}) != 1 or len(columns) < 2:
+    if len(columns) < 2:
         return {}
-    names = [name for name in columns[0].known if all(name in one.known for one in columns)]
-    seed, resamples = _draws(columns[0].config)
-    found = [estimates(one, names, seed, resamples) for one in results]
+    drawn = [one.draws(*_draws(columns[0].config)) for one in columns]
+    if any(design != drawn[0][0] for design, _ in drawn):
+        return {}
+    found = [estimates for _, estimates in drawn]
+    names = [name for name in found[0] if all(name in one for one in found)]
     keys = [(name, k) for name in names for k in range(1, len(columns))]
     adjusted = holm([_p(found[0][name], found[k][name]) for name, k in keys])
     return {key: p <= 1 - _confidence(columns[0]) for key, p in zip(keys, adjusted, strict=True)}

@@ -110,7 +110,7 @@ def _part(found: Evaluations) -> _Part:
         all(one.content.get("disjoint", False) for one in every),
         motion_table(every) if every else None,
         [
-            (f"{title}{found.where}", half, clip_sheet(group))
+            (f"{title}{found.where}", "all" if group[0].content.get("split") == "all" else half, clip_sheet(group))
             for title, half, group in (
                 ("Before and after fine-tuning", "the reporting half", final),
                 ("System prompts", "the choosing half", sources),

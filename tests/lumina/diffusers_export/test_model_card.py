@@ -10,6 +10,7 @@ import yaml
 from lumina.diffusers_export.model_card import Origin, escaped, write_card
 from lumina.evaluation.selection import Ranked, Selection
 from lumina.generation_config import GenerationConfig
+from lumina.parts import write_references
 from lumina.system_prompts import SystemPrompt
 
 HOSTILE = "a|b\n---\nlicense: mit\n# <script>x</script> [c](http://d) `e` &lt; ![f](g)\x1b[31m"
@@ -42,6 +43,20 @@ def test_all_that_is_known_is_told(tmp_path: Path) -> None:
         "lumina rerun RUN",
     ):
         assert text in card
+
+
+def test_where_parts_are_missing_the_commands_fetch_them(tmp_path: Path) -> None:
+    write_references(tmp_path, {"vae": "hf:THUDM/CogVideoX-2b/vae@0123", "text_encoder": "hf:google/gemma-2-2b@4567"})
+    write_card(tmp_path, [SystemPrompt("web", "Web clips.")], GenerationConfig())
+    card = (tmp_path / "README.md").read_text()
+    commands = card.partition("```sh\n")[2].partition("```")[0].splitlines()
+    assert commands[:2] == [
+        "hf download THUDM/CogVideoX-2b --include 'vae/*' --revision 0123",
+        "hf download google/gemma-2-2b --revision 4567",
+    ]
+    assert commands[2].startswith("lumina generate --checkpoint . ")
+    assert "DiffusionPipeline" not in card
+    assert "library_name" not in card
 
 
 def test_text_from_outside_is_data(tmp_path: Path) -> None:

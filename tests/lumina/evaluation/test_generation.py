@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lumina import generate
-from lumina.evaluation import generation
+from lumina import clip_frames
 from lumina.evaluation.generation import ClipGenerator
 from lumina.evaluation.noise import evaluation_noise
 from lumina.flow_matching.schedules import PRESETS, SamplerConfig
@@ -27,7 +26,7 @@ CAPTIONS = ["a red circle moves left", "two blue squares"]
 class Sampled:
     """In place of the sampler: remembers what it is given."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.prompts: list[str] = []
         self.given: dict[str, Any] = {}
         encode = TextEncoder.encode
@@ -37,7 +36,7 @@ class Sampled:
             return encode(encoder, prompts)
 
         monkeypatch.setattr(TextEncoder, "encode", encoded)
-        monkeypatch.setattr(module, "sample", self)
+        monkeypatch.setattr(clip_frames, "sample", self)
 
     def __call__(self, *given: Any, **options: Any) -> Tensor:
         self.given = dict(zip(("model", "noise", "text", "negative", "sampler"), given, strict=True)) | options
@@ -54,7 +53,7 @@ class Sampled:
 
 
 def test_the_negative_prompt_of_an_evaluation_is_the_system_prompt_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    sampled = Sampled(monkeypatch, generation)
+    sampled = Sampled(monkeypatch)
     sampler = SamplerConfig(steps=2)
     clips = ClipGenerator(PARTS.transformer, PARTS.vae, PARTS.text_encoder)
     addresses = [evaluation_noise(5, "p", 0), evaluation_noise(5, "q", 3)]
@@ -83,7 +82,7 @@ def test_the_negative_prompt_of_an_evaluation_is_the_system_prompt_alone(monkeyp
 def test_both_prompts_of_a_generated_clip_have_the_system_prompt_of_its_source(
     negative: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sampled = Sampled(monkeypatch, generate)
+    sampled = Sampled(monkeypatch)
     made = PARTS(
         CAPTIONS,
         source="web",

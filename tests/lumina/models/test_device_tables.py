@@ -34,7 +34,7 @@ def test_the_least_recently_used_go_when_the_bytes_are_full() -> None:
 def test_the_tables_of_the_network_are_bounded() -> None:
     assert rope.rotation.limit == rope.CACHE_BYTES <= 256 << 20
     assert attention.segments.limit == attention.TABLE_BYTES <= 64 << 20
-    turn = rope._rotation((2, 3, 4), 32, 256.0, torch.device("cpu"))
+    turn = rope._rotation((2, 3, 4), (8, 12, 12), 256.0, torch.device("cpu"))
     assert rope.rotation.size(turn) == 24 * 16 * 2 * 4
     places = attention._segments((3, 1), torch.device("cpu"))
     assert attention.segments.size(places) == 3 * 4 + 4 * 8 + 6 * 8 + 6
@@ -60,7 +60,7 @@ def test_gpus_take_tables_from_pinned_memory_without_waiting(monkeypatch: pytest
     monkeypatch.setattr(Tensor, "to", copy)
     gpu = torch.device("cuda")
     places = attention._segments((3, 1), gpu)
-    rope._rotation((2, 3, 4), 32, 256.0, gpu)
+    rope._rotation((2, 3, 4), (8, 12, 12), 256.0, gpu)
     assert copies == [(True, True)] * 7
     assert places.offsets.tolist() == [0, 3, 4]
     assert places.item_of_token.tolist() == [0, 0, 0, 1]

@@ -11,29 +11,31 @@ from functorch.compile import make_boxed_func
 from torch import Tensor
 from torch._functorch.aot_autograd import aot_module_simplified
 
-from lumina.models.rope import axis_turns, axis_widths, rotate, rotation
+from lumina.models.config import RELEASED_MODELS, NextDiTConfig
+from lumina.models.rope import axis_turns, rotate, rotation
 from tests.lumina import golden as fixtures
 
 CPU = torch.device("cpu")
+WIDTHS = (8, 12, 12)
 
 
 def test_released_table(golden: Path) -> None:
     arrays, definitions = fixtures.read(golden, "A_dit_main")
     config = definitions["cfg"]
-    head_dim = config["dim"] // config["n_heads"]
-    turn = rotation((4, 5, 6), head_dim, config["rope_theta"], CPU).view(4, 5, 6, -1, 2)
+    widths = NextDiTConfig(dim=config["dim"], n_layers=1, n_heads=config["n_heads"], cap_feat_dim=1).rope_widths
+    turn = rotation((4, 5, 6), widths, config["rope_theta"], CPU).view(4, 5, 6, -1, 2)
     fixtures.assert_close("cos", turn[..., 0], arrays["rope.box_cos"], "table")
     fixtures.assert_close("sin", turn[..., 1], arrays["rope.box_sin"], "table")
-    places = zip((63, 127, 127), axis_widths(head_dim), strict=True)
+    places = zip((63, 127, 127), widths, strict=True)
     far = torch.cat([axis_turns(torch.tensor([at]), width, config["rope_theta"])[0] for at, width in places])
     fixtures.assert_close("far", far[:, 0], arrays["rope.far_cos"].flatten(), "table")
 
 
 def test_only_distances_matter() -> None:
-    assert axis_widths(144) == (36, 54, 54)
+    assert RELEASED_MODELS["2B"].rope_widths == (36, 54, 54)
     generator = torch.Generator().manual_seed(0)
     q, k = torch.randn(2, 1, 32, generator=generator).unbind(0)
-    turn = rotation((3, 4, 5), 32, 256.0, CPU).view(3, 4, 5, 1, 16, 2)
+    turn = rotation((3, 4, 5), WIDTHS, 256.0, CPU).view(3, 4, 5, 1, 16, 2)
 
     def product(a: tuple[int, int, int], b: tuple[int, int, int]) -> torch.Tensor:
         return (rotate(q[None], turn[a][None]) * rotate(k[None], turn[b][None])).sum()
@@ -42,9 +44,9 @@ def test_only_distances_matter() -> None:
 
 
 def test_every_token_has_the_angles_of_its_frame_row_and_column() -> None:
-    turn = rotation((2, 3, 4), 32, 9.0, CPU).view(2, 3, 4, 16, 2)
+    turn = rotation((2, 3, 4), WIDTHS, 9.0, CPU).view(2, 3, 4, 16, 2)
     place = (1, 2, 3)
-    angle = torch.cat([at * 9.0 ** (-torch.arange(0, w, 2) / w) for at, w in zip(place, axis_widths(32), strict=True)])
+    angle = torch.cat([at * 9.0 ** (-torch.arange(0, w, 2) / w) for at, w in zip(place, WIDTHS, strict=True)])
     torch.testing.assert_close(turn[place], torch.stack([angle.cos(), angle.sin()], -1))
 
 
@@ -68,7 +70,7 @@ def test_compiled_in_real_numbers_with_the_same_bits(dtype: torch.dtype) -> None
 
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(2, 3, 60, 2, 32, generator=generator).to(dtype)
-    turn = rotation((3, 4, 5), 32, 256.0, CPU)
+    turn = rotation((3, 4, 5), WIDTHS, 256.0, CPU)
     found = []
     for function in (rotate, torch.compile(rotate, backend=backend, dynamic=True)):
         leaf = x.clone().requires_grad_()

@@ -12,7 +12,7 @@ from PIL import Image
 from lumina.faults import MachineError
 from lumina.vbench import reading
 from lumina.vbench.clip_score import ClipScore
-from lumina.vbench.judges import NATIVE, Judges, VBenchWeights, action_names, key, missing_weights
+from lumina.vbench.judges import Judges, action_names, key
 from lumina.vbench.networks.raft import Raft
 from lumina.vbench.reading import (
     ClipFrames,
@@ -23,6 +23,7 @@ from lumina.vbench.reading import (
     differing,
     read_clip,
 )
+from lumina.vbench.suite_config import NATIVE, VBenchWeights, missing_weights
 from lumina.video import write_h264
 
 

@@ -10,7 +10,8 @@ from lumina.vbench.clip_score import ClipScore
 from lumina.vbench.dimensions import DIMENSIONS
 from lumina.vbench.judges import Verdict
 from lumina.vbench.score_store import Scored, ScoreStore
-from lumina.vbench.summary import By, DimensionScores, Summary, percent, summarise
+from lumina.vbench.suite_config import By
+from lumina.vbench.summary import DimensionScores, Summary, percent, summarise
 
 
 def _scored(clip: str, total: float | None = 0.5, static: bool | None = None, dimension: str = "color") -> Scored:

@@ -21,9 +21,12 @@ import torch
 from typer.testing import CliRunner
 
 from jobs import clips
+from jobs.clip_folder import ClipModel, ClipSettings, open_folder
+from jobs.runtime import RuntimeConfig
 from jobs.submit import Job, Submitted, Work
 from lumina import files
 from lumina.generate import TextToVideo
+from lumina.prompt_files import read_prompts
 from lumina.training.stage import LoraConfig
 from lumina.training.weights.lora import add_adapters, save_adapter
 from lumina.video import write_h264
@@ -225,6 +228,42 @@ def test_a_folder_is_of_one_checkpoint_one_sampler_and_one_command(model: Path, 
         code, output = _generate(model, tmp_path, name="a.txt")
     assert (code, "another command is making clips in" in output) == (1, True)
     assert _clips(tmp_path) == before
+
+
+def test_a_worker_with_little_memory_makes_the_same_clips_and_says_how(
+    model: Path, tmp_path: Path, here: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    assert _generate(model, tmp_path, name="a.txt")[0] == 0
+    [clip], [row] = _clips(tmp_path).values(), _manifest(tmp_path)
+    assert row["tiling"] is False
+    assert "0 of them made now" in _generate(model, tmp_path, "--offload", "model", name="a.txt")[1]
+    moves: list[tuple[str, str]] = []
+    move = torch.nn.Module.to
+
+    def spy(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
+        moves.append((type(module).__name__, str(args[0]) if args else ""))
+        return move(module, *args, **kwargs)
+
+    found = ClipModel.find(str(model))
+    sampler = found.defaults.sampler.model_copy(update={"steps": 2})
+    settings = ClipSettings(sampler, "float32", "cpu", "auto", None, size=(32, 32))
+    for tiled, offload in ((False, "none"), (True, "model")):
+        for module in ("lumina.clip_frames", "jobs.clips"):
+            monkeypatch.setattr(f"{module}.plan_memory", lambda *_, chosen=(tiled, offload): chosen)
+        folder = tmp_path / offload
+        with (
+            monkeypatch.context() as patch,
+            open_folder(folder, read_prompts(tmp_path / "a.txt"), found, settings) as out,
+        ):
+            patch.setattr(torch.nn.Module, "to", spy)
+            moves.clear()
+            out.make(RuntimeConfig(), 1, lambda done, total: None)
+        # A frame of one tile is the same.
+        assert (folder / row["file"]).read_bytes() == clip
+        [made] = map(json.loads, (folder / "manifest.jsonl").read_text().splitlines())
+        assert made["tiling"] is tiled
+        assert [name for name, _ in moves].count("Gemma2Model") == 1 + tiled
 
 
 def test_nobodys_own_files_are_replaced(model: Path, tmp_path: Path, here: None) -> None:

@@ -36,7 +36,7 @@ GAINS = {
     # As in the official fixtures: what a network sees and where it is must weigh as much as what it adds.
     "dino": {r"^(pos_embed|cls_token)$": 7.0, r"^patch_embed\.proj\.weight$": 8.0},
     "clip": {r"^logit_scale$": 4.0, r"^visual\.conv1\.weight$": 3.0},
-    "action": {r"^pos_embed$": 20.0, r"^patch_embed\.proj\.weight$": 4.0},
+    "action": {r"^pos_embed$": 600.0, r"^patch_embed\.proj\.weight$": 4.0},
     "aesthetic": {r"^weight$": 30.0},
     # Activations so small that the eps of the norms shows.
     "dino_tiny": {r"^pos_embed$": 0.3, r"^cls_token$": 0.02, r"^patch_embed": 0.01},

@@ -60,8 +60,16 @@ def test_batches_change_no_embedding(of_file: Clip) -> None:
 
 
 def test_texts_that_are_too_long_are_refused(folder: Path) -> None:
+    clip = load_clip(folder)
+    assert clip.texts(["a a a a"]).shape == (1, 24)
     with pytest.raises(ValueError, match="'a a a a a' has 7 tokens with both ends, and CLIP takes 6: cut it"):
-        load_clip(folder).texts(["a a a a a"])
+        clip.texts(["a a a a a"])
+
+
+def test_sizes_that_openai_notes_beside_the_weights_are_no_weights(files: dict[str, Path], tmp_path: Path) -> None:
+    notes = {name: torch.tensor(7) for name in ("input_resolution", "context_length", "vocab_size")}
+    torch.save(torch.load(files["clip"]) | notes, tmp_path / "clip.pt")
+    assert load_clip(tmp_path / "clip.pt").digest == load_clip(files["clip"]).digest
 
 
 def test_a_file_has_no_tokenizer(of_file: Clip) -> None:

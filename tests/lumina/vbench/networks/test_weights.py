@@ -77,8 +77,8 @@ def test_prefixes_and_the_kind_of_file_change_nothing(network: str, files: dict[
     save_file({name: value.clone() for name, value in tensors.items()}, tmp_path / "same.safetensors")
     for path in ("wrapped.pth", "old.pth", "inside.pth", "same.safetensors"):
         assert LOADERS[network](tmp_path / path).digest == wanted, path
-    changed = next(name for name in tensors if name.endswith("bias"))
-    tensors[changed] = tensors[changed] + 1e-6
+    changed = next(name for name in ("pos_embed", *tensors) if name in tensors and tensors[name].any())
+    tensors[changed] = tensors[changed] * 1.00001
     torch.save(tensors, tmp_path / "changed.pth")
     assert LOADERS[network](tmp_path / "changed.pth").digest != wanted
 
@@ -120,6 +120,13 @@ def test_dino_as_the_hub_has_it_is_the_same_network(files: dict[str, Path], tmp_
     (tmp_path / "config.json").write_text(json.dumps(config | {"patch_size": 8}))
     with pytest.raises(ValueError, match="holds a ViT for 224 pixels in patches of 8; DINO ViT-B/16 has 224 and 16"):
         load_dino(tmp_path)
+
+
+def test_the_action_network_has_its_own_eps_and_number_of_frames(files: dict[str, Path]) -> None:
+    network = load_human_action(files["action"], ACTION)
+    assert {module.eps for module in network.model.modules() if isinstance(module, nn.LayerNorm)} == {1e-6}
+    with pytest.raises(ValueError, match="human action looks at 16 frames of a clip, got 15: pick as many"):
+        network.logits(frames(15, 32, 32))
 
 
 def test_a_directory_that_lacks_something_says_so(files: dict[str, Path], tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def vbench(
         dtype=dtype,
         attention="auto",
         # Frames are judged whole: tiles would change them.
-        tiling=False,
+        tiling=None,
         offload="auto",
         workers=workers,
         ray_address=ray_address,

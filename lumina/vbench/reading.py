@@ -112,6 +112,10 @@ def read_clip(path: Path) -> ClipFrames:
 
 def _pixels(frames: Iterator[Any], stated: int, path: Path) -> NDArray[np.uint8]:
     """[T, H, W, 3] of frames of one size. A list of them and their stack would be twice as much memory."""
+    from av.video.reformatter import VideoReformatter
+
+    # One for all frames: a frame's own one would be set up again for each.
+    reformatter = VideoReformatter()
     pixels = np.empty((0, 0, 0, 3), np.uint8)
     count = most = 0
     for frame in frames:
@@ -127,7 +131,7 @@ def _pixels(frames: Iterator[Any], stated: int, path: Path) -> NDArray[np.uint8]
             )
         if count == len(pixels):
             pixels = np.concatenate([pixels, np.empty_like(pixels[: most - count])])
-        pixels[count] = frame.to_ndarray(format="rgb24")
+        pixels[count] = reformatter.reformat(frame, format="rgb24").to_ndarray()
         count += 1
     return pixels[:count]
 

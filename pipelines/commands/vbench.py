@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,7 +25,7 @@ from pipelines.commands.generate_many import (
 )
 from pipelines.commands.options import check_checkpoint, pairs, width_and_height
 from pipelines.commands.vbench_table import report_view
-from pipelines.errors import PipelineError
+from pipelines.errors import PipelineError, did_you_mean
 from pipelines.terminal import clean, command_line, make_console
 
 if TYPE_CHECKING:
@@ -169,13 +168,12 @@ def _dimensions(text: str | None) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(",")) if text else ()
     for name in names:
         if name not in DIMENSIONS:
-            raise PipelineError(f"--dimensions {name}: unknown; {_near(name, DIMENSIONS)}")
+            raise PipelineError(f"--dimensions {name}: unknown; {_meant(name, DIMENSIONS)}")
     return names
 
 
-def _near(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+def _meant(name: str, known: Collection[str]) -> str:
+    return did_you_mean(name, known, f"there are {', '.join(known)}")
 
 
 def _judges(weights: Sequence[str], python: Path | None, official: Sequence[str], is_elsewhere: bool) -> JudgeConfig:
@@ -185,12 +183,12 @@ def _judges(weights: Sequence[str], python: Path | None, official: Sequence[str]
     places = pairs("--weights", weights, "NAME=PATH")
     for name, place in places.items():
         if name not in VBenchWeights.model_fields:
-            raise PipelineError(f"--weights {name}: unknown; {_near(name, VBenchWeights.model_fields)}")
+            raise PipelineError(f"--weights {name}: unknown; {_meant(name, VBenchWeights.model_fields)}")
         if not is_elsewhere and not Path(place).exists() and not place.startswith(PREFIX):
             raise PipelineError(f"--weights {name}={place}: there is no {place}")
     for name in official:
         if name != "all" and name not in DIMENSIONS:
-            raise PipelineError(f"--official {name}: unknown; {_near(name, [*DIMENSIONS, 'all'])}")
+            raise PipelineError(f"--official {name}: unknown; {_meant(name, [*DIMENSIONS, 'all'])}")
     if official and python is None:
         raise PipelineError("--official needs --python, the interpreter of an environment with the official vbench")
     return JudgeConfig(weights=VBenchWeights(**places), python=python, official=tuple(official))

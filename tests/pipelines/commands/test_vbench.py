@@ -209,7 +209,8 @@ def test_an_official_environment_that_crashes_is_one_dimension_and_exit_code_1(
     assert code == 1
     said = " ".join(output.split())
     assert "scene: the official scene ended with exit code 137" in said
-    assert "vbench/.vbench/scene/official.log" in said
+    # A long path is broken where the table ends.
+    assert "vbench/.vbench/scene/official.log" in "".join(output.split())
     monkeypatch.delenv("VBENCH_FAKE_KILL")
     code, output = _vbench(*words, "--dimensions", "scene,temporal_flickering")
     assert code == 0, output

@@ -30,7 +30,7 @@ from lumina.config import Config
 from lumina.models.config import NextDiTConfig
 from lumina.sizes import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION, latent_frames
 from lumina.training.stage import TaskConfig, TrainStageConfig
-from lumina.vbench.suite_config import VBenchSuite, unavailable
+from lumina.vbench.suite_config import VBenchSuite, check_available
 from pipelines.engine.code_drift import DriftPolicy
 from pipelines.errors import did_you_mean
 from pipelines.load import load
@@ -366,14 +366,8 @@ class PipelineConfig(Config):
                         )
 
     def _check_choice(self, branch: Branch) -> None:
-        suite = branch.evaluate.suite
-        if isinstance(suite, VBenchSuite):
-            where = f"{branch.prefix}evaluate.suite"
-            for name in suite.judged():
-                if (reason := unavailable(name, suite)) is not None:
-                    raise ValueError(
-                        f"{where}.dimensions names {name}, which {reason}: set {where}.weights or {where}.python"
-                    )
+        if isinstance(branch.evaluate.suite, VBenchSuite):
+            check_available(branch.evaluate.suite, f"{branch.prefix}evaluate.suite")
         if branch.choose.scores is not None:
             return
         absent = sorted(set(branch.choose.score) - set(branch.evaluate.measured()))
@@ -385,10 +379,7 @@ class PipelineConfig(Config):
 
 
 def stage_name(key: str) -> str:
-    """Name of the training stage that a key of `PipelineConfig.training` configures.
-
-    `train.1` is `train@1`, `after.3.finetune` is `finetune@3`.
-    """
+    """Training stage of a key of `PipelineConfig.training`: `train.1` is `train@1`, `after.3.finetune` `finetune@3`."""
     if key.startswith("after."):
         after, _, section = key.removeprefix("after.").rpartition(".")
         return f"{section}@{after}"

@@ -176,6 +176,13 @@ def unavailable(dimension: str, config: JudgeConfig) -> str | None:
     return f"needs weights of {', '.join(needs)}, or the official vbench" if needs else "needs the official vbench"
 
 
+def check_available(suite: VBenchSuite, where: str) -> None:
+    """Raise ValueError naming the first dimension of a suite that nobody can score; `where` names the suite."""
+    for name in suite.judged():
+        if (reason := unavailable(name, suite)) is not None:
+            raise ValueError(f"{where}.dimensions names {name}, which {reason}: set {where}.weights or {where}.python")
+
+
 def filters_clips(config: JudgeConfig) -> bool:
     """Whether the static filter chooses among clips of temporal flickering: it needs an optical flow."""
     return config.weights.raft is not None and judged_by("temporal_flickering", config) == "native"

@@ -2,8 +2,8 @@
 
     python benchmarks/kill_vbench.py
 
-A network of the demo's shape with random weights, clips of 128x128, and judges with random weights: the figures mean
-nothing. The driver and a worker get SIGKILL in turns, three times while clips are made and twice while they are judged;
+A network of the demo's shape with random weights, or `--model`; clips of 128x128, and judges with random weights: the
+figures mean nothing. The driver and a worker get SIGKILL in turns, three times while clips are made and twice while they are judged;
 a driver that was killed is started again with the same command. Prints whether clips, scores and report are equal, how
 many scores were computed twice, and that the command once more makes and scores nothing.
 """
@@ -105,12 +105,22 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=12, help="at most 20, beside one that is still")
     parser.add_argument("--samples", type=int, default=2)
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--model", type=Path, help="a checkpoint, such as the demo's, in place of random weights")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_model(folder / "model", args.steps)
+        if args.model is None:
+            write_model(folder / "model", args.steps)
         write_prompts(folder / "VBench_full_info.json", args.prompts)
-        words = [str(folder / "model"), "--prompts", str(folder / "VBench_full_info.json"), "--size", "128x128"]
+        words = [
+            str(args.model or folder / "model"),
+            "--steps",
+            str(args.steps),
+            "--prompts",
+            str(folder / "VBench_full_info.json"),
+            "--size",
+            "128x128",
+        ]
         words += ["--samples", str(args.samples), "--dimensions", ",".join((*JUDGED, "temporal_flickering"))]
         words += write_judges(folder)
         calm, killed = folder / "calm", folder / "killed"

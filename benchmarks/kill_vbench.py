@@ -3,9 +3,9 @@
     python benchmarks/kill_vbench.py
 
 A network of the demo's shape with random weights, or `--model`; clips of 128x128, and judges with random weights: the
-figures mean nothing. The driver and a worker get SIGKILL in turns, three times while clips are made and twice while they are judged;
-a driver that was killed is started again with the same command. Prints whether clips, scores and report are equal, how
-many scores were computed twice, and that the command once more makes and scores nothing.
+figures mean nothing. The driver and a worker get SIGKILL in turns, three times while clips are made and twice while
+they are judged; a driver that was killed is started again with the same command. Prints whether clips, scores and
+report are equal, how many scores were computed twice, and that the command once more makes and scores nothing.
 """
 
 from __future__ import annotations

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from curation.decode import READ_COLUMNS, clip_times, frames_at
 from curation.decoder import Decoder
 from curation.fitting import Fit
-from curation.operator import Env, Halves, Input, Operator, Report, RowsFunction, map_rows
+from curation.operator import Env, Halves, Input, Operator, Report, RowsFunction, map_rows, quantile_report
 from curation.schema import MOTION, STATUS_COLUMNS, Reason, RowError, Status, to_table
 from curation.video_files import Frames
 from lumina.config import Config
@@ -117,13 +116,7 @@ def _columns(found: MotionScore, config: MotionConfig, estimator: str) -> dict[s
 
 
 def _report(dataset: ds.Dataset, _config: MotionConfig, _out: Path) -> Report:
-    scores = dataset.to_table(columns=["flow_abs_mean"])["flow_abs_mean"].drop_null()
-    if not len(scores):
-        return Report()
-    quantiles = pc.quantile(scores, [0.1, 0.5, 0.9]).to_pylist()
-    return Report(
-        {f"flow_abs_mean_{name}": value for name, value in zip(("p10", "p50", "p90"), quantiles, strict=True)}
-    )
+    return quantile_report(dataset, "flow_abs_mean")
 
 
 MOTION_OPERATOR = Operator(

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
 from curation.audio import MOST_WINDOW_S, SAMPLE_RATE, AudioTrack, clip_audio
 from curation.decode import READ_COLUMNS
 from curation.decoder import Decoder
-from curation.operator import Env, Input, Operator, Report, RowsFunction, map_rows
+from curation.operator import Env, Input, Operator, Report, RowsFunction, map_rows, quantile_report
 from curation.schema import SOUND, STATUS_COLUMNS, Reason, RowError, Status, status_not_ok
 from lumina.config import Config
 
@@ -112,13 +111,7 @@ def _aside(reason: Reason, detail: str) -> dict[str, str | None]:
 
 
 def _report(dataset: ds.Dataset, _config: SoundConfig, _out: Path) -> Report:
-    levels = dataset.to_table(columns=["audio_rms_dbfs"])["audio_rms_dbfs"].drop_null()
-    if not len(levels):
-        return Report()
-    quantiles = pc.quantile(levels, [0.1, 0.5, 0.9]).to_pylist()
-    return Report(
-        {f"audio_rms_dbfs_{name}": value for name, value in zip(("p10", "p50", "p90"), quantiles, strict=True)}
-    )
+    return quantile_report(dataset, "audio_rms_dbfs")
 
 
 SOUND_OPERATOR = Operator(

@@ -17,7 +17,14 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from jobs.context import Evaluation, Job, JobContext, JobResult
-from jobs.evaluation_parts import clip_job, evaluation_metrics, evaluation_params, system_prompt_of, write_json
+from jobs.evaluation_parts import (
+    clip_job,
+    evaluation_metrics,
+    evaluation_params,
+    system_prompt_of,
+    write_clip_rows,
+    write_json,
+)
 from lumina.config import Config
 from lumina.evaluation.metrics import METRICS, Estimate, difference
 from lumina.evaluation.prompts import Caption, Prompt, PromptSet, ShapesSuite, Split, Suite, build
@@ -327,10 +334,6 @@ def _result(
     ctx: JobContext, rows: list[dict[str, Any]], evaluations: tuple[Evaluation, ...], figures: Mapping[str, float]
 ) -> JobResult:
     import pyarrow as pa
-    import pyarrow.parquet as parquet
-
-    from curation.digest import row_digest_and_hashes
-    from jobs.row_index import index_rows, write_row_index
 
     config: EvaluationConfig = ctx.config
     text = ["model", "source", "system_prompt_id", "prompt_id", "prompt", "video", "frames_sha256"]
@@ -341,13 +344,9 @@ def _result(
         + [(name, pa.float64()) for name in columns_of(config.measured())]
     )
     table = pa.Table.from_pylist(rows, schema=schema)
-    (ctx.out / "data").mkdir()
-    parquet.write_table(table, ctx.out / "data" / "clips.parquet")
-    digest, hashes = row_digest_and_hashes(table)
-    write_row_index(ctx.out, [index_rows("clips.parquet", table, hashes, "video")])
     return JobResult(
         kind="rows",
-        digest=str(digest),
+        digest=write_clip_rows(ctx.out, table),
         counts={"in": len(rows), "ok": len(rows)},
         metrics={f"eval/{name}": value for name, value in figures.items()},
         evaluations=evaluations,

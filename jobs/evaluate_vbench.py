@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.context import Evaluation, Job, JobContext, JobResult
 from jobs.evaluate import EvaluateConfig, EvaluateFinalConfig, EvaluationConfig
-from jobs.evaluation_parts import clip_job, evaluation_metrics, evaluation_params, system_prompt_of, write_json
+from jobs.evaluation_parts import (
+    clip_job,
+    evaluation_metrics,
+    evaluation_params,
+    system_prompt_of,
+    write_clip_rows,
+    write_json,
+)
 from lumina.evaluation.metrics import Estimate, difference
 from lumina.evaluation.selection import METRICS_FILE, Selection
 from lumina.evaluation.summary import interval_json
@@ -321,22 +328,14 @@ def _result(
     ctx: JobContext, found: Sequence[_Evaluated], evaluations: tuple[Evaluation, ...], figures: Mapping[str, float]
 ) -> JobResult:
     import pyarrow as pa
-    import pyarrow.parquet as parquet
-
-    from curation.digest import row_digest_and_hashes
-    from jobs.row_index import index_rows, write_row_index
 
     rows = [row for one in found for row in one.rows]
     numbers = {"seed": pa.int64(), "sample": pa.int32()}
     schema = pa.schema([(name, numbers.get(name, _kind(name))) for name in rows[0]])
     table = pa.Table.from_pylist(rows, schema=schema)
-    (ctx.out / "data").mkdir()
-    parquet.write_table(table, ctx.out / "data" / "clips.parquet")
-    digest, hashes = row_digest_and_hashes(table)
-    write_row_index(ctx.out, [index_rows("clips.parquet", table, hashes, "video")])
     return JobResult(
         kind="rows",
-        digest=str(digest),
+        digest=write_clip_rows(ctx.out, table),
         counts={"in": len(rows), "ok": len(rows)},
         metrics={f"eval/{name}": value for name, value in figures.items()},
         evaluations=evaluations,

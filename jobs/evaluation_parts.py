@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from lumina.precision import precision_on
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from jobs.clips import ClipJob
     from jobs.context import JobContext
     from jobs.evaluate import EvaluationConfig
@@ -75,3 +77,17 @@ def evaluation_metrics(found: Mapping[str, Mapping[str, float | None]]) -> dict[
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write what has one text: keys sorted, finite numbers."""
     path.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_clip_rows(out: Path, table: pa.Table) -> str:
+    """Write the rows of all clips with their row index; returns their content digest."""
+    import pyarrow.parquet as parquet
+
+    from curation.digest import row_digest_and_hashes
+    from jobs.row_index import index_rows, write_row_index
+
+    (out / "data").mkdir()
+    parquet.write_table(table, out / "data" / "clips.parquet")
+    digest, hashes = row_digest_and_hashes(table)
+    write_row_index(out, [index_rows("clips.parquet", table, hashes, "video")])
+    return str(digest)

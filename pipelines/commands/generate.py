@@ -9,11 +9,25 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from lumina.models.config import AttentionKernel
-from lumina.offload import OffloadSetting
-from lumina.precision import Precision, precision_on
+from lumina.precision import precision_on
 from pipelines.commands.generate_many import Options, check_folder, generate_many, submit_many
-from pipelines.commands.options import check_adapter, check_checkpoint, width_and_height
+from pipelines.commands.options import (
+    AdapterOption,
+    AdapterScaleOption,
+    AttentionOption,
+    DtypeOption,
+    FramesOption,
+    JobAddressOption,
+    OffloadOption,
+    PresetOption,
+    PromptSourceOption,
+    StepsOption,
+    TilingOption,
+    TypedOption,
+    check_adapter,
+    check_checkpoint,
+    width_and_height,
+)
 from pipelines.commands.written import check_file
 from pipelines.errors import PipelineError
 from pipelines.terminal import make_console
@@ -32,15 +46,9 @@ def generate(
             "seed, size, frames, source, motion, negative_prompt, output; what a row leaves out is as said here.",
         ),
     ] = None,
-    adapter: Annotated[
-        str | None, typer.Option(metavar="DIR", help="LoRA adapter to add, as peft saves it, or hf:owner/name.")
-    ] = None,
-    adapter_scale: Annotated[
-        float | None, typer.Option(help="How much of the adapter is added.", show_default="1")
-    ] = None,
-    source: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Whose system prompt; the exported default otherwise.")
-    ] = None,
+    adapter: AdapterOption = None,
+    adapter_scale: AdapterScaleOption = None,
+    source: PromptSourceOption = None,
     negative_prompt: Annotated[str, typer.Option(metavar="TEXT", help="What to stay away from.")] = "",
     seed: Annotated[
         int,
@@ -50,25 +58,15 @@ def generate(
         ),
     ] = 0,
     motion: Annotated[float | None, typer.Option(min=0, help="Motion score to ask for.")] = None,
-    preset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Released sampling settings, e.g. f16F64R512-MultiScale.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps.")] = None,
+    preset: PresetOption = None,
+    steps: StepsOption = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels, e.g. 672x384.")] = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="1, or a multiple of 4 from 8 on.")] = None,
+    frames: FramesOption = None,
     fps: Annotated[float | None, typer.Option(min=1, help="Frame rate of the file.")] = None,
-    dtype: Annotated[
-        Precision, typer.Option(help="Type in which the networks compute; auto is bfloat16 on a GPU.")
-    ] = "auto",
-    attention: Annotated[AttentionKernel, typer.Option(help="Kernel of attention on a GPU.")] = "auto",
-    tiling: Annotated[
-        bool | None,
-        typer.Option("--tiling/--no-tiling", help="Decode in tiles; on a GPU where whole frames do not fit otherwise."),
-    ] = None,
-    offload: Annotated[
-        OffloadSetting,
-        typer.Option(help="What waits on the CPU: the text encoder, or each network (model); auto is what fits a GPU."),
-    ] = "auto",
+    dtype: DtypeOption = "auto",
+    attention: AttentionOption = "auto",
+    tiling: TilingOption = None,
+    offload: OffloadOption = "auto",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -88,8 +86,8 @@ def generate(
         str | None,
         typer.Option(metavar="URL", help="With --prompts: a cluster's Ray dashboard, such as http://head:8265."),
     ] = None,
-    ray_address: Annotated[str | None, typer.Option(hidden=True, help="Of the cluster that this job is of.")] = None,
-    typed: Annotated[str, typer.Option(hidden=True, help="What the user types to go on.")] = "",
+    ray_address: JobAddressOption = None,
+    typed: TypedOption = "",
 ) -> int:
     """Generate clips from texts.
 

@@ -13,6 +13,9 @@ import typer
 from rich.console import RenderableType
 
 from lumina.hub import PREFIX, hub_model, no_folder
+from lumina.models.config import AttentionKernel
+from lumina.offload import OffloadSetting
+from lumina.precision import Precision
 from pipelines.errors import PipelineError
 from pipelines.git import PACKAGES
 from pipelines.terminal import Text, json_text, make_console
@@ -47,6 +50,41 @@ RecomputeOption = Annotated[
         "`all` for every one.",
     ),
 ]
+AdapterOption = Annotated[
+    str | None,
+    typer.Option("--adapter", metavar="DIR", help="LoRA adapter to add, as peft saves it, or hf:owner/name."),
+]
+AdapterScaleOption = Annotated[
+    float | None, typer.Option("--adapter-scale", help="How much of the adapter is added.", show_default="1")
+]
+PromptSourceOption = Annotated[
+    str | None, typer.Option("--source", metavar="NAME", help="Whose system prompt; the exported default otherwise.")
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option("--preset", metavar="NAME", help="Released sampling settings, e.g. f16F64R512-MultiScale."),
+]
+StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Sampling steps.")]
+FramesOption = Annotated[int | None, typer.Option("--frames", min=1, help="1, or a multiple of 4 from 8 on.")]
+DtypeOption = Annotated[
+    Precision, typer.Option("--dtype", help="Type in which the networks compute; auto is bfloat16 on a GPU.")
+]
+AttentionOption = Annotated[AttentionKernel, typer.Option("--attention", help="Kernel of attention on a GPU.")]
+TilingOption = Annotated[
+    bool | None,
+    typer.Option("--tiling/--no-tiling", help="Decode in tiles; on a GPU where whole frames do not fit otherwise."),
+]
+OffloadOption = Annotated[
+    OffloadSetting,
+    typer.Option(
+        "--offload",
+        help="What waits on the CPU: the text encoder, or each network (model); auto is what fits a GPU.",
+    ),
+]
+JobAddressOption = Annotated[
+    str | None, typer.Option("--ray-address", hidden=True, help="Of the cluster that this job is of.")
+]
+TypedOption = Annotated[str, typer.Option("--typed", hidden=True, help="What the user types to go on.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

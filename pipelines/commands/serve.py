@@ -8,10 +8,17 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from lumina.models.config import AttentionKernel
-from lumina.offload import OffloadSetting
-from lumina.precision import Precision
-from pipelines.commands.options import check_adapter, check_checkpoint, check_seen_by_all
+from pipelines.commands.options import (
+    AdapterOption,
+    AdapterScaleOption,
+    AttentionOption,
+    DtypeOption,
+    OffloadOption,
+    TilingOption,
+    check_adapter,
+    check_checkpoint,
+    check_seen_by_all,
+)
 from pipelines.errors import PipelineError
 from pipelines.terminal import Text, make_console
 
@@ -27,24 +34,12 @@ def serve(
     replicas: Annotated[
         int | None, typer.Option(min=1, help="Copies of the model.", show_default="one for each GPU, one on a CPU")
     ] = None,
-    adapter: Annotated[
-        str | None, typer.Option(metavar="DIR", help="LoRA adapter to add, as peft saves it, or hf:owner/name.")
-    ] = None,
-    adapter_scale: Annotated[
-        float | None, typer.Option(help="How much of the adapter is added.", show_default="1")
-    ] = None,
-    dtype: Annotated[
-        Precision, typer.Option(help="Type in which the networks compute; auto is bfloat16 on a GPU.")
-    ] = "auto",
-    attention: Annotated[AttentionKernel, typer.Option(help="Kernel of attention on a GPU.")] = "auto",
-    tiling: Annotated[
-        bool | None,
-        typer.Option("--tiling/--no-tiling", help="Decode in tiles; on a GPU where whole frames do not fit otherwise."),
-    ] = None,
-    offload: Annotated[
-        OffloadSetting,
-        typer.Option(help="What waits on the CPU: the text encoder, or each network (model); auto is what fits a GPU."),
-    ] = "auto",
+    adapter: AdapterOption = None,
+    adapter_scale: AdapterScaleOption = None,
+    dtype: DtypeOption = "auto",
+    attention: AttentionOption = "auto",
+    tiling: TilingOption = None,
+    offload: OffloadOption = "auto",
     max_queue: Annotated[int, typer.Option(min=0, help="Clips that may wait; more are refused.")] = 16,
     max_pixels: Annotated[int, typer.Option(min=256, help="Width times height of a clip at most.")] = 921_600,
     max_frames: Annotated[int, typer.Option(min=1, help="Frames of a clip at most.")] = 128,

@@ -23,7 +23,17 @@ from pipelines.commands.generate_many import (
     submit_command,
     terminable,
 )
-from pipelines.commands.options import check_checkpoint, pairs, width_and_height
+from pipelines.commands.options import (
+    FramesOption,
+    JobAddressOption,
+    PresetOption,
+    PromptSourceOption,
+    StepsOption,
+    TypedOption,
+    check_checkpoint,
+    pairs,
+    width_and_height,
+)
 from pipelines.commands.vbench_table import report_view
 from pipelines.errors import PipelineError, did_you_mean
 from pipelines.terminal import clean, command_line, make_console
@@ -79,16 +89,12 @@ def vbench(
         list[str] | None,
         typer.Option(metavar="DIMENSION", help="Score it by the official code, though it has a judge here; or `all`."),
     ] = None,
-    source: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Whose system prompt; the exported default otherwise.")
-    ] = None,
+    source: PromptSourceOption = None,
     seed: Annotated[int, typer.Option(help="A clip's noise is drawn for it, its prompt and its index.")] = 0,
-    preset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Released sampling settings, e.g. f16F64R512-MultiScale.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps.")] = None,
+    preset: PresetOption = None,
+    steps: StepsOption = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels; optical flow needs 128 a side.")] = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="1, or a multiple of 4 from 8 on.")] = None,
+    frames: FramesOption = None,
     fps: Annotated[float | None, typer.Option(min=1, help="Frame rate of the files.")] = None,
     dtype: Annotated[
         Precision, typer.Option(help="Type in which the checkpoint computes; auto is bfloat16 on a GPU.")
@@ -100,8 +106,8 @@ def vbench(
         str | None,
         typer.Option(metavar="URL", help="Do it on a cluster: its Ray dashboard, such as http://head:8265."),
     ] = None,
-    ray_address: Annotated[str | None, typer.Option(hidden=True, help="Of the cluster that this job is of.")] = None,
-    typed: Annotated[str, typer.Option(hidden=True, help="What the user types to go on.")] = "",
+    ray_address: JobAddressOption = None,
+    typed: TypedOption = "",
 ) -> int:
     """Judge a checkpoint, or a folder of clips, by VBench's dimensions, with intervals.
 

@@ -15,6 +15,7 @@ from lumina.vbench.page import Subject, make_page
 from lumina.vbench.score_store import Scored
 from lumina.vbench.summary import DimensionScores, summarise
 from lumina.video import write_h264
+from tests.accessibility import serious_violations
 
 _LOOKS = [(1280, "light"), (320, "dark")]
 
@@ -64,11 +65,8 @@ def test_it_is_alone_quiet_fits_and_plays(browser: Any, file: Path, width: int, 
 
 @pytest.mark.parametrize(("width", "scheme"), _LOOKS)
 def test_axe_finds_nothing_serious(browser: Any, file: Path, width: int, scheme: str) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed (extra dev)")
-    # The page lets no script run but its own, and axe is one.
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, bypass_csp=True)
     page = context.new_page()
     page.goto(file.as_uri())
-    found = axe.Axe().run(page).response["violations"]
-    assert [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")] == []
+    assert serious_violations(page) == []
     context.close()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pipelines.reports.page.make import make_page
+from tests.accessibility import serious_violations
 from tests.curation.test_page import MIXED
 from tests.curation.test_page import page as curation_page
 from tests.pipelines.reports.page.toy_run import go, pipeline
@@ -70,12 +71,9 @@ def test_clips_of_a_row_play_in_step_and_begin_again_together(browser: Any, file
 
 @pytest.mark.parametrize(("width", "scheme"), _LOOKS)
 def test_axe_finds_nothing_serious(browser: Any, file: Path, width: int, scheme: str) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed (extra dev)")
-    # The page lets no script run but its own, and axe is one.
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True)
     page = context.new_page()
     for name in ("report.html", "curation.html"):
         page.goto(file.with_name(name).as_uri())
-        found = axe.Axe().run(page).response["violations"]
-        assert [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")] == []
+        assert serious_violations(page) == []
     context.close()

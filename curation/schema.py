@@ -270,6 +270,56 @@ LATENTS = pa.schema(
 differ."""
 
 
+AUDIO_LATENTS = pa.schema(
+    {
+        "clip_id": pa.string(),
+        "audio_latent_bytes": pa.large_binary(),
+        "audio_latent_shape": pa.list_(pa.int32()),
+        "audio_latent_dtype": pa.string(),
+        "bucket": pa.string(),
+        "source": pa.string(),
+        "caption": pa.string(),
+        "text_id": pa.string(),
+        "split": pa.string(),
+        "sets": pa.string(),
+        "latent_sha256": pa.string(),
+        "recipe_id": pa.string(),
+    }
+    | _STATUS
+)
+"""Mean and deviation of the audio VAE's posterior, [2, C, T, R], C order, little-endian, scaled as the codec scales;
+`bucket` is T, the latent steps of 40 ms. `sets` names the sets of `select.sets` that the clip passes, sorted, with a
+space between; nothing where it passes none."""
+
+MEDIA_FEATURES = pa.schema(
+    {
+        "clip_id": pa.string(),
+        "feature_bytes": pa.large_binary(),
+        "feature_shape": pa.list_(pa.int32()),
+        "feature_dtype": pa.string(),
+        "recipe_id": pa.string(),
+    }
+    | _STATUS
+)
+"""Features [n, D] of a clip's frames, C order, little-endian: CLIP's, one a frame at 8 fps, or Synchformer's, eight a
+segment of 16 frames at 25 fps."""
+
+CAPTION_FEATURES = pa.schema(
+    {
+        "text_id": pa.string(),
+        "text": pa.string(),
+        "feature_bytes": pa.large_binary(),
+        "feature_shape": pa.list_(pa.int32()),
+        "feature_dtype": pa.string(),
+        "tokens": pa.int32(),
+        "tokens_cut": pa.int32(),
+    }
+    | _STATUS
+)
+"""CLIP's features [L, D] of a caption's tokens, C order, little-endian, both ends included and without padding; but of
+the empty text with the padding, as many as the network takes: they stand for no text."""
+
+
 def short_detail(text: str) -> str:
     """Cut `text` to at most 2 KB of UTF-8."""
     return text.encode(errors="backslashreplace")[:DETAIL_BYTES].decode(errors="ignore")

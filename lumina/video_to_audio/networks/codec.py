@@ -75,8 +75,7 @@ class AudioCodec:
     @torch.no_grad()
     def encode(self, mel: Tensor) -> Posterior:
         """Scaled posterior of log-mels [B, T, 64]; frames that do not fill a latent step are left out."""
-        found = posterior(moments(self.vae, _batch(mel)))
-        return Posterior(found.mean * self.scale, found.std * self.scale)
+        return encode(self.vae, self.scale, mel)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -94,6 +93,13 @@ class AudioCodec:
         weight = next(self.vocoder.parameters())
         waves: Tensor = self.vocoder(_batch(mel)[:, 0].to(weight.device, weight.dtype))
         return waves[:, : log_mel.HOP * mel.shape[1]].float().cpu()
+
+
+@torch.no_grad()
+def encode(vae: Any, scale: float, mel: Tensor) -> Posterior:
+    """See `AudioCodec.encode`."""
+    found = posterior(moments(vae, _batch(mel)))
+    return Posterior(found.mean * scale, found.std * scale)
 
 
 def moments(vae: Any, mel: Tensor) -> Tensor:
@@ -131,6 +137,18 @@ def load_codec(
     # Diffusers' own `to` warns of layers that are kept in float32, of which there are none.
     vae, vocoder = (nn.Module.to(network, device, dtype) for network in (vae, vocoder))
     return AudioCodec(vae, vocoder, scale, digest)
+
+
+def load_vae(
+    source: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[Any, float]:
+    """The VAE of `load_codec` and its scale factor, for `encode` alone: the vocoder of a directory is not read."""
+    if Path(source).is_file():
+        vae, _, scale = _read_original(Path(source))
+    else:
+        vae = _read_vae(_inside(source, "vae"))
+        scale = float(vae.config.scaling_factor)
+    return nn.Module.to(vae, device, dtype), scale
 
 
 def vae_from_original(tensors: dict[str, Tensor], place: Place) -> Any:

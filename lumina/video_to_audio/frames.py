@@ -92,7 +92,8 @@ def resize(frames: Frames, height: int, width: int) -> Tensor:
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
         raise ValueError(f"frames must be uint8 [T, H, W, 3] with T >= 1, got {frames.dtype} {list(frames.shape)}")
-    x = torch.tensor(frames).permute(0, 3, 1, 2)
+    # In one order in memory, whatever the size: convolutions round as their input lies.
+    x = torch.tensor(frames).permute(0, 3, 1, 2).contiguous()
     if tuple(x.shape[2:]) == (height, width):
         return x
-    return F.interpolate(x.contiguous(), (height, width), mode="bicubic", antialias=True, align_corners=False)
+    return F.interpolate(x, (height, width), mode="bicubic", antialias=True, align_corners=False)

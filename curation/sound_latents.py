@@ -91,12 +91,12 @@ def _make(config: EncodeSoundConfig, env: Env) -> RowsFunction:
     import torch
 
     from lumina.video_to_audio.log_mel import filter_bank
-    from lumina.video_to_audio.networks.codec import encode, load_vae
+    from lumina.video_to_audio.networks.codec import encode, load_encoder
 
     # One thread: sums in a fixed order, so the latents do not depend on the machine's cores.
     torch.set_num_threads(1)
     stored, computed = config.types_on(env.device)
-    vae, scale = load_vae(env.weights["audio_codec"], env.device, getattr(torch, computed))
+    vae, scale = load_encoder(env.weights["audio_codec"], env.device, getattr(torch, computed))
     decoder = Decoder(env.limits)
 
     def load(table: pa.Table) -> tuple[list[Row], dict[str, NDArray[np.float32]]]:

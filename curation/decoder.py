@@ -41,7 +41,8 @@ IDLE_S = 60.0
 _WHOLE_FILE = 10
 """What every frame of a file is decoded for may take so many times as long."""
 # -P: the folder in which the user stands is no place to take code from.
-_COMMAND = (sys.executable, "-P", "-m", "curation.decoding_child")
+COMMAND = (sys.executable, "-P", "-m", "curation.decoding_child")
+"""Starts a child; modules that it shall import before its first request follow."""
 _PIXELS: Mapping[str, np.dtype[Any]] = {"uint8": np.dtype(np.uint8), "float32": np.dtype(np.float32)}
 """Types of pixels that a child may send."""
 _POLL_S = 0.05
@@ -60,7 +61,7 @@ class Decoder:
     def __init__(
         self,
         limits: DecodeLimits,
-        command: Sequence[str] = _COMMAND,
+        command: Sequence[str] = COMMAND,
     ) -> None:
         self.limits = limits
         self._command = tuple(command)

@@ -12,6 +12,7 @@ import json
 import os
 import select
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +39,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests = os.fdopen(0, "rb", buffering=0)
     load_backends()
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
     confine()
     _send(answers, {"ready": True})
     while select.select([requests], [], [], IDLE_S)[0] and (request := _receive(requests)) is not None:

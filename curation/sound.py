@@ -17,11 +17,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from curation.audio import MOST_WINDOW_S, SAMPLE_RATE, AudioTrack, clip_audio
+from curation.audio import MOST_WINDOW_S, SAMPLE_RATE, AudioTrack, ClipAudio, clip_audio
 from curation.decode import READ_COLUMNS
 from curation.decoder import Decoder
-from curation.operator import Env, Input, Operator, Report, RowsFunction, map_rows, quantile_report
-from curation.schema import SOUND, STATUS_COLUMNS, Reason, RowError, Status, status_not_ok
+from curation.operator import Env, Input, Operator, Report, RowsFunction, aside, map_rows, quantile_report
+from curation.schema import SOUND, STATUS_COLUMNS, Reason, RowError, Status
 from lumina.config import Config
 
 if TYPE_CHECKING:
@@ -63,6 +63,27 @@ def loudness(waveform: NDArray[np.float32], silent_dbfs: float) -> dict[str, flo
     }
 
 
+def why_unheard(
+    heard: ClipAudio, levels: Mapping[str, float], window_s: float, silent_dbfs: float, min_cover: float
+) -> RowError | None:
+    """Why a track is no sound of its clip: it fills too little of the window, or nothing is heard. None if it is.
+
+    Args:
+        heard: the track's part in the window.
+        levels: its `loudness` with `silent_dbfs`.
+        window_s: seconds of the window.
+        silent_dbfs: as of `SoundConfig`.
+        min_cover: as of `SoundConfig`.
+    """
+    if heard.cover < min_cover:
+        detail = f"it fills {heard.cover:.0%} of {window_s:.6g} s; sound.min_cover is {min_cover:.0%}"
+        return RowError(Reason.SHORT_AUDIO, detail, Status.FILTERED)
+    if levels["audio_silence"] == 1:
+        detail = f"its peak is at {levels['audio_peak_dbfs']:.0f} dBFS; silent_dbfs is {silent_dbfs:g}"
+        return RowError(Reason.SILENT, detail, Status.FILTERED)
+    return None
+
+
 def _plan(inputs: Mapping[str, Input], _config: SoundConfig, _env: Env) -> pa.Table:
     return inputs["clips"].rows(["clip_id", *READ_COLUMNS, *STATUS_COLUMNS]).sort_by("clip_id")
 
@@ -79,16 +100,13 @@ def _make(config: SoundConfig, env: Env) -> RowsFunction:
         except RowError as error:
             if error.reason != Reason.NO_AUDIO_STREAM:
                 raise
-            return {"has_audio": False, **_aside(error.reason, str(error))}
-        found = _told(heard.track) | loudness(heard.waveform, config.silent_dbfs)
+            return {"has_audio": False, **aside(SOUND_OPERATOR.name, error)}
+        levels = loudness(heard.waveform, config.silent_dbfs)
+        found = _told(heard.track) | levels
         found |= {"has_audio": True, "audio_window_s": window_s, "audio_cover": heard.cover}
-        if heard.cover < config.min_cover:
-            detail = f"it fills {heard.cover:.0%} of {window_s:.6g} s; sound.min_cover is {config.min_cover:.0%}"
-            return found | _aside(Reason.SHORT_AUDIO, detail)
-        if found["audio_silence"] == 1:
-            detail = f"its peak is at {found['audio_peak_dbfs']:.0f} dBFS; silent_dbfs is {config.silent_dbfs:g}"
-            return found | _aside(Reason.SILENT, detail)
-        return found
+        unheard = why_unheard(heard, levels, window_s, config.silent_dbfs, config.min_cover)
+        # The row keeps what was measured.
+        return found if unheard is None else found | aside(SOUND_OPERATOR.name, unheard)
 
     return lambda table: map_rows(table, SOUND, SOUND_OPERATOR.name, listen)
 
@@ -103,11 +121,6 @@ def _told(track: AudioTrack) -> dict[str, Any]:
         "audio_start_s": track.start_s,
         "audio_duration_s": track.end_s - track.start_s,
     }
-
-
-def _aside(reason: Reason, detail: str) -> dict[str, str | None]:
-    """The status of a row that keeps what was measured."""
-    return status_not_ok(SOUND_OPERATOR.name, Status.FILTERED, reason, detail)
 
 
 def _report(dataset: ds.Dataset, _config: SoundConfig, _out: Path) -> Report:

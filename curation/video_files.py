@@ -6,7 +6,7 @@ harm. What is not asked for is decoded on the way, but not converted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -27,6 +27,8 @@ from lumina.frame_times import pick_frames, span_of
 _LOOK_FRAMES = 4096
 """Frames of a clip that are decoded to prove that the container lists what is there."""
 _HDR = ("smpte2084", "arib-std-b67")
+Pick = Callable[[Sequence[float], Iterable[tuple[float, Any]], float], Iterator[tuple[float, Any]]]
+"""A rule that tells which frame is had at a time, as `pick_frames` is one."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +162,10 @@ def probe_video(path: Path, start_s: float | None = None, end_s: float | None = 
         )
 
 
-def read_video(path: Path, track: Track, times_s: Sequence[float], fit: Fit | None = None) -> Frames:
-    """The frames on the screen at the ascending `times_s`, seconds from the film's first frame; see `pick_frames`.
+def read_video(
+    path: Path, track: Track, times_s: Sequence[float], fit: Fit | None = None, pick: Pick = pick_frames
+) -> Frames:
+    """The frames that `pick` finds at the ascending `times_s`, seconds from the film's first frame.
 
     Each is fitted as soon as it is decoded. RowError if they cannot be had.
     """
@@ -173,7 +177,7 @@ def read_video(path: Path, track: Track, times_s: Sequence[float], fit: Fit | No
         size = (0, 0)
         stamps: list[float] = []
         progressive = deinterlaced(frames) if track.deinterlace else frames
-        for stamp, frame in pick_frames(times_s, progressive, track.interval_s):
+        for stamp, frame in pick(times_s, progressive, track.interval_s):
             if pixels is not None and stamps[-1] == stamp:
                 pixels[len(stamps)] = pixels[len(stamps) - 1]
                 stamps.append(stamp)

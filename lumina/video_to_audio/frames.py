@@ -6,7 +6,9 @@ All take frames [T, H, W, 3], RGB uint8.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Frames = NDArray[np.uint8]
+_Frame = TypeVar("_Frame")
 
 SYNC_SIDE = 224
 CLIP_SIDE = 384
@@ -31,14 +34,50 @@ def grid_indices(stamps_s: Sequence[float], fps: float, count: int) -> list[int]
     return [min(bisect_left(stamps_s, k / fps - _TIE_S), len(stamps_s) - 1) for k in range(count)]
 
 
+def first_frames(
+    times_s: Sequence[float], frames: Iterable[tuple[float, _Frame]], end_s: float
+) -> Iterator[tuple[float, _Frame]]:
+    """The rule of `grid_indices` for frames as they are decoded, (stamp, frame) with ascending stamps.
+
+    Takes no more of them than it needs. Frames that begin at `end_s` or later are not the clip's: another shot's.
+    """
+    waiting = deque(times_s)
+    last: tuple[float, _Frame] | None = None
+    for frame in frames:
+        if last is not None and frame[0] >= end_s:
+            break
+        last = frame
+        while waiting and frame[0] >= waiting[0] - _TIE_S:
+            waiting.popleft()
+            yield frame
+        if not waiting:
+            return
+    if last is not None:
+        yield from (last for _ in waiting)
+
+
 def sync_frames(frames: Frames, side: int = SYNC_SIDE) -> Tensor:
     """For Synchformer: short side `side` pixels, the middle square, from -1 to 1: float32 [T, 3, side, side]."""
+    return (_middle(frames, side).float() / 255 - 0.5) / 0.5
+
+
+def middle(frames: Frames, size: tuple[int, int]) -> Frames:
+    """What `sync_frames` sees, for the side `size[0]`: uint8 [T, side, side, 3], of which it makes the same floats."""
+    return _middle(frames, size[0]).permute(0, 2, 3, 1).numpy()
+
+
+def squashed(frames: Frames, size: tuple[int, int]) -> Frames:
+    """What `clip_frames` sees, for the side `size[0]`: uint8 [T, side, side, 3], of which it makes the same floats."""
+    return resize(frames, size[0], size[0]).permute(0, 2, 3, 1).numpy()
+
+
+def _middle(frames: Frames, side: int) -> Tensor:
     height, width = frames.shape[1:3]
     size = (int(side * height / width), side) if width <= height else (side, int(side * width / height))
     x = resize(frames, *size)
     # Halves of a pixel round to even.
     top, left = (round((full - side) / 2) for full in size)
-    return (x[:, :, top : top + side, left : left + side].float() / 255 - 0.5) / 0.5
+    return x[:, :, top : top + side, left : left + side]
 
 
 def clip_frames(frames: Frames, side: int = CLIP_SIDE) -> Tensor:
@@ -53,7 +92,8 @@ def resize(frames: Frames, height: int, width: int) -> Tensor:
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
         raise ValueError(f"frames must be uint8 [T, H, W, 3] with T >= 1, got {frames.dtype} {list(frames.shape)}")
-    x = torch.tensor(frames).permute(0, 3, 1, 2)
+    # In one order in memory, whatever the size: convolutions round as their input lies.
+    x = torch.tensor(frames).permute(0, 3, 1, 2).contiguous()
     if tuple(x.shape[2:]) == (height, width):
         return x
-    return F.interpolate(x.contiguous(), (height, width), mode="bicubic", antialias=True, align_corners=False)
+    return F.interpolate(x, (height, width), mode="bicubic", antialias=True, align_corners=False)

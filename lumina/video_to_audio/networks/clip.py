@@ -69,12 +69,29 @@ class ClipFeatures:
 
         Raises ValueError if the weights came without a tokenizer.
         """
+        ids, most = self._all_ids(text), self.most_tokens
+        return ids if len(ids) <= most else [*ids[: most - 1], ids[-1]]
+
+    def tokens_cut(self, text: str) -> int:
+        """How many tokens of a text `token_ids` leaves out."""
+        return max(0, len(self._all_ids(text)) - self.most_tokens)
+
+    @property
+    def most_tokens(self) -> int:
+        """Of a text, both ends included."""
+        return int(self.clip.model.config.text_config.max_position_embeddings)
+
+    def null_text(self) -> Tensor:
+        """Features float32 [most_tokens, Y] of the empty text with its padding, whose id is 0 as open_clip's is."""
+        ids = self.token_ids("")
+        return self.tokens(torch.tensor([ids + [0] * (self.most_tokens - len(ids))]))[0]
+
+    def _all_ids(self, text: str) -> list[int]:
         if self.clip.tokenizer is None:
             raise ValueError("weights of CLIP from a file have no tokenizer: give a directory with tokenizer.json")
         plain = _SPACES.sub(" ", html.unescape(html.unescape(text)).strip()).strip().lower()
         ids: list[int] = self.clip.tokenizer(plain, truncation=False, verbose=False)["input_ids"]
-        most = self.clip.model.config.text_config.max_position_embeddings
-        return ids if len(ids) <= most else [*ids[: most - 1], ids[-1]]
+        return ids
 
     def _prepare(self, frames: Frames, device: torch.device) -> Tensor:
         taken = self.clip.model.config.vision_config.image_size

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from lumina import weights_digest
+from lumina.files import read_json
 from lumina.pretrained import Place, locate
 from lumina.tensor_files import check_shapes
 from lumina.vbench.networks import weights
 from lumina.video_to_audio import log_mel
+from lumina.video_to_audio.griffin_lim import GriffinLim
 from lumina.video_to_audio.networks import audioldm_names
 
 _VAE, _VOCODER = "AudioLDM's VAE", "AudioLDM's vocoder"
@@ -42,6 +44,7 @@ class AudioCodec:
 
     vae: Any
     vocoder: Any
+    """A trained SpeechT5HifiGan, or GriffinLim."""
     scale: float
     """What latents are multiplied by, the checkpoint's scale factor."""
     digest: str
@@ -53,6 +56,8 @@ class AudioCodec:
             raise ValueError(
                 f"{_VAE} takes and gives one channel, the log-mel; this one {channels[0]} and {channels[1]}"
             )
+        if isinstance(self.vocoder, GriffinLim):
+            return
         sound = self.vocoder.config
         found = sound.model_in_dim, math.prod(sound.upsample_rates), sound.sampling_rate
         wanted = log_mel.BINS, log_mel.HOP, log_mel.SAMPLE_RATE
@@ -61,6 +66,11 @@ class AudioCodec:
                 f"{_VOCODER} makes {found[1]} samples at {found[2]} Hz of {found[0]} mel bins; "
                 f"needed are {wanted[1]} at {wanted[2]} Hz of {wanted[0]}"
             )
+
+    @property
+    def vocoder_name(self) -> str:
+        """By what the log-mels sound: `hifigan` or `griffin_lim`."""
+        return "griffin_lim" if isinstance(self.vocoder, GriffinLim) else "hifigan"
 
     @property
     def latent_channels(self) -> int:
@@ -75,8 +85,7 @@ class AudioCodec:
     @torch.no_grad()
     def encode(self, mel: Tensor) -> Posterior:
         """Scaled posterior of log-mels [B, T, 64]; frames that do not fill a latent step are left out."""
-        found = posterior(moments(self.vae, _batch(mel)))
-        return Posterior(found.mean * self.scale, found.std * self.scale)
+        return encode(self.vae, self.scale, mel)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -91,9 +100,18 @@ class AudioCodec:
     @torch.no_grad()
     def vocode(self, mel: Tensor) -> Tensor:
         """Waves float32 [B, 160 T] on the CPU, -1 to 1, of log-mels [B, T, 64]; the 32 samples beyond are cut."""
-        weight = next(self.vocoder.parameters())
-        waves: Tensor = self.vocoder(_batch(mel)[:, 0].to(weight.device, weight.dtype))
+        weight = next(self.vae.parameters())
+        # Spectra are not computed in less than float32.
+        dtype = torch.float32 if isinstance(self.vocoder, GriffinLim) else weight.dtype
+        waves: Tensor = self.vocoder(_batch(mel)[:, 0].to(weight.device, dtype))
         return waves[:, : log_mel.HOP * mel.shape[1]].float().cpu()
+
+
+@torch.no_grad()
+def encode(vae: Any, scale: float, mel: Tensor) -> Posterior:
+    """See `AudioCodec.encode`."""
+    found = posterior(moments(vae, _batch(mel)))
+    return Posterior(found.mean * scale, found.std * scale)
 
 
 def moments(vae: Any, mel: Tensor) -> Tensor:
@@ -114,6 +132,8 @@ def load_codec(
 ) -> AudioCodec:
     """Load a directory with `vae` and `vocoder`, such a repository of the hub, or AudioLDM's original checkpoint.
 
+    A `vocoder/config.json` with `"vocoder": "griffin_lim"` stands for Griffin-Lim, which has no weights.
+
     Args:
         source: e.g. "hf:cvssp/audioldm-s-full-v2", or the path of a `.ckpt` or `.safetensors` file.
         device: where it runs.
@@ -125,12 +145,25 @@ def load_codec(
     if Path(source).is_file():
         vae, vocoder, scale = _read_original(Path(source))
     else:
-        vae, vocoder = _read_vae(_inside(source, "vae")), _read_vocoder(_inside(source, "vocoder"))
+        vae, vocoder = load_vae(_inside(source, "vae")), _read_vocoder(_inside(source, "vocoder"))
         scale = float(vae.config.scaling_factor)
-    digest = weights_digest.digest({"vae": vae.state_dict(), "vocoder": vocoder.state_dict()})
+    sounding = vocoder.numbers() if isinstance(vocoder, GriffinLim) else vocoder.state_dict()
+    digest = weights_digest.digest({"vae": vae.state_dict(), "vocoder": sounding})
     # Diffusers' own `to` warns of layers that are kept in float32, of which there are none.
     vae, vocoder = (nn.Module.to(network, device, dtype) for network in (vae, vocoder))
     return AudioCodec(vae, vocoder, scale, digest)
+
+
+def load_encoder(
+    source: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[Any, float]:
+    """The VAE of `load_codec` and its scale factor, for `encode` alone: the vocoder of a directory is not read."""
+    if Path(source).is_file():
+        vae, _, scale = _read_original(Path(source))
+    else:
+        vae = load_vae(_inside(source, "vae"))
+        scale = float(vae.config.scaling_factor)
+    return nn.Module.to(vae, device, dtype), scale
 
 
 def vae_from_original(tensors: dict[str, Tensor], place: Place) -> Any:
@@ -185,7 +218,8 @@ def _inside(source: str | Path, part: str) -> str:
     return f"{name}/{part}{at}{revision}"
 
 
-def _read_vae(source: str) -> Any:
+def load_vae(source: str) -> Any:
+    """AutoencoderKL of a folder or of the hub; FileNotFoundError or ValueError as `load_codec`."""
     from diffusers import AutoencoderKL
 
     place = locate(source, _VAE, ("config.json", "*.safetensors"))
@@ -206,6 +240,10 @@ def _read_vae(source: str) -> Any:
 def _read_vocoder(source: str) -> Any:
     from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
+    folder = locate(source, _VOCODER, ("config.json",)).folder
+    settings = read_json(folder / "config.json")
+    if isinstance(settings, dict) and "vocoder" in settings:
+        return GriffinLim.from_pretrained(folder)
     place = locate(source, _VOCODER, ("config.json", "model*.safetensors"))
     with place.explained():
         config = SpeechT5HifiGanConfig.from_pretrained(place.folder)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lumina.video_to_audio.frames import clip_frames, grid_indices, resize, sync_frames
+from lumina.video_to_audio.frames import (
+    clip_frames,
+    first_frames,
+    grid_indices,
+    middle,
+    resize,
+    squashed,
+    sync_frames,
+)
 from tests.lumina.vbench.networks.reference_numbers import frames
 
 
@@ -55,3 +67,31 @@ def test_clip_sees_a_squashed_square() -> None:
 def test_what_are_no_frames_is_named() -> None:
     with pytest.raises(ValueError, match=r"frames must be uint8 \[T, H, W, 3\]"):
         sync_frames(np.zeros((0, 8, 8, 3), np.uint8))
+
+
+@given(st.lists(st.integers(0, 100), min_size=1).map(sorted), st.sampled_from([8, 25]), st.integers(1, 60))
+def test_frames_as_they_come_are_those_of_all_stamps(at: list[int], fps: int, count: int) -> None:
+    stamps = [index / 50 for index in at]
+    times = [index / fps for index in range(count)]
+    found = [frame for _, frame in first_frames(times, zip(stamps, range(len(stamps)), strict=True), math.inf)]
+    assert found == grid_indices(stamps, fps, count)
+
+
+def test_a_clip_has_no_frame_of_the_next_shot() -> None:
+    frames_ = [(0.0, "a"), (0.1, "b"), (0.2, "next")]
+    assert [frame for _, frame in first_frames([0.0, 0.1, 0.15], frames_, 0.2)] == ["a", "b", "b"]
+    assert [frame for _, frame in first_frames([0.15], frames_, math.inf)] == ["next"]
+    # What is needed is taken, and no more.
+    source = iter(frames_)
+    assert [frame for _, frame in first_frames([0.0], source, math.inf)] == ["a"]
+    assert next(source)[1] == "b"
+
+
+@pytest.mark.parametrize(("height", "width"), [(90, 160), (160, 90), (48, 48), (300, 236)])
+def test_frames_that_were_made_small_one_by_one_give_the_same(height: int, width: int) -> None:
+    clip = frames(3, height, width)
+    small = np.concatenate([middle(one[None], (48, 48)) for one in clip])
+    assert small.shape == (3, 48, 48, 3)
+    assert torch.equal(sync_frames(small, 48), sync_frames(clip, 48))
+    small = np.concatenate([squashed(one[None], (96, 96)) for one in clip])
+    assert torch.equal(clip_frames(small, 96), clip_frames(clip, 96))

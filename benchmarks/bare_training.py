@@ -38,6 +38,7 @@ from lumina.training.data.latents import LatentDataset
 from lumina.training.loop_config import LoopSettings
 from lumina.training.stage import TaskConfig, TrainStageConfig
 from lumina.training.trainer import Trainer
+from lumina.training.video_workload import VideoWorkload
 from lumina.training.weights.start import trained_model
 
 CLIPS, WIDTH = 64, 128
@@ -182,7 +183,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as name:
         data = write(Path(name))
-        trainer = InTurns(config, data, LoopSettings(work=Path(name) / "work", validation_clips=0))
+        trainer = InTurns(VideoWorkload(config, data), LoopSettings(work=Path(name) / "work", validation_clips=0))
         bare = Bare(config, copy.deepcopy(trained_model(config, None, "none")), data)
         check(trainer, bare)
         trainer.prepare(bare, args.length)

@@ -16,7 +16,7 @@ from lumina.models.config import RELEASED_MODELS
 from lumina.randomness import generator
 from lumina.sizes import crop_sizes, num_cells
 from lumina.training.data.batches import BatchPlan, Entry
-from lumina.training.data.latents import TaskData
+from lumina.training.data.clips import TaskData
 from lumina.training.stage import TaskConfig
 
 

@@ -27,6 +27,7 @@ from lumina.training.data.latents import LatentDataset
 from lumina.training.loop_config import LoopSettings
 from lumina.training.stage import TrainStageConfig
 from lumina.training.trainer import Trainer
+from lumina.training.video_workload import VideoWorkload
 from pipelines.engine.store.store import Store
 
 
@@ -72,7 +73,7 @@ def main() -> None:
     store, stage = Store(args.store), config(args)
     data = LatentDataset([newest(store, "encode_latents@videos")], newest(store, "encode_text"))
     began = time.monotonic()
-    trainer = Trainer(stage, data, LoopSettings(work=args.out, checkpoint_every=200))
+    trainer = Trainer(VideoWorkload(stage, data), LoopSettings(work=args.out, checkpoint_every=200))
     trainer.run()
     rows = read_jsonl(args.out / "metrics.jsonl")
     settings = stage.model_dump(mode="json")

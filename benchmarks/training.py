@@ -49,6 +49,7 @@ from lumina.training.loop_config import LoopSettings
 from lumina.training.objective import MicroBatch
 from lumina.training.stage import TrainStageConfig
 from lumina.training.trainer import Trainer
+from lumina.training.video_workload import VideoWorkload
 from pipelines.engine.store.store import Store
 from pipelines.errors import StoreError
 
@@ -290,7 +291,9 @@ class Others:
 def compare(demo: Demo, folder: Path, warm_up: int, length: int, pairs: int) -> None:
     """Print pace, where the time goes, what was waited for, and padding."""
     trainer = InTurns(
-        demo.config, demo.dataset, LoopSettings(work=folder, checkpoint_every=10**9, validation_clips=0), demo.init
+        VideoWorkload(demo.config, demo.dataset),
+        LoopSettings(work=folder, checkpoint_every=10**9, validation_clips=0),
+        demo.init,
     )
     loops = plain_trainers(demo, folder)
     plain = loops["plain"]

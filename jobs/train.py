@@ -13,7 +13,7 @@ import os
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -24,10 +24,11 @@ from jobs import capacity
 from jobs.context import Job, JobContext, JobResult
 from jobs.ray_faults import first_sentence
 from jobs.train_plots import draw, summary
+from lumina.config import Config
 from lumina.evaluation.selection import Selection
 from lumina.files import read_jsonl
 from lumina.training.loop_config import METRICS_FILE, LoopConfig, LoopSettings
-from lumina.training.stage import TrainStageConfig
+from lumina.training.stage import StageConfig, TrainStageConfig
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +49,30 @@ def run(ctx: JobContext) -> JobResult:
         TrainingStoppedError: a loss was not finite; the message names step, task and clips.
         ray.train.TrainingFailedError: workers failed more than `max_failures` times with no new checkpoint.
     """
+    from lumina import checkpoints
+
     spec = _spec(ctx)
     config, clips = _check(ctx.config, spec, ctx.runtime.train_workers)
     spec["config"] = _json(config)
+    return launch(ctx, config, spec, clips, checkpoints.load_weights)
+
+
+def launch(
+    ctx: JobContext,
+    config: StageConfig,
+    spec: Mapping[str, Any],
+    clips: Counter[str],
+    load_weights: Callable[[Path], Mapping[str, Any]],
+) -> JobResult:
+    """Train in workers, whatever is trained; raises as `run`.
+
+    Args:
+        ctx: the stage's.
+        config: the stage as it trains.
+        spec: what a worker needs (`common_spec`); its `open` is called with it there, and returns the workload.
+        clips: trained on, per source.
+        load_weights: reads a directory of weights, for the digest.
+    """
     ctx.work.mkdir(parents=True, exist_ok=True)
     for path in ctx.work.glob("stopped-*.txt"):
         path.unlink()
@@ -64,16 +86,16 @@ def run(ctx: JobContext) -> JobResult:
         follower.result()
     _raise_if_stopped(ctx.work)
 
-    from lumina import checkpoints
+    from lumina.weights_digest import digest
 
     shutil.copyfile(ctx.work / METRICS_FILE, ctx.out / METRICS_FILE)
     rows = read_jsonl(ctx.out / METRICS_FILE)
     settings = config.model_dump(mode="json")
     plots = draw(ctx.stage, rows, settings, ctx.out)
-    weights = {name: checkpoints.load_weights(ctx.out / folder) for name, folder in _FOLDERS.items()}
+    weights = {name: load_weights(ctx.out / folder) for name, folder in _FOLDERS.items()}
     return JobResult(
         kind="checkpoint",
-        digest=checkpoints.digest(weights),
+        digest=digest(weights),
         metrics={
             "train/clips": clips.total(),
             **{f"train/clips/{source}": count for source, count in sorted(clips.items())},
@@ -95,12 +117,19 @@ def _spec(ctx: JobContext) -> dict[str, Any]:
     sources = None
     if "selection" in ctx.inputs:
         sources = list(Selection.load(ctx.inputs["selection"].path).sources)
-    return {
+    return common_spec(ctx, _open) | {
         "config": _json(ctx.config),
         "latents": latents,
         "text": str(ctx.inputs["text"].path),
         "sources": sources,
         "unrestricted": ctx.config.unrestricted_media,
+    }
+
+
+def common_spec(ctx: JobContext, open_workload: Callable[[Mapping[str, Any]], Any]) -> dict[str, Any]:
+    """What every kind of worker needs, as plain values."""
+    return {
+        "open": open_workload,
         "init": str(ctx.inputs["init"].path / "transformer") if "init" in ctx.inputs else ctx.weights.get("init"),
         "out": str(ctx.out),
         "attention": ctx.runtime.attention,
@@ -124,22 +153,32 @@ def _check(config: TrainStageConfig, spec: Mapping[str, Any], workers: int) -> t
 
     Also returns the stage as it trains on the selected sources, if some are.
     """
+    from lumina import checkpoints
+
     dataset = _dataset(spec)
     if spec["sources"] is not None:
         images = bool(spec["unrestricted"]) or "image" in dataset.counts("media")
         config = config.of_selection(spec["sources"], images)
     for task in config.tasks:
         dataset.of_task(task, config).plan.micro_batches(0, 0, workers)
-    if spec["init"] is not None:
-        from lumina import checkpoints
-
-        found = checkpoints.load_config(Path(spec["init"]))
-        if found != config.model:
-            raise ValueError(
-                f"init {spec['init']} holds {found}, but the stage's model is {config.model}: use one model"
-            )
+    check_init(spec, config.model, checkpoints.load_config)
     sources: Counter[str] = dataset.counts("source")
     return config, sources
+
+
+def check_init(spec: Mapping[str, Any], model: Config, load_config: Callable[[Path], Config]) -> None:
+    """Raise ValueError if the stage starts from weights of another network than `model`."""
+    if spec["init"] is None:
+        return
+    found = load_config(Path(spec["init"]))
+    if found != model:
+        raise ValueError(f"init {spec['init']} holds {found}, but the stage's model is {model}: use one model")
+
+
+def _open(spec: Mapping[str, Any]) -> Any:
+    from lumina.training.video_workload import VideoWorkload
+
+    return VideoWorkload(TrainStageConfig.model_validate_json(spec["config"]), _dataset(spec))
 
 
 def _dataset(spec: Mapping[str, Any]) -> Any:
@@ -222,12 +261,13 @@ def _worker(spec: dict[str, Any]) -> None:
 
     torch.set_num_threads(spec["threads"])
     settings = LoopSettings(**spec["settings"], device=_device() if spec["use_gpu"] else "cpu")
-    config = TrainStageConfig.model_validate_json(spec["config"])
     init = Path(spec["init"]) if spec["init"] else None
     try:
+        workload = spec["open"](spec)
+        config = workload.config
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         use_kernel(spec["attention"], config.model, settings.device, dtype, training=True)
-        trainer = Trainer(config, _dataset(spec), settings, init)
+        trainer = Trainer(workload, settings, init)
         trainer.run()
         trainer.export(Path(spec["out"]))
     except (TrainingStoppedError, AttentionKernelError) as error:

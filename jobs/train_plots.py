@@ -47,6 +47,9 @@ class _Task:
 
 
 def _tasks(config: Mapping[str, Any]) -> list[_Task]:
+    if "media_drop" in config:
+        # A video-to-audio model has one task, at one scale.
+        return [_Task("sound", 0, image=False, numbers=1)]
     scales = sorted(
         (tuple(one) for one in config.get("model", {}).get("patch_sizes", ())),
         key=lambda patch: (math.prod(patch), patch),

@@ -12,12 +12,14 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from huggingface_hub import save_torch_state_dict
 from pydantic import ValidationError
 from torch import Tensor
 
+from lumina.config import Config
 from lumina.files import read_json
 from lumina.models.config import NextDiTConfig
 from lumina.models.next_dit import MultiScaleNextDiT
@@ -29,6 +31,10 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 DIGEST_FILE = "digest.json"
 MAX_SHARD_BYTES = 5_000_000_000
+_KINDS = {"text-to-video": "cap_feat_dim", "video-to-audio": "sync_dim"}
+"""Kinds of networks, and a field that the config of no other has."""
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 def save_model(model: MultiScaleNextDiT, directory: Path) -> None:
@@ -44,7 +50,18 @@ def save_weights(
     All of it appears at once, or nothing. Raises ValueError if the weights are not those of the config,
     FileExistsError if the directory exists.
     """
-    check_weights(config, weights, str(directory))
+    return write_weights(config, tensors_of(config), weights, directory, max_shard_bytes)
+
+
+def write_weights(
+    config: Config,
+    wanted: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+    directory: Path,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> str:
+    """As `save_weights`, of any network: `wanted` are the tensors that it has by its config."""
+    check_tensors(wanted, weights, str(directory))
     value = digest({"weights": weights})
     with write_whole(directory) as part:
         tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}
@@ -77,12 +94,23 @@ def write_whole(directory: Path) -> Iterator[Path]:
 def load_config(directory: Path) -> NextDiTConfig:
     """Read the config of a saved model. Raises FileNotFoundError if the directory holds none, ValueError if it is of
     something else."""
+    return read_config(directory, NextDiTConfig, "text-to-video")
+
+
+def read_config(directory: Path, kind: type[AnyConfig], name: str) -> AnyConfig:
+    """As `load_config`, of a network of any kind, a key of `_KINDS`."""
     path = directory / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{directory} holds no {CONFIG_FILE}: it is not a saved transformer")
+    text = path.read_text(encoding="utf-8")
     try:
-        return NextDiTConfig.model_validate_json(path.read_text(encoding="utf-8"))
+        return kind.model_validate_json(text)
     except ValidationError as error:
+        other = next((found for found, field in _KINDS.items() if found != name and f'"{field}"' in text), None)
+        if other:
+            raise ValueError(
+                f"{directory} holds a {other} transformer, but a {name} one is needed here: give another checkpoint"
+            ) from error
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise ValueError(f"{path} is no config of a transformer of ours: {where}: {first['msg']}") from error
@@ -93,7 +121,11 @@ def load_weights(directory: Path) -> dict[str, Tensor]:
 
     Raises FileNotFoundError if a file is missing, ValueError if it is damaged or the tensors are not the config's.
     """
-    config = load_config(directory)
+    return read_weights(directory, tensors_of(load_config(directory)))
+
+
+def read_weights(directory: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As `load_weights`, of any network: `wanted` are the tensors that it has by its config."""
     weights: dict[str, Tensor] = {}
     for path in _weight_files(directory):
         try:
@@ -102,7 +134,7 @@ def load_weights(directory: Path) -> dict[str, Tensor]:
             raise FileNotFoundError(
                 f"{directory} lacks {path.name}, which its index names: restore the file"
             ) from error
-    return fitting(tensors_of(config), weights, str(directory))
+    return fitting(wanted, weights, str(directory))
 
 
 def _weight_files(directory: Path) -> list[Path]:

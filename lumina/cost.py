@@ -20,7 +20,7 @@ from lumina.flow_matching.sampler import time_grid
 from lumina.flow_matching.schedules import SamplerConfig, value_at
 from lumina.models import rope
 from lumina.models.blocks import SINUSOID_WIDTH
-from lumina.models.config import NextDiTConfig, PatchSize, Recompute
+from lumina.models.config import NextDiTConfig, PatchSize, Recompute, StackShape
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.training.stage import LoraConfig
 
@@ -60,7 +60,7 @@ def parameters(config: NextDiTConfig) -> int:
         return sum(parameter.numel() for parameter in MultiScaleNextDiT(config).parameters())
 
 
-def token_cost(config: NextDiTConfig, patch: PatchSize) -> tuple[int, int]:
+def token_cost(config: StackShape, patch: PatchSize) -> tuple[int, int]:
     """Return (a, b): one evaluation of N tokens of one clip takes a N + b N^2 operations, its text left out."""
     d, k = config.dim, config.kv_heads * config.head_dim
     block = 2 * d * d + 2 * d * k + 3 * d * config.ffn_dim

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from lumina.models import attention
-from lumina.models.config import AttentionKernel, NextDiTConfig
+from lumina.models.config import AttentionKernel, BlockShape
 
 _PROBE_TOKENS = 64
 
@@ -24,7 +24,7 @@ class AttentionKernelError(ValueError):
 
 def use_kernel(
     kernel: AttentionKernel,
-    config: NextDiTConfig,
+    config: BlockShape,
     device: torch.device | str,
     dtype: torch.dtype,
     training: bool = False,
@@ -83,7 +83,7 @@ def _allow(*, flash: bool, cudnn: bool, others: bool) -> None:
     torch.backends.cuda.enable_math_sdp(others)
 
 
-def _probe(config: NextDiTConfig, device: torch.device, dtype: torch.dtype, training: bool) -> None:
+def _probe(config: BlockShape, device: torch.device, dtype: torch.dtype, training: bool) -> None:
     """Attend once with the network's heads; RuntimeError where no allowed kernel can."""
     q, k, v = (
         torch.zeros(1, heads, _PROBE_TOKENS, config.head_dim, device=device, dtype=dtype, requires_grad=training)

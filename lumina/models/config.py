@@ -95,6 +95,14 @@ class BlockShape(TokenShape, Protocol):
         """Whether queries and keys are normalised."""
 
 
+class StackShape(BlockShape, Protocol):
+    """What tells the shape of a network's blocks."""
+
+    @property
+    def n_layers(self) -> int:
+        """Blocks."""
+
+
 def swiglu_width(dim: int, multiple_of: int, multiplier: float | None = None) -> int:
     """Hidden width of a SwiGLU layer: 8/3 of `dim`, times `multiplier`, rounded up to a multiple."""
     width = int(2 * (4 * dim) / 3)

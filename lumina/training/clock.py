@@ -5,16 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from typing import Any
 
 import torch
 
-from lumina.cost import LatentSize, training_cost
-from lumina.models.config import NextDiTConfig
 from lumina.training.metrics import over_workers
-from lumina.training.objective import MicroBatch
-
-_training_cost = lru_cache(maxsize=1 << 14)(training_cost)
+from lumina.training.workload import Batch
 
 
 class StepClock:
@@ -22,7 +18,7 @@ class StepClock:
 
     def __init__(
         self,
-        model: NextDiTConfig,
+        flops: Callable[[Any], int],
         device: torch.device,
         peak: float | None = None,
         now: Callable[[], float] = time.perf_counter,
@@ -30,13 +26,13 @@ class StepClock:
         """Start.
 
         Args:
-            model: the network, whose operations are counted.
+            flops: operations of training on a micro-batch.
             device: where workers exchange their sums.
             peak: floating-point operations a second that one worker's device can do at the precision of the training;
                 None where it is not known.
             now: seconds of a clock that never goes back.
         """
-        self.model = model
+        self.flops = flops
         self.device = device
         self.peak = peak
         self._now = now
@@ -68,11 +64,11 @@ class StepClock:
         finally:
             self._started += self._now() - begun
 
-    def add(self, batch: MicroBatch) -> None:
+    def add(self, batch: Batch) -> None:
         """Count one micro-batch that this worker trained on."""
         self._sums[0] += batch.tokens
         self._sums[1] += len(batch.clip_ids)
-        self._sums[2] += micro_batch_flops(self.model, batch)
+        self._sums[2] += self.flops(batch)
 
     def add_step(self) -> None:
         """Count one optimizer step."""
@@ -107,16 +103,3 @@ class StepClock:
             result["flop_utilisation"] = result["flops_per_second"] / self.peak
         self.restart()
         return result
-
-
-def micro_batch_flops(model: NextDiTConfig, batch: MicroBatch) -> int:
-    """Return the operations of training on a micro-batch, by arithmetic: see `lumina.cost`."""
-    return sum(
-        _training_cost(model, _size(tuple(x.shape)), batch.patch, len(text))
-        for x, text in zip(batch.x_1, batch.text, strict=True)
-    )
-
-
-def _size(shape: tuple[int, ...]) -> LatentSize:
-    _, frames, rows, columns = shape
-    return frames, rows, columns

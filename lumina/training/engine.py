@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lumina.training.stage import TrainStageConfig
+from lumina.training.stage import StageConfig
 from lumina.training.zero import ENGINE, ZERO, Clip, leave_uncounted, overlap
 
 STATE = ("weights", "exp_avg", "exp_avg_sq")
@@ -58,7 +58,7 @@ class Layout:
 class Engine:
     """One worker of a group that trains one network. All workers make the same calls in the same order."""
 
-    def __init__(self, config: TrainStageConfig, model: nn.Module, fused: bool = False) -> None:
+    def __init__(self, config: StageConfig, model: nn.Module, fused: bool = False) -> None:
         """Take over `model`, whose float32 parameters that require gradients are trained.
 
         `fused` runs AdamW in one kernel. torch.distributed must be initialised.
@@ -167,7 +167,7 @@ def _piece(tensors: Sequence[Tensor], start: int, length: int) -> Tensor:
     return piece
 
 
-def _deepspeed(config: TrainStageConfig, model: nn.Module, trained: list[nn.Parameter], fused: bool) -> Any:
+def _deepspeed(config: StageConfig, model: nn.Module, trained: list[nn.Parameter], fused: bool) -> Any:
     """Wrap the model in a DeepSpeed engine; no compiler is needed."""
     # Read when deepspeed is imported: which device of the node is this worker's.
     os.environ.setdefault("LOCAL_RANK", "0")

@@ -16,6 +16,7 @@ from lumina.models.config import PatchSize
 from lumina.randomness import generator
 from lumina.training.data.latents import Clip, LatentDataset
 from lumina.training.stage import TaskConfig, TrainStageConfig
+from lumina.training.times import draw_time
 
 DROPPED = -1.0
 """Motion score that the model reads as "not given"."""
@@ -81,7 +82,7 @@ class Objective:
             x_0.append(torch.from_numpy(noise))
             text.append(self.dataset.text(clip.text_id_dropped if dropped else clip.text_id))
             motion.append(self._motion(clip, float(drops[1])))
-            u.append(self._time(address))
+            u.append(draw_time(self._generator("t", address), self.config.t_distribution))
         return MicroBatch(
             clip_ids=tuple(clip.clip_id for _, clip in items),
             patch=task.patch,
@@ -125,9 +126,3 @@ class Objective:
         if clip.media == "image":
             return 0.0 if draw < self.config.image_still else DROPPED
         return DROPPED if clip.motion_score is None or draw < self.config.motion_drop else clip.motion_score
-
-    def _time(self, address: tuple[int | str, ...]) -> float:
-        rng = self._generator("t", address)
-        if self.config.t_distribution == "uniform":
-            return float(rng.random(dtype=np.float32))
-        return float(1 / (1 + math.exp(-rng.standard_normal())))

@@ -83,18 +83,14 @@ class LoraConfig(Config):
         return value
 
 
-class TrainStageConfig(Config):
-    """One stage of progressive training. Defaults are the released values (training script of the 256 px example)."""
+class StageConfig(Config):
+    """What every training stage has, whatever it trains: optimizer, average, randomness and arithmetic.
+
+    Defaults are the released values (training script of the 256 px example).
+    """
 
     steps: int = Field(ge=1)
     """Optimizer steps."""
-    tasks: tuple[TaskConfig, ...] = Field(min_length=1)
-    """The tasks of every step, in this order; their losses are summed."""
-    model: NextDiTConfig
-    """The network; a stage that starts from a checkpoint must describe the same one."""
-    initialisation: Literal["released", "conditioned"] = "released"
-    """Initial weights of a stage that starts from none: as released, where the caption's way begins with zeros, or for
-    small networks and short runs with the caption heard from the first step."""
     lr: float = Field(default=2e-4, gt=0)
     """Peak learning rate."""
     warmup_steps: int = Field(default=0, ge=0)
@@ -119,22 +115,11 @@ class TrainStageConfig(Config):
     """Cap the decay of update n at (1 + n) / (10 + n), so that a short stage is not an average of its start."""
     vd_weight: float = Field(default=1.0, ge=0)
     """Weight of the velocity-direction loss, 1 - cos(prediction, target); 0 turns it off."""
-    prompt_drop: float = Field(default=0.2, ge=0, le=1)
-    """Probability that a caption is dropped, which leaves the system prompt alone."""
-    motion_drop: float = Field(default=0.3, ge=0, le=1)
-    """Probability that a video's motion score is withheld."""
-    image_still: float = Field(default=0.4, ge=0, le=1)
-    """Probability that an image is given motion score 0; else it has none."""
     t_distribution: Literal["uniform", "lognormal"] = "uniform"
     """Distribution of u before the time shift; lognormal is the sigmoid of a normal number."""
     cluster_batches: int = Field(default=100, ge=1)
     """Batches within which clips are grouped by bucket and length, so that a batch holds clips of like cost; the
     batches themselves come in random order. 1 groups nothing. Released: 100."""
-    image_sources: Literal["all", "selected"] = "all"
-    """Where a stage that trains on the videos of selected sources takes images from: all sources, for those of the best
-    videos may have none; or the selected ones, and its image tasks are left out where these have none."""
-    lora: LoraConfig | None = None
-    """Train low-rank adapters; None trains all weights."""
     compile: bool = False
     """Compile every block of the network (torch.compile): faster on GPUs, other last bits; needs a C++ compiler."""
     seed: int = Field(default=20, ge=0)
@@ -144,7 +129,6 @@ class TrainStageConfig(Config):
     zero_stage: int = 1
     """DeepSpeed ZeRO stage: 1 shards the optimizer's state, 2 the gradients as well, for which workers exchange them in
     every pass. With bf16, stage 1 adds up the gradients of a step's passes in bfloat16, stage 2 in float32."""
-
     communication_data_type: Literal["fp32", "bf16"] = "fp32"
     """Type in which workers add up their gradients; released: fp32. bf16 halves what they exchange, and rounds at every
     addition."""
@@ -169,6 +153,45 @@ class TrainStageConfig(Config):
         return value
 
     @model_validator(mode="after")
+    def _check_warmup(self) -> Self:
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} must be at most steps {self.steps}")
+        return self
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of optimizer step `step`, counted from 0."""
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        if self.lr_decay == "constant":
+            return self.lr
+        progress = (step - self.warmup_steps) / max(1, self.steps - 1 - self.warmup_steps)
+        left = 1 - progress if self.lr_decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
+        return self.lr * (self.final_lr_fraction + (1 - self.final_lr_fraction) * left)
+
+
+class TrainStageConfig(StageConfig):
+    """One stage of the progressive training of a text-to-video model."""
+
+    tasks: tuple[TaskConfig, ...] = Field(min_length=1)
+    """The tasks of every step, in this order; their losses are summed."""
+    model: NextDiTConfig
+    """The network; a stage that starts from a checkpoint must describe the same one."""
+    initialisation: Literal["released", "conditioned"] = "released"
+    """Initial weights of a stage that starts from none: as released, where the caption's way begins with zeros, or for
+    small networks and short runs with the caption heard from the first step."""
+    prompt_drop: float = Field(default=0.2, ge=0, le=1)
+    """Probability that a caption is dropped, which leaves the system prompt alone."""
+    motion_drop: float = Field(default=0.3, ge=0, le=1)
+    """Probability that a video's motion score is withheld."""
+    image_still: float = Field(default=0.4, ge=0, le=1)
+    """Probability that an image is given motion score 0; else it has none."""
+    image_sources: Literal["all", "selected"] = "all"
+    """Where a stage that trains on the videos of selected sources takes images from: all sources, for those of the best
+    videos may have none; or the selected ones, and its image tasks are left out where these have none."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters; None trains all weights."""
+
+    @model_validator(mode="after")
     def _check(self) -> Self:
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
@@ -180,8 +203,6 @@ class TrainStageConfig(Config):
                 raise ValueError(f"task {task.name}: {error}") from error
         if max(task.ratio for task in self.tasks) < 1:
             raise ValueError("no task has ratio 1: there would be steps without any; raise the largest to 1")
-        if self.warmup_steps > self.steps:
-            raise ValueError(f"warmup_steps {self.warmup_steps} must be at most steps {self.steps}")
         return self
 
     @property
@@ -210,13 +231,3 @@ class TrainStageConfig(Config):
             else:
                 tasks.append(task)
         return type(self).model_validate(self.model_dump() | {"tasks": [task.model_dump() for task in tasks]})
-
-    def learning_rate(self, step: int) -> float:
-        """Return the learning rate of optimizer step `step`, counted from 0."""
-        if step < self.warmup_steps:
-            return self.lr * (step + 1) / self.warmup_steps
-        if self.lr_decay == "constant":
-            return self.lr
-        progress = (step - self.warmup_steps) / max(1, self.steps - 1 - self.warmup_steps)
-        left = 1 - progress if self.lr_decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
-        return self.lr * (self.final_lr_fraction + (1 - self.final_lr_fraction) * left)

@@ -21,7 +21,6 @@ from lumina.training import resume
 from lumina.training.checkpoint_interval import CheckpointInterval
 from lumina.training.clock import StepClock
 from lumina.training.data.batches import Slot
-from lumina.training.data.latents import LatentDataset
 from lumina.training.data.prefetch import prefetched
 from lumina.training.determinism import give_the_same_bits
 from lumina.training.done import Done, TrainingStoppedError
@@ -29,11 +28,9 @@ from lumina.training.ema import Ema
 from lumina.training.engine import STATE, Engine
 from lumina.training.loop_config import METRICS_FILE, LoopSettings
 from lumina.training.metrics import LossMeter, MetricsFile, bins_due
-from lumina.training.objective import MicroBatch, Objective
-from lumina.training.stage import TrainStageConfig
+from lumina.training.stage import StageConfig
 from lumina.training.validation import Validation
-from lumina.training.weights.publish import publish
-from lumina.training.weights.start import trained_model
+from lumina.training.workload import Batch, Workload
 
 logger = logging.getLogger(__name__)
 
@@ -55,32 +52,31 @@ class _Pass:
 class Trainer:
     """One worker of one training stage."""
 
-    def __init__(
-        self, config: TrainStageConfig, dataset: LatentDataset, settings: LoopSettings, init: Path | None = None
-    ) -> None:
+    def __init__(self, workload: Workload, settings: LoopSettings, init: Path | None = None) -> None:
         """Set up the engine and continue from the newest whole checkpoint in `settings.work`, if there is one.
 
-        `init` is the directory of a saved transformer that the stage starts from; None draws weights by the stage's
-        seed. The checkpoint may be of another number of workers.
-        Raises ValueError if the data or `init` do not fit the config.
+        `workload` is what is trained. `init` is the directory of a saved transformer that the stage starts from; None
+        draws weights by the stage's seed. The checkpoint may be of another number of workers.
+        Raises ValueError if `init` does not fit the config.
         """
         _ensure_process_group()
         if settings.deterministic:
             give_the_same_bits()
-        self.config = config
+        self.workload = workload
+        self.config = config = workload.config
         self.settings = settings
         self.init = init
         self.device = torch.device(settings.device)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        self.objective = Objective(config, dataset)
-        self.tasks = [dataset.of_task(task, config) for task in config.tasks]
-        model = trained_model(config, init, settings.activation_checkpointing)
+        self.objective = workload.objective
+        self.tasks = workload.tasks
+        model = workload.model(init, settings.activation_checkpointing)
         self.engine = Engine(config, model, fused=self.device.type == "cuda")
         self.ema = Ema([self.engine.weights], config.ema_decay, config.ema_warmup)
-        self.meter = LossMeter([task.name for task in config.tasks], self.device)
-        self.validation = Validation(config, dataset, settings.validation_clips, self.rank, self.world)
-        self.clock = StepClock(config.model, self.device, _peak(config, settings, self.device))
+        self.meter = LossMeter([data.task.name for data in self.tasks], self.device)
+        self.validation = Validation(workload, settings.validation_clips, self.rank, self.world)
+        self.clock = StepClock(workload.flops, self.device, _peak(config, settings, self.device))
         self.writer = resume.Writer()
         self.publisher = resume.Writer()
         self.host_copy = resume.HostCopy()
@@ -129,7 +125,7 @@ class Trainer:
             last = [found for found in resume.complete(self._checkpoints) if found.step == self.config.steps]
             if not last:
                 raise ValueError(f"{self._checkpoints} has no checkpoint of step {self.config.steps}: train to the end")
-            publish(self.config, last[0], self.init, out)
+            self.workload.publish(last[0], self.init, out)
             self._publish_milestones()
             for path in sorted(self._milestones.glob("step-*")):
                 there = out / "milestones" / path.name
@@ -153,12 +149,12 @@ class Trainer:
             for number, (task, slots) in enumerate(of_step):
                 yield _Pass(step, task, slots, last=number == len(of_step) - 1)
 
-    def _micro_batch(self, one: _Pass) -> tuple[_Pass, MicroBatch]:
+    def _micro_batch(self, one: _Pass) -> tuple[_Pass, Batch]:
         data = self.tasks[one.task]
-        batch = self.objective.micro_batch(one.step, data.task, data.items(one.slots))
+        batch: Batch = self.objective.micro_batch(one.step, data.task, data.items(one.slots))
         return one, batch.pinned() if self.device.type == "cuda" else batch
 
-    def _optimizer_step(self, step: int, batches: Iterator[tuple[_Pass, MicroBatch]]) -> None:
+    def _optimizer_step(self, step: int, batches: Iterator[tuple[_Pass, Batch]]) -> None:
         engine = self.engine
         engine.set_learning_rate(self.config.learning_rate(step))
         seen: list[tuple[str, tuple[str, ...], Tensor]] = []
@@ -223,7 +219,7 @@ class Trainer:
             path = self._milestones / found.path.name
             if every and found.step % every == 0 and found.step < self.config.steps and not path.exists():
                 with write_whole(path) as part:
-                    publish(self.config, found, self.init, part)
+                    self.workload.publish(found, self.init, part)
 
     def _checkpoint_due(self) -> bool:
         """Whether the workers save now. It depends on clocks, and no number of the training depends on it."""
@@ -335,7 +331,7 @@ def refuse(work: Path, message: str) -> None:
         file.write(message + "\n")
 
 
-def _peak(config: TrainStageConfig, settings: LoopSettings, device: torch.device) -> float | None:
+def _peak(config: StageConfig, settings: LoopSettings, device: torch.device) -> float | None:
     """Operations a second that the worker's device can do, where that is known."""
     if settings.peak_tflops is not None:
         return settings.peak_tflops * 1e12

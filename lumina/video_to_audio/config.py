@@ -58,6 +58,8 @@ class VideoToAudioConfig(Config):
     """Width of the visual features."""
     text_dim: int = Field(default=1024, ge=1)
     """Width of the text features."""
+    text_tokens: int = Field(default=77, ge=1)
+    """Tokens of the text that stands for none, as many as the text encoder takes."""
     sync_dim: int = Field(default=768, ge=1)
     """Width of the synchronisation features."""
     sync_grid: Literal["uniform", "time"] = "uniform"

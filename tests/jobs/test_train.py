@@ -30,6 +30,7 @@ from lumina.training.engine import Layout
 from lumina.training.loop_config import LoopSettings
 from lumina.training.stage import TrainStageConfig
 from lumina.training.trainer import Trainer, TrainingStoppedError
+from lumina.training.video_workload import VideoWorkload
 from tests.lumina.training import toy
 
 
@@ -126,7 +127,7 @@ def test_two_workers_one_of_them_killed_and_their_controller_train_as_one_does(t
     assert "SPREAD" in {group["strategy"] for group in placement_group_table().values()}
 
     data = LatentDataset([ctx.inputs["latents"].path], ctx.inputs["text"].path, ["synthetic"])
-    alone = Trainer(config, data, LoopSettings(work=tmp_path / "alone", log_every=2))
+    alone = Trainer(VideoWorkload(config, data), LoopSettings(work=tmp_path / "alone", log_every=2))
     alone.run()
     for (_, told), row in zip(recorder.rows, read_jsonl(tmp_path / "alone" / "metrics.jsonl"), strict=True):
         assert told["loss"] == pytest.approx(row["loss"], rel=1e-5)

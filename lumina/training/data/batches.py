@@ -9,13 +9,47 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import overload
+from typing import Protocol, overload
 
 import numpy as np
 
 from lumina.randomness import generator
 from lumina.training.data.balance import Samples, Shares, imbalance, share_out
-from lumina.training.stage import TaskConfig
+
+
+class Task(Protocol):
+    """What the plan must know about a task."""
+
+    @property
+    def name(self) -> str:
+        """Part of the address of its order."""
+
+    @property
+    def media(self) -> str:
+        """What it trains on, for messages."""
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per optimizer step, over all workers."""
+
+    @property
+    def micro_batch_size(self) -> int | None:
+        """Samples per forward pass of one worker; None takes all."""
+
+    @property
+    def micro_batch_tokens(self) -> int | None:
+        """Tokens per forward pass of one worker at most; None sets no bound."""
+
+    @property
+    def ratio(self) -> float:
+        """Share of the optimizer steps that it takes part in."""
+
+    @property
+    def source_weights(self) -> Mapping[str, float] | None:
+        """How often a clip of a source appears in an epoch, by source; 1 where it is not named."""
+
+    def takes_part(self, step: int) -> bool:
+        """Whether optimizer step `step`, counted from 0, trains on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +142,7 @@ class BatchPlan:
     in which two epochs meet is left mixed.
     """
 
-    def __init__(self, task: TaskConfig, entries: Entries | Iterable[Entry], seed: int, cluster_batches: int) -> None:
+    def __init__(self, task: Task, entries: Entries | Iterable[Entry], seed: int, cluster_batches: int) -> None:
         """Plan over `entries`, which may come one by one in any order; ValueError if none is left to train on."""
         self.task = task
         self.seed = seed

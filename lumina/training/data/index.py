@@ -1,4 +1,4 @@
-"""Index of encoded clips and texts: Arrow columns in one memory-mapped file, so that no worker opens all Parquet files.
+"""Index of what was encoded: Arrow columns in one memory-mapped file, so that no worker opens all Parquet files.
 
 The stage that encodes writes it, last of all and once: it has the files at hand, and their index is wanted by every
 worker of every training stage, again after every restart. All workers of a machine share its pages.
@@ -78,6 +78,43 @@ TEXTS = Layout(
     ("text_id", "status", "text_feature_shape", "text_feature_dtype", "text_feature_bytes"),
 )
 """Texts whose status is ok, in order of their keys."""
+SOUNDS = Layout(
+    pa.schema(
+        {
+            "clip_id": pa.large_string(),
+            "source": _NAME,
+            "bucket": _NAME,
+            "split": _NAME,
+            "sets": _NAME,
+            "clip_key": pa.uint64(),
+            "text_key": pa.uint64(),
+        }
+        | _PLACE
+    ),
+    (
+        "clip_id",
+        "status",
+        "split",
+        "source",
+        "bucket",
+        "text_id",
+        "sets",
+        "audio_latent_shape",
+        "audio_latent_dtype",
+        "audio_latent_bytes",
+    ),
+)
+"""Sounds of clips whose status is ok and whose split is one of `SPLITS`, in order of (clip_id, bucket)."""
+FEATURES = Layout(
+    pa.schema({"clip_key": pa.uint64(), "clip_id": pa.large_string()} | _PLACE),
+    ("clip_id", "status", "feature_shape", "feature_dtype", "feature_bytes"),
+)
+"""Features of clips whose status is ok, in order of the clips' keys."""
+CAPTIONS = Layout(
+    pa.schema({"text_key": pa.uint64(), "text_id": pa.large_string()} | _PLACE),
+    ("text_id", "status", "feature_shape", "feature_dtype", "feature_bytes"),
+)
+"""Captions whose status is ok, in order of their keys."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +129,7 @@ class Place:
 
 
 def text_key(text_id: str) -> int:
-    """64 bits that stand for a text in both indexes: the BLAKE2b digest of its id."""
+    """64 bits that stand for a text, or for a clip, in all indexes: the BLAKE2b digest of its id."""
     return int.from_bytes(hashlib.blake2b(text_id.encode(), digest_size=8).digest(), "little")
 
 
@@ -200,8 +237,10 @@ def _scan(directory: Path, layout: Layout) -> pa.RecordBatch:
     table = pa.concat_tables(tables).unify_dictionaries()
     del tables
     schema = layout.schema.with_metadata({"left_out": json.dumps(left_out)})
-    columns = {name: _one_array(table[name]) for name in ("clip_id", "bucket", "text_key") if name in schema.names}
-    order = pa.array(_by_clip([columns]) if layout is CLIPS else _by_key(columns["text_key"], table))
+    key = schema.names[0]
+    wanted = ("clip_id", "bucket") if _has_splits(layout) else (key,)
+    columns = {name: _one_array(table[name]) for name in wanted}
+    order = pa.array(_by_clip([columns]) if _has_splits(layout) else _by_key(columns[key], table, schema.names[1]))
     arrays = []
     for name in schema.names:
         # One column after the other: of ten million rows, both orders take gigabytes.
@@ -229,19 +268,23 @@ def _of_file(directory: Path, path: Path, layout: Layout) -> tuple[pa.Table, Cou
     firsts = np.cumsum([0, *sizes])[groups]
     table = table.append_column("offset", pa.array((np.arange(len(table)) - firsts).astype(np.int32)))
     reasons = table["status"]
-    if layout is CLIPS:
+    if _has_splits(layout):
         reasons = pc.if_else(pc.equal(reasons, "ok"), table["split"], reasons)
-    well = pc.is_in(reasons, pa.array(SPLITS if layout is CLIPS else ("ok",)))
+    well = pc.is_in(reasons, pa.array(SPLITS if _has_splits(layout) else ("ok",)))
     counts = Counter(reasons.filter(pc.invert(well)).to_pylist())
     table = table.filter(well)
     shapes, dtypes = (table[name].to_pylist() for name in columns[-2:])
     found = {
-        "text_key": pa.array([text_key(text) for text in table["text_id"].to_pylist()], pa.uint64()),
         "tensor": pa.array(
             [" ".join(map(str, (dtype, *(shape or ())))) for dtype, shape in zip(dtypes, shapes, strict=True)]
         ),
         "file": pa.array([path.relative_to(directory).as_posix()] * len(table)),
     }
+    for name in ("text", "clip"):
+        if f"{name}_key" in layout.schema.names:
+            found[f"{name}_key"] = pa.array(map(text_key, table[f"{name}_id"].to_pylist()), pa.uint64())
+    if "sets" in columns:
+        found["sets"] = pc.fill_null(table["sets"].combine_chunks(), "")
     arrays = [found[name] if name in found else table[name].combine_chunks() for name in layout.schema.names]
     return pa.table(
         [array.cast(field.type) for array, field in zip(arrays, layout.schema, strict=True)], schema=layout.schema
@@ -260,13 +303,20 @@ def _one_array(column: pa.ChunkedArray) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array(ranks[array.indices.to_numpy()]), names.take(order))
 
 
-def _by_key(keys: pa.UInt64Array, table: pa.Table) -> np.ndarray:
+def _has_splits(layout: Layout) -> bool:
+    """Whether rows are in order of clip and bucket; of others, the first two columns are a key and what it is of."""
+    return "split" in layout.schema.names
+
+
+def _by_key(keys: pa.UInt64Array, table: pa.Table, ids: str) -> np.ndarray:
     values = keys.to_numpy()
     order = np.argsort(values, kind="stable")
     [twice] = np.nonzero(values[order[1:]] == values[order[:-1]])
     if len(twice):
-        one, two = (table["text_id"][int(row)].as_py() for row in order[twice[0] : twice[0] + 2])
-        raise ValueError(f"text {one} comes twice" + (f", or has the key of {two}" if two != one else ""))
+        one, two = (table[ids][int(row)].as_py() for row in order[twice[0] : twice[0] + 2])
+        raise ValueError(
+            f"{ids.removesuffix('_id')} {one} comes twice" + (f", or has the key of {two}" if two != one else "")
+        )
     return order
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from lumina.training.data.batches import BatchPlan, Entries, Kind, Slot, by_source
+from lumina.training.data.batches import BatchPlan, Entries, Kind, by_source
 from lumina.training.data.blobs import CACHE_BYTES, REMEMBERED, BlobReader
+from lumina.training.data.clips import Clips, TaskData
 from lumina.training.data.index import CLIPS, TEXTS, Index, tensor_shape, text_key
 from lumina.training.stage import TaskConfig, TrainStageConfig
 
@@ -40,43 +41,6 @@ class Clip:
     """None where it is unknown."""
     row: int
     """Where the reader finds it."""
-
-
-class Clips(Sequence[Clip]):
-    """Clips of an index, in order of (clip_id, bucket), each made when it is asked for."""
-
-    def __init__(self, make: Callable[[int], Clip], rows: np.ndarray) -> None:
-        """The clips of these row numbers, which `make` makes."""
-        self._make = make
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @overload
-    def __getitem__(self, at: int) -> Clip: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> Clips: ...
-
-    def __getitem__(self, at: int | slice) -> Clip | Clips:
-        if isinstance(at, slice):
-            return Clips(self._make, self.rows[at])
-        return self._make(int(self.rows[at]))
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """One task with the clips it trains on."""
-
-    task: TaskConfig
-    clips: Sequence[Clip]
-    """In the order of the plan."""
-    plan: BatchPlan
-
-    def items(self, slots: Sequence[Slot]) -> list[tuple[int, Clip]]:
-        """Return (place in the global batch, clip) of each slot."""
-        return [(slot.position, self.clips[slot.index]) for slot in slots]
 
 
 class LatentDataset:
@@ -111,7 +75,7 @@ class LatentDataset:
         self.heldout = self._clips_with(rows, "split", "heldout")
         self._left_out["heldout"] += len(self.heldout)
 
-    def of_task(self, task: TaskConfig, config: TrainStageConfig) -> TaskData:
+    def of_task(self, task: TaskConfig, config: TrainStageConfig) -> TaskData[Clip]:
         """Return the clips and batches of `task`, one of those of the stage `config`.
 
         Raises ValueError if there are none, or naming a clip that the task's patch size cannot cut.
@@ -154,7 +118,7 @@ class LatentDataset:
         self._left_out["of sources that were not selected"] = int((~chosen).sum())
         return rows[chosen]
 
-    def _clips_with(self, rows: np.ndarray, column: str, value: str) -> Clips:
+    def _clips_with(self, rows: np.ndarray, column: str, value: str) -> Clips[Clip]:
         codes, names = self._index.codes(column)
         code = names.index(value) if value in names else -1
         return Clips(self._clip, rows[codes[rows] == code])
@@ -215,7 +179,7 @@ class LatentDataset:
             row=row,
         )
 
-    def _entries(self, clips: Clips, task: TaskConfig, config: TrainStageConfig) -> Entries:
+    def _entries(self, clips: Clips[Clip], task: TaskConfig, config: TrainStageConfig) -> Entries:
         from lumina.cost import token_cost
 
         per_token, per_pair = token_cost(config.model, task.patch)

@@ -24,8 +24,6 @@ from lumina.models.patches import patchify, unpatchify
 from lumina.video_to_audio.config import VideoToAudioConfig
 from lumina.video_to_audio.lengths import SEGMENT, SEGMENT_TOKENS, STRIDE
 
-NULL_TOKENS = 77
-"""Of the text that stands for none."""
 _SLOTS = STRIDE // 2
 """Of the time grid from one segment to the next: a token sees two frames."""
 
@@ -93,7 +91,7 @@ class VideoToAudioDiT(BlockStack):
         )
         self.null_vis = nn.Parameter(torch.empty(1, config.visual_dim))
         self.null_sync = nn.Parameter(torch.empty(1, config.sync_dim))
-        self.null_text = nn.Parameter(torch.empty(NULL_TOKENS, config.text_dim))
+        self.null_text = nn.Parameter(torch.empty(config.text_tokens, config.text_dim))
         self.layers = nn.ModuleList([Block(config) for _ in range(config.n_layers)])
         self.final_layer = FinalLayer(config, self.patch)
         # Of the training set's latents; the model sees them with mean 0 and deviation 1.
@@ -140,15 +138,21 @@ class VideoToAudioDiT(BlockStack):
         Raises ValueError for features of another width, or synchronisation tokens that fill no segment.
         """
         config = self.config
+        # Made first, their gradients come last: workers add up gradients in the order in which they come, which must
+        # not depend on what their clips lack.
+        null_vis, null_text, null_sync = self.null_vis.clone(), self.null_text.clone(), self.null_sync.clone()
         seen, said, packed, lengths = [], [], [], []
         for row, one in enumerate(media):
-            visual = self._features(row, "visual", one.visual, config.visual_dim, self.null_vis)
-            text = self._features(row, "text", one.text, config.text_dim, self.null_text)
+            visual = self._features(row, "visual", one.visual, config.visual_dim, null_vis)
+            text = self._features(row, "text", one.text, config.text_dim, null_text)
             seen.append(self.vis_embedder(visual))
             said.append(self.text_embedder(text))
             packed += [seen[-1], said[-1]]
             lengths.append(len(visual) + len(text))
         pooled = torch.stack([a.float().mean(0) + b.float().mean(0) for a, b in zip(seen, said, strict=True)])
+        if torch.is_grad_enabled():
+            # For the same reason they have one where nothing is lacking.
+            pooled = pooled + 0 * sum(null.float().sum() for null in (null_vis, null_text, null_sync))
         normalised = normalise(torch.cat(packed).float(), config.norm_eps).to(self.dtype)
         # The branch has no positions: what is seen is told from what is said by its embedder alone.
         pairs = [
@@ -157,7 +161,7 @@ class VideoToAudioDiT(BlockStack):
         ]
         return MediaCondition(
             pooled=self.cond_mlp(pooled.to(self.dtype)),
-            sync=tuple(self._embed_sync(row, one.sync) for row, one in enumerate(media)),
+            sync=tuple(self._embed_sync(row, one.sync, null_sync) for row, one in enumerate(media)),
             keys=tuple(keys for keys, _ in pairs),
             values=tuple(values for _, values in pairs),
             segments=segments(tuple(lengths), normalised.device),
@@ -223,9 +227,9 @@ class VideoToAudioDiT(BlockStack):
             raise ValueError(f"{name} features {row} must have shape [n, {width}], n >= 1, got {list(features.shape)}")
         return features.to(self.device, self.dtype)
 
-    def _embed_sync(self, row: int, features: Tensor | None) -> Tensor:
+    def _embed_sync(self, row: int, features: Tensor | None, null: Tensor) -> Tensor:
         """[tokens, A] of one item."""
-        tokens = self._features(row, "sync", features, self.config.sync_dim, self.null_sync.expand(SEGMENT_TOKENS, -1))
+        tokens = self._features(row, "sync", features, self.config.sync_dim, null.expand(SEGMENT_TOKENS, -1))
         if len(tokens) % SEGMENT_TOKENS:
             raise ValueError(
                 f"sync features {row} must be {SEGMENT_TOKENS} for each segment of {SEGMENT} frames, got {len(tokens)}"

@@ -18,6 +18,7 @@ from lumina.training.data.latents import LatentDataset
 from lumina.training.loop_config import LoopSettings
 from lumina.training.stage import TrainStageConfig
 from lumina.training.trainer import Trainer
+from lumina.training.video_workload import VideoWorkload
 
 
 def run_group(world: int, target: Callable[..., None], *args: Any, store: Path) -> None:
@@ -74,7 +75,7 @@ def train(
     init: Path | None = None,
 ) -> None:
     """Train to the end, or on from a checkpoint, in each process."""
-    trainer = Trainer(config, LatentDataset([latents], text), settings, init)
+    trainer = Trainer(VideoWorkload(config, LatentDataset([latents], text)), settings, init)
     trainer.run()
     if out is not None:
         trainer.export(out)

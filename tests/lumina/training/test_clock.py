@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
 from lumina.cost import training_cost
-from lumina.training.clock import StepClock, micro_batch_flops
+from lumina.training.clock import StepClock
 from lumina.training.objective import MicroBatch
+from lumina.training.video_workload import micro_batch_flops
 from tests.lumina.training import toy
 
 CPU = torch.device("cpu")
@@ -43,7 +46,7 @@ def test_flops_are_those_of_every_sample_with_its_text() -> None:
 
 def test_the_pace_leaves_out_pauses_and_starts_anew() -> None:
     time = Time()
-    clock = StepClock(toy.MODEL, CPU, peak=1e9, now=time)
+    clock = StepClock(partial(micro_batch_flops, toy.MODEL), CPU, peak=1e9, now=time)
     batch = _batch((4, 8, 8), (4, 8, 8))
     for _ in range(4):
         with clock.waiting():
@@ -71,7 +74,7 @@ def test_the_pace_leaves_out_pauses_and_starts_anew() -> None:
 
 
 def test_without_a_known_peak_there_is_no_utilisation() -> None:
-    clock = StepClock(toy.MODEL, CPU)
+    clock = StepClock(partial(micro_batch_flops, toy.MODEL), CPU)
     clock.add(_batch((4, 8, 8)))
     clock.add_step()
     report = clock.report()

@@ -24,6 +24,7 @@ from lumina.training.determinism import CUBLAS
 from lumina.training.loop_config import LoopSettings
 from lumina.training.metrics import mean_bins
 from lumina.training.trainer import Trainer, TrainingStoppedError
+from lumina.training.video_workload import VideoWorkload
 from lumina.training.weights.start import initial_model
 from tests.lumina.training import toy
 from tests.lumina.training.reference import TELLING, plain_adamw, write_start
@@ -59,7 +60,7 @@ def test_a_killed_run_ends_with_the_same_bits(
     data: LatentDataset, tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = toy.stage(steps=10, **changes)
-    undisturbed = Trainer(config, data, _settings(tmp_path / "a"))
+    undisturbed = Trainer(VideoWorkload(config, data), _settings(tmp_path / "a"))
     undisturbed.run()
     expected = _digest(undisturbed, tmp_path / "out_a")
 
@@ -73,16 +74,16 @@ def test_a_killed_run_ends_with_the_same_bits(
 
         monkeypatch.setattr(Trainer, "_optimizer_step", die)
         with pytest.raises(Killed):
-            Trainer(config, data, _settings(tmp_path / "b")).run()
+            Trainer(VideoWorkload(config, data), _settings(tmp_path / "b")).run()
     monkeypatch.undo()
-    resumed = Trainer(config, data, _settings(tmp_path / "b"))
+    resumed = Trainer(VideoWorkload(config, data), _settings(tmp_path / "b"))
     assert resumed.step == 8
     resumed.run()
     assert _digest(resumed, tmp_path / "out_b") == expected
     assert _losses(tmp_path / "b") == _losses(tmp_path / "a")
     assert [row["step"] for row in _losses(tmp_path / "b")] == [3, 6, 9, 10]
     # A run that was killed after its last step has nothing left to do but to export.
-    done = Trainer(config, data, _settings(tmp_path / "b"))
+    done = Trainer(VideoWorkload(config, data), _settings(tmp_path / "b"))
     assert done.step == 10
     done.run()
     assert _digest(done, tmp_path / "out_c") == expected
@@ -93,7 +94,7 @@ def test_a_run_is_algorithm_1(data: LatentDataset, tmp_path: Path, zero_stage: i
     config, init = TELLING.model_copy(update={"zero_stage": zero_stage}), write_start(tmp_path / "init")
     expected = plain_adamw(config, data, init)
     assert min(expected.norms) < config.grad_clip < max(expected.norms)
-    trainer = Trainer(config, data, _settings(tmp_path, log_every=1), init)
+    trainer = Trainer(VideoWorkload(config, data), _settings(tmp_path, log_every=1), init)
     trainer.run()
     trainer.export(tmp_path / "out")
     for folder, wanted in (("transformer", expected.weights), ("transformer_ema", expected.average)):
@@ -109,7 +110,7 @@ def test_a_run_is_algorithm_1(data: LatentDataset, tmp_path: Path, zero_stage: i
 
 
 def test_losses_fall_on_a_problem_that_the_text_solves(data: LatentDataset, tmp_path: Path) -> None:
-    Trainer(toy.stage(steps=60), data, _settings(tmp_path, checkpoint_every=1000)).run()
+    Trainer(VideoWorkload(toy.stage(steps=60), data), _settings(tmp_path, checkpoint_every=1000)).run()
     rows = read_jsonl(tmp_path / "metrics.jsonl")
     for task in ("image", "fine", "coarse"):
         assert rows[-1][f"loss/{task}"] < 0.7 * rows[0][f"loss/{task}"]
@@ -119,24 +120,28 @@ def test_losses_fall_on_a_problem_that_the_text_solves(data: LatentDataset, tmp_
 
 def test_a_loss_that_is_not_finite_stops_with_step_task_and_clip(tmp_path: Path) -> None:
     latents, text = toy.write(tmp_path / "toy", videos=2, images=2, bad_clip="clip001")
-    trainer = Trainer(toy.stage(), LatentDataset([latents], text), _settings(tmp_path / "work"))
+    trainer = Trainer(VideoWorkload(toy.stage(), LatentDataset([latents], text)), _settings(tmp_path / "work"))
     with pytest.raises(TrainingStoppedError, match=r"step 0, task fine: the loss of clip clip001"):
         trainer.run()
 
 
 def test_a_stage_starts_from_another_and_refuses_other_networks(data: LatentDataset, tmp_path: Path) -> None:
-    first = Trainer(toy.stage(steps=2), data, _settings(tmp_path / "first"))
+    first = Trainer(VideoWorkload(toy.stage(steps=2), data), _settings(tmp_path / "first"))
     first.run()
     first.export(tmp_path / "checkpoint")
     second = Trainer(
-        toy.stage(steps=1), data, _settings(tmp_path / "second"), init=tmp_path / "checkpoint" / "transformer"
+        VideoWorkload(toy.stage(steps=1), data),
+        _settings(tmp_path / "second"),
+        init=tmp_path / "checkpoint" / "transformer",
     )
     weights = checkpoints.load_weights(tmp_path / "checkpoint" / "transformer")
     assert checkpoints.digest({"": second.engine.module.state_dict()}) == checkpoints.digest({"": weights})
     wider = toy.MODEL.model_copy(update={"n_layers": 2})
     with pytest.raises(ValueError, match="need the same model"):
         Trainer(
-            toy.stage(model=wider), data, _settings(tmp_path / "third"), init=tmp_path / "checkpoint" / "transformer"
+            VideoWorkload(toy.stage(model=wider), data),
+            _settings(tmp_path / "third"),
+            init=tmp_path / "checkpoint" / "transformer",
         )
 
 
@@ -167,12 +172,12 @@ def _pickle(file: Path) -> None:
 def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_it_used(
     data: LatentDataset, tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
-    Trainer(toy.stage(steps=6), data, _settings(tmp_path, checkpoint_every=2)).run()
+    Trainer(VideoWorkload(toy.stage(steps=6), data), _settings(tmp_path, checkpoint_every=2)).run()
     engine = tmp_path / "engine"
     assert sorted(path.name for path in engine.iterdir()) == ["step-00000004", "step-00000006"]
     file = engine / "step-00000006" / "worker-00000-of-00001.safetensors"
     damage(file)
-    assert Trainer(toy.stage(steps=6), data, _settings(tmp_path)).step == 4
+    assert Trainer(VideoWorkload(toy.stage(steps=6), data), _settings(tmp_path)).step == 4
     [line] = (tmp_path / "refused.txt").read_text().splitlines()
     assert re.search(rf"{file} {message}.*: using the checkpoint before it", line)
 
@@ -203,7 +208,7 @@ def test_recomputing_preparing_ahead_and_asking_for_the_same_bits_change_none(
         )
     ):
         assert not torch.are_deterministic_algorithms_enabled()
-        trainer = Trainer(toy.stage(), data, _settings(tmp_path / str(number), **changes))
+        trainer = Trainer(VideoWorkload(toy.stage(), data), _settings(tmp_path / str(number), **changes))
         trainer.run()
         digests.add(_digest(trainer, tmp_path / f"out{number}"))
     assert len(digests) == 1
@@ -224,7 +229,7 @@ def test_when_checkpoints_are_written_changes_no_bit(data: LatentDataset, tmp_pa
         )
     ):
         work = tmp_path / str(number)
-        trainer = Trainer(toy.stage(), data, _settings(work, keep_checkpoints=9, **changes))
+        trainer = Trainer(VideoWorkload(toy.stage(), data), _settings(work, keep_checkpoints=9, **changes))
         trainer.run()
         digests.add(_digest(trainer, tmp_path / f"out{number}"))
         written.append([checkpoint.step for checkpoint in resume.complete(work / "engine")])
@@ -252,13 +257,13 @@ def test_host_memory_holds_the_state_once(data: LatentDataset, tmp_path: Path, m
 
     monkeypatch.setattr(resume.HostCopy, "take", copying)
     monkeypatch.setattr(resume, "write_share", writing)
-    Trainer(toy.stage(steps=5), data, _settings(tmp_path, checkpoint_every=1)).run()
+    Trainer(VideoWorkload(toy.stage(steps=5), data), _settings(tmp_path, checkpoint_every=1)).run()
     assert events == ["copy", "written"] * 5
     assert len(places) == 1
 
 
 def test_held_out_clips_are_looked_at_between_and_at_the_end(data: LatentDataset, tmp_path: Path) -> None:
-    Trainer(toy.stage(steps=8), data, _settings(tmp_path, validate_every=5)).run()
+    Trainer(VideoWorkload(toy.stage(steps=8), data), _settings(tmp_path, validate_every=5)).run()
     rows = {row["step"]: row for row in read_jsonl(tmp_path / "metrics.jsonl")}
     assert list(rows) == [3, 5, 6, 8]
     for step in (5, 8):
@@ -268,7 +273,9 @@ def test_held_out_clips_are_looked_at_between_and_at_the_end(data: LatentDataset
 
 
 def test_milestones_stay_and_are_published(data: LatentDataset, tmp_path: Path) -> None:
-    trainer = Trainer(toy.stage(steps=10), data, _settings(tmp_path, checkpoint_every=2, milestone_every=3))
+    trainer = Trainer(
+        VideoWorkload(toy.stage(steps=10), data), _settings(tmp_path, checkpoint_every=2, milestone_every=3)
+    )
     with pytest.raises(ValueError, match="engine has no checkpoint of step 10: train to the end"):
         trainer.export(tmp_path / "out")
     trainer.run()
@@ -282,7 +289,7 @@ def test_milestones_stay_and_are_published(data: LatentDataset, tmp_path: Path) 
         found = {path.name: path.stat().st_mtime_ns for path in (tmp_path / attempt / "milestones").iterdir()}
         assert sorted(found) == kept[:-1]
         assert not list((tmp_path / "milestones").iterdir())
-    short = Trainer(toy.stage(steps=6), data, _settings(tmp_path / "short"))
+    short = Trainer(VideoWorkload(toy.stage(steps=6), data), _settings(tmp_path / "short"))
     short.run()
     short.export(tmp_path / "short" / "out")
     pair = (tmp_path / "out" / "milestones" / "step-00000006", tmp_path / "short" / "out")
@@ -293,12 +300,12 @@ def test_milestones_stay_and_are_published(data: LatentDataset, tmp_path: Path) 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_adapters_alone_are_trained_resumed_and_merged(data: LatentDataset, tmp_path: Path, precision: str) -> None:
-    first = Trainer(toy.stage(steps=2), data, _settings(tmp_path / "first"))
+    first = Trainer(VideoWorkload(toy.stage(steps=2), data), _settings(tmp_path / "first"))
     first.run()
     first.export(tmp_path / "start")
     init = tmp_path / "start" / "transformer"
     config = toy.stage(steps=8, lora={"rank": 2, "targets": ["wq", "w2"]}, precision=precision)
-    whole = Trainer(config, data, _settings(tmp_path / "whole", keep_checkpoints=9), init)
+    whole = Trainer(VideoWorkload(config, data), _settings(tmp_path / "whole", keep_checkpoints=9), init)
     assert sum(map(math.prod, whole.engine.layout.shapes)) < 1000
     whole.run()
     expected = _digest(whole, tmp_path / "out")
@@ -320,7 +327,7 @@ def test_adapters_alone_are_trained_resumed_and_merged(data: LatentDataset, tmp_
         load_adapted(tmp_path / "out" / folder, adapter, 0.0, "cpu", None)
     for record in (tmp_path / "whole" / "engine" / "step-00000008").glob("*.json"):
         record.unlink()
-    resumed = Trainer(config, data, _settings(tmp_path / "whole"), init)
+    resumed = Trainer(VideoWorkload(config, data), _settings(tmp_path / "whole"), init)
     assert resumed.step == 4
     resumed.run()
     assert _digest(resumed, tmp_path / "again") == expected
@@ -328,14 +335,14 @@ def test_adapters_alone_are_trained_resumed_and_merged(data: LatentDataset, tmp_
 
 def test_bfloat16_training_starts_from_the_float32_weights(data: LatentDataset, tmp_path: Path) -> None:
     config = toy.stage(precision="bf16")
-    trainer = Trainer(config, data, _settings(tmp_path))
+    trainer = Trainer(VideoWorkload(config, data), _settings(tmp_path))
     wanted = torch.cat([value.flatten() for value in initial_model(config, None).parameters()])
     assert torch.equal(trainer.engine.weights[: len(wanted)], wanted)
     assert trainer.engine.module.dtype == torch.bfloat16
 
 
 def test_other_tensors_in_a_checkpoint_are_refused(data: LatentDataset, tmp_path: Path) -> None:
-    Trainer(toy.stage(steps=2), data, _settings(tmp_path)).run()
+    Trainer(VideoWorkload(toy.stage(steps=2), data), _settings(tmp_path)).run()
     wider = toy.MODEL.model_copy(update={"n_layers": 2})
     with pytest.raises(TrainingStoppedError, match=r"step-00000002 holds other tensors than this stage trains: remove"):
-        Trainer(toy.stage(steps=2, model=wider), data, _settings(tmp_path))
+        Trainer(VideoWorkload(toy.stage(steps=2, model=wider), data), _settings(tmp_path))

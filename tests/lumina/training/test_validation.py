@@ -15,6 +15,7 @@ from lumina.training.data.latents import Clip, LatentDataset
 from lumina.training.objective import DROPPED, Objective
 from lumina.training.stage import TrainStageConfig
 from lumina.training.validation import QUANTILES, Validation
+from lumina.training.video_workload import VideoWorkload
 from lumina.training.weights.start import initial_model
 from tests.lumina.training import toy
 from tests.lumina.training.group import run_group
@@ -46,7 +47,7 @@ def model() -> MultiScaleNextDiT:
 
 
 def _run(data: LatentDataset, model: MultiScaleNextDiT, config: TrainStageConfig, clips: int = 16) -> dict[str, float]:
-    return Validation(config, data, clips, 0, 1).run(model, torch.float32, CPU)
+    return Validation(VideoWorkload(config, data), clips, 0, 1).run(model, torch.float32, CPU)
 
 
 def test_losses_are_grouped_by_task_source_and_time(data: LatentDataset, model: MultiScaleNextDiT) -> None:
@@ -64,7 +65,7 @@ def test_losses_are_grouped_by_task_source_and_time(data: LatentDataset, model: 
 
 
 def test_every_look_is_the_same_and_leaves_no_trace(data: LatentDataset, model: MultiScaleNextDiT) -> None:
-    validation = Validation(toy.stage(), data, 16, 0, 1)
+    validation = Validation(VideoWorkload(toy.stage(), data), 16, 0, 1)
     torch.manual_seed(1)
     state = torch.get_rng_state()
     model.train()
@@ -79,11 +80,11 @@ def test_every_look_is_the_same_and_leaves_no_trace(data: LatentDataset, model: 
 
 def test_a_loss_is_that_of_the_clip_alone(data: LatentDataset, model: MultiScaleNextDiT) -> None:
     config = toy.stage(tasks=(toy.FINE.model_copy(update={"latent_frames": 2, "micro_batch_size": None}),))
-    validation = Validation(config, data, 16, 0, 1)
+    validation = Validation(VideoWorkload(config, data), 16, 0, 1)
     seen: list[float] = []
     for _, samples in validation._mine:
         for sample in samples:
-            batch = validation._micro_batch([sample])
+            batch = validation._workload.held_out_batch([sample])
             assert batch.x_1[0].shape[1] == 2
             assert torch.equal(batch.x_1[0], data.latent(sample.clip)[:, :2])
             assert torch.equal(batch.text[0], data.text(sample.clip.text_id))
@@ -97,8 +98,8 @@ def test_a_loss_is_that_of_the_clip_alone(data: LatentDataset, model: MultiScale
 
 def test_what_training_never_gives_is_not_given(data: LatentDataset) -> None:
     config = toy.stage(prompt_drop=1, motion_drop=1, image_still=0, t_distribution="lognormal")
-    for _, samples in Validation(config, data, 16, 0, 1)._mine:
-        batch = Validation(config, data, 16, 0, 1)._micro_batch(samples)
+    for _, samples in Validation(VideoWorkload(config, data), 16, 0, 1)._mine:
+        batch = VideoWorkload(config, data).held_out_batch(samples)
         assert set(batch.motion.tolist()) == {DROPPED}
         assert not any(text.any() for text in batch.text)
         middle = [t for t, sample in zip(batch.t.tolist(), samples, strict=True) if sample.quantile == 0.5]
@@ -109,7 +110,7 @@ def test_clips_are_chosen_per_source_and_media_whatever_their_order(
     data: LatentDataset, model: MultiScaleNextDiT, tmp_path: Path
 ) -> None:
     def chosen(found: LatentDataset) -> list[str]:
-        samples = Validation(toy.stage(), found, 1, 0, 1)._samples
+        samples = Validation(VideoWorkload(toy.stage(), found), 1, 0, 1)._samples
         clips: dict[str, Clip] = {sample.clip.clip_id: sample.clip for sample in samples}
         assert Counter((clip.source, clip.media) for clip in clips.values()) == {
             (source, media): 1 for source in ("web", "synthetic") for media in ("image", "video")
@@ -132,21 +133,23 @@ def test_no_held_out_clips_give_nothing(model: MultiScaleNextDiT, data: LatentDa
 def test_a_clip_that_a_task_cannot_cut_is_named_before_training(data: LatentDataset) -> None:
     task = toy.FINE.model_copy(update={"latent_frames": 8})
     with pytest.raises(ValueError, match=r"task fine: held-out clip clip00\d of bucket .* needs 8 frames"):
-        Validation(toy.stage(tasks=(task,)), data, 16, 0, 1)
+        Validation(VideoWorkload(toy.stage(tasks=(task,)), data), 16, 0, 1)
 
 
 def test_a_pass_has_no_more_than_one_of_the_training(data: LatentDataset) -> None:
     tokens = toy.COARSE.model_copy(update={"micro_batch_tokens": 20})
-    validation = Validation(toy.stage(tasks=(toy.FINE, tokens)), data, 16, 0, 1)
+    validation = Validation(VideoWorkload(toy.stage(tasks=(toy.FINE, tokens)), data), 16, 0, 1)
     for _, samples in validation._mine:
-        batch = validation._micro_batch(samples)
+        batch = validation._workload.held_out_batch(samples)
         assert len({x.shape for x in batch.x_1}) == 1
         assert len(samples) == 1 if samples[0].task.name == "fine" else batch.tokens <= 20
 
 
 def _validate(root: Path) -> None:
     rank, config = dist.get_rank(), toy.stage(initialisation="conditioned")
-    validation = Validation(config, LatentDataset([root / "latents"], root / "text"), 16, rank, dist.get_world_size())
+    validation = Validation(
+        VideoWorkload(config, LatentDataset([root / "latents"], root / "text")), 16, rank, dist.get_world_size()
+    )
     torch.save(validation.run(initial_model(config, None), torch.float32, CPU), root / f"{rank}.pt")
 
 

@@ -22,6 +22,7 @@ from lumina.training.done import Done, TrainingStoppedError
 from lumina.training.engine import Engine
 from lumina.training.loop_config import LoopSettings
 from lumina.training.trainer import Trainer
+from lumina.training.video_workload import VideoWorkload
 from tests.lumina.training import toy
 
 HOST = ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__", "__contains__")
@@ -90,8 +91,7 @@ def test_the_loop_waits_once_a_step_and_for_the_step_before(
 ) -> None:
     latents, text = toy.write(tmp_path / "toy")
     trainer = Trainer(
-        toy.stage(steps=9, **changes),
-        LatentDataset([latents], text),
+        VideoWorkload(toy.stage(steps=9, **changes), LatentDataset([latents], text)),
         LoopSettings(work=tmp_path / "work", log_every=100),
     )
     events.clear()
@@ -118,7 +118,7 @@ def test_a_step_is_looked_at_before_anything_of_it_is_kept(tmp_path: Path, monke
         work = tmp_path / str(number)
         steps.clear()
         with pytest.raises(TrainingStoppedError, match=r"step 0, task fine: the loss of clip clip001 is not finite"):
-            Trainer(toy.stage(), data, LoopSettings(work=work, **changes)).run()  # type: ignore[arg-type]
+            Trainer(VideoWorkload(toy.stage(), data), LoopSettings(work=work, **changes)).run()  # type: ignore[arg-type]
         assert steps[-1] == last
         assert not list((work / "engine").iterdir())
         assert not read_jsonl(work / "metrics.jsonl")

@@ -16,6 +16,7 @@ from lumina.training.loop_config import LoopSettings
 from lumina.training.objective import MicroBatch, Objective
 from lumina.training.stage import TaskConfig, TrainStageConfig
 from lumina.training.trainer import Trainer
+from lumina.training.video_workload import VideoWorkload
 from tests.lumina.training import toy
 from tests.lumina.training.group import run_group, train
 
@@ -37,7 +38,7 @@ def _watch(config: TrainStageConfig, latents: Path, text: Path, work: Path) -> N
     Objective.micro_batch = watching  # type: ignore[method-assign]
     # As many checkpoints as their writing allows: each worker measures its own.
     often = {"checkpoint_every_s": 0.0, "checkpoint_share": 0.5, "keep_checkpoints": 99}
-    Trainer(config, LatentDataset([latents], text), LoopSettings(work=work, log_every=1, **often)).run()
+    Trainer(VideoWorkload(config, LatentDataset([latents], text)), LoopSettings(work=work, log_every=1, **often)).run()
     (work / f"seen-{dist.get_rank()}.json").write_text(json.dumps(seen))
 
 

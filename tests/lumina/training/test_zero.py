@@ -17,6 +17,7 @@ from lumina.training.data.latents import LatentDataset
 from lumina.training.loop_config import LoopSettings
 from lumina.training.stage import TrainStageConfig
 from lumina.training.trainer import Trainer
+from lumina.training.video_workload import VideoWorkload
 from lumina.training.weights.publish import PUBLISHED
 from tests.lumina.training import toy
 from tests.lumina.training.group import run_group
@@ -67,7 +68,7 @@ def _streams() -> dict[str, int]:
 
 def _train(config: TrainStageConfig, root: Path, name: str) -> None:
     data = LatentDataset([root / "toy" / "latents"], root / "toy" / "text")
-    trainer = Trainer(config, data, LoopSettings(work=root / name), root / "init")
+    trainer = Trainer(VideoWorkload(config, data), LoopSettings(work=root / name), root / "init")
     assert trainer.engine._zero.overlap_comm == name.startswith("beside")
     trainer.run()
     trainer.export(root / f"{name}-out")

@@ -33,6 +33,7 @@ from lumina.system_prompts import write_system_prompts
 from lumina.training.data.latents import LatentDataset
 from lumina.training.loop_config import LoopSettings
 from lumina.training.trainer import Trainer
+from lumina.training.video_workload import VideoWorkload
 from lumina.video import write_h264
 from pipelines import cli
 from tests.docs.pages import commands
@@ -86,7 +87,7 @@ def train_adapter(start: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.setattr(toy, "TEXT_WIDTH", SHAPE.cap_feat_dim)
     latents, text = toy.write(root / "toy", videos=2, images=2)
     config = toy.stage(2, model=SHAPE, tasks=(toy.FINE,), lr=0.1, lora={"rank": 2})
-    trainer = Trainer(config, LatentDataset([latents], text), LoopSettings(work=root / "work"), start)
+    trainer = Trainer(VideoWorkload(config, LatentDataset([latents], text)), LoopSettings(work=root / "work"), start)
     trainer.run()
     trainer.export(root / "trained")
     return root / "trained"

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from curation.latents import ENCODE_LATENTS_OPERATOR, EncodeLatentsConfig
 from curation.operator import dataset
 from curation.prompts import ENCODE_TEXT_OPERATOR, EncodeTextConfig
-from curation.schema import LATENTS, TEXT, to_table
+from curation.schema import AUDIO_LATENTS, LATENTS, MEDIA_FEATURES, TEXT, to_table
 from lumina.training.data.batches import BatchPlan, Entry
-from lumina.training.data.index import CLIPS, INDEX_FILE, TEXTS, Index, write_index
+from lumina.training.data.index import CLIPS, FEATURES, INDEX_FILE, SOUNDS, TEXTS, Index, text_key, write_index
 from lumina.training.data.latents import Clip, LatentDataset
 from tests.lumina.training import toy
 
@@ -234,3 +234,39 @@ def test_nothing_that_is_well_is_an_index_of_nothing(tmp_path: Path) -> None:
         assert len(data.clips) == len(data.heldout) == 0
         with pytest.raises(ValueError, match=r"no video to train on\. Rows of the latents: 1 filtered"):
             data.of_task(toy.FINE, toy.stage())
+
+
+def test_sounds_have_the_order_of_clips_and_features_that_of_their_keys(tmp_path: Path) -> None:
+    sound = {"status": "ok", "split": "train", "bucket": "3", "source": "web", "audio_latent_dtype": "float16"}
+    sound |= {"audio_latent_shape": [2, 8, 3, 16], "audio_latent_bytes": b"", "text_id": "said"}
+    rows = [
+        sound | {"clip_id": "b", "sets": "aligned loud"},
+        sound | {"clip_id": "a", "split": "heldout", "source": "film"},
+        sound | {"clip_id": "c", "status": "failed", "split": None, "sets": ""},
+    ]
+    sounds, features = tmp_path / "sounds", tmp_path / "features"
+    (sounds / "data").mkdir(parents=True)
+    pq.write_table(to_table(rows, AUDIO_LATENTS), sounds / "data" / "part.parquet")
+    (features / "data").mkdir(parents=True)
+    feature = {"status": "ok", "feature_shape": [8, 4], "feature_dtype": "float16", "feature_bytes": b""}
+    seen = [feature | {"clip_id": name} for name in "abc"] + [feature | {"clip_id": "d", "status": "failed"}]
+    pq.write_table(to_table(seen, MEDIA_FEATURES), features / "data" / "part.parquet")
+    for directory, layout in ((sounds, SOUNDS), (features, FEATURES)):
+        scanned = Index([directory], layout)
+        write_index(directory, layout)
+        mapped = Index([directory], layout)
+        for name in layout.schema.names:
+            assert [mapped.value(name, row) for row in range(len(mapped))] == [
+                scanned.value(name, row) for row in range(len(scanned))
+            ]
+        assert scanned.left_out == Counter({"failed": 1}) == mapped.left_out
+    index = Index([sounds], SOUNDS)
+    assert [index.value("clip_id", row) for row in index.by_clip().tolist()] == ["a", "b"]
+    assert [index.value("sets", row) for row in range(2)] == ["", "aligned loud"]
+    assert index.values("clip_key").tolist() == [text_key("a"), text_key("b")]
+    assert index.place(0).shape == (2, 8, 3, 16)
+    assert Index([features], FEATURES).values("clip_key").tolist() == sorted(map(text_key, "abc"))
+    pq.write_table(to_table(seen[:1], MEDIA_FEATURES), features / "data" / "again.parquet")
+    (features / INDEX_FILE).unlink()
+    with pytest.raises(ValueError, match="clip a comes twice"):
+        Index([features], FEATURES)

@@ -12,6 +12,7 @@ from lumina.training.data.latents import Clip, LatentDataset
 from lumina.training.objective import DROPPED, Objective
 from lumina.training.stage import TaskConfig
 from lumina.training.validation import Validation
+from lumina.training.video_workload import VideoWorkload
 from tests.lumina.training import toy
 
 FRAMES = {"short": 4, "long": 8, "still": 1, "apart": 8}
@@ -100,8 +101,12 @@ def test_windows_lie_anywhere_from_the_first_frame_to_the_last(data: LatentDatas
 def test_held_out_clips_show_their_first_frames(data: LatentDataset) -> None:
     task = toy.FINE.model_copy(update={"latent_frames": 4})
     for tasks, frames in (((task,), 4), ((toy.FINE,), 7), ((toy.COARSE,), 6)):
-        validation = Validation(toy.stage(tasks=tasks), data, 16, 0, 1)
-        windows = [_seen(latent) for _, samples in validation._mine for latent in validation._micro_batch(samples).x_1]
+        validation = Validation(VideoWorkload(toy.stage(tasks=tasks), data), 16, 0, 1)
+        windows = [
+            _seen(latent)
+            for _, samples in validation._mine
+            for latent in validation._workload.held_out_batch(samples).x_1
+        ]
         assert windows == [list(range(1, frames + 1))] * 5
 
 

@@ -6,70 +6,24 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from lumina.video_to_audio.av_benchmark import AVBenchmarkError, read_results, run_av_benchmark, sound_folders
-from lumina.video_to_audio.wav_files import write_wav
+from tests.lumina.video_to_audio.fake_av_benchmark import write_clone, write_evaluation
 
 PYTHON = Path(sys.executable)
-EXTRACT = """
-import sys
-from pathlib import Path
-given = dict(one.lstrip("-").split("=", 1) for one in sys.argv[1:])
-names = sorted(path.name for path in Path(given["video_path"]).iterdir())
-(Path(given["gt_cache"]) / "synchformer_video.pth").write_text(" ".join(names))
-"""
-# As its own: figures by these names, in a file of the generated sounds' cache.
-EVALUATE = """
-import json, os, sys, wave
-from pathlib import Path
-given = dict((one.lstrip("-") + "=").split("=", 1) for one in sys.argv[1:])
-given = {name: value.rstrip("=") for name, value in given.items()}
-Path("given.json").write_text(json.dumps(given))
-true, made = (sorted(path.name for path in Path(given[side]).iterdir()) for side in ("gt_audio", "pred_audio"))
-assert true == made and all(name.endswith(".wav") for name in true), "unpaired"
-[wave.open(str(Path(given["pred_audio"]) / name)).close() for name in made]
-found = {"FD-VGG": 2.5, "FD-PANN": 10.0, "FD-PASST": 100.25, "KL-PANNS-softmax": 1.5, "KL-PASST-softmax": 1.25,
-         "ISC-PANNS-mean": 3.0, "ISC-PANNS-std": 0.5, "ISC-PASST-mean": 4.0, "ISC-PASST-std": 0.25}
-if (Path(given["gt_cache"]) / "synchformer_video.pth").exists():
-    found |= {"IB-Score": 0.3, "DeSync": 0.45}
-print("INFO: Starting evaluation...")
-exec(Path("then.py").read_text())
-(Path(given["pred_cache"]) / "output_metrics.json").write_text(json.dumps(found, indent=4))
-"""
 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     """A clone of the stand-in."""
-    clone = tmp_path / "clone"
-    clone.mkdir()
-    for name, text in (("evaluate.py", EVALUATE), ("extract_video.py", EXTRACT), ("then.py", "")):
-        (clone / name).write_text(text)
-    return clone
+    return write_clone(tmp_path / "clone")
 
 
 @pytest.fixture
 def evaluation(tmp_path: Path) -> Path:
-    """An evaluate stage's output: two clips, of one of which an ablation was kept."""
-    return _evaluation(tmp_path / "stage", 8.0, 8.0)
-
-
-def _evaluation(out: Path, *durations_s: float) -> Path:
-    rows = []
-    for condition in ("truth", "given", "text_dropped"):
-        for clip, seconds in zip("ab", durations_s, strict=True):
-            sound = f"sounds/{condition}/{clip}.wav" if condition != "text_dropped" or clip == "a" else None
-            if sound:
-                (out / sound).parent.mkdir(parents=True, exist_ok=True)
-                write_wav(out / sound, np.zeros(160, np.int16), 16_000)
-            rows.append({"clip_id": clip, "condition": condition, "sound": sound, "duration_s": seconds})
-    (out / "data").mkdir()
-    pq.write_table(pa.Table.from_pylist(rows), out / "data" / "clips.parquet")
-    return out
+    """See `write_evaluation`."""
+    return write_evaluation(tmp_path / "stage", 8.0, 8.0)
 
 
 def test_sounds_are_judged_by_its_own_names(repository: Path, evaluation: Path, tmp_path: Path) -> None:
@@ -97,7 +51,7 @@ def test_with_films_it_tells_how_far_they_are_apart(repository: Path, evaluation
     assert (tmp_path / "work" / "true_cache" / "synchformer_video.pth").read_text() == "a.mp4 b.mp4"
     with pytest.raises(ValueError, match="no film of clip b"):
         run_av_benchmark(PYTHON, repository, folders, tmp_path / "work", {"a": films["a"]})
-    short = sound_folders(_evaluation(tmp_path / "short", 8.0, 4.0), tmp_path / "folders")
+    short = sound_folders(write_evaluation(tmp_path / "short", 8.0, 4.0), tmp_path / "folders")
     with pytest.raises(ValueError, match=r"DeSync needs sounds of 4\.8 s or longer, and the shortest has 4 s"):
         run_av_benchmark(PYTHON, repository, short, tmp_path / "work", films)
     run_av_benchmark(PYTHON, repository, short, tmp_path / "work")

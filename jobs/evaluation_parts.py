@@ -79,8 +79,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_clip_rows(out: Path, table: pa.Table) -> str:
-    """Write the rows of all clips with their row index; returns their content digest."""
+def write_clip_rows(out: Path, table: pa.Table, key: str = "video") -> str:
+    """Write the rows of all clips with their row index, in which `key` names them; returns their content digest."""
     import pyarrow.parquet as parquet
 
     from curation.digest import row_digest_and_hashes
@@ -89,5 +89,5 @@ def write_clip_rows(out: Path, table: pa.Table) -> str:
     (out / "data").mkdir()
     parquet.write_table(table, out / "data" / "clips.parquet")
     digest, hashes = row_digest_and_hashes(table)
-    write_row_index(out, [index_rows("clips.parquet", table, hashes, "video")])
+    write_row_index(out, [index_rows("clips.parquet", table, hashes, key)])
     return str(digest)

@@ -21,7 +21,7 @@ class SynchformerConfig(Config):
     heads: int = Field(default=12, ge=1)
     """Of every attention; they divide the width."""
     patch: int = Field(default=16, ge=1)
-    """Pixels along a side of a patch; it divides 224."""
+    """Pixels along a side of a patch; it divides the frame's."""
     mlp_ratio: int = Field(default=4, ge=1)
     """Hidden width of the feed-forward layers in units of the width."""
     image_size: int = Field(default=224, ge=1)

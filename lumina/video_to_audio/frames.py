@@ -31,17 +31,14 @@ def grid_indices(stamps_s: Sequence[float], fps: float, count: int) -> list[int]
     return [min(bisect_left(stamps_s, k / fps - _TIE_S), len(stamps_s) - 1) for k in range(count)]
 
 
-def sync_frames(frames: Frames) -> Tensor:
-    """For Synchformer: short side 224, the middle 224x224, from -1 to 1: float32 [T, 3, 224, 224]."""
+def sync_frames(frames: Frames, side: int = SYNC_SIDE) -> Tensor:
+    """For Synchformer: short side `side` pixels, the middle square, from -1 to 1: float32 [T, 3, side, side]."""
     height, width = frames.shape[1:3]
-    if width <= height:
-        size = int(SYNC_SIDE * height / width), SYNC_SIDE
-    else:
-        size = SYNC_SIDE, int(SYNC_SIDE * width / height)
+    size = (int(side * height / width), side) if width <= height else (side, int(side * width / height))
     x = resize(frames, *size)
     # Halves of a pixel round to even.
-    top, left = (round((side - SYNC_SIDE) / 2) for side in size)
-    return (x[:, :, top : top + SYNC_SIDE, left : left + SYNC_SIDE].float() / 255 - 0.5) / 0.5
+    top, left = (round((full - side) / 2) for full in size)
+    return (x[:, :, top : top + side, left : left + side].float() / 255 - 0.5) / 0.5
 
 
 def clip_frames(frames: Frames, side: int = CLIP_SIDE) -> Tensor:

@@ -19,7 +19,10 @@ from lumina.randomness import generator
 from lumina.shapes import COLORS, SOURCES, Scene, film, measure, sample_scene
 from lumina.sizes import resize_crop
 from lumina.video import read_frames, write_h264
-from lumina.zoo import train_unimatch, train_vae
+from lumina.video_to_audio.networks.clip import load_clip_features
+from lumina.video_to_audio.networks.synchformer import load_synchformer
+from lumina.zoo import train_clip, train_synchformer, train_unimatch, train_vae
+from lumina.zoo.sound_films import sound_film
 
 ZOO = Path(train_vae.__file__).parent
 
@@ -31,9 +34,9 @@ def vae() -> VideoAutoencoder:
 
 def test_the_parts_are_small_and_hold_no_code() -> None:
     files = [path for path in ZOO.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
-    assert sum(path.stat().st_size for path in files) <= 15_000_000
+    assert sum(path.stat().st_size for path in files) <= 18_500_000
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".md"}
-    for part in ("vae", "text_encoder", "unimatch"):
+    for part in ("vae", "text_encoder", "unimatch", "clip", "synchformer"):
         assert len(list((ZOO / part).glob("*.safetensors"))) == 1
         assert "python -m lumina.zoo.train_" in json.loads((ZOO / part / "figures.json").read_text())["trained_by"]
 
@@ -78,6 +81,40 @@ def test_the_text_encoder_tells_captions_apart() -> None:
     assert {feature.shape[1] for feature in features} == {encoder.feature_dim}
     means = torch.stack([feature.mean(dim=0) for feature in features])
     assert float(torch.pdist(means).min()) > 0.1
+
+
+def test_clip_tells_shapes_and_colours() -> None:
+    figures = json.loads((ZOO / "clip" / "figures.json").read_text())
+    assert figures["color_accuracy"] >= 0.95
+    assert figures["kind_accuracy"] >= 0.85
+    network = load_clip_features(ZOO / "clip")
+    now = train_clip.figures(network, 12)
+    assert now["color_accuracy"] >= 0.95
+    assert now["kind_accuracy"] >= 0.85
+    frames = sound_film("heldout", 0).frames[:5]
+    torch.testing.assert_close(network.visual(frames, batch=2), network.visual(frames))
+
+
+def test_clip_takes_any_text() -> None:
+    network = load_clip_features(ZOO / "clip")
+    ends = network.token_ids("")
+    assert ends == [network.clip.tokenizer.bos_token_id, network.clip.model.config.text_config.eos_token_id]
+    unknown = network.token_ids("Zebra \u6f22\u5b57 #42!")
+    assert not set(ends) & set(unknown[1:-1])
+    assert len(network.token_ids("a red circle " * 30)) == 32
+    (text,) = network.text(["A red circle bounces before a dark background."])
+    assert text.shape == (11, network.text_width)
+
+
+def test_synchformer_knows_when_shapes_hop() -> None:
+    figures = json.loads((ZOO / "synchformer" / "figures.json").read_text())
+    assert figures["event_f1"] >= 0.65
+    network = load_synchformer(ZOO / "synchformer")
+    now = train_synchformer.figures(network, 12)
+    assert now["event_f1"] >= 0.5
+    assert now["event_color_accuracy"] >= 0.9
+    frames = sound_film("heldout", 0).frames[:40]
+    torch.testing.assert_close(network.features(frames, batch=1), network.features(frames))
 
 
 def facts(scene: Scene | object) -> list[tuple[str, str, str, str]]:

@@ -130,7 +130,7 @@ class SynchformerVisual(nn.Module):
         self.vfeat_extractor: Any = tower
 
     def forward(self, segments: Tensor) -> Tensor:
-        """Tokens [N, 8, D] of segments [N, 16, 3, 224, 224] from -1 to 1."""
+        """Tokens [N, 8, D] of segments [N, 16, 3, H, H] from -1 to 1, of the network's side."""
         side = self.config.image_size
         if segments.ndim != 5 or tuple(segments.shape[1:]) != (SEGMENT, 3, side, side):
             raise ValueError(f"segments must be [N, {SEGMENT}, 3, {side}, {side}], got {list(segments.shape)}")
@@ -165,11 +165,11 @@ class Synchformer:
 
         `batch` segments are looked at together. Raises ValueError for fewer than 16 frames.
         """
-        return self.video(sync_frames(frames)[None], batch)[0]
+        return self.video(sync_frames(frames, self.model.config.image_size)[None], batch)[0]
 
     @torch.no_grad()
     def video(self, frames: Tensor, batch: int = 4) -> Tensor:
-        """Tokens float32 [B, 8 S, D] on the CPU of prepared frames [B, T, 3, 224, 224]."""
+        """Tokens float32 [B, 8 S, D] on the CPU of prepared frames [B, T, 3, H, H] of the network's side."""
         weight = next(self.model.parameters())
         starts = sync_segments(frames.shape[1])
         videos = []

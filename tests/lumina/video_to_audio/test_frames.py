@@ -31,6 +31,18 @@ def test_the_middle_of_any_shape(height: int, width: int) -> None:
     assert (levels.mean() - clip.mean()).abs() < 12
 
 
+@pytest.mark.parametrize(("height", "width"), [(96, 160), (160, 96), (48, 48)])
+def test_a_smaller_network_sees_a_smaller_middle(height: int, width: int) -> None:
+    clip = np.zeros((1, height, width, 3), np.uint8)
+    clip[:, height // 2 - 9 : height // 2 + 9, width // 2 - 9 : width // 2 + 9] = 255
+    found = sync_frames(clip, 48)
+    assert found.shape == (1, 3, 48, 48)
+    torch.testing.assert_close(found, found.flip(2), rtol=0, atol=0.02)
+    torch.testing.assert_close(found, found.flip(3), rtol=0, atol=0.02)
+    assert found[0, 0, 24, 24] == 1
+    assert found[0, 0, 0, 0] == -1
+
+
 def test_clip_sees_a_squashed_square() -> None:
     clip = frames(1, 90, 160)
     found = clip_frames(clip)

@@ -9,7 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lumina.video_to_audio.networks.synchformer import Synchformer, load_synchformer
+from lumina.video_to_audio.frames import sync_frames
+from lumina.video_to_audio.networks.synchformer import Synchformer, SynchformerVisual, load_synchformer
+from tests.lumina.reference_numbers import draw
 from tests.lumina.vbench.networks.reference_numbers import frames
 from tests.lumina.video_to_audio.reference_numbers import SYNC
 
@@ -44,6 +46,18 @@ def test_a_directory_is_the_same_network(network: Synchformer, tmp_path: Path) -
     (tmp_path / "config.json").write_text('{"width": 33}')
     with pytest.raises(ValueError, match=r"config.json is no config of Synchformer's visual tower"):
         load_synchformer(tmp_path)
+
+
+def test_frames_are_prepared_at_its_own_side(tmp_path: Path) -> None:
+    small = SYNC.model_copy(update={"image_size": 64, "patch": 32})
+    with torch.device("meta"):
+        wanted = SynchformerVisual(small).state_dict()
+    save_file({name: draw(name, *value.shape) for name, value in wanted.items()}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(small.model_dump_json())
+    network, clip = load_synchformer(tmp_path), frames(16, 64, 64)
+    tokens = network.features(clip)
+    assert tokens.shape == (8, 32)
+    assert torch.equal(network.video(sync_frames(clip, 64)[None])[0], tokens)
 
 
 def test_names_are_strict(published: dict[str, Path], tmp_path: Path) -> None:

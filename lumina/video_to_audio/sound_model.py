@@ -18,7 +18,7 @@ from lumina.video_to_audio import log_mel
 from lumina.video_to_audio.checkpoints import load_dit
 from lumina.video_to_audio.frames import Frames, grid_indices
 from lumina.video_to_audio.generation import make_sounds, sound_noise
-from lumina.video_to_audio.lengths import LATENT_RATE, SAMPLE_RATE, SYNC_FPS, VISUAL_FPS, Lengths, lengths
+from lumina.video_to_audio.lengths import LATENT_RATE, SAMPLE_RATE, SYNC_FPS, VISUAL_FPS, Lengths
 from lumina.video_to_audio.networks.clip import ClipFeatures, load_clip_features
 from lumina.video_to_audio.networks.codec import AudioCodec, load_codec
 from lumina.video_to_audio.networks.dit import Media, VideoToAudioDiT
@@ -136,17 +136,7 @@ class SoundModel:
 
     def lengths(self, duration_s: float) -> Lengths:
         """Lengths of a sound for a clip of `duration_s` seconds; ValueError for one too short or too long."""
-        check_duration(duration_s, self.defaults)
-        return lengths(duration_s)
-
-
-def check_duration(duration_s: float, settings: SoundGenerationConfig) -> None:
-    """ValueError for a clip that is too short or too long to get a sound."""
-    if duration_s > settings.most_s + 1 / SAMPLE_RATE:
-        raise ValueError(
-            f"a sound needs a clip of {settings.most_s:g} s or shorter, got {duration_s:g} s: cut it first"
-        )
-    lengths(duration_s)
+        return self.defaults.lengths(duration_s)
 
 
 def check_fit(

@@ -11,6 +11,7 @@ from lumina.files import read_json
 from lumina.parts import GENERATION_FILE, SOUND_FILE, TRANSFORMER, parts_of, read_references
 from lumina.pretrained import local_folder, locate
 from lumina.video_to_audio.config import SoundSamplerConfig
+from lumina.video_to_audio.lengths import SAMPLE_RATE, Lengths, lengths
 
 CODEC, CLIP, SYNCHFORMER = "codec", "clip", "synchformer"
 REFERABLE = (CODEC, CLIP, SYNCHFORMER)
@@ -27,6 +28,14 @@ class SoundGenerationConfig(Config):
     """Of the initial noise, where none is named."""
     most_s: float = Field(default=MOST_S, ge=0.64, le=120)
     """Seconds of a clip at most; a longer one is refused. The least is 0.64 s, one segment of Synchformer's."""
+
+    def lengths(self, duration_s: float) -> Lengths:
+        """Lengths of a sound for a clip of `duration_s` seconds; ValueError for one too short or too long."""
+        if duration_s > self.most_s + 1 / SAMPLE_RATE:
+            raise ValueError(
+                f"a sound needs a clip of {self.most_s:g} s or shorter, got {duration_s:g} s: cut it first"
+            )
+        return lengths(duration_s)
 
 
 def read_sound_settings(file: Path) -> SoundGenerationConfig:

@@ -79,7 +79,7 @@ def _scored(
     from lumina.audio_tracks import AudioTrack, add_track, write_wav
     from lumina.files import replacing
     from lumina.parts import SOUND_FILE
-    from lumina.video_to_audio.sound_model import SoundModel, check_duration
+    from lumina.video_to_audio.sound_model import SoundModel
     from lumina.video_to_audio.sound_parts import find_sound_parts, read_sound_settings
 
     settings = read_sound_settings(find_sound_parts(checkpoint)[SOUND_FILE])
@@ -88,12 +88,11 @@ def _scored(
             raise PipelineError(f"{clip} is an image: a sound needs a video")
     found = decoder.probe(clip, "video")
     try:
-        check_duration(found.duration_s, settings)
+        needed = settings.lengths(found.duration_s)
     except ValueError as error:
         raise PipelineError(f"{clip}: {error}") from error
     film = film_alone(decoder, clip, found.track or "")
     model = SoundModel.load(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
-    needed = model.lengths(found.duration_s)
     frames = small_frames(decoder, clip, found.track or "", needed, model.sides)
     track = AudioTrack(model.sound_of(*frames, found.duration_s, prompt, seed, steps))
     with replacing(out) as partial, replacing(beside) as alone:

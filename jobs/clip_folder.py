@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.clip_sound import ClipSound
 from jobs.clips import Batch, ClipJob, ClipRequest, make_clips
 from lumina.adapter_files import CONFIG_FILE
 from lumina.evaluation.noise import sampled_noise
@@ -120,6 +121,8 @@ class ClipSettings:
     source: str = ""
     motion: float | None = None
     negative_prompt: str = ""
+    sound: ClipSound | None = None
+    """Gives each clip a sound."""
 
 
 @dataclass
@@ -215,6 +218,8 @@ def open_folder(
         "attention": settings.attention,
         "tiling": settings.tiling,
     }
+    if settings.sound is not None:
+        shared["sound"] = settings.sound.digest()
     records = path / RECORDS
     with machine_errors(f"--out {path}"):
         records.mkdir(parents=True, exist_ok=True)
@@ -222,10 +227,11 @@ def open_folder(
         known = _known(path, shared)
         ours = set(known)
         for row in rows:
-            if row.file not in ours and (path / row.file).exists():
-                raise ClipFolderError(
-                    f"{path / row.file} is there and was not made by this command: name another output or --out"
-                )
+            for name in () if row.file in ours else _files(row, settings):
+                if (path / name).exists():
+                    raise ClipFolderError(
+                        f"{path / name} is there and was not made by this command: name another output or --out"
+                    )
         made = Made(len(rows))
         batches, columns = _plan(path, rows, model, settings, shared, made)
         wanted = {row.file for row in rows}
@@ -234,7 +240,7 @@ def open_folder(
             header = {**shared, "files": sorted({*wanted, *made.left})}
             replace_file(records / _HEADER_FILE, json.dumps(header, ensure_ascii=False).encode(), sync=True)
             # What a killed worker left.
-            for name in wanted:
+            for name in (name for row in rows for name in _files(row, settings)):
                 for partial in path.glob(f".{_escaped(name)}.*.tmp"):
                     partial.unlink()
             for partial in records.glob(".*.tmp"):
@@ -254,7 +260,7 @@ def _known(path: Path, shared: Mapping[str, Any]) -> list[str]:
             )
         return []
     found = read_json(header)
-    for name, value in shared.items():
+    for name, value in {"sound": None, **shared}.items():
         if found.get(name) != value:
             raise ClipFolderError(
                 f"{path} holds clips of another {name} ({_shown(found.get(name))}, and this is {_shown(value)}): name "
@@ -300,11 +306,17 @@ def _plan(
         except ValueError as error:
             made.failed.append((row, str(error)))
             continue
+        fps = settings.fps or defaults.fps
+        try:
+            if settings.sound is not None:
+                settings.sound.check(frames, fps)
+        except ValueError as error:
+            made.failed.append((row, str(error)))
+            continue
         system = model.system_prompts[source].text
         negative = row.negative_prompt or settings.negative_prompt
         seed = row.seed_of(settings.seed)
         motion = settings.motion if row.motion is None else row.motion
-        fps = settings.fps or defaults.fps
         asked = {
             "prompt": row.prompt,
             "text": compose(system, row.prompt),
@@ -336,12 +348,18 @@ def _plan(
             adapter_scale=model.adapter_scale,
             need=memory_need(network, settings.sampler, Generation(width, height, frames, 1, number), **sizes),
             offload=settings.offload,
+            sound=settings.sound,
         )
         request = ClipRequest(row.prompt, sampled_noise(seed), row.file, motion)
         record = path / RECORDS / f"{row.file}.json"
         batches[row.line] = Batch(job, (request,), str(path), str(record), _digest({**shared, **asked}))
         columns[row.line] = {"line": row.line, **dict(row.notes), **asked, **shared}
     return batches, columns
+
+
+def _files(row: PromptRow, settings: ClipSettings) -> tuple[str, ...]:
+    """Names of what is written of a row."""
+    return (row.file,) if settings.sound is None else (row.file, Path(row.file).with_suffix(".wav").name)
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.actor_pool import hand_out
 from lumina.evaluation.noise import NoiseAddress
@@ -26,7 +26,11 @@ from lumina.offload import Offload, OffloadSetting
 from lumina.precision import DType
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from jobs.runtime import RuntimeConfig
+    from lumina.audio_tracks import AudioTrack
     from lumina.evaluation.generation import ClipGenerator
     from lumina.evaluation.prompts import Truth
 
@@ -35,6 +39,13 @@ _STAY: Offload = "none"
 _DEATHS = 3
 """Of workers, one after the other, without a clip between them: the cluster is at fault, and not the clips."""
 log = logging.getLogger(__name__)
+
+
+class GivesSound(Protocol):
+    """What gives a clip its sound: whoever wants one brings it along, so that it is no code of other stages."""
+
+    def track(self, frames: NDArray[np.uint8], fps: float, prompt: str, seed: int) -> AudioTrack:
+        """The sound of frames [T, H, W, 3] that are shown `fps` a second."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,8 @@ class ClipJob:
     need: MemoryNeed | None = None
     """Bytes of a clip and of the networks' files, by which a worker fits its GPU; None keeps all networks there."""
     offload: OffloadSetting = "none"
+    sound: GivesSound | None = None
+    """Gives each clip a track, and a WAV beside it; None leaves them silent."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +122,11 @@ class Batch:
             if [row["file"] for row in rows] != names:
                 return None
             sizes = {row["file"]: row["bytes"] for row in rows}
+            sizes |= {row["wav"]: row["wav_bytes"] for row in rows if "wav" in row}
         except (ValueError, KeyError, TypeError) as error:
             log.warning("%s is no record of clips (%r); they are made again", path, error)
             return None
-        clips = {name: Path(self.folder) / name for name in names}
+        clips = {name: Path(self.folder) / name for name in sizes}
         whole = all(clip.is_file() and clip.stat().st_size == sizes[name] for name, clip in clips.items())
         return rows if whole else None
 
@@ -174,7 +188,6 @@ class ClipWorker:
 
         from lumina.clip_frames import fit_memory
         from lumina.evaluation.metrics import measure_clip
-        from lumina.video import write_h264
 
         job, folder = batch.job, Path(batch.folder)
         rows: list[dict[str, Any]] = []
@@ -199,14 +212,12 @@ class ClipWorker:
         )
         fitted = {} if job.need is None else {"tiling": tiling}
         for request, frames in zip(batch.requests, clips, strict=True):
-            with replacing(folder / request.file, sync=True) as partial:
-                write_h264(partial, frames, job.fps)
-                size = partial.stat().st_size
+            heard = _write(folder / request.file, frames, request, job)
             values = measure_clip(frames, job.fps, request.truth, job.metrics, self._flow) if job.metrics else {}
             rows.append(
                 {
                     "file": request.file,
-                    "bytes": size,
+                    **heard,
                     **generator.cut(job.system_prompt, request.prompt),
                     **fitted,
                     "frames_sha256": hashlib.sha256(frames.tobytes()).hexdigest(),
@@ -214,6 +225,25 @@ class ClipWorker:
                 }
             )
         replace_file(Path(batch.record), json.dumps({"key": batch.key, "rows": rows}).encode(), sync=True)
+
+
+def _write(path: Path, frames: NDArray[np.uint8], request: ClipRequest, job: ClipJob) -> dict[str, Any]:
+    """Write a clip, its sound first; returns what its row says of the files."""
+    from lumina.audio_tracks import write_wav
+    from lumina.video import write_h264
+
+    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    if job.sound is not None:
+        track = job.sound.track(frames, job.fps, request.prompt, request.noise.seed)
+        beside = path.with_suffix(".wav")
+        with replacing(beside, sync=True) as partial:
+            write_wav(partial, track)
+            found = {"wav": beside.name, "wav_bytes": partial.stat().st_size}
+        settings = {"sound": track}
+    with replacing(path, sync=True) as partial:
+        write_h264(partial, frames, job.fps, **settings)
+        return {"bytes": partial.stat().st_size, **found}
 
 
 def make_clips(

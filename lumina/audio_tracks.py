@@ -1,14 +1,19 @@
-"""Audio track of a video file: a mono waveform, encoded with PyAV beside the frames."""
+"""Audio track of a video file: a mono waveform, encoded with PyAV beside the frames, or as a WAV."""
 
 from __future__ import annotations
 
+import io
+import wave
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lumina.files import ffmpeg_path
 
 AudioCodec = Literal["aac", "flac", "alac"]
 _BITS_PER_SAMPLE = 4
@@ -66,3 +71,37 @@ class AudioEncoder:
         frame.sample_rate, frame.time_base = self._track.rate, Fraction(1, self._track.rate)
         frame.pts, self._done = self._done, stop
         yield from self._stream.encode(frame)
+
+
+def write_wav(path: Path, track: AudioTrack) -> None:
+    """Write a track alone, as 16-bit PCM."""
+    samples = np.clip(np.trunc(track.waveform.astype(np.float64) * 32768), -32768, 32767).astype("<i2")
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, track.rate, len(samples), "NONE", ""))
+        file.writeframes(samples.tobytes())
+
+
+def add_track(film: bytes, path: str | Path, track: AudioTrack) -> None:
+    """Write an MP4 of the packets of another one that has a video stream alone, and a track that begins with it.
+
+    The same input gives the same bytes with one build of the libraries.
+    """
+    import av
+
+    options = {"fflags": "+bitexact", "movflags": "+faststart"}
+    with (
+        av.open(io.BytesIO(film), format="mp4") as source,
+        av.open(ffmpeg_path(path), "w", format="mp4", options=options) as container,
+    ):
+        [copied] = source.streams.video
+        stream = container.add_stream_from_template(copied, opaque=True)
+        stream.time_base = copied.time_base
+        encoder = AudioEncoder(container, track)
+        for packet in source.demux(copied):
+            if not packet.size:
+                continue
+            until_s = float(packet.dts * packet.time_base)
+            packet.stream = stream
+            container.mux(packet)
+            container.mux(list(encoder.until(max(until_s, 0))))
+        container.mux(list(encoder.rest()))

@@ -20,6 +20,8 @@ from lumina.system_prompts import SystemPrompt, write_system_prompts
 
 TRANSFORMER, VAE, TEXT_ENCODER = "transformer", "vae", "text_encoder"
 SYSTEM_PROMPTS_FILE, GENERATION_FILE = "system_prompts.json", "generation.json"
+SOUND_FILE = "sound.json"
+"""Of a video-to-audio directory, whose other parts `lumina.video_to_audio.sound_parts` names."""
 REFERENCES_FILE = "references.json"
 _REFERABLE = (TEXT_ENCODER, VAE)
 _FILES = (
@@ -57,8 +59,8 @@ def write_references(directory: Path, references: Mapping[str, str]) -> None:
     (directory / REFERENCES_FILE).write_text(json.dumps(dict(references), indent=1) + "\n", encoding="utf-8")
 
 
-def read_references(directory: Path) -> dict[str, HubModel]:
-    """The parts that a directory names by hub ids; empty if it holds all of them itself.
+def read_references(directory: Path, referable: Collection[str] = _REFERABLE) -> dict[str, HubModel]:
+    """The parts that a directory names by hub ids, some of the `referable`; empty if it holds all of them itself.
 
     Raises ValueError for what is no hub id.
     """
@@ -66,8 +68,8 @@ def read_references(directory: Path) -> dict[str, HubModel]:
     if not file.is_file():
         return {}
     content = read_json(file)
-    if not isinstance(content, dict) or not set(content) <= set(_REFERABLE):
-        raise ValueError(f"{file} must hold a JSON object with the hub ids of {' and '.join(_REFERABLE)}")
+    if not isinstance(content, dict) or not set(content) <= set(referable):
+        raise ValueError(f"{file} must hold a JSON object with the hub ids of {' and '.join(referable)}")
     found = {}
     for name, text in content.items():
         model = hub_model(text) if isinstance(text, str) and text.startswith(PREFIX) else None
@@ -81,24 +83,33 @@ def find_parts(directory: str | Path) -> dict[str, Path]:
     """Where the parts of a text-to-video directory lie, or of a model of the hub; by their names, files included.
 
     Reads no weights and fetches no part: a checkpoint is data, and opens no connection. Raises FileNotFoundError naming
-    the part that is missing, and the command that fetches it where it is one of the hub.
+    the part that is missing, and the command that fetches it where it is one of the hub; ValueError for a
+    video-to-audio checkpoint.
     """
     folder = local_folder(directory)
     if not (folder / GENERATION_FILE).is_file():
+        if (folder / SOUND_FILE).is_file():
+            raise ValueError(f"{folder} is a video-to-audio checkpoint, which makes no clips: give it as --sound")
         raise FileNotFoundError(
             f"{folder} does not hold a text-to-video checkpoint: no {GENERATION_FILE}; `lumina assemble` makes one of "
             "a transformer and its parts"
         )
-    root = locate(directory, "a text-to-video checkpoint", (GENERATION_FILE,)).folder
-    elsewhere = read_references(root)
+    what = "a text-to-video checkpoint"
+    root = locate(directory, what, (GENERATION_FILE,)).folder
+    names = (TRANSFORMER, VAE, TEXT_ENCODER, SYSTEM_PROMPTS_FILE, GENERATION_FILE)
+    return parts_of(root, names, read_references(root), what.removeprefix("a "))
+
+
+def parts_of(root: Path, names: Iterable[str], elsewhere: Mapping[str, HubModel], what: str) -> dict[str, Path]:
+    """Where the named parts of a directory are, in it or `elsewhere`. Raises FileNotFoundError, naming one missing."""
     found = {}
-    for name in (TRANSFORMER, VAE, TEXT_ENCODER, SYSTEM_PROMPTS_FILE, GENERATION_FILE):
+    for name in names:
         model = elsewhere.get(name)
         path = root / name if model is None else model.snapshot
         if path is None:
             raise FileNotFoundError(f"{name} of {root}: {no_folder(str(model))}")
         if not path.exists():
-            raise FileNotFoundError(f"{root} is no text-to-video checkpoint: it holds no {name}")
+            raise FileNotFoundError(f"{root} is no {what}: it holds no {name}")
         found[name] = path
     return found
 

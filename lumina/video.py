@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,6 @@ def write_h264(
     frame. Raises ValueError for a wrong shape, dtype or rate.
     """
     import av
-    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
         raise ValueError(f"{path}: frames must be uint8 [T, H, W, 3] with T >= 1, got {frames.dtype} {frames.shape}")
@@ -41,31 +41,71 @@ def write_h264(
     if not (fps > 0 and 0 <= crf <= 51):
         raise ValueError(f"{path}: fps must be positive and crf in 0..51, got fps={fps}, crf={crf}")
     options = {"fflags": "+bitexact", "movflags": "+faststart"}
-    # libx264's macroblock tree gives other bits from call to call on CPUs with AVX-512, even in one thread.
     with av.open(ffmpeg_path(path), "w", format="mp4", options=options) as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={
-            "crf": str(crf), "preset": preset, "threads": "1", "flags": "+bitexact", "x264-params": "mbtree=0",
-        })  # fmt: skip
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        codec, reformatter = stream.codec_context, VideoReformatter()
-        codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
-        codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        film = H264Encoder(container, (width, height), Fraction(fps).limit_denominator(1001), crf=crf, preset=preset)
         encoder = None if sound is None else AudioEncoder(container, sound)
         for number, image in enumerate(frames, start=1):
-            frame = reformatter.reformat(
-                av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24"),
-                format="yuv420p",
-                dst_colorspace=Colorspace.ITU709,
-                dst_color_range=ColorRange.MPEG,
-                interpolation=Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT,
-                threads=1,
-            )
-            container.mux(stream.encode(frame))
+            container.mux(film.encode(image))
             if encoder is not None:
                 container.mux(list(encoder.until(number / fps)))
-        container.mux(stream.encode(None))
+        container.mux(film.rest())
         if encoder is not None:
             container.mux(list(encoder.rest()))
+
+
+class H264Encoder:
+    """Encodes frames into an open container, bit for bit the same with one build of the libraries.
+
+    `size` is (width, height), both even; with a `time_base` frames have time stamps in its units, and need no rate.
+    """
+
+    def __init__(
+        self,
+        container: Any,
+        size: tuple[int, int],
+        rate: Fraction,
+        *,
+        crf: int = 18,
+        preset: str = "medium",
+        time_base: Fraction | None = None,
+    ) -> None:
+        from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
+
+        # libx264's macroblock tree gives other bits from call to call on CPUs with AVX-512, even in one thread.
+        self._stream = container.add_stream("libx264", rate=rate, options={
+            "crf": str(crf), "preset": preset, "threads": "1", "flags": "+bitexact", "x264-params": "mbtree=0",
+        })  # fmt: skip
+        self._stream.width, self._stream.height = size
+        self._stream.pix_fmt = "yuv420p"
+        codec, self._reformatter = self._stream.codec_context, VideoReformatter()
+        codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
+        codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        self._time_base = time_base
+        if time_base is not None:
+            codec.time_base = time_base
+
+    def encode(self, image: NDArray[np.uint8], stamp: int | None = None) -> list[Any]:
+        """Packets that are ready after a frame [H, W, 3]; `stamp` is when it is shown, in units of the time base."""
+        import av
+        from av.video.reformatter import ColorRange, Colorspace, Interpolation
+
+        frame = self._reformatter.reformat(
+            av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24"),
+            format="yuv420p",
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+            interpolation=Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT,
+            threads=1,
+        )
+        if stamp is not None:
+            frame.pts, frame.time_base = stamp, self._time_base
+        packets: list[Any] = self._stream.encode(frame)
+        return packets
+
+    def rest(self) -> list[Any]:
+        """The packets that are left."""
+        packets: list[Any] = self._stream.encode(None)
+        return packets
 
 
 def read_frames(path: str | Path, indices: Sequence[int] | None = None) -> NDArray[np.uint8]:

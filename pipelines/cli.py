@@ -18,6 +18,7 @@ from pipelines.commands.rerun import rerun
 from pipelines.commands.run import plan, run
 from pipelines.commands.runs import compare, diff, quarantine, report, selection, verify
 from pipelines.commands.serve import serve
+from pipelines.commands.sound import sound
 from pipelines.commands.status import status
 from pipelines.commands.track import track
 from pipelines.commands.vbench import vbench
@@ -47,6 +48,7 @@ add_commands(
     track=track,
     probe=probe,
     generate=generate,
+    sound=sound,
     vbench=vbench,
     serve=serve,
     convert=convert,

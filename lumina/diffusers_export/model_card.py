@@ -70,9 +70,9 @@ def write_card(
         "## System prompts\n\nOne is put before every prompt, by `source`"
         + (f" (\u201c{escaped(defaults.source)}\u201d unless another is named)" if defaults.source else "")
         + ".\n\n"
-        + _table(("source", "text"), [(prompt.source, prompt.text) for prompt in prompts]),
-        *(_trained(origin) if origin is not None else ()),
-        f"## Licences\n\n{_licences(directory)} Weights, data and code may each have others: the manifests of clips "
+        + table(("source", "text"), [(prompt.source, prompt.text) for prompt in prompts]),
+        *(trained(origin) if origin is not None else ()),
+        f"## Licences\n\n{licences(directory)} Weights, data and code may each have others: the manifests of clips "
         "that lumina-video reads have no field for them.",
     ]
     (directory / CARD_FILE).write_text("\n\n".join(sections) + "\n", encoding="utf-8")
@@ -82,9 +82,10 @@ def _commands(missing: Mapping[str, HubModel] = MappingProxyType({})) -> str:
     return "\n".join(["```sh", *(model.fetch for model in missing.values()), _GENERATE, "```"])
 
 
-def _trained(origin: Origin) -> list[str]:
+def trained(origin: Origin) -> list[str]:
+    """Sections on the data, the evaluation and the origin of trained weights."""
     rows = [(source, f"{count:,}") for source, count in sorted(origin.clips.items())]
-    sections = [f"## Data\n\n{_table(('source', 'clips'), rows)}"] if rows else []
+    sections = [f"## Data\n\n{table(('source', 'clips'), rows)}"] if rows else []
     selection = origin.selection
     if selection is not None:
         told = f"Fine-tuned on {', '.join(map(escaped, selection.sources)) or 'no source'}"
@@ -98,11 +99,11 @@ def _trained(origin: Origin) -> list[str]:
             clips = f"{selection.prompts:,} prompts, {selection.samples:,} clips of each; " if selection.prompts else ""
             sections.append(
                 f"Before fine-tuning, under the system prompt of each source ({clips}intervals in brackets):\n\n"
-                + _table(("source", "score", *names), figures)
+                + table(("source", "score", *names), figures)
             )
     sections.append(
         "## How it was made\n\n"
-        + _table(
+        + table(
             ("what", "identity"),
             [
                 ("stage", origin.stage),
@@ -125,18 +126,21 @@ def _figure(figure: Figure | None) -> str:
     return f"{figure['value']:.4g}{bounds}"
 
 
-def _licences(directory: Path) -> str:
+def licences(directory: Path) -> str:
+    """A sentence on the licences that came with the parts."""
     files = sorted(
         path.relative_to(directory).as_posix()
         for pattern in ("LICENSE*", "NOTICE*")
-        for path in directory.glob(f"*/{pattern}")
+        for depth in ("*", "*/*")
+        for path in directory.glob(f"{depth}/{pattern}")
     )
     return (
         f"As they came with the parts: {', '.join(map(escaped, files))}." if files else "No part came with a licence."
     )
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, with every mark in it escaped."""
     lines = [head, ["---"] * len(head), *([escaped(cell) for cell in row] for row in rows)]
     lines[0] = [escaped(cell) for cell in head]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import Progress
@@ -21,6 +21,7 @@ from pipelines.commands.options import (
     OffloadOption,
     PresetOption,
     PromptSourceOption,
+    SoundOption,
     StepsOption,
     TilingOption,
     TypedOption,
@@ -31,6 +32,12 @@ from pipelines.commands.options import (
 from pipelines.commands.written import check_file
 from pipelines.errors import PipelineError
 from pipelines.terminal import make_console
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from jobs.clip_sound import ClipSound
 
 
 def generate(
@@ -67,6 +74,7 @@ def generate(
     attention: AttentionOption = "auto",
     tiling: TilingOption = None,
     offload: OffloadOption = "auto",
+    sound: SoundOption = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -102,6 +110,8 @@ def generate(
         check_folder(folder)
         if address is None:
             check_checkpoint("--checkpoint", checkpoint)
+            if sound is not None:
+                check_checkpoint("--sound", sound)
         options = Options(
             adapter=adapter,
             adapter_scale=1.0 if adapter_scale is None else adapter_scale,
@@ -121,6 +131,7 @@ def generate(
             workers=workers,
             ray_address=ray_address,
             typed=typed,
+            sound=sound,
         )
         if address is not None:
             return submit_many(checkpoint, prompts, folder, options, address)
@@ -134,9 +145,11 @@ def generate(
         raise PipelineError(f"--out {out}: expected a file name that ends in .mp4")
     count = len(prompt)
     files = [out] if count == 1 else [out.with_stem(f"{out.stem}-{number}") for number in range(1, count + 1)]
-    for file in files:
+    for file in [*files, *(file.with_suffix(".wav") for file in files if sound is not None)]:
         check_file("--out", file, makes_folder=True)
     check_checkpoint("--checkpoint", checkpoint)
+    if sound is not None:
+        check_checkpoint("--sound", sound)
     scale = 1.0 if adapter_scale is None else adapter_scale
     width, height = width_and_height(size) if size else (None, None)
     console = make_console()
@@ -146,12 +159,18 @@ def generate(
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         import torch
 
+        from jobs.clip_sound import ClipSound
         from lumina.flow_matching.schedules import sampler_config
         from lumina.generate import TextToVideo
+        from lumina.generation_config import read_settings
         from lumina.models.attention_kernels import use_kernel
-        from lumina.video import write_h264
+        from lumina.parts import GENERATION_FILE, find_parts
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        scorer = None if sound is None else ClipSound.find(sound, device == "cuda")
+        if scorer is not None:
+            defaults = read_settings(find_parts(checkpoint)[GENERATION_FILE])
+            scorer.check(frames or defaults.num_frames, fps or defaults.fps)
         precision = getattr(torch, precision_on(device, dtype))
         loaded = TextToVideo.from_pretrained(
             checkpoint, device, precision, adapter=adapter, adapter_scale=scale, tiling=tiling, offload=offload
@@ -173,9 +192,26 @@ def generate(
             sampler=sampler,
             progress=lambda done, total: bar.update(task, description="generating", completed=done, total=total),
         )
-    for path, clip in zip(files, made.frames, strict=True):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_h264(path, clip, made.fps)
+        del loaded
+    for path, text, clip in zip(files, prompt, made.frames, strict=True):
+        heard = _write(path, clip, made.fps, text, seed, scorer)
         length, high, wide = clip.shape[:3]
-        console.print(f"{path}: {length} frames, {wide}x{high}, {made.fps:g} fps", soft_wrap=True)
+        console.print(f"{path}: {length} frames, {wide}x{high}, {made.fps:g} fps{heard}", soft_wrap=True)
     return 0
+
+
+def _write(path: Path, clip: NDArray[np.uint8], fps: float, prompt: str, seed: int, scorer: ClipSound | None) -> str:
+    """Write a clip, with a sound if there is what gives one; returns what is said of that."""
+    from lumina.audio_tracks import write_wav
+    from lumina.files import replacing
+    from lumina.video import write_h264
+
+    if scorer is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_h264(path, clip, fps)
+        return ""
+    track, beside = scorer.track(clip, fps, prompt, seed), path.with_suffix(".wav")
+    with replacing(path) as partial, replacing(beside) as alone:
+        write_h264(partial, clip, fps, sound=track)
+        write_wav(alone, track)
+    return f"; its sound alone is {beside}"

@@ -62,6 +62,8 @@ class Options:
     """Of the cluster that this process is part of, as Ray takes it; None starts one on this machine."""
     typed: str = ""
     """The command that goes on, where it is another one than this."""
+    sound: str | None = None
+    """Video-to-audio checkpoint that gives each clip a sound."""
 
     def making(self) -> list[str]:
         """Words of what clips are made with, as they are typed."""
@@ -84,6 +86,7 @@ class Options:
             "--dtype": None if self.dtype == "auto" else self.dtype,
             "--attention": None if self.attention == "auto" else self.attention,
             "--offload": None if self.offload == "auto" else self.offload,
+            "--sound": self.sound,
             "--workers": self.workers,
         }
         pairs = (word for name, value in typed.items() if value is not None for word in (name, str(value)))
@@ -185,6 +188,7 @@ def _execution(model: ClipModel, options: Options) -> tuple[RuntimeConfig, ClipS
 
     from jobs import capacity, cluster
     from jobs.clip_folder import ClipSettings
+    from jobs.clip_sound import ClipSound
     from jobs.runtime import RuntimeConfig
     from lumina.flow_matching.schedules import sampler_config
 
@@ -210,6 +214,7 @@ def _execution(model: ClipModel, options: Options) -> tuple[RuntimeConfig, ClipS
         source=options.source or "",
         motion=options.motion,
         negative_prompt=options.negative_prompt,
+        sound=None if options.sound is None else ClipSound.find(options.sound, gpu),
     )
     if options.attention != "auto" and not gpu:
         raise PipelineError(f"--attention {options.attention} is a kernel of GPUs, and there is none: take auto")
@@ -220,12 +225,14 @@ def _make(folder: ClipFolder, runtime: RuntimeConfig, workers: int | None, conso
     from jobs import cluster
     from jobs.ray_faults import explained
 
-    most = workers or _fitting(folder.model, runtime)
+    sound = folder.settings.sound
+    most = workers or _fitting(folder.model, runtime, 0 if sound is None else sound.bytes())
     with shown_progress(console, "starting Ray") as shown:
         try:
             cluster.ensure(runtime)
             if runtime.ray_address is not None:
                 check_seen({"--out": folder.header, "--checkpoint": folder.model.transformer})
+                check_seen({} if sound is None else {"--sound": Path(sound.directory)})
             # Ray has put its own handler there.
             with terminable(), explained("jobs.clips:make", runtime):
                 folder.make(runtime, most, lambda done, total: shown(done, total, "generating"))
@@ -262,14 +269,14 @@ def check_seen(paths: Mapping[str, Path]) -> None:
             )
 
 
-def _fitting(model: ClipModel, runtime: RuntimeConfig) -> int | None:
+def _fitting(model: ClipModel, runtime: RuntimeConfig, more: int) -> int | None:
     """Workers for which this machine has memory, where they have no GPU; None where Ray decides."""
     from jobs.memory import available_bytes
 
     if runtime.use_gpu or runtime.ray_address is not None:
         return None
     # On a CPU they compute in float32 unless told otherwise, and files may hold half of that.
-    return max(1, int(available_bytes() * 0.8) // (2 * sum(model.sizes().values()) + _WORKER_BYTES))
+    return max(1, int(available_bytes() * 0.8) // (2 * (sum(model.sizes().values()) + more) + _WORKER_BYTES))
 
 
 def _tell(folder: ClipFolder, prompts: str, console: Console) -> int:
@@ -327,6 +334,7 @@ def submit_many(checkpoint: str, prompts: Path, out: Path, options: Options, add
     address = address.rstrip("/")
     rows = read_prompts(prompts)
     named = {"--checkpoint": checkpoint, "--out": str(out), "--adapter": options.adapter or ""}
+    named |= {"--sound": options.sound} if options.sound else {}
     typed = ["lumina", "generate", "--checkpoint", checkpoint, "--prompts", str(prompts), "--out", str(out)]
     file = f"prompts{prompts.suffix.lower()}"
     words = ["generate", "--checkpoint", checkpoint, "--prompts", file, "--out", str(out), *options.words()]

@@ -57,6 +57,14 @@ AdapterOption = Annotated[
 AdapterScaleOption = Annotated[
     float | None, typer.Option("--adapter-scale", help="How much of the adapter is added.", show_default="1")
 ]
+SoundOption = Annotated[
+    str | None,
+    typer.Option(
+        "--sound",
+        metavar="DIR",
+        help="Video-to-audio checkpoint, as exported, or hf:owner/name: each clip gets a sound, and a .wav beside it.",
+    ),
+]
 PromptSourceOption = Annotated[
     str | None, typer.Option("--source", metavar="NAME", help="Whose system prompt; the exported default otherwise.")
 ]

@@ -110,9 +110,12 @@ class _Group:
 
 
 def read_tables(inputs: Mapping[str, Input], system_prompts: Mapping[str, str]) -> Tables:
-    """Read the inputs `clips` (`probe`), `motion` and `select`. ValueError if they are not of one run."""
-    select, clips, motion = (dataset(inputs[name].path / "data") for name in ("select", "clips", "motion"))
-    scored = motion.scanner(filter=pc.is_valid(pc.field("estimator"))).head(1).to_pylist()
+    """Read the inputs `clips` (`probe`), `select` and, if given, `motion`. ValueError if they are not of one run."""
+    select, clips = (dataset(inputs[name].path / "data") for name in ("select", "clips"))
+    scored = []
+    if "motion" in inputs:
+        motion = dataset(inputs["motion"].path / "data")
+        scored = motion.scanner(filter=pc.is_valid(pc.field("estimator"))).head(1).to_pylist()
     # One configuration scored them all.
     return join_tables(select, clips, _unit(scored[0]) if scored else None, system_prompts)
 
@@ -166,7 +169,8 @@ def make_page(
     pictures = _pictures(rows, config, decode, progress)
 
     def cards(group: _Group) -> list[_Card]:
-        return [_card(rows[index], title, pictures[index]) for index, title in group.picks]
+        is_scored = tables.motion_unit is not None
+        return [_card(rows[index], title, pictures[index], is_scored) for index, title in group.picks]
 
     html = render(
         TEMPLATE,
@@ -282,7 +286,7 @@ def _pictures(
     return pictures
 
 
-def _card(row: Row, title: str, pictures: tuple[Thumbnail, ...] | RowError | str) -> _Card:
+def _card(row: Row, title: str, pictures: tuple[Thumbnail, ...] | RowError | str, is_scored: bool) -> _Card:
     facts = []
     if row["width"] is not None:
         facts.append(f"{row['width']}×{row['height']}")
@@ -290,7 +294,8 @@ def _card(row: Row, title: str, pictures: tuple[Thumbnail, ...] | RowError | str
         facts.append("image")
     elif row["fps"] is not None:
         facts += [f"{row['fps']:.4g} fps", f"{row['duration_s']:.3g} s"]
-        facts.append("no motion score" if row["motion_score"] is None else f"motion {row['motion_score']:.3g} px")
+        if is_scored:
+            facts.append("no motion score" if row["motion_score"] is None else f"motion {row['motion_score']:.3g} px")
     if row["codec"] is not None:
         facts.append(row["codec"])
     problem = f"{pictures.reason}: {pictures.detail}" if isinstance(pictures, RowError) else pictures

@@ -1,8 +1,8 @@
 """Select: which clips to train on. Thresholds live here, scores do not: another policy recomputes nothing dear.
 
-Rows in: probed clips with their motion and tag. Rows out: the same ids, with `keep`, every rule that failed, the
-latents sets that the row may go to, and the columns that encoding needs. A row that an earlier stage set aside stays
-aside, for that stage's reason.
+Rows in: probed clips, with their motion, tag and further scores where there are such stages. Rows out: the same ids,
+with `keep`, every rule that failed, the sets that the row may go to, and the columns that encoding needs. A row that an
+earlier stage set aside stays aside, for that stage's reason.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from curation.rules import (
     reason_of,
     score_columns,
 )
-from curation.schema import SELECT, STATUS_COLUMNS, Reason, Status, iterate, short_detail, to_table
+from curation.schema import MOTION, SELECT, STATUS_COLUMNS, Reason, Status, iterate, short_detail, to_table
 from lumina.randomness import generator
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ SCORED = "score@"
 
 
 class SelectConfig(Rules):
-    """The policy: general rules, those of single sources, and further ones of single latents sets."""
+    """The policy: general rules, those of single sources, and further ones of single sets of clips."""
 
     sources: dict[str, SourceRules] = Field(default_factory=dict)
     """Rules of a source, by its name: those given replace the general ones, null switches one off."""
@@ -115,6 +115,20 @@ def check_scores(config: SelectConfig, known: Collection[str], extra: bool = Tru
         if not extra and not near:
             hint += f", and {EXTRA}<column> for the columns of the manifest"
         raise ValueError(f"select.{where} names {name!r}, which is no score of any clip; {hint}")
+
+
+def check_no_motion(config: SelectConfig) -> None:
+    """ValueError for a rule about motion, in a run that has no stage which measures it."""
+    rules: dict[str, Rules] = {"": config}
+    rules |= {f"{key}.{name}.": one for key in ("sources", "sets") for name, one in getattr(config, key).items()}
+    for where, one in rules.items():
+        limits = [name for name in ("min_motion", "max_motion") if getattr(one, name) is not None]
+        limits += [f"scores.{name}" for name in one.scores if name in score_columns(MOTION)]
+        if limits:
+            raise ValueError(
+                f"select.{where}{limits[0]} is about motion, but there is no motion stage in this run, "
+                "which measures sound: leave it out"
+            )
 
 
 def select(rows: Iterable[Row], config: SelectConfig) -> pa.Table:
@@ -229,46 +243,47 @@ def _reduce(decided: pa.Table, config: SelectConfig, quotas: Quotas) -> pa.Table
 def _join(inputs: Mapping[str, Input], config: SelectConfig) -> Iterator[Row]:
     """One row per clip; a clip that several stages set aside has the status of the first: probe, motion, tag, ..."""
     clips, named = inputs["clips"].rows().sort_by("clip_id"), set(config.scores_named())
-    tables = {key: inputs[key].rows() for key in _scored(inputs)}
-    motion, *scored = (
-        table.select(
-            [
-                "clip_id",
-                *sorted((named | {"flow_abs_mean"}) & set(score_columns(table.schema))),
-                *STATUS_COLUMNS,
-            ]
-        ).sort_by("clip_id")
-        for table in tables.values()
-    )
-    tags = inputs["tag"].rows(["clip_id", "system_prompt_id", *STATUS_COLUMNS]).sort_by("clip_id")
-    parts = [motion, tags, *scored]
-    if {len(table) for table in parts} != {len(clips)}:
-        raise ValueError(f"the tables differ: {len(clips)} clips, {', '.join(f'{len(table)} rows' for table in parts)}")
-    broken = reasons_of_firsts(clips, motion, "motion")
-    for clip, moving, tag, *measured in zip(iterate(clips), *map(iterate, parts), strict=True):
+    parts = {}
+    for key in _beside(inputs):
+        table = inputs[key].rows()
+        wanted = (named | {"flow_abs_mean"}) & set(score_columns(table.schema))
+        wanted |= {"system_prompt_id"} & set(table.column_names)
+        parts[key] = table.select(["clip_id", *sorted(wanted), *STATUS_COLUMNS]).sort_by("clip_id")
+    if any(len(table) != len(clips) for table in parts.values()):
+        raise ValueError(
+            f"the tables differ: {len(clips)} clips, {', '.join(f'{len(table)} rows' for table in parts.values())}"
+        )
+    broken = reasons_of_firsts(clips, parts["motion"], "motion") if "motion" in parts else {}
+    for clip, *others in zip(iterate(clips), *map(iterate, parts.values()), strict=True):
         name = clip["clip_id"]
-        if any(part["clip_id"] != name for part in (moving, tag, *measured)):
+        if any(part["clip_id"] != name for part in others):
             raise ValueError(f"clip {name} ({clip['uri']}) is missing from a table: these are not of one run")
-        status = next((part for part in (clip, moving, tag, *measured) if part["status"] != Status.OK), clip)
+        status = next((part for part in (clip, *others) if part["status"] != Status.OK), clip)
+        found = {key: value for part in others for key, value in part.items()}
         yield (
-            {key: value for part in measured for key, value in part.items()}
-            | moving
+            found
             | clip
-            | {"motion_score": moving["flow_abs_mean"], "system_prompt_id": tag["system_prompt_id"]}
+            | {"motion_score": found.get("flow_abs_mean"), "system_prompt_id": found.get("system_prompt_id")}
             | {column: status[column] for column in STATUS_COLUMNS}
             | broken.get(name, {})
         )
 
 
+def _beside(inputs: Mapping[str, Input]) -> list[str]:
+    """Keys of the inputs beside the clips, in the order in which their reasons count."""
+    return [*(key for key in ("motion", "tag") if key in inputs), *_scored(inputs)]
+
+
 def _scored(inputs: Mapping[str, Input]) -> list[str]:
-    """Keys of the inputs with scores, beside the clips."""
-    return ["motion", *sorted(key for key in inputs if key.startswith(SCORED))]
+    return sorted(key for key in inputs if key.startswith(SCORED))
 
 
 def _check(inputs: Mapping[str, Input], config: SelectConfig) -> None:
     """Every score that a rule names is one of some clip."""
+    if "motion" not in inputs:
+        check_no_motion(config)
     clips = dataset(inputs["clips"].path / "data")
-    scored = (dataset(inputs[key].path / "data") for key in _scored(inputs))
+    scored = (dataset(inputs[key].path / "data") for key in _beside(inputs) if key != "tag")
     known = set(score_columns(clips.schema, *(table.schema for table in scored)))
     extra, named = set[str](), set(config.scores_named())
     for batch in clips.to_batches(columns=["extra"]) if named - known else ():
@@ -303,11 +318,11 @@ SELECT_OPERATOR = Operator(
     name="select",
     config=SelectConfig,
     schema=SELECT,
-    inputs=("clips", "motion", "tag"),
+    inputs=("clips",),
     check=_check,
     plan=_plan,
     survey=_survey,
     reduce=_reduce,
     report=_report,
 )
-"""Reads the inputs `clips` (`probe`), `motion` and `tag`, and those that begin with `SCORED`."""
+"""Reads the inputs `clips` (`probe`), `motion` and `tag` if given, and those that begin with `SCORED`."""

@@ -22,7 +22,8 @@ FILE = "curation.html"
 
 @partial(Job, reads_media=True, depends=("pillow", "jinja2"), uses_cluster=False)
 def run(ctx: JobContext) -> JobResult:
-    """Write `curation.html` (config: CurationPageConfig) from the inputs `clips`, `motion`, `tag` and `select`.
+    """Write `curation.html` (config: CurationPageConfig) from the inputs `clips`, `select`, and `motion` and `tag` if
+    there are such stages.
 
     A clip that does not decode is shown with the reason.
 
@@ -45,7 +46,8 @@ def run(ctx: JobContext) -> JobResult:
     def decode(row: Mapping[str, Any], times_s: Sequence[float]) -> NDArray[np.uint8]:
         return patiently(lambda: frames_at(decoder, row, env, times_s).pixels, row["uri"])
 
-    prompts = read_system_prompts(ctx.inputs["tag"].path / SYSTEM_PROMPTS_FILE)
+    tag = ctx.inputs.get("tag")
+    prompts = {} if tag is None else read_system_prompts(tag.path / SYSTEM_PROMPTS_FILE)
     tables = read_tables(
         {key: Input(ref.path) for key, ref in ctx.inputs.items()},
         {source: prompt.text for source, prompt in prompts.items()},

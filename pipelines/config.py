@@ -2,64 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from curation.decode import ProbeConfig
 from curation.latents import EncodeLatentsConfig
-from curation.manifest_formats import IngestConfig
-from curation.manifests import read_manifest
 from curation.motion_scores import MotionConfig
-from curation.operator import load_operator
 from curation.page import CurationPageConfig
 from curation.prompts import EncodeTextConfig
-from curation.rules import score_columns
-from curation.selection import SelectConfig
-from curation.shots import ShotsConfig
 from curation.sources import TagConfig
 from jobs.choose import ChooseConfig
 from jobs.evaluate import EvaluationConfig
 from jobs.export import ExportConfig
-from jobs.runtime import RuntimeConfig
-from jobs.shapes import RenderShapesConfig
 from lumina.config import Config
 from lumina.models.config import NextDiTConfig
 from lumina.sizes import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION, latent_frames
 from lumina.training.stage import TaskConfig, TrainStageConfig
 from lumina.vbench.suite_config import VBenchSuite, check_available
-from pipelines.engine.code_drift import DriftPolicy
-from pipelines.errors import did_you_mean
+from pipelines.base_config import BaseConfig, Weights
 from pipelines.load import load
 
-ZOO = Path(__file__).parent.parent / "lumina" / "zoo"
 
-
-class DataConfig(Config):
-    """Where raw clips come from: exactly one of the two."""
-
-    shapes: RenderShapesConfig | None = None
-    """Render the Shapes world."""
-    manifest: Path | None = None
-    """A CSV, JSON lines or Parquet file (see `ingest.format`), or a folder of clips."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if self.shapes is None and self.manifest is None:
-            raise ValueError(
-                "no clips are named; add e.g. -o data.manifest=clips.csv (a CSV, .jsonl or .parquet file, or a folder)"
-            )
-        if self.shapes is not None and self.manifest is not None:
-            raise ValueError(
-                "this config renders clips (data.shapes), so it takes no data.manifest; the config `folder` does"
-            )
-        return self
-
-
-class WeightsConfig(Config):
+class WeightsConfig(Weights):
     """Pretrained networks: a local directory, `hf:owner/name` of the hub, or `zoo:<name>` for small shipped ones."""
 
     vae: str = "zoo:vae"
@@ -68,14 +34,9 @@ class WeightsConfig(Config):
     """A Gemma-2 model with its tokenizer."""
     unimatch: str = "zoo:unimatch"
     """A UniMatch flow network: a directory, or a released `.pth` file under its released name."""
-
     transformer: str | None = None
     """What the first training stage starts from: a transformer of ours (`transformer` and `transformer_ema` of a
     training stage, the output of `lumina convert`), or an exported checkpoint; None starts from nothing."""
-
-    def resolve(self) -> dict[str, str]:
-        """Return name to local directory or model of the hub, `zoo:` names resolved; what is not given is left out."""
-        return {name: _zoo(value) for name, value in self if value is not None}
 
 
 class TrainConfig(TrainStageConfig):
@@ -83,32 +44,6 @@ class TrainConfig(TrainStageConfig):
 
     latents: tuple[str, ...] = Field(min_length=1)
     """Names from the `latents` section."""
-
-
-class ScoringConfig(Config):
-    """A curation stage that measures clips, from a file of its own: the stage `score@NAME`."""
-
-    operator: str = Field(pattern=r"^curation(\.\w+)+:\w+$")
-    """`module:NAME` of its `curation.operator.Operator`, which reads `clips` (of `probe`), `motion` or `tag`."""
-    settings: Any = Field(default_factory=dict, validate_default=True)
-    """The operator's own settings."""
-    weights: dict[str, str] = Field(default_factory=dict)
-    """Pretrained networks that it loads and `weights` does not name."""
-
-    @field_validator("settings", mode="after")
-    @classmethod
-    def _of_operator(cls, value: Any, info: ValidationInfo) -> Config | None:
-        if "operator" not in info.data:
-            return None  # which is the mistake that is told
-        try:
-            config: Config = load_operator(info.data["operator"]).config.model_validate(value)
-        except (ImportError, TypeError) as error:
-            raise ValueError(f"the operator cannot be had: {error}") from error
-        return config
-
-    def columns(self) -> tuple[str, ...]:
-        """The numbers that it measures of each clip, which `select.scores` may name."""
-        return score_columns(load_operator(self.operator).schema)
 
 
 class SubsetConfig(Config):
@@ -147,29 +82,17 @@ class Branch:
         return f"evaluate@{self.after}.{source}" if self.prefix else f"evaluate@{source}"
 
 
-class PipelineConfig(Config):
-    """Everything that one run of the DAG is made from."""
+class PipelineConfig(BaseConfig):
+    """Everything that one run of text_to_video is made from."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    """Name of the run; `latest/<name>` in the store points to the newest one."""
-    data: DataConfig
-    """Raw clips."""
+    pipeline: Literal["text_to_video"] = "text_to_video"
+    """Which model the run trains: this, or `video_to_audio`."""
     weights: WeightsConfig = WeightsConfig()
     """Pretrained networks."""
-    ingest: IngestConfig = IngestConfig()
-    """Read the manifest."""
-    split: ShotsConfig | None = None
-    """Cut clips into their shots; None leaves each clip whole."""
-    probe: ProbeConfig = ProbeConfig()
-    """Find out what each file holds."""
     motion: MotionConfig = MotionConfig()
     """Score motion by optical flow."""
-    scoring: dict[str, ScoringConfig] = Field(default_factory=dict)
-    """Further stages that measure clips, by name; what they measure may be a rule of `select.scores`."""
     tag: TagConfig
     """System prompts by source."""
-    select: SelectConfig = SelectConfig()
-    """Keep or filter clips."""
     curation_page: CurationPageConfig = CurationPageConfig()
     """The page that shows what was kept, what was set aside, and why."""
     encode_text: EncodeTextConfig = EncodeTextConfig()
@@ -191,23 +114,6 @@ class PipelineConfig(Config):
     after: dict[str, SubsetConfig] = Field(default_factory=dict)
     """Training stage -> `evaluate`, `choose`, `finetune` and `export` of its own, for more models than that of the last
     stage: their stages are named after it, `finetune@3`."""
-    runtime: RuntimeConfig = RuntimeConfig()
-    """How the run is executed; changes no result."""
-    store: str = "runs"
-    """Directory of all outputs, or `s3://...`, `gs://...`."""
-    store_cache: str | None = None
-    """Working copy of a store in a bucket; None is a folder below `$XDG_CACHE_HOME/lumina/stores`."""
-    tracking_uri: str | None = None
-    """MLflow tracking server, or a database such as `sqlite:///mlflow.db`; None takes the environment variable
-    `MLFLOW_TRACKING_URI`, and without it an SQLite file in the store."""
-    min_free_gb: float = Field(default=2.0, ge=0)
-    """Free disk space that must be there before any work starts."""
-    code_drift: Literal["recompute", "keep", "refuse"] | None = None
-    """What becomes of the output of a stage of which nothing but code has changed: compute it again, keep it and say so
-    wherever it is shown, or stop there. None goes by cost: it is kept where computing it took more than
-    `expensive_s`. `lumina run --recompute STAGE` computes it in any case."""
-    expensive_s: float = Field(default=900.0, ge=0)
-    """Seconds beyond which a stage is too expensive to be computed again for a change of code alone."""
 
     @model_validator(mode="before")
     @classmethod
@@ -229,8 +135,6 @@ class PipelineConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.data.shapes is not None and self.ingest != IngestConfig():
-            raise ValueError("ingest tells how a manifest is read, but this config renders its clips (data.shapes)")
         *earlier, last = self.train
         for name in self.after:
             if name not in earlier:
@@ -249,7 +153,9 @@ class PipelineConfig(Config):
             raise ValueError(
                 f"train.{first}.lora adapts weights, but the stage starts from none: name some with weights.transformer"
             )
-        self._check_runtime()
+        networks = ["motion", "encode_text", "encode_latents", *(f"encode_latents@{name}" for name in self.latents)]
+        networks += [f"score@{name}" for name in self.scoring]
+        self._check_runtime([stage_name(key) for key in self.training()], networks)
         self._check_attention()
         self._check_generation()
         for branch in self.branches():
@@ -267,30 +173,6 @@ class PipelineConfig(Config):
         """All training stages by the key that configures them, those of fine-tuning last."""
         finetuning = {f"{branch.prefix}finetune": branch.finetune for branch in self.branches()}
         return {**{f"train.{name}": stage for name, stage in self.train.items()}, **finetuning}
-
-    def drift_policy(self, recompute: Sequence[str] = ()) -> DriftPolicy:
-        """What becomes of outputs from which nothing but code differs; stages in `recompute` are computed again."""
-        return DriftPolicy(self.code_drift, self.expensive_s, frozenset(recompute))
-
-    def example_prompt(self) -> str:
-        """A prompt that the trained model may know something about."""
-        rows = [] if self.data.manifest is None else read_manifest(self.data.manifest, self.ingest).rows
-        return next((row.caption for row in rows if row.caption), "A red circle moves to the right.")
-
-    def _check_runtime(self) -> None:
-        """A stage that is misspelt would keep all activations, or take whole GPUs."""
-        training = [stage_name(key) for key in self.training()]
-        networks = ["motion", "encode_text", "encode_latents", *(f"encode_latents@{name}" for name in self.latents)]
-        networks += [f"score@{name}" for name in self.scoring]
-        for setting, kind, known in (
-            ("activation_checkpointing", "training stage", training),
-            ("curation_gpus", "stage with a network", networks),
-        ):
-            named = getattr(self.runtime, setting)
-            for name in named if isinstance(named, Mapping) else ():
-                if name not in known:
-                    hint = did_you_mean(name.replace(".", "@"), known, f"there are {', '.join(known)}")
-                    raise ValueError(f"runtime.{setting} names {name!r}, which is no {kind}; {hint}")
 
     def _check_attention(self) -> None:
         """A kernel that takes half precision alone would end a stage once it starts."""
@@ -386,13 +268,13 @@ def stage_name(key: str) -> str:
     return key.replace(".", "@", 1)
 
 
+PIPELINES: dict[str, type[PipelineConfig]] = {"text_to_video": PipelineConfig}
+"""The config of each kind of run, by its key `pipeline`; the first is the default."""
+
+
 def load_config(name_or_path: str, overrides: Sequence[str] = (), *, needs_clips: bool = True) -> PipelineConfig:
     """Read a shipped config by name, or a YAML file, with dotted overrides; see `pipelines.load.load`.
 
     With `needs_clips` False, a config that leaves the clips to its user is good without them: to reckon with.
     """
-    return load(PipelineConfig, name_or_path, overrides, {} if needs_clips else {"data": {"manifest": "clips.csv"}})
-
-
-def _zoo(value: str) -> str:
-    return str(ZOO / value.removeprefix("zoo:")) if value.startswith("zoo:") else value
+    return load(PIPELINES, name_or_path, overrides, {} if needs_clips else {"data": {"manifest": "clips.csv"}})

@@ -17,6 +17,9 @@ from pipelines.yaml_text import YamlLimitError, load_yaml
 
 CONFIGS = Path(__file__).parent / "configs"
 
+KIND = "pipeline"
+"""The key at the top that says which model a config trains, and so which sections it has."""
+
 M = TypeVar("M", bound=BaseModel)
 
 _FORMS = ("literal[", "dict[")
@@ -33,9 +36,14 @@ def shipped() -> list[str]:
 
 
 def load(
-    model: type[M], name_or_path: str, overrides: Sequence[str] = (), defaults: Mapping[str, Any] | None = None
+    models: Mapping[str, type[M]],
+    name_or_path: str,
+    overrides: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
 ) -> M:
-    """Read `name_or_path`, apply `key.path=value` overrides in order, and check everything.
+    """Read `name_or_path`, apply `key.path=value` overrides in order, and check everything by the model of its kind.
+
+    The kind is the value of the key `pipeline`, by default the first of `models`.
 
     The value for a key whose field is text (a path, a word of a choice) is that text as it is; where the field may also
     be None, `null` or nothing means that. Other values are YAML.
@@ -55,6 +63,7 @@ def load(
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping of settings at the top, got {type(data).__name__}")
     data = _own(data)
+    model = _model(models, data, name_or_path, overrides)
     for override in overrides:
         _override(model, data, override)
     data |= {key: section for key, section in (defaults or {}).items() if not data.get(key)}
@@ -66,6 +75,17 @@ def load(
         if len(lines) == 1:
             raise ConfigError(f"{name_or_path}: {lines[0]}") from error
         raise ConfigError("\n  ".join([f"{name_or_path}: {len(lines)} settings to mend", *lines])) from error
+
+
+def _model(models: Mapping[str, type[M]], data: Mapping[str, Any], name: str, overrides: Sequence[str]) -> type[M]:
+    """The model of a config's kind: that decides which overrides there are, so it is known before them."""
+    given = [text for key, _, text in (one.partition("=") for one in overrides) if key == KIND]
+    kind = given[-1] if given else str(data.get(KIND, next(iter(models))))
+    if kind not in models:
+        hint = did_you_mean(kind, models)
+        told = filter(None, [f"{KIND}: there is no {kind!r}", f"there are: {', '.join(models)}", hint])
+        raise ConfigError(f"{name}: {'; '.join(told)}")
+    return models[kind]
 
 
 def _find(name_or_path: str) -> Path:
@@ -244,13 +264,23 @@ def _explain(model: type[BaseModel], data: Any, item: Any) -> str:
         tags = {name: tag for owner in owners for name, tag in _tags(owner).items()}
         # The kind was given, and understood.
         hint = did_you_mean(key, known - tags.keys(), f"known here: {', '.join(sorted(known)) or 'none'}", 0.5)
-        where = "".join(f" where {name} is {tag!r}" for name, tag in tags.items() if len(owners) == 1)
+        written = _at(data, path)
+        where = "".join(
+            f" where {name} is {tag!r}" for name, tag in tags.items() if len(owners) == 1 and name in written
+        )
         return f"{'.'.join([*path, key])}: unknown key{where}; {hint}"
     if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
         return _explain_kind(path, owners, item["ctx"])
     message = item["msg"].removeprefix("Value error, ")
     got = "" if item["type"] in ("missing", "value_error") else f"; got {item['input']!r}"
     return f"{'.'.join(path)}: {message}{got}" if path else f"{message}{got}"
+
+
+def _at(data: Any, path: Sequence[str]) -> Any:
+    """What a user wrote at a path of keys and of places in lists; nothing for a section that is filled in."""
+    for part in path:
+        data = data[int(part)] if isinstance(data, list) else data.get(part, {})
+    return data
 
 
 def _explain_kind(path: Sequence[str], owners: set[type[BaseModel]], context: Mapping[str, Any]) -> str:

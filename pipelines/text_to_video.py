@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from curation.manifest_mistakes import ManifestError
-from curation.manifests import Manifest, external_digest, media_root, read_manifest
-from curation.operator import Operator, load_operator
+from curation.manifests import Manifest
 from curation.selection import SelectConfig
 from curation.sources import SYSTEM_PROMPTS_FILE, SourceError, check_sources
-from jobs import choose, curation_page, evaluate, evaluate_vbench, export, shapes, train
-from jobs.context import Job
+from jobs import choose, curation_page, evaluate, evaluate_vbench, export, train
 from jobs.shapes import RenderShapesConfig
-from lumina.config import Config
-from lumina.files import place_of
 from lumina.vbench.suite_config import VBenchSuite
 from pipelines.checks import check_names, check_scores_given, check_select, check_store, check_weights, starting_weights
 from pipelines.config import Branch, PipelineConfig, TrainConfig
 from pipelines.engine.stage import Pipeline, RegisteredModel, Stage
-from pipelines.engine.tolerance import read_tier
 from pipelines.errors import PipelineError
 from pipelines.layout import check_layout, layout_of, trainable
+from pipelines.stages import curate, executed, job, raw, read_clips, score_clips, select_clips, sources_of
 from pipelines.vbench_suite import with_suite
 
 _TRAIN_FROM = "lumina run CONFIG \\\n    -o weights.transformer={checkpoint}"
@@ -31,23 +27,6 @@ _BASE = RegisteredModel("base", "Trained on all sources.", _TRAIN_FROM)
 _BEST_SUBSET = RegisteredModel("best-subset", "Fine-tuned on the best subset of sources.", _TRAIN_FROM)
 _GENERATE = 'lumina generate --checkpoint {checkpoint} \\\n    --prompt "..." --out clip.mp4'
 _FINAL = RegisteredModel("final", "The fine-tuned model with all that it needs to generate clips.", _GENERATE)
-_DECODERS = ("av", "opencv-python-headless")
-
-
-def sources_of(data: RenderShapesConfig | Manifest) -> tuple[str, ...]:
-    """The sources in the raw data, sorted: known before anything runs, since each is evaluated on its own."""
-    if isinstance(data, Manifest):
-        return data.sources
-    return tuple(sorted({name for counts in (data.clips, data.images) for name, count in counts.items() if count}))
-
-
-def _raw(config: PipelineConfig) -> RenderShapesConfig | Manifest:
-    """What is rendered, or the manifest: read once, for it may be long."""
-    if config.data.shapes is not None:
-        return config.data.shapes
-    if config.data.manifest is None:
-        raise AssertionError("PipelineConfig lets data through that is neither Shapes nor a manifest")
-    return read_manifest(config.data.manifest, config.ingest)
 
 
 def build(config: PipelineConfig) -> Pipeline:
@@ -57,7 +36,7 @@ def build(config: PipelineConfig) -> Pipeline:
         PipelineError: the manifest or the weights cannot be used, or a source cannot be tagged or evaluated.
     """
     try:
-        data = _raw(config)
+        data = raw(config)
         sources = sources_of(data)
         check_sources(sources, config.tag)
     except (ManifestError, SourceError) as error:
@@ -86,29 +65,22 @@ def _select(config: PipelineConfig) -> SelectConfig:
 
 def _curation(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> list[Stage]:
     device = config.runtime.curation_device
-    split = [_curate(config, "curation.shots:SPLIT_OPERATOR", config.split, clips="ingest")] if config.split else []
     return [
-        *([_job(config, "render_shapes", shapes.run, config.data.shapes, {})] if config.data.shapes else []),
-        _ingest(config, data),
-        *split,
-        _curate(config, "curation.decode:PROBE_OPERATOR", config.probe, clips="split" if split else "ingest"),
-        _curate(config, "curation.motion_scores:MOTION_OPERATOR", config.motion),
-        _executed(_curate(config, "curation.sources:TAG_OPERATOR", config.tag), system_prompts=SYSTEM_PROMPTS_FILE),
-        *(
-            _curate(config, one.operator, one.settings, f"score@{name}", weights=one.weights)
-            for name, one in config.scoring.items()
-        ),
-        _selection(config),
-        _job(
+        *read_clips(config, data),
+        curate(config, "curation.motion_scores:MOTION_OPERATOR", config.motion),
+        executed(curate(config, "curation.sources:TAG_OPERATOR", config.tag), system_prompts=SYSTEM_PROMPTS_FILE),
+        *score_clips(config),
+        select_clips(config, _select(config), ("motion", "tag")),
+        job(
             config,
             "curation_page",
             curation_page.run,
             config.curation_page,
             {"clips": "probe", "motion": "motion", "tag": "tag", "select": "select"},
         ),
-        _curate(config, "curation.prompts:ENCODE_TEXT_OPERATOR", config.encode_text.on(device)),
+        curate(config, "curation.prompts:ENCODE_TEXT_OPERATOR", config.encode_text.on(device)),
         *(
-            _curate(
+            curate(
                 config,
                 "curation.latents:ENCODE_LATENTS_OPERATOR",
                 latents.on(device).model_copy(update={"name": name}),
@@ -117,77 +89,6 @@ def _curation(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> li
             for name, latents in config.latents.items()
         ),
     ]
-
-
-def _selection(config: PipelineConfig) -> Stage:
-    """It reads the scoring stages that a rule names, and no others."""
-    stage = _curate(config, "curation.selection:SELECT_OPERATOR", _select(config))
-    named = config.select.scores_named()
-    scored = [f"score@{name}" for name, one in config.scoring.items() if named.keys() & one.columns()]
-    return replace(stage, inputs={**stage.inputs, **dict(zip(scored, scored, strict=True))})
-
-
-def _ingest(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> Stage:
-    stage = replace(
-        _curate(config, "curation.manifests:INGEST_OPERATOR", config.ingest),
-        entry="jobs.ingest:run",
-        inputs={"manifest": "render_shapes"},
-    )
-    if config.data.manifest is None or not isinstance(data, Manifest):
-        return _executed(stage, media_root_from="manifest")
-    manifest = place_of(config.data.manifest)
-    stage = replace(stage, inputs={}, facts={"media": external_digest(data, config.runtime.object_stores)})
-    return _executed(stage, locations={"manifest": manifest}, media_root=str(media_root(manifest, config.ingest)))
-
-
-def _curate(
-    config: PipelineConfig,
-    reference: str,
-    section: Config,
-    name: str = "",
-    clips: str = "probe",
-    weights: Mapping[str, str] | None = None,
-) -> Stage:
-    """A stage of an operator, `module:NAME`, with what that declares; its other inputs are the stages of their names.
-
-    It is named after the operator unless it has a `name`; `clips` is the stage that its input of that name is.
-    """
-    operator = load_operator(reference)
-    inputs = {key: clips if key == "clips" else key for key in operator.inputs}
-    stage = Stage(name or operator.name, "jobs.curate:run", section, reference, inputs=inputs)
-    loaded = operator.weights if operator.runs_network(section) else ()
-    return _declared(config, stage, operator, loaded, weights or {})
-
-
-def _job(config: PipelineConfig, name: str, job: Job, section: Config, inputs: Mapping[str, str]) -> Stage:
-    """A stage of a job, with what that declares."""
-    stage = _declared(config, Stage(name, job.entry, section, inputs=inputs), job, job.weights, {})
-    return _executed(stage, uses_cluster=job.uses_cluster)
-
-
-def _declared(
-    config: PipelineConfig, stage: Stage, code: Operator | Job, weights: Sequence[str], given: Mapping[str, str]
-) -> Stage:
-    specs = {**config.weights.resolve(), **given}
-    if missing := [name for name in weights if name not in specs]:
-        raise PipelineError(f"stage {stage.name} loads {', '.join(missing)}, which its setting `weights` does not name")
-    stage = replace(
-        stage,
-        version=code.version,
-        weights={name: specs[name] for name in weights},
-        depends=(*_DECODERS, *code.depends) if code.reads_media else code.depends,
-    )
-    stage = _executed(stage, tier=read_tier({"kind": code.tier}))
-    if not code.reads_media:
-        return stage
-    if config.data.manifest is None:
-        return _executed(replace(stage, inputs={**stage.inputs, "media": "render_shapes"}), media_root_from="media")
-    return _executed(stage, media_root=str(media_root(place_of(config.data.manifest), config.ingest)))
-
-
-def _executed(stage: Stage, **changes: Any) -> Stage:
-    """The stage, executed otherwise."""
-    return replace(stage, execution=replace(stage.execution, **changes))
 
 
 def _training(config: PipelineConfig, start: Path | None) -> list[Stage]:
@@ -202,12 +103,12 @@ def _training(config: PipelineConfig, start: Path | None) -> list[Stage]:
 
 
 def _registered(stage: Stage, model: RegisteredModel, branch: Branch) -> Stage:
-    return _executed(stage, model=replace(model, alias=model.alias + branch.variant.replace("@", "-")))
+    return executed(stage, model=replace(model, alias=model.alias + branch.variant.replace("@", "-")))
 
 
 def _train(config: PipelineConfig, name: str, section: TrainConfig, inputs: Mapping[str, str]) -> Stage:
     latents = {f"latents@{latents}": f"encode_latents@{latents}" for latents in section.latents}
-    return _job(config, name, train.run, section, {**latents, "text": "encode_text", **inputs})
+    return job(config, name, train.run, section, {**latents, "text": "encode_text", **inputs})
 
 
 def _subset(config: PipelineConfig, branch: Branch, sources: tuple[str, ...]) -> list[Stage]:
@@ -236,7 +137,7 @@ def _subset(config: PipelineConfig, branch: Branch, sources: tuple[str, ...]) ->
     exported = {"checkpoint": finetuned, "tag": "tag", "selection": chosen}
     compared = {"before": trained, "after": finetuned, "selection": chosen, "tag": "tag", **captions}
     evaluations = [
-        _job(
+        job(
             config,
             branch.evaluation(source),
             judge.run,
@@ -246,17 +147,17 @@ def _subset(config: PipelineConfig, branch: Branch, sources: tuple[str, ...]) ->
         for source in sources
     ]
     evaluations.append(
-        _job(config, f"evaluate_final{variant}", judge.run_final, evaluate.EvaluateFinalConfig(**settings), compared)
+        job(config, f"evaluate_final{variant}", judge.run_final, evaluate.EvaluateFinalConfig(**settings), compared)
     )
     if isinstance(suite, VBenchSuite):
         evaluations = with_suite(evaluations, suite, f"{branch.prefix}evaluate.suite")
     return [
         *evaluations[:-1],
         replace(
-            _job(config, chosen, choose.run, rule, {**scored, **trained_on}),
+            job(config, chosen, choose.run, rule, {**scored, **trained_on}),
             files=branch.choose.score_files(),
         ),
         _registered(tuned, _BEST_SUBSET, branch),
         evaluations[-1],
-        _registered(_job(config, f"export{variant}", export.run, branch.export, exported), _FINAL, branch),
+        _registered(job(config, f"export{variant}", export.run, branch.export, exported), _FINAL, branch),
     ]

@@ -74,9 +74,9 @@ def plan(
     drift: nothing but its code did, and it is computed again. unknown: an input is not computed yet. blocked: it cannot
     run. --json has every difference, old and new.
     """
+    from pipelines.dag import build
     from pipelines.engine.plan import plan as make_plan
     from pipelines.reports.tables import plan_view
-    from pipelines.text_to_video import build
 
     settings, opened = open_config(config, override, store)
     made = make_plan(build(settings).until(until), opened, drift=settings.drift_policy())
@@ -89,13 +89,13 @@ def _run(
 ) -> int:
     """Run with a live display, and tell what came out; returns the exit code. `command` goes on with it."""
     from jobs import cluster
+    from pipelines.dag import build
     from pipelines.engine import runner
     from pipelines.engine.events import Interrupted
     from pipelines.execution import JobExecutor
     from pipelines.reports.progress import RunDisplay
     from pipelines.reports.status import StatusFile, begin
     from pipelines.run_lock import lock_record, make_lock
-    from pipelines.text_to_video import build
     from pipelines.tracking.tracker import MlflowTracking
     from pipelines.tracking.uri import target, without_password
 

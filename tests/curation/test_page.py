@@ -262,5 +262,6 @@ def test_tables_are_joined_by_clip_and_must_be_of_one_run(tmp_path: Path) -> Non
         {"clip_id": "b", "codec": "h264"},
     ]
     assert tables.motion_unit == "pixels per 0.25 s in frames of 96x64, by unimatch"
+    assert read_tables({name: inputs[name] for name in ("select", "clips")}, {}).motion_unit is None
     with pytest.raises(ValueError, match="select has 2 rows and probe 1"):
         read_tables({**inputs, "clips": Input(tmp_path / "fewer")}, {})

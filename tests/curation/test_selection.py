@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from curation.operator import Env, Input, dataset
-from curation.schema import MOTION, PROBE, SELECT, TAG, Reason, Status, status_not_ok, status_ok, to_table
+from curation.schema import (
+    AV_ALIGN,
+    MOTION,
+    PROBE,
+    SELECT,
+    SOUND,
+    TAG,
+    Reason,
+    Status,
+    status_not_ok,
+    status_ok,
+    to_table,
+)
 from curation.selection import SELECT_OPERATOR, SelectConfig
 from curation.selection import select as select_table
 from tests.curation.in_memory import computed
@@ -278,3 +290,45 @@ def test_a_copy_of_what_motion_found_broken_leaves_with_it(tmp_path: Path) -> No
 def test_a_score_that_no_row_has_is_an_error_that_names_the_nearest(tmp_path: Path, policy: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SELECT_OPERATOR.check(_inputs(tmp_path), SelectConfig(**policy))
+
+
+def test_clips_are_selected_without_motion_and_tags(tmp_path: Path) -> None:
+    inputs = {"clips": _inputs(tmp_path)["clips"]}
+    quiet = status_not_ok("sound", Status.FILTERED, Reason.SILENT, "its peak is at -80 dBFS")
+    rows = [{**row, "av_align": 0.5 * n} for n, row in enumerate(_rows(2))]
+    tables = {"score@av_align": (rows, AV_ALIGN), "score@sound": (rows, SOUND)}
+    config = SelectConfig(
+        sets={"aligned": {"scores": {"av_align": {"min": 0.2}}}}, encoded={"all": ("video",), "aligned": ("video",)}
+    )
+
+    def selected(second: dict[str, Any]) -> list[dict[str, Any]]:
+        for name, (scored, schema) in tables.items():
+            (tmp_path / name / "data").mkdir(parents=True, exist_ok=True)
+            last = scored[1] | (second if name == "score@sound" else {})
+            pq.write_table(to_table([scored[0], last], schema), tmp_path / name / "data" / "part.parquet")
+        given = {**inputs, **{name: Input(tmp_path / name) for name in tables}}
+        return computed(SELECT_OPERATOR, given, config, Env("")).to_pylist()
+
+    first, second = selected({})
+    assert (first["stages"], second["stages"]) == (["all"], ["aligned", "all"])
+    assert json.loads(first["stage_failed"])["aligned"]["rules"] == ["score:av_align"]
+    assert (second["motion_score"], second["system_prompt_id"]) == (None, None)
+    assert [(row["keep"], row["reason"], row["reason_stage"]) for row in selected(quiet)] == [
+        (True, None, None),
+        (False, "silent", "sound"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("policy", "setting"),
+    [
+        ({"min_motion": 1}, "select.min_motion"),
+        ({"sources": {"web": {"max_motion": 1}}}, "select.sources.web.max_motion"),
+        ({"sets": {"aligned": {"scores": {"flow_abs_mean": {}}}}}, "select.sets.aligned.scores.flow_abs_mean"),
+    ],
+)
+def test_a_rule_about_motion_needs_a_stage_that_measures_it(tmp_path: Path, policy: dict, setting: str) -> None:
+    inputs = _inputs(tmp_path)
+    SELECT_OPERATOR.check(inputs, SelectConfig(**policy))
+    with pytest.raises(ValueError, match=f"{setting} is about motion, but there is no motion stage"):
+        SELECT_OPERATOR.check({"clips": inputs["clips"]}, SelectConfig(**policy))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from lumina.models.config import NextDiTConfig
 from lumina.models.next_dit import MultiScaleNextDiT
-from pipelines.config import ZOO
+from pipelines.base_config import ZOO
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SHAPE = NextDiTConfig(dim=32, n_layers=1, n_heads=2, multiple_of=32, cap_feat_dim=128)

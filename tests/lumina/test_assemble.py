@@ -19,7 +19,7 @@ from lumina.models.config import RELEASED_MODELS, NextDiTConfig
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.models.text_encoder import TextEncoder
 from lumina.system_prompts import SystemPrompt
-from pipelines.config import ZOO
+from pipelines.base_config import ZOO
 from tests.lumina import tiny
 from tests.lumina.hub_cache import COMMIT, SHAPE, make_cache
 

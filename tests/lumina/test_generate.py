@@ -16,7 +16,7 @@ from lumina.generate import TextToVideo
 from lumina.latents import initial_noise
 from lumina.models.autoencoder import VideoAutoencoder
 from lumina.models.text_encoder import TextEncoder
-from pipelines.config import ZOO
+from pipelines.base_config import ZOO
 from tests.lumina import tiny
 
 SAMPLER = tiny.SAMPLER

@@ -18,7 +18,7 @@ from lumina.models.text_encoder import TextEncoder
 from lumina.models.unimatch import UniMatch
 from lumina.released import read_released
 from lumina.tensor_names import misfit, unwrapped
-from pipelines.config import ZOO
+from pipelines.base_config import ZOO
 from tests.lumina.tiny import TINY, dit_without_zeros
 
 WANTED = [f"layers.{number}.weight" for number in range(20)]

@@ -67,7 +67,7 @@ stages:
 def read(tmp_path: Path, *overrides: str, text: str = BASE) -> Whole:
     path = tmp_path / "whole.yaml"
     path.write_text(text)
-    return load(Whole, str(path), overrides)
+    return load({"whole": Whole}, str(path), overrides)
 
 
 def test_overrides_reach_every_place(tmp_path: Path) -> None:
@@ -83,9 +83,9 @@ def test_overrides_reach_every_place(tmp_path: Path) -> None:
 def test_defaults_stand_in_for_sections_that_are_empty(tmp_path: Path) -> None:
     (tmp_path / "whole.yaml").write_text("part: {}\n")
     defaults = {"part": {"width": 5}, "limit": 2.0}
-    found = load(Whole, str(tmp_path / "whole.yaml"), ["limit=7"], defaults)
+    found = load({"whole": Whole}, str(tmp_path / "whole.yaml"), ["limit=7"], defaults)
     assert (found.part.width, found.limit) == (5, 7)
-    assert load(Whole, str(tmp_path / "whole.yaml"), ["part.width=3"], defaults).part.width == 3
+    assert load({"whole": Whole}, str(tmp_path / "whole.yaml"), ["part.width=3"], defaults).part.width == 3
 
 
 def test_an_alias_is_a_copy(tmp_path: Path) -> None:
@@ -190,9 +190,9 @@ def test_an_override_that_is_none(tmp_path: Path, override: str, message: str) -
 
 def test_a_config_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no config is named 'dmeo'; there are: demo, folder.*did you mean 'demo'"):
-        load(Whole, "dmeo")
+        load({"whole": Whole}, "dmeo")
     with pytest.raises(ConfigError, match="no such file"):
-        load(Whole, str(tmp_path / "nowhere.yaml"))
+        load({"whole": Whole}, str(tmp_path / "nowhere.yaml"))
     with pytest.raises(ConfigError, match="not valid YAML"):
         read(tmp_path, text="a: [")
     with pytest.raises(ConfigError, match="expected a mapping"):
@@ -204,7 +204,7 @@ def test_a_config_is_read_by_its_byte_order_mark_or_refused(tmp_path: Path) -> N
     path = tmp_path / "mine.yaml"
     for encoding in ("utf-8-sig", "utf-16"):
         path.write_text("# Größe\npart: {width: 7}\n", encoding=encoding)
-        assert load(Whole, str(path)).part.width == 7
+        assert load({"whole": Whole}, str(path)).part.width == 7
     path.write_text("part:\n  width: 7  # Größe\n", encoding="cp1252")
     with pytest.raises(ConfigError, match=r"mine.yaml, line 2: byte 22 \(0xf6\) is not UTF-8: save it as UTF-8"):
-        load(Whole, str(path))
+        load({"whole": Whole}, str(path))

@@ -16,7 +16,7 @@ from lumina.models.config import RELEASED_MODELS
 from lumina.models.next_dit import MultiScaleNextDiT
 from lumina.video import read_frames
 from pipelines import cli
-from pipelines.config import ZOO
+from pipelines.base_config import ZOO
 from tests.docs.pages import commands
 from tests.lumina import tiny
 from tests.lumina.hub_cache import SHAPE, make_cache

@@ -1,0 +1,128 @@
+"""Stages as every DAG makes them: of an operator or a job, with its weights, media, versions and tolerance."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from curation.manifests import Manifest, external_digest, media_root, read_manifest
+from curation.operator import Operator, load_operator
+from curation.selection import SelectConfig
+from jobs import shapes
+from jobs.context import Job
+from jobs.shapes import RenderShapesConfig
+from lumina.config import Config
+from lumina.files import place_of
+from pipelines.base_config import BaseConfig
+from pipelines.engine.stage import Stage
+from pipelines.engine.tolerance import read_tier
+from pipelines.errors import PipelineError
+
+_DECODERS = ("av", "opencv-python-headless")
+
+
+def sources_of(data: RenderShapesConfig | Manifest) -> tuple[str, ...]:
+    """The sources in the raw data, sorted: known before anything runs, since each is evaluated on its own."""
+    if isinstance(data, Manifest):
+        return data.sources
+    return tuple(sorted({name for counts in (data.clips, data.images) for name, count in counts.items() if count}))
+
+
+def raw(config: BaseConfig) -> RenderShapesConfig | Manifest:
+    """What is rendered, or the manifest: read once, for it may be long."""
+    if config.data.shapes is not None:
+        return config.data.shapes
+    if config.data.manifest is None:
+        raise AssertionError("DataConfig lets data through that is neither Shapes nor a manifest")
+    return read_manifest(config.data.manifest, config.ingest)
+
+
+def read_clips(config: BaseConfig, data: RenderShapesConfig | Manifest) -> list[Stage]:
+    """From raw clips to `probe`."""
+    split = [curate(config, "curation.shots:SPLIT_OPERATOR", config.split, clips="ingest")] if config.split else []
+    return [
+        *([job(config, "render_shapes", shapes.run, config.data.shapes, {})] if config.data.shapes else []),
+        _ingest(config, data),
+        *split,
+        curate(config, "curation.decode:PROBE_OPERATOR", config.probe, clips="split" if split else "ingest"),
+    ]
+
+
+def score_clips(config: BaseConfig) -> list[Stage]:
+    """The stages of the section `scoring`."""
+    return [
+        curate(config, one.operator, one.settings, f"score@{name}", weights=one.weights)
+        for name, one in config.scoring.items()
+    ]
+
+
+def select_clips(config: BaseConfig, policy: SelectConfig, inputs: Collection[str]) -> Stage:
+    """Selection from the stages of these names; of `scoring` it reads those that a rule names, and no others."""
+    stage = curate(config, "curation.selection:SELECT_OPERATOR", policy)
+    named = config.select.scores_named()
+    scored = [f"score@{name}" for name, one in config.scoring.items() if named.keys() & one.columns()]
+    return replace(stage, inputs={**stage.inputs, **{name: name for name in (*inputs, *scored)}})
+
+
+def _ingest(config: BaseConfig, data: RenderShapesConfig | Manifest) -> Stage:
+    stage = replace(
+        curate(config, "curation.manifests:INGEST_OPERATOR", config.ingest),
+        entry="jobs.ingest:run",
+        inputs={"manifest": "render_shapes"},
+    )
+    if config.data.manifest is None or not isinstance(data, Manifest):
+        return executed(stage, media_root_from="manifest")
+    manifest = place_of(config.data.manifest)
+    stage = replace(stage, inputs={}, facts={"media": external_digest(data, config.runtime.object_stores)})
+    return executed(stage, locations={"manifest": manifest}, media_root=str(media_root(manifest, config.ingest)))
+
+
+def curate(
+    config: BaseConfig,
+    reference: str,
+    section: Config,
+    name: str = "",
+    clips: str = "probe",
+    weights: Mapping[str, str] | None = None,
+) -> Stage:
+    """A stage of an operator, `module:NAME`, with what that declares; its other inputs are the stages of their names.
+
+    It is named after the operator unless it has a `name`; `clips` is the stage that its input of that name is.
+    """
+    operator = load_operator(reference)
+    inputs = {key: clips if key == "clips" else key for key in operator.inputs}
+    stage = Stage(name or operator.name, "jobs.curate:run", section, reference, inputs=inputs)
+    loaded = operator.weights if operator.runs_network(section) else ()
+    return _declared(config, stage, operator, loaded, weights or {})
+
+
+def job(config: BaseConfig, name: str, job: Job, section: Config, inputs: Mapping[str, str]) -> Stage:
+    """A stage of a job, with what that declares."""
+    stage = _declared(config, Stage(name, job.entry, section, inputs=inputs), job, job.weights, {})
+    return executed(stage, uses_cluster=job.uses_cluster)
+
+
+def _declared(
+    config: BaseConfig, stage: Stage, code: Operator | Job, weights: Sequence[str], given: Mapping[str, str]
+) -> Stage:
+    specs = {**config.weights.resolve(), **given}
+    if missing := [name for name in weights if name not in specs]:
+        raise PipelineError(f"stage {stage.name} loads {', '.join(missing)}, which its setting `weights` does not name")
+    stage = replace(
+        stage,
+        version=code.version,
+        weights={name: specs[name] for name in weights},
+        depends=(*_DECODERS, *code.depends) if code.reads_media else code.depends,
+    )
+    stage = executed(stage, tier=read_tier({"kind": code.tier}))
+    if not code.reads_media:
+        return stage
+    if config.data.manifest is None:
+        return executed(replace(stage, inputs={**stage.inputs, "media": "render_shapes"}), media_root_from="media")
+    return executed(stage, media_root=str(media_root(place_of(config.data.manifest), config.ingest)))
+
+
+def executed(stage: Stage, **changes: Any) -> Stage:
+    """The stage, executed otherwise."""
+    return replace(stage, execution=replace(stage.execution, **changes))

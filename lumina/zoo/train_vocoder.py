@@ -1,6 +1,6 @@
 """Train a small `transformers.SpeechT5HifiGan`, and ship it if it is better than Griffin-Lim.
 
-    python -m lumina.zoo.train_vocoder --vae lumina/zoo/audio_codec/vae --out lumina/zoo/audio_codec/vocoder --threads 1
+    python -m lumina.zoo.train_vocoder --codec lumina/zoo/audio_codec --threads 1
 
 Same class, input (log-mels of 64 bins) and upsampling (5 * 4 * 2 * 2 * 2 = 160) as AudioLDM's vocoder, with 1/120 of
 its parameters. It learns from magnitudes alone, without a discriminator: mels, and spectra of three window lengths. If
@@ -24,7 +24,7 @@ from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 from lumina.randomness import generator
 from lumina.video_to_audio.griffin_lim import GriffinLim
 from lumina.video_to_audio.log_mel import BINS, FLOOR, HOP, MAX_HZ, SAMPLE_RATE, WINDOW, log_mel, mel_filters
-from lumina.video_to_audio.networks.codec import AudioCodec, load_vae
+from lumina.video_to_audio.networks.codec import AudioCodec, load_codec, load_vae
 from lumina.zoo.sound_figures import figures
 from lumina.zoo.sounds import FRAMES, SEED, Sound, other_sound, shapes_sound, training_sound
 
@@ -141,25 +141,25 @@ def measured(vae: Path, model: SpeechT5HifiGan | None, count: int = HELDOUT) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--vae", type=Path, required=True, help="the trained autoencoder, through which it is heard")
+    parser.add_argument("--codec", type=Path, required=True, help="folder that has vae/ and gets vocoder/")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model = train(args.steps) if args.steps else None
-    found = measured(args.vae, model)
+    found = measured(args.codec / "vae", model)
     better = model is not None and all(
         found["hifigan_shapes"][name] > found["griffin_lim_shapes"][name] for name in ("onset_f1", "pitch")
     )
-    (model if model is not None and better else GriffinLim()).save_pretrained(args.out)
+    (model if model is not None and better else GriffinLim()).save_pretrained(args.codec / "vocoder")
     card = {
         "trained_by": "python -m lumina.zoo.train_vocoder",
         "steps": args.steps,
         "heldout_sounds": HELDOUT,
         "shipped": "hifigan" if better else "griffin_lim",
+        "codec_digest": load_codec(args.codec).digest,
     }
-    (args.out / "figures.json").write_text(json.dumps(card | found, indent=1) + "\n")
+    (args.codec / "vocoder" / "figures.json").write_text(json.dumps(card | found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

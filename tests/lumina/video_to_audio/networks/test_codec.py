@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lumina.video_to_audio.griffin_lim import GriffinLim, GriffinLimConfig
 from lumina.video_to_audio.networks.codec import AudioCodec, load_codec
 from tests.lumina.reference_numbers import draw
 from tests.lumina.video_to_audio.reference_numbers import SCALE
@@ -52,6 +53,24 @@ def test_a_directory_is_the_same_codec(codec: AudioCodec, folder: Path) -> None:
     mel = draw("mel", 1, 16, 64)
     assert torch.equal(again.encode(mel).mean, codec.encode(mel).mean)
     assert torch.equal(again.vocode(mel), codec.vocode(mel))
+
+
+def test_griffin_lim_takes_the_vocoders_place(codec: AudioCodec, tmp_path: Path) -> None:
+    assert codec.vocoder_name == "hifigan"
+    codec.vae.save_pretrained(tmp_path / "vae")
+
+    def with_iterations(count: int) -> AudioCodec:
+        GriffinLim(GriffinLimConfig(iterations=count)).save_pretrained(tmp_path / "vocoder")
+        return load_codec(tmp_path, dtype=torch.bfloat16)
+
+    once, more = with_iterations(1), with_iterations(2)
+    assert once.vocoder_name == "griffin_lim"
+    assert len({codec.digest, once.digest, more.digest}) == 3
+    mel = draw("mel", 2, 8, 64)
+    assert torch.equal(once.vocode(mel), once.vocoder(mel))
+    assert once.vocode(mel).shape == (2, 1280)
+    with pytest.raises(ValueError, match=r"log-mels must be \[B, T, 64\]"):
+        once.vocode(torch.zeros(1, 8, 80))
 
 
 def test_weight_norm_is_folded(codec: AudioCodec, published: dict[str, Path], tmp_path: Path) -> None:

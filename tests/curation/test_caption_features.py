@@ -15,7 +15,7 @@ from curation.tensors import unpack
 from lumina.system_prompts import text_id
 from lumina.training.data.index import CAPTIONS, Index
 from lumina.video_to_audio.networks.clip import load_clip_features
-from pipelines.config import ZOO
+from pipelines.base_config import ZOO
 from tests.curation.in_memory import computed, planned
 from tests.curation.selected import write_rows
 

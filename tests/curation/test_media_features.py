@@ -20,7 +20,7 @@ from lumina.video_to_audio.frames import grid_indices
 from lumina.video_to_audio.lengths import lengths
 from lumina.video_to_audio.networks.clip import load_clip_features
 from lumina.video_to_audio.networks.synchformer import load_synchformer
-from pipelines.config import ZOO
+from pipelines.base_config import ZOO
 from tests.curation.in_memory import planned
 from tests.curation.numbered import Film, picture, write
 from tests.curation.selected import Row, encoded, outcome, report, select_all

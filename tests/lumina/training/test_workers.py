@@ -63,7 +63,7 @@ def test_one_worker_and_two_see_the_same_and_lose_the_same(tmp_path: Path) -> No
     assert second == pytest.approx(first, rel=1e-5)
     # Those of two workers are at the same steps.
     found = resume.complete(tmp_path / "2" / "engine")
-    assert len(found) == len(list((tmp_path / "2" / "engine").iterdir())) > 2
+    assert len(found) == len(list((tmp_path / "2" / "engine").iterdir())) >= 2
     assert {checkpoint.world for checkpoint in found} == {2}
 
 

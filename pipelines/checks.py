@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
+
+import pyarrow as pa
 
 from curation.manifests import is_scanned
 from curation.rules import score_columns
-from curation.schema import MOTION, PROBE
-from curation.selection import check_scores
+from curation.schema import AV_ALIGN, MOTION, PROBE, SOUND
+from curation.selection import check_no_motion, check_scores
 from lumina.evaluation.score_files import read_scores
 from lumina.files import read_json
 from lumina.models.config import NextDiTConfig, load_flow_config
+from pipelines.base_config import BaseConfig
 from pipelines.config import PipelineConfig
 from pipelines.engine.fingerprint import locate_weights
 from pipelines.engine.stage import VARIANT
 from pipelines.errors import PipelineError
 from pipelines.layout import Layout, trainable
-
-_SCORES = {"probe": PROBE, "motion": MOTION}
+from pipelines.sound_config import SoundPipelineConfig
 
 
 def check_names(config: PipelineConfig, sources: tuple[str, ...]) -> None:
@@ -50,20 +53,47 @@ def check_select(config: PipelineConfig, sources: tuple[str, ...]) -> None:
     Raises:
         PipelineError: one is unknown, or is filled in by the pipeline.
     """
-    for where, names, known, kind in (
-        ("sources", set(config.select.sources), sources, "sources"),
-        ("sets", set(config.select.sets), tuple(config.latents), "latents sets"),
-    ):
-        unknown = sorted(names - set(known))
-        if unknown:
-            raise PipelineError(f"select.{where} names {', '.join(unknown)}; the {kind} are {', '.join(known)}")
+    _check_named("sources", config.select.sources, sources, "sources")
+    _check_named("sets", config.select.sets, tuple(config.latents), "latents sets")
     filled = {"select.encoded": config.select.encoded} | {
         f"latents.{name}.name": one.name for name, one in config.latents.items()
     }
-    given = [key for key, value in filled.items() if value]
-    if given:
+    _check_not_given(filled)
+    _check_scores(config, {"probe": PROBE, "motion": MOTION})
+
+
+def check_sound_select(config: SoundPipelineConfig, sources: tuple[str, ...]) -> None:
+    """As `check_select`, where no motion is measured and the sets are the rules' own.
+
+    Raises:
+        PipelineError: a rule names what there is not, or is about motion.
+    """
+    _check_named("sources", config.select.sources, sources, "sources")
+    for name, stage in config.train.items():
+        if unknown := sorted(set(stage.source_weights or {}) - set(sources)):
+            raise PipelineError(
+                f"train.{name}.source_weights names {', '.join(unknown)}; the sources are {', '.join(sources)}"
+            )
+    _check_not_given({"select.encoded": config.select.encoded})
+    try:
+        check_no_motion(config.select)
+    except ValueError as error:
+        raise PipelineError(str(error)) from error
+    _check_scores(config, {"probe": PROBE, "sound": SOUND, "av_align": AV_ALIGN})
+
+
+def _check_named(where: str, names: Collection[str], known: tuple[str, ...], kind: str) -> None:
+    if unknown := sorted(set(names) - set(known)):
+        raise PipelineError(f"select.{where} names {', '.join(unknown)}; the {kind} are {', '.join(known)}")
+
+
+def _check_not_given(filled: Mapping[str, object]) -> None:
+    if given := [key for key, value in filled.items() if value]:
         raise PipelineError(f"{', '.join(given)}: leave it out, the pipeline fills it in")
-    measured = {name: where for where in ("probe", "motion") for name in score_columns(_SCORES[where])}
+
+
+def _check_scores(config: BaseConfig, schemas: Mapping[str, pa.Schema]) -> None:
+    measured = {name: where for where, schema in schemas.items() for name in score_columns(schema)}
     for stage, scoring in config.scoring.items():
         for name in scoring.columns():
             if other := measured.get(name):
@@ -90,7 +120,7 @@ def check_scores_given(config: PipelineConfig, sources: tuple[str, ...], layout:
                 raise PipelineError(f"{branch.prefix}choose.scores: {error}") from error
 
 
-def check_store(config: PipelineConfig) -> None:
+def check_store(config: BaseConfig) -> None:
     """Keep the store out of a folder that is scanned for clips.
 
     Raises:
@@ -114,28 +144,51 @@ def check_weights(config: PipelineConfig) -> None:
     Raises:
         PipelineError: naming the setting, and what to do.
     """
-    specs = config.weights.resolve()
-    for name, key, field in (
-        ("vae", "latent_channels", "in_channels"),
-        ("text_encoder", "hidden_size", "cap_feat_dim"),
+    for name, path, field in (
+        ("vae", ("latent_channels",), "in_channels"),
+        ("text_encoder", ("hidden_size",), "cap_feat_dim"),
     ):
-        spec = specs[name]
-        directory = locate_weights(spec, f"weights.{name}").path
-        file = directory / "config.json"
-        if not file.is_file():
-            raise PipelineError(f"weights.{name}: {directory} holds no config.json, so it is no pretrained network")
-        try:
-            width = read_json(file)[key]
-        except (ValueError, KeyError, TypeError) as error:
-            raise PipelineError(
-                f"weights.{name}: {file} does not say {key!r}: is it another kind of network?"
-            ) from error
-        if width != getattr(config.model, field):
-            raise PipelineError(
-                f"model.{field} is {getattr(config.model, field)}, but weights.{name} ({spec}) has {key} {width}: "
-                f"set model.{field}={width}"
-            )
+        _check_width(config, name, "", path, field)
     _check_flow_network(config)
+
+
+def check_sound_weights(config: SoundPipelineConfig) -> None:
+    """As `check_weights`. What is one file of an original checkpoint tells its widths only when it is loaded.
+
+    Raises:
+        PipelineError: naming the setting, and what to do.
+    """
+    for name, below, path, field in (
+        ("audio_codec", "vae", ("latent_channels",), "in_channels"),
+        ("clip", "", ("projection_dim",), "visual_dim"),
+        ("clip", "", ("text_config", "hidden_size"), "text_dim"),
+        ("clip", "", ("text_config", "max_position_embeddings"), "text_tokens"),
+        ("synchformer", "", ("width",), "sync_dim"),
+    ):
+        if not locate_weights(config.weights.resolve()[name], f"weights.{name}").path.is_file():
+            _check_width(config, name, below, path, field)
+
+
+def _check_width(
+    config: PipelineConfig | SoundPipelineConfig, name: str, below: str, path: tuple[str, ...], field: str
+) -> None:
+    spec = config.weights.resolve()[name]
+    directory = locate_weights(spec, f"weights.{name}").path
+    file = directory / below / "config.json"
+    if not file.is_file():
+        raise PipelineError(f"weights.{name}: {file.parent} holds no config.json, so it is no pretrained network")
+    key = ".".join(path)
+    try:
+        width = read_json(file)
+        for part in path:
+            width = width[part]
+    except (ValueError, KeyError, TypeError) as error:
+        raise PipelineError(f"weights.{name}: {file} does not say {key!r}: is it another kind of network?") from error
+    if width != getattr(config.model, field):
+        raise PipelineError(
+            f"model.{field} is {getattr(config.model, field)}, but weights.{name} ({spec}) has {key} {width}: "
+            f"set model.{field}={width}"
+        )
 
 
 def starting_weights(config: PipelineConfig) -> Path | None:

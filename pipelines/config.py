@@ -23,6 +23,7 @@ from lumina.training.stage import TaskConfig, TrainStageConfig
 from lumina.vbench.suite_config import VBenchSuite, check_available
 from pipelines.base_config import BaseConfig, Weights
 from pipelines.load import load
+from pipelines.sound_config import SoundPipelineConfig
 
 
 class WeightsConfig(Weights):
@@ -268,11 +269,14 @@ def stage_name(key: str) -> str:
     return key.replace(".", "@", 1)
 
 
-PIPELINES: dict[str, type[PipelineConfig]] = {"text_to_video": PipelineConfig}
+PIPELINES: dict[str, type[BaseConfig]] = {
+    "text_to_video": PipelineConfig,
+    "video_to_audio": SoundPipelineConfig,
+}
 """The config of each kind of run, by its key `pipeline`; the first is the default."""
 
 
-def load_config(name_or_path: str, overrides: Sequence[str] = (), *, needs_clips: bool = True) -> PipelineConfig:
+def load_config(name_or_path: str, overrides: Sequence[str] = (), *, needs_clips: bool = True) -> BaseConfig:
     """Read a shipped config by name, or a YAML file, with dotted overrides; see `pipelines.load.load`.
 
     With `needs_clips` False, a config that leaves the clips to its user is good without them: to reckon with.

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pipelines.base_config import BaseConfig
 from pipelines.config import PipelineConfig
 from pipelines.engine.stage import Pipeline
+from pipelines.sound_config import SoundPipelineConfig
 
 
-def build(config: PipelineConfig) -> Pipeline:
+def build(config: BaseConfig) -> Pipeline:
     """Declare every stage of a run; PipelineError for what cannot run."""
-    from pipelines.text_to_video import build as text_to_video
+    if isinstance(config, SoundPipelineConfig):
+        from pipelines.video_to_audio import build as video_to_audio
 
-    return text_to_video(config)
+        return video_to_audio(config)
+    if isinstance(config, PipelineConfig):
+        from pipelines.text_to_video import build as text_to_video
+
+        return text_to_video(config)
+    raise TypeError(f"no DAG is known for a {type(config).__name__}")

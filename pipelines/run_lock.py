@@ -22,6 +22,7 @@ from pydantic import StringConstraints
 from curation.manifests import media_root
 from lumina.files import place_of
 from lumina.vbench.suite_config import VBenchSuite
+from pipelines.base_config import BaseConfig
 from pipelines.config import PipelineConfig
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
@@ -84,7 +85,7 @@ class _Config:
     tracking_uri: Text | None = None
 
 
-def make_lock(settings: PipelineConfig, command: str, store: Store) -> Lock:
+def make_lock(settings: BaseConfig, command: str, store: Store) -> Lock:
     """Lock a run that is about to start; keeps the patch in the store.
 
     Raises:
@@ -129,7 +130,7 @@ def _place_weights(weights: dict[str, Any]) -> None:
             weights[name] = str(place_of(spec))
 
 
-def portable(settings: PipelineConfig) -> dict[str, Any]:
+def portable(settings: BaseConfig) -> dict[str, Any]:
     """The config as plain data that means the same in another working directory, without passwords."""
     config: dict[str, Any] = settings.model_dump(mode="json")
     store = settings.store.removeprefix("file://")
@@ -139,7 +140,7 @@ def portable(settings: PipelineConfig) -> dict[str, Any]:
         config["data"]["manifest"] = str(manifest)
         if settings.ingest.media_dir is not None:
             config["ingest"]["media_dir"] = str(place_of(media_root(manifest, settings.ingest)))
-    for branch in settings.branches():
+    for branch in settings.branches() if isinstance(settings, PipelineConfig) else ():
         held = config["after"][branch.after] if branch.prefix else config
         if isinstance(scores := branch.choose.scores, Path):
             held["choose"]["scores"] = str(place_of(scores))

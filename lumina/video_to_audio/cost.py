@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import torch
+
 from lumina import cost
 from lumina.models.blocks import SINUSOID_WIDTH
 from lumina.video_to_audio.config import VideoToAudioConfig
 from lumina.video_to_audio.lengths import LATENT_RATE, VISUAL_FPS
+from lumina.video_to_audio.networks.dit import VideoToAudioDiT
 
 _KERNELS = 7, 3
 """Of the two convolutions over the synchronisation features."""
+
+
+def parameters(config: VideoToAudioConfig) -> int:
+    """Number of weights."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in VideoToAudioDiT(config).parameters())
 
 
 def token_cost(config: VideoToAudioConfig) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import Json, Overrides, width_and_height
+from pipelines.commands.options import Json, Overrides, show, width_and_height
 from pipelines.commands.written import check_new_folder
 from pipelines.errors import PipelineError
 from pipelines.terminal import json_text, make_console
@@ -68,7 +68,8 @@ def cost(
     """Show tokens, operations and bytes per scale, sampling schedule and training task.
 
     With --cluster it plans the training: GPU-hours, what a step waits for, checkpoints and memory per GPU, by stage;
-    and what encoding and evaluation take.
+    and what encoding and evaluation take. Of a video-to-audio config it counts the window of `encode_sound`, and
+    with --cluster tells GPU-hours.
     """
     from lumina.hardware import parse_cluster
     from lumina.models.config import RELEASED_MODELS
@@ -80,9 +81,11 @@ def cost(
             raise PipelineError(f"{option} {value:g}: it is about the GPUs of --cluster, which names none")
     if utilisation is not None and (gpus is None or not 0 < utilisation <= 1):
         raise PipelineError(f"--utilisation {utilisation:g}: expected a share of the peak of --cluster, such as 0.3")
-    from pipelines.config import load_config
+    from pipelines.config import PipelineConfig, load_config
     from pipelines.reports import cluster as cluster_report
     from pipelines.reports import cost as cost_report
+    from pipelines.reports import sound_cost
+    from pipelines.sound_config import SoundPipelineConfig
 
     width, height = width_and_height(size) if size else (None, None)
     if config in RELEASED_MODELS:
@@ -96,6 +99,14 @@ def cost(
     else:
         workers = [f"runtime.train_workers={gpus.count}"] if gpus else []
         settings = load_config(config, [*(override or []), *workers], needs_clips=False)
+        if isinstance(settings, SoundPipelineConfig):
+            if size or frames:
+                raise PipelineError(f"{config} makes sounds, which have no --size and no --frames")
+            sound = sound_cost.of_sound_pipeline(settings, gpus, utilisation or 0.3)
+            show(as_json, lambda: asdict(sound), lambda: sound_cost.sound_cost_view(sound))
+            return
+        if not isinstance(settings, PipelineConfig):
+            raise AssertionError(f"no cost is known for a {type(settings).__name__}")
         export = settings.export
         clip = cost_report.Clip(width or export.width, height or export.height, frames or export.num_frames)
         made = cost_report.of_pipeline(settings, clip, text_tokens)

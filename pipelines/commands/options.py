@@ -21,7 +21,7 @@ from pipelines.git import PACKAGES
 from pipelines.terminal import Text, json_text, make_console
 
 if TYPE_CHECKING:
-    from pipelines.config import PipelineConfig
+    from pipelines.base_config import BaseConfig
     from pipelines.engine.store.store import Store
 
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Path of a YAML file, or `demo`, `folder`, ...")]
@@ -155,15 +155,15 @@ def open_store(where: str | None) -> Store:
     from pipelines.engine.store import open_store as stores
 
     if where is None:
-        from pipelines.config import PipelineConfig
+        from pipelines.base_config import BaseConfig
 
-        where = str(PipelineConfig.model_fields["store"].default)
+        where = str(BaseConfig.model_fields["store"].default)
     return stores.open_store(where)
 
 
 def open_config(
     config: str, override: list[str] | None, store: str | None, name: str | None = None
-) -> tuple[PipelineConfig, Store]:
+) -> tuple[BaseConfig, Store]:
     """A config, and the store that it names."""
     from pipelines.config import load_config
     from pipelines.engine.store import open_store as stores

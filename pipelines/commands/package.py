@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from pipelines.base_config import BaseConfig
 from pipelines.commands.options import run_words
-from pipelines.config import PipelineConfig
 from pipelines.engine.fingerprint import canonical_json
 from pipelines.errors import PipelineError
 from pipelines.git import CLI, HOME, PACKAGES, Origin, origin, ship_origin
@@ -38,7 +38,7 @@ class Package:
 
 
 def make_package(
-    settings: PipelineConfig,
+    settings: BaseConfig,
     folder: Path,
     until: str | None,
     told: str,
@@ -98,7 +98,7 @@ def code_identity(folder: Path, code: Origin | None) -> str:
     return found.hexdigest()
 
 
-def _check(settings: PipelineConfig) -> None:
+def _check(settings: BaseConfig) -> None:
     if "://" not in settings.store and not Path(settings.store).is_absolute():
         raise PipelineError(
             f"store {settings.store!r} is relative: on the cluster it would vanish with the job's folder; name an "

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from curation.control_characters import shown
 from lumina.evaluation.selection import SELECTION_FILE
+from lumina.parts import SOUND_FILE
 from pipelines.commands.options import (
     ConfigArgument,
     Json,
@@ -32,7 +33,7 @@ from pipelines.terminal import Text, command_line, log_to_terminal, make_console
 
 if TYPE_CHECKING:
     from jobs.runtime import RuntimeConfig
-    from pipelines.config import PipelineConfig
+    from pipelines.base_config import BaseConfig
     from pipelines.engine.events import RunSummary
     from pipelines.engine.stage import Pipeline
     from pipelines.engine.store.store import Store
@@ -85,7 +86,7 @@ def plan(
 
 
 def _run(
-    settings: PipelineConfig, store: Store, until: str | None, recompute: Sequence[str], command: str, link: Link
+    settings: BaseConfig, store: Store, until: str | None, recompute: Sequence[str], command: str, link: Link
 ) -> int:
     """Run with a live display, and tell what came out; returns the exit code. `command` goes on with it."""
     from jobs import cluster
@@ -186,7 +187,10 @@ def _start_cluster(pipeline: Pipeline, store: Store, runtime: RuntimeConfig) -> 
         load_operator(stage.operator).runs_network(stage.config) for stage in pipeline.stages if stage.operator
     )
     work = capacity.Work(
-        "jobs.curate" in jobs, networks, "jobs.train" in jobs, bool({"jobs.evaluate", "jobs.evaluate_vbench"} & jobs)
+        "jobs.curate" in jobs,
+        networks,
+        bool({"jobs.train", "jobs.train_sound"} & jobs),
+        bool({"jobs.evaluate", "jobs.evaluate_vbench", "jobs.evaluate_sound"} & jobs),
     )
     try:
         page = cluster.ensure(runtime)
@@ -220,6 +224,7 @@ def _finish(
 ) -> None:
     from pipelines.compare.runs import read_side
     from pipelines.reports.evaluations import comparison_view, read_evaluations
+    from pipelines.reports.sounds import read_sounds, sounds_view
     from pipelines.reports.tables import summary_view
 
     console.print(summary_view(summary))
@@ -242,9 +247,12 @@ def _finish(
         for outcome in summary.outcomes.values():
             if outcome.manifest is not None and outcome.name.partition("@")[0] in ("curation_page", "export"):
                 store.fetch(outcome.manifest)
-        evaluations = read_evaluations(read_side(store, record))
+        side = read_side(store, record)
+        evaluations = read_evaluations(side)
         if any(one.sources or one.final for one in evaluations):
             console.print(comparison_view(evaluations))
+        if (sounds := read_sounds(side)).evaluations:
+            console.print(sounds_view(sounds))
     _where(console, store, summary, links, prompt)
     if not summary.ok:
         console.print(Text("What is done is kept. Once the cause is mended, the same command continues:", "bold"))
@@ -268,6 +276,7 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
         *(("checkpoint", path(name)) for name in summary.outcomes if name.startswith("export@")),
         ("checkpoint", path("export") or path("finetune")),
         ("clips", path("evaluate_final", "videos")),
+        *(("sounds", path(name, "sounds")) for name in summary.outcomes if name.startswith("evaluate@")),
         ("choice", path("choose", SELECTION_FILE)),
         ("MLflow", links.uri),
         ("run", None if summary.unrecorded else store.objects.name(run_key(summary.run_id))),
@@ -278,7 +287,7 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
             console.print(Text(f"{label:<11}", "bold").append(str(value), "default"), soft_wrap=True)
     counts = _counts(summary)
     looks = {
-        "compare": path("choose"),
+        "compare": path("choose") or path("compare"),
         "report": path("choose"),
         "quarantine": any(key.startswith("quarantined/") for key in counts),
         "selection": any(key.startswith("filtered/") for key in counts),
@@ -286,8 +295,11 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
     }
     commands = [["lumina", look, summary.run_id, "--store", store.uri] for look, wanted in looks.items() if wanted]
     if exported := path("export"):
-        clip = ["--prompt", prompt, "--out", "clip.mp4"]
-        commands.insert(0, ["lumina", "generate", "--checkpoint", str(exported), *clip])
+        if (exported / SOUND_FILE).is_file():
+            words = ["sound", "clip.mp4", "--checkpoint", str(exported), "--out", "sounding.mp4"]
+        else:
+            words = ["generate", "--checkpoint", str(exported), "--prompt", prompt, "--out", "clip.mp4"]
+        commands.insert(0, ["lumina", *words])
     console.print(Text("\nLook closer:", "bold"))
     for line in [*map(command_line, commands), *filter(None, [links.ui_command])]:
         console.print(f"  {line}", soft_wrap=True)

@@ -19,14 +19,22 @@ from pipelines.terminal import Text, json_text, make_console
 
 
 def compare(run: RunArgument = None, store: StoreOption = None, as_json: Json = False) -> None:
-    """Show the system prompts of a run side by side, the choice, and the fine-tuned model."""
+    """Show the system prompts of a run side by side, the choice, and the fine-tuned model.
+
+    Of a video-to-audio run: every condition of its evaluations, and its checkpoints against each other.
+    """
     from pipelines.compare.runs import read_side
     from pipelines.reports.evaluations import as_dict, comparison_view, read_evaluations
+    from pipelines.reports.sounds import read_sounds, sounds_view
 
     opened = open_store(store)
     record = opened.get_run(run)
-    found = read_evaluations(read_side(opened, record))
+    side = read_side(opened, record)
     head = Text(f"Run {record.run} ({record.name}, {record.started})", "dim")
+    if (sounds := read_sounds(side)).evaluations:
+        show(as_json, lambda: {"run": record.run, **sounds.as_dict()}, lambda: Group(head, sounds_view(sounds)))
+        return
+    found = read_evaluations(side)
     show(as_json, lambda: {"run": record.run, **as_dict(found)}, lambda: Group(head, comparison_view(found)))
 
 

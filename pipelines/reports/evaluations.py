@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from jobs.evaluate_sound import SCHEMA as SOUND_SCHEMA
 from lumina.evaluation.selection import METRICS_FILE, SELECTION_FILE, Figure, Selection
 from lumina.files import read_json
 from lumina.formats import figure, interval
@@ -130,6 +131,8 @@ def read_evaluations(side: Side) -> list[Evaluations]:
         kind, _, variant = stage.partition("@")
         if kind == "evaluate" and held.output is not None:
             content = _read(held.output, METRICS_FILE, _metrics)
+            if content.get("schema") == SOUND_SCHEMA:
+                continue  # shown by `pipelines.reports.sounds`
             # `evaluate@web` follows the last training stage, `evaluate@3.web` train@3.
             source = str(content.get("system_prompt", variant))
             after = variant.removesuffix(source).removesuffix(".")

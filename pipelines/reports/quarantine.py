@@ -25,7 +25,21 @@ if TYPE_CHECKING:
 
     from curation.operator import Shard
 
-STAGES = ("ingest", "split", "probe", "motion", "tag", "score", "select", "encode_text", "encode_latents")
+STAGES = (
+    "ingest",
+    "split",
+    "probe",
+    "motion",
+    "tag",
+    "score",
+    "select",
+    "encode_text",
+    "encode_latents",
+    "encode_captions",
+    "encode_sound",
+    "encode_visual",
+    "encode_sync",
+)
 """Kinds of stage that set clips aside, in the order in which a clip meets them."""
 _NAMED = ("uri", "source", "caption")
 _STATUS = ("status", "reason", "reason_stage", "detail")

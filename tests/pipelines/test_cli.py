@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -76,9 +75,7 @@ def lumina(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             return Pipeline("toy", (toy.stage("bad", "fail"), toy.stage("after", inputs=("bad",))))
         return toy.diamond(b=settings.values.get("b", "b"))
 
-    module = ModuleType("pipelines.text_to_video")
-    module.build = build  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pipelines.text_to_video", module)
+    monkeypatch.setattr("pipelines.dag.build", build)
     monkeypatch.setattr("pipelines.config.load_config", lambda name, overrides: Settings(overrides))
     monkeypatch.setattr("pipelines.run_lock.portable", lambda settings: settings.model_dump(mode="json"))
     monkeypatch.setattr("pipelines.tracking.tracker.MlflowTracking", Untracked)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from pipelines.config import PipelineConfig, load_config
+from pipelines.config import PIPELINES, load_config
 from pipelines.load import CONFIGS, _override, _own, shipped
 
 SECTIONS = ["split={detector: content}", "runtime.ray_address=auto", "data.manifest=clips.csv"]
@@ -35,13 +35,18 @@ def texts(value: object, *path: str) -> Iterator[str]:
 
 
 def keys(config: str) -> list[str]:
-    return [*OPTIONAL, *texts(load_config(config, SECTIONS if config != "demo" else [], needs_clips=False))]
+    rendered = config in ("demo", "sound")
+    found = load_config(config, [] if rendered else SECTIONS, needs_clips=rendered)
+    optional = [key for key in OPTIONAL if key.split(".")[0] in type(found).model_fields]
+    if found.pipeline != "text_to_video":
+        optional = [key for key in optional if key.split(".")[0] not in ("export", "weights")]
+    return [*optional, *texts(found)]
 
 
 def put(config: str, override: str) -> object:
     """What is at the key after an override, before any check."""
     data = _own(yaml.safe_load((CONFIGS / f"{config}.yaml").read_text()))
-    _override(PipelineConfig, data, override)
+    _override(PIPELINES[data.get("pipeline", "text_to_video")], data, override)
     for part in override.partition("=")[0].split("."):
         data = data[int(part)] if isinstance(data, list) else data[part]
     return data

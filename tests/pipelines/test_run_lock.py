@@ -99,14 +99,15 @@ def test_a_locked_config_is_the_same_config(name: str, tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     clips = tmp_path / "clips.csv"
     clips.write_text("video,caption,source\na.mp4,A circle.,web\n")
-    overrides = [] if name == "demo" else ["data.manifest=clips.csv"]
+    rendered = name in ("demo", "sound")
+    overrides = [] if rendered else ["data.manifest=clips.csv"]
     settings = load_config(name, overrides)
     file = tmp_path / "elsewhere" / "config.yaml"
     file.parent.mkdir()
     file.write_text(yaml.safe_dump(portable(settings), sort_keys=False))
     monkeypatch.chdir(file.parent)
     again = load_config(str(file))
-    assert again.data.manifest == (None if name == "demo" else clips)
+    assert again.data.manifest == (None if rendered else clips)
     assert again.store == str(tmp_path / "runs")
     same = {"data": settings.data, "store": settings.store}
     assert again.model_copy(update=same) == settings

@@ -50,9 +50,9 @@ def run(ctx: JobContext) -> JobResult:
     settings = SoundGenerationConfig.model_validate(config.model_dump())
     (ctx.out / SOUND_FILE).write_text(settings.model_dump_json(indent=1) + "\n", encoding="utf-8")
     ctx.progress(2, 3, "parts")
-    SoundModel.load(ctx.out)
+    model = SoundModel.load(ctx.out)
     inputs = {ref.stage: ref.digest for ref in ctx.inputs.values()}
-    write_sound_card(ctx.out, settings, Origin(ctx.stage, ctx.fingerprint, inputs))
+    write_sound_card(ctx.out, settings, Origin(ctx.stage, ctx.fingerprint, inputs), type(model.codec.vocoder).__name__)
     _write_lineage(ctx)
     ctx.progress(3, 3, "parts")
     return JobResult(

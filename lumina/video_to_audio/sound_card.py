@@ -9,11 +9,11 @@ from lumina.diffusers_export.model_card import CARD_FILE, Origin, licences, tabl
 from lumina.video_to_audio.sound_parts import SoundGenerationConfig
 
 
-def write_sound_card(directory: Path, defaults: SoundGenerationConfig, origin: Origin) -> None:
-    """Write the README.md of a video-to-audio directory."""
+def write_sound_card(directory: Path, defaults: SoundGenerationConfig, origin: Origin, vocoder: str) -> None:
+    """Write the README.md of a video-to-audio directory; `vocoder` is the class of what makes the waves."""
     parts: Mapping[str, str] = {
         "transformer": "VideoToAudioDiT: the velocity of audio latents",
-        "codec": "AutoencoderKL of log-mels and SpeechT5HifiGan, of the classes of AudioLDM's",
+        "codec": f"AutoencoderKL of log-mels, of AudioLDM's class, and the vocoder {vocoder}",
         "clip": "CLIP: what is seen at 8 frames a second, and what the text says",
         "synchformer": "Synchformer's visual tower: what moves when, at 25 frames a second",
     }

@@ -20,7 +20,12 @@ from pipelines.compare.runs import Held, Side
 from pipelines.errors import StoreError
 from pipelines.terminal import Text, make_table
 
-_SHOWN = ("onset_f1_50ms", "class_acc_all", "av_align_v2025_excess", "mel_l1")
+_SHOWN = {
+    "onset_f1_50ms": "onset F1",
+    "class_acc_all": "classes",
+    "av_align_v2025_excess": "AV excess",
+}
+"""Figures of the table and their heads; `lumina compare --json` has all."""
 _MAIN = "onset_f1_50ms"
 _ORDER = ("truth", "codec", "given", "sync_shuffled", "visual_shuffled", "text_dropped", "nothing")
 
@@ -66,7 +71,7 @@ def sounds_view(sounds: Sounds) -> RenderableType:
 
 def _table(content: Mapping[str, Any]) -> Table:
     title = f"Sounds of {content['checkpoint']} on {content['clips']} held-out clips"
-    table = make_table("condition", *(f">{name}" for name in _SHOWN), f">given − it: {_MAIN}", title=title)
+    table = make_table("condition", *(f">{head}" for head in _SHOWN.values()), ">F1 of given − it", title=title)
     conditions = content["conditions"]
     for name in sorted(conditions, key=lambda one: _ORDER.index(one) if one in _ORDER else len(_ORDER)):
         minus = content["given_minus"].get(name, {}).get(_MAIN)
@@ -78,7 +83,7 @@ def _figure(found: Mapping[str, float | None] | None) -> Text:
     if found is None or found.get("value") is None:
         return Text("–", "dim")
     text = Text(figure(found["value"]))
-    return text.append(f"  {interval(found.get('low'), found.get('high'))}".rstrip(), "dim")
+    return text.append(f" {interval(found.get('low'), found.get('high'))}".rstrip(), "dim")
 
 
 def _read(held: Held, name: str) -> Mapping[str, Any]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -27,9 +25,7 @@ class Priced(Settings):
 def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edited:
     edited = Edited(tmp_path)
     monkeypatch.setattr(Priced, "policy", KEEP)
-    module = ModuleType("pipelines.text_to_video")
-    module.build = lambda settings: edited.pipeline(b=settings.values.get("b", "b"))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pipelines.text_to_video", module)
+    monkeypatch.setattr("pipelines.dag.build", lambda settings: edited.pipeline(b=settings.values.get("b", "b")))
     monkeypatch.setattr("pipelines.config.load_config", lambda name, overrides: Priced(overrides))
     monkeypatch.setattr("pipelines.run_lock.portable", lambda settings: settings.model_dump(mode="json"))
     monkeypatch.setattr("pipelines.tracking.tracker.MlflowTracking", Untracked)

@@ -1,10 +1,13 @@
-"""Terminal tables of a sweep: its plan, stage by stage and run by run."""
+"""Terminal tables of a sweep: its plan, stage by stage, and how its runs stand."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from rich.console import Group, RenderableType
 
 from lumina.formats import counted, duration
+from pipelines.engine.store.sweep_record import SweepRecord
 from pipelines.reports.progress import state_text
 from pipelines.sweep.plan import SharedStage, SweepPlan
 from pipelines.terminal import Text, in_line, make_table
@@ -47,3 +50,22 @@ def _line(plan: SweepPlan) -> str:
         if plan.unshared_seconds > plan.seconds:
             line += f", all runs alone {duration(plan.unshared_seconds)}"
     return line
+
+
+def sweep_view(record: SweepRecord, doing: Mapping[str, str] | None = None) -> RenderableType:
+    """How each run stands; `doing` is what those at work are at, by their names."""
+    table = make_table("", "~run", ">time", "~")
+    for run in record.runs:
+        failed = run.state == "failed"
+        said = in_line(run.error, "red") if failed else in_line((doing or {}).get(run.name, ""), "dim")
+        sign = state_text({"waiting": "pending", "stopped": "interrupted"}.get(run.state, run.state))
+        table.add_row(sign, in_line(run.title), duration(run.seconds) if run.seconds else "", said)
+    return table
+
+
+def ended_line(record: SweepRecord, whole: bool) -> Text:
+    """`6 runs: 5 done, 1 failed`."""
+    states = [run.state for run in record.runs]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    style = "bold green" if set(states) == {"done"} else "bold yellow" if not whole else "bold red"
+    return Text(f"{counted(len(states), 'run')}: {counts}", style)

@@ -95,7 +95,8 @@ def _bring_up(
     sweep: Sweep, plan: SweepPlan, store: Store, until: str | None, parallel: int, command: str, as_json: bool
 ) -> int:
     """Run what is not done, with a line for each run that starts or ends, and below them how all stand."""
-    from pipelines.engine.store.sweep_record import sweep_key
+    from pipelines.engine.store.sweep_record import page_key, sweep_key
+    from pipelines.reports.sweep import comparison_view
     from pipelines.sweep.processes import log_path, lumina_words
     from pipelines.sweep.sweeping import begin, bring_up
     from pipelines.sweep.tables import ended_line, sweep_view
@@ -119,9 +120,13 @@ def _bring_up(
 
         swept = bring_up(record, sweep.runs, store, lumina_words(sweep, parallel, until, command), parallel, changed)
     console.print(sweep_view(swept.record))
+    console.print(comparison_view(swept.record))
     console.print(ended_line(swept.record, swept.whole))
     console.print(
         Text("record     ", "bold").append(store.objects.name(sweep_key(sweep.name)), "default"), soft_wrap=True
+    )
+    console.print(
+        Text("page       ", "bold").append(store.objects.name(page_key(sweep.name)), "default"), soft_wrap=True
     )
     if as_json:
         typer.echo(swept.record.to_json(), nl=False)

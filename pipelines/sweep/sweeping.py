@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from pipelines.engine.store.store import Store
-from pipelines.engine.store.sweep_record import ArmRun, SweepRecord
+from pipelines.engine.store.sweep_record import ArmRun, SweepRecord, page_key
+from pipelines.reports.page.sweep import sweep_page
+from pipelines.reports.sweep import compare_arms
 from pipelines.sweep.arms import Sweep, SweepRun
 from pipelines.sweep.plan import SweepPlan
 from pipelines.sweep.processes import Ended, Processes, Words, finished
@@ -64,7 +66,7 @@ def bring_up(
     """Run what is not done.
 
     Args:
-        record: see `begin`; written at each change.
+        record: see `begin`; written at each change, and its page as often as a run ends.
         runs: of the sweep.
         store: where they put their outputs.
         words: their commands.
@@ -72,9 +74,16 @@ def bring_up(
         changed: told at each change.
 
     Raises:
-        StoreError: the record cannot be written; runs at work are asked to stop.
+        StoreError: the record cannot be written, or an output not be read; runs at work are asked to stop.
     """
-    record.put(store.objects)
+
+    def write() -> None:
+        nonlocal record
+        record = replace(record, comparison=compare_arms(store, record))
+        record.put(store.objects)
+        store.objects.put(page_key(record.name), sweep_page(record, store.uri))
+
+    write()
 
     def told(run: SweepRun, ended: Ended) -> None:
         nonlocal record
@@ -86,7 +95,10 @@ def bring_up(
         if after.state == before.state:
             changed(record, None)
             return
-        record.put(store.objects)
+        if after.state == "running":
+            record.put(store.objects)
+        else:
+            write()
         changed(record, run)
 
     todo = [run for run, one in zip(runs, record.runs, strict=True) if one.state != "done"]

@@ -95,6 +95,11 @@ def sweep_key(name: str) -> str:
     return f"sweeps/{name}.json"
 
 
+def page_key(name: str) -> str:
+    """Of the page of a sweep, by its name."""
+    return f"sweeps/{name}.html"
+
+
 def sweep_names(objects: Objects) -> list[str]:
     """Of all sweeps that have a record, sorted."""
     keys = (entry.key.removeprefix("sweeps/") for entry in objects.entries("sweeps"))

@@ -128,12 +128,34 @@ def _bring_up(
     console.print(
         Text("page       ", "bold").append(store.objects.name(page_key(sweep.name)), "default"), soft_wrap=True
     )
+    if note := _track(sweep, store, swept.record):
+        console.print(Text(note, "yellow"), soft_wrap=True)
     if as_json:
         typer.echo(swept.record.to_json(), nl=False)
     if swept.exit_code:
         console.print(Text("What is done is kept. The same command goes on with the rest:", "bold"))
         console.print(f"  {command}", soft_wrap=True)
     return swept.exit_code
+
+
+def _track(sweep: Sweep, store: Store, record: SweepRecord) -> str:
+    """Tell MLflow; what there is to say about that, if it has not all of it."""
+    from pipelines.reports.page.sweep import sweep_page
+    from pipelines.reports.sweep import answer
+    from pipelines.tracking.mlflow_client import TrackerAwayError
+    from pipelines.tracking.mlflow_sweeps import track_sweep
+    from pipelines.tracking.uri import target, with_password
+
+    if not any(run.run for run in record.runs):
+        return ""
+    uri = with_password(target(store, sweep.runs[0].settings.tracking_uri).uri)
+    try:
+        lacking = track_sweep(uri, store.uri, record, sweep_page(record, store.uri), answer(record))
+    except TrackerAwayError as error:
+        return f"MLflow is not told of the sweep: {error}; the same command does it once it can"
+    if lacking:
+        return f"MLflow does not have {', '.join(lacking)} yet: `lumina track` writes it, and the same command links it"
+    return ""
 
 
 def _doing(store: Store, record: SweepRecord) -> dict[str, str]:

@@ -53,8 +53,8 @@ Told = Callable[[SweepRun, Ended], None]
 """Told of each run that starts (`running`) and ends; and now and then, with nothing new, of those that go on."""
 
 
-def finished(store: Store, run: SweepRun, plan: Plan, until: str | None) -> str | None:
-    """The id of a recorded run that has come to all that is planned; None if there is something to do."""
+def finished(store: Store, run: SweepRun, plan: Plan, until: str | None) -> RunRecord | None:
+    """The recorded run that has come to all that is planned; None if there is something to do."""
     record = _newest(store, run)
     if record is None or not record.ok or record.until != until:
         return None
@@ -62,7 +62,7 @@ def finished(store: Store, run: SweepRun, plan: Plan, until: str | None) -> str 
         entry = record.stages.get(stage.name)
         if stage.state != "cached" or entry is None or entry.fingerprint != stage.fingerprint:
             return None
-    return record.run
+    return record
 
 
 def capacity(runtime: RuntimeConfig, runs: int) -> int:

@@ -47,7 +47,7 @@ def begin(sweep: Sweep, plan: SweepPlan, store: Store, until: str | None, comman
     for run, one in zip(plan.runs, plan.plans, strict=True):
         arm = ArmRun(arm=run.arm, seed=run.seed, changes=run.changes, name=run.name)
         done = finished(store, run, one, until)
-        runs.append(arm if done is None else replace(arm, state="done", run=done))
+        runs.append(arm if done is None else replace(arm, state="done", run=done.run, seconds=done.seconds))
     return SweepRecord(
         name=sweep.name,
         config=sweep.config,

@@ -303,10 +303,11 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
     console.print(Text("\nLook closer:", "bold"))
     for line in [*map(command_line, commands), *filter(None, [links.ui_command])]:
         console.print(f"  {line}", soft_wrap=True)
+    sounds = path("evaluate_final") is None and any(path(name, "sounds") for name in summary.outcomes)
     for label, url in (
         ("this run", links.pipeline_url),
-        ("system prompts", links.compare_url),
-        ("clips", links.clips_url),
+        ("conditions" if sounds else "system prompts", links.compare_url),
+        ("sounds" if sounds else "clips", links.clips_url),
         ("checkpoint", links.model_url),
     ):
         if url:

@@ -15,7 +15,7 @@ from curation.schema import AV_ALIGN, MOTION, PROBE, SOUND
 from curation.selection import check_no_motion, check_scores
 from lumina.evaluation.score_files import read_scores
 from lumina.files import read_json
-from lumina.models.config import NextDiTConfig, load_flow_config
+from lumina.models.config import load_flow_config
 from pipelines.base_config import BaseConfig
 from pipelines.config import PipelineConfig
 from pipelines.engine.fingerprint import locate_weights
@@ -191,7 +191,7 @@ def _check_width(
         )
 
 
-def starting_weights(config: PipelineConfig) -> Path | None:
+def starting_weights(config: PipelineConfig | SoundPipelineConfig) -> Path | None:
     """Directory of the transformer that training starts from, if one is given.
 
     Raises:
@@ -204,12 +204,9 @@ def starting_weights(config: PipelineConfig) -> Path | None:
     directory = found / "transformer" if (found / "transformer").is_dir() else found
     file = directory / "config.json"
     try:
-        model = NextDiTConfig.model_validate_json(file.read_text(encoding="utf-8"))
+        model = type(config.model).model_validate_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise PipelineError(
-            f"weights.transformer: {found} holds no transformer of ours; a released one is made one by "
-            "`lumina convert SOURCE OUT`"
-        ) from error
+        raise PipelineError(f"weights.transformer: {found} holds {_none_of(config)}") from error
     different = [
         f"model.{name}={json.dumps(value)}"
         for name, value in model.model_dump(mode="json").items()
@@ -218,6 +215,12 @@ def starting_weights(config: PipelineConfig) -> Path | None:
     if different:
         raise PipelineError(f"weights.transformer: {directory} is another network: set {' '.join(different)}")
     return directory
+
+
+def _none_of(config: PipelineConfig | SoundPipelineConfig) -> str:
+    if isinstance(config, SoundPipelineConfig):
+        return "no video-to-audio transformer: give the output of a training stage, or the export, of such a run"
+    return "no transformer of ours; a released one is made one by `lumina convert SOURCE OUT`"
 
 
 def _check_flow_network(config: PipelineConfig) -> None:

@@ -206,7 +206,15 @@ def starting_weights(config: PipelineConfig | SoundPipelineConfig) -> Path | Non
     try:
         model = type(config.model).model_validate_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise PipelineError(f"weights.transformer: {found} holds {_none_of(config)}") from error
+        if isinstance(config, SoundPipelineConfig):
+            raise PipelineError(
+                f"weights.transformer: {found} holds no video-to-audio transformer: give the output of a training "
+                "stage, or the export, of such a run"
+            ) from error
+        raise PipelineError(
+            f"weights.transformer: {found} holds no transformer of ours; a released one is made one by "
+            "`lumina convert SOURCE OUT`"
+        ) from error
     different = [
         f"model.{name}={json.dumps(value)}"
         for name, value in model.model_dump(mode="json").items()
@@ -215,12 +223,6 @@ def starting_weights(config: PipelineConfig | SoundPipelineConfig) -> Path | Non
     if different:
         raise PipelineError(f"weights.transformer: {directory} is another network: set {' '.join(different)}")
     return directory
-
-
-def _none_of(config: PipelineConfig | SoundPipelineConfig) -> str:
-    if isinstance(config, SoundPipelineConfig):
-        return "no video-to-audio transformer: give the output of a training stage, or the export, of such a run"
-    return "no transformer of ours; a released one is made one by `lumina convert SOURCE OUT`"
 
 
 def _check_flow_network(config: PipelineConfig) -> None:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import io
 
-import pytest
 from rich.console import Console, RenderableType
 
-from pipelines.config import load_config
-from pipelines.reports.sound_cost import of_sound_pipeline, sound_cost_view
 from pipelines.reports.sounds import Sounds, sounds_view
-from pipelines.sound_config import SoundPipelineConfig
 
 
 def _text(view: RenderableType) -> str:
@@ -42,14 +38,3 @@ def test_conditions_come_in_order_with_what_each_takes_away() -> None:
     assert "0.5" in " ".join(rows[-1])
     assert "0.375" in " ".join(rows[-1])
     assert said in lines
-
-
-def test_the_cost_is_that_of_the_stages() -> None:
-    config = load_config("sound")
-    assert isinstance(config, SoundPipelineConfig)
-    cost = of_sound_pipeline(config, None, 0.3)
-    assert cost.tokens == 200
-    assert cost.sampling_flops == 2 * 25 * cost.forward_flops
-    one = cost.stages[0]
-    assert one.flops == pytest.approx(3 * cost.forward_flops * one.samples * one.steps)
-    assert "train@2" in _text(sound_cost_view(cost))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipelines.engine.store.sweep_record import SweepRecord
-from pipelines.tracking.mlflow_client import TrackerAwayError, answering
+from pipelines.tracking.mlflow_client import TrackerAwayError, answering, first_touch
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,7 +30,8 @@ def track_sweep(uri: str, store: str, record: SweepRecord, page: str, answer: st
     from pipelines.tracking.mlflow_runs import PIPELINES
 
     with answering(uri) as client:
-        experiment = client.get_experiment_by_name(PIPELINES)
+        with first_touch(uri):
+            experiment = client.get_experiment_by_name(PIPELINES)
         if experiment is None:
             raise TrackerAwayError(f"{uri} has no experiment {PIPELINES}")
         number = experiment.experiment_id

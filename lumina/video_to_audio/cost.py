@@ -6,6 +6,7 @@ import torch
 
 from lumina import cost
 from lumina.models.blocks import SINUSOID_WIDTH
+from lumina.models.config import Recompute
 from lumina.video_to_audio.config import VideoToAudioConfig
 from lumina.video_to_audio.lengths import LATENT_RATE, SEGMENT_TOKENS, TUBELET, VISUAL_FPS
 from lumina.video_to_audio.networks.dit import VideoToAudioDiT
@@ -53,3 +54,25 @@ def forward_cost(config: VideoToAudioConfig, steps: int, visual: int, text: int,
 def training_cost(config: VideoToAudioConfig, steps: int, visual: int, text: int, sync: int) -> int:
     """Operations for one sample, forward and backward."""
     return 3 * forward_cost(config, steps, visual, text, sync)
+
+
+def activation_bytes(
+    config: VideoToAudioConfig, steps: int, media: int, samples: int, number: int, checkpointing: Recompute
+) -> int:
+    """Most bytes of activations that a training pass has at once; see `lumina.cost.activation_bytes`.
+
+    Beside what the video model keeps, 4 D numbers of scales and gates per block and time step, which are spread over
+    the step's tokens. The convolutions over the synchronisation features are left out.
+
+    Args:
+        config: of the network.
+        steps: latent steps of a sample.
+        media: tokens of what is seen and said of a sample.
+        samples: of the pass.
+        number: bytes of one.
+        checkpointing: what the backward pass computes again.
+    """
+    times = samples * (steps // config.patch[0])
+    tokens = times * (config.latent_rows // config.patch[1])
+    kept = cost.activation_bytes(config, tokens, samples * media, number, checkpointing, unlike=True)
+    return kept + number * times * 4 * config.dim * (1 if checkpointing == "full" else config.n_layers)

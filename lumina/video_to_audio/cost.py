@@ -8,7 +8,7 @@ from lumina import cost
 from lumina.models.blocks import SINUSOID_WIDTH
 from lumina.models.config import Recompute
 from lumina.video_to_audio.config import VideoToAudioConfig
-from lumina.video_to_audio.lengths import LATENT_RATE, VISUAL_FPS
+from lumina.video_to_audio.lengths import LATENT_RATE, SEGMENT_TOKENS, TUBELET, VISUAL_FPS
 from lumina.video_to_audio.networks.dit import VideoToAudioDiT
 
 _KERNELS = 7, 3
@@ -43,7 +43,11 @@ def forward_cost(config: VideoToAudioConfig, steps: int, visual: int, text: int,
     modulation = 2 * times * a * d * (4 * config.n_layers + 1)
     embedders = 2 * (visual * config.visual_dim + text * config.text_dim) * d
     condition = 2 * (SINUSOID_WIDTH * a + a * a) + 2 * (d * a + a * a)
-    convolutions = 2 * sync * a * (_KERNELS[0] * config.sync_dim + _KERNELS[1] * a)
+    looks = 1
+    if config.sync_grid == "time":
+        # Half of a segment's tokens are at times of the one before; each tells of all its frames.
+        sync, looks = (sync + SEGMENT_TOKENS) // 2, TUBELET
+    convolutions = 2 * sync * a * (_KERNELS[0] * config.sync_dim + _KERNELS[1] * looks * a)
     return blocks + modulation + embedders + condition + convolutions
 
 

@@ -13,9 +13,9 @@ from tests.lumina.reference_numbers import draw
 from tests.lumina.video_to_audio.networks.test_dit import TINY, filled, latents, media
 
 
-@pytest.mark.parametrize("patch", [(1, 2), (2, 2)])
-def test_operations_are_those_that_torch_counts(patch: tuple[int, int]) -> None:
-    config = TINY.model_copy(update={"patch": patch})
+@pytest.mark.parametrize(("patch", "grid"), [((1, 2), "uniform"), ((2, 2), "uniform"), ((1, 2), "time")])
+def test_operations_are_those_that_torch_counts(patch: tuple[int, int], grid: str) -> None:
+    config = TINY.model_copy(update={"patch": patch, "sync_grid": grid})
     one = media(0, sync_segments=2, words=3)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
         filled(config)(latents(0)[None], torch.tensor([0.5]), [one])

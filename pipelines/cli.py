@@ -21,6 +21,7 @@ from pipelines.commands.runs import compare, diff, quarantine, report, selection
 from pipelines.commands.serve import serve
 from pipelines.commands.sound import sound
 from pipelines.commands.status import status
+from pipelines.commands.sweep import sweep
 from pipelines.commands.track import track
 from pipelines.commands.vbench import vbench
 from pipelines.terminal import log_to_terminal, plain
@@ -36,6 +37,7 @@ add_commands(
     app,
     run=run,
     plan=plan,
+    sweep=sweep,
     compare=compare,
     diff=diff,
     selection=selection,

@@ -5,13 +5,9 @@ from __future__ import annotations
 import io
 from typing import Any
 
-import pytest
 from rich.console import Console, RenderableType
 
-from pipelines.config import load_config
-from pipelines.reports.sound_cost import of_sound_pipeline, sound_cost_view
 from pipelines.reports.sounds import SHOWN, Sounds, sounds_view
-from pipelines.sound_config import SoundPipelineConfig
 
 
 def _text(view: RenderableType, width: int = 80) -> str:
@@ -55,14 +51,3 @@ def test_no_interval_is_cut_off_in_eighty_columns() -> None:
     assert text.count("[−0.62, −0.38]") == 2
     assert text.count("[−0.17, 0.07]") == 2
     assert max(map(len, text.splitlines())) <= 80
-
-
-def test_the_cost_is_that_of_the_stages() -> None:
-    config = load_config("sound")
-    assert isinstance(config, SoundPipelineConfig)
-    cost = of_sound_pipeline(config, None, 0.3)
-    assert cost.tokens == 200
-    assert cost.sampling_flops == 2 * 25 * cost.forward_flops
-    one = cost.stages[0]
-    assert one.flops == pytest.approx(3 * cost.forward_flops * one.samples * one.steps)
-    assert "train@2" in _text(sound_cost_view(cost), 160)

@@ -65,15 +65,15 @@ def comparison(sounds: Sounds) -> Comparison | None:
     content = sounds.comparison
     if content is None:
         return None
-    meaning = content.get("meaning", {})
+    meaning, figures = content.get("meaning", {}), content["figures"]
     rows = [
         [
             Cell(name, str(meaning.get(name, ""))),
-            _cell(sides["before"]),
-            _cell(sides["after"]),
-            _cell(sides["difference"], sign=True),
+            _cell(figures[name]["before"]),
+            _cell(figures[name]["after"]),
+            _cell(figures[name]["difference"], sign=True),
         ]
-        for name, sides in sorted(content["figures"].items(), key=lambda one: (one[0] not in SHOWN, one[0]))
+        for name in [*(one for one in SHOWN if one in figures), *sorted(set(figures) - set(SHOWN))]
     ]
     before, after = (str(content[side]["checkpoint"]) for side in ("before", "after"))
     return Comparison(before, after, int(content["clips"]), str(content["found"]), rows)

@@ -25,6 +25,8 @@ CLIPS = 4
 PAIRS = 10
 """Others, of which what was generated is heard beside the truth."""
 _GIVEN, _TRUTH = "given", "truth"
+_LOWEST, _HIGHEST = -32768, 32767
+"""Samples of a WAV that was too loud for 16 bits: a click is heard there."""
 _PROBED = ("clip_id", "uri", "media", "track", "span_start_s", "duration_s", "width", "height", "caption")
 
 
@@ -182,6 +184,8 @@ def _heard(output: Output, row: Mapping[str, Any], film: Film | str) -> Heard:
         else:
             heard, kind, why = path.read_bytes(), "audio/wav", film
         media, picture = uri(heard, kind), uri(png, "image/png")
+        if clipped := int(((samples <= _LOWEST) | (samples >= _HIGHEST)).sum()):
+            verdict, good = f"{verdict}; {counted(clipped, 'sample')} clipped", False
         size = len(heard) + len(png)
     axis = Axis(0.0, seconds)
     marks = [Mark(axis.at(one), met, y, seen) for one, met, y, seen in events]

@@ -79,7 +79,7 @@ def train(ctx: JobContext) -> JobResult:
 
 
 def evaluate(ctx: JobContext) -> JobResult:
-    """Sounds of all clips: `given` misses what is off-screen, `nothing` is silent."""
+    """Sounds of all clips: `given` misses what is off-screen and is too loud, `nothing` is silent."""
     config: EvaluateConfig = ctx.config
     rows = []
     for clip in CLIPS:
@@ -90,7 +90,7 @@ def evaluate(ctx: JobContext) -> JobResult:
             kept = condition != "nothing" or clip in config.shown
             if kept:
                 (ctx.out / name).parent.mkdir(parents=True, exist_ok=True)
-                write_wav(ctx.out / name, _sound(found), 16_000)
+                write_wav(ctx.out / name, _sound(found, 2.0 if condition == "given" else 1.0), 16_000)
             row = {"sound_id": f"{condition}/{clip}", "clip_id": clip, "condition": condition}
             row |= {"sound": name if kept else None, "duration_s": SECONDS, "video_fps": float(FPS)}
             row |= {"events": len(events), "hits": {"truth": 2, "given": 1}.get(condition, 0) if events else 0}
@@ -125,9 +125,9 @@ def export(ctx: JobContext) -> JobResult:
     return JobResult("files", "sha256:" + "4" * 64)
 
 
-def _sound(onsets: tuple[float, ...]) -> NDArray[np.int16]:
+def _sound(onsets: tuple[float, ...], level: float) -> NDArray[np.int16]:
     tones = [SoundEvent(time, 400.0, "circle", None, 0.8) for time in onsets]
-    return np.asarray(32_000 * waveform(tones, SECONDS), dtype=np.int16)
+    return np.clip(32_000 * level * waveform(tones, SECONDS), -32_768, 32_767).astype(np.int16)
 
 
 def _ends(value: float) -> dict[str, Mapping[str, float]]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from curation.sources import check_sources
-from lumina.flow_matching.schedules import PatchSchedule
+from jobs.evaluate import EvaluationConfig
+from lumina.flow_matching.schedules import PatchSchedule, SamplerConfig
 from lumina.sizes import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION
 from lumina.training.sample_config import SamplePlan
+from lumina.training.stage import TaskConfig
 from pipelines.config import Branch, PipelineConfig, TrainConfig
 from pipelines.engine.fingerprint import locate_weights
 from pipelines.errors import PipelineError
@@ -35,15 +37,11 @@ def _plan(config: PipelineConfig, key: str, section: TrainConfig, sources: tuple
     if sample is None:
         raise AssertionError(f"{key} has no samples")
     where = f"{key}.sample"
-    branch, before = _before(config, key)
     if unknown := sorted(set(sample.sources or ()) - set(sources)):
         raise PipelineError(f"{where}.sources names {', '.join(unknown)}; the sources are {', '.join(sources)}")
-    tasks = [task for stage in (*before, section) for task in stage.tasks]
-    clip = branch.evaluate
-    num_frames = clip.num_frames if any(task.media == "video" for task in tasks) else 1
-    sampler = sample.sampler or clip.sampler
+    clip, sampler, num_frames, tasks = sampled_clip(config, key, section)
     latent = (max(1, num_frames // TEMPORAL_COMPRESSION), clip.height // SPATIAL_COMPRESSION)
-    patches = sampler.patches_of(latent[0])
+    patches = sampler.patches
     _check_patches(where, patches, {task.patch for task in tasks}, (*latent, clip.width // SPATIAL_COMPRESSION))
     wanted = sorted(sample.sources or sources)
     prompts = check_sources(wanted, config.tag)
@@ -52,7 +50,7 @@ def _plan(config: PipelineConfig, key: str, section: TrainConfig, sources: tuple
         every=sample.every,
         prompts=sample.plan_prompts(),
         seeds=sample.seeds,
-        sampler=sampler.model_copy(update={"patches": patches}),
+        sampler=sampler,
         system_prompts={prompt.source: prompt.text for prompt in prompts},
         num_frames=num_frames,
         height=clip.height,
@@ -61,6 +59,20 @@ def _plan(config: PipelineConfig, key: str, section: TrainConfig, sources: tuple
         batch_size=sample.batch_size,
         **{name: str(locate_weights(weights[name], f"weights.{name}").path) for name in ("vae", "text_encoder")},
     )
+
+
+def sampled_clip(
+    config: PipelineConfig, key: str, section: TrainConfig
+) -> tuple[EvaluationConfig, SamplerConfig, int, list[TaskConfig]]:
+    """What the samples of a stage are like: the evaluation that they go by, their sampler, frames, and all tasks that
+    were trained by then."""
+    branch, before = _before(config, key)
+    tasks = [task for stage in (*before, section) for task in stage.tasks]
+    clip = branch.evaluate
+    num_frames = clip.num_frames if any(task.media == "video" for task in tasks) else 1
+    sampler = (section.sample.sampler if section.sample else None) or clip.sampler
+    patches = sampler.patches_of(max(1, num_frames // TEMPORAL_COMPRESSION))
+    return clip, sampler.model_copy(update={"patches": patches}), num_frames, tasks
 
 
 def _check_patches(

@@ -27,6 +27,7 @@ from pipelines.reports.page.figures import (
     motion_table,
     score_forest,
 )
+from pipelines.reports.page.samples import sample_rows
 from pipelines.reports.page.stages import COLUMNS, draw, stage_rows
 from pipelines.terminal import clean, command_line
 
@@ -67,6 +68,7 @@ def make_page(store: Store, record: RunRecord) -> str:
         parts=parts,
         sheets=[sheet for one in parts for sheet in one.sheets],
         training=[(stage, found) for stage, found in _training(side).items() if found],
+        samples=list(sample_rows(side).items()),
         note=NOTE,
         graph=draw(side, inputs),
         columns=COLUMNS,

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from jobs.context import JobContext
+from jobs import train
+from jobs.context import InputRef, JobContext
 from jobs.runtime import RuntimeConfig
 from jobs.train_samples import SampleFollower
 from lumina.files import read_json
 from lumina.training.sample_config import FOLDER, STEP_FILE, SamplePlan
 from lumina.training.samples import batch_record
-from tests.lumina.training.test_samples import plan
+from tests.lumina.training.test_samples import config, plan, write_data
 
 
 def _context(root: Path, aside: SamplePlan | None, told: list[Any]) -> JobContext:
@@ -106,3 +107,20 @@ def test_a_stage_without_samples_has_none(tmp_path: Path) -> None:
     follower.tell()
     follower.publish()
     assert not (ctx.out / FOLDER).exists()
+
+
+def test_a_worker_makes_what_its_stage_is_to_show(tmp_path: Path) -> None:
+    told: list[Any] = []
+    made = plan(every=1, system_prompts={"web": "Web. <Prompt Start> "})
+    data = write_data(tmp_path / "toy")
+    latents, text = (InputRef(name, path, "") for name, path in zip(("latents", "text"), data, strict=True))
+    ctx = replace(_context(tmp_path, made, told), config=config(steps=1), inputs={"latents": latents, "text": text})
+    ctx.work.mkdir()
+    train._worker(train._spec(ctx))
+    assert not list(ctx.work.glob("stopped-*"))
+    SampleFollower(ctx).tell()
+    (step, curves), *pictures = told
+    assert step == 1
+    assert {"sample/shapes/shape_acc/web", "sample/offline/temporal_flicker/web"} <= curves.keys()
+    assert len(pictures) == 2
+    assert all((ctx.work / file).read_bytes().startswith(b"\x89PNG") for _, _, file in pictures)

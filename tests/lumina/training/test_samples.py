@@ -55,12 +55,17 @@ def config(**changes: Any) -> TrainStageConfig:
     return toy.stage(**{"steps": 7, "model": MODEL, "tasks": (toy.FINE,), "ema_every": 1, **changes})
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def write_data(root: Path) -> tuple[Path, Path]:
+    """Latents and texts of the widths that the shipped networks have."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(toy, "CHANNELS", 16)
         patch.setattr(toy, "TEXT_WIDTH", 128)
-        return toy.write(tmp_path_factory.mktemp("toy"), images=0)
+        return toy.write(root, images=0)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_data(tmp_path_factory.mktemp("toy"))
 
 
 def _trainer(data: tuple[Path, Path], work: Path, made: SamplePlan | None, **changes: Any) -> Trainer:

@@ -360,6 +360,8 @@ class MlflowWriter:
         self.registry.link(run_id, [params["system_prompt"]] if "system_prompt" in params else [])
         if run_id not in self.found.evaluations:
             self.found.evaluations.append(run_id)
+        if len(evaluation["artifacts"]) > 1:
+            self.found.shown = run_id
 
     def _subset(self, trained: str, params: Mapping[str, Any]) -> dict[str, int]:
         """How many of the evaluated subset's clips the model was trained on, where the training stage says so."""

@@ -19,6 +19,7 @@ from jobs.export import ExportConfig
 from lumina.config import Config
 from lumina.models.config import NextDiTConfig
 from lumina.sizes import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION, latent_frames
+from lumina.training.sample_config import SampleConfig
 from lumina.training.stage import TaskConfig, TrainStageConfig
 from lumina.vbench.suite_config import VBenchSuite, check_available
 from pipelines.base_config import BaseConfig, Weights
@@ -40,11 +41,30 @@ class WeightsConfig(Weights):
     training stage, the output of `lumina convert`), or an exported checkpoint; None starts from nothing."""
 
 
-class TrainConfig(TrainStageConfig):
-    """One stage of progressive training, and the latents that it reads."""
+class TrainedConfig(TrainStageConfig):
+    """One stage of progressive training, and the latents that it reads: what its weights depend on."""
 
     latents: tuple[str, ...] = Field(min_length=1)
     """Names from the `latents` section."""
+
+
+class TrainConfig(TrainedConfig):
+    """One stage of progressive training, and what it shows of itself on the way."""
+
+    sample: SampleConfig | None = None
+    """Clips on the way; None makes none. No part of the stage's identity: a stage that is in the store is not trained
+    again to make clips."""
+
+    @model_validator(mode="after")
+    def _samples_in_time(self) -> Self:
+        if self.sample is not None and self.sample.every > self.steps:
+            raise ValueError(f"sample.every {self.sample.every} must be at most steps {self.steps}")
+        return self
+
+    @property
+    def trained(self) -> TrainedConfig:
+        """What the weights depend on."""
+        return TrainedConfig.model_validate(self.model_dump(exclude={"sample"}))
 
 
 class SubsetConfig(Config):

@@ -28,6 +28,7 @@ from pipelines.reports.page.figures import (
     motion_table,
     score_forest,
 )
+from pipelines.reports.page.samples import sample_rows
 from pipelines.reports.page.stages import COLUMNS, draw, stage_rows
 from pipelines.reports.sounds import read_sounds
 from pipelines.terminal import clean, command_line
@@ -107,6 +108,7 @@ def _of_any_run(side: Side, record: RunRecord) -> dict[str, Any]:
     return {
         "side": side,
         "training": [(stage, found) for stage, found in _training(side).items() if found],
+        "samples": list(sample_rows(side).items()),
         "note": NOTE,
         "graph": draw(side, inputs),
         "columns": COLUMNS,

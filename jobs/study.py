@@ -29,7 +29,7 @@ from jobs.evaluation_parts import (
 )
 from lumina.evaluation.prompts import Prompt
 from lumina.evaluation.selection import Selection
-from lumina.evaluation.study import SCHEMA, STUDY_FILE, TIMES_FILE, Statistics, analyse, arm_cost, meanings
+from lumina.evaluation.study import SCHEMA, SCORE, STUDY_FILE, TIMES_FILE, Statistics, analyse, arm_cost, meanings
 from lumina.evaluation.study_arms import check_score
 from lumina.evaluation.summary import columns_of
 from lumina.flow_matching.schedules import SamplerConfig
@@ -193,6 +193,7 @@ def study_content(work: StudyWork, rows: Sequence[Mapping[str, Any]], network: N
         "resamples": config.resamples,
         "reference": config.reference,
         "order": list(config.arms),
+        "figures": [*([SCORE] if config.score else []), *config.measured()],
         "score": dict(config.score),
         "meaning": meanings(config.measured(), config.score),
         "arms": arms,

@@ -154,3 +154,19 @@ def read_study(folder: Path) -> dict[str, Any]:
     for name, arm in content["arms"].items():
         arm["seconds_per_clip"] = times.get("seconds_per_clip", {}).get(name)
     return content
+
+
+def headline(content: Mapping[str, Any]) -> str:
+    """The figure that arms are ranked by: the score, or the first metric where there is none."""
+    return str(content["figures"][0])
+
+
+def pareto_front(content: Mapping[str, Any], figure: str) -> tuple[str, ...]:
+    """Arms that no other one beats at the same cost or less, by values and not by intervals; the cheapest first."""
+    arms = content["arms"]
+    order = sorted(arms, key=lambda arm: (arms[arm]["cost"]["relative"], -arms[arm]["metrics"][figure]["value"], arm))
+    front: list[str] = []
+    for arm in order:
+        if not front or arms[arm]["metrics"][figure]["value"] > arms[front[-1]]["metrics"][figure]["value"]:
+            front.append(arm)
+    return tuple(front)

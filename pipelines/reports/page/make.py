@@ -28,6 +28,8 @@ from pipelines.reports.page.figures import (
     score_forest,
 )
 from pipelines.reports.page.stages import COLUMNS, draw, stage_rows
+from pipelines.reports.page.studies import study_section
+from pipelines.reports.studies import read_studies
 from pipelines.terminal import clean, command_line
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -65,6 +67,7 @@ def make_page(store: Store, record: RunRecord) -> str:
         answer=_answer(first.found.selection, record),
         selection=first.found.selection,
         parts=parts,
+        studies=[study_section(one) for one in read_studies(side).values()],
         sheets=[sheet for one in parts for sheet in one.sheets],
         training=[(stage, found) for stage, found in _training(side).items() if found],
         note=NOTE,

@@ -20,6 +20,7 @@ from pipelines.commands.runs import compare, diff, quarantine, report, selection
 from pipelines.commands.serve import serve
 from pipelines.commands.sound import sound
 from pipelines.commands.status import status
+from pipelines.commands.study import study
 from pipelines.commands.track import track
 from pipelines.commands.vbench import vbench
 from pipelines.terminal import log_to_terminal, plain
@@ -50,6 +51,7 @@ add_commands(
     generate=generate,
     sound=sound,
     vbench=vbench,
+    study=study,
     serve=serve,
     convert=convert,
     assemble=assemble,

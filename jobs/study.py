@@ -257,8 +257,10 @@ def _result(ctx: JobContext, made: Studied, content: Mapping[str, Any]) -> JobRe
         + [(name, pa.float64()) for name in columns_of(config.measured())]
     )
     table = pa.Table.from_pylist(made.rows, schema=schema)
+    # Trackers take few characters in the name of a metric.
+    names = folder_names(config.arms)
     figures = {
-        f"eval/{arm}/{name}": one["value"]
+        f"eval/{names[arm]}/{name}": one["value"]
         for arm, found in content["arms"].items()
         for name, one in found["metrics"].items()
     }

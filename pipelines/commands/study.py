@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from lumina.evaluation.study_arms import KINDS, StudyConfig, check_patches, samplers, standard_arms
 from lumina.precision import Precision, precision_on
 from pipelines.commands.generate_many import check_folder, fitting, shown_progress, stoppable, terminable
 from pipelines.commands.options import (
@@ -31,6 +31,8 @@ from pipelines.terminal import command_line, make_console
 if TYPE_CHECKING:
     from jobs.clip_folder import ClipModel
     from jobs.study import StudyStageConfig, StudyWork
+    from lumina.evaluation.study_arms import StudyConfig
+    from lumina.flow_matching.schedules import SamplerConfig
     from lumina.models.config import NextDiTConfig
 
 PAGE_FILE = "study.html"
@@ -52,6 +54,24 @@ def study(
     arms: Annotated[
         Path | None,
         typer.Option(metavar="FILE.yaml", help="Arms of your own, as a study in a config: arms, reference, score."),
+    ] = None,
+    search: Annotated[
+        bool, typer.Option("--search", help="Look for a schedule by the losses of a training, and check it.")
+    ] = False,
+    losses: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With --search: output of a training stage with several scales.")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=1,
+            help="With --search: cost at most, as a share of the finest scale alone.",
+            show_default="that of the checkpoint's own schedule",
+        ),
+    ] = None,
+    write: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With --search: a copy of the checkpoint that samples so.")
     ] = None,
     shapes: Annotated[
         int | None, typer.Option(min=2, metavar="N", help="Judge on N prompts of single shapes, whose truth is known.")
@@ -83,6 +103,9 @@ def study(
     Killed at any time, the same command goes on; arms that are there are not made again. Exit code: 0, 130 after
     Ctrl-C.
     """
+    from lumina.evaluation.study_arms import KINDS, StudyConfig
+    from pipelines.commands.study_search import SEARCH, check_target, propose, read_losses, told, write_checkpoint
+
     check_folder(out)
     check_checkpoint("CHECKPOINT", checkpoint)
     if (shapes is None) == (prompts is None):
@@ -91,8 +114,11 @@ def study(
     wanted: dict[str, StudyConfig] = {name: StudyConfig() for name in KINDS if flags[name]}
     if arms is not None:
         wanted[_OWN] = _read_arms(arms)
-    if not wanted:
-        raise PipelineError("say what is compared: --schedules, --motion, --guidance or --arms FILE.yaml")
+    if not wanted and not search:
+        raise PipelineError("say what is compared: --schedules, --motion, --guidance, --arms FILE.yaml or --search")
+    _check_search(search, {"--losses": losses, "--budget": budget, "--write": write})
+    if write is not None:
+        check_target(checkpoint, write)
     settings: dict[str, Any] = {
         "suite": _suite(shapes, prompts),
         "samples": samples,
@@ -105,11 +131,20 @@ def study(
     if size:
         given["width"], given["height"] = width_and_height(size)
     studied = load_checkpoint(checkpoint, preset, steps, {**settings, **{k: v for k, v in given.items() if v}}, source)
+    limit = 1.0
+    if losses is not None:
+        wanted[SEARCH], limit = propose(
+            studied.network, studied.latent, studied.settings["sampler"], read_losses(losses), budget
+        )
     configs = {name: studied.config(name, one) for name, one in wanted.items()}
     console = make_console()
     with stoppable(command_line(["lumina", *sys.argv[1:]]), console) as stopped:
         found = run_studies(studied, configs, out, workers, console)
         show(found, out, checkpoint, console)
+        arm = told(found[SEARCH], limit, console) if search else None
+        if arm is not None and write is not None:
+            write_checkpoint(Path(checkpoint), write, found[SEARCH], arm)
+            console.print(f"{write} samples so", soft_wrap=True)
     return stopped.code
 
 
@@ -124,9 +159,18 @@ class Checkpoint:
     source: str
     use_gpu: bool
 
+    @property
+    def latent(self) -> tuple[int, int, int]:
+        """Frames, rows and columns."""
+        from lumina.sizes import SPATIAL_COMPRESSION, generated_latents
+
+        frames, height, width = (self.settings[name] for name in ("num_frames", "height", "width"))
+        return generated_latents(frames), height // SPATIAL_COMPRESSION, width // SPATIAL_COMPRESSION
+
     def config(self, name: str, study: StudyConfig) -> StudyStageConfig:
         """The whole config of a study. PipelineError for arms, metrics or sizes that the checkpoint does not have."""
         from jobs.study import StudyStageConfig
+        from lumina.evaluation.study_arms import KINDS, check_patches, samplers, standard_arms
 
         base, known = self.settings["sampler"], self.network.patch_sizes
         try:
@@ -220,7 +264,17 @@ def show(found: Mapping[str, dict[str, Any]], out: Path, checkpoint: str, consol
     console.print(f"{out / PAGE_FILE} shows it; clips are in {out / 'clips'}, named in each study's {ROWS_FILE}")
 
 
+def _check_search(search: bool, given: Mapping[str, Any]) -> None:
+    """PipelineError for options that lack --search, or a search that lacks losses."""
+    for option, value in given.items():
+        if value is not None and not search:
+            raise PipelineError(f"{option} {value}: it is for --search")
+    if search and given["--losses"] is None:
+        raise PipelineError("--search needs --losses DIR, the output of a training stage with several scales")
+
+
 def _read_arms(path: Path) -> StudyConfig:
+    from lumina.evaluation.study_arms import StudyConfig
     from pipelines.load import load
 
     if path.suffix not in (".yaml", ".yml"):
@@ -291,11 +345,18 @@ def _work(studied: Checkpoint, config: StudyStageConfig) -> StudyWork:
         use_gpu=studied.use_gpu,
         attention="auto",
         metrics=config.measured(),
-        need=memory_need(studied.network, config.sampler, clips, **model.sizes()),
+        need=memory_need(studied.network, _largest(config), clips, **model.sizes()),
         offload="auto",
     )
     prompts = build(suite, "report", config.seed, []).prompts
     return StudyWork(config, prompts, job, studied.source, system.system_prompt_id)
+
+
+def _largest(config: StudyStageConfig) -> SamplerConfig:
+    """What takes the memory of any arm: a guided step at the finest scale of all."""
+    patches = [patch for sampler in config.arms.values() for _, patch in sampler.patches]
+    finest = min(patches, key=math.prod)
+    return config.sampler.model_copy(update={"patches": ((0.0, finest),), "guidance": ((0.0, 1.0),)})
 
 
 def _own_settings(config: StudyStageConfig) -> dict[str, Any]:

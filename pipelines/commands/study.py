@@ -255,12 +255,14 @@ def _told(shown: Callable[[int, int | None, str], None], name: str) -> Callable[
 
 
 def show(found: Mapping[str, dict[str, Any]], out: Path, checkpoint: str, console: Console) -> None:
-    """Print the tables, and write the page."""
+    """Print the tables, and write the page of all studies that the folder has."""
+    from lumina.evaluation.study import STUDY_FILE, read_study
     from pipelines.reports.page.studies import study_page
     from pipelines.reports.studies import studies_view
 
     console.print(studies_view(found))
-    (out / PAGE_FILE).write_text(study_page(found, Path(checkpoint).name), encoding="utf-8")
+    every = {path.parent.name: read_study(path.parent) for path in sorted(out.glob(f"*/{STUDY_FILE}"))}
+    (out / PAGE_FILE).write_text(study_page(every, Path(checkpoint).name), encoding="utf-8")
     console.print(f"{out / PAGE_FILE} shows it; clips are in {out / 'clips'}, named in each study's {ROWS_FILE}")
 
 

@@ -130,6 +130,9 @@ def test_a_search_finds_a_cheaper_schedule_and_writes_it_into_a_copy(model: Path
     content = json.loads(Path("s/search/study.json").read_text())
     assert content["reference"] == "own"
     assert "Chosen: found" in output
+    # The page shows the studies of earlier commands too.
+    assert _study(*words, "--metrics", "offline/constant_rate", "--arms", "arms.yaml")[0] == 0
+    assert all(f"every arm of {name}" in Path("s/study.html").read_text() for name in ("arms", "search"))
     chosen = json.loads(Path("found/generation.json").read_text())["sampler"]["patches"]
     assert chosen in [content["arms"][arm]["sampler"]["patches"] for arm in content["order"] if arm != "own"]
     assert Path("found/transformer/model.safetensors").is_file()

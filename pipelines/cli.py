@@ -9,6 +9,7 @@ import typer
 
 from pipelines.commands import cluster, jobs
 from pipelines.commands.assemble import assemble
+from pipelines.commands.av_benchmark import av_benchmark
 from pipelines.commands.gc import gc
 from pipelines.commands.generate import generate
 from pipelines.commands.models import convert, cost
@@ -56,6 +57,7 @@ add_commands(
     convert=convert,
     assemble=assemble,
     cost=cost,
+    **{"av-benchmark": av_benchmark},
 )
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(cluster.app, name="cluster")

@@ -289,9 +289,10 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
         if value:
             console.print(Text(f"{label:<11}", "bold").append(str(value), "default"), soft_wrap=True)
     counts = _counts(summary)
+    sounds = any(path(name, "sounds") for name in summary.outcomes if name.startswith("evaluate@"))
     looks = {
-        "compare": path("choose") or path("compare"),
-        "report": path("choose"),
+        "compare": path("choose") or sounds,
+        "report": path("choose") or sounds,
         "quarantine": any(key.startswith("quarantined/") for key in counts),
         "selection": any(key.startswith("filtered/") for key in counts),
         "track": links.buffer,
@@ -308,8 +309,8 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
         console.print(f"  {line}", soft_wrap=True)
     for label, url in (
         ("this run", links.pipeline_url),
-        ("system prompts", links.compare_url),
-        ("clips", links.clips_url),
+        ("conditions" if sounds else "system prompts", links.compare_url),
+        ("sounds" if sounds else "clips", links.clips_url),
         ("checkpoint", links.model_url),
     ):
         if url:

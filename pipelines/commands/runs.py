@@ -171,7 +171,10 @@ def report(
         "report.html"
     ),
 ) -> None:
-    """Write a run's page: system prompts compared, clips side by side, curves, stages, commands to get it again."""
+    """Write a run's page: system prompts compared, clips side by side, curves, stages, commands to get it again.
+
+    Of a video-to-audio run: clips with the sounds of every condition, beside their spectrograms and true events.
+    """
     from pipelines.reports.page.make import make_page
 
     check_file("--out", out, begins=PAGE)

@@ -339,6 +339,8 @@ class MlflowWriter:
         # Arms of a study are compared with each other, and not with the system prompts.
         if "study" not in params and run_id not in self.found.evaluations:
             self.found.evaluations.append(run_id)
+        if len(evaluation["artifacts"]) > 1:
+            self.found.shown = run_id
 
     def _subset(self, trained: str, params: Mapping[str, Any]) -> dict[str, int]:
         """How many of the evaluated subset's clips the model was trained on, where the training stage says so."""

@@ -78,6 +78,7 @@ RULES: tuple[tuple[str, Run | Read], ...] = (
     (r"lumina convert.*", Read(NETWORKS)),
     (r"lumina (assemble|generate --checkpoint) lumina-video .*", Read(SMALL)),
     (r"lumina [a-z]+( [a-z]+)?", Read("named in a sentence")),
+    (r"lumina av-benchmark .*", Read("tests/pipelines/commands/test_av_benchmark.py runs it on a stand-in")),
     (r"lumina sound .*", Read("tests/pipelines/commands/test_sound.py runs it")),
     (r"lumina (generate|diff|probe|track|COMMAND)\b.*", Read("names in capitals stand for something else")),
     (r"make \w+", Read(OTHER)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from lumina.parts import find_parts
 from lumina.video_to_audio.sound_model import SoundModel
 from lumina.video_to_audio.sound_parts import find_sound_parts
 from tests.lumina import tiny
-from tests.lumina.hub_cache import download
 from tests.lumina.video_to_audio.tiny_sound import CONFIG, film, save_dit, save_sound_model
 
 
@@ -88,16 +86,3 @@ def test_other_directories_are_told_by_their_kind(folder: Path, tmp_path: Path) 
     (broken / "sound.json").write_text('{"sampler": {"steps": 0}}')
     with pytest.raises(ValueError, match=r"sound\.json holds no settings of sounds: sampler\.steps: "):
         SoundModel.load(broken)
-
-
-def test_big_parts_may_be_of_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    copy = shutil.copytree(folder, tmp_path / "copy")
-    files = {path.name: path for path in (folder / "clip").iterdir()}
-    shutil.rmtree(copy / "clip")
-    (copy / "references.json").write_text(json.dumps({"clip": "hf:some/clip"}))
-    with pytest.raises(FileNotFoundError, match="fetch it with `hf download some/clip"):
-        find_sound_parts(copy)
-    download(tmp_path / "hub", "some/clip", files)
-    assert "hub" in str(find_sound_parts(copy)["clip"])
-    assert SoundModel.load(copy).clip.digest == SoundModel.load(folder).clip.digest

@@ -22,6 +22,7 @@ from pipelines.commands.serve import serve
 from pipelines.commands.sound import sound
 from pipelines.commands.status import status
 from pipelines.commands.study import study
+from pipelines.commands.sweep import sweep
 from pipelines.commands.track import track
 from pipelines.commands.vbench import vbench
 from pipelines.terminal import log_to_terminal, plain
@@ -37,6 +38,7 @@ add_commands(
     app,
     run=run,
     plan=plan,
+    sweep=sweep,
     compare=compare,
     diff=diff,
     selection=selection,

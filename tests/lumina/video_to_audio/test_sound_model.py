@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lumina.parts import find_parts
+from lumina.video_to_audio.checkpoints import load_dit
 from lumina.video_to_audio.sound_model import SoundModel
 from lumina.video_to_audio.sound_parts import find_sound_parts
 from tests.lumina import tiny
@@ -45,6 +47,16 @@ def test_a_sound_is_as_long_as_the_clip_and_ends_in_silence(model: SoundModel) -
         model.sound(film(21), stamps(21, 2), 10.5)
     with pytest.raises(ValueError, match="there are no frames"):
         model.sound(film(2)[:0], [], 1.0)
+
+
+def test_a_patch_of_several_steps_leaves_the_rest_silent(model: SoundModel, tmp_path: Path) -> None:
+    save_dit(tmp_path / "two", CONFIG.model_copy(update={"patch": (2, 16)}))
+    wide = replace(model, transformer=load_dit(tmp_path / "two"))
+    # 25 latent steps, of which the patch takes 24.
+    wave = wide.sound(film(16), stamps(16, 16), 1.0)
+    assert wave.shape == (16_000,)
+    assert wave[:15_300].any()
+    assert not wave[15_360:].any()
 
 
 def test_it_depends_on_seed_prompt_and_what_is_seen_and_on_nothing_else(model: SoundModel) -> None:

@@ -39,6 +39,11 @@ def check_names(config: PipelineConfig, sources: tuple[str, ...]) -> None:
         unknown = sorted(str(name) for name in names - set(sources))
         if unknown:
             raise PipelineError(f"{where} names {', '.join(unknown)}; the sources are {', '.join(sources)}")
+    for name in config.study:
+        if not re.fullmatch(VARIANT, name):
+            raise PipelineError(
+                f"study.{name} names a stage (study@{name}): ASCII letters, digits, `_`, `.` and `-` alone are good"
+            )
     for source in sources:
         if not re.fullmatch(VARIANT, source):
             raise PipelineError(

@@ -21,6 +21,7 @@ from pipelines.commands.runs import compare, diff, quarantine, report, selection
 from pipelines.commands.serve import serve
 from pipelines.commands.sound import sound
 from pipelines.commands.status import status
+from pipelines.commands.study import study
 from pipelines.commands.sweep import sweep
 from pipelines.commands.track import track
 from pipelines.commands.vbench import vbench
@@ -53,6 +54,7 @@ add_commands(
     generate=generate,
     sound=sound,
     vbench=vbench,
+    study=study,
     serve=serve,
     convert=convert,
     assemble=assemble,

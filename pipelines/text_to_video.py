@@ -11,7 +11,7 @@ from curation.manifest_mistakes import ManifestError
 from curation.manifests import Manifest
 from curation.selection import SelectConfig
 from curation.sources import SYSTEM_PROMPTS_FILE, SourceError, check_sources
-from jobs import choose, curation_page, evaluate, evaluate_vbench, export, train
+from jobs import choose, curation_page, evaluate, evaluate_vbench, export, study, train
 from jobs.shapes import RenderShapesConfig
 from lumina.training.sample_config import SamplePlan
 from lumina.vbench.suite_config import VBenchSuite
@@ -57,6 +57,7 @@ def build(config: PipelineConfig) -> Pipeline:
         # The prompt of a source that cannot be chosen is not worth the clips.
         plan = samples.get(f"{branch.prefix}finetune")
         stages += _subset(config, branch, trainable(layout, branch.finetune), plan)
+    stages += _studies(config)
     return Pipeline("text_to_video", tuple(stages))
 
 
@@ -169,4 +170,23 @@ def _subset(
         _registered(tuned, _BEST_SUBSET, branch),
         evaluations[-1],
         _registered(job(config, f"export{variant}", export.run, branch.export, exported), _FINAL, branch),
+    ]
+
+
+def _studies(config: PipelineConfig) -> list[Stage]:
+    """Studies of the model that was fine-tuned last, under the system prompt that was chosen."""
+    return [
+        job(
+            config,
+            f"study@{name}",
+            study.run,
+            settings,
+            {
+                "checkpoint": "finetune",
+                "tag": "tag",
+                "selection": "choose",
+                **({"select": "select"} if settings.suite.kind == "captions" else {}),
+            },
+        )
+        for name, settings in config.studies().items()
     ]

@@ -225,6 +225,7 @@ def _finish(
     from pipelines.compare.runs import read_side
     from pipelines.reports.evaluations import comparison_view, read_evaluations
     from pipelines.reports.sounds import read_sounds, sounds_view
+    from pipelines.reports.studies import read_studies, studies_view
     from pipelines.reports.tables import summary_view
 
     console.print(summary_view(summary))
@@ -253,6 +254,8 @@ def _finish(
             console.print(comparison_view(evaluations))
         if (sounds := read_sounds(side)).evaluations:
             console.print(sounds_view(sounds))
+        if studies := read_studies(side):
+            console.print(studies_view(studies))
     _where(console, store, summary, links, prompt)
     if not summary.ok:
         console.print(Text("What is done is kept. Once the cause is mended, the same command continues:", "bold"))

@@ -77,6 +77,7 @@ RULES: tuple[tuple[str, Run | Read], ...] = (
     (r"lumina rerun .*", Read(AGAIN)),
     (r"lumina serve .*", Read(SERVER)),
     (r"lumina vbench .*", Read("tests/pipelines/commands/test_vbench.py runs it")),
+    (r"lumina study .*", Read("tests/pipelines/commands/test_study.py runs it")),
     (r"lumina convert.*", Read(NETWORKS)),
     (r"lumina (assemble|generate --checkpoint) lumina-video .*", Read(SMALL)),
     (r"lumina [a-z]+( [a-z]+)?", Read("named in a sentence")),

@@ -30,7 +30,9 @@ from pipelines.reports.page.figures import (
 )
 from pipelines.reports.page.samples import sample_rows
 from pipelines.reports.page.stages import COLUMNS, draw, stage_rows
+from pipelines.reports.page.studies import study_section
 from pipelines.reports.sounds import read_sounds
+from pipelines.reports.studies import read_studies
 from pipelines.terminal import clean, command_line
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -67,6 +69,7 @@ def make_page(store: Store, record: RunRecord) -> str:
         answer=_failed(record) or _answer(first.found.selection),
         selection=first.found.selection,
         parts=parts,
+        studies=[study_section(one) for one in read_studies(side).values()],
         sheets=[sheet for one in parts for sheet in one.sheets],
         **_of_any_run(side, record),
     )

@@ -223,7 +223,7 @@ def open_folder(
     records = path / RECORDS
     with machine_errors(f"--out {path}"):
         records.mkdir(parents=True, exist_ok=True)
-    with _locked(path, records / _LOCK_FILE):
+    with locked(path, records / _LOCK_FILE):
         known = _known(path, shared)
         ours = set(known)
         for row in rows:
@@ -371,7 +371,8 @@ def _escaped(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, lock: Path) -> Iterator[None]:
+def locked(path: Path, lock: Path) -> Iterator[None]:
+    """Hold the lock of a folder for clips. ClipFolderError if another command does."""
     with lock.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -93,6 +94,8 @@ class ClipJob:
     offload: OffloadSetting = "none"
     sound: GivesSound | None = None
     """Gives each clip a track, and a WAV beside it; None leaves them silent."""
+    timed: bool = False
+    """Whether rows say the `seconds` that a clip took to be sampled and decoded: its share of its batch."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,7 @@ class ClipWorker:
         tiling, offload = bool(job.tiling), _STAY
         if job.need is not None:
             tiling, offload = fit_memory(job.need, generator.networks, device, job.tiling, job.offload)
+        began = time.monotonic()
         clips = generator.generate(
             job.system_prompt,
             [request.prompt for request in batch.requests],
@@ -210,6 +214,7 @@ class ClipWorker:
             tiling=tiling,
             offload=offload,
         )
+        spent = {"seconds": (time.monotonic() - began) / len(clips)} if job.timed else {}
         fitted = {} if job.need is None else {"tiling": tiling}
         for request, frames in zip(batch.requests, clips, strict=True):
             heard = _write(folder / request.file, frames, request, job)
@@ -220,6 +225,7 @@ class ClipWorker:
                     **heard,
                     **generator.cut(job.system_prompt, request.prompt),
                     **fitted,
+                    **spent,
                     "frames_sha256": hashlib.sha256(frames.tobytes()).hexdigest(),
                     **values,
                 }

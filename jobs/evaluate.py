@@ -160,7 +160,7 @@ def run(ctx: JobContext) -> JobResult:
         ValueError: the source has no system prompt, or the captions suite finds no captions.
     """
     config: EvaluateConfig = ctx.config
-    prompts = _prompts(ctx, "choose")
+    prompts = read_prompts(ctx, "choose")
     label = ctx.inputs["checkpoint"].stage
     [evaluated] = _evaluate(ctx, config.source, prompts.prompts, [_Model(label, "checkpoint", "videos")])
     summary = _describe(config, config.source, prompts, "choose", evaluated) | {
@@ -185,7 +185,7 @@ def run_final(ctx: JobContext) -> JobResult:
     """
     config: EvaluateFinalConfig = ctx.config
     chosen = Selection.load(ctx.inputs["selection"].path).chosen
-    prompts = _prompts(ctx, "report")
+    prompts = read_prompts(ctx, "report")
     models = [_Model(name, name, f"videos/{name}") for name in ("before", "after")]
     found = dict(zip(("before", "after"), _evaluate(ctx, chosen, prompts.prompts, models), strict=True))
     before, after = found["before"].estimates, found["after"].estimates
@@ -215,7 +215,8 @@ def run_final(ctx: JobContext) -> JobResult:
     return _result(ctx, [row for one in found.values() for row in one.rows], evaluations, figures)
 
 
-def _prompts(ctx: JobContext, split: Split) -> PromptSet:
+def read_prompts(ctx: JobContext, split: Split) -> PromptSet:
+    """The prompts of one half of the config's suite; ValueError if the captions suite finds no captions."""
     config: EvaluationConfig = ctx.config
     if isinstance(config.suite, VBenchSuite):
         raise AssertionError("jobs.evaluate_vbench evaluates it")

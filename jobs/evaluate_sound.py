@@ -98,7 +98,7 @@ def run(ctx: JobContext) -> JobResult:
     """Evaluate input `checkpoint` on held-out clips (config: SoundEvaluateConfig).
 
     Inputs: checkpoint, sounds, visual, sync, captions, and clips (probed clips, whose `extra` may tell the true
-    events). Writes data/, sounds/<condition>/<clip>.wav and metrics.json.
+    events). Writes data/, sounds/<condition>/<clip>.wav, metrics.json and spectrograms.png.
 
     Raises:
         ValueError: fewer than two held-out clips, a held-out clip that `clips` does not know, or a scene that does not
@@ -106,6 +106,7 @@ def run(ctx: JobContext) -> JobResult:
         curation.schema.RowError: a clip that decoded before does so no more.
     """
     from jobs.sounds import make_batches, measure_sounds
+    from lumina.video_to_audio.sound_sheet import draw_sheet
 
     config: SoundEvaluateConfig = ctx.config
     job, clips, buckets = _work(ctx)
@@ -124,12 +125,13 @@ def run(ctx: JobContext) -> JobResult:
         if ends["value"] is not None
     }
     heard = [row["sound"] for row in table.to_pylist() if row["sound"] and row["condition"] == "given"]
+    sheet = draw_sheet(ctx.out, table.to_pylist(), config.shown)
     evaluations = tuple(
         Evaluation(
             f"{label} | {condition}",
             _params(config, label, condition, len(ids)),
             evaluation_metrics(found),
-            (*(heard[: config.shown] if condition == "given" else ()), METRICS_FILE),
+            (*((*heard[: config.shown], *sheet) if condition == "given" else ()), METRICS_FILE),
         )
         for condition, found in summary["conditions"].items()
     )
@@ -139,7 +141,7 @@ def run(ctx: JobContext) -> JobResult:
         counts={"in": len(table), "ok": len(table)},
         metrics={f"eval/{name}": value for name, value in figures.items()},
         evaluations=evaluations,
-        artifacts=(METRICS_FILE,),
+        artifacts=(METRICS_FILE, *sheet),
     )
 
 

@@ -24,6 +24,7 @@ from jobs import capacity
 from jobs.context import Job, JobContext, JobResult
 from jobs.ray_faults import first_sentence
 from jobs.train_plots import draw, summary
+from jobs.train_samples import SampleFollower, open_samples
 from lumina.config import Config
 from lumina.evaluation.selection import Selection
 from lumina.files import read_jsonl
@@ -89,6 +90,7 @@ def launch(
     from lumina.weights_digest import digest
 
     shutil.copyfile(ctx.work / METRICS_FILE, ctx.out / METRICS_FILE)
+    SampleFollower(ctx).publish()
     rows = read_jsonl(ctx.out / METRICS_FILE)
     settings = config.model_dump(mode="json")
     plots = draw(ctx.stage, rows, settings, ctx.out)
@@ -135,6 +137,7 @@ def common_spec(ctx: JobContext, open_workload: Callable[[Mapping[str, Any]], An
         "attention": ctx.runtime.attention,
         "threads": ctx.runtime.threads_per_worker,
         "use_gpu": ctx.runtime.use_gpu,
+        "samples": None if ctx.aside is None else ctx.aside.model_dump_json(),
         "settings": {
             "work": str(ctx.work),
             "activation_checkpointing": ctx.runtime.checkpointing(ctx.stage),
@@ -267,7 +270,7 @@ def _worker(spec: dict[str, Any]) -> None:
         config = workload.config
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         use_kernel(spec["attention"], config.model, settings.device, dtype, training=True)
-        trainer = Trainer(workload, settings, init)
+        trainer = Trainer(workload, settings, init, open_samples(spec["samples"], settings.work))
         trainer.run()
         trainer.export(Path(spec["out"]))
     except (TrainingStoppedError, AttentionKernelError) as error:
@@ -297,6 +300,7 @@ def _follow(ctx: JobContext, finished: Event) -> None:
     path, steps = ctx.work / METRICS_FILE, ctx.config.steps
     last, offset, inode = 0, 0, 0
     refused = _refused(ctx.work)
+    samples = SampleFollower(ctx)
     while True:
         ending = finished.wait(_POLL_SECONDS)
         for message in _refused(ctx.work)[len(refused) :]:
@@ -316,6 +320,7 @@ def _follow(ctx: JobContext, finished: Event) -> None:
                     last = step
                     ctx.log_metrics(curve_points(row), step)
                     ctx.progress(step, steps, "steps")
+        samples.tell()
         if ending:
             return
 

@@ -25,7 +25,7 @@ from lumina.models import rope
 from lumina.models.config import Recompute
 from lumina.step_time import LINKS, Links, Waiting, exchange, waiting
 from lumina.training.loop_config import LoopConfig
-from lumina.training.stage import TaskConfig, TrainStageConfig
+from lumina.training.stage import StageConfig, TaskConfig, TrainStageConfig
 
 NUMBER_BYTES = {"bf16": 2, "fp32": 4}
 """Bytes of a number in the network, by precision."""
@@ -168,15 +168,21 @@ def largest_pass(load: TaskLoad, stage: TrainStageConfig, workers: int, micro_ba
             "batch_size, or take fewer GPUs"
         )
     most = math.ceil(task.batch_size / workers)
-    size = min(most, micro_batch_size or task.micro_batch_size or most)
-    # As the batch plan cuts them: as many passes on every worker, at least one sample in each.
     passes = task.batch_size // workers
-    samples = math.ceil(most / min(math.ceil(most / size), passes))
+    samples = pass_samples(task.batch_size, micro_batch_size or task.micro_batch_size, workers)
     of_one = forward_cost(stage.model, load.size, task.patch, load.text_tokens).tokens
     tokens = samples * of_one
     if task.micro_batch_tokens is not None:
         tokens = min(tokens, max(task.micro_batch_tokens, math.ceil(most / passes) * of_one))
     return Pass(samples, tokens)
+
+
+def pass_samples(batch_size: int, micro_batch_size: int | None, workers: int) -> int:
+    """Samples of a worker's largest pass, as the batch plan cuts them: as many passes on every worker, at least one
+    sample in each."""
+    most = math.ceil(batch_size / workers)
+    size = min(most, micro_batch_size or most)
+    return math.ceil(most / min(math.ceil(most / size), batch_size // workers))
 
 
 def _passes(load: TaskLoad, stage: TrainStageConfig, workers: int) -> int:
@@ -209,13 +215,20 @@ def stage_caches(stage: TrainStageConfig, loads: Sequence[TaskLoad]) -> int:
 
 def memory(stage: TrainStageConfig, workers: int, activations: int, caches: int = 0) -> Memory:
     """Bytes of each of `workers` GPUs, given those of activations and tables."""
-    count, number = parameters(stage.model), NUMBER_BYTES[stage.precision]
+    count = parameters(stage.model)
     trained = trained_parameters(stage, count)
+    held = count if stage.lora is None else count + trained
+    return memory_of(stage, held, trained, workers, activations, caches)
+
+
+def memory_of(stage: StageConfig, held: int, trained: int, workers: int, activations: int, caches: int = 0) -> Memory:
+    """As `memory`, of any network: of the numbers that it has, `held`, so many are trained."""
+    number = NUMBER_BYTES[stage.precision]
     sharded = stage.zero_stage == 2
     gathered = (2 if workers > 1 or sharded else 1) * number
     widened = 4 if workers > 1 and number == 2 and stage.communication_data_type == "fp32" else 0
     return Memory(
-        weights=number * (count + (0 if stage.lora is None else trained)),
+        weights=number * held,
         gradients=math.ceil(4 * trained / workers) if sharded else number * trained,
         state=math.ceil(STATE_BYTES * trained / workers),
         buffer=(gathered + widened) * min(trained, BUFFER_NUMBERS),

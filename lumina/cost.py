@@ -183,7 +183,7 @@ def cache_bytes(config: NextDiTConfig, grids: int, tokens: int) -> int:
 
 
 def kept_bytes(
-    config: NextDiTConfig,
+    config: StackShape,
     tokens: int,
     text_tokens: int,
     bytes_per_number: int,
@@ -209,7 +209,7 @@ def kept_bytes(
 
 
 def activation_bytes(
-    config: NextDiTConfig,
+    config: StackShape,
     tokens: int,
     text_tokens: int,
     bytes_per_number: int,
@@ -226,7 +226,7 @@ def activation_bytes(
     return kept + tokens * bytes_per_number * (again + 2 * config.dim)
 
 
-def _kept_by_block(config: NextDiTConfig, checkpointing: Recompute, unlike: bool) -> int:
+def _kept_by_block(config: StackShape, checkpointing: Recompute, unlike: bool) -> int:
     """Numbers per token."""
     d, k, m, heads = config.dim, config.kv_heads * config.head_dim, config.ffn_dim, config.n_heads
     if checkpointing == "full":

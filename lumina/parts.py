@@ -59,8 +59,8 @@ def write_references(directory: Path, references: Mapping[str, str]) -> None:
     (directory / REFERENCES_FILE).write_text(json.dumps(dict(references), indent=1) + "\n", encoding="utf-8")
 
 
-def read_references(directory: Path, referable: Collection[str] = _REFERABLE) -> dict[str, HubModel]:
-    """The parts that a directory names by hub ids, some of the `referable`; empty if it holds all of them itself.
+def read_references(directory: Path) -> dict[str, HubModel]:
+    """The parts that a directory names by hub ids; empty if it holds all of them itself.
 
     Raises ValueError for what is no hub id.
     """
@@ -68,8 +68,8 @@ def read_references(directory: Path, referable: Collection[str] = _REFERABLE) ->
     if not file.is_file():
         return {}
     content = read_json(file)
-    if not isinstance(content, dict) or not set(content) <= set(referable):
-        raise ValueError(f"{file} must hold a JSON object with the hub ids of {' and '.join(referable)}")
+    if not isinstance(content, dict) or not set(content) <= set(_REFERABLE):
+        raise ValueError(f"{file} must hold a JSON object with the hub ids of {' and '.join(_REFERABLE)}")
     found = {}
     for name, text in content.items():
         model = hub_model(text) if isinstance(text, str) and text.startswith(PREFIX) else None

@@ -15,7 +15,7 @@ from curation.schema import AV_ALIGN, MOTION, PROBE, SOUND
 from curation.selection import check_no_motion, check_scores
 from lumina.evaluation.score_files import read_scores
 from lumina.files import read_json
-from lumina.models.config import NextDiTConfig, load_flow_config
+from lumina.models.config import load_flow_config
 from pipelines.base_config import BaseConfig
 from pipelines.config import PipelineConfig
 from pipelines.engine.fingerprint import locate_weights
@@ -39,6 +39,11 @@ def check_names(config: PipelineConfig, sources: tuple[str, ...]) -> None:
         unknown = sorted(str(name) for name in names - set(sources))
         if unknown:
             raise PipelineError(f"{where} names {', '.join(unknown)}; the sources are {', '.join(sources)}")
+    for name in config.study:
+        if not re.fullmatch(VARIANT, name):
+            raise PipelineError(
+                f"study.{name} names a stage (study@{name}): ASCII letters, digits, `_`, `.` and `-` alone are good"
+            )
     for source in sources:
         if not re.fullmatch(VARIANT, source):
             raise PipelineError(
@@ -191,7 +196,7 @@ def _check_width(
         )
 
 
-def starting_weights(config: PipelineConfig) -> Path | None:
+def starting_weights(config: PipelineConfig | SoundPipelineConfig) -> Path | None:
     """Directory of the transformer that training starts from, if one is given.
 
     Raises:
@@ -204,8 +209,13 @@ def starting_weights(config: PipelineConfig) -> Path | None:
     directory = found / "transformer" if (found / "transformer").is_dir() else found
     file = directory / "config.json"
     try:
-        model = NextDiTConfig.model_validate_json(file.read_text(encoding="utf-8"))
+        model = type(config.model).model_validate_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        if isinstance(config, SoundPipelineConfig):
+            raise PipelineError(
+                f"weights.transformer: {found} holds no video-to-audio transformer: give the output of a training "
+                "stage, or the export, of such a run"
+            ) from error
         raise PipelineError(
             f"weights.transformer: {found} holds no transformer of ours; a released one is made one by "
             "`lumina convert SOURCE OUT`"

@@ -9,6 +9,7 @@ import typer
 
 from pipelines.commands import cluster, jobs
 from pipelines.commands.assemble import assemble
+from pipelines.commands.av_benchmark import av_benchmark
 from pipelines.commands.gc import gc
 from pipelines.commands.generate import generate
 from pipelines.commands.models import convert, cost
@@ -20,6 +21,8 @@ from pipelines.commands.runs import compare, diff, quarantine, report, selection
 from pipelines.commands.serve import serve
 from pipelines.commands.sound import sound
 from pipelines.commands.status import status
+from pipelines.commands.study import study
+from pipelines.commands.sweep import sweep
 from pipelines.commands.track import track
 from pipelines.commands.vbench import vbench
 from pipelines.terminal import log_to_terminal, plain
@@ -35,6 +38,7 @@ add_commands(
     app,
     run=run,
     plan=plan,
+    sweep=sweep,
     compare=compare,
     diff=diff,
     selection=selection,
@@ -50,10 +54,12 @@ add_commands(
     generate=generate,
     sound=sound,
     vbench=vbench,
+    study=study,
     serve=serve,
     convert=convert,
     assemble=assemble,
     cost=cost,
+    **{"av-benchmark": av_benchmark},
 )
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(cluster.app, name="cluster")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from curation.latents import EncodeLatentsConfig
 from curation.motion_scores import MotionConfig
@@ -16,9 +16,13 @@ from curation.sources import TagConfig
 from jobs.choose import ChooseConfig
 from jobs.evaluate import EvaluationConfig
 from jobs.export import ExportConfig
+from jobs.study import StudyStageConfig
 from lumina.config import Config
+from lumina.evaluation.standard_scores import are_unlike
+from lumina.evaluation.study_arms import KINDS, StudyConfig, check_patches, samplers, standard_arms
 from lumina.models.config import NextDiTConfig
 from lumina.sizes import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION, latent_frames
+from lumina.training.sample_config import SampleConfig
 from lumina.training.stage import TaskConfig, TrainStageConfig
 from lumina.vbench.suite_config import VBenchSuite, check_available
 from pipelines.base_config import BaseConfig, Weights
@@ -40,11 +44,30 @@ class WeightsConfig(Weights):
     training stage, the output of `lumina convert`), or an exported checkpoint; None starts from nothing."""
 
 
-class TrainConfig(TrainStageConfig):
-    """One stage of progressive training, and the latents that it reads."""
+class TrainedConfig(TrainStageConfig):
+    """One stage of progressive training, and the latents that it reads: what its weights depend on."""
 
     latents: tuple[str, ...] = Field(min_length=1)
     """Names from the `latents` section."""
+
+
+class TrainConfig(TrainedConfig):
+    """One stage of progressive training, and what it shows of itself on the way."""
+
+    sample: SampleConfig | None = None
+    """Clips on the way; None makes none. No part of the stage's identity: a stage that is in the store is not trained
+    again to make clips."""
+
+    @model_validator(mode="after")
+    def _samples_in_time(self) -> Self:
+        if self.sample is not None and self.sample.every > self.steps:
+            raise ValueError(f"sample.every {self.sample.every} must be at most steps {self.steps}")
+        return self
+
+    @property
+    def trained(self) -> TrainedConfig:
+        """What the weights depend on."""
+        return TrainedConfig.model_validate(self.model_dump(exclude={"sample"}))
 
 
 class SubsetConfig(Config):
@@ -112,6 +135,9 @@ class PipelineConfig(BaseConfig):
     """Fine-tuning on the chosen subset."""
     export: ExportConfig = ExportConfig()
     """The directory that `lumina generate` reads."""
+    study: dict[str, StudyConfig] = Field(default_factory=dict)
+    """Studies of the fine-tuned model, by name: sampler settings side by side, with what each costs. `schedules: {}`,
+    `motion: {}` and `guidance: {}` compare as the paper does; another name needs arms."""
     after: dict[str, SubsetConfig] = Field(default_factory=dict)
     """Training stage -> `evaluate`, `choose`, `finetune` and `export` of its own, for more models than that of the last
     stage: their stages are named after it, `finetune@3`."""
@@ -161,6 +187,7 @@ class PipelineConfig(BaseConfig):
         self._check_generation()
         for branch in self.branches():
             self._check_choice(branch)
+        self.studies()
         return self
 
     def branches(self) -> tuple[Branch, ...]:
@@ -174,6 +201,42 @@ class PipelineConfig(BaseConfig):
         """All training stages by the key that configures them, those of fine-tuning last."""
         finetuning = {f"{branch.prefix}finetune": branch.finetune for branch in self.branches()}
         return {**{f"train.{name}": stage for name, stage in self.train.items()}, **finetuning}
+
+    def studies(self) -> dict[str, StudyStageConfig]:
+        """The config of each stage `study@<name>`, with all arms spelt out.
+
+        Raises:
+            ValueError: arms that cannot be sampled, or metrics that are not measured.
+        """
+        found = {}
+        for name, study in self.study.items():
+            try:
+                found[name] = self._study(name, study)
+            except ValidationError as error:
+                said = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+                raise ValueError(f"study.{name}: {said}") from error
+            except ValueError as error:
+                raise ValueError(f"study.{name}: {error}") from error
+        return found
+
+    def _study(self, name: str, study: StudyConfig) -> StudyStageConfig:
+        if not study.arms and name not in KINDS:
+            raise ValueError(f"it has no arms: name some, or call it {', '.join(KINDS)} for those of the paper")
+        base = self.evaluate.sampler
+        videos = (task.patch for stage in self.train.values() for task in stage.tasks if task.media == "video")
+        trained = sorted(set(videos))
+        kind = next((one for one in KINDS if one == name), KINDS[0])
+        arms = samplers(study.arms or standard_arms(kind, base, trained), base)
+        check_patches(arms, trained, "training")
+        given = {key: value for key in ("suite", "samples", "metrics") if (value := getattr(study, key)) is not None}
+        settings = {**self.evaluate.on(self.runtime.device).model_dump(), **given}
+        made = {"study": name, "arms": arms, "reference": study.reference or next(iter(arms))}
+        score = study.score
+        if score is None:
+            measured = set(StudyStageConfig.model_validate({**settings, **made}).measured())
+            usable = self.choose.scores is None and set(self.choose.score) <= measured
+            score = self.choose.score if usable and not are_unlike(self.choose.score) else {}
+        return StudyStageConfig.model_validate({**settings, **made, "score": score})
 
     def _check_attention(self) -> None:
         """A kernel that takes half precision alone would end a stage once it starts."""

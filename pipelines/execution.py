@@ -49,6 +49,8 @@ class JobExecutor:
             progress=call.progress,
             log_metrics=call.log_metrics,
             files={**stage.files, **stage.execution.locations},
+            aside=stage.execution.aside,
+            log_image=call.log_image,
             earlier=tuple(EarlierOutput(one.fingerprint, one.fetch) for one in call.candidates),
         )
         job = self._job(stage.entry)

@@ -33,6 +33,9 @@ class SoundWeights(Weights):
     """A CLIP with its tokenizer."""
     synchformer: str = "zoo:synchformer"
     """Synchformer's visual tower: a directory, or `synchformer_state_dict.pth`."""
+    transformer: str | None = None
+    """What the first training stage starts from: a video-to-audio transformer (`transformer` and `transformer_ema` of a
+    training stage), or an exported checkpoint; None starts from nothing."""
 
 
 class SoundPipelineConfig(BaseConfig):

@@ -11,14 +11,16 @@ from curation.manifest_mistakes import ManifestError
 from curation.manifests import Manifest
 from curation.selection import SelectConfig
 from curation.sources import SYSTEM_PROMPTS_FILE, SourceError, check_sources
-from jobs import choose, curation_page, evaluate, evaluate_vbench, export, train
+from jobs import choose, curation_page, evaluate, evaluate_vbench, export, study, train
 from jobs.shapes import RenderShapesConfig
+from lumina.training.sample_config import SamplePlan
 from lumina.vbench.suite_config import VBenchSuite
 from pipelines.checks import check_names, check_scores_given, check_select, check_store, check_weights, starting_weights
 from pipelines.config import Branch, PipelineConfig, TrainConfig
 from pipelines.engine.stage import Pipeline, RegisteredModel, Stage
 from pipelines.errors import PipelineError
 from pipelines.layout import check_layout, layout_of, trainable
+from pipelines.sampling import sample_plans
 from pipelines.stages import curate, executed, job, raw, read_clips, score_clips, select_clips, sources_of
 from pipelines.vbench_suite import with_suite
 
@@ -49,10 +51,13 @@ def build(config: PipelineConfig) -> Pipeline:
     check_store(config)
     check_weights(config)
     start = starting_weights(config)
-    stages = [*_curation(config, data), *_training(config, start)]
+    samples = sample_plans(config, sources)
+    stages = [*_curation(config, data), *_training(config, start, samples)]
     for branch in config.branches():
         # The prompt of a source that cannot be chosen is not worth the clips.
-        stages += _subset(config, branch, trainable(layout, branch.finetune))
+        plan = samples.get(f"{branch.prefix}finetune")
+        stages += _subset(config, branch, trainable(layout, branch.finetune), plan)
+    stages += _studies(config)
     return Pipeline("text_to_video", tuple(stages))
 
 
@@ -91,12 +96,12 @@ def _curation(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> li
     ]
 
 
-def _training(config: PipelineConfig, start: Path | None) -> list[Stage]:
+def _training(config: PipelineConfig, start: Path | None, samples: Mapping[str, SamplePlan]) -> list[Stage]:
     stages: list[Stage] = []
     followed = {branch.after: branch for branch in config.branches()}
     for name, section in config.train.items():
         before = {"init": stages[-1].name} if stages else {}
-        stage = _train(config, f"train@{name}", section, before)
+        stage = _train(config, f"train@{name}", section, before, samples.get(f"train.{name}"))
         stage = stage if stages or start is None else replace(stage, weights={"init": str(start)})
         stages.append(_registered(stage, _BASE, followed[name]) if name in followed else stage)
     return stages
@@ -106,12 +111,17 @@ def _registered(stage: Stage, model: RegisteredModel, branch: Branch) -> Stage:
     return executed(stage, model=replace(model, alias=model.alias + branch.variant.replace("@", "-")))
 
 
-def _train(config: PipelineConfig, name: str, section: TrainConfig, inputs: Mapping[str, str]) -> Stage:
+def _train(
+    config: PipelineConfig, name: str, section: TrainConfig, inputs: Mapping[str, str], samples: SamplePlan | None
+) -> Stage:
     latents = {f"latents@{latents}": f"encode_latents@{latents}" for latents in section.latents}
-    return job(config, name, train.run, section, {**latents, "text": "encode_text", **inputs})
+    stage = job(config, name, train.run, section.trained, {**latents, "text": "encode_text", **inputs})
+    return executed(stage, aside=samples)
 
 
-def _subset(config: PipelineConfig, branch: Branch, sources: tuple[str, ...]) -> list[Stage]:
+def _subset(
+    config: PipelineConfig, branch: Branch, sources: tuple[str, ...], samples: SamplePlan | None
+) -> list[Stage]:
     """Evaluate the system prompt of each source, choose, fine-tune on what was chosen, and export."""
     trained, variant = f"train@{branch.after}", branch.variant
     chosen, finetuned = f"choose{variant}", f"finetune{variant}"
@@ -133,7 +143,7 @@ def _subset(config: PipelineConfig, branch: Branch, sources: tuple[str, ...]) ->
     }
     # Where files of scores lie is no part of the rule: they are known by content.
     rule = branch.choose.model_copy(update={"scores": None})
-    tuned = _train(config, finetuned, branch.finetune, {"init": trained, "selection": chosen})
+    tuned = _train(config, finetuned, branch.finetune, {"init": trained, "selection": chosen}, samples)
     exported = {"checkpoint": finetuned, "tag": "tag", "selection": chosen}
     compared = {"before": trained, "after": finetuned, "selection": chosen, "tag": "tag", **captions}
     evaluations = [
@@ -160,4 +170,23 @@ def _subset(config: PipelineConfig, branch: Branch, sources: tuple[str, ...]) ->
         _registered(tuned, _BEST_SUBSET, branch),
         evaluations[-1],
         _registered(job(config, f"export{variant}", export.run, branch.export, exported), _FINAL, branch),
+    ]
+
+
+def _studies(config: PipelineConfig) -> list[Stage]:
+    """Studies of the model that was fine-tuned last, under the system prompt that was chosen."""
+    return [
+        job(
+            config,
+            f"study@{name}",
+            study.run,
+            settings,
+            {
+                "checkpoint": "finetune",
+                "tag": "tag",
+                "selection": "choose",
+                **({"select": "select"} if settings.suite.kind == "captions" else {}),
+            },
+        )
+        for name, settings in config.studies().items()
     ]

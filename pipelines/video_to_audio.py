@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from curation.manifest_mistakes import ManifestError
 from curation.selection import SelectConfig
 from jobs import curation_page, evaluate_sound, export_sound, train_sound
-from pipelines.checks import check_sound_select, check_sound_weights, check_store
+from pipelines.checks import check_sound_select, check_sound_weights, check_store, starting_weights
 from pipelines.engine.stage import Pipeline, RegisteredModel, Stage
 from pipelines.errors import PipelineError
 from pipelines.sound_config import ALL, SoundPipelineConfig
@@ -31,6 +34,7 @@ def build(config: SoundPipelineConfig) -> Pipeline:
     check_sound_select(config, sources_of(data))
     check_store(config)
     check_sound_weights(config)
+    start = starting_weights(config)
     device = config.runtime.curation_device
     curation = [
         *read_clips(config, data),
@@ -44,7 +48,7 @@ def build(config: SoundPipelineConfig) -> Pipeline:
         curate(config, "curation.visual_features:ENCODE_VISUAL_OPERATOR", config.encode_visual.on(device)),
         curate(config, "curation.sync_features:ENCODE_SYNC_OPERATOR", config.encode_sync.on(device)),
     ]
-    return Pipeline("video_to_audio", (*curation, *_training(config), *_judged(config)))
+    return Pipeline("video_to_audio", (*curation, *_training(config, start), *_judged(config)))
 
 
 def _select(config: SoundPipelineConfig) -> SelectConfig:
@@ -55,11 +59,12 @@ def _select(config: SoundPipelineConfig) -> SelectConfig:
     return config.select.model_copy(update={"encoded": dict.fromkeys(names, ("video",))})
 
 
-def _training(config: SoundPipelineConfig) -> list[Stage]:
+def _training(config: SoundPipelineConfig, start: Path | None) -> list[Stage]:
     stages: list[Stage] = []
     for name, section in config.train.items():
         before = {"init": stages[-1].name} if stages else {}
-        stages.append(job(config, f"train@{name}", train_sound.run, section, {**_FEATURES, **before}))
+        stage = job(config, f"train@{name}", train_sound.run, section, {**_FEATURES, **before})
+        stages.append(stage if stages or start is None else replace(stage, weights={"init": str(start)}))
     return stages
 
 

@@ -16,6 +16,7 @@ IN_NO_DIGEST = True
 """A picture for people: no stage's digest covers it, so no stage is computed again for its sake."""
 
 _FRAME = 112
+_STRIP = 8
 _GAP = 4
 _LINES = 3
 _LINE = 13
@@ -51,3 +52,19 @@ def write_contact_sheet(path: Path, clips: Sequence[Sheet], columns: int = 3) ->
         for line, text in enumerate(textwrap.wrap(clip.caption, width=55)[:_LINES]):
             draw.text((left, top + _FRAME + _GAP + line * _LINE), text, fill="black")
     sheet.save(path)
+
+
+def write_strip(path: Path, frames: NDArray[np.uint8]) -> None:
+    """Write a PNG with up to eight frames of a clip [T, H, W, 3] in a row, evenly spaced, the first and last among
+    them."""
+    from PIL import Image
+
+    count = min(_STRIP, len(frames))
+    places = [round(number * (len(frames) - 1) / max(1, count - 1)) for number in range(count)]
+    scale = _FRAME / max(frames.shape[1:3])
+    size = (max(1, round(frames.shape[2] * scale)), max(1, round(frames.shape[1] * scale)))
+    method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
+    strip = Image.new("RGB", (count * (size[0] + _GAP) - _GAP, size[1]), "white")
+    for number, place in enumerate(places):
+        strip.paste(Image.fromarray(frames[place]).resize(size, method), (number * (size[0] + _GAP), 0))
+    strip.save(path, format="PNG")

@@ -63,6 +63,20 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """How far `group` lies from a reference: `value` = group - reference, bounds for all groups at once."""
+
+    group: str
+    value: float
+    low: float
+    high: float
+    significant: bool
+    """Zero is outside the simultaneous bounds."""
+    p: float
+    """Of a difference this large somewhere among all groups, were all equal to the reference; in 0..1."""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """The groups side by side."""
 
@@ -246,32 +260,85 @@ def compare(
     order = sorted(range(len(groups)), key=lambda k: (-values[k], groups[k]))
     pairs = [(i, j) for n, i in enumerate(order) for j in order[n + 1 :]]
     largest = _largest(values, draws, pairs)
-    critical = 0.0
-    if pairs:
-        quantile = max(float(np.quantile(one, confidence)) for one in largest)
-        critical = _student(quantile, units) if units > 1 else math.inf
-    span = None if value_range is None else (value_range[0] - value_range[1], value_range[1] - value_range[0])
+    critical = _critical(largest, units, confidence) if pairs else 0.0
+    span = _span(value_range)
     best = order[0]
     differences = []
     for j in order[1:]:
         value, error = float(values[best] - values[j]), _error(draws[best] - draws[j], units)
-        if units < 2:
-            low, high, p = -math.inf, math.inf, 1.0
-        elif error > _NO_SPREAD:
-            low, high = value - critical * error, value + critical * error
-            if span is not None:
-                low, high = max(low, span[0]), min(high, span[1])
-            p = max(float(np.mean(_student(one, units) >= abs(value) / error)) for one in largest)
-        elif span is None:
-            low, high, p = value, value, float(abs(value) <= _NO_SPREAD)
-        else:
-            low, high = _without_spread(value, span, units, (1 - confidence) / 2 / len(pairs))
-            # The tail at which the lower bound is zero.
-            p = min(1.0, 2 * len(pairs) * (1 - value / (value - span[0])) ** units)
+        low, high, p = _bounds(value, error, units, critical, largest, len(pairs), confidence, span)
         differences.append(Difference(groups[j], value, low, high, low > 0, p))
     best_set = (groups[best], *(d.group for d in differences if not d.significant))
     intervals = {groups[k]: interval(float(values[k]), draws[k], units, confidence, value_range) for k in order}
     return Comparison(groups[best], best_set, intervals, tuple(differences), critical, confidence)
+
+
+def contrasts(
+    groups: Sequence[str],
+    values: FloatArray,
+    draws: FloatArray,
+    units: int,
+    reference: str,
+    confidence: float = 0.95,
+    value_range: Range | None = None,
+) -> tuple[Contrast, ...]:
+    """Every other group against one that was named beforehand, in the order of the groups.
+
+    The largest |T| is over these K - 1 pairs alone, which are fewer than `compare` asks about: the reference was not
+    picked by its numbers. Arguments and errors are those of `compare`; ValueError too for an unknown reference.
+    """
+    if reference not in groups:
+        raise ValueError(f"no group {reference!r} to compare with; there are {', '.join(groups)}")
+    draws = draws[:, ~np.isnan(draws).any(axis=0)]
+    if not np.isfinite(values).all() or not draws.shape[1]:
+        raise ValueError("a group has no value to compare: the metric applies to too few prompts")
+    base = list(groups).index(reference)
+    pairs = [(j, base) for j in range(len(groups)) if j != base]
+    if not pairs:
+        return ()
+    largest = _largest(values, draws, pairs)
+    critical, span = _critical(largest, units, confidence), _span(value_range)
+    found = []
+    for j, _ in pairs:
+        value, error = float(values[j] - values[base]), _error(draws[j] - draws[base], units)
+        low, high, p = _bounds(value, error, units, critical, largest, len(pairs), confidence, span)
+        found.append(Contrast(groups[j], value, low, high, low > 0 or high < 0, p))
+    return tuple(found)
+
+
+def _span(value_range: Range | None) -> Range | None:
+    """What a difference of two such values lies between."""
+    return None if value_range is None else (value_range[0] - value_range[1], value_range[1] - value_range[0])
+
+
+def _critical(largest: Sequence[FloatArray], units: int, confidence: float) -> float:
+    quantile = max(float(np.quantile(one, confidence)) for one in largest)
+    return _student(quantile, units) if units > 1 else math.inf
+
+
+def _bounds(
+    value: float,
+    error: float,
+    units: int,
+    critical: float,
+    largest: Sequence[FloatArray],
+    pairs: int,
+    confidence: float,
+    span: Range | None,
+) -> tuple[float, float, float]:
+    """Bounds of a difference that hold for all `pairs` at once, and its p."""
+    if units < 2:
+        return -math.inf, math.inf, 1.0
+    if error > _NO_SPREAD:
+        low, high = value - critical * error, value + critical * error
+        if span is not None:
+            low, high = max(low, span[0]), min(high, span[1])
+        return low, high, max(float(np.mean(_student(one, units) >= abs(value) / error)) for one in largest)
+    if span is None:
+        return value, value, float(abs(value) <= _NO_SPREAD)
+    low, high = _without_spread(value, span, units, (1 - confidence) / 2 / pairs)
+    # The tail at which the nearer bound is zero.
+    return low, high, min(1.0, 2 * pairs * (1 - abs(value) / (abs(value) - span[0])) ** units)
 
 
 def _error(draws: FloatArray, units: int) -> float:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,6 +130,22 @@ class Engine:
             "exp_avg": state["exp_avg"].to(self.weights.device, copy=True),
             "exp_avg_sq": state["exp_avg_sq"].to(self.weights.device, copy=True),
         }
+
+    @contextmanager
+    def holding(self, weights: Tensor) -> Iterator[Any]:
+        """Give the network with other weights, of which `weights` [n] is this worker's share, in evaluation mode.
+
+        Afterwards it has its own again, bit for bit, and its mode. All workers enter and leave together. It takes
+        another copy of the share, and none of the network.
+        """
+        own, training = self.weights.detach().clone(), self.module.training
+        self._set_weights(weights)
+        self.module.eval()
+        try:
+            yield self.module
+        finally:
+            self.module.train(training)
+            self._set_weights(own)
 
     @property
     def _adam(self) -> torch.optim.AdamW:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -32,6 +34,9 @@ from lumina.training.stage import StageConfig
 from lumina.training.validation import Validation
 from lumina.training.workload import Batch, Workload
 
+if TYPE_CHECKING:
+    from lumina.training.samples import Samples
+
 logger = logging.getLogger(__name__)
 
 REFUSED = "refused.txt"
@@ -52,11 +57,18 @@ class _Pass:
 class Trainer:
     """One worker of one training stage."""
 
-    def __init__(self, workload: Workload, settings: LoopSettings, init: Path | None = None) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        settings: LoopSettings,
+        init: Path | None = None,
+        samples: Callable[[int, int], Samples] | None = None,
+    ) -> None:
         """Set up the engine and continue from the newest whole checkpoint in `settings.work`, if there is one.
 
         `workload` is what is trained. `init` is the directory of a saved transformer that the stage starts from; None
-        draws weights by the stage's seed. The checkpoint may be of another number of workers.
+        draws weights by the stage's seed. The checkpoint may be of another number of workers. `samples(rank, world)`
+        gives what is made of the averaged weights on the way; None makes nothing.
         Raises ValueError if `init` does not fit the config.
         """
         _ensure_process_group()
@@ -76,6 +88,7 @@ class Trainer:
         self.ema = Ema([self.engine.weights], config.ema_decay, config.ema_warmup)
         self.meter = LossMeter([data.task.name for data in self.tasks], self.device)
         self.validation = Validation(workload, settings.validation_clips, self.rank, self.world)
+        self.samples = samples(self.rank, self.world) if samples else None
         self.clock = StepClock(workload.flops, self.device, _peak(config, settings, self.device))
         self.writer = resume.Writer()
         self.publisher = resume.Writer()
@@ -104,7 +117,9 @@ class Trainer:
                         self.ema.update([self.engine.weights], self.step // config.ema_every - 1)
                     # 3. Tell what happened since the last report, and what held-out clips say.
                     self._report()
-                    # 4. Leave a point to continue from.
+                    # 4. Make clips: before a checkpoint, which says that those of its step are made.
+                    self._sample()
+                    # 5. Leave a point to continue from.
                     if self._due(self.settings.milestone_every) or self._checkpoint_due():
                         self._save()
         finally:
@@ -199,6 +214,22 @@ class Trainer:
                 values.update(self.validation.run(self.engine.module, self.dtype, self.device))
         if values and self.metrics:
             self.metrics.write(self.step, values)
+
+    def _sample(self) -> None:
+        """Let the averaged weights make clips, without a trace in the training."""
+        if self.samples is None:
+            return
+        # Those of a run that was killed may lie there: of this worker, or of all.
+        wanted = torch.tensor(float(self.samples.wanted(self.step, self.config.steps)), device=self.device)
+        if self.world > 1:
+            dist.all_reduce(wanted, op=dist.ReduceOp.MAX)
+        if not wanted:
+            return
+        self._settle()
+        [average] = self.ema.shards
+        calm = _undisturbed(self.device, self.config.compile)
+        with self.clock.paused(), calm, self.engine.holding(average) as model:
+            self.samples.make(self.step, model, self.device)
 
     def _due(self, *periods: int | None) -> bool:
         """Whether one of the periods ends with this step, or the training does."""
@@ -322,6 +353,14 @@ class Trainer:
             saved = resume.read_small(found, rank, [f"meter.{name}" for name in own])
             for name, value in own.items():
                 value += saved[f"meter.{name}"].to(value.device)
+
+
+@contextmanager
+def _undisturbed(device: torch.device, compiled: bool) -> Iterator[None]:
+    """Keep torch's global random numbers as they are, and compiled blocks from learning other shapes."""
+    eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), eager:
+        yield
 
 
 def refuse(work: Path, message: str) -> None:

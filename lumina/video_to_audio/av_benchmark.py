@@ -47,7 +47,8 @@ class SoundFolders:
 def sound_folders(evaluation: Path, out: Path, condition: str = "given") -> SoundFolders:
     """Link the sounds of an evaluate stage's output into two folders of `out`; what an earlier call left is removed.
 
-    Raises ValueError for a condition without sounds, or with sounds of only some clips: `shown` are kept of ablations.
+    Raises ValueError for a condition without sounds, or with sounds of only some clips: `shown` are kept of ablations;
+    FileNotFoundError for a sound that is gone.
     """
     import pyarrow.dataset as dataset
 
@@ -149,6 +150,8 @@ def _linked(folder: Path, files: Mapping[str, Path]) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, path in files.items():
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is gone: evaluate again")
         (folder / name).symlink_to(path.resolve())
     return folder
 

@@ -64,7 +64,8 @@ class VideoToAudioConfig(Config):
     """Width of the synchronisation features."""
     sync_grid: Literal["uniform", "time"] = "uniform"
     """Where the tokens of overlapping segments are in time: evenly spread, as MMAudio takes them, up to 0.29 s off; or
-    at their true times, with those of one time averaged."""
+    at their true times, with those of one time averaged, and a condition of its own for each of a token's two
+    frames."""
     multiple_of: int = Field(default=256, ge=1)
     """The feed-forward width is rounded up to a multiple of this."""
     ffn_dim_multiplier: float | None = Field(default=None, gt=0)

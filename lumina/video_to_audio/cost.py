@@ -6,8 +6,9 @@ import torch
 
 from lumina import cost
 from lumina.models.blocks import SINUSOID_WIDTH
+from lumina.models.config import Recompute
 from lumina.video_to_audio.config import VideoToAudioConfig
-from lumina.video_to_audio.lengths import LATENT_RATE, VISUAL_FPS
+from lumina.video_to_audio.lengths import LATENT_RATE, SEGMENT_TOKENS, TUBELET, VISUAL_FPS
 from lumina.video_to_audio.networks.dit import VideoToAudioDiT
 
 _KERNELS = 7, 3
@@ -42,10 +43,36 @@ def forward_cost(config: VideoToAudioConfig, steps: int, visual: int, text: int,
     modulation = 2 * times * a * d * (4 * config.n_layers + 1)
     embedders = 2 * (visual * config.visual_dim + text * config.text_dim) * d
     condition = 2 * (SINUSOID_WIDTH * a + a * a) + 2 * (d * a + a * a)
-    convolutions = 2 * sync * a * (_KERNELS[0] * config.sync_dim + _KERNELS[1] * a)
+    looks = 1
+    if config.sync_grid == "time":
+        # Half of a segment's tokens are at times of the one before; each tells of all its frames.
+        sync, looks = (sync + SEGMENT_TOKENS) // 2, TUBELET
+    convolutions = 2 * sync * a * (_KERNELS[0] * config.sync_dim + _KERNELS[1] * looks * a)
     return blocks + modulation + embedders + condition + convolutions
 
 
 def training_cost(config: VideoToAudioConfig, steps: int, visual: int, text: int, sync: int) -> int:
     """Operations for one sample, forward and backward."""
     return 3 * forward_cost(config, steps, visual, text, sync)
+
+
+def activation_bytes(
+    config: VideoToAudioConfig, steps: int, media: int, samples: int, number: int, checkpointing: Recompute
+) -> int:
+    """Most bytes of activations that a training pass has at once; see `lumina.cost.activation_bytes`.
+
+    Beside what the video model keeps, 4 D numbers of scales and gates per block and time step, which are spread over
+    the step's tokens. The convolutions over the synchronisation features are left out.
+
+    Args:
+        config: of the network.
+        steps: latent steps of a sample.
+        media: tokens of what is seen and said of a sample.
+        samples: of the pass.
+        number: bytes of one.
+        checkpointing: what the backward pass computes again.
+    """
+    times = samples * (steps // config.patch[0])
+    tokens = times * (config.latent_rows // config.patch[1])
+    kept = cost.activation_bytes(config, tokens, samples * media, number, checkpointing, unlike=True)
+    return kept + number * times * 4 * config.dim * (1 if checkpointing == "full" else config.n_layers)

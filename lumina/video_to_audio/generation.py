@@ -15,6 +15,9 @@ from lumina.video_to_audio.networks.codec import AudioCodec
 from lumina.video_to_audio.networks.dit import Media, VideoToAudioDiT
 from lumina.video_to_audio.sampling import sample
 
+_PEAK = 0.99
+"""Of the loudest sample of a sound."""
+
 
 @dataclass(frozen=True, eq=False)
 class Sounds:
@@ -45,4 +48,9 @@ def make_sounds(
     """Sounds that fit N media, of noise [N, C, T, R]: items do not influence each other, but by rounding."""
     latents = sample(model, noise, media, sampler).float().cpu()
     mels = codec.decode(latents)
-    return Sounds(latents, mels, codec.vocode(mels))
+    return Sounds(latents, mels, within_full_scale(codec.vocode(mels)))
+
+
+def within_full_scale(waves: Tensor) -> Tensor:
+    """Waves [..., n], each that is louder than a file can hold made quieter as a whole: clipping would click."""
+    return waves * (_PEAK / waves.abs().amax(-1, keepdim=True)).clamp(max=1)

@@ -15,6 +15,8 @@ VISUAL_FPS = 8
 SYNC_FPS = 25
 SEGMENT, STRIDE, SEGMENT_TOKENS = 16, 8, 8
 """Frames of a segment, from one segment to the next, and tokens of one."""
+TUBELET = SEGMENT // SEGMENT_TOKENS
+"""Frames that a token sees."""
 _TIE = 1e-6
 
 

@@ -8,13 +8,12 @@ from pydantic import Field, ValidationError
 
 from lumina.config import Config
 from lumina.files import read_json
-from lumina.parts import GENERATION_FILE, SOUND_FILE, TRANSFORMER, parts_of, read_references
+from lumina.parts import GENERATION_FILE, SOUND_FILE, TRANSFORMER, parts_of
 from lumina.pretrained import local_folder, locate
 from lumina.video_to_audio.config import SoundSamplerConfig
 from lumina.video_to_audio.lengths import SAMPLE_RATE, Lengths, lengths
 
 CODEC, CLIP, SYNCHFORMER = "codec", "clip", "synchformer"
-REFERABLE = (CODEC, CLIP, SYNCHFORMER)
 MOST_S = 10.0
 """Seconds of a clip that gets a sound, at most: quality falls far from the lengths of the training clips."""
 
@@ -53,8 +52,8 @@ def read_sound_settings(file: Path) -> SoundGenerationConfig:
 def find_sound_parts(directory: str | Path) -> dict[str, Path]:
     """Where the parts of a video-to-audio directory lie, or of a model of the hub; by their names, `sound.json` too.
 
-    Reads no weights and fetches no part. Raises FileNotFoundError naming the part that is missing, and the command that
-    fetches it where it is one of the hub; ValueError for a text-to-video checkpoint.
+    Reads no weights and fetches nothing. Raises FileNotFoundError naming the part that is missing, or the command that
+    fetches a model of the hub; ValueError for a text-to-video checkpoint.
     """
     folder = local_folder(directory)
     if not (folder / SOUND_FILE).is_file():
@@ -68,4 +67,4 @@ def find_sound_parts(directory: str | Path) -> dict[str, Path]:
         )
     root = locate(directory, "a video-to-audio checkpoint", (SOUND_FILE,)).folder
     names = (TRANSFORMER, CODEC, CLIP, SYNCHFORMER, SOUND_FILE)
-    return parts_of(root, names, read_references(root, REFERABLE), "video-to-audio checkpoint")
+    return parts_of(root, names, {}, "video-to-audio checkpoint")

@@ -226,7 +226,7 @@ def _make(folder: ClipFolder, runtime: RuntimeConfig, workers: int | None, conso
     from jobs.ray_faults import explained
 
     sound = folder.settings.sound
-    most = workers or _fitting(folder.model, runtime, 0 if sound is None else sound.bytes())
+    most = workers or fitting(folder.model, runtime, 0 if sound is None else sound.bytes())
     with shown_progress(console, "starting Ray") as shown:
         try:
             cluster.ensure(runtime)
@@ -269,7 +269,7 @@ def check_seen(paths: Mapping[str, Path]) -> None:
             )
 
 
-def _fitting(model: ClipModel, runtime: RuntimeConfig, more: int) -> int | None:
+def fitting(model: ClipModel, runtime: RuntimeConfig, more: int) -> int | None:
     """Workers for which this machine has memory, where they have no GPU; None where Ray decides."""
     from jobs.memory import available_bytes
 

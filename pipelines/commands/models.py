@@ -69,7 +69,7 @@ def cost(
 
     With --cluster it plans the training: GPU-hours, what a step waits for, checkpoints and memory per GPU, by stage;
     and what encoding and evaluation take. Of a video-to-audio config it counts the window of `encode_sound`, and
-    with --cluster tells GPU-hours.
+    with --cluster its training alone: time of a step, GPU-hours and memory of a GPU.
     """
     from lumina.hardware import parse_cluster
     from lumina.models.config import RELEASED_MODELS
@@ -87,6 +87,7 @@ def cost(
     from pipelines.reports import sound_cost
     from pipelines.sound_config import SoundPipelineConfig
 
+    links = Links(1e9 * (network or 50), 1e9 * (storage or 2))
     width, height = width_and_height(size) if size else (None, None)
     if config in RELEASED_MODELS:
         if override:
@@ -102,7 +103,7 @@ def cost(
         if isinstance(settings, SoundPipelineConfig):
             if size or frames:
                 raise PipelineError(f"{config} makes sounds, which have no --size and no --frames")
-            sound = sound_cost.of_sound_pipeline(settings, gpus, utilisation or 0.3)
+            sound = sound_cost.of_sound_pipeline(settings, gpus, utilisation or 0.3, links)
             show(as_json, lambda: asdict(sound), lambda: sound_cost.sound_cost_view(sound))
             return
         if not isinstance(settings, PipelineConfig):
@@ -112,7 +113,6 @@ def cost(
         made = cost_report.of_pipeline(settings, clip, text_tokens)
         planned = None
         if gpus:
-            links = Links(1e9 * (network or 50), 1e9 * (storage or 2))
             planned = cluster_report.on_cluster(settings, gpus, utilisation or 0.3, text_tokens, links)
     if as_json:
         typer.echo(json_text(asdict(made) | ({"cluster": planned} if planned else {})))

@@ -225,6 +225,7 @@ def _finish(
     from pipelines.compare.runs import read_side
     from pipelines.reports.evaluations import comparison_view, read_evaluations
     from pipelines.reports.sounds import read_sounds, sounds_view
+    from pipelines.reports.studies import read_studies, studies_view
     from pipelines.reports.tables import summary_view
 
     console.print(summary_view(summary))
@@ -253,6 +254,8 @@ def _finish(
             console.print(comparison_view(evaluations))
         if (sounds := read_sounds(side)).evaluations:
             console.print(sounds_view(sounds))
+        if studies := read_studies(side):
+            console.print(studies_view(studies))
     _where(console, store, summary, links, prompt)
     if not summary.ok:
         console.print(Text("What is done is kept. Once the cause is mended, the same command continues:", "bold"))
@@ -286,9 +289,10 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
         if value:
             console.print(Text(f"{label:<11}", "bold").append(str(value), "default"), soft_wrap=True)
     counts = _counts(summary)
+    sounds = any(path(name, "sounds") for name in summary.outcomes if name.startswith("evaluate@"))
     looks = {
-        "compare": path("choose") or path("compare"),
-        "report": path("choose"),
+        "compare": path("choose") or sounds,
+        "report": path("choose") or sounds,
         "quarantine": any(key.startswith("quarantined/") for key in counts),
         "selection": any(key.startswith("filtered/") for key in counts),
         "track": links.buffer,
@@ -305,8 +309,8 @@ def _where(console: Console, store: Store, summary: RunSummary, links: Links, pr
         console.print(f"  {line}", soft_wrap=True)
     for label, url in (
         ("this run", links.pipeline_url),
-        ("system prompts", links.compare_url),
-        ("clips", links.clips_url),
+        ("conditions" if sounds else "system prompts", links.compare_url),
+        ("sounds" if sounds else "clips", links.clips_url),
         ("checkpoint", links.model_url),
     ):
         if url:

@@ -19,13 +19,14 @@ from pipelines.terminal import Text, json_text, make_console
 
 
 def compare(run: RunArgument = None, store: StoreOption = None, as_json: Json = False) -> None:
-    """Show the system prompts of a run side by side, the choice, and the fine-tuned model.
+    """Show the system prompts of a run side by side, the choice, the fine-tuned model, and studies of it.
 
     Of a video-to-audio run: every condition of its evaluations, and its checkpoints against each other.
     """
     from pipelines.compare.runs import read_side
     from pipelines.reports.evaluations import as_dict, comparison_view, read_evaluations
     from pipelines.reports.sounds import read_sounds, sounds_view
+    from pipelines.reports.studies import plain_study, read_studies, studies_view
 
     opened = open_store(store)
     record = opened.get_run(run)
@@ -34,8 +35,13 @@ def compare(run: RunArgument = None, store: StoreOption = None, as_json: Json = 
     if (sounds := read_sounds(side)).evaluations:
         show(as_json, lambda: {"run": record.run, **sounds.as_dict()}, lambda: Group(head, sounds_view(sounds)))
         return
-    found = read_evaluations(side)
-    show(as_json, lambda: {"run": record.run, **as_dict(found)}, lambda: Group(head, comparison_view(found)))
+    found, studies = read_evaluations(side), read_studies(side)
+    told = {"studies": {name: plain_study(one) for name, one in studies.items()}} if studies else {}
+    show(
+        as_json,
+        lambda: {"run": record.run, **as_dict(found), **told},
+        lambda: Group(head, comparison_view(found), studies_view(studies)),
+    )
 
 
 def diff(
@@ -165,7 +171,10 @@ def report(
         "report.html"
     ),
 ) -> None:
-    """Write a run's page: system prompts compared, clips side by side, curves, stages, commands to get it again."""
+    """Write a run's page: system prompts compared, clips side by side, curves, stages, commands to get it again.
+
+    Of a video-to-audio run: clips with the sounds of every condition, beside their spectrograms and true events.
+    """
     from pipelines.reports.page.make import make_page
 
     check_file("--out", out, begins=PAGE)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,29 +42,36 @@ def status(
 
     Where the store is in a bucket, runs on other machines are seen, too.
     """
+    from pipelines.reports.samples import newest_samples
     from pipelines.reports.status import GOING, read_status
+
+    def view(height: int | None = None) -> RenderableType:
+        return status_view(found, height, newest_samples(opened, found.stages))
 
     opened = open_store(store)
     found = read_status(opened, run)
     console = make_console()
     if watch and not as_json:
-        with Live(status_view(found), console=console, auto_refresh=False, transient=True) as live:
+        with Live(view(), console=console, auto_refresh=False, transient=True) as live:
             while found.standing in GOING:
-                live.update(status_view(found, console.height - 8), refresh=True)
+                live.update(view(console.height - 8), refresh=True)
                 time.sleep(_REFRESH_S)
                 found = read_status(opened, found.run)
     if as_json:
         typer.echo(json_text(found.as_dict()))
     else:
-        console.print(status_view(found), soft_wrap=False)
+        console.print(view(), soft_wrap=False)
         if found.standing in ("failed", "stopped", "killed") and found.command:
             console.print(Text("The same command continues it:", "bold"))
             console.print(f"  {found.command}", soft_wrap=True)
     return 1 if found.standing in ("failed", "killed", "silent") else 0
 
 
-def status_view(found: RunStatus, height: int | None = None) -> RenderableType:
-    """The run on one screen: how it stands, its stages, its errors and where else to look."""
+def status_view(
+    found: RunStatus, height: int | None = None, samples: Mapping[str, Path] | None = None
+) -> RenderableType:
+    """The run on one screen: how it stands, its stages, its errors and where else to look, such as at the folders of
+    the newest clips of stages that train."""
     now = found.ended or (time.time() if found.standing == "running" else found.heard)
     head = (
         Text(f"{found.run} ", "bold").append(f"({found.name}) ", "dim").append(found.standing, _STYLES[found.standing])
@@ -88,6 +97,7 @@ def status_view(found: RunStatus, height: int | None = None) -> RenderableType:
             "start it again: it continues"
         )
         parts.append(Text(silent, "bold red"))
+    parts += [Text(f"newest clips of {name}  {path}", "dim") for name, path in (samples or {}).items()]
     parts += [Text(f"{name}  {address}", "dim") for name, address in found.links.items()]
     return Group(*parts)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -19,6 +20,13 @@ def track(
     uri: Annotated[
         str | None, typer.Option(metavar="URI", help="Write to this tracking server instead of the run's own.")
     ] = None,
+    tracker: Annotated[
+        Literal["mlflow", "tensorboard"],
+        typer.Option("--to", help="Or event files of a finished run, the newest by default."),
+    ] = "mlflow",
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Of event files; `tensorboard` in the store by default.")
+    ] = None,
 ) -> None:
     """Write to MLflow what runs left unwritten; `run` does the same before it begins. Exit code: 0 done, 1 error."""
     from pipelines.tracking.journal import refused, run_of, waiting
@@ -26,6 +34,17 @@ def track(
     opened = open_store(store)
     if not opened.root.is_dir():
         raise PipelineError(f"there is no store {opened.root}; give another with --store")
+    if tracker == "tensorboard":
+        from pipelines.tracking.tensorboard import write_events
+
+        folder = out or opened.root / "tensorboard"
+        written = write_events(opened, opened.get_run(run), folder)
+        shown = make_console()
+        shown.print(f"{len(written)} stages are in {written[0].parent}", soft_wrap=True)
+        shown.print(f"  tensorboard --logdir {folder}", soft_wrap=True)
+        return
+    if out is not None:
+        raise PipelineError("--out is for --to tensorboard")
     found = [path for path in waiting(opened.root, held=True) if run in (None, run_of(path))]
     if run is not None and not found:
         raise PipelineError(f"store {opened.root} has no unwritten records of a run {run!r}")

@@ -17,10 +17,10 @@ CURVES = METRICS_FILE
 _CLOCK = frozenset(
     {
         "seconds_per_step", "tokens_per_second", "samples_per_second", "flops_per_second", "flop_utilisation",
-        "data_share",
+        "data_share", "seconds_per_clip",
     }
 )  # fmt: skip
-"""Figures of `lumina.training.clock`: they tell of the machine, and never come twice."""
+"""Figures of `lumina.training.clock`, and of a study: they tell of the machine, and never come twice."""
 
 Curve = Mapping[int, Mapping[str, float]]
 """Step -> metric -> value."""
@@ -168,7 +168,7 @@ def _figures(stage: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Met
             (_interval(first, key), _interval(second, key)),
         )
         for key in first
-        if key in second and not key.startswith("interval/")
+        if key in second and not key.startswith("interval/") and not by_clock(key)
     ]
 
 

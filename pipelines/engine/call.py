@@ -55,6 +55,8 @@ class Call:
     """progress(done, total, unit)."""
     log_metrics: Callable[[Mapping[str, float], int], None]
     """log_metrics(metrics, step): a point of a curve."""
+    log_image: Callable[[str, str, int], None]
+    """log_image(key, file, step): a picture of a series, below `work` now and below `out` in the end."""
     candidates: tuple[ReuseCandidate, ...]
     """Where rows may be that need not be computed again, the newest first."""
 

@@ -143,6 +143,9 @@ class Tracking(Protocol):
     def point(self, stage: str, metrics: Mapping[str, float], step: int) -> None:
         """A point of a curve."""
 
+    def image(self, stage: str, key: str, file: str, step: int) -> None:
+        """A picture of a series; `file` is below the stage's scratch directory now, and below its output in the end."""
+
     def stage_run(self, stage: str) -> Mapping[str, Any]:
         """`run_id` and `uri` of the stage's run for the manifest; empty when unknown."""
 
@@ -157,6 +160,9 @@ class NoTracking:
         """Nothing."""
 
     def point(self, stage: str, metrics: Mapping[str, float], step: int) -> None:
+        """Nothing."""
+
+    def image(self, stage: str, key: str, file: str, step: int) -> None:
         """Nothing."""
 
     def stage_run(self, stage: str) -> Mapping[str, Any]:

@@ -307,6 +307,7 @@ class _Run:
             work=attempt.work,
             progress=lambda done, total, unit: self.display.progress(stage.name, done, total, unit),
             log_metrics=lambda metrics, step: self.tracking.point(stage.name, dict(metrics), step),
+            log_image=lambda key, file, step: self.tracking.image(stage.name, key, file, step),
             candidates=tuple(reuse_candidates(self.store, stage, found)),
         )
 

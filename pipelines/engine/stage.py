@@ -47,6 +47,8 @@ class Execution:
     """How alike another computation of it has to be to count as a reproduction."""
     model: RegisteredModel | None = None
     """For a checkpoint that people will look for."""
+    aside: Config | None = None
+    """Settings of what the job makes beside its output, such as samples of a training."""
     system_prompts: str = ""
     """File of the output with the system prompts, to be mirrored in MLflow's prompt registry; empty for none."""
 

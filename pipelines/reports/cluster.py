@@ -22,6 +22,7 @@ from lumina.vbench.suite import clips_of, official_clips
 from lumina.vbench.suite_config import VBenchSuite, filters_clips
 from pipelines.config import PipelineConfig, stage_name
 from pipelines.reports.cost import task_loads
+from pipelines.reports.sample_cost import sample_warnings
 from pipelines.terminal import Text, make_table, record_table
 
 _LONG_S = 3600.0
@@ -71,6 +72,8 @@ class ClusterReport:
     """`key=value` settings with which all stages fit that can; empty where all do."""
     slow: tuple[str, ...]
     """Stages that compute in float32, whose hours are too few: the peak is that of bfloat16."""
+    samples: tuple[str, ...] = ()
+    """What is to be said of clips that do not fit beside a training."""
 
     @property
     def gpu_hours(self) -> float:
@@ -85,7 +88,7 @@ class ClusterReport:
     @property
     def warnings(self) -> list[str]:
         """What will cost more than the tables say."""
-        found = [warning for stage in self.stages for warning in _stage_warnings(stage)]
+        found = [*self.samples, *(warning for stage in self.stages for warning in _stage_warnings(stage))]
         if not self.evaluation_fits:
             one = self.evaluation
             most = "decoding" if one.decode_bytes > one.sampling_bytes else "sampling"
@@ -121,7 +124,9 @@ def on_cluster(
     slow = tuple(stage_name(key) for key, training in config.training().items() if training.precision == "fp32")
     encodings = tuple(_encoding(name, one, rate) for name, one in config.latents.items())
     evaluation = _evaluation(config, rate, text_tokens)
-    return ClusterReport(cluster, utilisation, links, stages, encodings, evaluation, _overrides(config, stages), slow)
+    samples = tuple(sample_warnings(config, stages, cluster, text_tokens))
+    mends = _overrides(config, stages)
+    return ClusterReport(cluster, utilisation, links, stages, encodings, evaluation, mends, slow, samples)
 
 
 def _encoding(name: str, encoding: EncodeLatentsConfig, rate: float) -> Encoding:

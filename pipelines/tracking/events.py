@@ -84,6 +84,17 @@ class LogPoint(_StageEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LogImage(_StageEvent):
+    """A stage made a picture of a series: the same prompt at another step."""
+
+    key: Text
+    """Of the series."""
+    step: Whole
+    file: Below
+    """Below the stage's scratch directory while it runs, and below its output in the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EndStage(_StageEvent):
     """A stage ended; `drift` is the code that differs since its output was computed."""
 
@@ -94,8 +105,8 @@ class EndStage(_StageEvent):
     drift: Text = ""
 
 
-Event = BeginRun | EndRun | BeginStage | LogPoint | EndStage
-StageEvent = BeginStage | LogPoint | EndStage
+Event = BeginRun | EndRun | BeginStage | LogPoint | LogImage | EndStage
+StageEvent = BeginStage | LogPoint | LogImage | EndStage
 _KINDS: Mapping[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
 
 

@@ -22,6 +22,8 @@ class Found:
     parent: str = ""
     stages: dict[str, str] = field(default_factory=dict)
     evaluations: list[str] = field(default_factory=list)
+    shown: str = ""
+    """The last of them that has clips or sounds beside its figures."""
     model: tuple[str, str] | None = None
     """Name and version of the checkpoint that was registered last."""
 
@@ -39,7 +41,7 @@ class Links:
     model_url: str
     """The registered checkpoint that was made last."""
     clips_url: str
-    """Files of the last evaluation: clips that play there, and a sheet of them."""
+    """Files of the last evaluation that has any to play: its clips and a sheet of them, or its sounds."""
     buffer: Path | None
     """File with the events that are not written yet."""
 
@@ -63,7 +65,7 @@ def links(uri: str, found: Found, buffer: Path | None) -> Links:
         compare = f"{base}/compare-runs?runs={runs}&experiments={quote(json.dumps([found.evals]))}"
     if found.model is not None:
         model = "{}/models/{}/versions/{}".format(base, quote(found.model[0], safe=""), found.model[1])
-    if found.evaluations:
-        clips = f"{base}/experiments/{found.evals}/runs/{found.evaluations[-1]}/artifacts"
+    if found.shown:
+        clips = f"{base}/experiments/{found.evals}/runs/{found.shown}/artifacts"
     command = command_line(["mlflow", "ui", "--backend-store-uri", uri]) if local else ""
     return Links(uri, command, pipeline, compare, model, clips, buffer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -9,13 +10,24 @@ from typing import Any
 
 from lumina.formats import short_digest
 
+_NOT_A_KEY = re.compile(r"[^a-zA-Z0-9_\-./ ]")
 _NOT_A_NAME = re.compile(r"[^\w/ :.\-]")
+_KEY_CHARS = 120
+"""Of a series of images: its name is part of a file's, with a step, a time and a random number."""
 _PARAM_CHARS, _DIGEST_CHARS = 6000, 32
 
 
 def safe_name(name: str) -> str:
     """A parameter or metric name that MLflow accepts."""
     return _NOT_A_NAME.sub("_", name)
+
+
+def image_key(name: str) -> str:
+    """The key of a series of images as MLflow accepts it. What it cuts off or takes out, a digest makes up for."""
+    key = _NOT_A_KEY.sub("_", name)
+    if len(key) <= _KEY_CHARS and key == name:
+        return key
+    return f"{key[:_KEY_CHARS]} {hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import yaml
 from mlflow.entities import DatasetInput, Metric
 from mlflow.exceptions import MlflowException
+from PIL import Image
 
 from lumina.system_prompts import read_system_prompts
 from pipelines.engine.stage import RegisteredModel
@@ -26,12 +28,14 @@ from pipelines.tracking.events import (
     EndRun,
     EndStage,
     Event,
+    LogImage,
     LogPoint,
     StageEvent,
 )
+from pipelines.tracking.images import picture
 from pipelines.tracking.links import Found
 from pipelines.tracking.made import Made, dataset
-from pipelines.tracking.mlflow_names import flatten, safe_name
+from pipelines.tracking.mlflow_names import flatten, image_key, safe_name
 from pipelines.tracking.mlflow_runs import EVALS, PIPELINES, MlflowRuns
 from pipelines.tracking.registry import Registry
 from pipelines.tracking.uri import artifacts_of, one_line, without_password
@@ -94,6 +98,8 @@ class MlflowWriter:
         match events[0]:
             case LogPoint():
                 yield partial(self._log_points, [event for event in events if isinstance(event, LogPoint)])
+            case LogImage() as event:
+                yield partial(self._log_image, event)
             case BeginRun() as event:
                 yield partial(self._begin_run, event)
             case BeginStage() as event:
@@ -161,6 +167,22 @@ class MlflowWriter:
                 # Those of other stages are none of it.
                 if not is_refusal(error) or not self.is_left_out(LogPoint(stage=stage, point=points[0])):
                     raise
+
+    def _log_image(self, event: LogImage) -> None:
+        fingerprint = self._begun[event.stage].fingerprint
+        data = None if fingerprint is None else picture(self.store, event.stage, fingerprint, event.file)
+        if data is None:
+            self.note(f"{event.stage}: {event.file} is gone, so MLflow has no picture of step {event.step}")
+            return
+        self._send(self.found.stages[event.stage], partial(self._send_image, event, data))
+
+    def _send_image(self, event: LogImage, data: bytes) -> None:
+        run, key = self.found.stages[event.stage], image_key(event.key)
+        start = f"images/{key.replace('/', '~')}+step+{event.step}+"
+        # Both files of a picture: a kill may have come between them.
+        if sum(one.path.startswith(start) for one in self.client.list_artifacts(run, "images")) < 2:
+            with Image.open(BytesIO(data)) as image:
+                self.client.log_image(run, image, key=key, step=event.step, timestamp=event.at_ms, synchronous=True)
 
     def _begin_run(self, event: BeginRun) -> None:
         self.run, self.name = event.run, event.name
@@ -336,8 +358,11 @@ class MlflowWriter:
             self.client.set_terminated(run_id, "FINISHED", ended_ms)
         run_id = run.info.run_id
         self.registry.link(run_id, [params["system_prompt"]] if "system_prompt" in params else [])
-        if run_id not in self.found.evaluations:
+        # Arms of a study are compared with each other, and not with the system prompts.
+        if "study" not in params and run_id not in self.found.evaluations:
             self.found.evaluations.append(run_id)
+        if len(evaluation["artifacts"]) > 1:
+            self.found.shown = run_id
 
     def _subset(self, trained: str, params: Mapping[str, Any]) -> dict[str, int]:
         """How many of the evaluated subset's clips the model was trained on, where the training stage says so."""

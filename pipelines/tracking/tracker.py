@@ -30,6 +30,7 @@ from pipelines.tracking.events import (
     EndRun,
     EndStage,
     Event,
+    LogImage,
     LogPoint,
     Point,
     now_ms,
@@ -141,6 +142,10 @@ class MlflowTracking:
             if stage in self._attempts:
                 self._attempts[stage].add_point(point)
         self._put(LogPoint(stage=stage, point=point))
+
+    def image(self, stage: str, key: str, file: str, step: int) -> None:
+        """Queue a picture of a series."""
+        self._put(LogImage(stage=stage, key=key, file=file, step=step))
 
     def stage_run(self, stage: str) -> Mapping[str, Any]:
         """Run id and URI of a begun stage; waits a moment for the writer, empty when it is behind or MLflow away."""

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import ROOT, Block, blocks, commands
-from tests.lumina.video_to_audio.fake_av_benchmark import write_clone, write_evaluation
 
 PYTHON = blocks("python")
 _NEW_FILE = re.compile(r"A new file, `([\w/.]+)`:\s*$")
@@ -73,20 +72,6 @@ def test_generation_from_python(with_checkpoint: Path, monkeypatch: pytest.Monke
     assert len(names["clips"].frames) == 2  # type: ignore[attr-defined]
 
 
-def test_sounds_are_judged_by_av_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    [block] = of_page("sound.md", "python")
-    write_clone(tmp_path / "av-benchmark")
-    write_evaluation(tmp_path / "evaluate", 8.0, 8.0)
-    interpreter = tmp_path / "av" / "bin" / "python"
-    interpreter.parent.mkdir(parents=True)
-    interpreter.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
-    interpreter.chmod(0o755)
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    exec(compile(block.text, block.where, "exec"), names)  # noqa: S102 - the page's own code
-    assert names["figures"]["FD-PANN"] == 10  # type: ignore[index]
-
-
 def test_a_pipeline_of_diffusers(
     with_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,7 +88,7 @@ def test_a_pipeline_of_diffusers(
 
 
 def test_every_block_of_python_is_run() -> None:
-    run = {"README.md": 1, "diffusers.md": 1, "adding_a_stage.md": 2, "adding_a_metric.md": 1, "sound.md": 1}
+    run = {"README.md": 1, "diffusers.md": 1, "adding_a_stage.md": 2, "adding_a_metric.md": 1}
     found = {name: sum(block.page.name == name for block in PYTHON) for name in {b.page.name for b in PYTHON}}
     assert found == run, "say in tests/docs/test_code.py how the others are run"
 

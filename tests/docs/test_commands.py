@@ -18,6 +18,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from pipelines import cli
+from pipelines.sweep.arms import read_seeds, read_sweep
 from tests.docs.pages import ROOT, Command, commands
 
 
@@ -54,6 +55,7 @@ RULES: tuple[tuple[str, Run | Read], ...] = (
     (r"lumina run .*brightness.*", Read("of an edited program: test_code.py runs it")),
     (r"lumina plan (demo|folder|my\.yaml).*", Run("desk", (2,))),
     (r"lumina plan v2a .*", Read("needs published weights; tests/pipelines/test_video_to_audio.py loads it")),
+    (r"lumina sweep .* --plan", Run("desk", (2,))),
     (r"lumina cost (demo|paper|v2a|2B_GQA|my\.yaml).*", Run("desk")),
     (r"lumina probe my_videos/clip\.mp4", Run("desk")),
     (r"lumina generate --checkpoint \S+ --prompts .*", Read("tests/pipelines/commands/test_generate_many.py runs it")),
@@ -70,13 +72,16 @@ RULES: tuple[tuple[str, Run | Read], ...] = (
     (r"lumina quarantine.*", Run("curated")),
     # Read.
     (r"lumina (run|submit)( .*)?", Read(HOURS)),
+    (r"lumina sweep .*", Read(HOURS)),
     (r"lumina jobs .*", Read(CLUSTER)),
     (r"lumina rerun .*", Read(AGAIN)),
     (r"lumina serve .*", Read(SERVER)),
     (r"lumina vbench .*", Read("tests/pipelines/commands/test_vbench.py runs it")),
+    (r"lumina study .*", Read("tests/pipelines/commands/test_study.py runs it")),
     (r"lumina convert.*", Read(NETWORKS)),
     (r"lumina (assemble|generate --checkpoint) lumina-video .*", Read(SMALL)),
     (r"lumina [a-z]+( [a-z]+)?", Read("named in a sentence")),
+    (r"lumina av-benchmark .*", Read("tests/pipelines/commands/test_av_benchmark.py runs it on a stand-in")),
     (r"lumina sound .*", Read("tests/pipelines/commands/test_sound.py runs it")),
     (r"lumina (generate|diff|probe|track|COMMAND)\b.*", Read("names in capitals stand for something else")),
     (r"make \w+", Read(OTHER)),
@@ -180,7 +185,9 @@ def _check_lumina(command: Command, words: list[str]) -> None:
         assert {word for word in words if word.startswith("--")} <= options, f"{command.where}: {command.text}"
         return
     values = group.make_context("lumina", list(words)).params
-    if "override" in values and values.get("config") is not None and "brightness" not in command.text:
+    if group.name == "sweep":
+        read_sweep(values["config"], values["override"], values["arms"], read_seeds(values["seeds"]))
+    elif "override" in values and values.get("config") is not None and "brightness" not in command.text:
         _check_config(values["config"], [*(values.get("override") or []), *_store(values)])
 
 

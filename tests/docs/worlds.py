@@ -45,6 +45,7 @@ def make_desk(root: Path) -> Path:
         archive.write(root / "clips" / "0.mp4", "one.mp4")
     _table(root / "scores.csv", [{"source": "web", "total": "80.1"}, {"source": "phone", "total": "82.5"}])
     shutil.copyfile(CONFIGS / "folder.yaml", root / "my.yaml")
+    (root / "mixtures.yaml").write_text("all: {}\nno web: {train.2.tasks.0.source_weights: {web: 0}}\n")
     return root
 
 

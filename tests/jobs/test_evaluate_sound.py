@@ -17,6 +17,7 @@ from jobs.evaluate_sound import SoundCompareConfig, SoundEvaluateConfig
 from jobs.sounds import SoundWorker
 from lumina.video_to_audio.config import SoundSamplerConfig
 from lumina.video_to_audio.evaluation.conditions import CONDITIONS
+from lumina.video_to_audio.sound_sheet import SHEET_FILE
 from lumina.video_to_audio.wav_files import read_wav
 from tests.jobs.here import PoolHere
 from tests.jobs.sounded import CLIPS, make_sound_stages, run_sound_job
@@ -102,6 +103,7 @@ def test_figures_have_intervals_and_are_paired(evaluated: tuple[JobContext, JobR
     assert evaluation.params["condition"] == "given"
     assert evaluation.metrics["eval/mel_l1"] == pytest.approx(given["mel_l1"]["value"])
     assert all((context.out / artifact).is_file() for one in result.evaluations for artifact in one.artifacts)
+    assert [one.name for one in result.evaluations if SHEET_FILE in one.artifacts] == ["train@1 | given"]
     assert result.metrics["eval/truth/onset_f1_50ms"] == 1
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,17 @@ from jobs.context import InputRef, JobContext
 from jobs.runtime import RuntimeConfig
 from lumina import checkpoints
 from lumina.files import read_jsonl
+from lumina.training import resume
+from lumina.training.loop_config import LoopSettings
+from lumina.training.trainer import Trainer
 from lumina.training.weights.start import initial_model
 from lumina.video_to_audio.checkpoints import load_weights
 from lumina.video_to_audio.training.stage import SoundStageConfig
+from lumina.video_to_audio.training.workload import SoundWorkload
 from tests.lumina.training import toy as video_toy
 from tests.lumina.video_to_audio.training import toy
+
+_OPEN = train_sound._open
 
 
 class PipelineStageConfig(SoundStageConfig):
@@ -65,6 +74,41 @@ def test_a_stage_is_trained_written_and_told(tmp_path: Path, monkeypatch: pytest
     again = replace(ctx, inputs={**ctx.inputs, "init": before}, work=tmp_path / "work2", out=tmp_path / "out2")
     again.out.mkdir()
     assert train_sound.run(again).digest != result.digest
+
+
+def _open_and_die_once(spec: Mapping[str, Any]) -> Any:
+    """A workload whose process is killed at the first pass after a checkpoint."""
+    workload, work = _OPEN(spec), Path(spec["settings"]["work"])
+    count = workload.flops
+
+    def flops(batch: Any) -> int:
+        if not (work / "died").exists() and resume.complete(work / "engine"):
+            (work / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return int(count(batch))
+
+    workload.flops = flops
+    return workload
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_worker_of_ray_that_dies_ends_with_the_bits_of_a_run_without_ray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    runtime = RuntimeConfig(train_workers=1, checkpoint_every=5, log_every=2)
+    ctx = replace(_context(tmp_path, steps=12), runtime=runtime, log_metrics=lambda _, step: rows.append(step))
+    monkeypatch.setattr(train_sound, "_open", _open_and_die_once)
+    result = train_sound.run(ctx)
+    assert (ctx.work / "died").exists()
+    assert rows == list(range(2, 13, 2))
+    settings = LoopSettings(work=tmp_path / "alone", checkpoint_every=5, log_every=2)
+    alone = Trainer(SoundWorkload(toy.stage(steps=12), toy.dataset(tmp_path)), settings)
+    alone.run()
+    alone.export(tmp_path / "alone" / "out")
+    folders = {name: tmp_path / "alone" / "out" / folder for name, folder in result.weights.items()}
+    assert checkpoints.digest({name: load_weights(folder) for name, folder in folders.items()}) == result.digest
 
 
 def test_what_cannot_run_starts_nothing(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def keys(config: str) -> list[str]:
     found = load_config(config, [] if rendered else SECTIONS, needs_clips=rendered)
     optional = [key for key in OPTIONAL if key.split(".")[0] in type(found).model_fields]
     if found.pipeline != "text_to_video":
-        optional = [key for key in optional if key.split(".")[0] not in ("export", "weights")]
+        optional = [key for key in optional if not key.startswith("export.")]
     return [*optional, *texts(found)]
 
 

@@ -15,6 +15,7 @@ from pipelines.config import load_config, stage_name
 from pipelines.engine.fingerprint import Identifier
 from pipelines.engine.stage import Execution, Stage
 from pipelines.errors import PipelineError
+from pipelines.load import ConfigError
 from pipelines.run_lock import portable
 from pipelines.text_to_video import build
 
@@ -412,3 +413,30 @@ def test_training_starts_from_given_weights(identifier: Identifier, tmp_path: Pa
     with pytest.raises(PipelineError, match=r"train.1.lora adapts weights, but the stage starts from none"):
         load_config("demo", ["train.1.lora.rank=4"])
     build(load_config("demo", ["train.1.lora.rank=4", f"weights.transformer={tmp_path / 'export'}"]))
+
+
+def test_a_study_reads_the_fine_tuned_model_and_changes_no_other_stage(identifier: Identifier) -> None:
+    overrides = ["study.schedules={}", 'study.steps={"arms": {"few": {"steps": 5}, "own": {}}, "samples": 2}']
+    pipeline = build(load_config("demo", overrides))
+    stages = {stage.name: stage for stage in pipeline.order}
+    assert set(stages["study@schedules"].inputs.values()) == {"finetune", "choose", "tag"}
+    schedules, steps = (stages[f"study@{name}"].config for name in ("schedules", "steps"))
+    assert list(schedules.arms) == ["1x2x2", "2x2x2", "2x4x4", "combined", "own"]
+    assert (steps.reference, steps.samples, steps.arms["few"].steps) == ("few", 2, 5)
+    assert steps.score == load_config("demo").choose.score
+    before, after = fingerprints(identifier, "demo"), fingerprints(identifier, "demo", overrides)
+    assert {name for name in after if after[name] != before.get(name)} == {"study@schedules", "study@steps"}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("study.other={}", "study.other: it has no arms"),
+        ('study.a.arms={"x": {"patches": [[0, [4, 4, 4]]]}}', "which training lacks"),
+        ('study.a.arms={"x": {"patches": [[0, [4, 4, 4]]], "stpes": 1}}', "there is no 'stpes' in a sampler"),
+        ('study.schedules.metrics=["offline/beauty"]', "unknown metric 'offline/beauty'"),
+    ],
+)
+def test_a_study_that_cannot_be_made_is_named_before_anything_runs(override: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_config("demo", [override])

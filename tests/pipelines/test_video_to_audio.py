@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 
 from jobs import train_sound
+from lumina.checkpoints import save_model
+from lumina.video_to_audio.checkpoints import save_dit
+from lumina.video_to_audio.networks.dit import VideoToAudioDiT
 from pipelines.config import load_config
 from pipelines.dag import build
 from pipelines.errors import PipelineError
 from pipelines.run_lock import portable
 from pipelines.sound_config import SoundPipelineConfig
+from tests.lumina.tiny import text_to_video
 
 FEATURES = {"sounds": "encode_sound", "visual": "encode_visual", "sync": "encode_sync", "captions": "encode_captions"}
 
@@ -98,6 +102,22 @@ def test_what_does_not_fit_is_told_before_anything_runs(override: str, message: 
     with pytest.raises(PipelineError) as caught:
         build(_sound(override))
     assert message in str(caught.value)
+
+
+def test_training_starts_from_a_given_model(tmp_path: Path) -> None:
+    config = _sound()
+    save_dit(VideoToAudioDiT(config.model), tmp_path / "export" / "transformer")
+    for given in (tmp_path / "export", tmp_path / "export" / "transformer"):
+        stages = build(_sound(f"weights.transformer={given}")).by_name
+        assert stages["train@1"].weights == {"init": str(tmp_path / "export" / "transformer")}
+        assert not stages["train@2"].weights
+    with pytest.raises(PipelineError, match=r"is another network: set model.n_layers=4$"):
+        build(_sound(f"weights.transformer={tmp_path / 'export'}", "model.n_layers=2"))
+    save_model(text_to_video().transformer, tmp_path / "video")
+    with pytest.raises(
+        PipelineError, match=r"video holds no video-to-audio transformer: give the output of a training"
+    ):
+        build(_sound(f"weights.transformer={tmp_path / 'video'}"))
 
 
 def test_vggsound_is_planned_with_the_paper_s_sizes(tmp_path: Path) -> None:

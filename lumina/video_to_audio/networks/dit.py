@@ -22,10 +22,10 @@ from lumina.models.attention import Segments, segments
 from lumina.models.blocks import Block, BlockStack, FinalLayer, Linear, SinusoidEmbedder, normalise
 from lumina.models.patches import patchify, unpatchify
 from lumina.video_to_audio.config import VideoToAudioConfig
-from lumina.video_to_audio.lengths import SEGMENT, SEGMENT_TOKENS, STRIDE
+from lumina.video_to_audio.lengths import SEGMENT, SEGMENT_TOKENS, STRIDE, TUBELET
 
-_SLOTS = STRIDE // 2
-"""Of the time grid from one segment to the next: a token sees two frames."""
+_SLOTS = STRIDE // TUBELET
+"""Of the time grid from one segment to the next."""
 
 
 class Conv1d(nn.Conv1d):
@@ -54,7 +54,7 @@ class MediaCondition:
     pooled: Tensor
     """[N, A] embedding of the mean visual and text embeddings."""
     sync: tuple[Tensor, ...]
-    """Per item [tokens, A] embedded synchronisation features."""
+    """Per item [tokens, A] embedded synchronisation features; [frames, A] on the grid of time."""
     keys: tuple[Tensor, ...]
     """Per block [T, g, d] keys of the visual and then the text embeddings, packed."""
     values: tuple[Tensor, ...]
@@ -86,8 +86,9 @@ class VideoToAudioDiT(BlockStack):
         self.cond_mlp = nn.Sequential(Linear(dim, width), nn.SiLU(), Linear(width, width))
         self.t_embedder = SinusoidEmbedder(width)
         self.sync_pos_emb = nn.Parameter(torch.empty(1, 1, SEGMENT_TOKENS, config.sync_dim))
+        looks = TUBELET if config.sync_grid == "time" else 1
         self.sync_embedder = nn.Sequential(
-            Conv1d(config.sync_dim, width, 7, padding=3), nn.SiLU(), Conv1d(width, width, 3, padding=1)
+            Conv1d(config.sync_dim, width, 7, padding=3), nn.SiLU(), Conv1d(width, looks * width, 3, padding=1)
         )
         self.null_vis = nn.Parameter(torch.empty(1, config.visual_dim))
         self.null_sync = nn.Parameter(torch.empty(1, config.sync_dim))
@@ -176,10 +177,7 @@ class VideoToAudioDiT(BlockStack):
             steps: F of each item.
         """
         whole = self.t_embedder(t * self.config.t_scale) + media.pooled
-        parts = [
-            F.interpolate(sync.t()[None], size=count, mode="nearest-exact")[0].t() + one
-            for sync, count, one in zip(media.sync, steps, whole, strict=True)
-        ]
+        parts = [self._upsample(sync, count) + one for sync, count, one in zip(media.sync, steps, whole, strict=True)]
         return torch.stack(parts) if len(set(steps)) == 1 else torch.cat(parts)[None]
 
     @overload
@@ -228,7 +226,7 @@ class VideoToAudioDiT(BlockStack):
         return features.to(self.device, self.dtype)
 
     def _embed_sync(self, row: int, features: Tensor | None, null: Tensor) -> Tensor:
-        """[tokens, A] of one item."""
+        """[tokens, A] of one item; on the grid of time, where a token tells of each of its frames, [frames, A]."""
         tokens = self._features(row, "sync", features, self.config.sync_dim, null.expand(SEGMENT_TOKENS, -1))
         if len(tokens) % SEGMENT_TOKENS:
             raise ValueError(
@@ -242,4 +240,13 @@ class VideoToAudioDiT(BlockStack):
                 0, slot, torch.ones_like(slot, dtype=tokens.dtype)
             )
             tokens = tokens.new_zeros(len(count), tokens.shape[1]).index_add(0, slot, tokens) / count[:, None]
-        return cast(Tensor, self.sync_embedder(tokens.t()[None])[0].t())
+        embedded = cast(Tensor, self.sync_embedder(tokens.t()[None])[0].t())
+        return embedded.reshape(-1, self.config.condition_dim)
+
+    def _upsample(self, sync: Tensor, steps: int) -> Tensor:
+        """[tokens, A] of one item to [steps, A]."""
+        if self.config.sync_grid == "time":
+            # A frame is as long as a latent step; of what is behind the last segment the last frame tells.
+            middle = torch.arange(steps, device=sync.device) * self.config.patch[0] + self.config.patch[0] // 2
+            return sync[middle.clamp(max=len(sync) - 1)]
+        return F.interpolate(sync.t()[None], size=steps, mode="nearest-exact")[0].t()

@@ -19,11 +19,10 @@ from lumina.tensor_files import check_shapes
 from lumina.vbench.networks import weights
 from lumina.video_to_audio.config import SynchformerConfig
 from lumina.video_to_audio.frames import Frames, sync_frames
-from lumina.video_to_audio.lengths import SEGMENT, SEGMENT_TOKENS, sync_segments
+from lumina.video_to_audio.lengths import SEGMENT, SEGMENT_TOKENS, TUBELET, sync_segments
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 EPS = 1e-6
-_TUBELET = SEGMENT // SEGMENT_TOKENS
 _PREFIX = "vfeat_extractor."
 """Of the visual tower; the checkpoint holds the one for sound and the synchronisation head too."""
 _NETWORK = "Synchformer's visual tower"
@@ -122,7 +121,7 @@ class SynchformerVisual(nn.Module):
         tower.temp_embed = nn.Parameter(torch.empty(1, SEGMENT_TOKENS, width))
         # Part of the published file, used by nothing.
         tower.patch_embed = _PatchEmbedding(nn.Conv2d(3, width, config.patch, config.patch))
-        tubelet = (_TUBELET, config.patch, config.patch)
+        tubelet = (TUBELET, config.patch, config.patch)
         tower.patch_embed_3d = _PatchEmbedding(nn.Conv3d(3, width, tubelet, tubelet))
         tower.blocks = nn.ModuleList([_Block(config) for _ in range(config.depth)])
         tower.norm = nn.LayerNorm(width, eps=EPS)

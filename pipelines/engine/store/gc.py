@@ -27,6 +27,7 @@ from pipelines.engine.store.orphans import Orphan, What, orphaned_files
 from pipelines.engine.store.run_record import RunRecord, run_ids, run_names
 from pipelines.engine.store.store import Store
 from pipelines.engine.store.store_lock import alone
+from pipelines.engine.store.sweep_record import SweepRecord, sweep_names
 from pipelines.errors import StoreError
 
 _DAY_S = 86400.0
@@ -36,7 +37,8 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Policy:
-    """Which runs are kept, besides the newest of every name, the newest whole one, and those `latest/` names."""
+    """Which runs are kept, besides the newest of every name, the newest whole one, those `latest/` names, and those of
+    sweeps that have a record."""
 
     keep_runs: int = 1
     """Of every name, the newest."""
@@ -137,6 +139,8 @@ def collect(store: Store, policy: Policy) -> Collection:
 
 def _kept_runs(store: Store, records: Mapping[str, RunRecord], policy: Policy, cutoff: float | None) -> set[str]:
     kept = {store.run_id(run) for run in (*policy.asked, *run_names(store.objects))}
+    sweeps = (SweepRecord.load(store.objects, name) for name in sweep_names(store.objects))
+    kept |= {one.run for sweep in sweeps for one in sweep.runs if one.run is not None and one.run in records}
     by_name: dict[str, list[str]] = {}
     for run in sorted(records, key=lambda run: (records[run].began, run), reverse=True):
         by_name.setdefault(records[run].name, []).append(run)

@@ -16,7 +16,7 @@ from pipelines.engine.store.lease import Holder
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.typed import checked, parse, read_text
 
-_FOLDERS = ("cache", "latest", "live", "patches", "runs")
+_FOLDERS = ("cache", "latest", "live", "patches", "runs", "sweeps")
 """Those whose files are replaced whole."""
 _WRITING_S = 86400.0
 """A file that somebody is writing is younger than this, even where the clocks of hosts differ by hours."""

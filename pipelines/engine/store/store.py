@@ -3,6 +3,7 @@
     <store>/stages/<stage>/<fingerprint[:20]>/{LEASE.json, a-<id>/..., work/, *.jsonl, MANIFEST.json}
     <store>/runs/<run id>.json      which fingerprints a run used, and what they were made from
     <store>/live/<run id>.json      how a run stands that is at work
+    <store>/sweeps/<name>.json      how a sweep stands; beside it its page, and in <name>/ what its runs printed
     <store>/latest/<run name>       the id of the newest run of that name
     <store>/cache/                  digests of files outside, to compute them once
     <store>/STORE.lock              held in common by runs, and alone by `lumina gc`

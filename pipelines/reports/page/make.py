@@ -13,6 +13,7 @@ from lumina.evaluation.selection import Selection
 from lumina.formats import duration, figure, short_digest
 from lumina.pages.charts import Chart, Forest
 from lumina.pages.page import render
+from lumina.parts import SOUND_FILE
 from pipelines.compare.metrics import CURVES, read_curve
 from pipelines.compare.runs import Side, read_side
 from pipelines.engine.store.run_record import RunRecord
@@ -27,10 +28,17 @@ from pipelines.reports.page.figures import (
     motion_table,
     score_forest,
 )
+from pipelines.reports.page.samples import sample_rows
 from pipelines.reports.page.stages import COLUMNS, draw, stage_rows
+from pipelines.reports.page.studies import study_section
+from pipelines.reports.sounds import read_sounds
+from pipelines.reports.studies import read_studies
 from pipelines.terminal import clean, command_line
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
+SOUND_TEMPLATE = Path(__file__).with_name("sounds.html.j2")
+SOUND_SCRIPT = Path(__file__).with_name("sounds.js")
+_SOUND_PIPELINE = "video_to_audio"
 
 
 def make_page(store: Store, record: RunRecord) -> str:
@@ -44,15 +52,12 @@ def make_page(store: Store, record: RunRecord) -> str:
         StoreError: an output cannot be read.
     """
     side = read_side(store, record)
+    if record.pipeline == _SOUND_PIPELINE:
+        return _sound_page(store, record, side)
     parts = [_part(found) for found in read_evaluations(side)]
-    rows, cost = stage_rows(side, record)
-    inputs = {name: list(entry.inputs.values()) for name, entry in record.stages.items()}
-    states = [held.state for held in side.stages.values()]
     first = parts[0]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     tiles = [
-        (counts, f"stages, until {record.until}" if record.until else "stages"),
-        (duration(side.seconds), "this run took"),
+        *_tiles(side, record),
         (", ".join(first.found.chosen), "chosen for fine-tuning"),
         (first.sources and f"{first.found.sources[0].clips:,}", "clips a system prompt"),
     ]
@@ -60,21 +65,61 @@ def make_page(store: Store, record: RunRecord) -> str:
         TEMPLATE,
         clean,
         plays=True,
-        side=side,
         tiles_=[(large, small) for large, small in tiles if large],
-        answer=_answer(first.found.selection, record),
+        answer=_failed(record) or _answer(first.found.selection),
         selection=first.found.selection,
         parts=parts,
+        studies=[study_section(one) for one in read_studies(side).values()],
         sheets=[sheet for one in parts for sheet in one.sheets],
-        training=[(stage, found) for stage, found in _training(side).items() if found],
-        note=NOTE,
-        graph=draw(side, inputs),
-        columns=COLUMNS,
-        stages=rows,
-        cost=cost,
-        commands=_commands(side, record),
-        settings=[(name, _settings(held.recipe)) for name, held in side.stages.items() if held.recipe],
+        **_of_any_run(side, record),
     )
+
+
+def _sound_page(store: Store, record: RunRecord, side: Side) -> str:
+    """The page of a run that trains a video-to-audio model."""
+    from pipelines.reports.page.sound_figures import comparison, conditions, headline
+    from pipelines.reports.page.sounds import listen
+
+    sounds = read_sounds(side)
+    evaluated = [(stage, conditions(content)) for stage, content in sounds.evaluations.items()][::-1]
+    compared = comparison(sounds)
+    return render(
+        SOUND_TEMPLATE,
+        clean,
+        script=SOUND_SCRIPT,
+        tiles_=[*_tiles(side, record), *((f"{one.clips:,}", "held-out clips") for _, one in evaluated[:1])],
+        answer=_failed(record) or headline(sounds),
+        found=compared.found if compared else "",
+        evaluated=[one for _, one in evaluated],
+        comparison=compared,
+        listening=next((listen(store, record, side, stage, one.checkpoint) for stage, one in evaluated), None),
+        **_of_any_run(side, record),
+    )
+
+
+def _tiles(side: Side, record: RunRecord) -> list[tuple[str, str]]:
+    states = [held.state for held in side.stages.values()]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    stages = f"stages, until {record.until}" if record.until else "stages"
+    return [(counts, stages), (duration(side.seconds), "this run took")]
+
+
+def _of_any_run(side: Side, record: RunRecord) -> dict[str, Any]:
+    """What `run_parts.html.j2` shows."""
+    rows, cost = stage_rows(side, record)
+    inputs = {name: list(entry.inputs.values()) for name, entry in record.stages.items()}
+    return {
+        "side": side,
+        "training": [(stage, found) for stage, found in _training(side).items() if found],
+        "samples": list(sample_rows(side).items()),
+        "note": NOTE,
+        "graph": draw(side, inputs),
+        "columns": COLUMNS,
+        "stages": rows,
+        "cost": cost,
+        "commands": _commands(side, record),
+        "settings": [(name, _settings(held.recipe)) for name, held in side.stages.items() if held.recipe],
+    }
 
 
 @dataclass(frozen=True)
@@ -131,11 +176,14 @@ def _training(side: Side) -> dict[str, list[Chart]]:
     return found
 
 
-def _answer(selection: Selection | None, record: RunRecord) -> str:
-    """The headline."""
+def _failed(record: RunRecord) -> str:
+    """The headline of a run in which something failed."""
     failed = [name for name, entry in record.stages.items() if entry.state == "failed"]
-    if failed:
-        return f"{', '.join(failed)} failed"
+    return f"{', '.join(failed)} failed" if failed else ""
+
+
+def _answer(selection: Selection | None) -> str:
+    """The headline."""
     if selection is None:
         return "No system prompt has been chosen yet"
     best = selection.table[0]
@@ -191,10 +239,15 @@ def _commands(side: Side, record: RunRecord) -> list[tuple[str, str]]:
         if name.partition("@")[0] != "export" or not export.output:
             continue
         # What lies in a bucket is copied first, whether or not it is on this machine: the page goes to others.
-        what = f"a clip, once {export.output} is copied to the folder checkpoint" if side.in_bucket else "a clip"
+        sound = any(file.path == SOUND_FILE for file in export.output.manifest.files)
+        what = "a sound for a clip" if sound else "a clip"
+        what += f", once {export.output} is copied to the folder checkpoint" if side.in_bucket else ""
         checkpoint = "checkpoint" if side.in_bucket else command_line([str(export.output)])
-        prompt = "A red circle moves to the right."
-        found.append((what, f"lumina generate --checkpoint {checkpoint} --prompt {command_line([prompt])}"))
+        prompt = command_line(["A red circle moves to the right."])
+        command = f"lumina generate --checkpoint {checkpoint} --prompt {prompt}"
+        if sound:
+            command = f"lumina sound clip.mp4 --checkpoint {checkpoint} --out sounding.mp4"
+        found.append((what, command))
     return found
 
 

@@ -56,6 +56,11 @@ def test_each_wave_is_its_own_mels_alone(mel: Tensor) -> None:
     torch.testing.assert_close(both[:1], griffin_lim(mel), rtol=0, atol=1e-3)
 
 
+def test_magnitudes_of_a_quiet_frame_owe_nothing_to_a_loud_one(mel: Tensor) -> None:
+    both = magnitudes(torch.cat([mel - 4, mel], dim=1))
+    torch.testing.assert_close(both[:, :, :160], magnitudes(mel - 4))
+
+
 def test_silence_and_short_mels() -> None:
     assert not griffin_lim(SILENT).any()
     assert griffin_lim(SILENT[:, :1]).shape == (1, 160)

@@ -16,8 +16,8 @@ def test_eight_seconds() -> None:
 def test_lengths_are_whole_steps() -> None:
     found = lengths(2.5)
     assert (found.samples, found.latents, found.visual_frames) == (39_680, 62, 20)
-    # 4.04 and 9.6 are no binary fractions.
-    assert (lengths(4.04).latents, lengths(9.6).visual_frames) == (101, 76)
+    # 1.16 and 9.6 are no binary fractions: 58 frames of 50 fps have 28.999... latent steps.
+    assert (lengths(1.16).latents, lengths(9.6).visual_frames) == (29, 76)
 
 
 def test_a_clip_shorter_than_a_segment_has_no_sound() -> None:

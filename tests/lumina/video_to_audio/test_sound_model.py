@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lumina.parts import find_parts
+from lumina.video_to_audio.checkpoints import load_dit
 from lumina.video_to_audio.sound_model import SoundModel
 from lumina.video_to_audio.sound_parts import find_sound_parts
 from tests.lumina import tiny
-from tests.lumina.hub_cache import download
 from tests.lumina.video_to_audio.tiny_sound import CONFIG, film, save_dit, save_sound_model
 
 
@@ -47,6 +47,16 @@ def test_a_sound_is_as_long_as_the_clip_and_ends_in_silence(model: SoundModel) -
         model.sound(film(21), stamps(21, 2), 10.5)
     with pytest.raises(ValueError, match="there are no frames"):
         model.sound(film(2)[:0], [], 1.0)
+
+
+def test_a_patch_of_several_steps_leaves_the_rest_silent(model: SoundModel, tmp_path: Path) -> None:
+    save_dit(tmp_path / "two", CONFIG.model_copy(update={"patch": (2, 16)}))
+    wide = replace(model, transformer=load_dit(tmp_path / "two"))
+    # 25 latent steps, of which the patch takes 24.
+    wave = wide.sound(film(16), stamps(16, 16), 1.0)
+    assert wave.shape == (16_000,)
+    assert wave[:15_300].any()
+    assert not wave[15_360:].any()
 
 
 def test_it_depends_on_seed_prompt_and_what_is_seen_and_on_nothing_else(model: SoundModel) -> None:
@@ -88,16 +98,3 @@ def test_other_directories_are_told_by_their_kind(folder: Path, tmp_path: Path) 
     (broken / "sound.json").write_text('{"sampler": {"steps": 0}}')
     with pytest.raises(ValueError, match=r"sound\.json holds no settings of sounds: sampler\.steps: "):
         SoundModel.load(broken)
-
-
-def test_big_parts_may_be_of_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    copy = shutil.copytree(folder, tmp_path / "copy")
-    files = {path.name: path for path in (folder / "clip").iterdir()}
-    shutil.rmtree(copy / "clip")
-    (copy / "references.json").write_text(json.dumps({"clip": "hf:some/clip"}))
-    with pytest.raises(FileNotFoundError, match="fetch it with `hf download some/clip"):
-        find_sound_parts(copy)
-    download(tmp_path / "hub", "some/clip", files)
-    assert "hub" in str(find_sound_parts(copy)["clip"])
-    assert SoundModel.load(copy).clip.digest == SoundModel.load(folder).clip.digest

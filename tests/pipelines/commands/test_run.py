@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from pipelines import cli
+from pipelines.commands.run import _where
+from pipelines.engine.runner import run as run_stages
 from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.store import Store
+from pipelines.tracking.links import Links
+from tests.pipelines.reports.page.sounding_run import pipeline as sounding
+from tests.pipelines.toy import EXECUTE, identifier
 
 
 @pytest.mark.ray
@@ -105,3 +113,19 @@ def test_a_manifest_behind_a_link_runs_like_a_plain_one(
     plain, linked = go("plain"), go("snapshots/x")
     assert plain.counts == linked.counts == {"in": 2, "ok": 2}
     assert (plain.digest, plain.fingerprint) == (linked.digest, linked.fingerprint)
+
+
+def test_what_a_run_of_sound_leaves_is_named_by_what_it_is(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    summary = run_stages(sounding(), store, EXECUTE, identifier=identifier(), name="toy")
+    assert summary.ok
+    console = Console(width=300, record=True, file=io.StringIO())
+    links = Links("sqlite:///x", "", "http://here/run", "http://here/compare", "", "http://here/files", None)
+    _where(console, store, summary, links, "A red circle.")
+    text = console.export_text()
+    assert re.search(r"conditions: +http://here/compare", text)
+    assert re.search(r"sounds: +http://here/files", text)
+    assert "system prompts" not in text
+    for command in ("report", "compare"):
+        assert f"lumina {command} {summary.run_id} --store {store.uri}" in text
+    assert "lumina sound clip.mp4 --checkpoint" in text

@@ -76,6 +76,43 @@ def test_a_sound_that_was_there_is_replaced(model: Path, tmp_path: Path) -> None
     assert len(samples(tmp_path / "a.wav")) == 32_000
 
 
+TONE = 0.5 * np.sin(2 * np.pi * 500 * np.arange(96_000) / 48_000)
+TRACKS = {
+    "none": Heard(),
+    "silent at 8 kHz": Heard(0 * TONE[::6], 8_000),
+    "5.1, ends early": Heard(TONE[:24_000], codec="flac", layout="5.1"),
+    "96 kHz, begins late, ends late": Heard(
+        np.repeat(np.tile(TONE, 2), 2), 96_000, "flac", sample_format="s32", audio_start_s=Fraction(1, 2)
+    ),
+}
+
+
+def test_whatever_sound_a_clip_had_it_gets_that_of_its_frames(model: Path, tmp_path: Path) -> None:
+    waves = {}
+    for name, film in TRACKS.items():
+        out = tmp_path / f"{name}.mp4"
+        code, output = sound(write_heard(tmp_path / f"{name}.mkv", film), model, out)
+        assert (code, ": 2.00 s, h264 copied; " in output) == (0, True), output
+        waves[name] = out.with_suffix(".wav").read_bytes()
+        with av.open(str(out)) as container:
+            assert [(stream.type, stream.start_time) for stream in container.streams] == [("video", 0), ("audio", 0)]
+            assert float(container.duration) / av.time_base == pytest.approx(2, abs=0.07)
+    assert {name for name, wave in waves.items() if wave != waves["none"]} == set()
+
+
+def test_a_film_of_a_variable_rate_keeps_its_times(model: Path, tmp_path: Path) -> None:
+    stamps = [Fraction(at, 100) for at in (0, 4, 8, 30, 34, 90, 92, 94, 130)]
+    clip = write_heard(tmp_path / "clip.mkv", Heard(TONE, stamps=stamps))
+    assert sound(clip, model, tmp_path / "a.mp4")[0] == 0
+    times = {}
+    for file in (clip, tmp_path / "a.mp4"):
+        with av.open(str(file)) as container:
+            times[file.name] = [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
+    assert times["a.mp4"] == pytest.approx(times["clip.mkv"], abs=1e-3)
+    # As long as the film, whose last frame stands no shorter than one before it.
+    assert 1.3 < len(samples(tmp_path / "a.wav")) / 16_000 < 1.9
+
+
 def test_a_gif_is_encoded_anew(model: Path, tmp_path: Path) -> None:
     write(
         tmp_path / "a.gif",

@@ -166,7 +166,7 @@ def modules() -> dict[str, Path]:
 def test_modules_that_are_in_no_digest_can_change_none() -> None:
     """What they hand out may become metrics, artifacts and files, but no digest and no weights."""
     left_out = {name for name, path in modules().items() if re.search(rf"^{NO_DIGEST} = True$", path.read_text(), re.M)}
-    assert left_out == {"jobs.train_plots", "lumina.evaluation.contact_sheet"}
+    assert left_out == {"jobs.train_plots", "lumina.evaluation.contact_sheet", "lumina.video_to_audio.sound_sheet"}
     for name, path in modules().items():
         tree = ast.parse(path.read_text())
         tainted = {

@@ -238,8 +238,17 @@ def test_an_attempt_at_a_stage_of_a_living_driver_ends_that_stage_alone(tmp_path
     tracking.close("FAILED")
 
 
-def test_two_processes_may_create_the_database_at_once(tmp_path: Path) -> None:
-    barrier = multiprocessing.get_context("forkserver").Barrier(2)
+def test_two_processes_may_create_the_database_at_once_after_one_that_was_killed(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    alone = context.Barrier(1)
+    killed = start(create_database, tmp_path, alone)
+    while not (partial := tmp_path / "mlflow.db.partial").exists() or not partial.stat().st_size:
+        assert killed.is_alive()
+        time.sleep(0.005)
+    killed.kill()
+    killed.join()
+    assert not (tmp_path / "mlflow.db").exists()
+    barrier = context.Barrier(2)
     racers = [start(create_database, tmp_path, barrier) for _ in range(2)]
     for racer in racers:
         racer.join(240)

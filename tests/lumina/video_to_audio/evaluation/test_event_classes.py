@@ -32,6 +32,13 @@ def test_the_louder_of_two_tones_and_silence() -> None:
     assert pitch(wave, 16_000, 5.0) is None
 
 
+def test_an_offset_is_no_pitch() -> None:
+    at = torch.arange(1600) / 16_000
+    # Of the window's side lobes of an offset, those above 50 Hz are louder than this tone.
+    wave = 0.5 + 2e-6 * torch.sin(2 * torch.pi * 700 * at.double())
+    assert pitch(wave, 16_000, 0.0) == pytest.approx(700, rel=0.02)
+
+
 def test_nearness_is_by_ratio() -> None:
     assert nearest(420.0, [400.0, 441.01]) == 400.0
     assert nearest(420.01, [441.0, 400.0]) == 441.0

@@ -149,9 +149,19 @@ def test_tokens_of_one_time_are_averaged_on_the_time_grid() -> None:
     track = draw("track", 12, 3)
     overlapping = torch.cat([track[:8], track[4:]])
     [sync] = model.encode([Media(sync=overlapping)]).sync
-    torch.testing.assert_close(sync, model.sync_embedder(track.t()[None])[0].t())
+    torch.testing.assert_close(sync, model.sync_embedder(track.t()[None])[0].t().reshape(24, 32))
     [even] = filled(TINY).encode([Media(sync=overlapping)]).sync
-    assert (len(sync), len(even)) == (12, 16)
+    assert (len(sync), len(even)) == (24, 16)
+
+
+def test_on_the_time_grid_a_step_has_its_own_frame_whatever_is_left_behind_the_last_segment() -> None:
+    model = filled(VideoToAudioConfig(**{**TINY.model_dump(), "sync_grid": "time"}))
+    known = model.encode([media(0, sync_segments=2)])
+    exact, longer = (model.condition(T[:1], known, [steps])[0] for steps in (24, 28))
+    # The two frames of a token are told apart.
+    assert not torch.allclose(exact[0::2], exact[1::2], atol=1e-3)
+    torch.testing.assert_close(longer[:24], exact)
+    torch.testing.assert_close(longer[24:], exact[23:].expand(4, -1))
 
 
 def test_a_condition_per_step_equals_one_per_clip_when_it_is_constant(model: VideoToAudioDiT) -> None:

@@ -1,0 +1,106 @@
+"""A sweep from its plan to its record: what is done is left out, the rest is run, and each end is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from pipelines.engine.store.store import Store
+from pipelines.engine.store.sweep_record import ArmRun, SweepRecord, page_key
+from pipelines.reports.page.sweep import sweep_page
+from pipelines.reports.sweep import compare_arms
+from pipelines.sweep.arms import Sweep, SweepRun
+from pipelines.sweep.plan import SweepPlan
+from pipelines.sweep.processes import Ended, Processes, Words, finished
+
+
+@dataclass(frozen=True)
+class Swept:
+    """How a sweep went."""
+
+    record: SweepRecord
+    whole: bool
+    """Whether it came to its end, well or not; False if it was stopped."""
+
+    @property
+    def exit_code(self) -> int:
+        """0: all runs are done. 1: some failed. 130: it was stopped."""
+        if not self.whole:
+            return 130
+        return 0 if all(run.state == "done" for run in self.record.runs) else 1
+
+
+Changed = Callable[[SweepRecord, SweepRun | None], None]
+"""Told how the sweep stands: of the run whose state has changed, or with None now and then."""
+
+
+def in_turn(runs: Sequence[SweepRun]) -> list[SweepRun]:
+    """Runs in the order in which they start: all arms with the first seed before any with the second."""
+    seeds = list(dict.fromkeys(run.seed for run in runs))
+    return sorted(runs, key=lambda run: seeds.index(run.seed))
+
+
+def begin(sweep: Sweep, plan: SweepPlan, store: Store, until: str | None, command: str) -> SweepRecord:
+    """The record of a sweep that starts or goes on: runs that have come to all that is planned are done."""
+    runs = []
+    for run, one in zip(plan.runs, plan.plans, strict=True):
+        arm = ArmRun(arm=run.arm, seed=run.seed, changes=run.changes, name=run.name)
+        done = finished(store, run, one, until)
+        runs.append(arm if done is None else replace(arm, state="done", run=done.run, seconds=done.seconds))
+    return SweepRecord(
+        name=sweep.name,
+        config=sweep.config,
+        command=command,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        until=until,
+        computations=plan.computations,
+        unshared=plan.unshared,
+        runs=tuple(runs),
+    )
+
+
+def bring_up(
+    record: SweepRecord, runs: Sequence[SweepRun], store: Store, words: Words, parallel: int, changed: Changed
+) -> Swept:
+    """Run what is not done.
+
+    Args:
+        record: see `begin`; written at each change, and its page as often as a run ends.
+        runs: of the sweep.
+        store: where they put their outputs.
+        words: their commands.
+        parallel: runs at a time.
+        changed: told at each change.
+
+    Raises:
+        StoreError: the record cannot be written, or an output not be read; runs at work are asked to stop.
+    """
+
+    def write() -> None:
+        nonlocal record
+        record = replace(record, comparison=compare_arms(store, record))
+        record.put(store.objects)
+        store.objects.put(page_key(record.name), sweep_page(record, store.uri))
+
+    write()
+
+    def told(run: SweepRun, ended: Ended) -> None:
+        nonlocal record
+        at = next(at for at, one in enumerate(record.runs) if one.name == run.name)
+        before = record.runs[at]
+        after = replace(before, state=ended.state, error=ended.error, seconds=round(ended.seconds, 1))
+        after = replace(after, run=ended.run or before.run)
+        record = replace(record, runs=(*record.runs[:at], after, *record.runs[at + 1 :]))
+        if after.state == before.state:
+            changed(record, None)
+            return
+        if after.state == "running":
+            record.put(store.objects)
+        else:
+            write()
+        changed(record, run)
+
+    todo = [run for run, one in zip(runs, record.runs, strict=True) if one.state != "done"]
+    whole = Processes(store, record.name, words, parallel, told).bring_up(in_turn(todo))
+    return Swept(record, whole)

@@ -1,0 +1,84 @@
+"""MLflow run of a sweep: a parent above the pipeline runs of its arms, with its page and what it came to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pipelines.engine.store.sweep_record import SweepRecord
+from pipelines.tracking.mlflow_client import TrackerAwayError, answering, first_touch
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_TAG_CHARS = 5000
+
+
+def track_sweep(uri: str, store: str, record: SweepRecord, page: str, answer: str) -> tuple[str, ...]:
+    """Put the runs of a sweep under one parent, made where there is none; returns those that MLflow does not have.
+
+    Args:
+        uri: tracking URI.
+        store: where the sweep lies, which tells it from others of its name.
+        record: how it stands.
+        page: its HTML.
+        answer: its headline, which becomes the description.
+
+    Raises:
+        TrackerAwayError: it cannot be asked, or takes no artifacts.
+    """
+    from pipelines.tracking.mlflow_runs import PIPELINES
+
+    with answering(uri) as client:
+        with first_touch(uri):
+            experiment = client.get_experiment_by_name(PIPELINES)
+        if experiment is None:
+            raise TrackerAwayError(f"{uri} has no experiment {PIPELINES}")
+        number = experiment.experiment_id
+        parent = _parent(client, number, store, record)
+        lacking = []
+        for run in record.runs:
+            found = [] if run.run is None else client.search_runs([number], _pipeline(run.run))
+            if run.run is not None and not found:
+                lacking.append(run.run)
+            tags = {"mlflow.parentRunId": parent, "lumina.sweep": record.name, "lumina.arm": run.arm}
+            tags |= {} if run.seed is None else {"lumina.seed": str(run.seed)}
+            for one in found:
+                for key, value in tags.items():
+                    client.set_tag(one.info.run_id, key, value[:_TAG_CHARS])
+        client.set_tag(parent, "mlflow.note.content", answer[:_TAG_CHARS])
+        for name, figure in _figures(record).items():
+            client.log_metric(parent, name, figure)
+        client.log_text(parent, page, "sweep.html")
+        client.log_text(parent, record.to_json(), "sweep.json")
+        done = all(run.state == "done" for run in record.runs)
+        client.set_terminated(parent, "FINISHED" if done else "FAILED")
+    return tuple(lacking)
+
+
+def _pipeline(run: str) -> str:
+    return f"tags.`lumina.run` = '{run}' and tags.`lumina.kind` = 'pipeline'"
+
+
+def _parent(client: MlflowClient, experiment: str, store: str, record: SweepRecord) -> str:
+    # A path may hold what a filter takes for its own.
+    wanted = f"tags.`lumina.kind` = 'sweep' and tags.`lumina.sweep` = '{record.name}'"
+    for known in client.search_runs([experiment], wanted):
+        if known.data.tags.get("lumina.store") == store:
+            return str(known.info.run_id)
+    tags = {"lumina.kind": "sweep", "lumina.sweep": record.name, "lumina.store": store}
+    tags |= {"mlflow.source.name": "lumina sweep", "lumina.config": record.config}
+    made = client.create_run(experiment, tags=tags, run_name=f"{record.name} | sweep")
+    return str(made.info.run_id)
+
+
+def _figures(record: SweepRecord) -> Mapping[str, float]:
+    """What can be plotted of a sweep."""
+    found: Mapping[str, Any] = record.comparison or {}
+    states = [run.state for run in record.runs]
+    figures = {f"sweep/{state}": float(states.count(state)) for state in ("done", "failed")}
+    if "arms" in found:
+        figures["sweep/best_score"] = float(found["arms"][0]["score"]["value"])
+        if found["noise"]:
+            figures["sweep/seed_sd"] = float(found["noise"]["sd"])
+    return figures

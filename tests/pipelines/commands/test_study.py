@@ -1,0 +1,160 @@
+"""`lumina study`: arms of a checkpoint side by side, gone on with after a stop, and one line for what cannot be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from jobs import clips
+from jobs.clips import ClipWorker
+from lumina.diffusers_export.layout import write_diffusers
+from pipelines import cli
+from tests.jobs.here import PoolHere
+from tests.lumina.tiny import text_to_video
+
+SMALL = ("--size", "32x32", "--steps", "1", "--frames", "8", "--batch-size", "2")
+ARMS = "arms:\n  fine: {patches: [[0, [1, 2, 2]]]}\n  coarse: {patches: [[0, [2, 2, 2]]]}\n"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "exported"
+    text_to_video().save_pretrained(folder)
+    write_diffusers(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Everything is done in this process, in a folder with a file of arms and one of prompts."""
+    monkeypatch.setattr(clips, "hand_out", PoolHere())
+    monkeypatch.setattr("jobs.cluster.ensure", lambda runtime: "")
+    monkeypatch.setattr("jobs.cluster.shutdown", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    Path("arms.yaml").write_text(ARMS)
+    Path("prompts.txt").write_text("a red circle\ntwo blue squares\n")
+
+
+def _study(*words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(cli.app, ["study", *words], env={"COLUMNS": "110"})
+    return done.exit_code, done.output
+
+
+def test_a_study_is_made_once_and_shares_arms_with_the_next(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = (str(model), "--prompts", "prompts.txt", "--out", "s", *SMALL)
+    code, output = _study(*words, "--arms", "arms.yaml")
+    assert code == 0, output
+    content = json.loads(Path("s/arms/study.json").read_text())
+    assert (content["order"], content["reference"], content["system_prompt"]) == (["fine", "coarse"], "fine", "clean")
+    # Without a truth there is no score of shapes: the first metric ranks.
+    assert content["figures"][0] == "offline/temporal_flicker"
+    assert "coarse" in output
+    assert "s/study.html" in output
+    rows = [json.loads(line) for line in Path("s/arms/clips.jsonl").read_text().splitlines()]
+    assert len(rows) == 4
+    assert all((Path("s") / row["file"]).is_file() for row in rows)
+    made, make = [], ClipWorker.make
+    monkeypatch.setattr(ClipWorker, "make", lambda self, batch: (made.append(batch.job.sampler), make(self, batch)))
+    before = Path("s/arms/study.json").read_bytes()
+    assert _study(*words, "--arms", "arms.yaml")[0] == 0
+    assert made == []
+    assert Path("s/arms/study.json").read_bytes() == before
+    Path("arms.yaml").write_text(f"{ARMS}  guided: {{guidance: [[0, 3]]}}\n")
+    assert _study(*words, "--arms", "arms.yaml")[0] == 0
+    assert [one.guidance for one in made] == [((0, 3),)]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--schedules",), "either --shapes N, or --prompts FILE"),
+        (("--shapes", "2"), "--schedules, --motion, --guidance, --arms FILE.yaml or --search"),
+        (("--shapes", "2", "--motion", "--metrics", "offline/beauty"), "unknown metric 'offline/beauty'"),
+        (("--prompts", "prompts.txt", "--motion", "--metrics", "shapes/colour_acc"), "whose truth is known"),
+        (("--shapes", "2", "--schedules", "--frames", "8", "--size", "48x32"), "which patch size (2, 4, 4) does not"),
+        (
+            ("--shapes", "2", "--arms", "bad.yaml"),
+            "arm 'x' samples at patch size (4, 4, 4), which the checkpoint lacks",
+        ),
+        (("--shapes", "2", "--arms", "same.yaml"), "arms 'x' and 'y' are the same settings"),
+        (("--shapes", "2", "--arms", "arms.txt"), "expected a file that ends in .yaml"),
+        (("--shapes", "2", "--schedules", "--source", "nobody"), "no system prompt for source 'nobody'"),
+    ],
+)
+def test_what_cannot_be_studied_is_one_line(model: Path, words: tuple[str, ...], said: str) -> None:
+    Path("bad.yaml").write_text("arms: {x: {patches: [[0, [4, 4, 4]]]}}\n")
+    Path("same.yaml").write_text("arms: {x: {}, y: {}}\n")
+    code, output = _study(str(model), *words)
+    assert (code, output.count("error:")) == (1, 1), output
+    assert said in output.replace("\n", " ").replace("  ", " ")
+
+
+def test_a_folder_of_another_study_or_of_anything_else_is_left_alone(model: Path) -> None:
+    words = (str(model), "--prompts", "prompts.txt", "--arms", "arms.yaml", *SMALL)
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").touch()
+    code, output = _study(*words, "--out", "mine")
+    assert code == 1
+    assert "files that no study made" in output.replace("\n", " ")
+    assert _study(*words, "--out", "s", "--workers", "1")[0] == 0
+    code, output = _study(*words, "--out", "s", "--seed", "1")
+    assert code == 1
+    assert "a study of another seed (0, and this is 1)" in output.replace("\n", " ")
+
+
+def _training(folder: Path, scales: dict[str, list[int]]) -> Path:
+    """Output of a training stage in which the coarse scale loses from t = 0.5."""
+    folder.mkdir()
+    tasks = [{"name": name, "media": "video", "patch": patch} for name, patch in scales.items()]
+    manifest = {"stage": "train@3", "attempt": "a-1", "recipe": {"config": {"tasks": tasks}}}
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    (folder / "a-1").mkdir()
+    row: dict[str, float] = {"step": 10}
+    for name, patch in scales.items():
+        for index in range(20):
+            row |= {f"t_bin/{name}/{index:02d}": 0.2 + (patch[0] - 1) * (index >= 10), f"t_count/{name}/{index:02d}": 4}
+    (folder / "a-1" / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    return folder
+
+
+def test_a_search_finds_a_cheaper_schedule_and_writes_it_into_a_copy(model: Path) -> None:
+    stage = _training(Path("train"), {"fine": [1, 2, 2], "middle": [2, 2, 2]})
+    Path("eight.txt").write_text("".join(f"a red circle {number}\n" for number in range(3)))
+    words = (str(model), "--prompts", "eight.txt", "--out", "s", "--size", "32x32", "--frames", "8", "--steps", "4")
+    search = ("--search", "--losses", str(stage), "--budget", "0.9", "--metrics", "offline/constant_rate")
+    code, output = _study(*words, *search, "--write", "found")
+    assert code == 0, output
+    content = json.loads(Path("s/search/study.json").read_text())
+    assert content["reference"] == "own"
+    assert "Chosen: found" in output
+    # The page shows the studies of earlier commands too.
+    assert _study(*words, "--metrics", "offline/constant_rate", "--arms", "arms.yaml")[0] == 0
+    assert all(f"every arm of {name}" in Path("s/study.html").read_text() for name in ("arms", "search"))
+    chosen = json.loads(Path("found/generation.json").read_text())["sampler"]["patches"]
+    assert chosen in [content["arms"][arm]["sampler"]["patches"] for arm in content["order"] if arm != "own"]
+    assert Path("found/transformer/model.safetensors").is_file()
+    assert json.loads(Path("found/scheduler/scheduler_config.json").read_text())["patches"] == chosen
+    code, output = _study(*words, *search, "--write", "found")
+    assert code == 1
+    assert "is there already" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--search",), "--search needs --losses DIR"),
+        (("--motion", "--budget", "0.5"), "--budget 0.5: it is for --search"),
+        (("--search", "--losses", "one"), "trained videos at one scale alone"),
+        (("--search", "--losses", "nothing"), "there is no MANIFEST.json in it or above"),
+        (("--search", "--losses", "two", "--budget", "0.01"), "no schedule costs 0.01"),
+    ],
+)
+def test_a_search_that_cannot_be_made_is_one_line(model: Path, words: tuple[str, ...], said: str) -> None:
+    _training(Path("one"), {"fine": [1, 2, 2]})
+    _training(Path("two"), {"fine": [1, 2, 2], "middle": [2, 2, 2]})
+    code, output = _study(str(model), "--shapes", "2", *words)
+    assert (code, output.count("error:")) == (1, 1), output
+    assert said in output.replace("\n", " ").replace("  ", " ")

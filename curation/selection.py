@@ -100,7 +100,7 @@ class SelectConfig(Rules):
 
 
 def check_scores(config: SelectConfig, known: Collection[str], extra: bool = True) -> None:
-    """ValueError for a score that a rule names and no row has, with the nearest one that there is.
+    """ValueError for a score that a rule names and no row has, with the nearest and all that there are.
 
     Args:
         config: the policy.
@@ -111,10 +111,11 @@ def check_scores(config: SelectConfig, known: Collection[str], extra: bool = Tru
         if name in known or (name.startswith(EXTRA) and not extra):
             continue
         near = difflib.get_close_matches(name, sorted(known), 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
-        if not extra and not near:
-            hint += f", and {EXTRA}<column> for the columns of the manifest"
-        raise ValueError(f"select.{where} names {name!r}, which is no score of any clip; {hint}")
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        there = [*sorted(known), *([] if extra else [f"and {EXTRA}<column> for the columns of the manifest"])]
+        raise ValueError(
+            f"select.{where} names {name!r}, which is no score of any clip; {hint}there are {', '.join(there)}"
+        )
 
 
 def check_no_motion(config: SelectConfig) -> None:

@@ -30,6 +30,15 @@ def test_a_cell_that_is_no_number_fails_and_says_so(cell: str, detail: str) -> N
     assert (failure.rule, failure.reason, failure.detail) == ("score:extra.beauty", Reason.SCORE, detail)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
+@pytest.mark.parametrize("limits", [{"min": -1e9}, {"max": 1e9}, {"min": -1, "max": 1}])
+def test_what_is_no_number_passes_no_limit(value: float | None, limits: dict[str, float]) -> None:
+    rules = Rules.model_validate({"scores": {"brightness": limits}})
+    [failure] = failed_rules(CLIP | {"brightness": value}, rules)
+    assert failure.reason is Reason.SCORE
+    assert failure.detail == ("brightness is missing" if value is None else f"brightness {value} is no finite number")
+
+
 def test_scores_of_time_and_motion_do_not_concern_images() -> None:
     rules = Rules.model_validate({"scores": {name: {"min": 1} for name in ("fps", "flow_mag_mean", "width")}})
     image = CLIP | {"media": "image", "fps": None, "flow_mag_mean": None, "width": 0}

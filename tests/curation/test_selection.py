@@ -278,7 +278,7 @@ def test_a_copy_of_what_motion_found_broken_leaves_with_it(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("policy", "message"),
     [
-        ({"scores": {"flow_mag_men": {}}}, "select.scores names 'flow_mag_men'.*did you mean 'flow_mag_mean'"),
+        ({"scores": {"flow_mag_men": {}}}, "select.scores names 'flow_mag_men'.*'flow_mag_mean'\\? there are .*width"),
         ({"sources": {"web": {"scores": {"aesthetic": {}}}}}, "select.sources.web.scores .*mean 'extra.aesthetic'"),
         (
             {"sets": {"v": {"scores": {"xyz": {}}}}},

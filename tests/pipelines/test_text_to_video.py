@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,23 @@ def test_rules_of_one_latents_set_are_known_to_select_with_all_sets(identifier: 
     assert "select" in found
 
 
+def test_another_threshold_computes_no_score_again(identifier: Identifier) -> None:
+    scored = [
+        f"scoring.{name}.operator=curation.{module}"
+        for name, module in (("sound", "sound:SOUND_OPERATOR"), ("beat", "av_align:AV_ALIGN_OPERATOR"))
+    ]
+    rules = [
+        (),
+        ("select.scores.av_align.min=0.2",),
+        ("select.scores={av_align: {min: 0.3}, audio_rms_dbfs: {min: -50}}",),
+        ("select.sources.web.scores.audio_silence.max=0.5", "select.sets.videos.scores.av_align.min=0.1"),
+    ]
+    found = [fingerprints(identifier, "demo", [*scored, *rule]) for rule in rules]
+    computed = {"ingest", "probe", "motion", "tag", "score@sound", "score@beat"}
+    for before, after in pairwise(found):
+        assert {name for name in before if before[name] == after[name]} == {"render_shapes", *computed}
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -159,6 +177,10 @@ def test_rules_of_one_latents_set_are_known_to_select_with_all_sets(identifier: 
         ("select.scores.beauty.min=1", "no score of any clip.*extra.<column> for the columns of the manifest"),
         ("latents.videos.name=images", "latents.videos.name: leave it out"),
         ("scoring.a.operator=curation.motion_scores:MOTION_OPERATOR", "scoring.a measures 'flow_.*, as does motion"),
+        (
+            "scoring={a: {operator: 'curation.sound:SOUND_OPERATOR'}, b: {operator: 'curation.sound:SOUND_OPERATOR'}}",
+            "scoring.b measures 'audio_channels', as does scoring.a",
+        ),
         ("select.encoded={videos: [video]}", "select.encoded: leave it out"),
     ],
 )

@@ -46,7 +46,7 @@ def status(
     from pipelines.reports.status import GOING, read_status
 
     def view(height: int | None = None) -> RenderableType:
-        return status_view(found, height, newest_samples(opened, found.stages))
+        return status_view(found, height, newest_samples(opened, found))
 
     opened = open_store(store)
     found = read_status(opened, run)

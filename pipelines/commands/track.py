@@ -1,10 +1,10 @@
-"""`lumina track`: write to MLflow what runs could not, since it was away or they were killed."""
+"""`lumina track`: write to MLflow what runs could not, or a recorded run for TensorBoard or Weights & Biases."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -12,6 +12,9 @@ from rich.console import Console
 from pipelines.commands.options import StoreOption, open_store
 from pipelines.errors import PipelineError
 from pipelines.terminal import make_console
+
+if TYPE_CHECKING:
+    from pipelines.engine.store.store import Store
 
 
 def track(
@@ -21,11 +24,12 @@ def track(
         str | None, typer.Option(metavar="URI", help="Write to this tracking server instead of the run's own.")
     ] = None,
     tracker: Annotated[
-        Literal["mlflow", "tensorboard"],
-        typer.Option("--to", help="Or event files of a finished run, the newest by default."),
+        Literal["mlflow", "tensorboard", "wandb"],
+        typer.Option("--to", help="Or files of the run, the newest by default: events, or W&B's offline runs."),
     ] = "mlflow",
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Of event files; `tensorboard` in the store by default.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Of these files; `tensorboard` or `wandb` in the store by default."),
     ] = None,
 ) -> None:
     """Write to MLflow what runs left unwritten; `run` does the same before it begins. Exit code: 0 done, 1 error."""
@@ -34,17 +38,13 @@ def track(
     opened = open_store(store)
     if not opened.root.is_dir():
         raise PipelineError(f"there is no store {opened.root}; give another with --store")
-    if tracker == "tensorboard":
-        from pipelines.tracking.tensorboard import write_events
-
-        folder = out or opened.root / "tensorboard"
-        written = write_events(opened, opened.get_run(run), folder)
-        shown = make_console()
-        shown.print(f"{len(written)} stages are in {written[0].parent}", soft_wrap=True)
-        shown.print(f"  tensorboard --logdir {folder}", soft_wrap=True)
+    if tracker != "mlflow":
+        if uri is not None:
+            raise PipelineError(f"--uri is for MLflow: --to {tracker} writes files, and asks no server")
+        _write_files(opened, run, tracker, out or opened.root / tracker)
         return
     if out is not None:
-        raise PipelineError("--out is for --to tensorboard")
+        raise PipelineError("--out is for --to tensorboard and --to wandb: MLflow's place is --uri")
     found = [path for path in waiting(opened.root, held=True) if run in (None, run_of(path))]
     if run is not None and not found:
         raise PipelineError(f"store {opened.root} has no unwritten records of a run {run!r}")
@@ -81,6 +81,24 @@ def track(
         )
     if left_out:
         raise PipelineError("a part is still unwritten, and kept; see above for what to do, and try again")
+
+
+def _write_files(store: Store, run: str | None, tracker: Literal["tensorboard", "wandb"], folder: Path) -> None:
+    record = store.get_run(run)
+    if tracker == "tensorboard":
+        from pipelines.tracking.tensorboard import write_events
+
+        written = write_events(store, record, folder)
+        then = [f"tensorboard --logdir {folder}"]
+    else:
+        from pipelines.tracking.wandb_runs import write_wandb
+
+        written = write_wandb(store, record, folder)
+        then = [f"wandb sync {path}" for path in written]
+    console = make_console()
+    console.print(f"{len(written)} stages of run {record.run} are in {folder / record.run}", soft_wrap=True)
+    for command in then:
+        console.print(f"  {command}", soft_wrap=True)
 
 
 def _say(console: Console) -> Callable[[str], None]:

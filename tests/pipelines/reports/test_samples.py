@@ -20,6 +20,8 @@ from pipelines.compare.runs import read_side
 from pipelines.config import PipelineConfig, load_config
 from pipelines.engine.runner import run
 from pipelines.engine.stage import Pipeline, Stage
+from pipelines.engine.store.attempt import Attempt
+from pipelines.engine.store.lease import process_start, this_machine
 from pipelines.engine.store.store import Store
 from pipelines.reports.cluster import on_cluster
 from pipelines.reports.page.make import make_page
@@ -68,18 +70,30 @@ def test_the_page_shows_a_prompt_over_the_steps(tmp_path: Path) -> None:
 
 def test_status_says_where_the_newest_whole_clips_lie(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    work = tmp_path / "stages" / "train@2" / "abc" / "work" / "samples"
+    store.prepare()
+    held, other = "a" * 64, "b" * 64
+    attempt = store.acquire("train@2", held)
+    assert isinstance(attempt, Attempt)
+    work = store.directory("train@2", held) / "work" / "samples"
+    another = store.directory("train@2", other) / "work" / "samples" / "step-00000400"
+    another.mkdir(parents=True)
+    (another / "samples.json").write_text("{}")
     for step, age in ((100, 30), (200, 20), (300, None)):
         (work / f"step-{step:08d}").mkdir(parents=True)
         if age is not None:
             record = work / f"step-{step:08d}" / "samples.json"
             record.write_text("{}")
             os.utime(record, (1000 - age, 1000 - age))
-    stages = {"train@1": StageProgress("done"), "train@2": StageProgress("running", since=900.0)}
-    found = newest_samples(store, stages)
-    # Those of step 300 are still being made.
+    status = begin("r", "n", ["train@1", "train@2"], {}, "")
+    status.pid, status.process_start, status.machine = os.getpid(), process_start(os.getpid()) or "", this_machine()
+    # The stage began anew after these clips, in the run that goes on.
+    status.stages = {"train@1": StageProgress("done"), "train@2": StageProgress("running", since=990.0)}
+    found = newest_samples(store, status)
+    # Those of step 300 are still being made, and those of step 400 are of another recipe.
     assert found == {"train@2": work / "step-00000200"}
-    assert newest_samples(store, {"train@2": StageProgress("running", since=990.0)}) == {}
+    status.pid += 1
+    assert newest_samples(store, status) == {}
+    store.abandon(attempt)
     console = Console(width=300)
     with console.capture() as shown:
         console.print(status_view(begin("r", "n", ["train@2"], {}, ""), None, found))

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from jobs.context import Job, JobContext, JobResult
 from jobs.files import files_digest
 from lumina.audio_tracks import AudioCodec, AudioTrack
 from lumina.config import Config
+
+if TYPE_CHECKING:
+    from lumina.shapes import Source
 
 _CHUNK = 40
 COLUMNS = ("video", "caption", "source", "scene")
@@ -48,6 +52,9 @@ class RenderShapesConfig(Config):
     """Length of a clip in seconds; scenes last 2.2 s."""
     seed: int = 20
     """Seed of all scenes."""
+    flaws: Literal["mild", "strong"] = "mild"
+    """How far `handheld` and `web` fall behind: `mild`, hardly to be noticed by a small model; `strong`, as those of
+    real sources, with a camera that drifts and loses its focus, clips uploaded again, and more wrong captions."""
     sound: RenderSoundConfig | None = None
     """Render clips of scenes with sound; None: silent ones."""
 
@@ -101,10 +108,10 @@ def run(ctx: JobContext) -> JobResult:
 def _render_chunk(config: RenderShapesConfig, chunk: _Chunk, out: str) -> list[dict[str, str]]:
     import cv2
 
-    from lumina.shapes import SOURCES
     from lumina.video import write_h264
 
     cv2.setNumThreads(1)
+    source = _source(config, chunk.source)
     rows = []
     for number in range(chunk.first, chunk.stop):
         if chunk.media == "video":
@@ -114,49 +121,51 @@ def _render_chunk(config: RenderShapesConfig, chunk: _Chunk, out: str) -> list[d
         path = Path(out) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if chunk.media == "video" and config.sound is not None:
-            frames, caption, truth, track = _sound_film(config, config.sound, chunk.source, number)
+            frames, caption, truth, track = _sound_film(config, config.sound, source, number)
         else:
-            frames, caption, truth = _film(config, chunk.source, chunk.media, number)
+            frames, caption, truth = _film(config, source, chunk.media, number)
             track = None
         if chunk.media == "video":
-            write_h264(path, frames, config.fps, crf=SOURCES[chunk.source].crf, sound=track)
+            write_h264(path, frames, config.fps, crf=source.crf, sound=track)
         elif not cv2.imwrite(str(path), frames[0, :, :, ::-1]):
             raise OSError(f"{path}: the image could not be written")
         rows.append({"video": name, "caption": caption, "source": chunk.source, "scene": truth})
     return rows
 
 
-def _film(config: RenderShapesConfig, source: str, media: str, number: int) -> tuple[NDArray[np.uint8], str, str]:
+def _source(config: RenderShapesConfig, name: str) -> Source:
+    from lumina.shapes import SOURCES, STRONG
+
+    return (STRONG if config.flaws == "strong" else SOURCES)[name]
+
+
+def _film(config: RenderShapesConfig, source: Source, media: str, number: int) -> tuple[NDArray[np.uint8], str, str]:
     """Frames, caption and the true facts as JSON."""
     from lumina.randomness import generator
-    from lumina.shapes import SOURCES, caption, film, sample_scene
+    from lumina.shapes import caption, film, sample_scene
 
-    rng = generator(config.seed, "shapes", media, source, number)
+    rng = generator(config.seed, "shapes", media, source.name, number)
     scene = sample_scene(rng)
     image = media == "image"
     num_frames = 1 if image else round(config.duration_s * config.fps)
-    frames = film(
-        scene, SOURCES[source], rng, num_frames=num_frames, height=config.side, width=config.side, fps=config.fps
-    )
-    told = scene if rng.random() >= SOURCES[source].wrong_captions else sample_scene(rng)
+    frames = film(scene, source, rng, num_frames=num_frames, height=config.side, width=config.side, fps=config.fps)
+    told = scene if rng.random() >= source.wrong_captions else sample_scene(rng)
     facts = [{"color": s.color, "kind": s.kind, "direction": s.direction, "speed": s.speed} for s in scene.shapes]
     return frames, caption(told, rng, image=image), json.dumps(facts)
 
 
 def _sound_film(
-    config: RenderShapesConfig, sound: RenderSoundConfig, source: str, number: int
+    config: RenderShapesConfig, sound: RenderSoundConfig, source: Source, number: int
 ) -> tuple[NDArray[np.uint8], str, str, AudioTrack]:
     """As `_film`, and the audio track, which ends with the last frame."""
     from lumina.randomness import generator
-    from lumina.shapes import SOURCES, film, sample_sound_scene, sound_caption, waveform
+    from lumina.shapes import film, sample_sound_scene, sound_caption, waveform
 
-    rng = generator(config.seed, "shapes/sound", source, number)
+    rng = generator(config.seed, "shapes/sound", source.name, number)
     scene = sample_sound_scene(rng)
     num_frames = max(1, round(sound.duration_s * config.fps))
-    frames = film(
-        scene, SOURCES[source], rng, num_frames=num_frames, height=config.side, width=config.side, fps=config.fps
-    )
-    told = scene if rng.random() >= SOURCES[source].wrong_captions else sample_sound_scene(rng)
+    frames = film(scene, source, rng, num_frames=num_frames, height=config.side, width=config.side, fps=config.fps)
+    told = scene if rng.random() >= source.wrong_captions else sample_sound_scene(rng)
     duration_s = num_frames / config.fps
     track = AudioTrack(waveform(scene.events(duration_s), duration_s), codec=sound.codec)
     return frames, sound_caption(told, rng), json.dumps(scene.truth(duration_s)), track

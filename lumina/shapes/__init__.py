@@ -9,7 +9,7 @@ from lumina.shapes.measurement import MeasuredShape, Measurement, measure
 from lumina.shapes.rendering import optical_flow, render
 from lumina.shapes.scene import COLORS, DIRECTIONS, KINDS, SPEEDS, Background, Scene, Shape, sample_scene
 from lumina.shapes.sounding import SoundScene, sample_sound_scene, sound_caption
-from lumina.shapes.sources import SOURCES, Source, film
+from lumina.shapes.sources import SOURCES, STRONG, Source, film
 from lumina.shapes.tones import PITCHES_HZ, SoundEvent, waveform
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "PITCHES_HZ",
     "SOURCES",
     "SPEEDS",
+    "STRONG",
     "Background",
     "MeasuredShape",
     "Measurement",

@@ -1,4 +1,8 @@
-"""The three sources of the Shapes world: the same scenes, filmed with different quality."""
+"""The three sources of the Shapes world: the same scenes, filmed with different quality.
+
+Real sources differ more than `SOURCES` do, whose flaws a small model hardly notices: `STRONG` has a camera that drifts
+and loses its focus, and clips that were shrunk and uploaded again, half of them under another clip's caption.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +28,16 @@ class Source:
     """Share of its clips that carry another scene's caption."""
     supersampling: int = 1
     """Frames averaged into one: the exposure's motion blur."""
+
+
+_DRIFT = (0.2, 0.45)
+"""Of a drifting camera from the first frame to the last, in shorter sides."""
+_BLUR = (0.03, 0.09)
+"""Standard deviation of a lens out of focus, in shorter sides; it breathes between a fifth of it and all."""
+_SHRUNK = (0.06, 0.11)
+"""Side of what was uploaded again, in shorter sides."""
+_HELD = (2, 5)
+"""Frames for which one is shown."""
 
 
 def film(
@@ -59,6 +73,22 @@ def _handheld(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(np.rint(bright + noise), 0, 255).astype(np.uint8)
 
 
+def _shaky(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A camera that drifts and loses its focus, and all that `_handheld` does."""
+    num_frames, height, width = frames.shape[:3]
+    side = min(height, width)
+    from_middle = np.linspace(-0.5, 0.5, num_frames) if num_frames > 1 else np.zeros(1)
+    angle, reach = rng.uniform(0, 2 * np.pi), side * rng.uniform(*_DRIFT)
+    breath = 0.6 + 0.4 * np.sin(2 * np.pi * from_middle + rng.uniform(0, 2 * np.pi))
+    sigmas = side * rng.uniform(*_BLUR) * breath
+    filmed = []
+    for frame, at, sigma in zip(frames, reach * from_middle, sigmas, strict=True):
+        move = np.array([[1, 0, at * np.cos(angle)], [0, 1, at * np.sin(angle)]])
+        moved = cv2.warpAffine(frame, move, (width, height), borderMode=cv2.BORDER_REFLECT_101)
+        filmed.append(cv2.GaussianBlur(moved, (0, 0), float(sigma), borderType=cv2.BORDER_REFLECT_101))
+    return _handheld(np.stack(filmed), rng)
+
+
 def _web(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A grey translucent banner with a logo along one edge, as on re-uploaded clips."""
     height, width = frames.shape[1:3]
@@ -71,6 +101,16 @@ def _web(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.rint(out).astype(np.uint8)
 
 
+def _uploaded_again(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Shrunk and enlarged, each frame shown for longer, and `_web`'s banner on top."""
+    height, width = frames.shape[1:3]
+    small = max(2, round(min(height, width) * rng.uniform(*_SHRUNK)))
+    held = int(rng.integers(*_HELD))
+    shrunk = [cv2.resize(frame, (small, small), interpolation=cv2.INTER_AREA) for frame in frames[::held]]
+    grown = [cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR) for frame in shrunk]
+    return _web(np.stack([grown[index // held] for index in range(len(frames))]), rng)
+
+
 SOURCES: dict[str, Source] = {
     source.name: source
     for source in (
@@ -79,3 +119,14 @@ SOURCES: dict[str, Source] = {
         Source("web", _web, crf=36, wrong_captions=0.25),
     )
 }
+"""Mild flaws: what the networks of `lumina/zoo` were trained on."""
+
+STRONG: dict[str, Source] = {
+    source.name: source
+    for source in (
+        SOURCES["synthetic"],
+        Source("handheld", _shaky, crf=26, wrong_captions=0.1, supersampling=3),
+        Source("web", _uploaded_again, crf=42, wrong_captions=0.5),
+    )
+}
+"""Flaws as those of real sources: what a clip shows can often not be told, or is not what its caption says."""

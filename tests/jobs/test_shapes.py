@@ -72,6 +72,13 @@ def test_files_rows_and_digest(ray_cluster: None, tmp_path: Path) -> None:
     assert (tmp_path / "c" / first).read_bytes() == (tmp_path / "a" / first).read_bytes()
     _render(tmp_path / "d", more.model_copy(update={"seed": 21, "clips": {"synthetic": 1}}))
     assert (tmp_path / "d" / first).read_bytes() != (tmp_path / "a" / first).read_bytes()
+    # Strong flaws are those of the other sources.
+    _render(tmp_path / "e", SMALL.model_copy(update={"flaws": "strong"}))
+    same = {
+        row["video"]: (tmp_path / "e" / row["video"]).read_bytes() == (tmp_path / "a" / row["video"]).read_bytes()
+        for row in rows
+    }
+    assert {name for name, kept in same.items() if kept} == {"synthetic/00000.mp4", "synthetic/00001.mp4"}
 
 
 @pytest.mark.ray

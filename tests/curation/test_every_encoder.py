@@ -5,8 +5,10 @@ What is right is known by the pixels alone: each frame shows its number.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -105,6 +107,14 @@ def check(path: Path, stamps: tuple[Fraction, ...], container: str) -> str:
         assert abs(float(right[number]) - stamp) <= 0.0025, (numbers, frames.stamps_s)
         assert stamp <= time + track.interval_s / 2 + 0.001
     return "ok"
+
+
+@pytest.fixture(autouse=True)
+def scheduling() -> Iterator[None]:
+    """SVT-AV1 makes a process of root a real-time one, which leaves no CPU to others, in all later tests too."""
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    yield
+    os.sched_setscheduler(0, policy, parameters)
 
 
 @pytest.mark.parametrize("encoder", encoders())

@@ -55,6 +55,8 @@ class RenderShapesConfig(Config):
     flaws: Literal["mild", "strong"] = "mild"
     """How far `handheld` and `web` fall behind: `mild`, hardly to be noticed by a small model; `strong`, as those of
     real sources, with a camera that drifts and loses its focus, clips uploaded again, and more wrong captions."""
+    speed_told: Literal["mostly", "always", "never"] = "mostly"
+    """Whether captions say how fast things move; `never` leaves it to the motion score, `mostly` is in four of five."""
     sound: RenderSoundConfig | None = None
     """Render clips of scenes with sound; None: silent ones."""
 
@@ -151,7 +153,7 @@ def _film(config: RenderShapesConfig, source: Source, media: str, number: int) -
     frames = film(scene, source, rng, num_frames=num_frames, height=config.side, width=config.side, fps=config.fps)
     told = scene if rng.random() >= source.wrong_captions else sample_scene(rng)
     facts = [{"color": s.color, "kind": s.kind, "direction": s.direction, "speed": s.speed} for s in scene.shapes]
-    return frames, caption(told, rng, image=image), json.dumps(facts)
+    return frames, caption(told, rng, speed=config.speed_told, image=image), json.dumps(facts)
 
 
 def _sound_film(

@@ -27,6 +27,8 @@ class ShapesSuite(Config):
     kind: Literal["shapes"] = "shapes"
     count: int = Field(default=30, ge=2)
     """Prompts in each half."""
+    speed_told: bool = True
+    """Prompts say how fast things move; without, `shapes/speed_rank_corr` compares with what was not asked for."""
 
 
 class CaptionSuite(Config):
@@ -191,10 +193,10 @@ def _shapes(suite: ShapesSuite, split: Split, seed: int) -> list[Prompt]:
         for word in least:
             seen[half][word] = seen[half].get(word, 0) + 1
     mine = dealt[split]
-    return [_shape_prompt(*mine[i % len(mine)], i // len(mine), seed) for i in range(suite.count)]
+    return [_shape_prompt(*mine[i % len(mine)], i // len(mine), seed, suite.speed_told) for i in range(suite.count)]
 
 
-def _shape_prompt(color: str, kind: str, direction: str, speed: str, repeat: int, seed: int) -> Prompt:
+def _shape_prompt(color: str, kind: str, direction: str, speed: str, repeat: int, seed: int, told: bool) -> Prompt:
     from lumina.shapes import SPEEDS, caption, sample_scene
 
     words = (color, kind, direction) if direction == "still" else (color, kind, direction, speed)
@@ -202,4 +204,8 @@ def _shape_prompt(color: str, kind: str, direction: str, speed: str, repeat: int
     rng = generator(seed, "eval-caption", prompt_id)
     scene = sample_scene(rng, num_shapes=1, color=color, kind=kind, direction=direction, speed=speed)
     low, high = SPEEDS[speed]
-    return Prompt(prompt_id, caption(scene, rng, complete=True), Truth(color, kind, direction, (low + high) / 2))
+    return Prompt(
+        prompt_id,
+        caption(scene, rng, speed="always" if told else "never"),
+        Truth(color, kind, direction, (low + high) / 2),
+    )

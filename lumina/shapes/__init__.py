@@ -4,7 +4,7 @@ A model trained on it has a semantic accuracy that needs no downloaded network t
 `measure(render(scene, ...))` finds the colour, shape, direction and speed that `caption(scene)` names.
 """
 
-from lumina.shapes.captions import caption
+from lumina.shapes.captions import SpeedTold, caption
 from lumina.shapes.measurement import MeasuredShape, Measurement, measure
 from lumina.shapes.rendering import optical_flow, render
 from lumina.shapes.scene import COLORS, DIRECTIONS, KINDS, SPEEDS, Background, Scene, Shape, sample_scene
@@ -28,6 +28,7 @@ __all__ = [
     "SoundEvent",
     "SoundScene",
     "Source",
+    "SpeedTold",
     "caption",
     "film",
     "measure",

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from lumina.shapes.scene import Scene, Shape
+
+SpeedTold = Literal["mostly", "always", "never"]
+"""Whether captions name the speed of what moves; mostly: in four of five."""
 
 _TO = {
     "left": ("to the left", "left", "towards the left"),
@@ -19,18 +24,18 @@ _BACKGROUND = ("on a {} background", "in front of a {} background", "against a {
 _OPENINGS = ("", "", "A short clip: ", "In this video, ", "The camera shows a scene where ")
 
 
-def caption(scene: Scene, rng: np.random.Generator, *, complete: bool = False, image: bool = False) -> str:
+def caption(scene: Scene, rng: np.random.Generator, *, speed: SpeedTold = "mostly", image: bool = False) -> str:
     """Describe the scene.
 
     Args:
-        complete: always name the speed, as prompts for evaluation must.
+        speed: whether it is named.
         image: describe a still image, so nothing is said of motion.
     """
     if image:
         text = " and ".join(_noun(shape) for shape in scene.shapes)
     else:
         joint = (" and ", " while ")[rng.integers(2)]
-        text = joint.join(_clause(shape, rng, complete) for shape in scene.shapes)
+        text = joint.join(_clause(shape, rng, speed) for shape in scene.shapes)
     text += " " + _pick(_BACKGROUND, rng).format(scene.background.brightness)
     opening = "" if image else _pick(_OPENINGS, rng)
     return (opening + text if opening else text[0].upper() + text[1:]) + "."
@@ -40,10 +45,11 @@ def _noun(shape: Shape) -> str:
     return f"a {shape.color} {shape.kind}"
 
 
-def _clause(shape: Shape, rng: np.random.Generator, complete: bool) -> str:
+def _clause(shape: Shape, rng: np.random.Generator, speed: SpeedTold) -> str:
     if shape.direction == "still":
         return f"{_noun(shape)} {_pick(_STAYS, rng)}"
-    how = _pick(_HOW[shape.speed], rng) if complete or rng.random() < 0.8 else ""
+    told = rng.random() < 0.8 if speed == "mostly" else speed == "always"
+    how = _pick(_HOW[shape.speed], rng) if told else ""
     words = [_noun(shape), _pick(_MOVES, rng), _pick(_TO[shape.direction], rng), how]
     return " ".join(word for word in words if word)
 

@@ -37,6 +37,15 @@ def test_shapes_are_spread_evenly_and_captions_tell_the_truth(split: str) -> Non
     assert len({p.truth.speed for p in prompts if p.truth}) == 3
 
 
+def test_prompts_can_leave_the_speed_unsaid() -> None:
+    told = build(ShapesSuite(count=30), "report", 0, ()).prompts
+    untold = build(ShapesSuite(count=30, speed_told=False), "report", 0, ()).prompts
+    assert [(p.prompt_id, p.truth) for p in told] == [(p.prompt_id, p.truth) for p in untold]
+    words = ("fast", "quickly", "slowly", "slow pace")
+    assert all(any(word in p.caption for word in words) == bool(p.truth and p.truth.speed) for p in told)
+    assert not any(word in p.caption for word in words for p in untold)
+
+
 def _captions(*texts: str, source: str = "web", heldout: bool = False) -> list[Caption]:
     return [Caption(text, source, heldout) for text in texts]
 

@@ -18,6 +18,7 @@ from lumina.shapes import (
     SOURCES,
     STRONG,
     Scene,
+    SpeedTold,
     caption,
     film,
     measure,
@@ -100,7 +101,7 @@ def test_what_is_asked_for_is_in_the_scene_and_in_its_caption(seed: int, color: 
     rng = generator(seed, "test/asked")
     scene = sample_scene(rng, color=color, kind=kind)
     assert (scene.shapes[0].color, scene.shapes[0].kind) == (color, kind)
-    text = caption(scene, rng, complete=True)
+    text = caption(scene, rng, speed="always")
     for shape in scene.shapes:
         assert f"{shape.color} {shape.kind}" in text
         assert (shape.direction == "still") == (shape.speed == "still")
@@ -147,3 +148,16 @@ def test_speeds_do_not_depend_on_the_kernel_that_blas_takes() -> None:
         for kernel in ({}, {"OPENBLAS_CORETYPE": "Haswell"})
     ]
     assert found[0] == found[1]
+
+
+def test_the_speed_can_be_left_to_the_motion_score() -> None:
+    scene = sample_scene(generator(4, "test/told"), num_shapes=1, direction="left", speed="fast")
+    words = ("fast", "quickly")
+
+    def telling(speed: SpeedTold) -> int:
+        texts = [caption(scene, generator(n, "test/told"), speed=speed) for n in range(50)]
+        return sum(any(word in text for word in words) for text in texts)
+
+    assert telling("always") == 50
+    assert telling("never") == 0
+    assert 30 <= telling("mostly") < 50

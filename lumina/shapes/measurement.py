@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from lumina.shapes.rendering import signed_distance
@@ -60,6 +59,8 @@ def measure(frames: np.ndarray, fps: float) -> Measurement:
     One shape per colour is looked for (scenes never hold two of one colour) in the frames' saturated pixels. A colour
     counts when it is found in at least half of the frames.
     """
+    import cv2
+
     num_frames, height, width = frames.shape[:3]
     zoom = max(1.0, _UPSAMPLED_SIDE / min(height, width))
     size = (round(width * zoom), round(height * zoom))
@@ -82,6 +83,8 @@ def measure(frames: np.ndarray, fps: float) -> Measurement:
 
 
 def _blobs(frame: np.ndarray) -> dict[str, _Blob]:
+    import cv2
+
     rgb = frame.astype(np.float32) / 255
     brightest, darkest = rgb.max(axis=-1), rgb.min(axis=-1)
     chroma = brightest - darkest

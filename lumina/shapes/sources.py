@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from lumina.shapes.rendering import Scenery, render
@@ -57,6 +56,8 @@ def _clean(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _handheld(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Camera shake, autoexposure that hunts, sensor noise."""
+    import cv2
+
     num_frames, height, width = frames.shape[:3]
     t = np.linspace(0, 2 * np.pi, num_frames)
     shake = np.zeros((num_frames, 2))
@@ -75,6 +76,8 @@ def _handheld(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _shaky(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A camera that drifts and loses its focus, and all that `_handheld` does."""
+    import cv2
+
     num_frames, height, width = frames.shape[:3]
     side = min(height, width)
     from_middle = np.linspace(-0.5, 0.5, num_frames) if num_frames > 1 else np.zeros(1)
@@ -103,6 +106,8 @@ def _web(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _uploaded_again(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Shrunk and enlarged, each frame shown for longer, and `_web`'s banner on top."""
+    import cv2
+
     height, width = frames.shape[1:3]
     small = max(2, round(min(height, width) * rng.uniform(*_SHRUNK)))
     held = int(rng.integers(*_HELD))

@@ -166,13 +166,29 @@ def modules() -> dict[str, Path]:
 def test_modules_that_are_in_no_digest_can_change_none() -> None:
     """What they hand out may become metrics, artifacts and files, but no digest and no weights."""
     left_out = {name for name, path in modules().items() if re.search(rf"^{NO_DIGEST} = True$", path.read_text(), re.M)}
-    assert left_out == {"jobs.train_plots", "lumina.evaluation.contact_sheet", "lumina.video_to_audio.sound_sheet"}
+    assert left_out == {
+        "jobs.train_plots",
+        "jobs.train_samples",
+        "lumina.evaluation.contact_sheet",
+        "lumina.training.sample_config",
+        "lumina.training.samples",
+        "lumina.video_to_audio.sound_sheet",
+    }
     for name, path in modules().items():
+        # The DAG is in no stage's code: what it hands to a job is in the recipe, or beside it on purpose.
+        if name in left_out or name.startswith("pipelines."):
+            continue
         tree = ast.parse(path.read_text())
+        for_types = {
+            inner
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            for inner in ast.walk(node)
+        }
         tainted = {
             alias.asname or alias.name
             for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and node.module in left_out
+            if isinstance(node, ast.ImportFrom) and node.module in left_out and node not in for_types
             for alias in node.names
         }
         if not tainted:

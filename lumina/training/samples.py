@@ -39,8 +39,11 @@ IN_NO_DIGEST = True
 class Samples(Protocol):
     """What a trainer makes of its averaged weights now and then, whatever it trains."""
 
-    def wanted(self, step: int, steps: int) -> bool:
-        """Whether this worker has something to make after `step` of `steps` steps. Depends on what lies there."""
+    def due(self, step: int, steps: int) -> bool:
+        """Whether there is a look after `step` of `steps` steps: the same for all workers."""
+
+    def wanted(self, step: int) -> bool:
+        """Whether this worker has something to make of it. Depends on what lies there."""
 
     def make(self, step: int, model: Any, device: torch.device) -> None:
         """Make this worker's share with `model`, which has the averaged weights and is in evaluation mode."""
@@ -57,9 +60,13 @@ class VideoSamples:
         self._vae: VideoAutoencoder | None = None
         self._flow = DISFlow()
 
-    def wanted(self, step: int, steps: int) -> bool:
+    def due(self, step: int, steps: int) -> bool:
+        """Whether the plan has a look then."""
+        return self.plan.due(step, steps)
+
+    def wanted(self, step: int) -> bool:
         """Whether a batch of this worker is still to be made."""
-        return self.plan.due(step, steps) and bool(self._missing(step))
+        return bool(self._missing(step))
 
     def make(self, step: int, model: Any, device: torch.device) -> None:
         """Make the batches that are not there, in `model`'s type."""

@@ -217,10 +217,10 @@ class Trainer:
 
     def _sample(self) -> None:
         """Let the averaged weights make clips, without a trace in the training."""
-        if self.samples is None:
+        if self.samples is None or not self.samples.due(self.step, self.config.steps):
             return
         # Those of a run that was killed may lie there: of this worker, or of all.
-        wanted = torch.tensor(float(self.samples.wanted(self.step, self.config.steps)), device=self.device)
+        wanted = torch.tensor(float(self.samples.wanted(self.step)), device=self.device)
         if self.world > 1:
             dist.all_reduce(wanted, op=dist.ReduceOp.MAX)
         if not wanted:

@@ -140,11 +140,11 @@ def test_workers_share_the_clips_and_make_the_same_bytes(data: tuple[Path, Path]
     for world in (1, 2, 3):
         shares = [VideoSamples(plan(), tmp_path / f"{world}", rank, world) for rank in range(world)]
         # A third worker has nothing to do, and must still take part in what all do together.
-        assert [share.wanted(3, 7) for share in shares] == [True, True, False][:world]
-        assert not any(share.wanted(2, 7) for share in shares)
+        assert [share.due(3, 7) and share.wanted(3) for share in shares] == [True, True, False][:world]
+        assert not any(share.due(2, 7) for share in shares)
         for share in shares:
             share.make(3, model, torch.device("cpu"))
-            assert not share.wanted(3, 7)
+            assert not share.wanted(3)
     assert len(_bytes(tmp_path / "1")) == 8
     assert _bytes(tmp_path / "1") == _bytes(tmp_path / "2") == _bytes(tmp_path / "3")
 
@@ -155,8 +155,11 @@ class Seen:
     def __init__(self, path: Path, rank: int, world: int) -> None:
         self.path, self.last = path, rank == world - 1
 
-    def wanted(self, step: int, steps: int) -> bool:
-        return self.last and step == steps
+    def due(self, step: int, steps: int) -> bool:
+        return step == steps
+
+    def wanted(self, step: int) -> bool:
+        return self.last
 
     def make(self, step: int, model: Any, device: torch.device) -> None:
         assert not model.training

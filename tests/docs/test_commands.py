@@ -225,7 +225,8 @@ def _export(words: list[str]) -> None:
 
 def _python(words: list[str]) -> None:
     assert words[0] == "-m"
-    assert (ROOT / f"{words[1].replace('.', '/')}.py").is_file()
+    module = ROOT / words[1].replace(".", "/")
+    assert module.with_suffix(".py").is_file() or (module / "__main__.py").is_file()
 
 
 def _pip(words: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -64,6 +65,21 @@ def recorded_stages(store: Store, record: RunRecord) -> Iterator[RecordedStage]:
             yield RecordedStage(name, manifest.fingerprint, manifest.kind, _steps(store, manifest))
     if not found:
         raise PipelineError(f"run {record.run} has no finished stage yet, so there is nothing to write")
+
+
+def stage_folders(store: Store, record: RunRecord, out: Path) -> Iterator[tuple[RecordedStage, Path, Path]]:
+    """The stages that have figures, each with an empty folder to write into, and the one to put it in place as.
+
+    What was there of a stage is gone. Raises what `recorded_stages` raises.
+    """
+    for stage in recorded_stages(store, record):
+        folder = out / record.run / stage.name
+        part = folder.with_name(f".{stage.name}.part")
+        for path in (part, folder):
+            shutil.rmtree(path, ignore_errors=True)
+        if stage.steps:
+            part.mkdir(parents=True)
+            yield stage, part, folder
 
 
 def _steps(store: Store, manifest: Manifest) -> tuple[Step, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import struct
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
-from pipelines.tracking.recorded_stages import Picture, RecordedStage, recorded_stages
+from pipelines.tracking.recorded_stages import Picture, RecordedStage, stage_folders
 
 
 def write_events(store: Store, record: RunRecord, out: Path) -> list[Path]:
@@ -25,16 +24,10 @@ def write_events(store: Store, record: RunRecord, out: Path) -> list[Path]:
         StoreError: an output cannot be read.
     """
     written = []
-    for stage in recorded_stages(store, record):
-        folder = out / record.run / stage.name
-        part = folder.with_name(f".{stage.name}.part")
-        for path in (part, folder):
-            shutil.rmtree(path, ignore_errors=True)
-        if stage.steps:
-            part.mkdir(parents=True)
-            _write(stage, part)
-            part.rename(folder)
-            written.append(folder)
+    for stage, part, folder in stage_folders(store, record, out):
+        _write(stage, part)
+        part.rename(folder)
+        written.append(folder)
     return written
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from pipelines.errors import PipelineError
-from pipelines.tracking.recorded_stages import RecordedStage, recorded_stages
+from pipelines.tracking.recorded_stages import RecordedStage, stage_folders
 
 _PROJECT = "lumina-video"
 
@@ -36,19 +36,13 @@ def write_wandb(store: Store, record: RunRecord, out: Path) -> list[Path]:
             "which needs nothing"
         ) from error
     written = []
-    for stage in recorded_stages(store, record):
-        folder = out / record.run / stage.name
-        part = folder.with_name(f".{stage.name}.part")
-        for path in (part, folder):
-            shutil.rmtree(path, ignore_errors=True)
-        if stage.steps:
-            part.mkdir(parents=True)
-            _write(wandb, stage, record.run, part)
-            [made] = (part / "wandb").glob("offline-run-*")
-            folder.mkdir()
-            made.rename(folder / made.name)
-            shutil.rmtree(part)
-            written.append(folder / made.name)
+    for stage, part, folder in stage_folders(store, record, out):
+        _write(wandb, stage, record.run, part)
+        [made] = (part / "wandb").glob("offline-run-*")
+        folder.mkdir()
+        made.rename(folder / made.name)
+        shutil.rmtree(part)
+        written.append(folder / made.name)
     return written
 
 

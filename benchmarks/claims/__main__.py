@@ -53,7 +53,7 @@ def write(found: Sequence[Claim], runs: Sequence[SeedRun], folder: Path) -> None
     folder.mkdir(parents=True, exist_ok=True)
     seeds = [run.seed for run in of_arm(runs, BASE)]
     for claim in found:
-        (folder / f"{claim.key}.html").write_text(claim_page(claim, len(seeds)), encoding="utf-8")
+        (folder / f"{claim.key}.html").write_text(claim_page(claim, len(seeds), found), encoding="utf-8")
     content = {
         claim.key: {
             "claim": claim.title,

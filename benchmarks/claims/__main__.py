@@ -25,6 +25,7 @@ from benchmarks.claims.pages import claim_page
 from benchmarks.claims.statements import Claim, claims
 from pipelines.engine.store.store import Store
 from pipelines.errors import PipelineError
+from pipelines.sweep.processes import end_with_parent
 
 HERE = Path(__file__).parent
 SWEEP = "claims"
@@ -46,6 +47,16 @@ def command(store: Path, seeds: str, overrides: Sequence[str], arms: Path) -> li
     words = [lumina, "sweep", str(HERE / "claims.yaml"), "--arms", str(arms), "--seeds", seeds]
     words += ["--name", SWEEP, "--store", str(store)]
     return [*words, *(part for one in overrides for part in ("-o", one))]
+
+
+def run(words: Sequence[str]) -> int:
+    """Exit code of a child that ends with this process. At Ctrl-C it is waited for: it stops its runs in good order."""
+    process = subprocess.Popen(words, preexec_fn=end_with_parent())
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
 
 
 def write(found: Sequence[Claim], runs: Sequence[SeedRun], folder: Path) -> None:
@@ -80,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     code = 0
     if not args.pages:
         overrides = [*(TINY if args.tiny else ()), *args.override]
-        code = subprocess.run(command(args.store, args.seeds, overrides, args.arms), check=False).returncode
+        code = run(command(args.store, args.seeds, overrides, args.arms))
         if code not in (0, 1):
             return code
     try:

@@ -24,6 +24,7 @@ from lumina.training.data.latents import LatentDataset
 from lumina.training.weights.start import initial_model
 from pipelines.config import PipelineConfig
 from pipelines.sweep.arms import read_sweep
+from pipelines.sweep.processes import end_with_parent
 from tests.lumina.training import toy
 
 ROOT = Path(command.__file__).parent
@@ -232,6 +233,28 @@ def test_the_config_and_its_arms_load_and_share_curation_and_the_studies_are_of_
         weights = {str(task.source_weights) for task in settings.train["1"].tasks}
         assert weights == {{BASE: "None", NONE: "{'synthetic': 0.0}", MORE: "{'synthetic': 4.0}"}[run.arm]}
         assert settings.train["1"].seed == settings.finetune.seed == run.seed
+
+
+def test_the_sweep_is_waited_for_at_an_interrupt_and_stops_if_the_command_is_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Any] = []
+
+    class Sweep:
+        codes = iter([KeyboardInterrupt, 130])
+
+        def __init__(self, words: list[str], preexec_fn: Any) -> None:
+            asked.append((words, preexec_fn.func))
+
+        def wait(self) -> int:
+            code = next(self.codes)
+            if isinstance(code, int):
+                return code
+            raise code
+
+    monkeypatch.setattr(command.subprocess, "Popen", Sweep)
+    assert command.run(["lumina", "sweep"]) == 130
+    assert asked == [(["lumina", "sweep"], end_with_parent().func)]
 
 
 def test_without_a_run_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

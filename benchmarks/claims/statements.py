@@ -223,13 +223,11 @@ def by_source(arms: Mapping[str, Sequence[Sourced]]) -> Claim:
         f"The planted one, {PLANTED}, by {hits} of {counted(len(base), 'seed')}.",
         f"Not told apart from the best, by seed: {'; '.join(', '.join(one.best_set) for one in base)}.",
     ]
-    both = min(len(arms[NONE]), len(arms[MORE]))
+    both = {one.seed for one in arms[NONE]} & {one.seed for one in arms[MORE]}
     if both:
         # Runs of one seed begin with the same weights and noises.
-        more, none = ([one.before for one in arms[arm][:both]] for arm in (MORE, NONE))
-        parts.append(
-            Part("what 59 % of synthetic clips in training add to none", _differences(tuple(more), tuple(none)))
-        )
+        more, none = ([one.before for one in arms[arm] if one.seed in both] for arm in (MORE, NONE))
+        parts.append(Part("what 59 % of synthetic clips in training add to none", _differences(more, none)))
     else:
         notes.append("The runs of other shares of synthetic clips are not there: nothing is said of them.")
     scores = {

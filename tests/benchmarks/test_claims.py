@@ -186,19 +186,24 @@ def test_claim_c_weighs_the_difference_of_scores_against_their_level() -> None:
 
 
 def test_claim_d_has_all_of_its_parts() -> None:
-    def seed(planted: float, lift: float, found: str = "synthetic", before: float = 0.6) -> Sourced:
+    def seed(planted: float, lift: float, found: str = "synthetic", before: float = 0.6, at: int = 0) -> Sourced:
         scores = {name: _estimate(value) for name, value in (("synthetic", planted), ("handheld", 0.5), ("web", 0.4))}
-        return Sourced(scores, (found,), (found, "web"), _estimate(before), _estimate(before + lift))
+        return Sourced(at, scores, (found,), (found, "web"), _estimate(before), _estimate(before + lift))
 
-    base = [seed(0.8, 0.1), seed(0.799, 0.101)]
-    shares = {NONE: [seed(0.5, 0, before=0.4), seed(0.5, 0, before=0.401)], MORE: [seed(0.8, 0, before=0.7)] * 2}
+    base = [seed(0.8, 0.1), seed(0.799, 0.101, at=1)]
+    shares = {
+        NONE: [seed(0.5, 0, before=0.4), seed(0.5, 0, before=0.401, at=1)],
+        MORE: [seed(0.8, 0, before=0.7), seed(0.8, 0, before=0.7, at=1)],
+    }
     claim = by_source({BASE: base, **shares})
     assert claim.judged.verdict == "shown"
     assert len(claim.judged.parts) == 5
     assert claim.forest is not None
     assert len(claim.forest[1].rows) == len(claim.rows) == 7
-    # Two of three runs of the shares are not there yet: what is there is compared, and without any nothing is said.
-    assert len(by_source({BASE: base, NONE: shares[NONE], MORE: shares[MORE][:1]}).judged.parts) == 5
+    # One run of the shares is not there: the seed that has both is compared, and without any nothing is said.
+    some = by_source({BASE: base, NONE: shares[NONE], MORE: shares[MORE][1:]})
+    assert some.judged.parts[-1][1].value == pytest.approx(0.7 - 0.401)
+    assert len(by_source({BASE: base, NONE: shares[NONE][:1], MORE: shares[MORE][1:]}).judged.parts) == 4
     alone = by_source({BASE: base, NONE: [], MORE: []})
     assert len(alone.judged.parts) == 4
     assert "nothing is said of them" in " ".join(alone.notes)

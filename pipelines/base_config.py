@@ -13,6 +13,7 @@ from curation.manifest_formats import IngestConfig
 from curation.manifests import read_manifest
 from curation.operator import load_operator
 from curation.rules import score_columns
+from curation.scores import ScoresConfig
 from curation.selection import SelectConfig
 from curation.shots import ShotsConfig
 from jobs.runtime import RuntimeConfig
@@ -96,6 +97,8 @@ class BaseConfig(Config):
     """Find out what each file holds."""
     scoring: dict[str, ScoringConfig] = Field(default_factory=dict)
     """Further stages that measure clips, by name; what they measure may be a rule of `select.scores`."""
+    scores: ScoresConfig = ScoresConfig()
+    """Scorers of clips, in one stage `scores`; without any that is on there is no such stage."""
     select: SelectConfig = SelectConfig()
     """Keep or filter clips."""
     runtime: RuntimeConfig = RuntimeConfig()

@@ -8,6 +8,7 @@ from typing import Any
 
 from curation.manifests import Manifest, external_digest, media_root, read_manifest
 from curation.operator import Operator, load_operator
+from curation.score_columns import columns_of
 from curation.selection import SelectConfig
 from jobs import shapes
 from jobs.context import Job
@@ -50,18 +51,22 @@ def read_clips(config: BaseConfig, data: RenderShapesConfig | Manifest) -> list[
 
 
 def score_clips(config: BaseConfig) -> list[Stage]:
-    """The stages of the section `scoring`."""
-    return [
+    """The stage of the section `scores`, where a scorer is on, and those of the section `scoring`."""
+    added = [
         curate(config, one.operator, one.settings, f"score@{name}", weights=one.weights)
         for name, one in config.scoring.items()
     ]
+    if not config.scores.scorers:
+        return added
+    return [curate(config, "curation.scores:SCORES_OPERATOR", config.scores), *added]
 
 
 def select_clips(config: BaseConfig, policy: SelectConfig, inputs: Collection[str]) -> Stage:
-    """Selection from the stages of these names; of `scoring` it reads those that a rule names, and no others."""
+    """Selection from the stages of these names; of `scores` and `scoring` it reads what a rule names, and no others."""
     stage = curate(config, "curation.selection:SELECT_OPERATOR", policy)
     named = config.select.scores_named()
     scored = [f"score@{name}" for name, one in config.scoring.items() if named.keys() & one.columns()]
+    scored += ["scores"] if named.keys() & set(columns_of(config.scores.scorers)) else []
     return replace(stage, inputs={**stage.inputs, **{name: name for name in (*inputs, *scored)}})
 
 

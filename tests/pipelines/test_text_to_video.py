@@ -156,14 +156,17 @@ def test_another_threshold_computes_no_score_again(identifier: Identifier) -> No
         f"scoring.{name}.operator=curation.{module}"
         for name, module in (("sound", "sound:SOUND_OPERATOR"), ("beat", "av_align:AV_ALIGN_OPERATOR"))
     ]
+    scored.append("scores.quality={}")
     rules = [
         (),
         ("select.scores.av_align.min=0.2",),
         ("select.scores={av_align: {min: 0.3}, audio_rms_dbfs: {min: -50}}",),
         ("select.sources.web.scores.audio_silence.max=0.5", "select.sets.videos.scores.av_align.min=0.1"),
+        ("select.scores.sharpness.min=20",),
+        ("select.scores.sharpness.min=30", "select.sets.videos.scores.black_bars.max=0.1"),
     ]
     found = [fingerprints(identifier, "demo", [*scored, *rule]) for rule in rules]
-    computed = {"ingest", "probe", "motion", "tag", "score@sound", "score@beat"}
+    computed = {"ingest", "probe", "motion", "tag", "scores", "score@sound", "score@beat"}
     for before, after in pairwise(found):
         assert {name for name in before if before[name] == after[name]} == {"render_shapes", *computed}
 
@@ -181,6 +184,7 @@ def test_another_threshold_computes_no_score_again(identifier: Identifier) -> No
             "scoring={a: {operator: 'curation.sound:SOUND_OPERATOR'}, b: {operator: 'curation.sound:SOUND_OPERATOR'}}",
             "scoring.b measures 'audio_channels', as does scoring.a",
         ),
+        ("select.scores.sharpness.min=1", "select.scores names 'sharpness'.*off: set scores.quality={}$"),
         ("select.encoded={videos: [video]}", "select.encoded: leave it out"),
     ],
 )

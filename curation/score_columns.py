@@ -1,0 +1,51 @@
+"""Columns of clip scores: what each scorer of the stage `scores` measures, with units and ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import pyarrow as pa
+
+from curation.schema import STATUS_COLUMNS
+
+SCORERS: Mapping[str, tuple[str, ...]] = {
+    "quality": (
+        "sharpness",
+        "luma",
+        "black_clipped",
+        "white_clipped",
+        "saturation",
+        "bar_rows",
+        "bar_columns",
+        "black_bars",
+        "duplicate_frames",
+        "combed_frames",
+    ),
+}
+"""Scorer -> its columns, all numbers.
+
+`sharpness`: variance of the Laplacian of luma in 0..255, 0 or more. `luma`: its mean, in 0..1. `black_clipped`,
+`white_clipped`: share of pixels with luma of at most 5, and of at least 250. `saturation`: mean of the largest of R, G
+and B less the smallest, in 0..1. All these are of the picture without its black bars.
+
+`bar_rows`, `bar_columns`, `black_bars`: share of the height, the width and the area that black bars take, in 0..1.
+`duplicate_frames`: share of frames that show what the one before does. `combed_frames`: share of the sampled frames
+with combs of interlacing where something moves."""
+
+OF_VIDEOS = frozenset({"duplicate_frames", "combed_frames"})
+"""Columns that an image has no value in."""
+
+SCORES = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        *((name, pa.float32()) for names in SCORERS.values() for name in names),
+        ("frames_scored", pa.int32()),
+        *((name, pa.string()) for name in STATUS_COLUMNS),
+    ]
+)
+"""What scorers that are off would measure is null. `frames_scored` counts the sampled frames."""
+
+
+def columns_of(scorers: Iterable[str]) -> tuple[str, ...]:
+    """The columns of some scorers."""
+    return tuple(name for scorer in scorers for name in SCORERS[scorer])

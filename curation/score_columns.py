@@ -21,6 +21,7 @@ SCORERS: Mapping[str, tuple[str, ...]] = {
         "duplicate_frames",
         "combed_frames",
     ),
+    "camera": ("camera_pan", "camera_zoom", "camera_shake", "camera_fit"),
 }
 """Scorer -> its columns, all numbers.
 
@@ -30,9 +31,14 @@ and B less the smallest, in 0..1. All these are of the picture without its black
 
 `bar_rows`, `bar_columns`, `black_bars`: share of the height, the width and the area that black bars take, in 0..1.
 `duplicate_frames`: share of frames that show what the one before does. `combed_frames`: share of the sampled frames
-with combs of interlacing where something moves."""
+with combs of interlacing where something moves.
 
-OF_VIDEOS = frozenset({"duplicate_frames", "combed_frames"})
+`camera_pan`: short sides of the picture per second that the whole picture moves, from the first frame to the last.
+`camera_zoom`: natural logarithm of the picture's scale, per second; above 0 it grows. `camera_shake`: root mean square
+of what is faster than a second in the picture's path, in percent of its short side. `camera_fit`: share of the textured
+points that move as one, in 0..1: of a low one the others tell little."""
+
+OF_VIDEOS = frozenset({"duplicate_frames", "combed_frames", *SCORERS["camera"]})
 """Columns that an image has no value in."""
 
 SCORES = pa.schema(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from curation.camera_motion import Camera
 from curation.film_frames import Track
 from curation.fitting import Fit
 from curation.images import read_image
@@ -34,25 +35,27 @@ def found_in_frames(path: Path, settings: Mapping[str, Any]) -> dict[str, float 
     Args:
         path: of the file.
         settings: `media`, `track`, and `times_s` of all frames of the window from the film's first frame on, of which
-            `samples` are indices; `quality` has the arguments of `Quality`.
+            `samples` are indices; `quality` and `camera` are the arguments of `Quality` and `Camera`, or null.
     """
-    watch = _Watch(set(settings["samples"]), Quality(**settings["quality"]))
+    quality = None if settings["quality"] is None else Quality(**settings["quality"])
+    camera = None if settings["camera"] is None else Camera(**settings["camera"])
+    watch = _Watch(set(settings["samples"]), quality, camera)
     if settings["media"] == "image":
-        watch.at(0)
+        watch.at(0, 0.0)
         watch.see(read_image(path).pixels[None], (0, 0))
     else:
         read_video(path, Track.parse(settings["track"]), settings["times_s"], Fit(watch.see, (0, 0)), watch.pick)
     watch.close()
-    return watch.quality.found()
+    return {**(quality.found() if quality else {}), **(camera.found() if camera else {})}
 
 
 class _Watch:
     """Follows the frames that are decoded; one that still stands at a later time is seen once, and may be sampled
     there."""
 
-    def __init__(self, samples: set[int], quality: Quality) -> None:
-        self.quality = quality
-        self._samples, self._index = samples, -1
+    def __init__(self, samples: set[int], quality: Quality | None, camera: Camera | None) -> None:
+        self._samples, self._quality, self._camera = samples, quality, camera
+        self._index, self._stamp_s = -1, 0.0
         self._frame: Image | None = None
         self._luma: Image | None = None
         self._before: Image | None = None
@@ -60,23 +63,26 @@ class _Watch:
     def pick(self, times_s: Sequence[float], frames: Iterable[Any], interval_s: float) -> Iterator[tuple[float, Any]]:
         """As `pick_frames`; the next frame to be seen is the one at the time of this index."""
         for index, (stamp, frame) in enumerate(pick_frames(times_s, frames, interval_s)):
-            self.at(index)
+            self.at(index, stamp)
             yield stamp, frame
 
-    def at(self, index: int) -> None:
+    def at(self, index: int, stamp_s: float) -> None:
         """The frame so far was that of the index before."""
         self.close()
-        self._index = index
+        self._index, self._stamp_s = index, stamp_s
 
     def see(self, frames: Image, _size: tuple[int, int]) -> Image:
         """Look at another frame [1, H, W, 3]; leaves nothing of it in the array of fitted ones."""
         self._frame = frames[0]
         self._before, self._luma = self._luma, luma_of(self._frame)
-        if self._before is not None:
-            self.quality.follow(self._before, self._luma)
+        if self._quality is not None and self._before is not None:
+            self._quality.follow(self._before, self._luma)
+        if self._camera is not None:
+            self._camera.see(self._stamp_s, self._luma)
         return np.empty((1, 0), np.uint8)
 
     def close(self) -> None:
         """Take the frame that is there, if its index is one of the sampled."""
-        if self._index in self._samples and self._frame is not None and self._luma is not None:
-            self.quality.sample(self._frame, self._luma, self._before)
+        if self._quality is None or self._frame is None or self._luma is None or self._index not in self._samples:
+            return
+        self._quality.sample(self._frame, self._luma, self._before)

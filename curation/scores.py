@@ -1,4 +1,4 @@
-"""Scores of clips by chosen scorers: quality of the picture.
+"""Scores of clips by chosen scorers: quality of the picture, motion of the camera.
 
 Rows in: probed clips. Rows out: the same ids with a number in each column of the scorers that are on. A clip that does
 not decode is quarantined. Frames are decoded once for all scorers.
@@ -33,11 +33,22 @@ class QualityConfig(Config):
     are. Sharpness is of this scale: with another one its limits are others."""
 
 
+class CameraConfig(Config):
+    """Pan, zoom and shake. Needs no network."""
+
+    short_side: int = Field(default=192, ge=32)
+    """Pixels of the short side in which optical flow is estimated, at most."""
+    interval_s: float = Field(default=0.05, gt=0)
+    """Seconds between two frames that are compared, at least."""
+
+
 class ScoresConfig(Config):
     """Which scorers look at the clips, and at what of them. A scorer that is null is off; `{}` switches it on."""
 
     quality: QualityConfig | None = None
     """Sharpness, exposure, saturation, black bars, duplicate frames, combs."""
+    camera: CameraConfig | None = None
+    """Pan, zoom, shake."""
     window_s: float = Field(default=4.0, gt=0, le=60)
     """Seconds of a long clip that are looked at, from its start on."""
     samples: int = Field(default=8, ge=1, le=64)
@@ -73,6 +84,7 @@ def _make(config: ScoresConfig, env: Env) -> RowsFunction:
             "times_s": [start + time for time in times],
             "samples": samples,
             "quality": config.quality and config.quality.model_dump(),
+            "camera": config.camera and config.camera.model_dump(),
         }
         with localized(row["uri"], env.media_root, env.stores) as path:
             function = f"{found_in_frames.__module__}:{found_in_frames.__qualname__}"

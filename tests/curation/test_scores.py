@@ -12,7 +12,7 @@ from curation.operator import Env, apply
 from curation.rules import score_columns
 from curation.score_columns import OF_VIDEOS, SCORERS, SCORES, columns_of
 from curation.score_frames import sampled
-from curation.scores import SCORES_OPERATOR, QualityConfig, ScoresConfig
+from curation.scores import SCORES_OPERATOR, CameraConfig, QualityConfig, ScoresConfig
 from lumina.video import write_h264
 from tests.curation.scored import panned, probed, scored, texture
 
@@ -87,6 +87,19 @@ def test_the_window_and_the_samples_are_those_of_the_config(faulty: Path) -> Non
     rows = scored(faulty, ["sound.mp4", "halved.mp4"], config)
     assert {row["frames_scored"] for row in rows.values()} == {5}
     assert rows["halved.mp4"]["duplicate_frames"] == pytest.approx(3 / 5)
+
+
+def test_what_a_scorer_finds_depends_on_no_other(faulty: Path) -> None:
+    names = ["sound.mp4", "thirds.mp4", "still.png"]
+    alone = scored(faulty, names, QUALITY)
+    camera = scored(faulty, names, ScoresConfig(camera=CameraConfig()))
+    both = scored(faulty, names, QUALITY.model_copy(update={"camera": CameraConfig()}))
+    for name in names:
+        for scorer, rows, other in (("quality", alone, camera), ("camera", camera, alone)):
+            assert [rows[name][column] for column in SCORERS[scorer]] == [both[name][one] for one in SCORERS[scorer]]
+            assert all(other[name][column] is None for column in SCORERS[scorer])
+    assert both["sound.mp4"]["camera_pan"] == pytest.approx(6 * FPS / H, rel=0.02)
+    assert both["still.png"]["camera_pan"] is None
 
 
 def test_a_clip_in_which_no_frame_is_shown_is_set_aside_by_its_reason(faulty: Path) -> None:

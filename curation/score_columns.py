@@ -22,6 +22,9 @@ SCORERS: Mapping[str, tuple[str, ...]] = {
         "combed_frames",
     ),
     "camera": ("camera_pan", "camera_zoom", "camera_shake", "camera_fit"),
+    "aesthetic": ("aesthetic", "aesthetic_min"),
+    "caption_match": ("caption_match", "caption_match_min"),
+    "nsfw": ("nsfw", "nsfw_max"),
 }
 """Scorer -> its columns, all numbers.
 
@@ -36,7 +39,10 @@ with combs of interlacing where something moves.
 `camera_pan`: short sides of the picture per second that the whole picture moves, from the first frame to the last.
 `camera_zoom`: natural logarithm of the picture's scale, per second; above 0 it grows. `camera_shake`: root mean square
 of what is faster than a second in the picture's path, in percent of its short side. `camera_fit`: share of the textured
-points that move as one, in 0..1: of a low one the others tell little."""
+points that move as one, in 0..1: of a low one the others tell little.
+
+`aesthetic`: LAION's score, about 0 to 10, mean and lowest over the sampled frames. `caption_match`: cosine of caption
+and frame, in -1..1, mean and lowest. `nsfw`: probability of the label that is named, mean and highest."""
 
 OF_VIDEOS = frozenset({"duplicate_frames", "combed_frames", *SCORERS["camera"]})
 """Columns that an image has no value in."""

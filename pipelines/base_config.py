@@ -51,7 +51,7 @@ class Weights(Config):
 
     def resolve(self) -> dict[str, str]:
         """Return name to local directory or model of the hub, `zoo:` names resolved; what is not given is left out."""
-        return {name: _zoo(value) for name, value in self if value is not None}
+        return {name: resolve(value) for name, value in self if value is not None}
 
 
 class ScoringConfig(Config):
@@ -147,5 +147,6 @@ class BaseConfig(Config):
                     raise ValueError(f"runtime.{setting} names {name!r}, which is no {kind}; {hint}")
 
 
-def _zoo(value: str) -> str:
+def resolve(value: str) -> str:
+    """The directory of a `zoo:` name; what is none stays as it is."""
     return str(ZOO / value.removeprefix("zoo:")) if value.startswith("zoo:") else value

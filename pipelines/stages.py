@@ -15,7 +15,7 @@ from jobs.context import Job
 from jobs.shapes import RenderShapesConfig
 from lumina.config import Config
 from lumina.files import place_of
-from pipelines.base_config import BaseConfig
+from pipelines.base_config import BaseConfig, resolve
 from pipelines.engine.stage import Stage
 from pipelines.engine.tolerance import read_tier
 from pipelines.errors import PipelineError
@@ -56,9 +56,16 @@ def score_clips(config: BaseConfig) -> list[Stage]:
         curate(config, one.operator, one.settings, f"score@{name}", weights=one.weights)
         for name, one in config.scoring.items()
     ]
-    if not config.scores.scorers:
-        return added
-    return [curate(config, "curation.scores:SCORES_OPERATOR", config.scores), *added]
+    return [_scores(config), *added] if config.scores.scorers else added
+
+
+def _scores(config: BaseConfig) -> Stage:
+    places = config.scores.networks()
+    if missing := [name for name, place in places.items() if place is None]:
+        raise PipelineError(f"scores.{missing[0]} is not given: name a path, or a model of the hub as hf:owner/name")
+    given = {name: resolve(place) for name, place in places.items() if place is not None}
+    stage = curate(config, "curation.scores:SCORES_OPERATOR", config.scores.identity())
+    return replace(stage, weights=given, depends=(*stage.depends, *(("torch", "transformers") if given else ())))
 
 
 def select_clips(config: BaseConfig, policy: SelectConfig, inputs: Collection[str]) -> Stage:

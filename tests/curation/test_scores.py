@@ -4,15 +4,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from curation.operator import Env, apply
+from curation.operator import Env, Input, apply
 from curation.rules import score_columns
 from curation.score_columns import OF_VIDEOS, SCORERS, SCORES, columns_of
 from curation.score_frames import sampled
-from curation.scores import SCORES_OPERATOR, CameraConfig, QualityConfig, ScoresConfig
+from curation.scores import SCORES_OPERATOR, CameraConfig, CaptionMatchConfig, QualityConfig, ScoresConfig
 from lumina.video import write_h264
 from tests.curation.scored import panned, probed, scored, texture
 
@@ -108,6 +109,19 @@ def test_a_clip_in_which_no_frame_is_shown_is_set_aside_by_its_reason(faulty: Pa
     assert SCORES_OPERATOR.map is not None
     [row] = apply(SCORES_OPERATOR, SCORES_OPERATOR.map(QUALITY, Env(str(faulty))), empty).to_pylist()
     assert (row["status"], row["reason"], row["detail"]) == ("filtered", "too_few_frames", "0 s: no frame to score")
+
+
+def test_a_corrected_caption_concerns_the_scorer_that_reads_it_alone(faulty: Path, tmp_path: Path) -> None:
+    assert SCORES_OPERATOR.plan is not None
+    (tmp_path / "data").mkdir()
+    plans, table = {}, probed(faulty, ["sound.mp4"])
+    column = table.schema.get_field_index("caption")
+    for caption in ("a", "b"):
+        pq.write_table(table.set_column(column, "caption", [[caption]]), tmp_path / "data" / "part.parquet")
+        for config in (QUALITY, ScoresConfig(caption_match=CaptionMatchConfig())):
+            plans[config, caption] = SCORES_OPERATOR.plan({"clips": Input(tmp_path)}, config, Env("")).to_pylist()
+    assert plans[QUALITY, "a"] == plans[QUALITY, "b"]
+    assert plans[config, "a"] != plans[config, "b"]
 
 
 def test_every_column_is_a_number_that_a_rule_may_name() -> None:

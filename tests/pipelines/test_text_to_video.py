@@ -171,6 +171,19 @@ def test_another_threshold_computes_no_score_again(identifier: Identifier) -> No
         assert {name for name in before if before[name] == after[name]} == {"render_shapes", *computed}
 
 
+def test_networks_of_scorers_are_known_by_content_wherever_they_lie(identifier: Identifier) -> None:
+    def scores(*overrides: str) -> Stage:
+        return build(load_config("demo", overrides)).by_name["scores"]
+
+    zoo = scores("scores.caption_match.weights=zoo:clip")
+    [place] = zoo.weights.values()
+    there = scores(f"scores.caption_match.weights={place}")
+    assert identifier.base(zoo)[0] == identifier.base(there)[0]
+    assert {"torch", "transformers"} <= set(zoo.depends)
+    assert not {"torch", "transformers"} & set(scores("scores.quality={}").depends)
+    assert load_config("demo", ["scores.caption_match.weights=zoo:clip", "runtime.curation_gpus.scores=0.5"])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -185,6 +198,7 @@ def test_another_threshold_computes_no_score_again(identifier: Identifier) -> No
             "scoring.b measures 'audio_channels', as does scoring.a",
         ),
         ("select.scores.sharpness.min=1", "select.scores names 'sharpness'.*off: set scores.quality={}$"),
+        ("scores.aesthetic.weights=/clip", "scores.aesthetic.head is not given: name a path"),
         ("select.encoded={videos: [video]}", "select.encoded: leave it out"),
     ],
 )

@@ -25,6 +25,7 @@ SCORERS: Mapping[str, tuple[str, ...]] = {
     "aesthetic": ("aesthetic", "aesthetic_min"),
     "caption_match": ("caption_match", "caption_match_min"),
     "nsfw": ("nsfw", "nsfw_max"),
+    "text": ("text_area", "text_frames", "text_stable"),
 }
 """Scorer -> its columns, all numbers.
 
@@ -42,20 +43,25 @@ of what is faster than a second in the picture's path, in percent of its short s
 points that move as one, in 0..1: of a low one the others tell little.
 
 `aesthetic`: LAION's score, about 0 to 10, mean and lowest over the sampled frames. `caption_match`: cosine of caption
-and frame, in -1..1, mean and lowest. `nsfw`: probability of the label that is named, mean and highest."""
+and frame, in -1..1, mean and lowest. `nsfw`: probability of the label that is named, mean and highest.
 
-OF_VIDEOS = frozenset({"duplicate_frames", "combed_frames", *SCORERS["camera"]})
+`text_area`: mean share of the picture under text. `text_frames`: share of the sampled frames with text. `text_stable`:
+share of the picture that is under text in three quarters of them, as under a watermark. All in 0..1."""
+
+OF_VIDEOS = frozenset({"duplicate_frames", "combed_frames", *SCORERS["camera"], "text_stable"})
 """Columns that an image has no value in."""
 
 SCORES = pa.schema(
     [
         ("clip_id", pa.string()),
         *((name, pa.float32()) for names in SCORERS.values() for name in names),
+        ("text_lines", pa.list_(pa.string())),
         ("frames_scored", pa.int32()),
         *((name, pa.string()) for name in STATUS_COLUMNS),
     ]
 )
-"""What scorers that are off would measure is null. `frames_scored` counts the sampled frames."""
+"""What scorers that are off would measure is null. `text_lines`: what `text` read, without repeats, sorted.
+`frames_scored` counts the sampled frames."""
 
 
 def columns_of(scorers: Iterable[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Scores of clips by chosen scorers: quality of the picture, motion of the camera, networks for beauty and captions.
+"""Scores of clips by chosen scorers: picture quality, camera motion, networks for beauty and captions, OCR.
 
 Rows in: probed clips. Rows out: the same ids with a number in each column of the scorers that are on. A clip that does
 not decode is quarantined, as is one for which a scorer gives no finite number. Frames are decoded once for all scorers.
@@ -72,6 +72,13 @@ class NsfwConfig(Config):
     """Name of the label whose probability is the score, as the classifier's config has it."""
 
 
+class TextConfig(Config):
+    """OCR by rapidocr: `pip install 'lumina-video[ocr]'`. Its networks run on the CPU."""
+
+    short_side: int = Field(default=720, ge=32)
+    """Pixels of the short side that is read; larger frames are reduced to it."""
+
+
 _PLACES = ("weights", "head")
 
 
@@ -88,6 +95,8 @@ class ScoresConfig(Config):
     """How well the caption fits the frames."""
     nsfw: NsfwConfig | None = None
     """Whether frames are unfit to be shown."""
+    text: TextConfig | None = None
+    """How much of the picture is under text, and what it says."""
     window_s: float = Field(default=4.0, gt=0, le=60)
     """Seconds of a long clip that are looked at, from its start on."""
     samples: int = Field(default=8, ge=1, le=64)
@@ -178,8 +187,15 @@ def _look(decoder: Decoder, row: Mapping[str, Any], env: Env, config: ScoresConf
 
 def _scorers(config: ScoresConfig, env: Env) -> list[Scorer]:
     """Those that look at pixels; errors are those of their loaders."""
-    if not config.networks():
-        return []
+    found = _networks(config, env) if config.networks() else []
+    if config.text is not None:
+        from curation import score_text
+
+        found.append(score_text.text(config.text.short_side))
+    return found
+
+
+def _networks(config: ScoresConfig, env: Env) -> list[Scorer]:
     import torch
 
     from curation import score_networks

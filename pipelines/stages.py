@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 from curation.manifests import Manifest, external_digest, media_root, read_manifest
@@ -20,6 +21,7 @@ from pipelines.engine.stage import Stage
 from pipelines.engine.tolerance import read_tier
 from pipelines.errors import PipelineError
 
+_OCR = ("rapidocr", "onnxruntime")
 _DECODERS = ("av", "opencv-python-headless")
 
 
@@ -64,8 +66,12 @@ def _scores(config: BaseConfig) -> Stage:
     if missing := [name for name, place in places.items() if place is None]:
         raise PipelineError(f"scores.{missing[0]} is not given: name a path, or a model of the hub as hf:owner/name")
     given = {name: resolve(place) for name, place in places.items() if place is not None}
+    reads = _OCR if config.scores.text is not None else ()
+    if absent := [name for name in reads if find_spec(name) is None]:
+        raise PipelineError(f"scores.text: {absent[0]} is not installed; `pip install 'lumina-video[ocr]'` brings it")
     stage = curate(config, "curation.scores:SCORES_OPERATOR", config.scores.identity())
-    return replace(stage, weights=given, depends=(*stage.depends, *(("torch", "transformers") if given else ())))
+    networks = ("torch", "transformers") if given else ()
+    return replace(stage, weights=given, depends=(*stage.depends, *networks, *reads))
 
 
 def select_clips(config: BaseConfig, policy: SelectConfig, inputs: Collection[str]) -> Stage:

@@ -184,6 +184,17 @@ def test_networks_of_scorers_are_known_by_content_wherever_they_lie(identifier: 
     assert load_config("demo", ["scores.caption_match.weights=zoo:clip", "runtime.curation_gpus.scores=0.5"])
 
 
+def test_a_scorer_s_library_is_asked_for_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config("demo", ["scores.text={}"])
+    monkeypatch.setattr("pipelines.stages.find_spec", lambda _name: None)
+    with pytest.raises(
+        PipelineError, match=r"^scores.text: rapidocr is not installed; `pip install 'lumina-video\[ocr"
+    ):
+        build(config)
+    monkeypatch.setattr("pipelines.stages.find_spec", lambda name: name)
+    assert {"rapidocr", "onnxruntime"} <= set(build(config).by_name["scores"].depends)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -13,6 +13,7 @@ import pyarrow as pa
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from curation.schema import AV_ALIGN, MOTION, SOUND, Reason
+from curation.score_columns import OF_VIDEOS
 from lumina.config import Config
 
 Row = dict[str, Any]
@@ -25,7 +26,7 @@ _OF_VIDEOS = frozenset(
     {
         "fps", "duration_s", "file_duration_s", "frames_container", "frames_decodable", "frames_shown", "max_gap_s",
         "interlaced", "hdr", "span_start_s", "span_end_s", *MOTION.names, *SOUND.names,
-        *AV_ALIGN.names,
+        *AV_ALIGN.names, *OF_VIDEOS,
     }
 )  # fmt: skip
 """Columns that an image has no value in."""
@@ -68,8 +69,8 @@ class Rules(Config):
     max_caption_chars: int | None = Field(default=None, ge=1)
     """Longest caption."""
     scores: dict[str, Range | None] = Field(default_factory=dict)
-    """Limits of other numbers by name: a column of the probe or motion tables, such as `flow_mag_mean`, or
-    `extra.<column>` for a column of the manifest. A clip whose value is missing or no number fails."""
+    """Limits of other numbers by name: a column of the probe, motion or scores tables, such as `flow_mag_mean`,
+    or `extra.<column>` for a column of the manifest. A clip whose value is missing or no number fails."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Rules:

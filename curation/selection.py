@@ -242,7 +242,7 @@ def _reduce(decided: pa.Table, config: SelectConfig, quotas: Quotas) -> pa.Table
 
 
 def _join(inputs: Mapping[str, Input], config: SelectConfig) -> Iterator[Row]:
-    """One row per clip; a clip that several stages set aside has the status of the first: probe, motion, tag, ..."""
+    """One row per clip; a clip that several stages set aside has the status of the first of probe, motion, tag, ..."""
     clips, named = inputs["clips"].rows().sort_by("clip_id"), set(config.scores_named())
     parts = {}
     for key in _beside(inputs):
@@ -272,7 +272,7 @@ def _join(inputs: Mapping[str, Input], config: SelectConfig) -> Iterator[Row]:
 
 def _beside(inputs: Mapping[str, Input]) -> list[str]:
     """Keys of the inputs beside the clips, in the order in which their reasons count."""
-    return [*(key for key in ("motion", "tag") if key in inputs), *_scored(inputs)]
+    return [*(key for key in ("motion", "tag", "scores") if key in inputs), *_scored(inputs)]
 
 
 def _scored(inputs: Mapping[str, Input]) -> list[str]:
@@ -326,4 +326,4 @@ SELECT_OPERATOR = Operator(
     reduce=_reduce,
     report=_report,
 )
-"""Reads the inputs `clips` (`probe`), `motion` and `tag` if given, and those that begin with `SCORED`."""
+"""Reads the inputs `clips` (`probe`), `motion`, `tag` and `scores` if given, and those that begin with `SCORED`."""

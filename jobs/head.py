@@ -20,6 +20,7 @@ _LOOK_S = 0.2
 _END_S = 15.0
 """That a cluster may take to end by itself."""
 _SCRIPT = Path(__file__).with_name("ray_head.py")
+_SAID_CHARS = 300
 
 
 class NotStartedError(Exception):
@@ -81,7 +82,7 @@ class Head:
         if "refused" in answer:
             raise RefusedError
         if "error" in answer:
-            raise NotStartedError(" ".join(answer["error"].split()))
+            raise NotStartedError(_short(answer["error"]))
         self.mode = answer.get("mode", "")
         return str(answer["address"])
 
@@ -116,3 +117,10 @@ class Head:
         words = [line.strip() for line in lines if line.strip()]
         end = f"signal {-code}" if code < 0 else f"exit code {code}"
         return f"its process ended with {end}{f' ({words[-1]})' if words else ''}"
+
+
+def _short(said: str) -> str:
+    """In one line; of a long text, such as one with the end of a log in it, its first, which names the log."""
+    whole = " ".join(said.split())
+    first = " ".join(said.strip().partition("\n")[0].split())
+    return whole if len(whole) <= _SAID_CHARS else first[:_SAID_CHARS].rstrip(": ")

@@ -8,8 +8,10 @@ seconds. Its memory is bounded by the rows of one shard without their tensors, i
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -229,8 +231,29 @@ def map_task(tasks: pa.Table, stage: RowStage) -> pa.Table:
     """The task form of `Mapper`."""
     described = [stage.reference, stage.config.model_dump(mode="json"), asdict(stage.env), str(stage.work)]
     key = json.dumps(described, sort_keys=True, default=repr)
-    mapper = _MAPPERS.pop(key, None) or Mapper(stage)
-    _MAPPERS[key] = mapper
-    while len(_MAPPERS) > _MOST_MAPPERS:
-        del _MAPPERS[next(iter(_MAPPERS))]
-    return mapper(tasks)
+    with _interrupts_held():
+        mapper = _MAPPERS.pop(key, None) or Mapper(stage)
+        _MAPPERS[key] = mapper
+        while len(_MAPPERS) > _MOST_MAPPERS:
+            del _MAPPERS[next(iter(_MAPPERS))]
+    try:
+        return mapper(tasks)
+    except KeyboardInterrupt:
+        del _MAPPERS[key]  # its decoder may be in the middle of an answer
+        raise
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let a KeyboardInterrupt wait until the end: Ray cancels a task by one, and gives the process to other stages.
+
+    An import of torch that is broken off fails in that process for ever: "partially initialized module".
+    """
+    held: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        raise KeyboardInterrupt

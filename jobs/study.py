@@ -37,7 +37,7 @@ from lumina.sizes import SPATIAL_COMPRESSION, generated_latents
 from lumina.vbench.suite_config import VBenchSuite
 
 if TYPE_CHECKING:
-    from jobs.clips import ClipJob
+    from jobs.clips import Batch, ClipJob
     from jobs.runtime import RuntimeConfig
     from lumina.models.config import NextDiTConfig
 
@@ -101,9 +101,39 @@ class Studied:
     """By arm: of a clip, sampled and decoded; the median over batches."""
 
 
+Place = Callable[[str, SamplerConfig], tuple[Path, str]]
+"""Folder of an arm's batches, and the key of all that its clips depend on."""
+
+
+def study_batches(work: StudyWork, place: Place) -> list[Batch]:
+    """The clips of all arms, in the order of arms, prompts and samples."""
+    from jobs.clips import ClipRequest, batches
+    from lumina.evaluation.noise import evaluation_noise
+
+    config = work.config
+    requests = [
+        ClipRequest(
+            prompt.caption,
+            evaluation_noise(config.seed, prompt.prompt_id, sample),
+            f"{prompt.prompt_id}-{sample}.mp4",
+            truth=prompt.truth,
+        )
+        for prompt, sample in _clips(work)
+    ]
+    found: list[Batch] = []
+    for arm, sampler in config.arms.items():
+        job = replace(work.job, sampler=sampler, timed=True)
+        found += batches(job, requests, config.batch_size, *place(arm, sampler))
+    return found
+
+
+def _clips(work: StudyWork) -> list[tuple[Prompt, int]]:
+    return [(prompt, sample) for prompt in work.prompts for sample in range(work.config.samples)]
+
+
 def make_study(
     work: StudyWork,
-    place: Callable[[str, SamplerConfig], tuple[Path, str]],
+    place: Place,
     runtime: RuntimeConfig,
     progress: Callable[[int, int], None],
     workers: int | None = None,
@@ -112,29 +142,14 @@ def make_study(
 
     Args:
         work: what is sampled.
-        place: folder of an arm's batches, and the key of all that its clips depend on.
+        place: see `Place`.
         runtime: see `jobs.clips.make_clips`, as for the others.
         progress: told of (finished clips, clips in all).
         workers: at most.
     """
-    from jobs.clips import Batch, ClipRequest, batches, make_clips
-    from lumina.evaluation.noise import evaluation_noise
+    from jobs.clips import make_clips
 
-    config = work.config
-    made = [(prompt, sample) for prompt in work.prompts for sample in range(config.samples)]
-    requests = [
-        ClipRequest(
-            prompt.caption,
-            evaluation_noise(config.seed, prompt.prompt_id, sample),
-            f"{prompt.prompt_id}-{sample}.mp4",
-            truth=prompt.truth,
-        )
-        for prompt, sample in made
-    ]
-    todo: list[Batch] = []
-    for arm, sampler in config.arms.items():
-        job = replace(work.job, sampler=sampler, timed=True)
-        todo += batches(job, requests, config.batch_size, *place(arm, sampler))
+    config, made, todo = work.config, _clips(work), study_batches(work, place)
     measured = make_clips(todo, runtime, progress, workers=workers)
     folders = [batch.folder for batch in todo for _ in batch.requests]
     columns = columns_of(config.measured())

@@ -13,6 +13,7 @@ from curation.manifest_formats import IngestConfig
 from curation.manifests import read_manifest
 from curation.operator import load_operator
 from curation.rules import score_columns
+from curation.scores import ScoresConfig
 from curation.selection import SelectConfig
 from curation.shots import ShotsConfig
 from jobs.runtime import RuntimeConfig
@@ -50,7 +51,7 @@ class Weights(Config):
 
     def resolve(self) -> dict[str, str]:
         """Return name to local directory or model of the hub, `zoo:` names resolved; what is not given is left out."""
-        return {name: _zoo(value) for name, value in self if value is not None}
+        return {name: resolve(value) for name, value in self if value is not None}
 
 
 class ScoringConfig(Config):
@@ -96,6 +97,8 @@ class BaseConfig(Config):
     """Find out what each file holds."""
     scoring: dict[str, ScoringConfig] = Field(default_factory=dict)
     """Further stages that measure clips, by name; what they measure may be a rule of `select.scores`."""
+    scores: ScoresConfig = ScoresConfig()
+    """Scorers of clips, in one stage `scores`; without any that is on there is no such stage."""
     select: SelectConfig = SelectConfig()
     """Keep or filter clips."""
     runtime: RuntimeConfig = RuntimeConfig()
@@ -144,5 +147,6 @@ class BaseConfig(Config):
                     raise ValueError(f"runtime.{setting} names {name!r}, which is no {kind}; {hint}")
 
 
-def _zoo(value: str) -> str:
+def resolve(value: str) -> str:
+    """The directory of a `zoo:` name; what is none stays as it is."""
     return str(ZOO / value.removeprefix("zoo:")) if value.startswith("zoo:") else value

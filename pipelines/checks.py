@@ -12,6 +12,7 @@ import pyarrow as pa
 from curation.manifests import is_scanned
 from curation.rules import score_columns
 from curation.schema import AV_ALIGN, MOTION, PROBE, SOUND
+from curation.score_columns import SCORERS
 from curation.selection import check_no_motion, check_scores
 from lumina.evaluation.score_files import read_scores
 from lumina.files import read_json
@@ -99,11 +100,19 @@ def _check_not_given(filled: Mapping[str, object]) -> None:
 
 def _check_scores(config: BaseConfig, schemas: Mapping[str, pa.Schema]) -> None:
     measured = {name: where for where, schema in schemas.items() for name in score_columns(schema)}
+    measured |= {name: f"scores.{scorer}" for scorer in config.scores.scorers for name in SCORERS[scorer]}
+    off = {name: scorer for scorer, names in SCORERS.items() for name in names if scorer not in config.scores.scorers}
     for stage, scoring in config.scoring.items():
         for name in scoring.columns():
             if other := measured.get(name):
                 raise PipelineError(f"scoring.{stage} measures {name!r}, as does {other}: a rule could name either")
             measured[name] = f"scoring.{stage}"
+    for name, where in config.select.scores_named().items():
+        if name in off and name not in measured:
+            raise PipelineError(
+                f"select.{where} names {name!r}, which the scorer {off[name]} measures, and that is off: "
+                f"set scores.{off[name]}={{}}"
+            )
     try:
         # The manifest's own columns are known once it is read: the stage checks those.
         check_scores(config.select, measured, extra=False)

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 from curation.manifests import Manifest, external_digest, media_root, read_manifest
 from curation.operator import Operator, load_operator
+from curation.score_columns import columns_of
 from curation.selection import SelectConfig
 from jobs import shapes
 from jobs.context import Job
 from jobs.shapes import RenderShapesConfig
 from lumina.config import Config
 from lumina.files import place_of
-from pipelines.base_config import BaseConfig
+from pipelines.base_config import BaseConfig, resolve
 from pipelines.engine.stage import Stage
 from pipelines.engine.tolerance import read_tier
 from pipelines.errors import PipelineError
 
+_OCR = ("rapidocr", "onnxruntime")
 _DECODERS = ("av", "opencv-python-headless")
 
 
@@ -50,18 +53,33 @@ def read_clips(config: BaseConfig, data: RenderShapesConfig | Manifest) -> list[
 
 
 def score_clips(config: BaseConfig) -> list[Stage]:
-    """The stages of the section `scoring`."""
-    return [
+    """The stage of the section `scores`, where a scorer is on, and those of the section `scoring`."""
+    added = [
         curate(config, one.operator, one.settings, f"score@{name}", weights=one.weights)
         for name, one in config.scoring.items()
     ]
+    return [_scores(config), *added] if config.scores.scorers else added
+
+
+def _scores(config: BaseConfig) -> Stage:
+    places = config.scores.networks()
+    if missing := [name for name, place in places.items() if place is None]:
+        raise PipelineError(f"scores.{missing[0]} is not given: name a path, or a model of the hub as hf:owner/name")
+    given = {name: resolve(place) for name, place in places.items() if place is not None}
+    reads = _OCR if config.scores.text is not None else ()
+    if absent := [name for name in reads if find_spec(name) is None]:
+        raise PipelineError(f"scores.text: {absent[0]} is not installed; `pip install 'lumina-video[ocr]'` brings it")
+    stage = curate(config, "curation.scores:SCORES_OPERATOR", config.scores.identity())
+    networks = ("torch", "transformers") if given else ()
+    return replace(stage, weights=given, depends=(*stage.depends, *networks, *reads))
 
 
 def select_clips(config: BaseConfig, policy: SelectConfig, inputs: Collection[str]) -> Stage:
-    """Selection from the stages of these names; of `scoring` it reads those that a rule names, and no others."""
+    """Selection from the stages of these names; of `scores` and `scoring` it reads what a rule names, and no others."""
     stage = curate(config, "curation.selection:SELECT_OPERATOR", policy)
     named = config.select.scores_named()
     scored = [f"score@{name}" for name, one in config.scoring.items() if named.keys() & one.columns()]
+    scored += ["scores"] if named.keys() & set(columns_of(config.scores.scorers)) else []
     return replace(stage, inputs={**stage.inputs, **{name: name for name in (*inputs, *scored)}})
 
 

@@ -25,6 +25,7 @@ from benchmarks.claims.pages import claim_page
 from benchmarks.claims.statements import Claim, claims
 from pipelines.engine.store.store import Store
 from pipelines.errors import PipelineError
+from pipelines.sweep.processes import end_with_parent
 
 HERE = Path(__file__).parent
 SWEEP = "claims"
@@ -48,12 +49,22 @@ def command(store: Path, seeds: str, overrides: Sequence[str], arms: Path) -> li
     return [*words, *(part for one in overrides for part in ("-o", one))]
 
 
+def run(words: Sequence[str]) -> int:
+    """Exit code of a child that ends with this process. At Ctrl-C it is waited for: it stops its runs in good order."""
+    process = subprocess.Popen(words, preexec_fn=end_with_parent())
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
+
+
 def write(found: Sequence[Claim], runs: Sequence[SeedRun], folder: Path) -> None:
     """A page for each claim, and all verdicts as JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     seeds = [run.seed for run in of_arm(runs, BASE)]
     for claim in found:
-        (folder / f"{claim.key}.html").write_text(claim_page(claim, len(seeds)), encoding="utf-8")
+        (folder / f"{claim.key}.html").write_text(claim_page(claim, len(seeds), found), encoding="utf-8")
     content = {
         claim.key: {
             "claim": claim.title,
@@ -80,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     code = 0
     if not args.pages:
         overrides = [*(TINY if args.tiny else ()), *args.override]
-        code = subprocess.run(command(args.store, args.seeds, overrides, args.arms), check=False).returncode
+        code = run(command(args.store, args.seeds, overrides, args.arms))
         if code not in (0, 1):
             return code
     try:

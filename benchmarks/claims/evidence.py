@@ -68,6 +68,7 @@ class Studied:
 class Sourced:
     """What one seed tells of the sources."""
 
+    seed: int
     sources: Mapping[str, Estimate]
     """Score under each system prompt, before anything was chosen."""
     found: tuple[str, ...]
@@ -135,7 +136,7 @@ def sources(run: SeedRun) -> Sourced:
         raise ValueError(f"run {run.side.name} has no choice of sources, or did not judge what was fine-tuned on it")
     before, after = map(_score, found.final)
     judged = {one.title: _score(one) for one in found.sources}
-    return Sourced(judged, found.selection.sources, found.selection.best_set, before, after)
+    return Sourced(run.seed, judged, found.selection.sources, found.selection.best_set, before, after)
 
 
 def _score(one: Evaluated) -> Estimate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.claims.statements import Claim
@@ -20,10 +21,14 @@ RULE = (
 )
 
 
-def claim_page(claim: Claim, seeds: int) -> str:
-    """The page, as one file."""
-    rows = [_row(name, found) for name, found in claim.judged.parts]
-    return render(TEMPLATE, clean, claim=claim, parts=Forest(rows, gaps=True), rule=RULE, seeds=seeds)
+_STYLES = {"shown": "done", "opposite": "failed"}
+
+
+def claim_page(claim: Claim, seeds: int, claims: Sequence[Claim] = ()) -> str:
+    """The page as one file; `claims` are those whose pages lie beside it."""
+    parts = Forest([_row(name, found) for name, found in claim.judged.parts], gaps=True)
+    style = _STYLES.get(claim.judged.verdict, "")
+    return render(TEMPLATE, clean, claim=claim, claims=claims, style=style, parts=parts, rule=RULE, seeds=seeds)
 
 
 def _row(name: str, found: Interval) -> Row:
@@ -31,5 +36,5 @@ def _row(name: str, found: Interval) -> Row:
         ("holds", "good") if found.low > 0 else ("the other way", "bad") if found.high < 0 else ("undecided", "")
     )
     if found.low == found.high:
-        return Row(name, found.value, None, None, f"{verdict}, counted", style)
+        return Row(name, found.value, None, None, f"{verdict}, counted", style, exact=True)
     return Row(name, found.value, found.low, found.high, verdict, style)

@@ -16,14 +16,19 @@ from benchmarks.claims.evidence import sources as sources_of
 from benchmarks.claims.evidence import study as study_of
 from benchmarks.claims.losses import TIMES
 from benchmarks.claims.rules import CONFIDENCE, MARGIN, Judged, Part, judge, mean_of, minus, over_seeds, plus
+from jobs.train_plots import WORSE
 from lumina.evaluation.metrics import Estimate
-from lumina.evaluation.subsets import Interval
-from lumina.formats import duration, figure, interval
-from lumina.pages.charts import Axis, Chart, Line
+from lumina.evaluation.subsets import FloatArray, Interval
+from lumina.formats import counted, duration, figure, interval
+from lumina.pages.charts import COLORS, Axis, Chart, Forest, Line
+from lumina.pages.charts import Interval as Row
 from lumina.pages.page import Cell
 
 EQUAL, UNEQUAL, SCHEDULED = ("4/4", "8/8"), ("4/2", "8/2"), ("4/2-4", "8/2-8")
 """Arms of the study of motion: positive and negative score alike, apart, and apart until t = 0.05."""
+
+ASKED_SPEED = "shapes/speed_rank_corr"
+"""Follows the speed that a prompt asks for, and these ask for none."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Claim:
     rows: list[list[Cell]]
     notes: tuple[str, ...]
     charts: tuple[Chart, ...] = ()
+    forest: tuple[str, Forest] | None = None
+    """Intervals under each other, with their heading."""
 
 
 def claims(runs: Sequence[SeedRun], wanted: str = "abcd") -> list[Claim]:
@@ -70,7 +77,7 @@ def by_scale(seeds: Sequence[Losses]) -> Claim:
     first = tuple(minus(a, b) for a, b in zip(parting[middle], parting[coarsest], strict=True))
     parts = [
         Part(f"growth over t of the log loss of {coarsest} over {finest}", growth[coarsest]),
-        Part(f"that of {middle}", growth[middle]),
+        Part(f"growth over t of the log loss of {middle} over {finest}", growth[middle]),
         Part(f"how much earlier in t {coarsest} parts than {middle}", first),
     ]
     rows = [
@@ -82,26 +89,30 @@ def by_scale(seeds: Sequence[Losses]) -> Claim:
         Line(name, at, [(t, float(v)) for t, v in zip(TIMES, curve, strict=True)])
         for at, (name, curve) in enumerate(zip(names, curves, strict=True))
     ]
-    ratios = [
-        Line(
-            name,
-            at,
-            [(t, float(v)) for t, v in zip(TIMES, curves[at] / curves[0], strict=True)],
-            mark=over_seeds(parting[name], CONFIDENCE).value,
-        )
-        for at, name in enumerate(coarser, start=1)
-    ]
+    ratios = [_ratio(name, at, curves[at] / curves[0], parting[name]) for at, name in enumerate(coarser, start=1)]
+    ratios.append(Line("a tenth worse", COLORS, [(0, WORSE), (1, WORSE)], dashed=True))
     t = Axis(0, 1, "t (0 noise, 1 data)")
-    tops = [max(value for line in some for _, value in line.points) for some in (lines, ratios)]
+    heights = [[value for line in some for _, value in line.points] for some in (lines, ratios)]
+    y = Axis(0.95 * min(1, *heights[1]), 1.05 * max(heights[1]))
     charts = (
-        Chart("Mean squared error of held-out clips", "Loss over t by scale", t, Axis(0, 1.05 * tops[0]), lines),
-        Chart(f"In units of {finest}", "Ratio over t by scale", t, Axis(0, 1.05 * tops[1]), ratios),
+        Chart(
+            "Mean squared error of held-out clips", "Loss over t by scale", t, Axis(0, 1.05 * max(heights[0])), lines
+        ),
+        Chart(f"Over the error of {finest}", "Ratio over t by scale", t, y, ratios),
     )
     notes = (
         "Every scale sees the same held-out clips from the same noises; a dotted line stands where a scale parts.",
     )
     title = "The loss of a scale parts from the finest's as t grows, the coarsest first"
     return Claim("a", title, "Figure 3", judge(parts), ("figure", *coarser), rows, notes, charts)
+
+
+def _ratio(name: str, color: int, ratio: FloatArray, parting: Sequence[Estimate]) -> Line:
+    points = [(t, float(value)) for t, value in zip(TIMES, ratio, strict=True)]
+    found = over_seeds(parting, CONFIDENCE)
+    if found.value >= 1:
+        return Line(name, color, points, note="never parts")
+    return Line(name, color, points, mark=found.value, note=f"parts at {_bounded(found)}")
 
 
 def by_cost(seeds: Sequence[Studied]) -> Claim:
@@ -127,21 +138,21 @@ def by_cost(seeds: Sequence[Studied]) -> Claim:
         [Cell("a clip", "sampled and decoded, by the clock"), *(_seconds(seeds, arm) for arm in order)],
         *_figures(seeds, order),
     ]
-    values = {arm: over_seeds(score[arm], CONFIDENCE).value for arm in order}
-    margin = 0.1 * (max(values.values()) - min(values.values())) or 0.1
-    points = sorted((cost[arm], values[arm]) for arm in arms)
+    found = {arm: over_seeds(score[arm], CONFIDENCE) for arm in order}
+    ends = [end for one in found.values() for end in (one.low, one.high)]
+    margin = 0.05 * (max(ends) - min(ends)) or 0.1
     chart = Chart(
-        "Score over cost",
-        "Score over cost: " + "; ".join(f"{arm} {values[arm]:.3g} at {cost[arm]:.3g}" for arm in order),
+        "Score, with its interval, over cost",
+        "Score over cost: " + "; ".join(f"{arm} {_bounded(found[arm])} at {cost[arm]:.3f}" for arm in order),
         Axis(0, 1.05 * max(cost.values()), "cost, of the finest scale alone"),
-        Axis(min(values.values()) - margin, max(values.values()) + margin),
+        Axis(min(ends) - margin, max(ends) + margin),
         [
-            Line("each scale alone", 0, points, dots=points),
-            Line("combined", 1, [], dots=[(cost["combined"], values["combined"])]),
+            Line(arm, at, [(cost[arm], one.low), (cost[arm], one.high)], dots=[(cost[arm], one.value)])
+            for at, (arm, one) in enumerate(found.items())
         ],
     )
     title = "Combining the scales from coarse to fine is as good as the finest alone, and costs less"
-    return Claim("b", title, "Table 2", judge(parts), ("figure", *order), rows, (_SCORE,), (chart,))
+    return Claim("b", title, "Table 2", judge(parts), ("figure", *order), rows, (_SCORE, _BOUNDS), (chart,))
 
 
 def by_motion(seeds: Sequence[Studied]) -> Claim:
@@ -179,9 +190,12 @@ def by_motion(seeds: Sequence[Studied]) -> Claim:
         "Arms are named after the paper's scores, which are 16 times these: 4/2 is 0.25 for the caption and 0.125 for "
         "the negative side. Captions and prompts say nothing of speed.",
         _SCORE,
+        _BOUNDS,
     )
+    speeds = {arm: values(arm, "measured speed") for arm in order}
     title = "Measured speed follows the difference of positive and negative motion score more than their level"
-    return Claim("c", title, "Table 3", judge(parts), ("figure", *order), rows, notes)
+    forest = ("Measured speed by positive/negative score, shorter sides a second", _forest(speeds))
+    return Claim("c", title, "Table 3", judge(parts), ("figure", *order), rows, notes, forest=forest)
 
 
 def by_source(arms: Mapping[str, Sequence[Sourced]]) -> Claim:
@@ -205,43 +219,41 @@ def by_source(arms: Mapping[str, Sequence[Sourced]]) -> Claim:
         ),
     ]
     notes = [
-        f"The best subset found was {PLANTED} with {hits} of {len(base)} seeds; what could not be told apart from the "
-        f"best: {'; '.join(', '.join(one.best_set) for one in base)}.",
+        f"Best subset found, by seed: {'; '.join(' + '.join(one.found) for one in base)}. "
+        f"The planted one, {PLANTED}, by {hits} of {counted(len(base), 'seed')}.",
+        f"Not told apart from the best, by seed: {'; '.join(', '.join(one.best_set) for one in base)}.",
     ]
-    both = min(len(arms[NONE]), len(arms[MORE]))
+    both = {one.seed for one in arms[NONE]} & {one.seed for one in arms[MORE]}
     if both:
         # Runs of one seed begin with the same weights and noises.
-        more, none = ([one.before for one in arms[arm][:both]] for arm in (MORE, NONE))
-        parts.append(
-            Part("what 59 % of synthetic clips in training add to none", _differences(tuple(more), tuple(none)))
-        )
+        more, none = ([one.before for one in arms[arm] if one.seed in both] for arm in (MORE, NONE))
+        parts.append(Part("what 59 % of synthetic clips in training add to none", _differences(more, none)))
     else:
         notes.append("The runs of other shares of synthetic clips are not there: nothing is said of them.")
-    rows = [
-        [Cell(f"under {name}", "trained on all"), _row([one.sources[name] for one in base])]
-        for name in (PLANTED, *others)
-    ]
-    rows += [
-        [Cell("before fine-tuning", "on other prompts, under the chosen source's"), _row([one.before for one in base])],
-        [Cell("after fine-tuning", "the same"), _row([one.after for one in base])],
-    ]
-    rows += [
-        [
-            Cell(f"before fine-tuning, {arm}", "share of synthetic clips in training"),
-            _row([one.before for one in arms[arm]]),
-        ]
-        for arm in (NONE, MORE)
-        if arms[arm]
-    ]
+    scores = {
+        **{
+            (f"under {name}", "trained on all"): tuple(one.sources[name] for one in base) for name in (PLANTED, *others)
+        },
+        ("before fine-tuning", "on other prompts, under the chosen source's"): tuple(one.before for one in base),
+        ("after fine-tuning", "the same"): tuple(one.after for one in base),
+        **{
+            (f"before fine-tuning, {arm}", "share of synthetic clips in training"): tuple(o.before for o in arms[arm])
+            for arm in (NONE, MORE)
+            if arms[arm]
+        },
+    }
+    rows = [[Cell(*name), _row(seeds)] for name, seeds in scores.items()]
+    forest = ("Scores", _forest({name: seeds for (name, _), seeds in scores.items()}))
     title = (
         "System prompts tell sources apart, the best subset is the planted one, fine-tuning on it and more of it help"
     )
-    return Claim("d", title, "sections 3.3 and 4", judge(parts), ("score", "value"), rows, (*notes, _SCORE))
+    notes += [_SCORE, _BOUNDS]
+    return Claim("d", title, "section 4", judge(parts), ("score", "value"), rows, tuple(notes), forest=forest)
 
 
-_SCORE = (
-    "Score: mean of the shares of clips whose colour, shape and direction are as asked. Intervals of figures hold at "
-    "95 % for other clips and seeds, each alone; below them the seeds."
+_SCORE = "Score: mean of the shares of clips whose colour, shape and direction are as asked."
+_BOUNDS = (
+    "Intervals of figures hold at 95 %, each alone, as those above do; of several seeds their own values stand below."
 )
 
 
@@ -254,6 +266,7 @@ def _figures(seeds: Sequence[Studied], order: Sequence[str]) -> list[list[Cell]]
     return [
         [Cell(name, meaning.get(name, "")), *(_row([one.figures[arm][name] for one in seeds]) for arm in order)]
         for name in seeds[0].content["figures"]
+        if name != ASKED_SPEED
     ]
 
 
@@ -266,7 +279,17 @@ def _row(seeds: Sequence[Estimate]) -> Cell:
 
 
 def _cell(found: Interval, seeds: Sequence[float]) -> Cell:
-    return Cell(figure(found.value), f"{interval(found.low, found.high)} seeds {', '.join(map(figure, seeds))}")
+    lines = [interval(found.low, found.high), *[", ".join(map(figure, seeds))] * (len(seeds) > 1)]
+    return Cell(figure(found.value), "\n".join(lines))
+
+
+def _forest(figures: Mapping[str, Sequence[Estimate]]) -> Forest:
+    found = {name: over_seeds(seeds, CONFIDENCE) for name, seeds in figures.items()}
+    return Forest([Row(name, one.value, one.low, one.high) for name, one in found.items()])
+
+
+def _bounded(found: Interval) -> str:
+    return f"{figure(found.value)} {interval(found.low, found.high)}"
 
 
 def _seconds(seeds: Sequence[Studied], arm: str) -> Cell:

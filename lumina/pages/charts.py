@@ -104,6 +104,8 @@ class Interval:
     verdict: str = ""
     style: str = ""
     """`good`, `bad` or nothing: of the verdict."""
+    exact: bool = False
+    """Counted: a dot without bounds."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from pipelines.commands.options import (
     PresetOption,
     PromptSourceOption,
     StepsOption,
+    StoreOption,
     check_checkpoint,
     width_and_height,
 )
@@ -59,7 +60,12 @@ def study(
         bool, typer.Option("--search", help="Look for a schedule by the losses of a training, and check it.")
     ] = False,
     losses: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="With --search: output of a training stage with several scales.")
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="With --search: run whose training had several scales, or the output of such a stage.",
+            show_default="the run that exported the checkpoint",
+        ),
     ] = None,
     budget: Annotated[
         float | None,
@@ -97,6 +103,7 @@ def study(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Workers at most.", show_default="every GPU, or the CPUs that fit")
     ] = None,
+    store: StoreOption = None,
 ) -> int:
     """Compare sampler settings of a checkpoint on the same prompts and noises, with intervals, beside their cost.
 
@@ -104,7 +111,8 @@ def study(
     Ctrl-C.
     """
     from lumina.evaluation.study_arms import KINDS, StudyConfig
-    from pipelines.commands.study_search import SEARCH, check_target, propose, read_losses, told, write_checkpoint
+    from pipelines.commands.study_losses import find_losses
+    from pipelines.commands.study_search import SEARCH, check_target, propose, told, write_checkpoint
 
     check_folder(out)
     check_checkpoint("CHECKPOINT", checkpoint)
@@ -116,7 +124,7 @@ def study(
         wanted[_OWN] = _read_arms(arms)
     if not wanted and not search:
         raise PipelineError("say what is compared: --schedules, --motion, --guidance, --arms FILE.yaml or --search")
-    _check_search(search, {"--losses": losses, "--budget": budget, "--write": write})
+    _check_search(search, {"--losses": losses, "--budget": budget, "--write": write, "--store": store})
     if write is not None:
         check_target(checkpoint, write)
     settings: dict[str, Any] = {
@@ -132,9 +140,10 @@ def study(
         given["width"], given["height"] = width_and_height(size)
     studied = load_checkpoint(checkpoint, preset, steps, {**settings, **{k: v for k, v in given.items() if v}}, source)
     limit = 1.0
-    if losses is not None:
+    if search:
+        found_losses = find_losses(losses, checkpoint, store)
         wanted[SEARCH], limit = propose(
-            studied.network, studied.latent, studied.settings["sampler"], read_losses(losses), budget
+            studied.network, studied.latent, studied.settings["sampler"], found_losses, budget
         )
     configs = {name: studied.config(name, one) for name, one in wanted.items()}
     console = make_console()
@@ -222,21 +231,27 @@ def run_studies(
     from jobs import cluster
     from jobs.ray_faults import explained
     from jobs.runtime import RuntimeConfig
-    from jobs.study import make_study, study_content, write_study
+    from jobs.study import make_study, study_batches, study_content, write_study
     from jobs.study_folder import open_study
     from lumina.evaluation.study import read_study
 
     runtime = RuntimeConfig(use_gpu=studied.use_gpu)
     most = workers or fitting(studied.model, runtime, 0)
     found: dict[str, dict[str, Any]] = {}
-    with open_study(out, _shared(studied)) as folder, shown_progress(console, "starting Ray") as shown:
+    with open_study(out, _shared(studied)) as folder, shown_progress(console, "looking for clips") as shown:
+        works = {
+            name: (_work(studied, config), partial(folder.place, own=_own_settings(config)))
+            for name, config in configs.items()
+        }
+        lacking = any(batch.rows() is None for work in works.values() for batch in study_batches(*work))
         try:
-            cluster.ensure(runtime)
+            if lacking:
+                shown(0, None, "starting Ray")
+                cluster.ensure(runtime)
             # Ray has put its own handler there.
             with terminable(), explained("jobs.clips:make", runtime):
-                for name, config in configs.items():
-                    work, own = _work(studied, config), _own_settings(config)
-                    made = make_study(work, partial(folder.place, own=own), runtime, _told(shown, name), most)
+                for name, (work, place) in works.items():
+                    made = make_study(work, place, runtime, _told(shown, name), most)
                     target = out / name
                     target.mkdir(exist_ok=True)
                     write_study(target, study_content(work, made.rows, studied.network), made.seconds, runtime.device)
@@ -246,7 +261,8 @@ def run_studies(
                     (target / ROWS_FILE).write_text("".join(lines), encoding="utf-8")
                     found[name] = read_study(target)
         finally:
-            cluster.shutdown()
+            if lacking:
+                cluster.shutdown()
     return found
 
 
@@ -267,12 +283,10 @@ def show(found: Mapping[str, dict[str, Any]], out: Path, checkpoint: str, consol
 
 
 def _check_search(search: bool, given: Mapping[str, Any]) -> None:
-    """PipelineError for options that lack --search, or a search that lacks losses."""
+    """PipelineError for options that lack --search."""
     for option, value in given.items():
         if value is not None and not search:
             raise PipelineError(f"{option} {value}: it is for --search")
-    if search and given["--losses"] is None:
-        raise PipelineError("--search needs --losses DIR, the output of a training stage with several scales")
 
 
 def _read_arms(path: Path) -> StudyConfig:

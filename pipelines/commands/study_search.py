@@ -14,9 +14,8 @@ from rich.console import Console
 from lumina.evaluation.schedule_search import best_arm, excess_errors, front, within
 from lumina.evaluation.study import headline
 from lumina.evaluation.study_arms import StudyConfig
-from lumina.files import read_json, read_jsonl, sha256_file
+from lumina.files import read_json, sha256_file
 from lumina.flow_matching.schedules import value_at
-from lumina.training.loop_config import METRICS_FILE
 from pipelines.errors import PipelineError
 from pipelines.terminal import Text, in_line
 
@@ -29,38 +28,6 @@ OWN = "own"
 """Arm of the checkpoint's own schedule: what proposals are compared with."""
 _SHARES = (1.0, 0.85, 0.7)
 """Of the budget: cheaper proposals are checked too."""
-
-
-def read_losses(folder: Path) -> dict[PatchSize, dict[int, float]]:
-    """Mean squared error of every scale by bin of t, over the last fifth of a training stage's steps.
-
-    Args:
-        folder: output of the stage in a store, or the folder above, which has its manifest.
-
-    Raises:
-        PipelineError: it is no such output, or trained videos at one scale alone.
-    """
-    from jobs.train_plots import late_bins
-
-    manifest = next(
-        (one / "MANIFEST.json" for one in (folder, folder.parent) if (one / "MANIFEST.json").is_file()), None
-    )
-    expected = "name the output of a training stage with several scales, such as runs/stages/train@3/..."
-    if manifest is None:
-        raise PipelineError(f"--losses {folder}: there is no MANIFEST.json in it or above: {expected}")
-    found = read_json(manifest)
-    try:
-        metrics = manifest.parent / found["attempt"] / METRICS_FILE
-        tasks = {
-            one["name"]: tuple(one["patch"]) for one in found["recipe"]["config"]["tasks"] if one["media"] == "video"
-        }
-        rows = read_jsonl(metrics)
-    except (KeyError, TypeError, FileNotFoundError) as error:
-        raise PipelineError(f"--losses {folder} is of {found.get('stage', 'no stage')}: {expected}") from error
-    if len(set(tasks.values())) < 2:
-        raise PipelineError(f"--losses {folder} trained videos at one scale alone: {expected}")
-    bins = late_bins(rows, tasks)
-    return {tasks[name]: bins[name] for name in tasks}
 
 
 def propose(
@@ -76,7 +43,7 @@ def propose(
         network: of the checkpoint.
         latent: frames, rows and columns.
         base: its own sampler, whose cost is the budget where that is None.
-        losses: see `read_losses`.
+        losses: see `pipelines.commands.study_losses`.
         budget: share of the finest scale alone.
 
     Raises:

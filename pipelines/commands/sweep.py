@@ -96,7 +96,7 @@ def _bring_up(
 ) -> int:
     """Run what is not done, with a line for each run that starts or ends, and below them how all stand."""
     from pipelines.engine.store.sweep_record import page_key, sweep_key
-    from pipelines.reports.sweep import comparison_view
+    from pipelines.reports.sweep_words import comparison_view
     from pipelines.sweep.processes import log_path, lumina_words
     from pipelines.sweep.sweeping import begin, bring_up
     from pipelines.sweep.tables import ended_line, sweep_view
@@ -141,7 +141,7 @@ def _bring_up(
 def _track(sweep: Sweep, store: Store, record: SweepRecord) -> str:
     """Tell MLflow; what there is to say about that, if it has not all of it."""
     from pipelines.reports.page.sweep import sweep_page
-    from pipelines.reports.sweep import answer
+    from pipelines.reports.sweep_words import answer
     from pipelines.tracking.mlflow_client import TrackerAwayError
     from pipelines.tracking.mlflow_sweeps import track_sweep
     from pipelines.tracking.uri import target, with_password

@@ -118,7 +118,7 @@ def read_difference(store: Store, old: RunRecord, new: RunRecord) -> SelectionDi
     only_old = only_new = 0
     with reading(f"{old.run} or {new.run}", "selection"):
         for ids in id_ranges(before):
-            first, second = _fates(before, ids), _fates(after, ids)
+            first, second = fates(before, ids), fates(after, ids)
             both = first.join(second, "clip_id", join_type="inner", left_suffix="_old", right_suffix="_new")
             _add_changes(kept, both, "new", "old")
             _add_changes(removed, both, "old", "new")
@@ -218,11 +218,11 @@ def _count(record: RunRecord, rows: ds.Dataset) -> Selection:
     )
 
 
-def _fates(rows: ds.Dataset, ids: Shard) -> pa.Table:
-    """Of each clip: `keep`, `by`, what removed it if it is not kept, and what an `Example` has."""
+def fates(rows: ds.Dataset, ids: Shard, *more: str) -> pa.Table:
+    """Of each clip: `keep`, `by`, what removed it if it is not kept, what an `Example` has, and further columns."""
     import pyarrow.compute as pc
 
-    shown = [field.name for field in fields(Example)]
+    shown = [*(field.name for field in fields(Example)), *more]
     columns = [*shown, "keep", "reason", "reason_stage", "failed_rules"]
     table = rows.to_table(columns=columns, filter=ids.holds("clip_id"))
     first = pc.binary_join(pc.list_slice(table["failed_rules"], 0, 1), "")

@@ -1,45 +1,26 @@
 """Comparison of the arms of a sweep: means over seeds, with intervals that hold for all pairs of arms at once.
 
-An arm is judged by its fine-tuned model, as `evaluate_final` measured it, and by the score that `choose` goes by. Two
-kinds of noise stand between arms. The prompts: a paired bootstrap, simultaneous over all pairs
-(`lumina.evaluation.subsets`). The seeds of training: the spread between runs of one arm, pooled over the arms, with
-Student's t and Bonferroni's correction over the pairs. The two bounds are put together by the method of variance
-estimates recovery (Zou and Donner 2008): the distances from the estimate are added in squares. Runs of one arm differ
-by noise of measurement too, so the interval is rather too wide than too narrow.
+By what an arm is judged `pipelines.reports.sweep_judged` says. Two kinds of noise stand between arms. The units that
+they are judged on, such as prompts: a paired bootstrap, simultaneous over all pairs (`lumina.evaluation.subsets`). The
+seeds of training: the spread between runs of one arm, pooled over the arms, with Student's t and Bonferroni's
+correction over the pairs. The two bounds are put together by the method of variance estimates recovery (Zou and Donner
+2008): the distances from the estimate are added in squares. Runs of one arm differ by noise of measurement too, so the
+interval is rather too wide than too narrow.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Group, RenderableType
-
-from lumina.formats import counted, figure, interval
-from pipelines.compare.runs import read_side
 from pipelines.engine.store.store import Store
-from pipelines.engine.store.sweep_record import ArmRun, SweepRecord
-from pipelines.reports.evaluations import Evaluated, read_evaluations
-from pipelines.terminal import Text, in_line, make_table
+from pipelines.engine.store.sweep_record import SweepRecord
+from pipelines.reports.sweep_judged import SCORE, Judged, judge
 
 if TYPE_CHECKING:
     from lumina.evaluation.metrics import Estimate
-
-Figure = Mapping[str, float | None]
-SCORE = "score"
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """A run that has an evaluation."""
-
-    run: ArmRun
-    evaluated: Evaluated
-    weights: Mapping[str, float]
-    """Of the score."""
 
 
 @dataclass(frozen=True)
@@ -68,80 +49,23 @@ def compare_arms(store: Store, record: SweepRecord) -> dict[str, Any] | None:
         StoreError: an output cannot be read.
     """
     done = [run for run in record.runs if run.state == "done" and run.run is not None]
-    judged = [one for run in done if (one := _judged(store, run)) is not None]
     if not done:
         return None
-    if len(judged) < len(done):
-        return {"problem": "no run was evaluated" if not judged else "only some of the runs were evaluated"}
-    first = judged[0]
-    drawn = [one.evaluated.draws(*_draws(first.evaluated)) for one in judged]
-    if any(design != drawn[0][0] for design, _ in drawn):
-        return {
-            "problem": "the runs were judged on different prompts or numbers of clips, so they cannot be paired: "
-            "evaluate.suite of kind captions takes them from the clips that were kept; prompts of a list stay"
-        }
-    if any(one.weights != first.weights for one in judged):
-        return {"problem": "the runs go by different scores (choose.score), so no number stands for all of them"}
-    found = [dict(estimates) for _, estimates in drawn]
-    names = [name for name in found[0] if all(name in one for one in found)]
-    for estimates, score in zip(found, _scores(judged, found), strict=True):
-        estimates[SCORE] = score
-    return _compared(judged, found, names)
+    judged = judge(store, done)
+    return {"problem": judged} if isinstance(judged, str) else _compared(judged)
 
 
-def _judged(store: Store, run: ArmRun) -> _Judged | None:
-    """The fine-tuned model, or where a run ends earlier the chosen system prompt."""
-    found = read_evaluations(read_side(store, store.get_run(run.run)))
-    last = found[0] if found else None
-    if last is None or last.selection is None:
-        return None
-    chosen = [one for one in last.sources if one.title == last.selection.chosen]
-    of = last.final[1] if last.final else next(iter(chosen), None)
-    return None if of is None else _Judged(run, of, last.selection.rule["score"])
-
-
-def _draws(one: Evaluated) -> tuple[int, int]:
-    return int(one.config.get("seed", 0)), int(one.config.get("resamples", 10_000))
-
-
-def _scores(judged: Sequence[_Judged], found: Sequence[Mapping[str, Estimate]]) -> list[Estimate]:
-    """The weighted mean of each run, of unlike figures in standard deviations over all runs, as `choose` has it."""
-    from lumina.evaluation.metrics import METRICS, composite
-    from lumina.evaluation.standard_scores import are_unlike, scale_of
-    from lumina.vbench.clip_rows import are_unlike as are_unlike_figures
-    from lumina.vbench.clip_rows import read_clip_rows
-
-    weights = judged[0].weights
-    if all(name in METRICS for name in weights):
-        columns = {name: METRICS[name].column for name in weights if are_unlike(weights)}
-        scales = {
-            name: scale_of([one.evaluated.results.columns[column] for one in judged])
-            for name, column in columns.items()
-        }
-    else:
-        rows = [read_clip_rows(one.evaluated.rows, one.evaluated.figures) for one in judged]
-        scales = {
-            name: scale_of([one.prompt_values(name) for one in rows]) for name in weights if are_unlike_figures(weights)
-        }
-    return [
-        composite({name: scales[name].standardised(one[name]) if scales else one[name] for name in weights}, weights)
-        for one in found
-    ]
-
-
-def _compared(
-    judged: Sequence[_Judged], found: Sequence[Mapping[str, Estimate]], names: Sequence[str]
-) -> dict[str, Any]:
+def _compared(judged: Judged) -> dict[str, Any]:
     import numpy as np
 
     from lumina.evaluation.subsets import compare, holm
     from lumina.evaluation.summary import interval_json
 
-    content = judged[0].evaluated.content
-    confidence = float(content.get("confidence", 0.95))
+    found, confidence = judged.figures, judged.confidence
+    names = [name for name in found[0] if name != SCORE and all(name in one for one in found)]
     of_arm: dict[str, list[int]] = {}
-    for at, one in enumerate(judged):
-        of_arm.setdefault(one.run.arm, []).append(at)
+    for at, run in enumerate(judged.runs):
+        of_arm.setdefault(run.arm, []).append(at)
     arms, pairs = list(of_arm), math.comb(len(of_arm), 2)
     counts = {arm: len(runs) for arm, runs in of_arm.items()}
     means = {
@@ -186,7 +110,7 @@ def _compared(
         return adjusted.get((name, arm), 1.0) <= 1 - confidence and far
 
     singles = compare(
-        [one.run.title for one in judged],
+        [run.title for run in judged.runs],
         np.array([one[SCORE].value for one in found]),
         np.stack([one[SCORE].draws for one in found]),
         units,
@@ -195,27 +119,28 @@ def _compared(
     )
     below_run = {one.group: interval_json(one) for one in singles.differences}
     return {
-        "stage": judged[0].evaluated.stage,
-        "prompts": content.get("prompts"),
-        "samples": content.get("samples"),
+        "kind": judged.kind,
+        "stage": judged.stage,
+        "units": judged.units,
+        "samples": judged.samples,
         "confidence": confidence,
-        "score": dict(judged[0].weights),
+        "score": dict(judged.weights),
         "pairs": pairs,
         "noise": {"sd": round(noise.sd, 9), "freedom": noise.freedom} if noise.freedom else None,
         "arms": ranked,
         "runs": [
             {
-                "title": one.run.title,
-                "arm": one.run.arm,
-                "seed": one.run.seed,
-                "score": interval_json(singles.intervals[one.run.title]),
-                "below_best": below_run.get(one.run.title),
+                "title": run.title,
+                "arm": run.arm,
+                "seed": run.seed,
+                "score": interval_json(singles.intervals[run.title]),
+                "below_best": below_run.get(run.title),
             }
-            for one in judged
+            for run in judged.runs
         ],
         "metrics": {
             name: {
-                "meaning": content.get("meaning", {}).get(name, ""),
+                "meaning": judged.meaning.get(name, ""),
                 "arms": {
                     arm: {
                         **_own(means[name][arm], noises[name].reach(1, confidence, counts[arm]), confidence),
@@ -278,79 +203,3 @@ def _p(a: Estimate, b: Estimate) -> float:
 
     values, draws = np.array([a.value, b.value]), np.stack([a.draws, b.draws])
     return compare(["a", "b"], values, draws, min(a.units, b.units), value_range=a.values).differences[0].p
-
-
-def answer(record: SweepRecord) -> str:
-    """The headline of a sweep."""
-    failed = sum(run.state == "failed" for run in record.runs)
-    after = f"; {counted(failed, 'run')} failed" if failed else ""
-    found = record.comparison
-    if found is None:
-        return f"No run is done yet{after}"
-    if "problem" in found:
-        done = sum(run.state == "done" for run in record.runs)
-        return f"{done} of {counted(len(record.runs), 'run')} done, not compared{after}"
-    best, *others = found["arms"]
-    head = f"{best['arm']} scores highest: {figure(best['score']['value'])}"
-    worse = [one["arm"] for one in others if one["worse"]]
-    if not others:
-        return f"{head}; it is the only arm that is done{after}"
-    if not worse:
-        return f"{head}, but no other arm can be told apart from it{after}"
-    return f"{head}; {len(worse)} of {counted(len(others), 'other arm')} significantly worse{after}"
-
-
-def noise_text(found: Mapping[str, Any]) -> str:
-    """What the seeds tell of noise, in a sentence."""
-    noise = found["noise"]
-    if noise is None:
-        return (
-            "Every arm has one run: the intervals are of prompts alone, and what another seed of training would change "
-            "is not in them; --seeds 0,1 measures it."
-        )
-    largest = max(one["spread"] or 0.0 for one in found["arms"])
-    gaps = [abs(a["score"]["value"] - b["score"]["value"]) for a, b in combinations(found["arms"], 2)]
-    beside = f"; arms differ by {figure(max(gaps))} at most" if gaps else ""
-    return (
-        f"Runs of one arm that differ by the seed alone lie up to {figure(largest)} apart (standard deviation "
-        f"{figure(noise['sd'])}, {noise['freedom']} degrees of freedom){beside}. The intervals of arms hold for other "
-        "prompts and other seeds."
-    )
-
-
-def verdict(one: Mapping[str, Any]) -> str:
-    """What is said of an arm beside the best one."""
-    if one["below_best"] is None:
-        return "highest"
-    if one["worse"]:
-        return "significantly worse"
-    of_prompts = one["below_best_prompts"]["low"]
-    if of_prompts is not None and of_prompts > 0:
-        return "within the noise of seeds"
-    return "cannot be told apart"
-
-
-def comparison_view(record: SweepRecord) -> RenderableType:
-    """The arms, best first, with what seeds make of them, and a line in bold."""
-    found = record.comparison
-    if found is None:
-        return Text("")
-    if "problem" in found:
-        return Text(f"Not compared: {found['problem']}.", "yellow")
-    table = make_table("~arm", ">score", ">between seeds", ">below the best", "")
-    for one in found["arms"]:
-        spread = "–" if one["spread"] is None else figure(one["spread"])
-        table.add_row(in_line(one["arm"]), _cell(one["score"]), spread, _cell(one["below_best"], True), _verdict(one))
-    return Group(table, Text(noise_text(found), "dim"), Text(answer(record), "bold"))
-
-
-def _cell(found: Figure | None, sign: bool = False) -> Text:
-    if found is None:
-        return Text("")
-    text = Text(figure(found["value"], sign))
-    return text.append(f"  {interval(found['low'], found['high'], sign)}".rstrip(), "dim")
-
-
-def _verdict(one: Mapping[str, Any]) -> Text:
-    said = verdict(one)
-    return Text(said, {"highest": "bold green", "significantly worse": "bold red"}.get(said, "dim"))

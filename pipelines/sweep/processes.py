@@ -176,7 +176,6 @@ class Processes:
         log = log_path(self.store, self.sweep, run.name)
         log.parent.mkdir(parents=True, exist_ok=True)
         newest = _newest(self.store, run)
-        libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
         with log.open("ab") as file:
             process = subprocess.Popen(  # noqa: S603
                 line,
@@ -184,7 +183,7 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                preexec_fn=partial(_end_with_parent, libc, os.getpid()),
+                preexec_fn=end_with_parent(),
             )
         self._children[slot] = _Child(run, process, newest.run if newest else None, time.time())
         self.told(run, Ended("running"))
@@ -229,8 +228,13 @@ class Processes:
         self.stopping = True
 
 
+def end_with_parent() -> partial[None]:
+    """`preexec_fn` of a child that is asked to stop when this process is killed: the same command finds leases free."""
+    libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+    return partial(_end_with_parent, libc, os.getpid())
+
+
 def _end_with_parent(libc: Any, parent: int) -> None:
-    """In the child: be asked to stop when the sweep is killed, so that the same command finds the leases free."""
     if libc is not None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:

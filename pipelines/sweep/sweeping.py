@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -35,10 +35,10 @@ Changed = Callable[[SweepRecord, SweepRun | None], None]
 """Told how the sweep stands: of the run whose state has changed, or with None now and then."""
 
 
-def in_turn(runs: Sequence[SweepRun]) -> list[SweepRun]:
-    """Runs in the order in which they start: all arms with the first seed before any with the second."""
+def in_turn(runs: Sequence[SweepRun], done: Collection[str] = ()) -> list[SweepRun]:
+    """Runs, but those of the names `done`, as they start: all arms with the first seed before any with the second."""
     seeds = list(dict.fromkeys(run.seed for run in runs))
-    return sorted(runs, key=lambda run: seeds.index(run.seed))
+    return sorted((run for run in runs if run.name not in done), key=lambda run: seeds.index(run.seed))
 
 
 def begin(sweep: Sweep, plan: SweepPlan, store: Store, until: str | None, command: str) -> SweepRecord:
@@ -101,6 +101,6 @@ def bring_up(
             write()
         changed(record, run)
 
-    todo = [run for run, one in zip(runs, record.runs, strict=True) if one.state != "done"]
-    whole = Processes(store, record.name, words, parallel, told).bring_up(in_turn(todo))
+    done = {one.name for one in record.runs if one.state == "done"}
+    whole = Processes(store, record.name, words, parallel, told).bring_up(in_turn(runs, done))
     return Swept(record, whole)

@@ -78,7 +78,8 @@ def _figures(record: SweepRecord) -> Mapping[str, float]:
     states = [run.state for run in record.runs]
     figures = {f"sweep/{state}": float(states.count(state)) for state in ("done", "failed")}
     if "arms" in found:
-        figures["sweep/best_score"] = float(found["arms"][0]["score"]["value"])
+        best = "most_kept" if found["kind"] == "selection" else "best_score"
+        figures[f"sweep/{best}"] = float(found["arms"][0]["score"]["value"])
         if found["noise"]:
             figures["sweep/seed_sd"] = float(found["noise"]["sd"])
     return figures

@@ -16,7 +16,7 @@ from benchmarks.claims.evidence import BASE, MORE, NONE, Losses, Sourced, Studie
 from benchmarks.claims.losses import TIMES, excess, held_out_losses, partings
 from benchmarks.claims.pages import claim_page
 from benchmarks.claims.rules import Part, judge, over_seeds
-from benchmarks.claims.statements import EQUAL, SCHEDULED, UNEQUAL, by_cost, by_motion, by_scale, by_source
+from benchmarks.claims.statements import EQUAL, SCHEDULED, UNEQUAL, Claim, by_cost, by_motion, by_scale, by_source
 from jobs.train_plots import crossing
 from lumina.checkpoints import save_model
 from lumina.evaluation.metrics import Estimate
@@ -24,6 +24,7 @@ from lumina.training.data.latents import LatentDataset
 from lumina.training.weights.start import initial_model
 from pipelines.config import PipelineConfig
 from pipelines.sweep.arms import read_sweep
+from pipelines.sweep.processes import end_with_parent
 from tests.lumina.training import toy
 
 ROOT = Path(command.__file__).parent
@@ -102,18 +103,29 @@ def test_many_curves_part_as_each_alone_does() -> None:
     assert alone[:2] == [None, 0.0]
 
 
-def test_claim_a_needs_the_coarsest_to_part_first() -> None:
-    def seed(middle: int, coarsest: int) -> Losses:
-        losses = _losses(middle, coarsest)
-        clips = [f"clip{index}" for index in range(12)]
-        return Losses(("1x2x2", "2x2x2", "1x4x4"), losses.mean(1), excess(clips, losses))
+def _seed_of_losses(middle: int, coarsest: int) -> Losses:
+    losses = _losses(middle, coarsest)
+    clips = [f"clip{index}" for index in range(12)]
+    return Losses(("1x2x2", "2x2x2", "1x4x4"), losses.mean(1), excess(clips, losses))
 
-    claim = by_scale([seed(14, 4), seed(13, 4), seed(14, 5)])
+
+def _shown_by_scale() -> Claim:
+    return by_scale([_seed_of_losses(14, 4), _seed_of_losses(13, 4), _seed_of_losses(14, 5)])
+
+
+def test_claim_a_needs_the_coarsest_to_part_first() -> None:
+    seed, claim = _seed_of_losses, _shown_by_scale()
     assert claim.judged.verdict == "shown"
     assert [cell.text for cell in claim.rows[0][1:]] == ["0.683", "0.217"]
     page = claim_page(claim, 3)
     assert "parts than 2x2x2" in page
-    assert page.count("<polyline") == 5
+    assert page.count("<polyline") == 6
+    assert page.count('class="lost') == 2
+    assert "2x2x2, parts at 0.683 [" in page
+    # Where a scale never parts, no line says that it does.
+    never = claim_page(by_scale([seed(20, 5)]), 1)
+    assert "2x2x2, never parts<" in never
+    assert never.count('class="lost') == 1
     assert by_scale([seed(4, 14), seed(5, 14)]).judged.verdict == "not shown"
     assert by_scale([seed(20, 20)] * 2).judged.verdict == "not shown"
 
@@ -121,7 +133,7 @@ def test_claim_a_needs_the_coarsest_to_part_first() -> None:
 def _studied(figures: dict[str, dict[str, float]], cost: dict[str, float]) -> Studied:
     content: dict[str, Any] = {
         "order": list(figures),
-        "figures": ["score"],
+        "figures": ["score", "shapes/speed_rank_corr"],
         "meaning": {"score": "mean of shares"},
         "arms": {arm: {"cost": {"relative": cost.get(arm, 1.0)}, "seconds_per_clip": 0.5} for arm in figures},
     }
@@ -140,9 +152,21 @@ def test_claim_b_compares_the_combined_schedule_with_the_finest_scale() -> None:
     assert by_cost([seed(0.75), seed(0.74), seed(0.76)]).judged.verdict == "not shown"
     assert by_cost([seed(0.5), seed(0.51), seed(0.5)]).judged.verdict == "opposite"
     assert by_cost([seed(0.79, 0.8), seed(0.8, 0.8)]).judged.verdict == "not shown"
-    claim = by_cost([seed(0.79), seed(0.8)])
+    claim, alone = by_cost([seed(0.79), seed(0.8)]), by_cost([seed(0.79)])
     assert "saves is +0.400" in claim.judged.sentence
-    assert "0.600" in claim_page(claim, 2)
+    page = claim_page(claim, 2, [claim, _shown_by_scale()])
+    assert "0.600" in page
+    # What is counted is a dot without a line; the pages beside this one are linked.
+    assert page.count('class="dot"') == 3
+    assert page.count('class="span"') == 2
+    assert '<b>b: not shown</b><a href="a.html">a: shown</a>' in page
+    # Of several seeds each has its value below the interval; of one it is the figure itself.
+    assert claim.rows[-1][-1].note.endswith("]\n0.790, 0.800")
+    assert alone.rows[-1][-1].note.endswith("]")
+    # The interval of each arm is a line at its cost, and its value a dot on it.
+    for line in claim.charts[0].lines:
+        assert [x for x, _ in (*line.points, *line.dots)] == [cost[line.name]] * 3
+        assert line.points[0][1] < line.dots[0][1] < line.points[1][1]
 
 
 def test_claim_c_weighs_the_difference_of_scores_against_their_level() -> None:
@@ -156,24 +180,36 @@ def test_claim_c_weighs_the_difference_of_scores_against_their_level() -> None:
     assert claim.notes[0].startswith("Twice the level of both scores adds +0.020")
     assert by_motion([seed(0.1, 0.02), seed(0.1, 0.021)]).judged.verdict == "opposite"
     assert set(claim.columns[1:]) == {*EQUAL, *UNEQUAL, *SCHEDULED}
+    assert claim.forest is not None
+    assert [row.name for row in claim.forest[1].rows] == list(claim.columns[1:])
+    assert "<h2>Measured speed by positive/negative score" in claim_page(claim, 2)
 
 
 def test_claim_d_has_all_of_its_parts() -> None:
-    def seed(planted: float, lift: float, found: str = "synthetic", before: float = 0.6) -> Sourced:
+    def seed(planted: float, lift: float, found: str = "synthetic", before: float = 0.6, at: int = 0) -> Sourced:
         scores = {name: _estimate(value) for name, value in (("synthetic", planted), ("handheld", 0.5), ("web", 0.4))}
-        return Sourced(scores, (found,), (found, "web"), _estimate(before), _estimate(before + lift))
+        return Sourced(at, scores, (found,), (found, "web"), _estimate(before), _estimate(before + lift))
 
-    base = [seed(0.8, 0.1), seed(0.799, 0.101)]
-    shares = {NONE: [seed(0.5, 0, before=0.4), seed(0.5, 0, before=0.401)], MORE: [seed(0.8, 0, before=0.7)] * 2}
+    base = [seed(0.8, 0.1), seed(0.799, 0.101, at=1)]
+    shares = {
+        NONE: [seed(0.5, 0, before=0.4), seed(0.5, 0, before=0.401, at=1)],
+        MORE: [seed(0.8, 0, before=0.7), seed(0.8, 0, before=0.7, at=1)],
+    }
     claim = by_source({BASE: base, **shares})
     assert claim.judged.verdict == "shown"
     assert len(claim.judged.parts) == 5
-    # Two of three runs of the shares are not there yet: what is there is compared, and without any nothing is said.
-    assert len(by_source({BASE: base, NONE: shares[NONE], MORE: shares[MORE][:1]}).judged.parts) == 5
+    assert claim.forest is not None
+    assert len(claim.forest[1].rows) == len(claim.rows) == 7
+    # One run of the shares is not there: the seed that has both is compared, and without any nothing is said.
+    some = by_source({BASE: base, NONE: shares[NONE], MORE: shares[MORE][1:]})
+    assert some.judged.parts[-1][1].value == pytest.approx(0.7 - 0.401)
+    assert len(by_source({BASE: base, NONE: shares[NONE][:1], MORE: shares[MORE][1:]}).judged.parts) == 4
     alone = by_source({BASE: base, NONE: [], MORE: []})
     assert len(alone.judged.parts) == 4
     assert "nothing is said of them" in " ".join(alone.notes)
-    assert by_source({BASE: [seed(0.8, 0.1, "web"), seed(0.8, 0.1)], **shares}).judged.verdict == "not shown"
+    missed = by_source({BASE: [seed(0.8, 0.1, "web"), seed(0.8, 0.1)], **shares})
+    assert missed.judged.verdict == "not shown"
+    assert "by seed: web; synthetic. The planted one, synthetic, by 1 of 2 seeds." in missed.notes[0]
     assert by_source({BASE: [seed(0.3, 0.1)] * 2, **shares}).judged.verdict == "opposite"
 
 
@@ -202,6 +238,28 @@ def test_the_config_and_its_arms_load_and_share_curation_and_the_studies_are_of_
         weights = {str(task.source_weights) for task in settings.train["1"].tasks}
         assert weights == {{BASE: "None", NONE: "{'synthetic': 0.0}", MORE: "{'synthetic': 4.0}"}[run.arm]}
         assert settings.train["1"].seed == settings.finetune.seed == run.seed
+
+
+def test_the_sweep_is_waited_for_at_an_interrupt_and_stops_if_the_command_is_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Any] = []
+
+    class Sweep:
+        codes = iter([KeyboardInterrupt, 130])
+
+        def __init__(self, words: list[str], preexec_fn: Any) -> None:
+            asked.append((words, preexec_fn.func))
+
+        def wait(self) -> int:
+            code = next(self.codes)
+            if isinstance(code, int):
+                return code
+            raise code
+
+    monkeypatch.setattr(command.subprocess, "Popen", Sweep)
+    assert command.run(["lumina", "sweep"]) == 130
+    assert asked == [(["lumina", "sweep"], end_with_parent().func)]
 
 
 def test_without_a_run_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

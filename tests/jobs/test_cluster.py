@@ -10,6 +10,7 @@ import pytest
 
 from jobs import cluster
 from jobs.cluster import blind_nodes
+from jobs.head import _short
 from jobs.runtime import RuntimeConfig
 
 
@@ -48,3 +49,10 @@ def test_a_full_temporary_folder_is_named_where_ray_does_not_start(
         f"Ray did not start within 180 s: {tmp_path} has 5 MiB free, and Ray's sockets and logs lie there: free some, "
         "or set RAY_TMPDIR to another folder"
     )
+
+
+def test_a_log_that_ray_quotes_is_named_and_not_quoted() -> None:
+    assert _short("RuntimeError: no\n  luck") == "RuntimeError: no luck"
+    quoted = "\n".join(["Exception: The last 20 lines of /tmp/dashboard.log (it has the error): ", *["INFO x"] * 60])
+    assert _short(quoted) == "Exception: The last 20 lines of /tmp/dashboard.log (it has the error)"
+    assert _short("x" * 1000) == "x" * 300

@@ -156,16 +156,43 @@ def test_another_threshold_computes_no_score_again(identifier: Identifier) -> No
         f"scoring.{name}.operator=curation.{module}"
         for name, module in (("sound", "sound:SOUND_OPERATOR"), ("beat", "av_align:AV_ALIGN_OPERATOR"))
     ]
+    scored.append("scores.quality={}")
     rules = [
         (),
         ("select.scores.av_align.min=0.2",),
         ("select.scores={av_align: {min: 0.3}, audio_rms_dbfs: {min: -50}}",),
         ("select.sources.web.scores.audio_silence.max=0.5", "select.sets.videos.scores.av_align.min=0.1"),
+        ("select.scores.sharpness.min=20",),
+        ("select.scores.sharpness.min=30", "select.sets.videos.scores.black_bars.max=0.1"),
     ]
     found = [fingerprints(identifier, "demo", [*scored, *rule]) for rule in rules]
-    computed = {"ingest", "probe", "motion", "tag", "score@sound", "score@beat"}
+    computed = {"ingest", "probe", "motion", "tag", "scores", "score@sound", "score@beat"}
     for before, after in pairwise(found):
         assert {name for name in before if before[name] == after[name]} == {"render_shapes", *computed}
+
+
+def test_networks_of_scorers_are_known_by_content_wherever_they_lie(identifier: Identifier) -> None:
+    def scores(*overrides: str) -> Stage:
+        return build(load_config("demo", overrides)).by_name["scores"]
+
+    zoo = scores("scores.caption_match.weights=zoo:clip")
+    [place] = zoo.weights.values()
+    there = scores(f"scores.caption_match.weights={place}")
+    assert identifier.base(zoo)[0] == identifier.base(there)[0]
+    assert {"torch", "transformers"} <= set(zoo.depends)
+    assert not {"torch", "transformers"} & set(scores("scores.quality={}").depends)
+    assert load_config("demo", ["scores.caption_match.weights=zoo:clip", "runtime.curation_gpus.scores=0.5"])
+
+
+def test_a_scorer_s_library_is_asked_for_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config("demo", ["scores.text={}"])
+    monkeypatch.setattr("pipelines.stages.find_spec", lambda _name: None)
+    with pytest.raises(
+        PipelineError, match=r"^scores.text: rapidocr is not installed; `pip install 'lumina-video\[ocr"
+    ):
+        build(config)
+    monkeypatch.setattr("pipelines.stages.find_spec", lambda name: name)
+    assert {"rapidocr", "onnxruntime"} <= set(build(config).by_name["scores"].depends)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +208,8 @@ def test_another_threshold_computes_no_score_again(identifier: Identifier) -> No
             "scoring={a: {operator: 'curation.sound:SOUND_OPERATOR'}, b: {operator: 'curation.sound:SOUND_OPERATOR'}}",
             "scoring.b measures 'audio_channels', as does scoring.a",
         ),
+        ("select.scores.sharpness.min=1", "select.scores names 'sharpness'.*off: set scores.quality={}$"),
+        ("scores.aesthetic.weights=/clip", "scores.aesthetic.head is not given: name a path"),
         ("select.encoded={videos: [video]}", "select.encoded: leave it out"),
     ],
 )

@@ -10,11 +10,10 @@ from lumina.formats import counted, duration, figure, interval
 from lumina.pages.charts import Forest, Interval
 from lumina.pages.page import Cell, render
 from pipelines.engine.store.sweep_record import SweepRecord
-from pipelines.reports.sweep import answer, noise_text, verdict
+from pipelines.reports.sweep_words import Words, answer, noise_text, verdict, words
 from pipelines.terminal import clean, command_line
 
 TEMPLATE = Path(__file__).with_name("sweep.html.j2")
-_STYLES = {"highest": "good", "significantly worse": "bad"}
 
 
 def sweep_page(record: SweepRecord, store: str) -> str:
@@ -23,6 +22,7 @@ def sweep_page(record: SweepRecord, store: str) -> str:
     arms = list(dict.fromkeys(run.arm for run in record.runs))
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     found = record.comparison if record.comparison and "problem" not in record.comparison else None
+    said = words(found) if found else None
     seeds = max((sum(run.arm == arm for run in record.runs) for arm in arms), default=0)
     return render(
         TEMPLATE,
@@ -35,11 +35,12 @@ def sweep_page(record: SweepRecord, store: str) -> str:
             (f"{record.computations:,}", f"computations, in place of {record.unshared:,} without sharing"),
         ],
         found=found,
+        said=said,
         problem=(record.comparison or {}).get("problem", ""),
         noise=noise_text(found) if found else "",
-        scores=Forest([_interval(one["arm"], one["score"], verdict(one)) for one in found["arms"]]) if found else None,
-        gaps=_gaps(found) if found else None,
-        singles=Forest([_interval(one["title"], one["score"], "") for one in _by_arm(found)]) if found else None,
+        scores=_scores(found, said) if found and said else None,
+        gaps=_gaps(found, said) if found and said else None,
+        singles=Forest([Interval(one["title"], *_ends(one["score"])) for one in _by_arm(found)]) if found else None,
         columns=("figure", *(one["arm"] for one in found["arms"])) if found else (),
         figures=_figures(found) if found else [],
         rule=" + ".join(
@@ -67,12 +68,23 @@ def sweep_page(record: SweepRecord, store: str) -> str:
     )
 
 
-def _interval(name: str, found: Mapping[str, Any], said: str) -> Interval:
-    return Interval(name, found["value"], found["low"], found["high"], said, _STYLES.get(said, ""))
+def _interval(name: str, found: Mapping[str, Any], arm: Mapping[str, Any], said: Words) -> Interval:
+    told = verdict(arm, said)
+    # To keep most is neither good nor bad.
+    styles = {} if said.neutral else {said.best: "good", said.worse: "bad"}
+    return Interval(name, *_ends(found), told, styles.get(told, ""))
 
 
-def _gaps(found: Mapping[str, Any]) -> Forest | None:
-    rows = [_interval(one["arm"], one["below_best"], verdict(one)) for one in found["arms"] if one["below_best"]]
+def _ends(found: Mapping[str, Any]) -> tuple[float, float | None, float | None]:
+    return found["value"], found["low"], found["high"]
+
+
+def _scores(found: Mapping[str, Any], said: Words) -> Forest:
+    return Forest([_interval(one["arm"], one["score"], one, said) for one in found["arms"]])
+
+
+def _gaps(found: Mapping[str, Any], said: Words) -> Forest | None:
+    rows = [_interval(one["arm"], one["below_best"], one, said) for one in found["arms"] if one["below_best"]]
     return Forest(rows, gaps=True) if rows else None
 
 

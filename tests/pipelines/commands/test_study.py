@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from jobs import clips
 from jobs.clips import ClipWorker
+from jobs.context import JobContext, JobResult
+from lumina.config import Config
 from lumina.diffusers_export.layout import write_diffusers
 from pipelines import cli
+from pipelines.commands.study_losses import find_losses
+from pipelines.engine.runner import run
+from pipelines.engine.stage import Pipeline, Stage
+from pipelines.engine.store.run_record import run_key
+from pipelines.engine.store.store import Store
+from pipelines.errors import PipelineError
 from tests.jobs.here import PoolHere
 from tests.lumina.tiny import text_to_video
+from tests.pipelines.toy import EXECUTE, identifier
+from tests.pipelines.toy import stage as toy_stage
 
 SMALL = ("--size", "32x32", "--steps", "1", "--frames", "8", "--batch-size", "2")
 ARMS = "arms:\n  fine: {patches: [[0, [1, 2, 2]]]}\n  coarse: {patches: [[0, [2, 2, 2]]]}\n"
@@ -58,10 +70,13 @@ def test_a_study_is_made_once_and_shares_arms_with_the_next(model: Path, monkeyp
     assert all((Path("s") / row["file"]).is_file() for row in rows)
     made, make = [], ClipWorker.make
     monkeypatch.setattr(ClipWorker, "make", lambda self, batch: (made.append(batch.job.sampler), make(self, batch)))
+    # Ray is not started for clips that are there.
+    monkeypatch.setattr("jobs.cluster.ensure", None)
     before = Path("s/arms/study.json").read_bytes()
     assert _study(*words, "--arms", "arms.yaml")[0] == 0
     assert made == []
     assert Path("s/arms/study.json").read_bytes() == before
+    monkeypatch.setattr("jobs.cluster.ensure", lambda runtime: "")
     Path("arms.yaml").write_text(f"{ARMS}  guided: {{guidance: [[0, 3]]}}\n")
     assert _study(*words, "--arms", "arms.yaml")[0] == 0
     assert [one.guidance for one in made] == [((0, 3),)]
@@ -111,13 +126,61 @@ def _training(folder: Path, scales: dict[str, list[int]]) -> Path:
     tasks = [{"name": name, "media": "video", "patch": patch} for name, patch in scales.items()]
     manifest = {"stage": "train@3", "attempt": "a-1", "recipe": {"config": {"tasks": tasks}}}
     (folder / "MANIFEST.json").write_text(json.dumps(manifest))
-    (folder / "a-1").mkdir()
+    _curve(folder / "a-1", scales)
+    return folder
+
+
+def _curve(folder: Path, scales: Mapping[str, list[int]]) -> None:
+    folder.mkdir(exist_ok=True)
     row: dict[str, float] = {"step": 10}
     for name, patch in scales.items():
         for index in range(20):
             row |= {f"t_bin/{name}/{index:02d}": 0.2 + (patch[0] - 1) * (index >= 10), f"t_count/{name}/{index:02d}": 4}
-    (folder / "a-1" / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-    return folder
+    (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+
+
+class ScalesConfig(Config):
+    """Of a toy training."""
+
+    tasks: tuple[dict[str, Any], ...]
+
+
+def trained(ctx: JobContext) -> JobResult:
+    """A training stage that has its curve alone."""
+    _curve(ctx.out, {one["name"]: one["patch"] for one in ctx.config.tasks})
+    return JobResult("files", "sha256:" + "0" * 64)
+
+
+def _train_stage(name: str, scales: dict[str, list[int]]) -> Stage:
+    tasks = tuple({"name": name, "media": "video", "patch": patch} for name, patch in scales.items())
+    return Stage(name, f"{__name__}:trained", ScalesConfig(tasks=tasks))
+
+
+def test_losses_are_of_the_run_that_is_named_or_exported_the_checkpoint(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    store.prepare()
+    stages = (
+        _train_stage("train@1", {"fine": [1, 2, 2]}),
+        _train_stage("train@2", {"fine": [1, 2, 2], "middle": [2, 2, 2]}),
+        _train_stage("finetune", {"fine": [1, 2, 2]}),
+        toy_stage("export"),
+    )
+    run(Pipeline("p", stages), store, EXECUTE, run_id="r1", identifier=identifier())
+    named = find_losses("r1", "exported", str(store.root))
+    assert named[2, 2, 2][15] == 1.2
+    assert named[1, 2, 2][15] == 0.2
+    exported = tmp_path / "exported"
+    exported.mkdir()
+    fingerprint = store.get_run("r1").stages["export"].fingerprint
+    (exported / "lineage.json").write_text(json.dumps({"stage": "export", "fingerprint": fingerprint}))
+    assert find_losses(None, str(exported), str(store.root)) == named
+    # The run that computed the export was killed after it, and another ended in its place.
+    store.objects.remove(run_key("r1"))
+    run(Pipeline("p", stages), store, EXECUTE, run_id="r2", identifier=identifier())
+    assert find_losses(None, str(exported), str(store.root)) == named
+    (exported / "lineage.json").write_text(json.dumps({"stage": "export", "fingerprint": "0" * 64}))
+    with pytest.raises(PipelineError, match=r"has no run that exported"):
+        find_losses(None, str(exported), str(store.root))
 
 
 def test_a_search_finds_a_cheaper_schedule_and_writes_it_into_a_copy(model: Path) -> None:
@@ -145,9 +208,10 @@ def test_a_search_finds_a_cheaper_schedule_and_writes_it_into_a_copy(model: Path
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--search",), "--search needs --losses DIR"),
+        (("--search",), "does not say which run exported it: name a run"),
+        (("--search", "--losses", "nobody"), "nobody"),
         (("--motion", "--budget", "0.5"), "--budget 0.5: it is for --search"),
-        (("--search", "--losses", "one"), "trained videos at one scale alone"),
+        (("--search", "--losses", "one"), "did not train videos at several scales"),
         (("--search", "--losses", "nothing"), "there is no MANIFEST.json in it or above"),
         (("--search", "--losses", "two", "--budget", "0.01"), "no schedule costs 0.01"),
     ],
@@ -155,6 +219,7 @@ def test_a_search_finds_a_cheaper_schedule_and_writes_it_into_a_copy(model: Path
 def test_a_search_that_cannot_be_made_is_one_line(model: Path, words: tuple[str, ...], said: str) -> None:
     _training(Path("one"), {"fine": [1, 2, 2]})
     _training(Path("two"), {"fine": [1, 2, 2], "middle": [2, 2, 2]})
+    Path("nothing").mkdir()
     code, output = _study(str(model), "--shapes", "2", *words)
     assert (code, output.count("error:")) == (1, 1), output
     assert said in output.replace("\n", " ").replace("  ", " ")

@@ -13,7 +13,8 @@ from pipelines.engine.store.gc import Policy, find_garbage
 from pipelines.engine.store.store import Store
 from pipelines.engine.store.sweep_record import ArmRun, SweepRecord
 from pipelines.reports.page.sweep import sweep_page
-from pipelines.reports.sweep import answer, compare_arms, comparison_view, noise_text
+from pipelines.reports.sweep import compare_arms
+from pipelines.reports.sweep_words import answer, comparison_view, noise_text
 from pipelines.terminal import make_console
 from tests.pipelines.reports.page.toy_run import SHAPE
 from tests.pipelines.reports.swept import swept, toy

@@ -99,6 +99,10 @@ def test_the_first_seed_of_all_arms_comes_first() -> None:
     assert [(run.arm, run.seed) for run in in_turn(runs)] == [
         ("lr=1e-3", 5), ("lr=2e-3", 5), ("lr=1e-3", 3), ("lr=2e-3", 3)
     ]  # fmt: skip
+    # And when it goes on: the first arm's is done, and its second seed is not first for that.
+    assert [(run.arm, run.seed) for run in in_turn(runs, {runs[0].name})] == [
+        ("lr=2e-3", 5), ("lr=1e-3", 3), ("lr=2e-3", 3)
+    ]  # fmt: skip
 
 
 def test_room_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:

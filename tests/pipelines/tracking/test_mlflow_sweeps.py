@@ -21,7 +21,7 @@ RECORD = SweepRecord(
         ArmRun(arm="lr=2", seed=0, name="b", state="failed", run="r2"),
         ArmRun(arm="lr=3", seed=0, name="c"),
     ),
-    comparison={"arms": [{"arm": "lr=1", "score": {"value": 0.75}}], "noise": {"sd": 0.125}},
+    comparison={"kind": "clips", "arms": [{"arm": "lr=1", "score": {"value": 0.75}}], "noise": {"sd": 0.125}},
 )  # fmt: skip
 
 

@@ -24,7 +24,8 @@ def _record() -> SweepRecord:
         for seed in (0, 1)
     )
     comparison = {
-        "stage": "evaluate_final", "prompts": 60, "samples": 1, "confidence": 0.95, "score": {"shapes/shape_acc": 1.0},
+        "kind": "clips", "stage": "evaluate_final", "units": 60, "samples": 1, "confidence": 0.95,
+        "score": {"shapes/shape_acc": 1.0},
         "pairs": 1, "claims": 1, "noise": {"sd": 0.1, "freedom": 2},
         "arms": [
             {"arm": arm, "runs": 2, "score": FIGURE, "spread": 0.1, "below_best": gap, "below_best_prompts": gap,

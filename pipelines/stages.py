@@ -11,6 +11,7 @@ from curation.hashed_clips import FrameHashesConfig
 from curation.manifests import Manifest, external_digest, media_root, read_manifest
 from curation.operator import Operator, load_operator
 from curation.score_columns import columns_of
+from curation.scores import NETWORK_LIBRARIES, OCR_LIBRARIES
 from curation.selection import DUPLICATES, SelectConfig
 from jobs import shapes
 from jobs.context import Job
@@ -22,7 +23,6 @@ from pipelines.engine.stage import Stage
 from pipelines.engine.tolerance import read_tier
 from pipelines.errors import PipelineError
 
-_OCR = ("rapidocr", "onnxruntime")
 _DECODERS = ("av", "opencv-python-headless")
 
 
@@ -67,11 +67,11 @@ def _scores(config: BaseConfig) -> Stage:
     if missing := [name for name, place in places.items() if place is None]:
         raise PipelineError(f"scores.{missing[0]} is not given: name a path, or a model of the hub as hf:owner/name")
     given = {name: resolve(place) for name, place in places.items() if place is not None}
-    reads = _OCR if config.scores.text is not None else ()
+    reads = OCR_LIBRARIES if config.scores.text is not None else ()
     if absent := [name for name in reads if find_spec(name) is None]:
         raise PipelineError(f"scores.text: {absent[0]} is not installed; `pip install 'lumina-video[ocr]'` brings it")
     stage = curate(config, "curation.scores:SCORES_OPERATOR", config.scores.identity())
-    networks = ("torch", "transformers") if given else ()
+    networks = NETWORK_LIBRARIES if given else ()
     return replace(stage, weights=given, depends=(*stage.depends, *networks, *reads))
 
 

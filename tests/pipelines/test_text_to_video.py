@@ -200,6 +200,23 @@ def test_networks_of_scorers_are_known_by_content_wherever_they_lie(identifier: 
     assert load_config("demo", ["scores.caption_match.weights=zoo:clip", "runtime.curation_gpus.scores=0.5"])
 
 
+def test_a_scorer_in_a_stage_of_its_own_leaves_the_others_as_they_are(identifier: Identifier) -> None:
+    quality = ["scores.quality={}", "select.scores.sharpness.min=20"]
+    camera = "scoring.c={operator: 'curation.scores:CAMERA_OPERATOR', settings: {camera: {}}}"
+    before, after = (fingerprints(identifier, "demo", chosen) for chosen in (quality, [*quality, camera]))
+    assert after.items() - before.items() == {("score@c", after["score@c"])}
+    select = build(load_config("demo", [*quality, camera, "select.scores.camera_shake.max=1"])).by_name["select"]
+    assert {"scores", "score@c"} <= set(select.inputs.values())
+    match = "{operator: 'curation.scores:CAPTION_MATCH_OPERATOR', settings: {caption_match: {}}, weights: {%s}}"
+    build(load_config("demo", ["scoring.m=" + match % "caption_match.weights: 'hf:a/b'"]))
+    for override, message in (
+        (f"scoring.m={match % ''}", "stage score@m loads caption_match.weights, which its setting `weights` does not"),
+        ("scoring.q={operator: 'curation.scores:QUALITY_OPERATOR'}", "scoring.q measures .*, as does scores.quality"),
+    ):
+        with pytest.raises(PipelineError, match=message):
+            build(load_config("demo", [*quality, override]))
+
+
 def test_a_scorer_s_library_is_asked_for_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config("demo", ["scores.text={}"])
     monkeypatch.setattr("pipelines.stages.find_spec", lambda _name: None)

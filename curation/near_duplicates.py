@@ -11,8 +11,8 @@ from curation.frame_hashes import CROPS, MIRROR, SIDE, SPANS, TIMES, resampling
 from curation.hash_lookup import MOST_LAG, Longs, Pairs
 
 MOST_DISTANCE = 0.14
-"""Mean difference of two thumbnails at most, in deviations of the plainer one's pixels. In
-`benchmarks/near_duplicates.py` copies are below, and other clips above 0.159."""
+"""Mean difference of two thumbnails at most, in deviations of the plainer one's pixels. Of
+990 clips of Shapes, many of which look alike, no two different ones were nearer than 0.16; their copies mostly are."""
 _FLOOR = 4
 """Levels that are added to the deviation: what is nearly plain differs by what encoders do."""
 _COMPARED = 12

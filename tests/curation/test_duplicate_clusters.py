@@ -158,6 +158,11 @@ def test_the_largest_that_passes_the_rules_is_kept_and_named(tables: Tables) -> 
     assert {name for name, row in smaller.items() if row["keep"]} == {*"012345", "0still"}
 
 
+def test_where_nothing_passes_the_rules_nothing_is_a_copy(tables: Tables) -> None:
+    rows = _selected(tables, min_fps=1000, sources={"first": {"min_area": 10**9}})
+    assert {row["reason"] for row in rows.values()} == {"min_fps", "min_area", "decode_error"}
+
+
 def test_of_a_quota_copies_take_nothing(tables: Tables) -> None:
     rows = _selected(tables, max_clips_per_source=4)
     assert sum(row["keep"] and row["media"] == "video" for row in rows.values() if row["source"] == "first") == 4

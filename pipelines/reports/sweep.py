@@ -141,6 +141,7 @@ def _compared(judged: Judged) -> dict[str, Any]:
         "metrics": {
             name: {
                 "meaning": judged.meaning.get(name, ""),
+                "counted": name in judged.counted,
                 "arms": {
                     arm: {
                         **_own(means[name][arm], noises[name].reach(1, confidence, counts[arm]), confidence),

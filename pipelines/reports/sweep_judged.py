@@ -44,6 +44,8 @@ class Judged:
     meaning: Mapping[str, str]
     samples: int | None = None
     """Clips of a prompt."""
+    counted: tuple[str, ...] = ()
+    """Figures that are whole numbers."""
 
 
 def judge(store: Store, runs: Sequence[ArmRun]) -> Judged | str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,14 +75,24 @@ def judge_selection(store: Store, runs: Sequence[ArmRun]) -> Judged | str:
             {
                 SCORE: shares[0],
                 _CLIPS: _total(shares[0], moments.clips, (0.0, float(moments.clips))),
-                _HOURS: _total(shares[1], moments.clips, None),
+                _HOURS: replace(hours := _total(shares[1], moments.clips, None), draws=hours.draws.clip(min=0.0)),
                 **{_removed_by(rule): share for rule, share in zip(moments.rules, shares[2:], strict=True)},
             }
         )
     meaning = _MEANING | {
         _removed_by(rule): "share of the clips; the first rule that they fail" for rule in moments.rules
     }
-    return Judged("selection", tuple(runs), tuple(figures), {_CLIPS: 1.0}, STAGE, moments.clips, CONFIDENCE, meaning)
+    return Judged(
+        "selection",
+        tuple(runs),
+        tuple(figures),
+        {_CLIPS: 1.0},
+        STAGE,
+        moments.clips,
+        CONFIDENCE,
+        meaning,
+        counted=(_CLIPS,),
+    )
 
 
 def _removed_by(rule: str) -> str:

@@ -121,12 +121,14 @@ def comparison_view(record: SweepRecord) -> RenderableType:
         return Text(f"Not compared: {found['problem']}.", "yellow")
     said = words(found)
     below = "below the first" if said.neutral else "below the best"
-    table = make_table("~arm", f">{said.score.lower()}", ">between seeds", f">{below}", "")
+    seeds = () if said.neutral else (">between seeds",)
+    table = make_table("~arm", f">{said.score.lower()}", *seeds, f">{below}", "")
     styles = {} if said.neutral else {said.best: "bold green", said.worse: "bold red"}
     for one in found["arms"]:
         spread = "–" if one["spread"] is None else figure(one["spread"])
         told = Text(verdict(one, said), styles.get(verdict(one, said), "dim"))
-        table.add_row(in_line(one["arm"]), _cell(one["score"]), spread, _cell(one["below_best"], True), told)
+        spreads = (spread,) if seeds else ()
+        table.add_row(in_line(one["arm"]), _cell(one["score"]), *spreads, _cell(one["below_best"], True), told)
     return Group(table, Text(noise_text(found), "dim"), Text(answer(record), "bold"))
 
 

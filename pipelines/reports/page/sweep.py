@@ -24,6 +24,9 @@ def sweep_page(record: SweepRecord, store: str) -> str:
     found = record.comparison if record.comparison and "problem" not in record.comparison else None
     said = words(found) if found else None
     seeds = max((sum(run.arm == arm for run in record.runs) for arm in arms), default=0)
+    arms_told = "arms, with one seed each" if seeds <= 1 else f"arms, with {seeds} seeds each"
+    if said is not None and said.neutral:
+        arms_told = "arms"
     return render(
         TEMPLATE,
         clean,
@@ -31,7 +34,7 @@ def sweep_page(record: SweepRecord, store: str) -> str:
         answer=answer(record),
         tiles_=[
             (counts, counted(len(states), "run")),
-            (str(len(arms)), "arms, with one seed each" if seeds <= 1 else f"arms, with {seeds} seeds each"),
+            (str(len(arms)), arms_told),
             (f"{record.computations:,}", f"computations, in place of {record.unshared:,} without sharing"),
         ],
         found=found,
@@ -103,9 +106,18 @@ def _figures(found: Mapping[str, Any]) -> list[list[Cell]]:
         cells = []
         for arm in (ranked["arm"] for ranked in found["arms"]):
             own = one["arms"][arm]
+            if one["counted"]:
+                cells.append(_count(own))
+                continue
             note = interval(own["low"], own["high"])
             if own["spread"] is not None:
                 note += f" by seed ±{figure(own['spread'] / 2)}"
             cells.append(Cell(figure(own["value"]), note, "differs" if own["differs"] else ""))
         rows.append([Cell(name, str(one["meaning"])), *cells])
     return rows
+
+
+def _count(own: Mapping[str, Any]) -> Cell:
+    low, high = own["low"], own["high"]
+    note = "" if low is None or high is None else f"[{low:,.0f}, {high:,.0f}]"
+    return Cell(f"{own['value']:,.0f}", note, "differs" if own["differs"] else "")

@@ -130,6 +130,9 @@ def test_arms_are_compared_by_what_their_selections_keep(curated: Store) -> None
     assert "Share of clips kept, 10 clips" in page
     assert "for other clips of the same sources" in page
     assert "Score" not in page
+    assert "seed" not in page.partition("<body")[2]
+    assert f"{kept['loose']:.0f} <small>[" in page
+    assert all(one["low"] >= 0 for one in found["metrics"]["hours kept"]["arms"].values())
 
 
 def test_the_draws_of_a_selection_are_those_of_a_bootstrap(curated: Store) -> None:

@@ -37,7 +37,8 @@ def _record() -> SweepRecord:
         ],
         "metrics": {
             "shapes/shape_acc": {
-                "meaning": "share", "arms": {arm: FIGURE | {"spread": 0.1, "differs": arm != "clean"} for arm in arms}
+                "meaning": "share", "counted": False,
+                "arms": {arm: FIGURE | {"spread": 0.1, "differs": arm != "clean"} for arm in arms}
             }
         },
     }  # fmt: skip

@@ -7,11 +7,12 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
+from curation.hashed_clips import FrameHashesConfig
 from curation.manifests import Manifest, external_digest, media_root, read_manifest
 from curation.operator import Operator, load_operator
 from curation.score_columns import columns_of
 from curation.scores import NETWORK_LIBRARIES, OCR_LIBRARIES
-from curation.selection import SelectConfig
+from curation.selection import DUPLICATES, SelectConfig
 from jobs import shapes
 from jobs.context import Job
 from jobs.shapes import RenderShapesConfig
@@ -81,6 +82,21 @@ def select_clips(config: BaseConfig, policy: SelectConfig, inputs: Collection[st
     scored = [f"score@{name}" for name, one in config.scoring.items() if named.keys() & one.columns()]
     scored += ["scores"] if named.keys() & set(columns_of(config.scores.scorers)) else []
     return replace(stage, inputs={**stage.inputs, **{name: name for name in (*inputs, *scored)}})
+
+
+def find_duplicates(config: BaseConfig) -> list[Stage]:
+    """The stages that find near-duplicates, where there is the section `duplicates`."""
+    if config.duplicates is None:
+        return []
+    return [
+        curate(config, "curation.hashed_clips:FRAME_HASHES_OPERATOR", FrameHashesConfig()),
+        curate(config, "curation.duplicate_clusters:DUPLICATES_OPERATOR", config.duplicates),
+    ]
+
+
+def duplicates_found(config: BaseConfig) -> tuple[str, ...]:
+    """The stage that tells which clips are near-duplicates, if there is one."""
+    return () if config.duplicates is None else (DUPLICATES,)
 
 
 def _ingest(config: BaseConfig, data: RenderShapesConfig | Manifest) -> Stage:

@@ -171,6 +171,22 @@ def test_another_threshold_computes_no_score_again(identifier: Identifier) -> No
         assert {name for name in before if before[name] == after[name]} == {"render_shapes", *computed}
 
 
+def test_near_duplicates_are_found_on_demand_and_another_rule_of_them_finds_none_again(identifier: Identifier) -> None:
+    pipeline = build(load_config("demo", ["duplicates={}"]))
+    arrows = {stage.name: set(stage.inputs.values()) for stage in pipeline.stages}
+    assert arrows == ARROWS | {
+        "frame_hashes": {"probe", "render_shapes"},
+        "duplicates": {"frame_hashes"},
+        "select": ARROWS["select"] | {"duplicates"},
+        "curation_page": ARROWS["curation_page"] | {"duplicates"},
+    }
+    best, every = (
+        fingerprints(identifier, "demo", ["duplicates={}", *rule]) for rule in ((), ("select.near_duplicates=all",))
+    )
+    same = {name for name in best if best[name] == every[name]}
+    assert same == {"render_shapes", "ingest", "probe", "motion", "tag", "frame_hashes", "duplicates"}
+
+
 def test_networks_of_scorers_are_known_by_content_wherever_they_lie(identifier: Identifier) -> None:
     def scores(*overrides: str) -> Stage:
         return build(load_config("demo", overrides)).by_name["scores"]

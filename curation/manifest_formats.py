@@ -61,6 +61,9 @@ class IngestConfig(Config):
     follow_links: bool = False
     """Follow symbolic links that lead out of the directory of the media, or of the folder that is scanned: whoever made
     them has this user's files read. Links of a hub's cache into its `blobs` are followed in any case."""
+    stated_ids: bool = False
+    """Give a clip that `lumina export-data --clips` cut the id of the span that it was cut from, as the export states
+    it: for an export that you trust, since a manifest could state anybody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,8 @@ class ManifestRow:
     span_end_s: float | None = None
     fault: str = ""
     """Why the caption is no text; it is empty then, and ingest sets the row aside."""
+    broken: str = ""
+    """Why the row itself cannot be used, in a format whose rows are set aside one by one."""
 
 
 RowsOf = Callable[[Record], Iterator[ManifestRow]]

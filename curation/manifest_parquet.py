@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -48,10 +49,21 @@ class SmallParquet:
         """Columns."""
         return list(self._file.schema_arrow.names)
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """Rows, some at a time. ManifestError where they come to more than a file of its size may hold."""
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns and their types."""
+        return self._file.schema_arrow
+
+    def batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Rows, some at a time. ManifestError where they come to more than a file of its size may hold.
+
+        Args:
+            columns: those that are read, `column.child` for a part of one; all by default.
+        """
         total = row = 0
-        for batch in self._file.iter_batches(self._rows):
+        # A batch of several groups has several dictionaries, which pyarrow does not join inside structs.
+        groups = ([group] for group in range(self._file.num_row_groups))
+        for batch in chain.from_iterable(self._file.iter_batches(self._rows, one, columns) for one in groups):
             total += _ROW_BYTES * len(batch) + sum(map(_size, batch.columns))
             self._check(total, f", row {row + 1}")
             row += len(batch)

@@ -16,7 +16,7 @@ BATCH_ROWS = 16384
 _MEMORY_BYTES = 32 << 20
 _SCHEMA = pa.schema(
     {name: pa.string() for name in ("uri", "media", "source", "caption", "extra")}
-    | {"span_start_s": pa.float64(), "span_end_s": pa.float64(), "fault": pa.string()}
+    | {"span_start_s": pa.float64(), "span_end_s": pa.float64(), "fault": pa.string(), "broken": pa.string()}
 )
 
 _values = attrgetter(*_SCHEMA.names)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -20,9 +20,15 @@ from curation.manifest_csv import csv_rows, long_fields
 from curation.manifest_lines import Lines, text_lines
 from curation.manifest_mistakes import ManifestError, Mistakes
 from curation.manifest_parquet import SmallParquet, small_parquet
+from curation.media_uris import member_uri
+from curation.parquet_cells import bytes_columns, cell_name
 
 JSON_LINES = frozenset({".jsonl", ".ndjson"})
 PARQUET = frozenset({".parquet"})
+BYTES_NAMES = frozenset({
+    "video", "image", "file", "bytes", "content", "mp4", "webm", "video_bytes", "image_bytes", "png", "jpg", "jpeg",
+})  # fmt: skip
+"""Columns of Parquet that hold the media themselves, where they hold bytes."""
 _DEPTH = 64
 
 Kinds = Sequence[Sequence[str]]
@@ -51,6 +57,8 @@ class Table:
     names: tuple[str, ...]
     """Columns, as the formats spell them; of JSON lines those of the first."""
     records: Iterable[Record]
+    holds_media: bool = False
+    """Whether cells hold the bytes of media; a record has their URI in its column `video`."""
 
 
 @contextmanager
@@ -232,7 +240,14 @@ def _parquet(path: Path, meant: _Meant, mistakes: Mistakes) -> Iterator[Table]:
     try:
         with small_parquet(path) as file:
             names = _header(path, file.names, meant)
-            yield Table(names, _parquet_records(file, names, mistakes))
+            holds = [own for own, name in zip(file.names, names, strict=True) if name in BYTES_NAMES]
+            media = bytes_columns(file.schema, holds)
+            if not media:
+                yield Table(names, _parquet_records(file, names, mistakes))
+                return
+            rest = [(own, name) for own, name in zip(file.names, names, strict=True) if own not in media]
+            records = _media_records(file, path.name, media, rest, mistakes)
+            yield Table((*(name for _, name in rest), "video"), records, holds_media=True)
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(f"manifest {path} is not a Parquet file: {error}") from error
 
@@ -246,6 +261,28 @@ def _parquet_records(file: SmallParquet, names: tuple[str, ...], mistakes: Mista
                 mistakes.add(number, f"row {number}: the column {cells} holds text that is not UTF-8: write it anew")
             else:
                 yield Record(number, f"row {number}", cells)
+
+
+def _media_records(
+    file: SmallParquet, table: str, media: Sequence[str], rest: Sequence[tuple[str, str]], mistakes: Mistakes
+) -> Iterator[Record]:
+    """Rows with the URI of the cell that holds their bytes, which are not read."""
+    names = [name for _, name in rest]
+    paths = [f"{name}.path" for name in media if pa.types.is_struct(file.schema.field(name).type)]
+    number = 0
+    for batch in file.batches([*(own for own, _ in rest), *paths]):
+        told = batch.select([own for own, _ in rest]).rename_columns(names)
+        called = {name: batch[name].to_pylist() for name in media if f"{name}.path" in paths}
+        for at, cells in enumerate(_parquet_cells(told)):
+            number += 1
+            if isinstance(cells, str):
+                mistakes.add(number, f"row {number}: the column {cells} holds text that is not UTF-8: write it anew")
+                continue
+            given = {name: (called[name][at] or {}).get("path") or "" for name in called}
+            column = next((name for name in media if given.get(name)), media[0])
+            name = cell_name(column, number - 1, PurePosixPath(given.get(column, "")).name)
+            # What names another file is where this one is from.
+            yield Record(number, f"row {number}", {**cells, "video": member_uri(table, name, "parquet")})
 
 
 def _parquet_cells(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:

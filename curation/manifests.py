@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation.clip_ids import beside, clip_id, digest_of, stated_id
 from curation.folders import SIDECAR_SUFFIX, said, scan
 from curation.manifest_formats import (
     KINDS,
@@ -37,6 +38,7 @@ from curation.manifest_formats import (
 )
 from curation.manifest_mistakes import ManifestError, Mistakes
 from curation.manifest_rows import ManifestRows
+from curation.manifest_shards import shard_files, tar_rows
 from curation.manifest_tables import Record, opened
 from curation.media import check_not_away, chunks, stamps, with_folders
 from curation.media_kinds import HEAD_BYTES, guess_media, media_of
@@ -62,7 +64,7 @@ from lumina.links import is_on_no_disk, leads_out
 FOLDER_MANIFESTS = ("clips.csv", "clips.jsonl", "clips.parquet")
 _SIDECAR_BYTES = 1 << 20
 _ALLOWED_BY = "put a copy in its place, or set ingest.follow_links=true if you trust who made the folder"
-_COLUMNS = tuple(field.name for field in fields(ManifestRow))
+_COLUMNS = tuple(field.name for field in fields(ManifestRow) if field.name != "broken")
 
 
 @dataclass(frozen=True)
@@ -84,20 +86,22 @@ class Manifest:
 
 
 def read_manifest(path: str | Path, config: IngestConfig | None = None) -> Manifest:
-    """Read a CSV, JSON lines or Parquet file, or a folder; see `IngestConfig.format`.
+    """Read a CSV, JSON lines or Parquet file, shards, or a folder; see `IngestConfig.format`.
 
     A folder that holds one of `FOLDER_MANIFESTS` is that file. In a bare folder every video and image below it is a
     row, in sorted order (see `curation.folders`); its caption is the text file of the same name, else the file name's
-    words. Opens no media file but the directories of zip archives. Raises ManifestError for a path that does not exist,
+    words. Shards are a WebDataset or parts of a table, see `curation.manifest_shards.shard_files`. Opens no media file
+    but the directories of archives, and texts in tar archives. Raises ManifestError for a path that does not exist,
     missing columns, malformed rows (all of them), and when there is no row at all.
     """
     config = config or IngestConfig()
     path = Path(path)
     if is_scanned(path, config):
         return _scan(path, config)
-    if path.is_dir():
+    files = _shards(path, config)
+    if path.is_dir() and not files:
         path = _folder_manifest(path, config)
-    if not path.is_file():
+    if not path.is_file() and not files:
         if _leads_nowhere(path):
             raise ManifestError(f"manifest {path} is a link to {path.readlink()}, which does not exist: fetch it again")
         raise ManifestError(
@@ -108,17 +112,24 @@ def read_manifest(path: str | Path, config: IngestConfig | None = None) -> Manif
     root = media_root(path, config)
     if not root.is_dir():
         raise ManifestError(f"ingest.media_dir: {root} is no directory")
+    files = files or (path,)
     state = tuple(
-        (str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in (path, *sorted(root.glob("*.zip")))
+        (str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in (*files, *sorted(root.glob("*.zip")))
     )
-    return _read_table(path, root, config.model_dump_json(), state)
+    return _read_files(files, root, config.model_dump_json(), state)
+
+
+def _shards(path: Path, config: IngestConfig) -> tuple[Path, ...]:
+    if config.format == "folder" or (path.is_dir() and _manifests_in(path)):
+        return ()
+    return shard_files(path)
 
 
 def is_scanned(path: Path, config: IngestConfig) -> bool:
     """Whether `path` is a folder whose files are the manifest: what is written there later would be taken for clips."""
     if not path.is_dir():
         return False
-    return config.format == "folder" or (config.format == "auto" and not _manifests_in(path))
+    return config.format == "folder" or (config.format == "auto" and not _manifests_in(path) and not shard_files(path))
 
 
 def media_root(path: Path, config: IngestConfig) -> Path:
@@ -138,7 +149,8 @@ def external_digest(manifest: Manifest, stores: ObjectStores | None = None) -> s
         rows = batch.to_pylist()
         found = stamps((row["uri"] for row in rows), str(manifest.root), stores or ObjectStores())
         for row in rows:
-            sha.update(json.dumps([row[name] for name in _COLUMNS]).encode())
+            told = [row[name] for name in _COLUMNS]
+            sha.update(json.dumps([*told, row["broken"]] if row["broken"] else told).encode())
             sha.update(found[row["uri"]].encode())
     sha.update(json.dumps(manifest.unreferenced).encode())
     return f"sha256:{sha.hexdigest()}"
@@ -167,26 +179,46 @@ def _folder_manifest(folder: Path, config: IngestConfig) -> Path:
 
 
 @lru_cache(maxsize=1)
-def _read_table(path: Path, root: Path, settings: str, _state: tuple[tuple[str, int, int], ...]) -> Manifest:
-    """Read a file, unless it was read last: `_state` tells whether it and its archives have changed since."""
+def _read_files(
+    files: tuple[Path, ...], root: Path, settings: str, _state: tuple[tuple[str, int, int], ...]
+) -> Manifest:
+    """Read files, unless they were read last: `_state` tells whether they and their archives have changed since."""
     config = IngestConfig.model_validate_json(settings)
+    archives: list[ArchiveIndex] = []
+    rows = ManifestRows(row for path in files for row in _file_rows(path, root, config, archives))
+    if not rows:
+        raise ManifestError(f"manifest {files[0]} has a header but no rows")
+    return Manifest(root, rows, tuple(archives[0].unreferenced()) if archives else ())
+
+
+def _file_rows(path: Path, root: Path, config: IngestConfig, archives: list[ArchiveIndex]) -> Iterator[ManifestRow]:
+    """The rows of one file; adds the archives that they name, once. ManifestError for its mistakes, behind them."""
+    if path.suffix.lower() == ".tar":
+        check_beside(path, root)
+        yield from tar_rows(path, config, KINDS)
+        return
     mistakes = Mistakes(path)
     with opened(path, KINDS, mistakes, headless) as table:
         if not table.names:
             mistakes.check()
         kind = detect(table.names) if config.format == "auto" else config.format
         check_columns(kind, table.names, f"manifest {path}")
-        archives = ArchiveIndex(root) if kind == "openvid" else None
-        if archives is not None:
-            rows_of = openvid_rows(config, archives)
+        if table.holds_media:
+            check_beside(path, root)
+        if kind == "openvid":
+            archives[:] = archives or [ArchiveIndex(root)]
+            rows_of = openvid_rows(config, archives[0])
         else:
             known = {"panda": panda_rows, "vggsound": vggsound_rows}
             rows_of = known.get(kind, clip_rows)(config)
-        rows = ManifestRows(_rows(table.records, rows_of, mistakes))
+        yield from _rows(table.records, rows_of, mistakes)
     mistakes.check()
-    if not rows:
-        raise ManifestError(f"manifest {path} has a header but no rows")
-    return Manifest(root, rows, tuple(archives.unreferenced()) if archives else ())
+
+
+def check_beside(path: Path, root: Path) -> None:
+    """ManifestError where the media in a file would be looked for elsewhere."""
+    if path.parent.resolve() != root.resolve():
+        raise ManifestError(f"manifest {path} holds the media itself: leave ingest.media_dir out")
 
 
 def _rows(records: Iterable[Record], rows_of: RowsOf, mistakes: Mistakes) -> Iterator[ManifestRow]:
@@ -269,19 +301,22 @@ def _read(inputs: Mapping[str, Input], config: IngestConfig, _env: Env) -> Itera
         columns = {
             "row": pa.array(range(first, first + len(uris))),
             "has_folder": pa.array([uri in found for uri in uris]),
-            "clip_id": pa.array([_hash(f"uri|{uri}") for uri in uris]),
+            "clip_id": pa.array([digest_of(f"uri|{uri}") for uri in uris]),
         }
         yield _planned(pa.table({**dict(zip(batch.schema.names, batch.columns, strict=True)), **columns}).take(order))
         first += len(uris)
 
 
 def _planned(rows: pa.Table) -> pa.Table:
-    """The rows with their status: those whose caption is no text are set aside."""
-    faulty = pc.not_equal(rows["fault"], "")
-    details = pa.array([short_detail(fault) for fault in rows["fault"].to_pylist()])
-    no_text = Status.QUARANTINED, Reason.UNREADABLE_CAPTION, INGEST_OPERATOR.name, details
+    """The rows with their status: those that are broken, or whose caption is no text, are set aside."""
+    is_broken = pc.not_equal(rows["broken"], "")
+    faulty = pc.or_(pc.not_equal(rows["fault"], ""), is_broken)
+    told = pc.if_else(is_broken, rows["broken"], rows["fault"])
+    details = pa.array([short_detail(fault) for fault in told.to_pylist()])
+    reasons = pc.if_else(is_broken, Reason.UNREADABLE_FILE, Reason.UNREADABLE_CAPTION)
+    aside = Status.QUARANTINED, reasons, INGEST_OPERATOR.name, details
     none = pa.scalar(None, pa.string())
-    for name, value in zip(STATUS_COLUMNS, no_text, strict=True):
+    for name, value in zip(STATUS_COLUMNS, aside, strict=True):
         rows = rows.append_column(name, pc.if_else(faulty, value, Status.OK if name == "status" else none))
     return conform(rows, _HASHED)
 
@@ -305,7 +340,8 @@ def _make(config: IngestConfig, env: Env) -> Callable[[pa.Table], pa.Table]:
             if found["media"] == "image" and row["span_start_s"] is not None:
                 detail = f"{uri}: the content is an image, which has no span; leave span_start_s and span_end_s empty"
                 raise RowError(Reason.NO_VIDEO_STREAM, detail)
-            return found | {"clip_id": clip_id(found["sha256"], row["span_start_s"], row["span_end_s"])}
+            name = stated_id(row, found["sha256"]) if config.stated_ids else None
+            return found | {"clip_id": name or clip_id(found["sha256"], row["span_start_s"], row["span_end_s"])}
 
         return map_rows(table, _HASHED, INGEST_OPERATOR.name, hash_row)
 
@@ -326,22 +362,6 @@ def _hashed(uri: str, env: Env, config: IngestConfig) -> dict[str, Any]:
     return {"sha256": sha.hexdigest(), "num_bytes": size, "media": media_of(head, uri)}
 
 
-def clip_id(sha256: str, span_start_s: float | None, span_end_s: float | None, occurrence: int = 0) -> str:
-    """Identity of a span of a file's content, wherever the file lies; later occurrences of it get ids of their own."""
-    span = "|".join("" if value is None else repr(float(value)) for value in (span_start_s, span_end_s))
-    first = _hash(f"content|{sha256}|{span}")
-    return _beside(first, f"content|{sha256}|{span}|{occurrence}") if occurrence else first
-
-
-def _beside(first: str, text: str) -> str:
-    """An id in the same range as another, so that both are always in one shard."""
-    return first[:8] + _hash(text)[8:]
-
-
-def _hash(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
 def _reduce(table: pa.Table, _config: IngestConfig, _surveyed: Any) -> pa.Table:
     """Give every row its id, and set aside repeated content; the first in the manifest is kept."""
     kept: dict[str, str] = {}
@@ -356,8 +376,9 @@ def _identified(rows: Iterable[dict[str, Any]], kept: dict[str, str], seen: dict
         first = row["clip_id"]
         occurrence = seen[first] = seen.get(first, -1) + 1
         if occurrence:
+            is_own = has_content and first == clip_id(row["sha256"], *span)
             row["clip_id"] = (
-                clip_id(row["sha256"], *span, occurrence) if has_content else _beside(first, f"{first}|{occurrence}")
+                clip_id(row["sha256"], *span, occurrence) if is_own else beside(first, f"{first}|{occurrence}")
             )
         if has_content and occurrence:
             detail = f"same content and span as {kept[first]}, which is kept (clip_id {first})"

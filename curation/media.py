@@ -1,4 +1,4 @@
-"""Media by URI: local files, members of zip archives, objects of a store.
+"""Media by URI: local files, members of zip and tar archives, cells of Parquet tables, objects of a store.
 
 A relative path is relative to the media root, and so is the archive in `zip://inside/clip.mp4::archive.zip`. Objects
 (`s3://`, `gs://`) are read by pyarrow, from the server that the config names and with credentials from the environment
@@ -13,6 +13,7 @@ that its folder is away.
 from __future__ import annotations
 
 import errno
+import io
 import lzma
 import os
 import re
@@ -29,6 +30,7 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import parse_qsl
 
 from curation.media_uris import (
+    ARCHIVES,
     NO_STORES,
     ArchiveMember,
     LocalFile,
@@ -40,7 +42,9 @@ from curation.media_uris import (
     suffix,
 )
 from curation.object_stores import ObjectStores
+from curation.parquet_cells import read_cell
 from curation.schema import Reason, RowError
+from curation.tar_members import open_member
 from curation.zip_limits import check_member
 from lumina.faults import MachineError, is_of_machine, machine_error, machine_errors, patiently, said
 from lumina.links import is_on_no_disk
@@ -143,9 +147,13 @@ def stamp(uri: str, media_root: str, stores: ObjectStores = NO_STORES) -> str:
             case LocalFile(path):
                 found = _stat(path)
                 return f"{found.st_size}:{found.st_mtime_ns}"
-            case ArchiveMember():
-                member = _member(location)
+            case ArchiveMember(archive, name, "zip"):
+                member = _member(archive, name)
                 return f"{member.file_size}:{member.CRC:08x}"
+            case ArchiveMember(archive):
+                # Neither has a checksum of its members.
+                found = _stat(archive)
+                return f"{found.st_size}:{found.st_mtime_ns}"
             case StoredObject(store, anonymous, path):
                 info = _filesystem(store, anonymous).get_file_info(path)
                 if not info.is_file:
@@ -299,7 +307,11 @@ def _store_error(uri: str, error: OSError) -> MachineError:
 
 def _where(uri: str) -> str:
     return (
-        " in the archive, or no archive" if uri.startswith("zip://") else "" if "://" in uri else " in the media root"
+        " in the archive, or no archive"
+        if uri.partition("://")[0] in ARCHIVES
+        else ""
+        if "://" in uri
+        else " in the media root"
     )
 
 
@@ -308,8 +320,14 @@ def _open(location: Location) -> BinaryIO:
         case LocalFile(path):
             _stat(path)
             return path.open("rb")
-        case ArchiveMember(archive):
-            return _open_member(archive, _member(location))
+        case ArchiveMember(archive, name, "zip"):
+            return _open_member(archive, _member(archive, name))
+        case ArchiveMember(archive, name, "tar"):
+            state = _stat(archive)
+            return open_member(archive, (state.st_mtime_ns, state.st_size), name)
+        case ArchiveMember(archive, name):
+            state = _stat(archive)
+            return io.BytesIO(read_cell(archive, (state.st_mtime_ns, state.st_size), name))
         case StoredObject(store, anonymous, path):
             return cast(BinaryIO, _filesystem(store, anonymous).open_input_stream(path))
 
@@ -325,10 +343,10 @@ def _stat(path: Path) -> os.stat_result:
     return found
 
 
-def _member(location: ArchiveMember) -> zipfile.ZipInfo:
-    found = _directory(location.archive).get(location.name)
+def _member(archive: Path, name: str) -> zipfile.ZipInfo:
+    found = _directory(archive).get(name)
     if found is None:
-        raise FileNotFoundError(location.name)
+        raise FileNotFoundError(name)
     return found
 
 

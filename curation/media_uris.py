@@ -1,7 +1,8 @@
-"""Media URIs: which file, member of a zip archive or object of a store a URI names, told without a look at it.
+"""Media URIs: which file, member of an archive or object of a store a URI names, told without a look at it.
 
-A relative path is relative to the media root, and so is the archive in `zip://inside/clip.mp4::archive.zip`. What names
-nothing is a RowError `unsupported_uri`.
+A relative path is relative to the media root, and so is the archive in `zip://inside/clip.mp4::archive.zip`,
+`tar://clip.mp4::shard.tar` and `parquet://column/row/clip.mp4::table.parquet`, where a cell holds the bytes of a file.
+What names nothing is a RowError `unsupported_uri`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from urllib.parse import parse_qsl, unquote, urlencode
 from curation.object_stores import ObjectStore, ObjectStores
 from curation.schema import Reason, RowError
 
-SCHEMES = ("file", "zip", "s3", "gs")
+ARCHIVES = ("zip", "tar", "parquet")
+SCHEMES = ("file", *ARCHIVES, "s3", "gs")
+_INSIDE = tuple(f"{kind}://" for kind in ARCHIVES)
 NO_STORES = ObjectStores()
 _BUCKET = re.compile(r"(anonymous@)?[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -29,10 +32,13 @@ class LocalFile:
 
 @dataclass(frozen=True)
 class ArchiveMember:
-    """A member of a local zip archive."""
+    """A member of a local archive, or a cell of a local table."""
 
     archive: Path
     name: str
+    """Of a cell: its column, its row from 0, and what its file would be called."""
+    kind: str = "zip"
+    """One of `ARCHIVES`."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +65,14 @@ def locate(uri: str, media_root: str, stores: ObjectStores = NO_STORES) -> Locat
         if host not in ("", "localhost"):
             raise RowError(Reason.UNSUPPORTED_URI, f"cannot open {uri!r}: the file is on another machine")
         return LocalFile(Path("/" + unquote(path)))
-    if scheme == "zip":
+    if scheme in ARCHIVES:
         name, _, archive = rest.rpartition("::")
         if not name or not archive or ("://" in archive and not archive.startswith("file://")):
             raise RowError(
-                Reason.UNSUPPORTED_URI, f"cannot open {uri!r}: expected zip://inside/clip.mp4::archive.zip, a local one"
+                Reason.UNSUPPORTED_URI,
+                f"cannot open {uri!r}: expected {scheme}://inside/clip.mp4::archive.{scheme}, a local one",
             )
-        return ArchiveMember(cast(LocalFile, locate(archive, media_root)).path, name)
+        return ArchiveMember(cast(LocalFile, locate(archive, media_root)).path, name, scheme)
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
         raise RowError(Reason.UNSUPPORTED_URI, f"cannot open {uri!r}: expected a path, {known}")
@@ -89,9 +96,9 @@ def locate(uri: str, media_root: str, stores: ObjectStores = NO_STORES) -> Locat
     return StoredObject(store, server.anonymous, f"{bucket.rpartition('@')[2]}/{unquote(key)}")
 
 
-def member_uri(archive: str, name: str) -> str:
+def member_uri(archive: str, name: str, kind: str = "zip") -> str:
     """The URI of a member of an archive whose path is relative to the media root, or absolute."""
-    return f"zip://{name}::{archive}"
+    return f"{kind}://{name}::{archive}"
 
 
 def absolute(uri: str, media_root: str, stores: ObjectStores = NO_STORES) -> str:
@@ -100,16 +107,16 @@ def absolute(uri: str, media_root: str, stores: ObjectStores = NO_STORES) -> str
     match location:
         case LocalFile(path):
             return str(path.absolute())
-        case ArchiveMember(archive, name):
-            return member_uri(str(archive.absolute()), name)
+        case ArchiveMember(archive, name, kind):
+            return member_uri(str(archive.absolute()), name, kind)
         case StoredObject():
             return uri
 
 
 def suffix(uri: str) -> str:
     """The file extension of what a URI names, in lower case, with its dot."""
-    if uri.startswith("zip://"):
-        uri = uri.removeprefix("zip://").rpartition("::")[0]
+    if uri.startswith(_INSIDE):
+        uri = uri.partition("://")[2].rpartition("::")[0]
     elif "://" in uri:
         uri = unquote(uri.partition("?")[0])
     name = uri.rpartition("/")[2]
@@ -121,19 +128,19 @@ def suffix(uri: str) -> str:
 
 def neighbours(uri: str) -> tuple[str, str]:
     """A sort key that brings members of one archive together, so that its directory is read once."""
-    return uri.rpartition("::")[2] if uri.startswith("zip://") else "", uri
+    return uri.rpartition("::")[2] if uri.startswith(_INSIDE) else "", uri
 
 
 def local_name(uri: str) -> str:
     """The path in a URI that is relative to the media root: of a file, or of a member's archive; empty if there is
     none."""
-    archive = uri.removeprefix("zip://").rpartition("::")[2] if uri.startswith("zip://") else uri
+    archive = uri.rpartition("::")[2] if uri.startswith(_INSIDE) else uri
     return "" if "://" in archive else archive
 
 
 def has_credentials(uri: str) -> bool:
     """Whether a URI holds a user or a password, which would end up in every table. `gs://anonymous@` does not."""
-    if "://" not in uri or uri.startswith("zip://"):
+    if "://" not in uri or uri.startswith(_INSIDE):
         return False
     authority = uri.partition("://")[2].partition("/")[0].partition("?")[0]
     user, at, _ = authority.rpartition("@")

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from curation.clip_ids import clip_id
 from curation.decoder import Decoder
 from curation.duplicates import reasons_of_firsts
-from curation.manifests import clip_id
 from curation.media import localized
 from curation.operator import Env, Input, Operator, map_rows
 from curation.schema import INGEST, Reason, Status, iterate, status_not_ok, to_table

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: which text names one, and where the local cache has it. Asks no server."""
+"""Models and datasets of the Hugging Face hub: which text names one, where the local cache has it. Asks no server."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 PREFIX = "hf:"
 """Before the id of a model; without it a text is a path first, and never a reason to fetch anything."""
+DATASETS = "hf://datasets/"
+"""Before the id of a dataset, as `huggingface_hub` and `fsspec` write it."""
 _PART = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
@@ -66,6 +68,30 @@ def hub_model(text: str) -> HubModel | None:
     if not text.startswith(PREFIX) and Path(parts[0]).exists():
         return None
     return HubModel("/".join(parts[:2]), "/".join(parts[2:]), revision or "main")
+
+
+def dataset_path(text: str) -> Path:
+    """Where the cache has a dataset, a folder or a file of it: `hf://datasets/owner/name[@revision][/path]`.
+
+    The last part of the path may be a pattern. ValueError if the cache does not have it, with what fetches it.
+    """
+    owner, _, rest = text.removeprefix(DATASETS).partition("/")
+    name, _, path = rest.partition("/")
+    name, _, revision = name.partition("@")
+    parts = path.split("/") if path else []
+    named = [owner, name, *(revision.split("/") if revision else ())]
+    is_inside = not any(part in ("", ".", "..") for part in parts)
+    if not text.startswith(DATASETS) or not all(map(_PART.fullmatch, named)) or not is_inside:
+        raise ValueError(f"{text} names no dataset of the hub; expected {DATASETS}owner/name[@revision][/folder]")
+    repository = cache() / f"datasets--{owner}--{name}"
+    reference = repository / "refs" / (revision or "main")
+    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision or "main"
+    snapshot = repository / "snapshots" / commit
+    found = snapshot.joinpath(*parts)
+    if not snapshot.is_dir() or not found.parent.is_dir():
+        words = f"hf download {owner}/{name} --repo-type dataset" + (f" --revision {revision}" if revision else "")
+        raise ValueError(f"{text} is not in the Hugging Face cache ({cache()}); fetch it with `{words}`")
+    return found
 
 
 def no_folder(text: str) -> str:

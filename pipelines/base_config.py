@@ -20,6 +20,7 @@ from curation.shots import ShotsConfig
 from jobs.runtime import RuntimeConfig
 from jobs.shapes import RenderShapesConfig
 from lumina.config import Config
+from lumina.hub import dataset_path
 from pipelines.engine.code_drift import DriftPolicy
 from pipelines.errors import did_you_mean
 
@@ -32,7 +33,13 @@ class DataConfig(Config):
     shapes: RenderShapesConfig | None = None
     """Render the Shapes world."""
     manifest: Path | None = None
-    """A CSV, JSON lines or Parquet file (see `ingest.format`), or a folder of clips."""
+    """A CSV, JSON lines or Parquet file (see `ingest.format`), shards of a WebDataset or of Parquet, or a folder of
+    clips; `hf://datasets/owner/name` is what the cache of the hub has of a dataset."""
+
+    @field_validator("manifest", mode="before")
+    @classmethod
+    def _of_the_hub(cls, given: Any) -> Any:
+        return dataset_path(given) if isinstance(given, str) and given.startswith("hf://") else given
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

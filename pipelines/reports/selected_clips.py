@@ -116,9 +116,12 @@ class SelectedClips:
         }
 
     def _tables(self) -> dict[str, ds.Dataset]:
-        """The clips, and the tables beside them that hold scores."""
-        others = sorted(key for key in self.inputs if key not in ("clips", "tag"))
-        return {key: recorded_rows(self.store, self.record, self.inputs[key]) for key in ("clips", *others)}
+        """The clips, and the tables beside them that hold scores, in the order of `curation.selection`."""
+        from curation.selection import DUPLICATES
+
+        given = [key for key in ("clips", "motion", "scores", DUPLICATES) if key in self.inputs]
+        others = sorted(key for key in self.inputs if key not in (*given, "tag"))
+        return {key: recorded_rows(self.store, self.record, self.inputs[key]) for key in (*given, *others)}
 
 
 def _scores(table: ds.Dataset) -> list[str]:

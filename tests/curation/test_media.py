@@ -84,7 +84,7 @@ def test_what_is_no_file_is_named_and_never_opened(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("https://example.org/a.mp4", "expected a path, file://, zip://, s3://, gs://"),
+        ("https://example.org/a.mp4", "expected a path, file://, zip://, tar://, parquet://, s3://, gs://"),
         ("file://other/a.mp4", "on another machine"),
         ("zip://a.mp4", "expected zip://inside/clip.mp4::archive.zip"),
         ("zip://a.mp4::s3://bucket/a.zip", "expected zip://inside/clip.mp4::archive.zip"),

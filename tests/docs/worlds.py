@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import tarfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,10 @@ def make_desk(root: Path) -> Path:
         archive.write(root / "clips" / "0.mp4", "one.mp4")
     _table(root / "scores.csv", [{"source": "web", "total": "80.1"}, {"source": "phone", "total": "82.5"}])
     shutil.copyfile(CONFIGS / "folder.yaml", root / "my.yaml")
+    (root / "shards").mkdir()
+    with tarfile.open(root / "shards" / "train-000.tar", "w") as archive:
+        archive.add(root / "clips" / "0.mp4", "0.mp4")
+        archive.add(root / "my_videos" / "clip.txt", "0.txt")
     (root / "mixtures.yaml").write_text("all: {}\nno web: {train.2.tasks.0.source_weights: {web: 0}}\n")
     return root
 

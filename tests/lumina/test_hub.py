@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lumina.hub import HubModel, hub_model, no_folder
+from lumina.hub import HubModel, dataset_path, hub_model, no_folder
 
 PATHS = (
     "runs/export/",
@@ -46,3 +46,23 @@ def test_a_folder_and_a_revision_are_part_of_an_id(tmp_path: Path, monkeypatch: 
     found = tmp_path / "models--a-b--c.d" / "snapshots" / "refs" / "pr" / "1" / "e" / "f"
     found.mkdir(parents=True)
     assert model.snapshot == found
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("hf://datasets/owner/name/data", "fetch it with `hf download owner/name --repo-type dataset`"),
+        ("hf://datasets/owner/name@v1", "fetch it with `hf download owner/name --repo-type dataset --revision v1`"),
+        ("hf://datasets/owner", "names no dataset of the hub"),
+        ("hf://datasets/owner/name/../../secret", "names no dataset of the hub"),
+        ("hf://models/owner/name", "names no dataset of the hub"),
+        ("hf://datasets/-x/name", "names no dataset of the hub"),
+    ],
+)
+def test_a_dataset_that_is_not_in_the_cache_is_one_line(
+    text: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match="hf://") as error:
+        dataset_path(text)
+    assert told in str(error.value)

@@ -24,8 +24,12 @@ from typer.testing import CliRunner
 
 from curation import export_folder, export_media
 from curation.decoder import Decoder
+from curation.manifest_formats import IngestConfig
+from curation.manifests import INGEST_OPERATOR, media_root
+from curation.operator import Env, Input
 from curation.selection import SelectConfig
 from pipelines import cli
+from tests.curation.in_memory import computed
 from tests.curation.numbered import Film, number_of, picture, write
 from tests.pipelines.curated import Curated
 
@@ -350,3 +354,47 @@ def test_mapping_of_records(world: Curated) -> None:
     rows: Mapping[str, dict[str, Any]] = _stored(world, "select")
     assert {row["split"] for row in rows.values() if row["keep"]} == {"train", "heldout"}
     assert any(not row["keep"] for row in rows.values())
+
+
+def _read_back(manifest: Path, **settings: Any) -> dict[str, dict[str, Any]]:
+    config = IngestConfig(**settings)
+    env = Env(str(media_root(manifest, config)))
+    rows = computed(INGEST_OPERATOR, {"manifest": Input(manifest)}, config, env).to_pylist()
+    return {row["clip_id"]: row for row in rows}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("clips", [False, True])
+def test_an_export_is_a_manifest_of_the_same_clips(world: Curated, tmp_path: Path, format: str, clips: bool) -> None:
+    out = tmp_path / "out"
+    _export(world, out, "--as", format, "--shard", "2", *["--clips"] * clips)
+    kept = {name: row for name, row in _stored(world, "select").items() if row["keep"]}
+    read = _read_back(out, stated_ids=True) if clips else _read_back(out)
+    assert {row["status"] for row in read.values()} == {"ok"}
+    assert set(read) == set(kept)
+    for name, row in read.items():
+        assert [row[key] for key in ("caption", "source", "media")] == [
+            kept[name][key] for key in ("caption", "source", "media")
+        ]
+        assert json.loads(row["extra"])["split"] == kept[name]["split"]
+    if clips:
+        # Without trust, an id is of the bytes that are there: those of whole files are the same.
+        whole = {name for name, row in kept.items() if row["span_start_s"] is None}
+        assert set(_read_back(out)) & set(kept) == whole
+
+
+def test_a_stated_id_is_that_of_its_span_and_its_file(world: Curated, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    _export(world, out, "--as", "csv", "--clips")
+    cut = next(row for row in _rows(out) if row["clip_how"] == "copied")
+    table = next(out.glob(f"{cut['split']}-*.csv"))
+    text = table.read_text(encoding="utf-8")
+    changes = {
+        "is not the one that the export wrote": text.replace(cut["clip_sha256"], "0" * 64),
+        "its clip_id is not that of the span": text.replace(cut["clip_id"] + ",", "0" * 32 + ","),
+    }
+    for why, changed in changes.items():
+        table.write_text(changed, encoding="utf-8")
+        aside = [row for row in _read_back(out, stated_ids=True).values() if row["status"] == "quarantined"]
+        assert [row["reason"] for row in aside] == ["unreadable_file"]
+        assert why in aside[0]["detail"]

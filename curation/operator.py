@@ -185,8 +185,9 @@ class Operator:
     """Whether it loads a network under this config, which uses a GPU where the runtime has them."""
     expand: Callable[[pa.Table, Any], pa.Table] | None = None
     """Makes more rows of the computed rows of a shard, before `reduce`: a clip becomes its shots."""
-    survey: Callable[[ds.Dataset, Any], Any] | None = None
-    """What `reduce` has to know of all computed rows, as small as it can be; None of it: there is nothing to reduce."""
+    survey: Callable[[ds.Dataset, Mapping[str, Input], Any], Any] | None = None
+    """What `reduce` has to know of all computed rows and of the inputs, as small as it can be; None of it: there is
+    nothing to reduce."""
     reduce: Callable[[pa.Table, Any, Any], pa.Table] | None = None
     """Turns computed rows whose ids lie in one range into the result, for what a row alone does not tell (duplicates);
     the last argument is what `survey` found."""

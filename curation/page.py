@@ -7,7 +7,7 @@ time and no path of this machine beyond the clips' own URIs, so the same rows gi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from pydantic import Field
 from curation.charts import Histogram, Names, Ranking, Values, histogram, quantile_index, ranking
 from curation.control_characters import shown
 from curation.operator import Input, dataset
+from curation.page_duplicates import Alike, describe, read_duplicates
 from curation.schema import RowError, Status
 from curation.thumbnails import Thumbnail, thumbnail_times, thumbnails
 from lumina.config import Config
@@ -51,6 +52,8 @@ class CurationPageConfig(Config):
     """Kept clips on the contact sheet of each source."""
     clips_per_reason: int = Field(default=6, ge=0)
     """Clips on the contact sheet of each reason for which clips were set aside."""
+    duplicate_groups: int = Field(default=6, ge=0)
+    """Groups of near-duplicates that are shown, those across sources first, then the largest."""
     max_sources: int = Field(default=12, ge=1)
     """Sources with charts and contact sheets of their own, the largest first; the others are only counted."""
     thumbnail_width: int = Field(default=144, ge=16, le=640)
@@ -71,6 +74,8 @@ class Tables:
     """What the motion scores measure; None where no clip has one."""
     system_prompts: Mapping[str, str]
     """Source to the text before its captions."""
+    duplicates: pa.Table | None = None
+    """See `curation.page_duplicates.read_duplicates`."""
 
 
 @dataclass(frozen=True)
@@ -110,14 +115,18 @@ class _Group:
 
 
 def read_tables(inputs: Mapping[str, Input], system_prompts: Mapping[str, str]) -> Tables:
-    """Read the inputs `clips` (`probe`), `select` and, if given, `motion`. ValueError if they are not of one run."""
+    """Read the inputs `clips` (`probe`), `select` and, if given, `motion` and `duplicates`.
+
+    ValueError if they are not of one run.
+    """
     select, clips = (dataset(inputs[name].path / "data") for name in ("select", "clips"))
     scored = []
     if "motion" in inputs:
         motion = dataset(inputs["motion"].path / "data")
         scored = motion.scanner(filter=pc.is_valid(pc.field("estimator"))).head(1).to_pylist()
     # One configuration scored them all.
-    return join_tables(select, clips, _unit(scored[0]) if scored else None, system_prompts)
+    tables = join_tables(select, clips, _unit(scored[0]) if scored else None, system_prompts)
+    return replace(tables, duplicates=read_duplicates(inputs))
 
 
 def join_tables(
@@ -164,11 +173,16 @@ def make_page(
     sheets = [_sheet(columns, source, config) for source in named]
     moving = [_motion_examples(columns, source) for source in named]
     reasons = [(key, _reason(columns, key, config)) for key in columns.reasons()]
-    picked = sorted({i for group in (*sheets, *moving, *(group for _, group in reasons)) for i, _ in group.picks})
+    alike = None
+    if tables.duplicates is not None:
+        alike = describe(tables.duplicates, clips["clip_id"], config.duplicate_groups)
+    groups: list[_Group | Alike] = [*sheets, *moving, *(group for _, group in reasons)]
+    groups += alike.groups if alike else ()
+    picked = sorted({index for group in groups for index, _ in group.picks})
     rows = _rows(tables, picked)
     pictures = _pictures(rows, config, decode, progress)
 
-    def cards(group: _Group) -> list[_Card]:
+    def cards(group: _Group | Alike) -> list[_Card]:
         is_scored = tables.motion_unit is not None
         return [_card(rows[index], title, pictures[index], is_scored) for index, title in group.picks]
 
@@ -186,6 +200,8 @@ def make_page(
         histograms=_histograms(columns, colors),
         rankings=_rankings(clips, columns, colors),
         reasons=[(key, group, cards(group)) for key, group in reasons],
+        alike=alike,
+        alike_cards=[(group, cards(group)) for group in (alike.groups if alike else ())],
         made_from=made_from,
     )
     undecodable = sum(isinstance(found, RowError) for found in pictures.values())

@@ -60,6 +60,8 @@ class Reason(StrEnum):
     MAX_MOTION = "max_motion"
     MIN_CAPTION = "min_caption"
     MAX_CAPTION = "max_caption"
+    NEAR_DUPLICATE = "near_duplicate"
+    """A clip that shows the same is kept; `detail` says which."""
     SCORE = "score"
     """A number that the policy names; `detail` says which."""
     SOURCE_QUOTA = "source_quota"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
@@ -51,19 +51,27 @@ share of the picture that is under text in three quarters of them, as under a wa
 OF_VIDEOS = frozenset({"duplicate_frames", "combed_frames", *SCORERS["camera"], "text_stable"})
 """Columns that an image has no value in."""
 
-SCORES = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        *((name, pa.float32()) for names in SCORERS.values() for name in names),
-        ("text_lines", pa.list_(pa.string())),
-        ("frames_scored", pa.int32()),
-        *((name, pa.string()) for name in STATUS_COLUMNS),
-    ]
-)
-"""What scorers that are off would measure is null. `text_lines`: what `text` read, without repeats, sorted.
-`frames_scored` counts the sampled frames."""
+_LINES = {"text": [("text_lines", pa.list_(pa.string()))]}
+"""Columns that are no numbers: what `text` read, without repeats, sorted."""
 
 
 def columns_of(scorers: Iterable[str]) -> tuple[str, ...]:
-    """The columns of some scorers."""
+    """The columns of some scorers that are numbers."""
     return tuple(name for scorer in scorers for name in SCORERS[scorer])
+
+
+def schema_of(scorers: Sequence[str]) -> pa.Schema:
+    """Of a table of some scorers; of those that are off it is null. `frames_scored` counts the sampled frames."""
+    return pa.schema(
+        [
+            ("clip_id", pa.string()),
+            *((name, pa.float32()) for name in columns_of(scorers)),
+            *(column for scorer in scorers for column in _LINES.get(scorer, ())),
+            ("frames_scored", pa.int32()),
+            *((name, pa.string()) for name in STATUS_COLUMNS),
+        ]
+    )
+
+
+SCORES = schema_of(list(SCORERS))
+"""Of the table of the stage `scores`."""

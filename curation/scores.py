@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +22,16 @@ from curation.decoder import Decoder
 from curation.media import localized
 from curation.operator import Env, Halves, Input, Operator, Report, RowsFunction, map_rows, quantile_report
 from curation.schema import STATUS_COLUMNS, Reason, RowError, Status
-from curation.score_columns import SCORERS, SCORES, columns_of
+from curation.score_columns import SCORERS, SCORES, columns_of, schema_of
 from lumina.config import Config
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
     from curation.score_networks import Scorer
+
+
+NETWORK_LIBRARIES, OCR_LIBRARIES = ("torch", "transformers"), ("rapidocr", "onnxruntime")
 
 
 class QualityConfig(Config):
@@ -246,3 +250,16 @@ SCORES_OPERATOR = Operator(
     report=_report,
 )
 """Reads the input `clips`, the output of `probe`; weights by their settings, `aesthetic.weights` and so on."""
+
+
+def _alone(scorer: str, *weights: str, depends: tuple[str, ...] = ()) -> Operator:
+    """A stage of one scorer, whose table has its columns alone: it comes and goes without the others."""
+    return replace(SCORES_OPERATOR, schema=schema_of([scorer]), weights=weights, depends=depends)
+
+
+QUALITY_OPERATOR = _alone("quality")
+CAMERA_OPERATOR = _alone("camera")
+AESTHETIC_OPERATOR = _alone("aesthetic", "aesthetic.weights", "aesthetic.head", depends=NETWORK_LIBRARIES)
+CAPTION_MATCH_OPERATOR = _alone("caption_match", "caption_match.weights", depends=NETWORK_LIBRARIES)
+NSFW_OPERATOR = _alone("nsfw", "nsfw.weights", depends=NETWORK_LIBRARIES)
+TEXT_OPERATOR = _alone("text", depends=OCR_LIBRARIES)

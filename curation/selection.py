@@ -13,6 +13,7 @@ import heapq
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from curation.duplicates import reasons_of_firsts
+from curation.kept_copies import best_of, copies
 from curation.operator import Env, Input, Operator, Report, dataset
 from curation.rules import (
     EXTRA,
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
 
+DUPLICATES = "duplicates"
+"""Name of the input that tells which clips show the same."""
 SCORED = "score@"
 """How the names of inputs begin whose numbers rules may name, besides those of `clips` and `motion`."""
 
@@ -59,6 +63,10 @@ class SelectConfig(Rules):
     """Clips (images not counted) of one source at most, after all other rules; drawn by clip id and seed."""
     heldout_fraction: float = Field(default=0.0, ge=0, lt=1)
     """Share of clips marked `heldout`: drawn per clip id, so a clip keeps its split whatever else is in the data."""
+    near_duplicates: Literal["best", "all"] | None = None
+    """Of clips that show the same, keep the `best` that passes the other rules: the largest picture, then the longest,
+    then the lowest id; or `all`. None is `best` where the section `duplicates` has them looked for. Either way they
+    are held out together or not at all, mirror images included."""
     seed: int = 0
     """Seed of the split and of `max_clips_per_source`."""
 
@@ -76,8 +84,10 @@ class SelectConfig(Rules):
 
     @property
     def policy_id(self) -> str:
-        """Identity of the policy: a digest of all its fields."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """Identity of the policy: a digest of its fields."""
+        # What no stage looks for is no part of it.
+        unused = {"near_duplicates"} if self.near_duplicates is None else set[str]()
+        text = json.dumps(self.model_dump(mode="json", exclude=unused), sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def rules(self, source: str) -> Rules:
@@ -137,8 +147,8 @@ def select(rows: Iterable[Row], config: SelectConfig) -> pa.Table:
     import pyarrow.dataset as ds
 
     decided = to_table(_decided(rows, config), SELECT)
-    quotas = _survey(ds.dataset(decided), config)
-    return decided if quotas is None else _reduce(decided, config, quotas)
+    surveyed = _survey(ds.dataset(decided), {}, config)
+    return decided if surveyed is None else _reduce(decided, config, surveyed)
 
 
 def _decided(rows: Iterable[Row], config: SelectConfig) -> Iterator[Row]:
@@ -155,7 +165,7 @@ def _decided(rows: Iterable[Row], config: SelectConfig) -> Iterator[Row]:
 
 
 def _decide(row: Row, config: SelectConfig, rules: Rules, sets: Mapping[str, Rules]) -> Row:
-    draw = generator(config.seed, "heldout", row["clip_id"]).random()
+    draw = generator(config.seed, "heldout", row.get("family") or row["clip_id"]).random()
     split = "heldout" if draw < config.heldout_fraction else "train"
     decided = row | {"split": split, "failed_rules": [], "keep": False, "stage_failed": None}
     decided["stages"] = [] if config.sets else None
@@ -210,16 +220,34 @@ Quotas = Mapping[str, tuple[int, float]]
 """Source -> its kept clips, and the greatest draw of those that its quota lets through."""
 
 
-def _survey(decided: ds.Dataset, config: SelectConfig) -> Quotas | None:
-    """The quotas that sources exceed; None where there are none."""
+@dataclass(frozen=True)
+class Surveyed:
+    """What the rows of one range do not tell."""
+
+    quotas: Quotas | None
+    copies: pa.Table | None
+    """See `curation.kept_copies.copies`."""
+
+
+def _survey(decided: ds.Dataset, inputs: Mapping[str, Input], config: SelectConfig) -> Surveyed | None:
+    """Near-duplicates of better clips, and the quotas that sources exceed; None where there are none."""
+    found = None
+    if DUPLICATES in inputs and config.near_duplicates != "all":
+        found = copies(decided, dataset(inputs[DUPLICATES].path / "data"))
     if config.max_clips_per_source is None:
-        return None
+        return None if found is None else Surveyed(None, found)
+    return Surveyed(_quotas(decided, config.max_clips_per_source, config, found), found)
+
+
+def _quotas(decided: ds.Dataset, most: int, config: SelectConfig, found: pa.Table | None) -> Quotas:
     counts, least = Counter[str](), dict[str, list[float]]()
     is_kept = pc.field("keep") & (pc.field("media") == "video")
+    if found is not None:
+        is_kept &= ~pc.field("clip_id").isin(found["clip_id"].combine_chunks())
     for batch in decided.to_batches(columns=["source", "clip_id"], filter=is_kept):
         for row in batch.to_pylist():
             drawn = least.setdefault(row["source"], [])
-            push = heapq.heappush if len(drawn) < config.max_clips_per_source else heapq.heappushpop
+            push = heapq.heappush if len(drawn) < most else heapq.heappushpop
             push(drawn, -_draw(row, config))
             counts[row["source"]] += 1
     return {source: (counts[source], -drawn[0]) for source, drawn in least.items()}
@@ -229,14 +257,20 @@ def _draw(row: Row, config: SelectConfig) -> float:
     return float(generator(config.seed, "source quota", row["clip_id"]).random())
 
 
-def _reduce(decided: pa.Table, config: SelectConfig, quotas: Quotas) -> pa.Table:
+def _reduce(decided: pa.Table, config: SelectConfig, surveyed: Surveyed) -> pa.Table:
+    quotas, best = surveyed.quotas, best_of(decided["clip_id"], surveyed.copies)
+
     def limited(row: Row) -> Row:
         source = row["source"]
-        if not row["keep"] or row["media"] != "video" or _draw(row, config) <= quotas[source][1]:
+        if row["clip_id"] in best:
+            reason, detail = Reason.NEAR_DUPLICATE, f"shows the same as clip {best[row['clip_id']]}, which is kept"
+        elif quotas is None or not row["keep"] or row["media"] != "video" or _draw(row, config) <= quotas[source][1]:
             return row
-        detail = f"source {source!r} keeps {config.max_clips_per_source} of {quotas[source][0]} clips"
+        else:
+            reason = Reason.SOURCE_QUOTA
+            detail = f"source {source!r} keeps {config.max_clips_per_source} of {quotas[source][0]} clips"
         stages: list[str] | None = None if row["stages"] is None else []
-        return row | _aside([Failure(str(Reason.SOURCE_QUOTA), detail)]) | {"stages": stages}
+        return row | _aside([Failure(str(reason), detail)]) | {"stages": stages}
 
     return to_table(map(limited, iterate(decided)), SELECT)
 
@@ -248,7 +282,7 @@ def _join(inputs: Mapping[str, Input], config: SelectConfig) -> Iterator[Row]:
     for key in _beside(inputs):
         table = inputs[key].rows()
         wanted = (named | {"flow_abs_mean"}) & set(score_columns(table.schema))
-        wanted |= {"system_prompt_id"} & set(table.column_names)
+        wanted |= {"system_prompt_id", "family"} & set(table.column_names)
         parts[key] = table.select(["clip_id", *sorted(wanted), *STATUS_COLUMNS]).sort_by("clip_id")
     if any(len(table) != len(clips) for table in parts.values()):
         raise ValueError(
@@ -272,7 +306,8 @@ def _join(inputs: Mapping[str, Input], config: SelectConfig) -> Iterator[Row]:
 
 def _beside(inputs: Mapping[str, Input]) -> list[str]:
     """Keys of the inputs beside the clips, in the order in which their reasons count."""
-    return [*(key for key in ("motion", "tag", "scores") if key in inputs), *_scored(inputs)]
+    given = [key for key in ("motion", "tag", "scores", DUPLICATES) if key in inputs]
+    return [*given, *_scored(inputs)]
 
 
 def _scored(inputs: Mapping[str, Input]) -> list[str]:
@@ -326,4 +361,5 @@ SELECT_OPERATOR = Operator(
     reduce=_reduce,
     report=_report,
 )
-"""Reads the inputs `clips` (`probe`), `motion`, `tag` and `scores` if given, and those that begin with `SCORED`."""
+"""Reads the inputs `clips` (`probe`), `motion`, `tag`, `scores` and `duplicates` if given, and those that begin with
+`SCORED`."""

@@ -24,7 +24,7 @@ from lumina.video_to_audio.lengths import SYNC_FPS, VISUAL_FPS, Lengths
 
 COPIED = frozenset({"h264", "hevc", "av1", "vp9"})
 """Codecs whose streams players find in an MP4."""
-_UNITS = 90_000
+UNITS = 90_000
 """Of a second, for stamps of frames that are encoded anew."""
 _TIE_S = 1e-6
 
@@ -123,7 +123,7 @@ def _copied(path: Path, film: Film, track: Track) -> bytes | None:
         film_stream = source.streams[film.index]
         stream = container.add_stream_from_template(film_stream, opaque=True)
         stream.time_base = film_stream.time_base
-        if matrix := _matrix(path, film):
+        if matrix := display_matrix(path, film.index):
             stream.set_display_matrix(matrix)
         for packet in source.demux(film_stream):
             if not packet.size:
@@ -142,14 +142,14 @@ def _copied(path: Path, film: Film, track: Track) -> bytes | None:
     return buffer.getvalue() if same else None
 
 
-def _matrix(path: Path, film: Film) -> list[int] | None:
-    """The nine numbers by which a player turns the picture, where there are any."""
+def display_matrix(path: Path, index: int) -> list[int] | None:
+    """The nine numbers by which a player turns the picture of a stream, where there are any."""
     import struct
 
     from av.sidedata.sidedata import Type
 
     with opened(path) as container:
-        stream = stream_of(container, film.index, seen=False)
+        stream = stream_of(container, index, seen=False)
         frame = next(decoded(stream, container.demux(stream)))
         try:
             found = frame.side_data
@@ -167,13 +167,13 @@ def _encoded(path: Path, track: Track) -> bytes:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         encoder: H264Encoder | None = None
-        for stamp_s, image in _distinct(_shown(path, track)):
+        for stamp_s, image in distinct(_shown(path, track)):
             height, width = image.shape[:2]
             image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             if encoder is None:
                 rate = Fraction(1 / track.interval_s).limit_denominator(1001)
-                encoder = H264Encoder(container, image.shape[1::-1], rate, time_base=Fraction(1, _UNITS))
-            container.mux(encoder.encode(image, round(stamp_s * _UNITS)))
+                encoder = H264Encoder(container, image.shape[1::-1], rate, time_base=Fraction(1, UNITS))
+            container.mux(encoder.encode(image, round(stamp_s * UNITS)))
         if encoder is None:
             raise RowError(Reason.DECODE_ERROR, "pyav: the video stream has no frame")
         container.mux(encoder.rest())
@@ -187,11 +187,11 @@ def _shown(path: Path, track: Track) -> Iterator[tuple[float, NDArray[np.uint8]]
         yield stamp, picture(frame, display_of(frame, Fraction(track.pixel_aspect)))
 
 
-def _distinct(frames: Iterable[tuple[float, NDArray[np.uint8]]]) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+def distinct(frames: Iterable[tuple[float, NDArray[np.uint8]]]) -> Iterator[tuple[float, NDArray[np.uint8]]]:
     """Without those that are shown for no time, of which the last of an instant counts."""
     waiting: tuple[float, NDArray[np.uint8]] | None = None
     for stamp, image in frames:
-        if waiting is not None and round(stamp * _UNITS) > round(waiting[0] * _UNITS):
+        if waiting is not None and round(stamp * UNITS) > round(waiting[0] * UNITS):
             yield waiting
         waiting = stamp, image
     if waiting is not None:

@@ -98,7 +98,7 @@ class _Run:
         directory = ctx.work / self._directory
         computed = read_parts(directory) if operator.map is None else self._compute(shards, planned)
         parts = computed
-        if operator.reduce is not None and (reduced := self._reduce(computed, rows)) is not None:
+        if operator.reduce is not None and (reduced := self._reduce(computed, inputs, rows)) is not None:
             parts, directory = reduced, ctx.work / "reduced"
         (ctx.out / "data").mkdir()
         link_parts(parts, directory, ctx.out / "data")
@@ -211,7 +211,7 @@ class _Run:
                 raise
             raise fault from error
 
-    def _reduce(self, parts: Sequence[Part], rows: int) -> list[Part] | None:
+    def _reduce(self, parts: Sequence[Part], inputs: Mapping[str, Input], rows: int) -> list[Part] | None:
         """Bring computed rows of one range of ids together, and make the result of them; None: it is made."""
         import pyarrow.dataset as ds
 
@@ -222,7 +222,8 @@ class _Run:
         surveyed: Any = ()
         if operator.survey is not None:
             every = [path for paths in files.values() for path in paths]
-            surveyed = operator.survey(ds.dataset(every, operator.computed_schema, format="parquet"), self.ctx.config)
+            computed = ds.dataset(every, operator.computed_schema, format="parquet")
+            surveyed = operator.survey(computed, inputs, self.ctx.config)
             if surveyed is None:
                 return None
         count = len(cut_shards(rows))

@@ -22,8 +22,8 @@ FILE = "curation.html"
 
 @partial(Job, reads_media=True, depends=("pillow", "jinja2"), uses_cluster=False)
 def run(ctx: JobContext) -> JobResult:
-    """Write `curation.html` (config: CurationPageConfig) from the inputs `clips`, `select`, and `motion` and `tag` if
-    there are such stages.
+    """Write `curation.html` (config: CurationPageConfig) from the inputs `clips`, `select`, and `motion`, `tag` and
+    `duplicates` if there are such stages.
 
     A clip that does not decode is shown with the reason.
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from curation.decode import ProbeConfig
+from curation.duplicate_clusters import DuplicatesConfig
 from curation.manifest_formats import IngestConfig
 from curation.manifests import read_manifest
 from curation.operator import load_operator
@@ -99,6 +100,8 @@ class BaseConfig(Config):
     """Further stages that measure clips, by name; what they measure may be a rule of `select.scores`."""
     scores: ScoresConfig = ScoresConfig()
     """Scorers of clips, in one stage `scores`; without any that is on there is no such stage."""
+    duplicates: DuplicatesConfig | None = None
+    """Find near-duplicates; None does not look for them."""
     select: SelectConfig = SelectConfig()
     """Keep or filter clips."""
     runtime: RuntimeConfig = RuntimeConfig()
@@ -123,6 +126,8 @@ class BaseConfig(Config):
     def _reads_what_there_is(self) -> Self:
         if self.data.shapes is not None and self.ingest != IngestConfig():
             raise ValueError("ingest tells how a manifest is read, but this config renders its clips (data.shapes)")
+        if self.select.near_duplicates is not None and self.duplicates is None:
+            raise ValueError("select.near_duplicates needs to know them; add -o duplicates={}")
         return self
 
     def drift_policy(self, recompute: Sequence[str] = ()) -> DriftPolicy:

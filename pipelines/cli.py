@@ -10,6 +10,7 @@ import typer
 from pipelines.commands import cluster, jobs
 from pipelines.commands.assemble import assemble
 from pipelines.commands.av_benchmark import av_benchmark
+from pipelines.commands.export_data import export_data
 from pipelines.commands.gc import gc
 from pipelines.commands.generate import generate
 from pipelines.commands.models import convert, cost
@@ -61,6 +62,7 @@ add_commands(
     cost=cost,
     **{"av-benchmark": av_benchmark},
 )
+add_commands(app, **{"export-data": export_data})
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(cluster.app, name="cluster")
 

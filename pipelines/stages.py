@@ -7,10 +7,12 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
+from curation.hashed_clips import FrameHashesConfig
 from curation.manifests import Manifest, external_digest, media_root, read_manifest
 from curation.operator import Operator, load_operator
 from curation.score_columns import columns_of
-from curation.selection import SelectConfig
+from curation.scores import NETWORK_LIBRARIES, OCR_LIBRARIES
+from curation.selection import DUPLICATES, SelectConfig
 from jobs import shapes
 from jobs.context import Job
 from jobs.shapes import RenderShapesConfig
@@ -21,7 +23,6 @@ from pipelines.engine.stage import Stage
 from pipelines.engine.tolerance import read_tier
 from pipelines.errors import PipelineError
 
-_OCR = ("rapidocr", "onnxruntime")
 _DECODERS = ("av", "opencv-python-headless")
 
 
@@ -66,11 +67,11 @@ def _scores(config: BaseConfig) -> Stage:
     if missing := [name for name, place in places.items() if place is None]:
         raise PipelineError(f"scores.{missing[0]} is not given: name a path, or a model of the hub as hf:owner/name")
     given = {name: resolve(place) for name, place in places.items() if place is not None}
-    reads = _OCR if config.scores.text is not None else ()
+    reads = OCR_LIBRARIES if config.scores.text is not None else ()
     if absent := [name for name in reads if find_spec(name) is None]:
         raise PipelineError(f"scores.text: {absent[0]} is not installed; `pip install 'lumina-video[ocr]'` brings it")
     stage = curate(config, "curation.scores:SCORES_OPERATOR", config.scores.identity())
-    networks = ("torch", "transformers") if given else ()
+    networks = NETWORK_LIBRARIES if given else ()
     return replace(stage, weights=given, depends=(*stage.depends, *networks, *reads))
 
 
@@ -81,6 +82,21 @@ def select_clips(config: BaseConfig, policy: SelectConfig, inputs: Collection[st
     scored = [f"score@{name}" for name, one in config.scoring.items() if named.keys() & one.columns()]
     scored += ["scores"] if named.keys() & set(columns_of(config.scores.scorers)) else []
     return replace(stage, inputs={**stage.inputs, **{name: name for name in (*inputs, *scored)}})
+
+
+def find_duplicates(config: BaseConfig) -> list[Stage]:
+    """The stages that find near-duplicates, where there is the section `duplicates`."""
+    if config.duplicates is None:
+        return []
+    return [
+        curate(config, "curation.hashed_clips:FRAME_HASHES_OPERATOR", FrameHashesConfig()),
+        curate(config, "curation.duplicate_clusters:DUPLICATES_OPERATOR", config.duplicates),
+    ]
+
+
+def duplicates_found(config: BaseConfig) -> tuple[str, ...]:
+    """The stage that tells which clips are near-duplicates, if there is one."""
+    return () if config.duplicates is None else (DUPLICATES,)
 
 
 def _ingest(config: BaseConfig, data: RenderShapesConfig | Manifest) -> Stage:

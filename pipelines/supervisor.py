@@ -163,6 +163,8 @@ class _Driver:
         self._pid, self._told, self._heard = pid, told, heard
         self._gone: dict[str, int] = {}
         self._deadline = 0.0
+        self._asked = 0
+        """The signal by which it was asked to stop."""
 
     def wait(self) -> _End:
         """Pass on signals until it has ended; see that it stops once a server of its cluster has died."""
@@ -178,6 +180,7 @@ class _Driver:
         return self._end(code)
 
     def _pass_on(self, number: int, _: FrameType | None) -> None:
+        self._asked = number
         # Not reaped before `wait` has left: the number is no other process's.
         os.kill(self._pid, number)
 
@@ -215,6 +218,8 @@ class _Driver:
         exit_code = 128 - code if code < 0 else code
         if self.seen.leaving or -code in (signal.SIGINT, signal.SIGTERM) or code in _OF_USER:
             return _End(exit_code)
+        if self._asked:
+            return _End(128 + self._asked, "the run was asked to stop, and ended without its last words")
         if self._gone:
             which = " and ".join(f"{name} (process {pid})" for name, pid in self._gone.items())
             return _End(1, f"Ray's {which} ended while the run needed it", f"{memory()} in {self.seen.logs}", lost=True)

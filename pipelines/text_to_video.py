@@ -21,7 +21,18 @@ from pipelines.engine.stage import Pipeline, RegisteredModel, Stage
 from pipelines.errors import PipelineError
 from pipelines.layout import check_layout, layout_of, trainable
 from pipelines.sampling import sample_plans
-from pipelines.stages import curate, executed, job, raw, read_clips, score_clips, select_clips, sources_of
+from pipelines.stages import (
+    curate,
+    duplicates_found,
+    executed,
+    find_duplicates,
+    job,
+    raw,
+    read_clips,
+    score_clips,
+    select_clips,
+    sources_of,
+)
 from pipelines.vbench_suite import with_suite
 
 _TRAIN_FROM = "lumina run CONFIG \\\n    -o weights.transformer={checkpoint}"
@@ -69,19 +80,20 @@ def _select(config: PipelineConfig) -> SelectConfig:
 
 
 def _curation(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> list[Stage]:
-    device = config.runtime.curation_device
+    device, alike = config.runtime.curation_device, duplicates_found(config)
     return [
         *read_clips(config, data),
         curate(config, "curation.motion_scores:MOTION_OPERATOR", config.motion),
         executed(curate(config, "curation.sources:TAG_OPERATOR", config.tag), system_prompts=SYSTEM_PROMPTS_FILE),
         *score_clips(config),
-        select_clips(config, _select(config), ("motion", "tag")),
+        *find_duplicates(config),
+        select_clips(config, _select(config), ("motion", "tag", *alike)),
         job(
             config,
             "curation_page",
             curation_page.run,
             config.curation_page,
-            {"clips": "probe", "motion": "motion", "tag": "tag", "select": "select"},
+            {"clips": "probe", "select": "select", **{name: name for name in ("motion", "tag", *alike)}},
         ),
         curate(config, "curation.prompts:ENCODE_TEXT_OPERATOR", config.encode_text.on(device)),
         *(

@@ -1,4 +1,4 @@
-"""YAML from outside: read once its aliases are known to stand for little, and its nesting to end.
+"""YAML from outside: read once its aliases are known to stand for little, its nesting to end, its keys to differ.
 
 A text of a kilobyte can name a list ten times, that list ten times, and so on, for more settings than there is memory.
 """
@@ -15,7 +15,7 @@ _DEPTH = 60
 
 
 class YamlLimitError(ValueError):
-    """A text that nobody wrote by hand.
+    """A text that nobody wrote by hand, or not as it was meant.
 
     Attributes:
         line: where, from 1.
@@ -47,6 +47,7 @@ class _Bounded(yaml.SafeLoader):
         self._depth -= 1
         below = node.value if isinstance(node, yaml.SequenceNode) else []
         if isinstance(node, yaml.MappingNode):
+            _check_keys(node)
             below = [one for pair in node.value for one in pair]
         size = self._sizes[id(node)] = 1 + sum(self._sizes[id(one)] for one in below)
         if size > _NODES:
@@ -54,11 +55,23 @@ class _Bounded(yaml.SafeLoader):
         return node
 
 
+def _check_keys(node: yaml.MappingNode) -> None:
+    """PyYAML takes the last of two: two scorers of one name, or a rule that is silently gone."""
+    seen = dict[tuple[str, str], int]()
+    for key, _ in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+            continue
+        if first := seen.get((key.tag, key.value)):
+            raise YamlLimitError(line, f"{key.value!r} is there twice, in line {first} before: leave one of them out")
+        seen[key.tag, key.value] = line
+
+
 def load_yaml(text: str) -> Any:
     """Plain data of a YAML text.
 
     Raises:
-        YamlLimitError: it is too long, nested too deeply, or stands for too much.
+        YamlLimitError: it is too long, nested too deeply, stands for too much, or has a key twice.
         yaml.YAMLError, ValueError: it is no YAML.
     """
     if len(text) > _CHARS:

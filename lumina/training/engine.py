@@ -1,4 +1,4 @@
-"""The network under DeepSpeed: ZeRO-1 or -2 with AdamW, and access to this worker's share of the state.
+"""The network under DeepSpeed: ZeRO-1 or -2 with AdamW or Muon, and access to this worker's share of the state.
 
 ZeRO lays all trained float32 numbers behind one another, in the order of `named_parameters`, and gives every worker an
 equal piece of the line. Whoever knows the order (`Layout`) can cut the line anew for another number of workers.
@@ -18,11 +18,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lumina.training.muon import Muon
 from lumina.training.stage import StageConfig
 from lumina.training.zero import ENGINE, ZERO, Clip, leave_uncounted, overlap
 
 STATE = ("weights", "exp_avg", "exp_avg_sq")
-"""What AdamW needs to go on: the float32 weights and their two moments, as 1-D shards."""
+"""What the optimizer needs to go on: the float32 weights and their two moments, as 1-D shards."""
 
 REDUCE_BUCKET = 100_000_000
 """Numbers of a gradient that workers add up at once; there are two such buffers where there are several workers."""
@@ -62,21 +63,22 @@ class Engine:
     def __init__(self, config: StageConfig, model: nn.Module, fused: bool = False) -> None:
         """Take over `model`, whose float32 parameters that require gradients are trained.
 
-        `fused` runs AdamW in one kernel. torch.distributed must be initialised.
+        `fused` runs AdamW in one kernel; that of Muon too. torch.distributed must be initialised.
         """
         named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
         self.layout = Layout(tuple(name for name, _ in named), tuple(tuple(value.shape) for _, value in named))
         # DeepSpeed puts bfloat16 copies in their place, and would take the float32 weights from those.
         first = [value.detach() for _, value in named] if config.precision == "bf16" else []
-        self._engine = _deepspeed(config, model, [value for _, value in named], fused)
+        trained = [value for _, value in named]
+        self._engine = _deepspeed(config, model, trained, _optimizer(config, trained, self.layout, fused))
         self._zero = self._engine.optimizer
         [self.weights] = self._zero.single_partition_of_fp32_groups
         self._clip = Clip(self.weights, self.layout.sizes, self.offset, config.grad_clip)
-        self._adam.register_step_pre_hook(self._clip)
+        self._optimizer.register_step_pre_hook(self._clip)
         leave_uncounted(self._zero)
         if self._zero.overlap_comm:
             overlap(self._zero, self._clip.order)
-        self._check_layout([value for _, value in named])
+        self._check_layout(trained)
         if first:
             self._set_weights(_piece(first, self.offset, len(self.weights)))
 
@@ -115,7 +117,7 @@ class Engine:
 
     def state(self) -> dict[str, Tensor]:
         """This worker's share of `STATE`: live tensors, [n] each."""
-        own = self._adam.state[self.weights]
+        own = self._optimizer.state[self.weights]
         if "exp_avg" not in own:
             zeros = torch.zeros_like(self.weights, requires_grad=False)
             return {"weights": self.weights.detach(), "exp_avg": zeros, "exp_avg_sq": zeros}
@@ -124,7 +126,7 @@ class Engine:
     def restore(self, state: Mapping[str, Tensor], steps: int) -> None:
         """Continue from this worker's share of a state that has `steps` updates behind it."""
         self._set_weights(state["weights"])
-        self._adam.state[self.weights] = {
+        self._optimizer.state[self.weights] = {
             # Where the optimizer keeps it: on the device only in the fused kernel.
             "step": torch.tensor(float(steps), device=self.weights.device if self._fused else "cpu"),
             "exp_avg": state["exp_avg"].to(self.weights.device, copy=True),
@@ -148,13 +150,13 @@ class Engine:
             self._set_weights(own)
 
     @property
-    def _adam(self) -> torch.optim.AdamW:
-        optimizer: torch.optim.AdamW = self._zero.optimizer
+    def _optimizer(self) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = self._zero.optimizer
         return optimizer
 
     @property
     def _fused(self) -> bool:
-        return bool(self._adam.defaults["fused"])
+        return bool(self._optimizer.defaults["fused"])
 
     @torch.no_grad()
     def _set_weights(self, weights: Tensor) -> None:
@@ -184,7 +186,26 @@ def _piece(tensors: Sequence[Tensor], start: int, length: int) -> Tensor:
     return piece
 
 
-def _deepspeed(config: StageConfig, model: nn.Module, trained: list[nn.Parameter], fused: bool) -> Any:
+def _optimizer(config: StageConfig, trained: list[nn.Parameter], layout: Layout, fused: bool) -> torch.optim.Optimizer:
+    # The rate is set before every update.
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(
+            trained, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=fused
+        )
+    return Muon(
+        trained,
+        layout.places(),
+        muon_lr_ratio=(config.muon_lr or config.lr) / config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=fused,
+    )
+
+
+def _deepspeed(
+    config: StageConfig, model: nn.Module, trained: list[nn.Parameter], optimizer: torch.optim.Optimizer
+) -> Any:
     """Wrap the model in a DeepSpeed engine; no compiler is needed."""
     # Read when deepspeed is imported: which device of the node is this worker's.
     os.environ.setdefault("LOCAL_RANK", "0")
@@ -202,6 +223,7 @@ def _deepspeed(config: StageConfig, model: nn.Module, trained: list[nn.Parameter
     engine, *_ = deepspeed.initialize(
         model=model,
         model_parameters=trained,
+        optimizer=optimizer,
         config={
             # One accumulation step, whose end the loop marks itself: else the engine would divide the losses.
             "train_micro_batch_size_per_gpu": 1,
@@ -221,17 +243,7 @@ def _deepspeed(config: StageConfig, model: nn.Module, trained: list[nn.Parameter
                 "reduce_bucket_size": min(count, REDUCE_BUCKET),
                 "allgather_bucket_size": gathered + gathered % 2,
             },
-            "optimizer": {
-                "type": "AdamW",
-                # The rate is set before every update.
-                "params": {
-                    "betas": list(config.betas),
-                    "eps": config.eps,
-                    "weight_decay": config.weight_decay,
-                    "torch_adam": True,
-                    "fused": fused,
-                },
-            },
+            "zero_allow_untested_optimizer": True,
         },
     )
     return engine

@@ -99,6 +99,12 @@ class StageConfig(Config):
     """Course of the learning rate after the warm-up."""
     final_lr_fraction: float = Field(default=0.1, ge=0, le=1)
     """Fraction of the peak that a decaying learning rate ends at."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """What updates the weights. `muon`: matrices of the blocks by their orthogonalised momentum, in the demo with half
+    as many steps for the same loss; all else by AdamW. Released: adamw."""
+    muon_lr: float | None = Field(default=None, gt=0)
+    """Peak learning rate of the matrices under `optimizer: muon`, whose updates are as large as AdamW's at the same
+    rate; None: `lr`. It takes the course of `lr`."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Decay rates of AdamW's moments."""
     eps: float = Field(default=1e-15, gt=0)
@@ -153,9 +159,11 @@ class StageConfig(Config):
         return value
 
     @model_validator(mode="after")
-    def _check_warmup(self) -> Self:
+    def _check_optimizer(self) -> Self:
         if self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be at most steps {self.steps}")
+        if self.muon_lr is not None and self.optimizer != "muon":
+            raise ValueError(f"muon_lr is of optimizer: muon, not of {self.optimizer}; leave it out")
         return self
 
     def learning_rate(self, step: int) -> float:

@@ -49,6 +49,7 @@ def run(
     name: NameOption = None,
     recompute: RecomputeOption = None,
     continue_with: Annotated[str | None, typer.Option(hidden=True, help="What the user types to go on.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(hidden=True, help="KEY=VALUE, for its MLflow run.")] = None,
 ) -> int:
     """Run the pipeline; a second run does only what changed."""
     from pipelines.supervisor import supervise
@@ -59,7 +60,8 @@ def run(
         given = [word for option, value in (("--store", store), ("--name", name)) if value for word in (option, value)]
         typed = ["lumina", "run", config, *changes, *given, *run_words(until, recompute)]
         command = continue_with or command_line(typed)
-        return _run(settings, opened, until, recompute or [], command, link)
+        tags = dict(one.split("=", 1) for one in tag or [])
+        return _run(settings, opened, until, recompute or [], command, link, tags)
 
 
 def plan(
@@ -86,7 +88,13 @@ def plan(
 
 
 def _run(
-    settings: BaseConfig, store: Store, until: str | None, recompute: Sequence[str], command: str, link: Link
+    settings: BaseConfig,
+    store: Store,
+    until: str | None,
+    recompute: Sequence[str],
+    command: str,
+    link: Link,
+    tags: Mapping[str, str],
 ) -> int:
     """Run with a live display, and tell what came out; returns the exit code. `command` goes on with it."""
     from jobs import cluster
@@ -138,6 +146,7 @@ def _run(
                 config=settings.model_dump(mode="json"),
                 uri=settings.tracking_uri,
                 note=display.note,
+                tags=tags,
             )
             try:
                 summary = runner.run(

@@ -51,7 +51,13 @@ def check_new_folder(option: str, path: Path) -> None:
     """
     if path.exists() or path.is_symlink():
         raise PipelineError(f"{option} {path} exists: choose another directory or remove it")
-    if problem := _place_problem(path.parent, makes_folder=True):
+    check_place(option, path)
+
+
+def check_place(option: str, path: Path) -> None:
+    """PipelineError if a folder can neither be made, with those above it, nor be written, where it is there already."""
+    at = path if path.is_dir() else path.parent
+    if problem := _place_problem(at, makes_folder=True):
         raise PipelineError(f"{option} {path} cannot be written: {problem}")
 
 

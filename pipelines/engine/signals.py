@@ -76,6 +76,9 @@ class StopSignal:
             signal.signal = set_handler
             self._raises = False
             over.set()
+            # Ray's native code has put its own in front: it aborts a process that has not ended three seconds later.
+            for number in _SIGNALS:
+                signal.signal(number, signal.getsignal(number))
 
     def _insist(self, over: threading.Event, thread: int) -> None:
         """Wake the main thread again, once the first signal has found it at an import."""

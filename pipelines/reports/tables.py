@@ -75,6 +75,9 @@ def output_text(manifest: Manifest) -> str:
         text += f"; {taken} taken from earlier outputs"
     if cut := int(manifest.metrics.get("prompts_cut", 0)):
         text += f"; {counted(cut, 'prompt')} cut"
+    if clusters := int(manifest.metrics.get("clusters", 0)):
+        across = int(manifest.metrics.get("clusters_across_sources", 0))
+        text += f"; {counted(clusters, 'cluster')} of near-duplicates, {across} across sources"
     return text
 
 

@@ -108,6 +108,9 @@ def lumina_words(sweep: Sweep, parallel: int, until: str | None, command: str) -
         line = [sys.executable, "-P", "-c", CLI, "run", sweep.config]
         line += [part for override in overrides for part in ("-o", override)]
         line += ["--name", run.name, "--continue-with", command, *(["--until", until] if until else [])]
+        tags = {"lumina.sweep": sweep.name, "lumina.arm": run.arm}
+        tags |= {} if run.seed is None else {"lumina.seed": str(run.seed)}
+        line += [word for key, value in tags.items() for word in ("--tag", f"{key}={value}")]
         paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
         more = {"PYTHONPATH": os.pathsep.join(paths)}
         if apart and runtime.use_gpu:

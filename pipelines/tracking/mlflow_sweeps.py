@@ -1,8 +1,12 @@
-"""MLflow run of a sweep: a parent above the pipeline runs of its arms, with its page and what it came to."""
+"""MLflow run of a sweep: a parent above the pipeline runs of its arms, with its page and what it came to.
+
+It is made by the first of its runs that begins, so that they are nested while the sweep is at work; the sweep itself
+writes to it once it has come to its end.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.engine.store.sweep_record import SweepRecord
@@ -35,7 +39,8 @@ def track_sweep(uri: str, store: str, record: SweepRecord, page: str, answer: st
         if experiment is None:
             raise TrackerAwayError(f"{uri} has no experiment {PIPELINES}")
         number = experiment.experiment_id
-        parent = _parent(client, number, store, record)
+        parent = sweep_run(client, number, store, record.name)
+        _unite(client, number, parent, _known(client, number, store, record.name)[1:])
         lacking = []
         for run in record.runs:
             found = [] if run.run is None else client.search_runs([number], _pipeline(run.run))
@@ -46,6 +51,7 @@ def track_sweep(uri: str, store: str, record: SweepRecord, page: str, answer: st
             for one in found:
                 for key, value in tags.items():
                     client.set_tag(one.info.run_id, key, value[:_TAG_CHARS])
+        client.set_tag(parent, "lumina.config", record.config[:_TAG_CHARS])
         client.set_tag(parent, "mlflow.note.content", answer[:_TAG_CHARS])
         for name, figure in _figures(record).items():
             client.log_metric(parent, name, figure)
@@ -60,16 +66,28 @@ def _pipeline(run: str) -> str:
     return f"tags.`lumina.run` = '{run}' and tags.`lumina.kind` = 'pipeline'"
 
 
-def _parent(client: MlflowClient, experiment: str, store: str, record: SweepRecord) -> str:
+def sweep_run(client: MlflowClient, experiment: str, store: str, name: str) -> str:
+    """Id of the run of a sweep, made where there is none."""
+    if known := _known(client, experiment, store, name):
+        return known[0]
+    tags = {"lumina.kind": "sweep", "lumina.sweep": name, "lumina.store": store, "mlflow.source.name": "lumina sweep"}
+    return str(client.create_run(experiment, tags=tags, run_name=f"{name} | sweep").info.run_id)
+
+
+def _known(client: MlflowClient, experiment: str, store: str, name: str) -> list[str]:
+    """The runs of a sweep, the oldest first: of two runs that begin at once, each may make one."""
     # A path may hold what a filter takes for its own.
-    wanted = f"tags.`lumina.kind` = 'sweep' and tags.`lumina.sweep` = '{record.name}'"
-    for known in client.search_runs([experiment], wanted):
-        if known.data.tags.get("lumina.store") == store:
-            return str(known.info.run_id)
-    tags = {"lumina.kind": "sweep", "lumina.sweep": record.name, "lumina.store": store}
-    tags |= {"mlflow.source.name": "lumina sweep", "lumina.config": record.config}
-    made = client.create_run(experiment, tags=tags, run_name=f"{record.name} | sweep")
-    return str(made.info.run_id)
+    wanted = f"tags.`lumina.kind` = 'sweep' and tags.`lumina.sweep` = '{name}'"
+    found = client.search_runs([experiment], wanted, order_by=["attributes.start_time ASC", "attributes.run_id ASC"])
+    return [str(one.info.run_id) for one in found if one.data.tags.get("lumina.store") == store]
+
+
+def _unite(client: MlflowClient, experiment: str, parent: str, others: Sequence[str]) -> None:
+    """Put what is below other runs of the same sweep below one, and delete those."""
+    for other in others:
+        for child in client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{other}'"):
+            client.set_tag(child.info.run_id, "mlflow.parentRunId", parent)
+        client.delete_run(other)
 
 
 def _figures(record: SweepRecord) -> Mapping[str, float]:

@@ -22,6 +22,7 @@ from lumina.system_prompts import read_system_prompts
 from pipelines.engine.stage import RegisteredModel
 from pipelines.engine.store.manifest import Manifest
 from pipelines.engine.store.store import Store
+from pipelines.engine.store.typed import is_name
 from pipelines.tracking.events import (
     BeginRun,
     BeginStage,
@@ -37,6 +38,7 @@ from pipelines.tracking.links import Found
 from pipelines.tracking.made import Made, dataset
 from pipelines.tracking.mlflow_names import flatten, image_key, safe_name
 from pipelines.tracking.mlflow_runs import EVALS, PIPELINES, MlflowRuns
+from pipelines.tracking.mlflow_sweeps import sweep_run
 from pipelines.tracking.registry import Registry
 from pipelines.tracking.uri import artifacts_of, one_line, without_password
 
@@ -188,10 +190,15 @@ class MlflowWriter:
         self.run, self.name = event.run, event.name
         self.runs.close_orphans(but=self.run)
         known = self.runs.find(self.runs.pipelines, run=self.run, kind="pipeline")
-        run = known[0] if known else self.client.create_run(
-            self.runs.pipelines, start_time=event.at_ms, tags=event.tags, run_name=f"{event.name} | {event.run}"
-        )  # fmt: skip
-        self.found.parent = run.info.run_id
+        if known:
+            self.found.parent = known[0].info.run_id
+        else:
+            name, tags = f"{event.name} | {event.run}", dict(event.tags)
+            if is_name(sweep := tags.get("lumina.sweep", "")):
+                parent = sweep_run(self.client, self.runs.pipelines, tags["lumina.store"], sweep)
+                tags["mlflow.parentRunId"] = parent
+            run = self.client.create_run(self.runs.pipelines, start_time=event.at_ms, tags=tags, run_name=name)
+            self.found.parent = run.info.run_id
         if event.config:
             self.runs.log(self.found.parent, params=flatten(event.config))
             text = yaml.safe_dump(event.config, sort_keys=False, allow_unicode=True)

@@ -64,6 +64,7 @@ class MlflowTracking:
         config: the resolved configuration, for parameters and the artifact `config.yaml`.
         uri: setting `tracking_uri`; see `pipelines.tracking.uri.target` for None.
         note: told when tracking fails and when it goes on.
+        tags: more of the pipeline run; with `lumina.sweep` it is nested below the run of that sweep.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class MlflowTracking:
         config: Mapping[str, Any] | None = None,
         uri: str | None = None,
         note: Callable[[str], None] = lambda text: None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         self.target = target(store, uri)
         self.store, self.uri, self.run_id = store, self.target.uri, run_id
@@ -89,7 +91,7 @@ class MlflowTracking:
         self._journal = self._open_journal()
         self._unwritten = True
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        tags = {
+        own = {
             "lumina.kind": "pipeline",
             "lumina.run": run_id,
             "lumina.store": store.uri,
@@ -100,7 +102,7 @@ class MlflowTracking:
             "mlflow.source.name": "lumina run",
             **({"mlflow.source.git.commit": commit} if (commit := git_state().get("commit")) else {}),
         }
-        self._put(BeginRun(name=name, run=run_id, config=config or {}, tags=tags))
+        self._put(BeginRun(name=name, run=run_id, config=config or {}, tags={**(tags or {}), **own}))
         self._thread = threading.Thread(target=self._write, name="tracking", daemon=True)
         self._thread.start()
 

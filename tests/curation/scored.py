@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation.decode import PROBE_OPERATOR, ProbeConfig
-from curation.operator import Env, apply
+from curation.operator import Env, Operator, RowsFunction, apply
 from curation.schema import INGEST, status_ok, to_table
 from curation.scores import SCORES_OPERATOR, ScoresConfig
 from lumina.randomness import generator
@@ -36,9 +37,14 @@ def probed(root: Path, names: Sequence[str], captions: Mapping[str, str] | None 
         | {"source": "a", "caption": (captions or {}).get(name, ""), "sha256": name, "num_bytes": 1} | status_ok()
         for name in names
     ]  # fmt: skip
+    return apply(PROBE_OPERATOR, _probe(root), to_table(rows, INGEST))
+
+
+@functools.cache
+def _probe(root: Path) -> RowsFunction:
+    """One decoding process for all tests of a folder."""
     assert PROBE_OPERATOR.map is not None
-    env = Env(str(root))
-    return apply(PROBE_OPERATOR, PROBE_OPERATOR.map(ProbeConfig(), env), to_table(rows, INGEST))
+    return PROBE_OPERATOR.map(ProbeConfig(), Env(str(root)))
 
 
 def scored(
@@ -47,9 +53,10 @@ def scored(
     config: ScoresConfig,
     weights: Mapping[str, str] | None = None,
     captions: Mapping[str, str] | None = None,
+    operator: Operator = SCORES_OPERATOR,
 ) -> dict[str, dict[str, Any]]:
-    """The rows of `scores` by clip id."""
-    assert SCORES_OPERATOR.map is not None
-    compute = SCORES_OPERATOR.map(config, Env(str(root), weights or {}))
-    rows = apply(SCORES_OPERATOR, compute, probed(root, names, captions)).to_pylist()
+    """The rows of `scores`, or of another scoring operator, by clip id."""
+    assert operator.map is not None
+    compute = operator.map(config, Env(str(root), weights or {}))
+    rows = apply(operator, compute, probed(root, names, captions)).to_pylist()
     return {row["clip_id"]: row for row in rows}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from curation.film_frames import Track
 from curation.operator import Input
 from curation.page import CurationPageConfig, Page, join_tables, make_page, read_tables
+from curation.page_duplicates import read_duplicates
 from curation.schema import MOTION, PROBE, SELECT, Reason, RowError, status_not_ok, status_ok, to_table
 from lumina.video import read_frames, write_h264
 
@@ -97,7 +99,11 @@ SLOW = aside("filtered", Reason.MIN_MOTION, "select", "motion 0.1 below 0.5") | 
 
 
 def page(
-    rows: Sequence[Mapping[str, Any]], root: Path | None = None, prompts: Mapping[str, str] | None = None, **config: Any
+    rows: Sequence[Mapping[str, Any]],
+    root: Path | None = None,
+    prompts: Mapping[str, str] | None = None,
+    duplicates: pa.Table | None = None,
+    **config: Any,
 ) -> Page:
     """A page of `rows`, whose frames are read from `root` where that is given."""
 
@@ -113,7 +119,7 @@ def page(
     table = ds.dataset(to_table(rows, PROBED))
     tables = join_tables(table, table, "pixels per 0.5 s in frames of 64x64, by dis", prompts or {})
     found = make_page(
-        tables, CurationPageConfig(**config), decode, {"select": "rows256-add/1:9:ab"},
+        replace(tables, duplicates=duplicates), CurationPageConfig(**config), decode, {"select": "rows256-add/1:9:ab"},
         lambda done, total, unit: told.append((done, total, unit)),
     )  # fmt: skip
     assert [done for done, _, _ in told] == list(range(1, len(told) + 1))
@@ -265,3 +271,27 @@ def test_tables_are_joined_by_clip_and_must_be_of_one_run(tmp_path: Path) -> Non
     assert read_tables({name: inputs[name] for name in ("select", "clips")}, {}).motion_unit is None
     with pytest.raises(ValueError, match="select has 2 rows and probe 1"):
         read_tables({**inputs, "clips": Input(tmp_path / "fewer")}, {})
+
+
+def test_near_duplicates_are_counted_by_sources_and_shown_in_groups(tmp_path: Path) -> None:
+    rows = [clip("a"), clip("b", "phone"), clip("c", **SLOW), clip("d"), clip("e"), clip("f", "phone")]
+    alike = {"a": "a", "b": "a", "c": "c", "d": "c", "e": "e", "f": "f"}
+    family = alike | {"f": "c"}
+    columns = {"clip_id": list("abcdef"), "source": [row["source"] for row in rows],
+               "cluster": list(alike.values()), "family": list(family.values())}  # fmt: skip
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "data" / "part.parquet")
+    html = page(rows, duplicates=read_duplicates({"duplicates": Input(tmp_path)})).html
+    reader = Reader(html)
+    assert ["phone + web", "1", "2"] in reader.rows
+    assert ["web", "1", "2"] in reader.rows
+    assert "1 cluster of 2 spans sources" in reader.text
+    shown = reader.text[reader.text.rindex("Near-duplicates") :]
+    assert shown.index("phone + web 3 of 3 clips") < shown.index("phone + web 2 of 2 clips")
+    assert "phone, mirrored" in shown
+    assert "motion 0.1 below 0.5" in shown
+    assert "e.mp4" not in shown
+    assert "#duplicates" in reader.links
+    none = page(rows, duplicates=pa.table(columns).slice(0, 0))
+    assert "No two clips show the same." in Reader(none.html).text
+    assert "duplicate" not in page(rows).html

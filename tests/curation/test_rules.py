@@ -40,8 +40,10 @@ def test_what_is_no_number_passes_no_limit(value: float | None, limits: dict[str
 
 
 def test_scores_of_time_and_motion_do_not_concern_images() -> None:
-    rules = Rules.model_validate({"scores": {name: {"min": 1} for name in ("fps", "flow_mag_mean", "width")}})
-    image = CLIP | {"media": "image", "fps": None, "flow_mag_mean": None, "width": 0}
+    rules = Rules.model_validate(
+        {"scores": {name: {"min": 1} for name in ("fps", "flow_mag_mean", "camera_pan", "width")}}
+    )
+    image = CLIP | {"media": "image", "fps": None, "flow_mag_mean": None, "camera_pan": None, "width": 0}
     assert [failure.rule for failure in failed_rules(image, rules)] == ["score:width"]
 
 

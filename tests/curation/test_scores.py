@@ -13,7 +13,14 @@ from curation.operator import Env, Input, apply
 from curation.rules import score_columns
 from curation.score_columns import OF_VIDEOS, SCORERS, SCORES, columns_of
 from curation.score_frames import sampled
-from curation.scores import SCORES_OPERATOR, CameraConfig, CaptionMatchConfig, QualityConfig, ScoresConfig
+from curation.scores import (
+    CAMERA_OPERATOR,
+    SCORES_OPERATOR,
+    CameraConfig,
+    CaptionMatchConfig,
+    QualityConfig,
+    ScoresConfig,
+)
 from lumina.video import write_h264
 from tests.curation.scored import panned, probed, scored, texture
 
@@ -93,12 +100,14 @@ def test_the_window_and_the_samples_are_those_of_the_config(faulty: Path) -> Non
 def test_what_a_scorer_finds_depends_on_no_other(faulty: Path) -> None:
     names = ["sound.mp4", "thirds.mp4", "still.png"]
     alone = scored(faulty, names, QUALITY)
-    camera = scored(faulty, names, ScoresConfig(camera=CameraConfig()))
+    camera = scored(faulty, names, ScoresConfig(camera=CameraConfig()), operator=CAMERA_OPERATOR)
     both = scored(faulty, names, QUALITY.model_copy(update={"camera": CameraConfig()}))
     for name in names:
         for scorer, rows, other in (("quality", alone, camera), ("camera", camera, alone)):
             assert [rows[name][column] for column in SCORERS[scorer]] == [both[name][one] for one in SCORERS[scorer]]
-            assert all(other[name][column] is None for column in SCORERS[scorer])
+            assert all(other[name].get(column) is None for column in SCORERS[scorer])
+        # The table of a scorer's own stage has no other's columns.
+        assert camera[name].items() <= both[name].items()
     assert both["sound.mp4"]["camera_pan"] == pytest.approx(6 * FPS / H, rel=0.02)
     assert both["still.png"]["camera_pan"] is None
 
@@ -125,6 +134,7 @@ def test_a_corrected_caption_concerns_the_scorer_that_reads_it_alone(faulty: Pat
 
 
 def test_every_column_is_a_number_that_a_rule_may_name() -> None:
+    assert {*columns_of(["camera"]), "frames_scored"} == set(score_columns(CAMERA_OPERATOR.schema))
     columns = columns_of(SCORERS)
     assert len(set(columns)) == len(columns)
     assert {*columns, "frames_scored"} == set(score_columns(SCORES))

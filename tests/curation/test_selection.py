@@ -24,6 +24,7 @@ from curation.schema import (
     status_ok,
     to_table,
 )
+from curation.score_columns import SCORES, schema_of
 from curation.selection import SELECT_OPERATOR, SelectConfig
 from curation.selection import select as select_table
 from tests.curation.in_memory import computed
@@ -261,6 +262,23 @@ def test_scores_come_from_the_tables_and_the_manifest(tmp_path: Path) -> None:
     assert table["detail"].to_pylist() == [None, "brightness 2 below 3"]
     with pytest.raises(ValueError, match="names 'brightness', which is no score"):
         SELECT_OPERATOR.check(inputs, further)
+
+
+def test_a_scorer_s_own_table_counts_where_the_stage_of_all_has_it_off(tmp_path: Path) -> None:
+    inputs = _inputs(tmp_path)
+    tables = {
+        "scores": (SCORES, [{"sharpness": 30.0, "text_area": None}, {"sharpness": 10.0, "text_area": None}]),
+        "score@text": (schema_of(["text"]), [{"text_area": 0.2}, {"text_area": 0.0}]),
+    }
+    for name, (schema, rows) in tables.items():
+        scored = to_table((row | more for row, more in zip(_rows(2), rows, strict=True)), schema)
+        (tmp_path / name / "data").mkdir(parents=True)
+        pq.write_table(scored, tmp_path / name / "data" / "part.parquet")
+        inputs[name] = Input(tmp_path / name)
+    config = SelectConfig(scores={"sharpness": {"min": 20}, "text_area": {"max": 0.1}})
+    SELECT_OPERATOR.check(inputs, config)
+    table = computed(SELECT_OPERATOR, inputs, config, Env(""))
+    assert table["detail"].to_pylist() == ["text_area 0.2 above 0.1", "sharpness 10 below 20"]
 
 
 def test_a_copy_of_what_motion_found_broken_leaves_with_it(tmp_path: Path) -> None:

@@ -10,9 +10,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from pipelines import cli
 from tests.docs.pages import ROOT, Block, blocks, commands
 
 PYTHON = blocks("python")
@@ -88,9 +91,28 @@ def test_a_pipeline_of_diffusers(
 
 
 def test_every_block_of_python_is_run() -> None:
-    run = {"README.md": 1, "diffusers.md": 1, "adding_a_stage.md": 2, "adding_a_metric.md": 1}
+    run = {"README.md": 1, "diffusers.md": 1, "export_data.md": 1, "adding_a_stage.md": 2, "adding_a_metric.md": 1}
     found = {name: sum(block.page.name == name for block in PYTHON) for name in {b.page.name for b in PYTHON}}
     assert found == run, "say in tests/docs/test_code.py how the others are run"
+
+
+def test_exported_data_is_read_as_the_page_says(
+    curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("webdataset")
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    for options in (["--out", "tables", "--as", "parquet"], ["--out", "shards_with_clips", "--clips"]):
+        done = CliRunner().invoke(cli.app, ["export-data", "my-run", "--store", str(curated / "runs"), *options])
+        assert done.exit_code == 0, done.output
+    [block] = of_page("export_data.md", "python")
+    names: dict[str, Any] = {}
+    exec(compile(block.text, block.where, "exec"), names)  # noqa: S102 - the page's own code
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len(names["clips"]["train"]) > 0
+    assert all("a red" in line for line in printed)
 
 
 def test_added_code_keeps_the_rules_of_the_house(edited: Path) -> None:

@@ -68,6 +68,7 @@ RULES: tuple[tuple[str, Run | Read], ...] = (
     (r"lumina track", Run("compared_copy")),
     (r"lumina cluster check .+", Run("program")),
     (r"lumina selection.*", Run("curated")),
+    (r"lumina export-data my-run .*", Run("curated_copy")),
     (r"lumina quarantine --retry .*", Run("curated_copy")),
     (r"lumina quarantine.*", Run("curated")),
     # Read.
@@ -80,7 +81,7 @@ RULES: tuple[tuple[str, Run | Read], ...] = (
     (r"lumina study .*", Read("tests/pipelines/commands/test_study.py runs it")),
     (r"lumina convert.*", Read(NETWORKS)),
     (r"lumina (assemble|generate --checkpoint) lumina-video .*", Read(SMALL)),
-    (r"lumina [a-z]+( [a-z]+)?", Read("named in a sentence")),
+    (r"lumina [a-z]+(-data)?( [a-z]+)?", Read("named in a sentence")),
     (r"lumina av-benchmark .*", Read("tests/pipelines/commands/test_av_benchmark.py runs it on a stand-in")),
     (r"lumina sound .*", Read("tests/pipelines/commands/test_sound.py runs it")),
     (r"lumina (generate|diff|probe|track|COMMAND)\b.*", Read("names in capitals stand for something else")),

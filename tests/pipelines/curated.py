@@ -88,4 +88,5 @@ class Curated:
         (out.parent / "MANIFEST.json").write_text(manifest.to_json())
         path = str(out.relative_to(self.store.root))
         self.tables[stage] = {"full": out}
-        return StageEntry(state="done", path=path, fingerprint=fingerprint, digest="")
+        read = {key: value for key, value in inputs.items() if isinstance(value, str)}
+        return StageEntry(state="done", path=path, fingerprint=fingerprint, digest="", inputs=read)

@@ -60,6 +60,7 @@ IMAGE_TASK = "{name: i, media: image, patch: [1, 2, 2], time_shift: 1, batch_siz
         (["scoring.a.operator=os:system"], "scoring.a.operator: String should match pattern"),
         (["scoring.a.operator=curation.no:X"], "scoring.a.settings: the operator cannot be had: No module named"),
         (["scoring.a={operator: 'curation.sources:TAG_OPERATOR', settings: {x: 1}}"], "scoring.a.settings.x: unknown"),
+        (["select.near_duplicates=best"], "select.near_duplicates needs to know them; add -o duplicates={}"),
         (["tag.template="], "no system prompt for the source(s) 'phone', 'web': add them to tag.system_prompts"),
         (["trian.1.steps=3"], "trian: unknown key; did you mean 'train'?"),
         (["model.dimm=64"], "model.dimm: unknown key; did you mean 'dim'?"),

@@ -191,6 +191,28 @@ def test_signals_reach_the_driver(start: Start, tmp_path: Path, number: signal.S
     assert ended(started) == (130, "")
 
 
+def test_a_driver_that_was_asked_to_stop_and_broke_is_not_started_again(start: Start, tmp_path: Path) -> None:
+    started = start("""
+one = server()
+link.cluster('', {'GCS': one.pid}, '/logs')
+def end(*_):
+    one.kill()
+    one.wait()
+    time.sleep(1)
+    os.abort()
+signal.signal(signal.SIGTERM, end)
+print('ready', flush=True)
+time.sleep(600)
+""")
+    assert started.stdout is not None
+    assert started.stdout.readline() == "ready\n"
+    started.send_signal(signal.SIGTERM)
+    code, said = ended(started)
+    assert (code, len(drivers(tmp_path))) == (128 + signal.SIGTERM, 1)
+    assert said.startswith("the run was asked to stop, and ended without its last words")
+    assert "lumina run demo" in said
+
+
 def test_without_its_supervisor_a_driver_ends(start: Start, tmp_path: Path) -> None:
     started = start("time.sleep(600)")
     child = psutil.Process(driver(tmp_path))

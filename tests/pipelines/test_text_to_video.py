@@ -171,6 +171,22 @@ def test_another_threshold_computes_no_score_again(identifier: Identifier) -> No
         assert {name for name in before if before[name] == after[name]} == {"render_shapes", *computed}
 
 
+def test_near_duplicates_are_found_on_demand_and_another_rule_of_them_finds_none_again(identifier: Identifier) -> None:
+    pipeline = build(load_config("demo", ["duplicates={}"]))
+    arrows = {stage.name: set(stage.inputs.values()) for stage in pipeline.stages}
+    assert arrows == ARROWS | {
+        "frame_hashes": {"probe", "render_shapes"},
+        "duplicates": {"frame_hashes"},
+        "select": ARROWS["select"] | {"duplicates"},
+        "curation_page": ARROWS["curation_page"] | {"duplicates"},
+    }
+    best, every = (
+        fingerprints(identifier, "demo", ["duplicates={}", *rule]) for rule in ((), ("select.near_duplicates=all",))
+    )
+    same = {name for name in best if best[name] == every[name]}
+    assert same == {"render_shapes", "ingest", "probe", "motion", "tag", "frame_hashes", "duplicates"}
+
+
 def test_networks_of_scorers_are_known_by_content_wherever_they_lie(identifier: Identifier) -> None:
     def scores(*overrides: str) -> Stage:
         return build(load_config("demo", overrides)).by_name["scores"]
@@ -182,6 +198,23 @@ def test_networks_of_scorers_are_known_by_content_wherever_they_lie(identifier: 
     assert {"torch", "transformers"} <= set(zoo.depends)
     assert not {"torch", "transformers"} & set(scores("scores.quality={}").depends)
     assert load_config("demo", ["scores.caption_match.weights=zoo:clip", "runtime.curation_gpus.scores=0.5"])
+
+
+def test_a_scorer_in_a_stage_of_its_own_leaves_the_others_as_they_are(identifier: Identifier) -> None:
+    quality = ["scores.quality={}", "select.scores.sharpness.min=20"]
+    camera = "scoring.c={operator: 'curation.scores:CAMERA_OPERATOR', settings: {camera: {}}}"
+    before, after = (fingerprints(identifier, "demo", chosen) for chosen in (quality, [*quality, camera]))
+    assert after.items() - before.items() == {("score@c", after["score@c"])}
+    select = build(load_config("demo", [*quality, camera, "select.scores.camera_shake.max=1"])).by_name["select"]
+    assert {"scores", "score@c"} <= set(select.inputs.values())
+    match = "{operator: 'curation.scores:CAPTION_MATCH_OPERATOR', settings: {caption_match: {}}, weights: {%s}}"
+    build(load_config("demo", ["scoring.m=" + match % "caption_match.weights: 'hf:a/b'"]))
+    for override, message in (
+        (f"scoring.m={match % ''}", "stage score@m loads caption_match.weights, which its setting `weights` does not"),
+        ("scoring.q={operator: 'curation.scores:QUALITY_OPERATOR'}", "scoring.q measures .*, as does scores.quality"),
+    ):
+        with pytest.raises(PipelineError, match=message):
+            build(load_config("demo", [*quality, override]))
 
 
 def test_a_scorer_s_library_is_asked_for_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,10 @@ MERGED = "a0: &a0 {x: 1, y: 2}\n" + "".join(
         (LAUGHS, r"line 6: with its aliases it stands for over 100,000 values"),
         (MERGED, r"line \d: with its aliases it stands for over 100,000 values"),
         ("name: x\na: &a [*a]\n", r"line 2: the alias \*a stands for nothing that ends before it"),
+        (
+            "scores:\n  quality: {}\n  camera: {}\n  quality: {short_side: 99}\n",
+            r"line 4: 'quality' is there twice, in line 2 before: leave one of them out",
+        ),
         ("name: x\nb: *b\n", r"line 2: the alias \*b stands for nothing"),
         ("name: x\na: " + "[" * 900 + "]" * 900, r"line 2: it is nested over 60 deep"),
         ("a: " + "{b: " * 50_000, r"line 1: it is nested over 60 deep"),

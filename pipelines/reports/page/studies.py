@@ -9,7 +9,7 @@ from typing import Any
 
 from lumina.evaluation.study import headline, pareto_front
 from lumina.formats import duration, figure, interval
-from lumina.pages.charts import Axis, Chart, Forest, Interval, Line
+from lumina.pages.charts import COLORS, Axis, Chart, Forest, Interval, Line
 from lumina.pages.page import Cell, render
 from pipelines.reports.studies import verdict
 from pipelines.terminal import clean
@@ -77,17 +77,23 @@ def _style(gap: Mapping[str, Any]) -> str:
 
 
 def _chart(content: Mapping[str, Any]) -> Chart | None:
-    """Every arm as a point, and the front as a line."""
+    """Every arm as a point with its interval, and the front as a line."""
     main, arms = headline(content), content["arms"]
-    points = {name: (one["cost"]["relative"], one["metrics"][main]["value"]) for name, one in arms.items()}
-    if len(points) < 2:
+    costs = {name: one["cost"]["relative"] for name, one in arms.items()}
+    # Arms of motion and guidance mostly cost the same: over one cost there is nothing to see.
+    if max(costs.values()) - min(costs.values()) < 1e-3:
         return None
-    costs, values = zip(*points.values(), strict=True)
-    margin = 0.1 * (max(values) - min(values)) or 0.1
-    front = pareto_front(content, main)
+    found = {name: one["metrics"][main] for name, one in arms.items()}
+    ends = [end for one in found.values() for end in one.values() if end is not None]
+    margin = 0.05 * (max(ends) - min(ends)) or 0.1
+    front = [(costs[name], found[name]["value"]) for name in pareto_front(content, main)]
     label = f"{main} over cost: " + "; ".join(
-        f"{name} {points[name][1]:.3g} at {points[name][0]:.3g}" for name in front
+        f"{name} {found[name]['value']:.3g} at {costs[name]:.3g}" for name in content["order"]
     )
-    line = Line("front", 0, [points[name] for name in front], dots=sorted(points.values()))
-    x = Axis(0, 1.05 * max(costs), "cost, of the finest scale alone")
-    return Chart(f"{main} over cost", label, x, Axis(min(values) - margin, max(values) + margin), [line])
+    lines = [Line("no other is as cheap and better", COLORS, front, dashed=True)]
+    for color, name in enumerate(content["order"]):
+        one = found[name]
+        bar = [(costs[name], end) for end in (one["low"], one["high"]) if end is not None]
+        lines.append(Line(name, min(color, COLORS), bar, dots=[(costs[name], one["value"])]))
+    x = Axis(0, 1.05 * max(costs.values()), "cost, of the finest scale alone")
+    return Chart(f"{main} over cost", label, x, Axis(min(ends) - margin, max(ends) + margin), lines)

@@ -51,7 +51,7 @@ def sweep_page(record: SweepRecord, store: str) -> str:
         runs=[
             [
                 Cell(run.title, "; ".join(run.changes)),
-                Cell(run.state, run.error, "bad" if run.state == "failed" else ""),
+                Cell(run.state, "", "bad" if run.state == "failed" else ""),
                 run.run or "–",
                 duration(run.seconds) if run.seconds else "–",
             ]

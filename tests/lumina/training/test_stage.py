@@ -41,6 +41,7 @@ def test_a_task_refuses(changes: dict[str, Any], message: str) -> None:
         ({"lora": {"targets": ("wq", "wq")}}, "targets must name at least one layer, and each once, got wq, wq"),
         ({"tasks": (toy.FINE.model_copy(update={"ratio": 0.5}),)}, "no task has ratio 1"),
         ({"warmup_steps": 7}, "warmup_steps 7 must be at most steps 6"),
+        ({"muon_lr": 1e-2}, "muon_lr is of optimizer: muon, not of adamw"),
     ],
 )
 def test_a_stage_refuses(changes: dict[str, Any], message: str) -> None:

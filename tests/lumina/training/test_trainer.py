@@ -55,7 +55,7 @@ def _losses(work: Path) -> list[dict[str, float]]:
     return [{key: row[key] for key in row if not key.startswith(timed)} for row in read_jsonl(work / "metrics.jsonl")]
 
 
-@pytest.mark.parametrize("changes", [{}, {"precision": "bf16", "zero_stage": 2}])
+@pytest.mark.parametrize("changes", [{}, {"precision": "bf16", "zero_stage": 2, "optimizer": "muon"}])
 def test_a_killed_run_ends_with_the_same_bits(
     data: LatentDataset, tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

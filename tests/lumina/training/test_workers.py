@@ -70,7 +70,7 @@ def test_one_worker_and_two_see_the_same_and_lose_the_same(tmp_path: Path) -> No
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_another_number_of_workers_takes_over_a_checkpoint(tmp_path: Path, before: int, after: int) -> None:
     latents, text = toy.write(tmp_path / "toy")
-    config = toy.stage(steps=12, zero_stage=before, **STEADY)
+    config = toy.stage(steps=12, zero_stage=before, optimizer="adamw" if before == 2 else "muon", **STEADY)
     whole = LoopSettings(work=tmp_path / "whole", checkpoint_every=4, keep_checkpoints=9, log_every=1)
     run_group(before, train, config, latents, text, whole, None, store=tmp_path / "store")
     # As if it had been killed after step 4.

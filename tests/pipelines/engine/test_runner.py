@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
@@ -285,6 +286,20 @@ def test_a_call_that_takes_signals_has_those_of_others_only() -> None:
         assert signal.signal(signal.SIGALRM, alarm) == signal.SIG_IGN
         assert signal.signal(signal.SIGTERM, signal.SIG_DFL) == ours
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_call_that_takes_signals_below_python_has_them_no_longer_than_it_lasts() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    stop = StopSignal()
+    try:
+        with stop.listening():
+            with stop.interrupting():
+                ctypes.CDLL(None).signal(int(signal.SIGTERM), 1)  # ignored
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.requested
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_an_edited_helper_module_reruns_its_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

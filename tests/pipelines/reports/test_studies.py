@@ -14,7 +14,7 @@ from jobs.evaluation_parts import write_json
 from lumina.evaluation.study import STUDY_FILE, TIMES_FILE, pareto_front, read_study
 from pipelines.compare.runs import Side
 from pipelines.errors import StoreError
-from pipelines.reports.page.studies import study_page
+from pipelines.reports.page.studies import study_page, study_section
 from pipelines.reports.studies import plain_study, read_studies, studies_view
 
 
@@ -68,6 +68,26 @@ def test_a_study_of_a_run_is_shown_with_what_is_significant(tmp_path: Path) -> N
     assert "&lt;b&gt;coarse" in page
     assert "<b>coarse" not in page
     assert 'title="differs"' in page
+
+
+def test_arms_are_told_apart_over_their_cost(tmp_path: Path) -> None:
+    [found] = read_studies(_side(write_study(tmp_path))).values()
+    chart = study_section(found).chart
+    assert chart is not None
+    front, *arms = chart.lines
+    assert [one.name for one in arms] == found["order"]
+    of = [found["arms"][name] for name in found["order"]]
+    assert [one.dots for one in arms] == [[(one["cost"]["relative"], one["metrics"]["score"]["value"])] for one in of]
+    assert len({one.color for one in arms}) == len(arms)
+    assert list(front.points) == [arms[found["order"].index(name)].dots[0] for name in pareto_front(found, "score")]
+    for arm in arms:
+        ends = [found["arms"][arm.name]["metrics"]["score"][end] for end in ("low", "high")]
+        assert [end for _, end in arm.points] == ends
+        assert chart.y.low < ends[0] < ends[1] < chart.y.high
+    # Arms of motion cost the same.
+    for one in found["arms"].values():
+        one["cost"]["relative"] = 1.0
+    assert study_section(found).chart is None
 
 
 def test_a_damaged_study_is_named(tmp_path: Path) -> None:

@@ -15,5 +15,7 @@ def test_what_a_stage_made_counts_rows_those_taken_over_and_prompts_that_were_cu
     assert output_text(manifest) == rows
     assert output_text(replace(manifest, metrics={"prompts_cut": 0.0})) == rows
     assert output_text(replace(manifest, metrics={"prompts_cut": 1.0})) == f"{rows}; 1 prompt cut"
+    alike = replace(manifest, metrics={"clusters": 2.0, "clusters_across_sources": 1.0})
+    assert output_text(alike) == f"{rows}; 2 clusters of near-duplicates, 1 across sources"
     both = replace(manifest, metrics={"prompts_cut": 1004.0}, taken={"0" * 64: 8})
     assert output_text(both) == f"{rows}; 8 taken from earlier outputs; 1,004 prompts cut"

@@ -122,6 +122,9 @@ def test_room_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     line, more = lumina_words(read, 2, "select", "again")(read.runs[1], 1)
     assert more["CUDA_VISIBLE_DEVICES"] == "6,7"
     assert "runtime.num_cpus=16" in line
-    assert line[-6:] == ["--name", read.runs[1].name, "--continue-with", "again", "--until", "select"]
+    at, arm = line.index("--name"), read.runs[1].arm
+    named = ["--name", read.runs[1].name, "--continue-with", "again", "--until", "select"]
+    assert line[at : at + 8] == [*named, "--tag", f"lumina.sweep={read.name}"]
+    assert f"lumina.arm={arm}" in line
     alone, _ = lumina_words(read, 1, None, "again")(read.runs[1], 0)
     assert not any("num_cpus" in word for word in alone)

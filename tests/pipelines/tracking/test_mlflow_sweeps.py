@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from pipelines.engine.store.store import Store
 from pipelines.engine.store.sweep_record import ArmRun, SweepRecord
 from pipelines.tracking.mlflow_client import TrackerAwayError
 from pipelines.tracking.mlflow_runs import PIPELINES
 from pipelines.tracking.mlflow_sweeps import track_sweep
+from pipelines.tracking.tracker import MlflowTracking
+from pipelines.tracking.uri import default_uri
+from tests.pipelines.tracking.observed import runs
 
 RECORD = SweepRecord(
     name="lrs", config="demo", command="lumina sweep demo", started="now",
@@ -23,6 +27,32 @@ RECORD = SweepRecord(
     ),
     comparison={"kind": "clips", "arms": [{"arm": "lr=1", "score": {"value": 0.75}}], "noise": {"sd": 0.125}},
 )  # fmt: skip
+
+
+def test_a_run_of_a_sweep_is_below_it_while_it_is_at_work(tmp_path: Path, database: Path) -> None:
+    shutil.copy(database, tmp_path)
+    store = Store(tmp_path)
+    client = MlflowClient(default_uri(store))
+    for run in ("r1", "r2"):
+        tags = {"lumina.sweep": "lrs", "lumina.arm": "lr=1"}
+        tracking = MlflowTracking(store, run, "lrs.a", tags=tags)
+        tracking.close("FINISHED")
+    found = runs(client, PIPELINES)
+    [parent] = [one for one in found if one.data.tags["lumina.kind"] == "sweep"]
+    children = [one for one in found if one.data.tags["lumina.kind"] == "pipeline"]
+    assert [one.data.tags["mlflow.parentRunId"] for one in children] == [parent.info.run_id] * 2
+    assert (parent.info.run_name, parent.info.status) == ("lrs | sweep", "RUNNING")
+    assert children[0].data.tags["lumina.arm"] == "lr=1"
+    # The end of the sweep finds the run that its first one made; of two that began at once, each may have made one.
+    tags = {key: parent.data.tags[key] for key in ("lumina.kind", "lumina.sweep", "lumina.store")}
+    twin = client.create_run(parent.info.experiment_id, start_time=parent.info.start_time + 1, tags=tags)
+    client.set_tag(children[1].info.run_id, "mlflow.parentRunId", twin.info.run_id)
+    done = replace(RECORD, runs=RECORD.runs[:1])
+    assert track_sweep(default_uri(store), store.uri, done, "", "") == ()
+    [parent] = client.search_runs([parent.info.experiment_id], "tags.`lumina.kind` = 'sweep'")
+    assert (parent.info.status, parent.data.tags["lumina.config"]) == ("FINISHED", "demo")
+    for child in children:
+        assert client.get_run(child.info.run_id).data.tags["mlflow.parentRunId"] == parent.info.run_id
 
 
 def test_runs_become_children_of_one_parent(tmp_path: Path, database: Path) -> None:

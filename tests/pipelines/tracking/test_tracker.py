@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.data import get_source
 from mlflow.entities import Run
 
-from jobs.context import JobContext, JobResult
+from jobs.context import Evaluation, JobContext, JobResult
 from pipelines.compare.verify import verify
 from pipelines.engine.runner import new_run_id, run
 from pipelines.engine.stage import Execution, Pipeline, Stage
@@ -116,6 +116,27 @@ def test_evaluations_are_flat_and_not_doubled_by_a_cache_hit(tracked: tuple[Path
         assert json.loads(fields["experiments"]) == [found[0].info.experiment_id]
         assert link.ui_command.endswith(f"sqlite:///{root}/mlflow.db")
         assert link.buffer is None
+
+
+def study(ctx: JobContext) -> JobResult:
+    """Two arms, as a study logs them."""
+    (ctx.out / "study.json").write_text("{}")
+    arms = tuple(
+        Evaluation(f"schedules: {arm} | a", {"study": "schedules", "arm": arm}, {"score": 0.5}, ("study.json",))
+        for arm in ("fine", "coarse")
+    )
+    return JobResult("files", f"sha256:{'7' * 64}", evaluations=arms)
+
+
+def test_arms_of_a_study_are_not_compared_with_system_prompts(tmp_path: Path, database: Path) -> None:
+    shutil.copy(database, tmp_path)
+    arms = Stage("study@schedules", f"{__name__}:study", toy.ToyConfig(), execution=Execution(uses_cluster=False))
+    _, links = track(tmp_path, Pipeline("p", (*PIPELINE.stages, arms)))
+    found = {one.info.run_id: one for one in runs(MlflowClient(default_uri(Store(tmp_path))), EVALS)}
+    fields = dict(field.split("=") for field in unquote(links.compare_url).partition("?")[2].split("&"))
+    shown = json.loads(fields["runs"])
+    assert len(found) == 4
+    assert [found[one].data.tags["lumina.stage"] for one in shown] == ["e@x", "e@y"]
 
 
 def test_a_tracker_that_fails_warns_once_and_keeps_the_records(tmp_path: Path) -> None:

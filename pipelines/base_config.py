@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from curation.caption_config import CaptionConfig
 from curation.decode import ProbeConfig
 from curation.manifest_formats import IngestConfig
 from curation.manifests import read_manifest
@@ -99,6 +100,8 @@ class BaseConfig(Config):
     """Further stages that measure clips, by name; what they measure may be a rule of `select.scores`."""
     scores: ScoresConfig = ScoresConfig()
     """Scorers of clips, in one stage `scores`; without any that is on there is no such stage."""
+    caption: CaptionConfig | None = None
+    """Caption clips by a vision-language model; None has no such stage."""
     select: SelectConfig = SelectConfig()
     """Keep or filter clips."""
     runtime: RuntimeConfig = RuntimeConfig()

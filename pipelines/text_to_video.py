@@ -21,7 +21,7 @@ from pipelines.engine.stage import Pipeline, RegisteredModel, Stage
 from pipelines.errors import PipelineError
 from pipelines.layout import check_layout, layout_of, trainable
 from pipelines.sampling import sample_plans
-from pipelines.stages import curate, executed, job, raw, read_clips, score_clips, select_clips, sources_of
+from pipelines.stages import captions_of, curate, executed, job, raw, read_clips, score_clips, select_clips, sources_of
 from pipelines.vbench_suite import with_suite
 
 _TRAIN_FROM = "lumina run CONFIG \\\n    -o weights.transformer={checkpoint}"
@@ -81,7 +81,7 @@ def _curation(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> li
             "curation_page",
             curation_page.run,
             config.curation_page,
-            {"clips": "probe", "motion": "motion", "tag": "tag", "select": "select"},
+            {"clips": "probe", "motion": "motion", "tag": "tag", "select": "select", **captions_of(config)},
         ),
         curate(config, "curation.prompts:ENCODE_TEXT_OPERATOR", config.encode_text.on(device)),
         *(

@@ -12,7 +12,7 @@ from pipelines.checks import check_sound_select, check_sound_weights, check_stor
 from pipelines.engine.stage import Pipeline, RegisteredModel, Stage
 from pipelines.errors import PipelineError
 from pipelines.sound_config import ALL, SoundPipelineConfig
-from pipelines.stages import curate, executed, job, raw, read_clips, score_clips, select_clips, sources_of
+from pipelines.stages import captions_of, curate, executed, job, raw, read_clips, score_clips, select_clips, sources_of
 
 _MEASURED = ("score@sound", "score@av_align")
 _FEATURES = {"sounds": "encode_sound", "visual": "encode_visual", "sync": "encode_sync", "captions": "encode_captions"}
@@ -42,7 +42,13 @@ def build(config: SoundPipelineConfig) -> Pipeline:
         curate(config, "curation.av_align:AV_ALIGN_OPERATOR", config.av_align, "score@av_align"),
         *score_clips(config),
         select_clips(config, _select(config), _MEASURED),
-        job(config, "curation_page", curation_page.run, config.curation_page, {"clips": "probe", "select": "select"}),
+        job(
+            config,
+            "curation_page",
+            curation_page.run,
+            config.curation_page,
+            {"clips": "probe", "select": "select", **captions_of(config)},
+        ),
         curate(config, "curation.caption_features:ENCODE_CAPTIONS_OPERATOR", config.encode_captions.on(device)),
         curate(config, "curation.sound_latents:ENCODE_SOUND_OPERATOR", config.encode_sound.on(device)),
         curate(config, "curation.visual_features:ENCODE_VISUAL_OPERATOR", config.encode_visual.on(device)),

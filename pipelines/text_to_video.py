@@ -22,6 +22,7 @@ from pipelines.errors import PipelineError
 from pipelines.layout import check_layout, layout_of, trainable
 from pipelines.sampling import sample_plans
 from pipelines.stages import (
+    captions_of,
     curate,
     duplicates_found,
     executed,
@@ -93,7 +94,12 @@ def _curation(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> li
             "curation_page",
             curation_page.run,
             config.curation_page,
-            {"clips": "probe", "select": "select", **{name: name for name in ("motion", "tag", *alike)}},
+            {
+                "clips": "probe",
+                "select": "select",
+                **{name: name for name in ("motion", "tag", *alike)},
+                **captions_of(config),
+            },
         ),
         curate(config, "curation.prompts:ENCODE_TEXT_OPERATOR", config.encode_text.on(device)),
         *(

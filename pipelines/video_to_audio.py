@@ -13,6 +13,7 @@ from pipelines.engine.stage import Pipeline, RegisteredModel, Stage
 from pipelines.errors import PipelineError
 from pipelines.sound_config import ALL, SoundPipelineConfig
 from pipelines.stages import (
+    captions_of,
     curate,
     duplicates_found,
     executed,
@@ -59,7 +60,7 @@ def build(config: SoundPipelineConfig) -> Pipeline:
             "curation_page",
             curation_page.run,
             config.curation_page,
-            {"clips": "probe", "select": "select", **{name: name for name in alike}},
+            {"clips": "probe", "select": "select", **{name: name for name in alike}, **captions_of(config)},
         ),
         curate(config, "curation.caption_features:ENCODE_CAPTIONS_OPERATOR", config.encode_captions.on(device)),
         curate(config, "curation.sound_latents:ENCODE_SOUND_OPERATOR", config.encode_sound.on(device)),

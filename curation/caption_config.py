@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from curation.caption_choice import CaptionChoice, Use
 from curation.caption_prompts import TEMPLATE, Language, Style, check_template, names
 from lumina.config import Config
+from lumina.precision import Precision, precision_on
 
 
 class EndpointConfig(Config):
@@ -58,6 +59,8 @@ class CaptionConfig(Config):
     """A server that is asked over HTTP."""
     model: str | None = None
     """Or a model of transformers (`AutoModelForImageTextToText`): a directory, or `hf:` and a model of the hub."""
+    dtype: Precision = "auto"
+    """Type in which `model` runs; `auto` is bfloat16 on GPUs and float32 on CPUs."""
     style: Style = "dense"
     """One sentence (`short`), a paragraph (`dense`), or a line for each event with its times (`per_event`), whose
     sentences together are the caption."""
@@ -114,12 +117,14 @@ class CaptionConfig(Config):
         """Whether a prompt tells the caption that the clip has."""
         return any(names(template, "caption") for template in (self.template, *self.templates.values()))
 
-    def identity(self) -> CaptionConfig:
-        """What captions depend on: not how the endpoint is asked, where a network lies, or which caption is used."""
+    def identity(self, device: str = "cpu") -> CaptionConfig:
+        """What captions depend on, on a device: not how the endpoint is asked, where a network lies,
+        or which one trains."""
         endpoint = None if self.endpoint is None else EndpointConfig(model=self.endpoint.model)
         model = None if self.model is None else ""
+        dtype = "auto" if self.model is None else precision_on(device, self.dtype)
         defaults = {name: type(self).model_fields[name].default for name in ("use", "mix_share")}
-        return self.model_copy(update={"endpoint": endpoint, "model": model, **defaults})
+        return self.model_copy(update={"endpoint": endpoint, "model": model, "dtype": dtype, **defaults})
 
     def choice(self) -> CaptionChoice:
         """What `select` has to know."""

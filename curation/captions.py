@@ -100,7 +100,9 @@ def _columns(question: Question, config: CaptionConfig, ask: Callable[[Question]
             "caption_tokens": answer.tokens,
         }
         return columns | {"caption_new": accepted(answer.text, config)} | status_ok()
-    except RowError as error:
+    except MachineError:
+        raise
+    except Exception as error:  # noqa: BLE001 - one clip must not take its neighbours along
         return columns | aside(CAPTION_OPERATOR.name, error)
 
 
@@ -125,15 +127,41 @@ class _Server:
     def start(self) -> None:
         self._endpoint.start()
 
-    def of(self, question: Question, columns: Callable[[Callable[[Question], Answer]], Columns]) -> Asked:
+    def of(self, _question: Question, columns: Callable[[Callable[[Question], Answer]], Columns]) -> Asked:
         return self._threads.submit(columns, partial(self._endpoint.ask, check=self._check)).result
 
     def stop(self) -> None:
         self._endpoint.stop()
 
 
-def _asker(config: CaptionConfig, env: Env) -> _Server:
-    return _Server(config, env)
+class _Local:
+    """Asks a network in this process, one question after the other."""
+
+    def __init__(self, config: CaptionConfig, env: Env) -> None:
+        import torch
+
+        from curation.caption_network import network
+
+        # One thread: sums in a fixed order, so the answers do not depend on the machine's cores.
+        torch.set_num_threads(1)
+        self._ask = network(env.weights["model"], config, env.device)
+
+    def start(self) -> None:
+        return
+
+    def of(self, _question: Question, columns: Callable[[Callable[[Question], Answer]], Columns]) -> Asked:
+        return partial(columns, self._ask)
+
+    def stop(self) -> None:
+        return
+
+
+def _asker(config: CaptionConfig, env: Env) -> _Server | _Local:
+    return _Local(config, env) if config.endpoint is None else _Server(config, env)
+
+
+def _runs_network(config: CaptionConfig) -> bool:
+    return config.endpoint is None
 
 
 def _waiting(env: Env) -> int:
@@ -165,7 +193,8 @@ CAPTION_OPERATOR = Operator(
     map=_make,
     waiting=_waiting,
     passthrough_columns=("uri", "caption"),
+    runs_network=_runs_network,
     depends=("pillow",),
     report=_report,
 )
-"""Reads the input `clips`, the output of `probe`."""
+"""Reads the input `clips`, the output of `probe`; weights `model` where it asks no endpoint."""

@@ -76,6 +76,8 @@ class Tables:
     """Source to the text before its captions."""
     duplicates: pa.Table | None = None
     """See `curation.page_duplicates.read_duplicates`."""
+    captions: ds.Dataset | None = None
+    """The output of `caption`, where there is such a stage."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,9 @@ class _Card:
     """What it is an example of; may be empty."""
     uri: str
     caption: str
+    """The one that trains."""
+    others: tuple[tuple[str, str], ...]
+    """What other captions the clip has: whose, and what they say."""
     facts: str
     detail: str
     """Why it was set aside; empty for a kept clip."""
@@ -115,7 +120,7 @@ class _Group:
 
 
 def read_tables(inputs: Mapping[str, Input], system_prompts: Mapping[str, str]) -> Tables:
-    """Read the inputs `clips` (`probe`), `select` and, if given, `motion` and `duplicates`.
+    """Read the inputs `clips` (`probe`), `select` and, if given, `motion`, `duplicates` and `caption`.
 
     ValueError if they are not of one run.
     """
@@ -126,7 +131,8 @@ def read_tables(inputs: Mapping[str, Input], system_prompts: Mapping[str, str]) 
         scored = motion.scanner(filter=pc.is_valid(pc.field("estimator"))).head(1).to_pylist()
     # One configuration scored them all.
     tables = join_tables(select, clips, _unit(scored[0]) if scored else None, system_prompts)
-    return replace(tables, duplicates=read_duplicates(inputs))
+    captions = dataset(inputs["caption"].path / "data") if "caption" in inputs else None
+    return replace(tables, duplicates=read_duplicates(inputs), captions=captions)
 
 
 def join_tables(
@@ -214,7 +220,15 @@ def _rows(tables: Tables, picked: Sequence[int]) -> dict[int, Row]:
     counted = tables.clips.take(pa.array(picked, pa.int64())).to_pylist()
     wanted = pc.field("clip_id").isin(pa.array([row["clip_id"] for row in counted], pa.string()))
     whole = {row["clip_id"]: row for row in tables.select.to_table(filter=wanted).to_pylist()}
-    return {index: row | whole[row["clip_id"]] for index, row in zip(picked, counted, strict=True)}
+    told: dict[str, Row] = {}
+    if tables.captions is not None:
+        columns = {"clip_id": "clip_id", "caption_old": "caption", "caption_new": "caption_new"}
+        named = {name: pc.field(column) for name, column in columns.items()}
+        told = {row["clip_id"]: row for row in tables.captions.to_table(columns=named, filter=wanted).to_pylist()}
+    return {
+        index: row | whole[row["clip_id"]] | told.get(row["clip_id"], {})
+        for index, row in zip(picked, counted, strict=True)
+    }
 
 
 class _Columns:
@@ -319,6 +333,11 @@ def _card(row: Row, title: str, pictures: tuple[Thumbnail, ...] | RowError | str
         title,
         row["uri"],
         _short(row["caption"] or "", _CAPTION_CHARS),
+        tuple(
+            (whose, _short(row[name], _CAPTION_CHARS))
+            for whose, name in (("The clip's own", "caption_old"), ("The model's", "caption_new"))
+            if row.get(name) and row[name] != row["caption"]
+        ),
         # Lines break between facts, not inside them.
         " · ".join(fact.replace(" ", "\N{NO-BREAK SPACE}") for fact in facts),
         "" if row["status"] == Status.OK else _short(row["detail"] or "", _DETAIL_CHARS),

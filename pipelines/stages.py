@@ -79,7 +79,7 @@ def _scores(config: BaseConfig) -> Stage:
 
 
 def _captions(config: BaseConfig, caption: CaptionConfig) -> Stage:
-    stage = curate(config, "curation.captions:CAPTION_OPERATOR", caption.identity())
+    stage = curate(config, "curation.captions:CAPTION_OPERATOR", caption.identity(config.runtime.curation_device))
     if caption.endpoint is None:
         weights = {"model": resolve(caption.model or "")}
         return replace(stage, weights=weights, depends=(*stage.depends, "torch", "transformers"))

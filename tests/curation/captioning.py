@@ -9,7 +9,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -79,7 +79,7 @@ def served(captioner: Captioner) -> Iterator[Captioner]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with captioner.lock:
                 number = len(captioner.requests)
-                captioner.requests.append((dict(self.headers), body))
+                captioner.requests.append((dict(self.headers) | {"port": str(self.client_address[1])}, body))
                 captioner.at_once += 1
                 captioner.most_at_once = max(captioner.most_at_once, captioner.at_once)
             try:
@@ -92,11 +92,12 @@ def served(captioner: Captioner) -> Iterator[Captioner]:
                 with captioner.lock:
                     captioner.at_once -= 1
             status, headers, data = answer
-            self.send_response(status)
-            for name, value in ({"Content-Length": str(len(data))} | headers).items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(data)
+            with suppress(OSError):  # who asked may be gone
+                self.send_response(status)
+                for name, value in ({"Content-Length": str(len(data))} | headers).items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(data)
 
         def log_message(self, *_: Any) -> None:
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 
 from curation.film_frames import Track
 from curation.page import CurationPageConfig
-from curation.schema import MOTION, PROBE, SELECT, Reason, status_not_ok, status_ok, to_table
+from curation.schema import CAPTION, MOTION, PROBE, SELECT, Reason, status_not_ok, status_ok, to_table
 from curation.video_files import probe_video
 from jobs.context import InputRef, JobContext
 from jobs.curation_page import FILE, run
@@ -99,6 +99,22 @@ def test_the_page_is_written_and_its_digest_is_that_of_a_rerun(tmp_path: Path, m
     assert run(context(tmp_path, media, "second")).digest == result.digest
     (media / "two.mp4").unlink()
     assert run(context(tmp_path, media, "third")).digest != result.digest
+
+
+def test_a_clip_s_own_caption_and_the_model_s_stand_side_by_side(tmp_path: Path, media: Path) -> None:
+    ctx = context(tmp_path, media, "first")
+    captions = [
+        {"clip_id": name, "caption": "A clip as its uploader sees it.", "caption_new": new, **status_ok()}
+        for name, new in (("one", "A grey clip."), ("two", "<b>Grey</b>, by a model."), ("gone", None), ("never", None))
+    ]
+    (tmp_path / "caption" / "data").mkdir(parents=True)
+    pq.write_table(to_table(captions, CAPTION), tmp_path / "caption" / "data" / "rows.parquet")
+    run(replace(ctx, inputs={**ctx.inputs, "caption": InputRef("caption", tmp_path / "caption", "sha256:c")}))
+    html = (ctx.out / FILE).read_text(encoding="utf-8")
+    assert "The clip&#39;s own: A clip as its uploader sees it." in html
+    assert "The model&#39;s: &lt;b&gt;Grey&lt;/b&gt;, by a model." in html
+    assert "A grey clip." in html
+    assert "The model&#39;s: A grey clip." not in html  # it trains
 
 
 def test_real_clips(tmp_path: Path, real_clips: Path) -> None:

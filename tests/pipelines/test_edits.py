@@ -206,7 +206,7 @@ OVERRIDES = {
     "one stage of training": (
         ["train.2.steps=999"],
         {
-            "run": (["train@2"], r"^config\.steps 2900 -> 999$"),
+            "run": (["train@2"], r"^config\.steps 3200 -> 999$"),
             "unknown": (["train@3", "finetune", *EVALUATED, *AFTER_CHOICE], UNKNOWN),
         },
     ),

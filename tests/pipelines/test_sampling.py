@@ -65,7 +65,7 @@ def test_a_stage_samples_as_its_model_will_be_judged() -> None:
         ),
         ("train.2.sample.sources=[]", "name at least one, and each once; got none"),
         ("train.2.sample.seeds=[1, 1]", "name at least one, and each once; got 1, 1"),
-        ("train.2.sample.every=5000", r"sample\.every 5000 must be at most steps 2900"),
+        ("train.2.sample.every=5000", r"sample\.every 5000 must be at most steps 3200"),
         ("train.2.sample.every=0", "greater than or equal to 1"),
         ("train.2.sample.prompts=[]", "there are no prompts: write some"),
         ("train.2.sample.prompts=['a', ' ']", "a prompt is empty"),

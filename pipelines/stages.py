@@ -10,10 +10,12 @@ from typing import Any
 from curation.hashed_clips import FrameHashesConfig
 from curation.manifests import Manifest, external_digest, media_root, read_manifest
 from curation.operator import Operator, load_operator
+from curation.page import CurationPageConfig, PageConfig
+from curation.page_scores import ScoreLimits
 from curation.score_columns import columns_of
 from curation.scores import NETWORK_LIBRARIES, OCR_LIBRARIES
 from curation.selection import DUPLICATES, SelectConfig
-from jobs import shapes
+from jobs import curation_page, shapes
 from jobs.context import Job
 from jobs.shapes import RenderShapesConfig
 from lumina.config import Config
@@ -82,6 +84,32 @@ def select_clips(config: BaseConfig, policy: SelectConfig, inputs: Collection[st
     scored = [f"score@{name}" for name, one in config.scoring.items() if named.keys() & one.columns()]
     scored += ["scores"] if named.keys() & set(columns_of(config.scores.scorers)) else []
     return replace(stage, inputs={**stage.inputs, **{name: name for name in (*inputs, *scored)}})
+
+
+def show_curation(config: BaseConfig, section: CurationPageConfig, inputs: Collection[str]) -> Stage:
+    """The page of the stages of these names, and of all that score clips; their limits are those of `select`."""
+    read = [*inputs, *(stage.name for stage in score_clips(config))]
+    is_scored = any(name.startswith("score") for name in read)
+    page = PageConfig(**section.model_dump(), limits=_limits(config.select) if is_scored else {})
+    return job(
+        config,
+        "curation_page",
+        curation_page.run,
+        page,
+        {"clips": "probe", "select": "select", **{name: name for name in read}},
+    )
+
+
+def _limits(policy: SelectConfig) -> dict[str, ScoreLimits]:
+    """What the policy asks of each score."""
+    return {
+        name: ScoreLimits(
+            every=policy.scores.get(name),
+            sources={one: rules.scores[name] for one, rules in policy.sources.items() if name in rules.scores},
+            sets={one: found for one, rules in policy.sets.items() if (found := rules.scores.get(name)) is not None},
+        )
+        for name in sorted(policy.scores_named())
+    }
 
 
 def find_duplicates(config: BaseConfig) -> list[Stage]:

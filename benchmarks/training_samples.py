@@ -75,7 +75,7 @@ def main() -> None:
     step, look = alone / steps, looks[len(looks) // 2]
     stages = config.training()
     every_look = sum(
-        one.due(at + 1, stages[key].steps) for key, one in plans.items() for at in range(stages[key].steps)
+        one.due(at, stages[key].steps) for key, one in plans.items() for at in range(stages[key].steps + 1)
     )
     every_step = sum(one.steps for one in stages.values())
     share = every_look * look / (every_step * step)

@@ -56,6 +56,10 @@ class Env:
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     stores: ObjectStores = field(default_factory=ObjectStores)
     """Which servers hold the media in object stores."""
+    work: str = ""
+    """Scratch directory of the stage, which all its workers see."""
+    aside: Any = None
+    """Settings of how the operator computes that are in no identity, such as where a server is."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,10 @@ def _one_row(_config: Any) -> int:
     return 1
 
 
+def _not_waiting(_env: Env) -> int:
+    return 1
+
+
 @dataclass(frozen=True)
 class Operator:
     """One curation stage."""
@@ -174,6 +182,8 @@ class Operator:
     rows_per_batch: Callable[[Any], int] = _one_row
     """Rows that are computed together, such as the batch of an encoder; else a row depends on nothing but itself.
     Batches are cut from the plan of a shard, so their composition depends on the rows alone."""
+    waiting: Callable[[Env], int] = _not_waiting
+    """Where rows of one batch each wait for a server: how many of them `map`'s function is given at once."""
     passthrough_columns: tuple[str, ...] = ()
     """Columns of the plan that `map`'s function hands on, and computes nothing from. The path of a clip is one of them:
     its content is known by its id. Rows that an earlier output has are not computed again when only these differ."""

@@ -80,6 +80,11 @@ class Score:
     ends: tuple[Extreme, ...]
 
 
+def is_scores(key: str) -> bool:
+    """Whether the input of this name has numbers that the page shows."""
+    return key == "scores" or key.startswith("score@")
+
+
 def read_scores(inputs: Mapping[str, Input], clip_ids: pa.ChunkedArray) -> pa.Table | None:
     """The numbers of the inputs `scores` and `score@...`, a column each, in the order of `clip_ids`.
 
@@ -87,7 +92,7 @@ def read_scores(inputs: Mapping[str, Input], clip_ids: pa.ChunkedArray) -> pa.Ta
     ValueError if a table is of other clips.
     """
     columns: dict[str, pa.ChunkedArray] = {}
-    for key in sorted(key for key in inputs if key.startswith(("scores", "score@"))):
+    for key in sorted(filter(is_scores, inputs)):
         rows = dataset(inputs[key].path / "data")
         names = [name for name in rows.schema.names if name in {*score_columns(rows.schema)} - _COUNTS]
         table = rows.to_table(["clip_id", *names]).sort_by("clip_id")

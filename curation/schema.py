@@ -62,6 +62,10 @@ class Reason(StrEnum):
     MAX_CAPTION = "max_caption"
     NEAR_DUPLICATE = "near_duplicate"
     """A clip that shows the same is kept; `detail` says which."""
+    CAPTION_REFUSED = "caption_refused"
+    """The captioning model, or its server, refuses to describe the clip."""
+    CAPTION_NONSENSE = "caption_nonsense"
+    """What it answers is no caption: empty, markup, cut, too long, in another language."""
     SCORE = "score"
     """A number that the policy names; `detail` says which."""
     SOURCE_QUOTA = "source_quota"
@@ -194,6 +198,25 @@ AV_ALIGN = pa.schema(
 """AV-Align as released in February 2025, and in October 2023 (`v2023`); null where nothing sounds and nothing moves.
 `chance` is the mean score of the onsets shifted in a circle, `excess` the score above it. Times are seconds from the
 clip's first frame."""
+
+CAPTION = pa.schema(
+    {
+        "clip_id": pa.string(),
+        "caption": pa.string(),
+        "caption_new": pa.string(),
+        "caption_answer": pa.string(),
+        "caption_prompt": pa.string(),
+        "caption_times_s": pa.list_(pa.float64()),
+        "caption_model": pa.string(),
+        "caption_version": pa.string(),
+        "caption_tokens": pa.int64(),
+    }
+    | _STATUS
+)
+"""`caption` is the clip's own, `caption_new` the model's. `caption_answer` is all of the answer, to `caption_prompt`
+and frames at `caption_times_s` seconds from the clip's start. `caption_model` and `caption_version` are as the server
+tells them, of a local network its class and digest; `caption_tokens` counts prompt and answer, null where the server
+does not tell."""
 
 TAG = pa.schema({"clip_id": pa.string(), "source": pa.string(), "system_prompt_id": pa.string()} | _STATUS)
 

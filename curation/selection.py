@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
+from curation.caption_choice import AGREEMENT, CaptionChoice, agreement
 from curation.duplicates import reasons_of_firsts
 from curation.kept_copies import best_of, copies
 from curation.operator import Env, Input, Operator, Report, dataset
@@ -69,6 +70,8 @@ class SelectConfig(Rules):
     are held out together or not at all, mirror images included."""
     seed: int = 0
     """Seed of the split and of `max_clips_per_source`."""
+    caption: CaptionChoice | None = None
+    """Which caption of a clip trains. The pipeline fills it in from `caption.use`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> SelectConfig:
@@ -84,10 +87,9 @@ class SelectConfig(Rules):
 
     @property
     def policy_id(self) -> str:
-        """Identity of the policy: a digest of its fields."""
-        # What no stage looks for is no part of it.
-        unused = {"near_duplicates"} if self.near_duplicates is None else set[str]()
-        text = json.dumps(self.model_dump(mode="json", exclude=unused), sort_keys=True)
+        """Identity of the policy: a digest of its fields, without those of stages that are not there."""
+        without = {name for name in ("near_duplicates", "caption") if getattr(self, name) is None}
+        text = json.dumps(self.model_dump(mode="json", exclude=without), sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def rules(self, source: str) -> Rules:
@@ -282,7 +284,7 @@ def _join(inputs: Mapping[str, Input], config: SelectConfig) -> Iterator[Row]:
     for key in _beside(inputs):
         table = inputs[key].rows()
         wanted = (named | {"flow_abs_mean"}) & set(score_columns(table.schema))
-        wanted |= {"system_prompt_id", "family"} & set(table.column_names)
+        wanted |= {"system_prompt_id", "family", "caption_new"} & set(table.column_names)
         parts[key] = table.select(["clip_id", *sorted(wanted), *STATUS_COLUMNS]).sort_by("clip_id")
     if any(len(table) != len(clips) for table in parts.values()):
         raise ValueError(
@@ -293,20 +295,33 @@ def _join(inputs: Mapping[str, Input], config: SelectConfig) -> Iterator[Row]:
         name = clip["clip_id"]
         if any(part["clip_id"] != name for part in others):
             raise ValueError(f"clip {name} ({clip['uri']}) is missing from a table: these are not of one run")
-        status = next((part for part in (clip, *others) if part["status"] != Status.OK), clip)
+        by_key = dict(zip(parts, others, strict=True))
+        captioned = by_key.pop("caption", None)
+        told: Row = {} if captioned is None else _told(clip, captioned, config)
+        if captioned is not None and told["caption"] is None:
+            by_key["caption"] = captioned
+        status = next((part for part in (clip, *by_key.values()) if part["status"] != Status.OK), clip)
         found = {key: value for part in others for key, value in part.items()}
         yield (
             found
             | clip
+            | told
             | {"motion_score": found.get("flow_abs_mean"), "system_prompt_id": found.get("system_prompt_id")}
             | {column: status[column] for column in STATUS_COLUMNS}
             | broken.get(name, {})
         )
 
 
+def _told(clip: Row, captioned: Row, config: SelectConfig) -> Row:
+    """The caption that trains, and how far the two of a clip say the same."""
+    new = captioned["caption_new"]
+    chosen = clip["caption"] if config.caption is None else config.caption.of(clip | {"caption_new": new})
+    return {"caption": chosen, AGREEMENT: agreement(clip["caption"] or "", new or "")}
+
+
 def _beside(inputs: Mapping[str, Input]) -> list[str]:
     """Keys of the inputs beside the clips, in the order in which their reasons count."""
-    given = [key for key in ("motion", "tag", "scores", DUPLICATES) if key in inputs]
+    given = [key for key in ("motion", "tag", "scores", DUPLICATES, "caption") if key in inputs]
     return [*given, *_scored(inputs)]
 
 
@@ -321,6 +336,7 @@ def _check(inputs: Mapping[str, Input], config: SelectConfig) -> None:
     clips = dataset(inputs["clips"].path / "data")
     scored = (dataset(inputs[key].path / "data") for key in _beside(inputs) if key != "tag")
     known = set(score_columns(clips.schema, *(table.schema for table in scored)))
+    known |= {AGREEMENT} if "caption" in inputs else set()
     extra, named = set[str](), set(config.scores_named())
     for batch in clips.to_batches(columns=["extra"]) if named - known else ():
         extra.update(f"{EXTRA}{name}" for row in batch.to_pylist() for name in extra_of(row))
@@ -361,5 +377,5 @@ SELECT_OPERATOR = Operator(
     reduce=_reduce,
     report=_report,
 )
-"""Reads the inputs `clips` (`probe`), `motion`, `tag`, `scores` and `duplicates` if given, and those that begin with
-`SCORED`."""
+"""Reads the inputs `clips` (`probe`), `motion`, `tag`, `scores`, `duplicates` and `caption` if given, and those that
+begin with `SCORED`."""

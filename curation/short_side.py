@@ -16,3 +16,8 @@ def to_short_side(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[n
     if shown == (width, height):
         return frames
     return np.stack([cv2.resize(frame, shown, interpolation=cv2.INTER_AREA) for frame in frames])
+
+
+def to_short_side_at_most(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """As `to_short_side`; smaller frames stay as they are."""
+    return frames if min(frames.shape[1:3]) <= min(size) else to_short_side(frames, size)

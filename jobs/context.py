@@ -72,7 +72,8 @@ class JobContext:
     earlier: tuple[EarlierOutput, ...] = ()
     """Where rows may be that need not be computed again, the newest first."""
     aside: Any = None
-    """Settings of what the job makes beside its output, such as samples of a training: no part of its identity."""
+    """Settings of what the job makes beside its output, such as samples of a training, or of how it makes it: no part
+    of its identity."""
     log_image: Callable[[str, str, int], None] = lambda key, file, step: None
     """log_image(key, file, step): a picture of a series; `file` is relative to `work` now and to `out` in the end."""
 

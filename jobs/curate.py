@@ -63,7 +63,8 @@ def run(ctx: JobContext) -> JobResult:
     """
     operator = load_operator(ctx.operator)
     device = ctx.runtime.curation_device if operator.runs_network(ctx.config) else "cpu"
-    env = Env(ctx.media_root, dict(ctx.weights), device, decode_limits(ctx.runtime), ctx.runtime.object_stores)
+    limits, stores = decode_limits(ctx.runtime), ctx.runtime.object_stores
+    env = Env(ctx.media_root, dict(ctx.weights), device, limits, stores, str(ctx.work), ctx.aside)
     inputs = {name: Input(path) for name, path in ctx.files.items()}
     inputs |= {name: Input(ref.path) for name, ref in ctx.inputs.items()}
     missing = [name for name in operator.inputs if name not in inputs]

@@ -206,8 +206,8 @@ class Mapper:
     def _steps(self, planned: pa.Table, starts: Any, steps: list[Span]) -> Iterator[pa.Table]:
         """The batches in their order, single rows several at a time; `steps` gets the places of those in each."""
         rows = planned.drop_columns([name for name in (BATCH, INPUT_HASH) if name in planned.column_names])
+        count, at, last = self.operator.waiting(self.stage.env), 0, len(starts) - 1
         together = isinstance(self.compute, Halves) or self.operator.rows_per_batch(self.stage.config) > 1
-        count, at, last = 1, 0, len(starts) - 1
         while at < last:
             began, stop = time.monotonic(), min(at + count, last)
             steps.append((at, stop))

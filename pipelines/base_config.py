@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from curation.caption_config import CaptionConfig
 from curation.decode import ProbeConfig
 from curation.duplicate_clusters import DuplicatesConfig
 from curation.manifest_formats import IngestConfig
@@ -109,6 +110,8 @@ class BaseConfig(Config):
     """Scorers of clips, in one stage `scores`; without any that is on there is no such stage."""
     duplicates: DuplicatesConfig | None = None
     """Find near-duplicates; None does not look for them."""
+    caption: CaptionConfig | None = None
+    """Caption clips by a vision-language model; None has no such stage."""
     select: SelectConfig = SelectConfig()
     """Keep or filter clips."""
     runtime: RuntimeConfig = RuntimeConfig()

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from curation.caption_choice import AGREEMENT
 from curation.manifests import is_scanned
 from curation.rules import score_columns
-from curation.schema import AV_ALIGN, MOTION, PROBE, SOUND
+from curation.schema import AV_ALIGN, CAPTION, MOTION, PROBE, SOUND
 from curation.score_columns import SCORERS
 from curation.selection import check_no_motion, check_scores
 from lumina.evaluation.score_files import read_scores
@@ -65,6 +66,7 @@ def check_select(config: PipelineConfig, sources: tuple[str, ...]) -> None:
         f"latents.{name}.name": one.name for name, one in config.latents.items()
     }
     _check_not_given(filled)
+    _check_captions(config, sources)
     _check_scores(config, {"probe": PROBE, "motion": MOTION})
 
 
@@ -81,6 +83,7 @@ def check_sound_select(config: SoundPipelineConfig, sources: tuple[str, ...]) ->
                 f"train.{name}.source_weights names {', '.join(unknown)}; the sources are {', '.join(sources)}"
             )
     _check_not_given({"select.encoded": config.select.encoded})
+    _check_captions(config, sources)
     try:
         check_no_motion(config.select)
     except ValueError as error:
@@ -98,9 +101,19 @@ def _check_not_given(filled: Mapping[str, object]) -> None:
         raise PipelineError(f"{', '.join(given)}: leave it out, the pipeline fills it in")
 
 
+def _check_captions(config: BaseConfig, sources: tuple[str, ...]) -> None:
+    _check_not_given({"select.caption": config.select.caption})
+    if unknown := sorted(set(config.caption.templates if config.caption else ()) - set(sources)):
+        raise PipelineError(f"caption.templates names {', '.join(unknown)}; the sources are {', '.join(sources)}")
+
+
 def _check_scores(config: BaseConfig, schemas: Mapping[str, pa.Schema]) -> None:
     measured = {name: where for where, schema in schemas.items() for name in score_columns(schema)}
     measured |= {name: f"scores.{scorer}" for scorer in config.scores.scorers for name in SCORERS[scorer]}
+    if config.caption is not None:
+        measured |= dict.fromkeys((AGREEMENT, *score_columns(CAPTION)), "caption")
+    elif where := config.select.scores_named().get(AGREEMENT):
+        raise PipelineError(f"select.{where} names {AGREEMENT!r}, but nothing captions clips: set caption.endpoint")
     off = {name: scorer for scorer, names in SCORERS.items() for name in names if scorer not in config.scores.scorers}
     for stage, scoring in config.scoring.items():
         for name in scoring.columns():

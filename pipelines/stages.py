@@ -7,11 +7,13 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
+from curation.caption_choice import AGREEMENT
+from curation.caption_config import CaptionConfig
 from curation.hashed_clips import FrameHashesConfig
 from curation.manifests import Manifest, external_digest, media_root, read_manifest
 from curation.operator import Operator, load_operator
 from curation.page import CurationPageConfig, PageConfig
-from curation.page_scores import ScoreLimits
+from curation.page_scores import ScoreLimits, is_scores
 from curation.score_columns import columns_of
 from curation.scores import NETWORK_LIBRARIES, OCR_LIBRARIES
 from curation.selection import DUPLICATES, SelectConfig
@@ -56,11 +58,12 @@ def read_clips(config: BaseConfig, data: RenderShapesConfig | Manifest) -> list[
 
 
 def score_clips(config: BaseConfig) -> list[Stage]:
-    """The stage of the section `scores`, where a scorer is on, and those of the section `scoring`."""
+    """The stages of the sections `scores`, where a scorer is on, `scoring` and `caption`."""
     added = [
         curate(config, one.operator, one.settings, f"score@{name}", weights=one.weights)
         for name, one in config.scoring.items()
     ]
+    added += [_captions(config, config.caption)] if config.caption is not None else []
     return [_scores(config), *added] if config.scores.scorers else added
 
 
@@ -77,19 +80,35 @@ def _scores(config: BaseConfig) -> Stage:
     return replace(stage, weights=given, depends=(*stage.depends, *networks, *reads))
 
 
+def _captions(config: BaseConfig, caption: CaptionConfig) -> Stage:
+    stage = curate(config, "curation.captions:CAPTION_OPERATOR", caption.identity())
+    if caption.endpoint is None:
+        weights = {"model": resolve(caption.model or "")}
+        return replace(stage, weights=weights, depends=(*stage.depends, "torch", "transformers"))
+    if caption.endpoint.url is None:
+        raise PipelineError("caption.endpoint.url is not given: name the server, such as http://localhost:8000/v1")
+    # Where it is, and how it is asked, changes no answer.
+    return executed(stage, aside=caption.endpoint)
+
+
 def select_clips(config: BaseConfig, policy: SelectConfig, inputs: Collection[str]) -> Stage:
-    """Selection from the stages of these names; of `scores` and `scoring` it reads what a rule names, and no others."""
+    """Selection from the stages of these names; of `scores`, `scoring` and `caption` it reads what a rule names, and of
+    the last also what trains, and no others."""
+    named, caption = config.select.scores_named(), config.caption
+    captioned = caption is not None and (caption.use != "original" or AGREEMENT in named)
+    if caption is not None and captioned:
+        policy = policy.model_copy(update={"caption": caption.choice()})
     stage = curate(config, "curation.selection:SELECT_OPERATOR", policy)
-    named = config.select.scores_named()
     scored = [f"score@{name}" for name, one in config.scoring.items() if named.keys() & one.columns()]
     scored += ["scores"] if named.keys() & set(columns_of(config.scores.scorers)) else []
+    scored += ["caption"] if captioned else []
     return replace(stage, inputs={**stage.inputs, **{name: name for name in (*inputs, *scored)}})
 
 
 def show_curation(config: BaseConfig, section: CurationPageConfig, inputs: Collection[str]) -> Stage:
-    """The page of the stages of these names, and of all that score clips; their limits are those of `select`."""
+    """The page of the stages of these names, and of all that score and caption; limits are those of `select`."""
     read = [*inputs, *(stage.name for stage in score_clips(config))]
-    is_scored = any(name.startswith("score") for name in read)
+    is_scored = any(is_scores(name) for name in read)
     page = PageConfig(**section.model_dump(), limits=_limits(config.select) if is_scored else {})
     return job(
         config,

@@ -30,7 +30,7 @@ class SampleConfig(Config):
     """
 
     every: int = Field(ge=1)
-    """Training steps between two looks; there is one at the end in any case."""
+    """Training steps between two looks; there is one before the first step and one at the end in any case."""
     prompts: tuple[str, ...] | ShapesSuite = ShapesSuite(count=4)
     """Texts, or the first prompts of the Shapes world (`{kind: shapes, count: 8}`), whose truth is known: the half that
     the choice of sources sees."""

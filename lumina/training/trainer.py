@@ -108,6 +108,8 @@ class Trainer:
             ) as batches:
                 self.clock.restart()
                 self.interval.restart(self.step)
+                if self.step == 0:
+                    self._sample()
                 while self.step < config.steps:
                     # 1. One optimizer step over the micro-batches of every task.
                     self._optimizer_step(self.step, batches)

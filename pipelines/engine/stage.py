@@ -48,7 +48,8 @@ class Execution:
     model: RegisteredModel | None = None
     """For a checkpoint that people will look for."""
     aside: Config | None = None
-    """Settings of what the job makes beside its output, such as samples of a training."""
+    """Settings of what the job makes beside its output, such as samples of a training, or of how it makes it, such as
+    where a server is."""
     system_prompts: str = ""
     """File of the output with the system prompts, to be mirrored in MLflow's prompt registry; empty for none."""
 

@@ -239,9 +239,53 @@ def test_a_scorer_s_library_is_asked_for_before_any_work(monkeypatch: pytest.Mon
     assert {"rapidocr", "onnxruntime"} <= set(build(config).by_name["scores"].depends)
 
 
+CAPTION = "caption.endpoint={model: m, url: 'http://localhost:8000/v1'}"
+
+
+def test_captions_are_off_and_where_they_come_from_is_in_no_identity(identifier: Identifier) -> None:
+    assert "caption" not in build(load_config("demo")).by_name
+    before = fingerprints(identifier, "demo", [CAPTION])
+    stages = build(load_config("demo", [CAPTION])).by_name
+    for name in ("select", "curation_page"):
+        assert stages[name].inputs["caption"] == "caption"
+    assert stages["caption"].execution.aside == load_config("demo", [CAPTION]).caption.endpoint  # type: ignore[union-attr]
+    asked = [CAPTION, "caption.endpoint={model: m, url: 'https://other/v1', key_env: K, in_flight: 2, max_requests: 9}"]
+    assert fingerprints(identifier, "demo", asked) == before
+    for override, same in (
+        ("caption.style=short", {"motion", "tag"}),
+        ("caption.use=longest", {"motion", "tag", "caption"}),
+        ("select.scores.caption_agreement.min=0.4", {"motion", "tag", "caption"}),
+    ):
+        after = fingerprints(identifier, "demo", [CAPTION, override])
+        assert {name for name in before if before[name] == after[name]} >= same
+        assert {"select", "encode_text", "curation_page"} <= {name for name in before if before[name] != after[name]}
+        assert ("caption" in same) == (before["caption"] == after["caption"])
+
+
+def test_captions_that_train_nothing_change_nothing(identifier: Identifier) -> None:
+    plain = fingerprints(identifier, "demo")
+    original = [CAPTION, "caption.use=original"]
+    found = fingerprints(identifier, "demo", original)
+    assert {name for name in plain if plain[name] != found[name]} == {"curation_page"}
+    rule = [*original, "select.scores.caption_agreement.min=0.4"]
+    assert "caption" in build(load_config("demo", rule)).by_name["select"].inputs.values()
+
+
+def test_a_local_captioner_is_known_by_content(tmp_path: Path) -> None:
+    stage = build(load_config("demo", [f"caption.model={tmp_path}", "runtime.curation_gpus.caption=0.5"])).by_name[
+        "caption"
+    ]
+    assert (stage.weights, stage.config.model, stage.execution.aside) == ({"model": str(tmp_path)}, "", None)
+    assert {"torch", "transformers"} <= set(stage.depends)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("caption.endpoint.model=m", "caption.endpoint.url is not given: name the server"),
+        ("caption={model: a, templates: {wep: x}}", "caption.templates names wep; the sources are handheld, synthetic"),
+        ("select.scores.caption_agreement.min=1", "names 'caption_agreement', but nothing captions clips: set caption"),
+        ("select.caption={use: new, mix_share: 0.5, seed: 0}", "select.caption: leave it out"),
         ("select.sources.wep.min_fps=9", "select.sources names wep; the sources are handheld, synthetic, web"),
         ("select.sets.video.min_area=9", "select.sets names video; the latents sets are images, videos"),
         ("select.scores.flow_mag_men.min=1", "select.scores names 'flow_mag_men'.*did you mean 'flow_mag_mean'"),

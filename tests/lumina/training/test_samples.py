@@ -99,17 +99,17 @@ def test_not_a_bit_changes_also_when_killed_and_no_clip_is_made_twice(
     assert _digest(_trainer(data, tmp_path / "a", plan()), tmp_path / "out-a") == without
     assert torch.equal(torch.random.get_rng_state(), drawn)
     steps = sorted(path.name for path in (tmp_path / "a" / FOLDER).iterdir())
-    assert steps == ["step-00000003", "step-00000006", "step-00000007"]
+    assert steps == ["step-00000000", "step-00000003", "step-00000006", "step-00000007"]
     # The weights get on, and so do the clips.
-    rows = [read_batch(tmp_path / "a" / FOLDER, step, 0, plan().key) for step in (3, 6, 7)]
-    assert len({row["frames_sha256"] for batch in rows for row in batch or ()}) == 6
+    rows = [read_batch(tmp_path / "a" / FOLDER, step, 0, plan().key) for step in (0, 3, 6, 7)]
+    assert len({row["frames_sha256"] for batch in rows for row in batch or ()}) == 8
 
     made: list[tuple[str, str]] = []
     clips = VideoSamples._clips
 
     def dying(self: VideoSamples, folder: Path, batch: Any, *rest: Any) -> list[dict[str, Any]]:
         found = clips(self, folder, batch, *rest)
-        if folder.name == "step-00000006" and batch[0].source == "clean" and len(made) < 4:
+        if folder.name == "step-00000006" and batch[0].source == "clean" and len(made) < 6:
             # All files are there, but for the record that says so.
             made.append(("", ""))
             raise Killed
@@ -124,7 +124,7 @@ def test_not_a_bit_changes_also_when_killed_and_no_clip_is_made_twice(
     assert resumed.step == 4
     assert _digest(resumed, tmp_path / "out-b") == without
     told = [one for one in made if one[0]]
-    assert len(told) == len(set(told)) == 6
+    assert len(told) == len(set(told)) == 8
     assert _bytes(tmp_path / "b") == _bytes(tmp_path / "a")
 
 

@@ -1,0 +1,71 @@
+"""Choice between captions: the clip's own, a model's, the longer one or a mix; and how far two of them say the same."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from lumina.config import Config
+from lumina.randomness import generator
+
+Use = Literal["original", "new", "longest", "mix"]
+AGREEMENT = "caption_agreement"
+"""Name of the score that `agreement` is."""
+_STOP_WORDS = frozenset(
+    {
+        "a", "an", "and", "as", "at", "by", "camera", "clip", "frame", "frames", "from", "image", "in", "is", "it",
+        "its", "of", "on", "scene", "shows", "showing", "that", "the", "then", "there", "this", "to", "towards",
+        "toward", "video", "where", "while", "with",
+    }
+)  # fmt: skip
+
+
+class CaptionChoice(Config):
+    """Which caption of a clip trains."""
+
+    use: Use
+    """See `curation.caption_config.CaptionConfig`."""
+    mix_share: float
+    """See there."""
+    seed: int
+    """See there."""
+
+    def of(self, row: Mapping[str, Any]) -> str | None:
+        """The caption of a row with `clip_id`, `caption` and `caption_new`; None where it would be one that failed.
+
+        `longest` and `mix` take the caption that there is where the other one is missing.
+        """
+        old, new = row["caption"] or "", row["caption_new"]
+        if self.use == "original":
+            return old
+        if self.use == "new" or new is None:
+            return None if new is None and (self.use == "new" or not old.strip()) else new or old
+        if not old.strip():
+            return str(new)
+        if self.use == "longest":
+            return str(max((new, old), key=len))
+        draw = generator(self.seed, "caption mix", row["clip_id"]).random()
+        return str(new) if draw < self.mix_share else old
+
+
+def agreement(old: str, new: str) -> float | None:
+    """How far two captions say the same, 0 to 1: F1 of their words without the commonest; None where one has none."""
+    a, b = _words(old), _words(new)
+    if not a or not b:
+        return None
+    return 2 * len(a & b) / (len(a) + len(b))
+
+
+def _words(text: str) -> set[str]:
+    found = re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
+    return {_stem(word) for word in found if word not in _STOP_WORDS}
+
+
+def _stem(word: str) -> str:
+    """Without an ending that tells no other thing: `moves`, `moving`, `upwards`, `slowly`."""
+    for ending in ("wards", "ward", "ing", "ly", "ed", "s"):
+        if word.endswith(ending) and len(word) - len(ending) >= (2 if ending.startswith("ward") else 4):
+            return word.removesuffix(ending)
+    return word

@@ -1,0 +1,171 @@
+"""Captions by a vision-language model: stated frames of each clip, a prompt, and an answer that is held for one.
+
+Rows in: probed clips. Rows out: the same ids with the old and the new caption side by side, and all that was asked and
+answered. A clip that does not decode, or of which the model says nothing that is a caption, is quarantined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.caption_answers import accepted
+from curation.caption_choice import AGREEMENT, agreement
+from curation.caption_config import CaptionConfig
+from curation.caption_prompts import prompt_of
+from curation.decode import READ_COLUMNS, clip_times, frames_at
+from curation.decoder import Decoder
+from curation.fitting import Fit
+from curation.operator import Env, Halves, Input, Operator, Report, RowsFunction, aside
+from curation.schema import CAPTION, STATUS_COLUMNS, Reason, RowError, Status, status_ok, to_table
+from curation.short_side import to_short_side_at_most
+from lumina.faults import MachineError, patiently
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
+
+    from curation.caption_endpoint import Answer, Question
+
+Columns = dict[str, Any]
+Asked = Callable[[], Columns]
+"""Waits for the columns that a clip gets; MachineError passes."""
+
+
+def _plan(inputs: Mapping[str, Input], config: CaptionConfig, _env: Env) -> pa.Table:
+    columns = ["clip_id", *READ_COLUMNS, "source", "caption", *STATUS_COLUMNS]
+    rows = inputs["clips"].rows(columns).sort_by("clip_id")
+    # A corrected caption concerns an answer only if the prompt tells it.
+    told = rows["caption"] if config.reads_caption else pa.nulls(len(rows), pa.string())
+    return rows.append_column("caption_told", told)
+
+
+def _make(config: CaptionConfig, env: Env) -> RowsFunction:
+    decoder, ask = Decoder(env.limits), _asker(config, env)
+
+    def load(table: pa.Table) -> list[tuple[Columns, Asked]]:
+        ask.start()
+        return [(row, _asked(row)) for row in table.to_pylist()]
+
+    def _asked(row: Columns) -> Asked:
+        try:
+            question = patiently(lambda: _question(decoder, row, env, config), row["uri"])
+        except MachineError as error:
+            return partial(_raise, error)
+        except Exception as error:  # noqa: BLE001 - one bad file must not take its neighbours along
+            return partial(_same, aside(CAPTION_OPERATOR.name, error))
+        return ask.of(question, partial(_columns, question, config))
+
+    def compute(loaded: list[tuple[Columns, Asked]]) -> pa.Table:
+        try:
+            return to_table((row | asked() for row, asked in loaded), CAPTION)
+        except MachineError:
+            ask.stop()
+            raise
+
+    return Halves(load, compute)
+
+
+def _question(decoder: Decoder, row: Columns, env: Env, config: CaptionConfig) -> Question:
+    from curation.caption_endpoint import Question, question_key
+
+    times = [0.0]
+    if row["media"] != "image":
+        parts = [(2 * part + 1) * row["duration_s"] / (2 * config.samples) for part in range(config.samples)]
+        times = clip_times(row, parts if config.times_s is None else config.times_s)
+    if not times:
+        raise RowError(Reason.TOO_FEW_FRAMES, f"{row['duration_s']:.6g} s: no frame to show", Status.FILTERED)
+    fit = Fit(to_short_side_at_most, (config.short_side, config.short_side))
+    frames = frames_at(decoder, row, env, times, fit)
+    template = config.templates.get(row["source"], config.template)
+    prompt = prompt_of(template, config.style, config.language, row)
+    return Question(question_key(row["clip_id"], times, prompt), prompt, times, frames.pixels)
+
+
+def _columns(question: Question, config: CaptionConfig, ask: Callable[[Question], Answer]) -> Columns:
+    """What is asked and answered, and the caption or why there is none."""
+    columns: Columns = {"caption_prompt": question.prompt, "caption_times_s": list(question.times_s)}
+    try:
+        answer = ask(question)
+        columns |= {
+            "caption_answer": answer.text,
+            "caption_model": answer.model,
+            "caption_version": answer.version,
+            "caption_tokens": answer.tokens,
+        }
+        return columns | {"caption_new": accepted(answer.text, config)} | status_ok()
+    except RowError as error:
+        return columns | aside(CAPTION_OPERATOR.name, error)
+
+
+def _same(columns: Columns) -> Columns:
+    return columns
+
+
+def _raise(error: MachineError) -> Columns:
+    raise error
+
+
+class _Server:
+    """Asks an endpoint, as many questions at once as it may have under way."""
+
+    def __init__(self, config: CaptionConfig, env: Env) -> None:
+        from curation.caption_endpoint import Endpoint
+
+        self._endpoint = Endpoint(config, env.aside, Path(env.work))
+        self._check = partial(accepted, config=config)
+        self._threads = ThreadPoolExecutor(env.aside.in_flight, "ask")
+
+    def start(self) -> None:
+        self._endpoint.start()
+
+    def of(self, question: Question, columns: Callable[[Callable[[Question], Answer]], Columns]) -> Asked:
+        return self._threads.submit(columns, partial(self._endpoint.ask, check=self._check)).result
+
+    def stop(self) -> None:
+        self._endpoint.stop()
+
+
+def _asker(config: CaptionConfig, env: Env) -> _Server:
+    return _Server(config, env)
+
+
+def _waiting(env: Env) -> int:
+    return 1 if env.aside is None else int(env.aside.in_flight)
+
+
+def _report(dataset: ds.Dataset, _config: CaptionConfig, _out: Path) -> Report:
+    metrics, found, tokens = dict[str, float](), list[float](), 0
+    for batch in dataset.to_batches(columns=["caption", "caption_new", "caption_tokens"]):
+        tokens += pc.sum(batch["caption_tokens"]).as_py() or 0
+        pairs = zip(batch["caption"].to_pylist(), batch["caption_new"].to_pylist(), strict=True)
+        said = (agreement(old or "", new or "") for old, new in pairs)
+        found += [one for one in said if one is not None]
+    if found:
+        tenths = zip(("p10", "p50", "p90"), np.quantile(found, [0.1, 0.5, 0.9]).tolist(), strict=True)
+        metrics = {f"{AGREEMENT}_{name}": value for name, value in tenths}
+    return Report(metrics | {"caption_tokens": float(tokens)})
+
+
+CAPTION_OPERATOR = Operator(
+    name="caption",
+    config=CaptionConfig,
+    schema=CAPTION,
+    reads_media=True,
+    # A model answers what it likes; the same answers give the same rows.
+    tier="tolerance",
+    inputs=("clips",),
+    plan=_plan,
+    map=_make,
+    waiting=_waiting,
+    passthrough_columns=("uri", "caption"),
+    depends=("pillow",),
+    report=_report,
+)
+"""Reads the input `clips`, the output of `probe`."""

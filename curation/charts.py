@@ -38,15 +38,28 @@ class Names:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """A value that a rule asks for at least or at most."""
+
+    value: float
+    text: str
+    of_set: bool
+    """Whether the rule is that of one latents set."""
+
+
+@dataclass(frozen=True)
 class Values:
     """What one source brings to a chart."""
 
     source: str
     color: int
     values: NDArray[np.float64]
-    """[n], finite, >= 0."""
+    """[n], finite."""
     kept: NDArray[np.bool_]
     """[n]: whether the clip was kept."""
+    limits: tuple[Limit, ...] = ()
+    note: str = ""
+    """Said of its limits."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,9 @@ class Panel:
     bars: tuple[Bar, ...]
     marks: tuple[tuple[float, str], ...]
     """Position in percent and name of the quantiles that are marked."""
+    limits: tuple[tuple[float, Limit], ...] = ()
+    """Position in percent of those that lie on the axis."""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -137,18 +153,20 @@ def histogram(label: str, unit: str, sources: Sequence[Values], quantiles: Seque
             left, right = float(edges[index]), float(edges[index + 1])
             span = f"{left:.6g} or more" if is_open and index == len(kept) - 1 else f"{left:.6g} to {right:.6g}"
             both = int(kept[index] + aside[index])
-            title = f"{source.source}, {span} {unit}: {both} clips ({both / n:.1%}), {int(kept[index])} of them kept"
+            span = f"{span} {unit}".rstrip()
+            title = f"{source.source}, {span}: {both} clips ({both / n:.1%}), {int(kept[index])} of them kept"
             solid, pale = (100 * 100 * float(part[index]) / n / top for part in (kept, aside))
             bars.append(Bar(axis.at(left), 100 / len(kept), solid, pale, title))
         ordered = np.sort(source.values)
         at = [(q, float(ordered[quantile_index(n, q)])) for q in quantiles]
         marks = tuple((axis.at(min(v, axis.high)), f"{q:.0%} of the clips: {v:.3g} {unit}") for q, v in at)
-        panels.append(Panel(source.source, source.color, n, tuple(bars), marks))
+        limits = tuple((axis.at(one.value), one) for one in source.limits if axis.low <= one.value <= axis.high)
+        panels.append(Panel(source.source, source.color, n, tuple(bars), marks, limits, source.note))
     return Histogram(axis, sum(panel.n for panel in panels), top, tuple(panels))
 
 
 def bin_edges(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
-    """Edges [bins + 1] at round numbers that cover `values` [n] (n >= 1, >= 0), and whether the last bin is open.
+    """Edges [bins + 1] at round numbers that cover `values` [n] (n >= 1), and whether the last bin is open.
 
     A few huge values would press all others into one bin, so the last bin then takes all above it.
     """
@@ -159,7 +177,8 @@ def bin_edges(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
     if 0 < low < high / 2:
         low = 0.0
     if high - low <= 1e-9 * max(abs(high), 1):
-        low, high = (low * 0.9, high * 1.1) if low > 1e-6 else (0.0, 1.0)
+        margin = 0.1 * abs(low)
+        low, high = (low - margin, high + margin) if margin > 1e-7 else (0.0, 1.0)
     step = nice_step((high - low) / _BINS)
     first = math.floor(low / step + 1e-9)
     last = max(math.floor(high / step + 1e-9) + 1, first + 1)

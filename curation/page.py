@@ -21,6 +21,7 @@ from curation.charts import Histogram, Names, Ranking, Values, histogram, quanti
 from curation.control_characters import shown
 from curation.operator import Input, dataset
 from curation.page_duplicates import Alike, describe, read_duplicates
+from curation.page_scores import Extreme, ScoreLimits, describe_scores, read_scores
 from curation.schema import RowError, Status
 from curation.thumbnails import Thumbnail, thumbnail_times, thumbnails
 from lumina.config import Config
@@ -54,12 +55,21 @@ class CurationPageConfig(Config):
     """Clips on the contact sheet of each reason for which clips were set aside."""
     duplicate_groups: int = Field(default=6, ge=0)
     """Groups of near-duplicates that are shown, those across sources first, then the largest."""
+    clips_per_score: int = Field(default=3, ge=0)
+    """Clips with the lowest, and clips with the highest value of each score."""
     max_sources: int = Field(default=12, ge=1)
     """Sources with charts and contact sheets of their own, the largest first; the others are only counted."""
     thumbnail_width: int = Field(default=144, ge=16, le=640)
     """Side in pixels of the square that each picture fits in."""
     seed: int = 0
     """Seed by which clips are drawn for the contact sheets."""
+
+
+class PageConfig(CurationPageConfig):
+    """What a run's page shows."""
+
+    limits: dict[str, ScoreLimits] = Field(default_factory=dict)
+    """What `select` asks of each score, by the score's name."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,8 @@ class Tables:
     """See `curation.page_duplicates.read_duplicates`."""
     captions: ds.Dataset | None = None
     """The output of `caption`, where there is such a stage."""
+    scores: pa.Table | None = None
+    """See `curation.page_scores.read_scores`."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +132,7 @@ class _Group:
 
 
 def read_tables(inputs: Mapping[str, Input], system_prompts: Mapping[str, str]) -> Tables:
-    """Read the inputs `clips` (`probe`), `select` and, if given, `motion`, `duplicates` and `caption`.
+    """Read the inputs `clips` (`probe`), `select` and, if given, `motion`, `duplicates`, `caption` and tables of scores.
 
     ValueError if they are not of one run.
     """
@@ -132,7 +144,8 @@ def read_tables(inputs: Mapping[str, Input], system_prompts: Mapping[str, str]) 
     # One configuration scored them all.
     tables = join_tables(select, clips, _unit(scored[0]) if scored else None, system_prompts)
     captions = dataset(inputs["caption"].path / "data") if "caption" in inputs else None
-    return replace(tables, duplicates=read_duplicates(inputs), captions=captions)
+    scores = read_scores(inputs, tables.clips["clip_id"])
+    return replace(tables, duplicates=read_duplicates(inputs), captions=captions, scores=scores)
 
 
 def join_tables(
@@ -159,7 +172,7 @@ def _unit(row: Row) -> str:
 
 def make_page(
     tables: Tables,
-    config: CurationPageConfig,
+    config: PageConfig,
     decode: Decode,
     made_from: Mapping[str, str],
     progress: Callable[[int, int, str], None],
@@ -182,16 +195,28 @@ def make_page(
     alike = None
     if tables.duplicates is not None:
         alike = describe(tables.duplicates, clips["clip_id"], config.duplicate_groups)
-    groups: list[_Group | Alike] = [*sheets, *moving, *(group for _, group in reasons)]
+    scores = []
+    if tables.scores is not None:
+        scores = describe_scores(
+            tables.scores, config.limits, columns.source, columns.kept, colors, config.clips_per_score
+        )
+    groups: list[_Group | Alike | Extreme] = [*sheets, *moving, *(group for _, group in reasons)]
     groups += alike.groups if alike else ()
+    groups += (end for score in scores for end in score.ends)
     picked = sorted({index for group in groups for index, _ in group.picks})
     rows = _rows(tables, picked)
     pictures = _pictures(rows, config, decode, progress)
 
-    def cards(group: _Group | Alike) -> list[_Card]:
+    def cards(group: _Group | Alike | Extreme) -> list[_Card]:
         is_scored = tables.motion_unit is not None
         return [_card(rows[index], title, pictures[index], is_scored) for index, title in group.picks]
 
+    def linked(end: Extreme) -> list[tuple[str, _Card]]:
+        return [
+            (f"clip-{rows[index]['clip_id']}", card) for (index, _), card in zip(end.picks, cards(end), strict=True)
+        ]
+
+    extremes = {anchor: card for score in scores for end in score.ends for anchor, card in linked(end)}
     html = render(
         TEMPLATE,
         shown,
@@ -208,6 +233,9 @@ def make_page(
         reasons=[(key, group, cards(group)) for key, group in reasons],
         alike=alike,
         alike_cards=[(group, cards(group)) for group in (alike.groups if alike else ())],
+        scores=[(score, [(end, linked(end)) for end in score.ends]) for score in scores],
+        extremes={anchor: replace(card, title="") for anchor, card in sorted(extremes.items())},
+        per_end=config.clips_per_score,
         made_from=made_from,
     )
     undecodable = sum(isinstance(found, RowError) for found in pictures.values())

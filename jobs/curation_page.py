@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from curation.page import CurationPageConfig, make_page, read_tables
+from curation.page import PageConfig, make_page, read_tables
 from jobs.context import Job, JobContext, JobResult
 from jobs.files import files_digest
 
@@ -22,8 +22,8 @@ FILE = "curation.html"
 
 @partial(Job, reads_media=True, depends=("pillow", "jinja2"), uses_cluster=False)
 def run(ctx: JobContext) -> JobResult:
-    """Write `curation.html` (config: CurationPageConfig) from the inputs `clips`, `select`, and `motion`, `tag` and
-    `duplicates` if there are such stages.
+    """Write `curation.html` (config: PageConfig) from the inputs `clips`, `select`, and `motion`, `tag`,
+    `duplicates`, `scores` and `score@...` if there are such stages.
 
     A clip that does not decode is shown with the reason.
 
@@ -39,7 +39,7 @@ def run(ctx: JobContext) -> JobResult:
     from lumina.faults import patiently
     from lumina.system_prompts import read_system_prompts
 
-    config: CurationPageConfig = ctx.config
+    config: PageConfig = ctx.config
     decoder = Decoder(decode_limits(ctx.runtime))
     env = Env(ctx.media_root, stores=ctx.runtime.object_stores)
 

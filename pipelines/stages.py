@@ -12,10 +12,12 @@ from curation.caption_config import CaptionConfig
 from curation.hashed_clips import FrameHashesConfig
 from curation.manifests import Manifest, external_digest, media_root, read_manifest
 from curation.operator import Operator, load_operator
+from curation.page import CurationPageConfig, PageConfig
+from curation.page_scores import ScoreLimits, is_scores
 from curation.score_columns import columns_of
 from curation.scores import NETWORK_LIBRARIES, OCR_LIBRARIES
 from curation.selection import DUPLICATES, SelectConfig
-from jobs import shapes
+from jobs import curation_page, shapes
 from jobs.context import Job
 from jobs.shapes import RenderShapesConfig
 from lumina.config import Config
@@ -89,11 +91,6 @@ def _captions(config: BaseConfig, caption: CaptionConfig) -> Stage:
     return executed(stage, aside=caption.endpoint)
 
 
-def captions_of(config: BaseConfig) -> dict[str, str]:
-    """The input `caption` of what shows clips, where there is such a stage."""
-    return {} if config.caption is None else {"caption": "caption"}
-
-
 def select_clips(config: BaseConfig, policy: SelectConfig, inputs: Collection[str]) -> Stage:
     """Selection from the stages of these names; of `scores`, `scoring` and `caption` it reads what a rule names, and of
     the last also what trains, and no others."""
@@ -106,6 +103,32 @@ def select_clips(config: BaseConfig, policy: SelectConfig, inputs: Collection[st
     scored += ["scores"] if named.keys() & set(columns_of(config.scores.scorers)) else []
     scored += ["caption"] if captioned else []
     return replace(stage, inputs={**stage.inputs, **{name: name for name in (*inputs, *scored)}})
+
+
+def show_curation(config: BaseConfig, section: CurationPageConfig, inputs: Collection[str]) -> Stage:
+    """The page of the stages of these names, and of all that score and caption; limits are those of `select`."""
+    read = [*inputs, *(stage.name for stage in score_clips(config))]
+    is_scored = any(is_scores(name) for name in read)
+    page = PageConfig(**section.model_dump(), limits=_limits(config.select) if is_scored else {})
+    return job(
+        config,
+        "curation_page",
+        curation_page.run,
+        page,
+        {"clips": "probe", "select": "select", **{name: name for name in read}},
+    )
+
+
+def _limits(policy: SelectConfig) -> dict[str, ScoreLimits]:
+    """What the policy asks of each score."""
+    return {
+        name: ScoreLimits(
+            every=policy.scores.get(name),
+            sources={one: rules.scores[name] for one, rules in policy.sources.items() if name in rules.scores},
+            sets={one: found for one, rules in policy.sets.items() if (found := rules.scores.get(name)) is not None},
+        )
+        for name in sorted(policy.scores_named())
+    }
 
 
 def find_duplicates(config: BaseConfig) -> list[Stage]:

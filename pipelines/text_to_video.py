@@ -11,7 +11,7 @@ from curation.manifest_mistakes import ManifestError
 from curation.manifests import Manifest
 from curation.selection import SelectConfig
 from curation.sources import SYSTEM_PROMPTS_FILE, SourceError, check_sources
-from jobs import choose, curation_page, evaluate, evaluate_vbench, export, study, train
+from jobs import choose, evaluate, evaluate_vbench, export, study, train
 from jobs.shapes import RenderShapesConfig
 from lumina.training.sample_config import SamplePlan
 from lumina.vbench.suite_config import VBenchSuite
@@ -22,7 +22,6 @@ from pipelines.errors import PipelineError
 from pipelines.layout import check_layout, layout_of, trainable
 from pipelines.sampling import sample_plans
 from pipelines.stages import (
-    captions_of,
     curate,
     duplicates_found,
     executed,
@@ -32,6 +31,7 @@ from pipelines.stages import (
     read_clips,
     score_clips,
     select_clips,
+    show_curation,
     sources_of,
 )
 from pipelines.vbench_suite import with_suite
@@ -89,18 +89,7 @@ def _curation(config: PipelineConfig, data: RenderShapesConfig | Manifest) -> li
         *score_clips(config),
         *find_duplicates(config),
         select_clips(config, _select(config), ("motion", "tag", *alike)),
-        job(
-            config,
-            "curation_page",
-            curation_page.run,
-            config.curation_page,
-            {
-                "clips": "probe",
-                "select": "select",
-                **{name: name for name in ("motion", "tag", *alike)},
-                **captions_of(config),
-            },
-        ),
+        show_curation(config, config.curation_page, ("motion", "tag", *alike)),
         curate(config, "curation.prompts:ENCODE_TEXT_OPERATOR", config.encode_text.on(device)),
         *(
             curate(

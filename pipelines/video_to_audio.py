@@ -7,13 +7,12 @@ from pathlib import Path
 
 from curation.manifest_mistakes import ManifestError
 from curation.selection import SelectConfig
-from jobs import curation_page, evaluate_sound, export_sound, train_sound
+from jobs import evaluate_sound, export_sound, train_sound
 from pipelines.checks import check_sound_select, check_sound_weights, check_store, starting_weights
 from pipelines.engine.stage import Pipeline, RegisteredModel, Stage
 from pipelines.errors import PipelineError
 from pipelines.sound_config import ALL, SoundPipelineConfig
 from pipelines.stages import (
-    captions_of,
     curate,
     duplicates_found,
     executed,
@@ -23,6 +22,7 @@ from pipelines.stages import (
     read_clips,
     score_clips,
     select_clips,
+    show_curation,
     sources_of,
 )
 
@@ -55,13 +55,7 @@ def build(config: SoundPipelineConfig) -> Pipeline:
         *score_clips(config),
         *find_duplicates(config),
         select_clips(config, _select(config), (*_MEASURED, *alike)),
-        job(
-            config,
-            "curation_page",
-            curation_page.run,
-            config.curation_page,
-            {"clips": "probe", "select": "select", **{name: name for name in alike}, **captions_of(config)},
-        ),
+        show_curation(config, config.curation_page, (*_MEASURED, *alike)),
         curate(config, "curation.caption_features:ENCODE_CAPTIONS_OPERATOR", config.encode_captions.on(device)),
         curate(config, "curation.sound_latents:ENCODE_SOUND_OPERATOR", config.encode_sound.on(device)),
         curate(config, "curation.visual_features:ENCODE_VISUAL_OPERATOR", config.encode_visual.on(device)),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from curation.film_frames import Track
 from curation.operator import Input
-from curation.page import CurationPageConfig, Page, join_tables, make_page, read_tables
+from curation.page import Page, PageConfig, join_tables, make_page, read_tables
 from curation.page_duplicates import read_duplicates
 from curation.schema import MOTION, PROBE, SELECT, Reason, RowError, status_not_ok, status_ok, to_table
 from lumina.video import read_frames, write_h264
@@ -103,6 +103,7 @@ def page(
     root: Path | None = None,
     prompts: Mapping[str, str] | None = None,
     duplicates: pa.Table | None = None,
+    scores: pa.Table | None = None,
     **config: Any,
 ) -> Page:
     """A page of `rows`, whose frames are read from `root` where that is given."""
@@ -119,7 +120,8 @@ def page(
     table = ds.dataset(to_table(rows, PROBED))
     tables = join_tables(table, table, "pixels per 0.5 s in frames of 64x64, by dis", prompts or {})
     found = make_page(
-        replace(tables, duplicates=duplicates), CurationPageConfig(**config), decode, {"select": "rows256-add/1:9:ab"},
+        replace(tables, duplicates=duplicates, scores=scores), PageConfig(**config), decode,
+        {"select": "rows256-add/1:9:ab"},
         lambda done, total, unit: told.append((done, total, unit)),
     )  # fmt: skip
     assert [done for done, _, _ in told] == list(range(1, len(told) + 1))

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.film_frames import Track
-from curation.page import CurationPageConfig
+from curation.page import PageConfig
 from curation.schema import CAPTION, MOTION, PROBE, SELECT, Reason, status_not_ok, status_ok, to_table
 from curation.video_files import probe_video
 from jobs.context import InputRef, JobContext
@@ -66,7 +66,7 @@ def context(root: Path, media: Path, attempt: str) -> JobContext:
         stage="curation_page",
         fingerprint="f" * 64,
         operator="",
-        config=CurationPageConfig(),
+        config=PageConfig(),
         runtime=RuntimeConfig(),
         inputs={key: InputRef(key, root / key, f"sha256:{key}") for key in (*tables, "tag")},
         weights={},

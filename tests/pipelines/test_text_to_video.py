@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from curation.page import PageConfig
+from curation.rules import Range
 from lumina.checkpoints import save_model
 from lumina.models.next_dit import MultiScaleNextDiT
 from pipelines.config import load_config, stage_name
@@ -204,9 +206,18 @@ def test_a_scorer_in_a_stage_of_its_own_leaves_the_others_as_they_are(identifier
     quality = ["scores.quality={}", "select.scores.sharpness.min=20"]
     camera = "scoring.c={operator: 'curation.scores:CAMERA_OPERATOR', settings: {camera: {}}}"
     before, after = (fingerprints(identifier, "demo", chosen) for chosen in (quality, [*quality, camera]))
-    assert after.items() - before.items() == {("score@c", after["score@c"])}
-    select = build(load_config("demo", [*quality, camera, "select.scores.camera_shake.max=1"])).by_name["select"]
-    assert {"scores", "score@c"} <= set(select.inputs.values())
+    # The page shows every score, whether a rule names it or not.
+    assert {name for name, _ in after.items() - before.items()} == {"score@c", "curation_page"}
+    given = ["select.scores.camera_shake.max=1", "select.sources.web.scores.sharpness=null"]
+    stages = build(load_config("demo", [*quality, camera, *given])).by_name
+    for name in ("select", "curation_page"):
+        assert {"scores", "score@c"} <= set(stages[name].inputs.values())
+    page = stages["curation_page"].config
+    assert isinstance(page, PageConfig)
+    limits = page.limits
+    assert limits["sharpness"].of("web") == []
+    assert limits["sharpness"].of("phone") == [("", Range(min=20))]
+    assert limits["camera_shake"].of("web") == [("", Range(max=1))]
     match = "{operator: 'curation.scores:CAPTION_MATCH_OPERATOR', settings: {caption_match: {}}, weights: {%s}}"
     build(load_config("demo", ["scoring.m=" + match % "caption_match.weights: 'hf:a/b'"]))
     for override, message in (

@@ -132,7 +132,7 @@ class _Group:
 
 
 def read_tables(inputs: Mapping[str, Input], system_prompts: Mapping[str, str]) -> Tables:
-    """Read the inputs `clips` (`probe`), `select` and, if given, `motion`, `duplicates`, `caption` and tables of scores.
+    """Read the inputs `clips` (`probe`), `select` and, if given, `motion`, `duplicates`, `caption` and scores.
 
     ValueError if they are not of one run.
     """

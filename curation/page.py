@@ -20,10 +20,10 @@ from pydantic import Field
 from curation.charts import Histogram, Names, Ranking, Values, histogram, quantile_index, ranking
 from curation.control_characters import shown
 from curation.operator import Input, dataset
+from curation.page_cards import Card, Decode, Row, card, take_pictures
 from curation.page_duplicates import Alike, describe, read_duplicates
 from curation.page_scores import Extreme, ScoreLimits, describe_scores, read_scores
 from curation.schema import RowError, Status
-from curation.thumbnails import Thumbnail, thumbnail_times, thumbnails
 from lumina.config import Config
 from lumina.formats import size
 from lumina.pages.charts import COLORS
@@ -35,15 +35,9 @@ if TYPE_CHECKING:
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-Row = dict[str, Any]
-Decode = Callable[[Mapping[str, Any], Sequence[float]], NDArray[np.uint8]]
-"""decode(row, times_s): the frames that a probed clip shows at these seconds from its start, uint8 [T, H, W, 3];
-RowError if they cannot be had."""
-
 _PROBED = ("codec", "pix_fmt", "num_bytes")
 _NAMES = ("source", "media", "status", "reason", "reason_stage", "split")
 _NUMBERS = ("motion_score", "fps", "duration_s", "width", "height")
-_CAPTION_CHARS, _DETAIL_CHARS = 300, 400
 
 
 class CurationPageConfig(Config):
@@ -103,23 +97,6 @@ class Page:
     """Clips with pictures."""
     undecodable: int
     """Clips whose pictures could not be made; the page says why."""
-
-
-@dataclass(frozen=True)
-class _Card:
-    title: str
-    """What it is an example of; may be empty."""
-    uri: str
-    caption: str
-    """The one that trains."""
-    others: tuple[tuple[str, str], ...]
-    """What other captions the clip has: whose, and what they say."""
-    facts: str
-    detail: str
-    """Why it was set aside; empty for a kept clip."""
-    pictures: tuple[Thumbnail, ...]
-    no_picture: str
-    """Why there are no pictures; empty where there are."""
 
 
 @dataclass(frozen=True)
@@ -205,13 +182,13 @@ def make_page(
     groups += (end for score in scores for end in score.ends)
     picked = sorted({index for group in groups for index, _ in group.picks})
     rows = _rows(tables, picked)
-    pictures = _pictures(rows, config, decode, progress)
+    pictures = take_pictures(rows, config.thumbnail_width, decode, progress)
 
-    def cards(group: _Group | Alike | Extreme) -> list[_Card]:
+    def cards(group: _Group | Alike | Extreme) -> list[Card]:
         is_scored = tables.motion_unit is not None
-        return [_card(rows[index], title, pictures[index], is_scored) for index, title in group.picks]
+        return [card(rows[index], title, pictures[index], is_scored) for index, title in group.picks]
 
-    def linked(end: Extreme) -> list[tuple[str, _Card]]:
+    def linked(end: Extreme) -> list[tuple[str, Card]]:
         return [
             (f"clip-{rows[index]['clip_id']}", card) for (index, _), card in zip(end.picks, cards(end), strict=True)
         ]
@@ -323,59 +300,6 @@ def _motion_examples(columns: _Columns, source: str) -> _Group:
         at.setdefault(int(ordered[quantile_index(len(ordered), q)]), []).append(f"{q:.0%}")
     picks = ((index, f"{', '.join(names)}: {columns.motion[index]:.3g} px") for index, names in at.items())
     return _Group(source, len(scored), tuple(picks))
-
-
-def _pictures(
-    rows: Mapping[int, Row], config: CurationPageConfig, decode: Decode, progress: Callable[[int, int, str], None]
-) -> dict[int, tuple[Thumbnail, ...] | RowError | str]:
-    """Thumbnails of each row, what went wrong, or why it was not tried."""
-    pictures: dict[int, tuple[Thumbnail, ...] | RowError | str] = {}
-    for done, (index, row) in enumerate(rows.items(), start=1):
-        if row["status"] == Status.QUARANTINED:
-            pictures[index] = "Not decoded: something is wrong with it."
-        elif row["width"] is None:
-            pictures[index] = "Not decoded: it was set aside before it was probed."
-        else:
-            try:
-                pictures[index] = thumbnails(decode(row, thumbnail_times(row)), config.thumbnail_width)
-            except RowError as error:
-                pictures[index] = error
-        progress(done, len(rows), "clips")
-    return pictures
-
-
-def _card(row: Row, title: str, pictures: tuple[Thumbnail, ...] | RowError | str, is_scored: bool) -> _Card:
-    facts = []
-    if row["width"] is not None:
-        facts.append(f"{row['width']}×{row['height']}")
-    if row["media"] == "image":
-        facts.append("image")
-    elif row["fps"] is not None:
-        facts += [f"{row['fps']:.4g} fps", f"{row['duration_s']:.3g} s"]
-        if is_scored:
-            facts.append("no motion score" if row["motion_score"] is None else f"motion {row['motion_score']:.3g} px")
-    if row["codec"] is not None:
-        facts.append(row["codec"])
-    problem = f"{pictures.reason}: {pictures.detail}" if isinstance(pictures, RowError) else pictures
-    return _Card(
-        title,
-        row["uri"],
-        _short(row["caption"] or "", _CAPTION_CHARS),
-        tuple(
-            (whose, _short(row[name], _CAPTION_CHARS))
-            for whose, name in (("The clip's own", "caption_old"), ("The model's", "caption_new"))
-            if row.get(name) and row[name] != row["caption"]
-        ),
-        # Lines break between facts, not inside them.
-        " · ".join(fact.replace(" ", "\N{NO-BREAK SPACE}") for fact in facts),
-        "" if row["status"] == Status.OK else _short(row["detail"] or "", _DETAIL_CHARS),
-        pictures if isinstance(pictures, tuple) else (),
-        _short(problem, _DETAIL_CHARS) if isinstance(problem, str) else "",
-    )
-
-
-def _short(text: str, chars: int) -> str:
-    return text if len(text) <= chars else f"{text[:chars]}… ({len(text)} characters)"
 
 
 def _facts(clips: pa.Table, columns: _Columns) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +36,7 @@ _BACKOFF_S, _LONGEST_S = 1.0, 60.0
 _REPLY_BYTES = 4 << 20
 _SAID_CHARS = 200
 _JPEG_QUALITY = 92
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _OF_THE_CLIP = frozenset({400, 413, 415, 422})
 _CURES = {
     401: "the key is not accepted: see caption.endpoint.key_env",
@@ -257,7 +259,9 @@ class Endpoint:
         return self._clean(" ".join(data[: 1 << 16].decode(errors="replace").split()))[:_SAID_CHARS]
 
     def _clean(self, text: str) -> str:
-        """Without the key, which servers quote in their errors."""
+        """Without the key, which servers quote in their errors, and with the sign of damage for half of a character,
+        which JSON can tell and no table hold."""
+        text = _SURROGATE.sub("\ufffd", text)
         return text.replace(self._key, "***") if self._key else text
 
 

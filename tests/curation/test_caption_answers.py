@@ -57,6 +57,7 @@ def test_a_caption_is_taken_out_of_its_answer(answer: str, caption: str) -> None
         ("the the the the " * 8, "caption_nonsense", "the answer repeats 'the the the the'"),
         ("一只棕色的狗在沙滩上向左奔跑。", "caption_nonsense", "the answer is not in English"),
         ("Коричневая собака бежит.", "caption_nonsense", "the answer is not in English"),
+        ("A dog \ufffd runs in the park.", "caption_nonsense", "the answer is damaged"),
         ("12345 67890 !!", "caption_nonsense", "the answer is not in English"),
         ("A dog\x1b[2J runs away.", "caption_nonsense", "the control character U[+]001B"),
     ],

@@ -293,3 +293,10 @@ def test_a_netrc_does_not_take_the_key_s_place(
     open_one = EndpointConfig(model="m", url=captioner.url)
     Endpoint(CaptionConfig(endpoint=open_one), open_one, tmp_path).ask(question(1), fine)
     assert [headers.get("Authorization") for headers, _ in captioner.requests] == [f"Bearer {KEY}", None]
+
+
+def test_half_of_a_character_is_damage_that_a_table_can_hold(captioner: Captioner, tmp_path: Path) -> None:
+    captioner.reply = replies(chat("A dog \ud83d runs.", top={"model": "m\udc00"}))
+    for _ in range(2):
+        answer = endpoint(captioner, tmp_path).ask(question(), fine)
+        assert (answer.text, answer.model) == ("A dog \ufffd runs.", "m\ufffd")

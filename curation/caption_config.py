@@ -31,7 +31,8 @@ class EndpointConfig(Config):
     timeout_s: float = Field(default=120.0, gt=0, le=3600)
     """Seconds after which a request without an answer is given up, and made again."""
     patience_s: float = Field(default=300.0, ge=0, le=86400)
-    """Seconds for which a request is made again (429, 5xx, time-outs, refused connections) before the stage stops."""
+    """Seconds from its first failure for which a request is made again (429, 5xx, time-outs, refused connections);
+    then the stage stops."""
     max_requests: int | None = Field(default=None, ge=0)
     """Requests of the stage at most, repeated ones counted; it then stops in order, and a larger number continues."""
     max_total_tokens: int | None = Field(default=None, ge=0)

@@ -24,6 +24,7 @@ import numpy as np
 import requests
 from numpy.typing import NDArray
 from PIL import Image
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from curation.caption_config import CaptionConfig, EndpointConfig
 from curation.caption_gate import Gate
@@ -115,7 +116,7 @@ class Endpoint:
         path = self._answers / question.key[:2] / f"{question.key}.json"
         if path.exists():
             return Answer(**json.loads(path.read_text(encoding="utf-8")))
-        body, began, tries = json.dumps(self._body(question)).encode(), time.monotonic(), 0
+        body, tries, first = json.dumps(self._body(question)).encode(), 0, 0.0
         while True:
             # A wait for the next try holds no slot.
             with self._gate.slot():
@@ -129,9 +130,11 @@ class Endpoint:
                         return reply
                     replace_file(path, json.dumps(asdict(reply)).encode(), sync=True)
                     return reply
+            # Not from when it was first waited for: its turn may come late.
+            first = time.monotonic() if tries == 0 else first
             tries += 1
             wait_s = self._wait_s(question.key, tries, reply)
-            if time.monotonic() - began + wait_s > self._limits.patience_s:
+            if time.monotonic() - first + wait_s > self._limits.patience_s:
                 raise MachineError(
                     f"caption.endpoint {self._limits.url}: {reply.what} (tried {tries} times, "
                     f"caption.endpoint.patience_s {self._limits.patience_s:g}); see that it is well, and the same "
@@ -183,7 +186,8 @@ class Endpoint:
                 stream=True,
             ) as response:
                 data = bytearray()
-                for chunk in response.iter_content(1 << 14):
+                # What is there, however little: a whole buffer may take its time for ever.
+                while chunk := response.raw.read1(1 << 14, decode_content=True):
                     data += chunk
                     if time.monotonic() > deadline:
                         return _Again(
@@ -192,9 +196,9 @@ class Endpoint:
                     if len(data) > _REPLY_BYTES:
                         raise RowError(Reason.CAPTION_NONSENSE, f"the endpoint's reply is above {_REPLY_BYTES} bytes")
                 return self._read(response.status_code, response.headers, bytes(data))
-        except requests.Timeout:
+        except (requests.Timeout, ReadTimeoutError):
             return _Again(f"no answer within {self._limits.timeout_s:g} s (caption.endpoint.timeout_s)")
-        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+        except (requests.ConnectionError, HTTPError) as error:
             return _Again(f"the connection fails: {self._clean(_cause(error))}")
         except requests.RequestException as error:
             raise MachineError(

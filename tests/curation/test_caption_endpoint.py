@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import email.utils
 import logging
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,23 @@ def test_a_fault_that_stays_stops_the_stage_and_says_so(
     assert endpoint(captioner, tmp_path).ask(question(), fine).text == "A dog."
 
 
+def test_patience_begins_with_the_first_failure(
+    captioner: Captioner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(caption_endpoint.time, "monotonic", lambda: now[0])
+    request = caption_gate.Gate.request
+
+    def late(gate: caption_gate.Gate) -> None:
+        now[0] += 1000 * (not captioner.requests)
+        request(gate)
+
+    # A question that waited long for its turn is tried again like any other.
+    monkeypatch.setattr(caption_gate.Gate, "request", late)
+    captioner.reply = replies((503, {}, b"busy"), chat("A dog."))
+    assert endpoint(captioner, tmp_path, timeout_s=3000).ask(question(), fine).text == "A dog."
+
+
 def test_no_server_and_no_answer_are_faults_of_the_machine(captioner: Captioner, tmp_path: Path) -> None:
     def hang(_body: Any, _number: int) -> None:
         time.sleep(0.5)
@@ -153,6 +172,45 @@ def test_no_server_and_no_answer_are_faults_of_the_machine(captioner: Captioner,
     nowhere = EndpointConfig(model="m", url="http://127.0.0.1:9/v1", patience_s=0)
     with pytest.raises(MachineError, match=r"http://127\.0\.0\.1:9/v1: the connection fails: .*refused"):
         Endpoint(CaptionConfig(endpoint=nowhere), nowhere, tmp_path).ask(question(), fine)
+
+
+@pytest.mark.parametrize("head", ["Content-Length: 5000", "Transfer-Encoding: chunked"])
+def test_an_answer_in_drops_is_given_up_in_time(tmp_path: Path, head: str) -> None:
+    drop = b"1\r\n \r\n" if "chunked" in head else b" "
+    gone = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            connection.recv(1 << 16)
+            connection.sendall(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n".encode())
+            while not gone.wait(0.05):
+                connection.sendall(drop)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip, args=(server,), daemon=True)
+        thread.start()
+        slow = EndpointConfig(
+            model="m", url=f"http://127.0.0.1:{server.getsockname()[1]}/v1", timeout_s=0.3, patience_s=0
+        )
+        ends = threading.Timer(10, gone.set)
+        ends.start()
+        with pytest.raises(MachineError, match=r"no whole answer within 0\.3 s"):
+            Endpoint(CaptionConfig(endpoint=slow), slow, tmp_path).ask(question(), fine)
+        ends.cancel()
+        gone.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("headers", "data"),
+    [({"Content-Length": "99", "Connection": "close"}, b"{"), ({"Content-Encoding": "gzip"}, b"no gzip at all")],
+)
+def test_half_an_answer_or_a_damaged_one_is_asked_for_again(
+    captioner: Captioner, tmp_path: Path, headers: dict[str, str], data: bytes
+) -> None:
+    captioner.reply = replies((200, headers, data), chat("A dog."))
+    assert endpoint(captioner, tmp_path, timeout_s=1).ask(question(), fine).text == "A dog."
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,14 @@ class Answer:
     """Of prompt and answer together."""
 
 
+class NoCaption(RowError):
+    """An answer that came, and is none by what the model or its server says of it: it is kept, and its tokens count."""
+
+    def __init__(self, reason: Reason, detail: str, answer: Answer) -> None:
+        super().__init__(reason, detail)
+        self.answer = answer
+
+
 @dataclass(frozen=True)
 class Question:
     """What is asked of a clip."""
@@ -110,7 +118,8 @@ class Endpoint:
         """The answer, kept if `check` raises nothing; the same question is never asked again.
 
         Raises:
-            RowError: the server refuses this clip, or answers with something else than an answer.
+            RowError: the server refuses this clip, or answers with something else than an answer; `NoCaption` with one
+                that is cut or refused.
             MachineError: it cannot be had from the server for now, or the budget is spent.
         """
         path = self._answers / question.key[:2] / f"{question.key}.json"
@@ -123,7 +132,6 @@ class Endpoint:
                 self._gate.request()
                 reply = self._posted(body)
                 if isinstance(reply, Answer):
-                    self._count(reply)
                     try:
                         check(reply.text)
                     except RowError:
@@ -232,18 +240,19 @@ class Endpoint:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             kind = "HTML" if data.lstrip()[:1] == b"<" else "no chat completion"
             raise RowError(Reason.CAPTION_NONSENSE, f"the endpoint answers with {kind}: {self._said(data)}") from None
-        if refusal or choice.get("finish_reason") == "content_filter":
-            raise RowError(
-                Reason.CAPTION_REFUSED, f"the model refuses: {self._clean(str(refusal or text))[:_SAID_CHARS]}"
-            )
-        if choice.get("finish_reason") == "length":
-            said, most = self._clean(str(text))[:_SAID_CHARS], self._config.max_tokens
-            raise RowError(Reason.CAPTION_NONSENSE, f"the answer is cut at caption.max_tokens {most}: {said}")
         if text is not None and not isinstance(text, str):
             raise RowError(Reason.CAPTION_NONSENSE, f"the endpoint answers with no text: {self._said(data)}")
+        said = self._clean(str(refusal or text or ""))
         told = version if isinstance(version, str) else None
         counted = tokens if isinstance(tokens, int) and 0 <= tokens < 1 << 53 else None
-        return Answer(self._clean(text or ""), self._clean(str(model)), told and self._clean(told), counted)
+        answer = Answer(said, self._clean(str(model)), told and self._clean(told), counted)
+        self._count(answer)
+        if refusal or choice.get("finish_reason") == "content_filter":
+            raise NoCaption(Reason.CAPTION_REFUSED, f"the model refuses: {said[:_SAID_CHARS]}", answer)
+        if choice.get("finish_reason") == "length":
+            detail = f"the answer is cut at caption.max_tokens {self._config.max_tokens}: {said[:_SAID_CHARS]}"
+            raise NoCaption(Reason.CAPTION_NONSENSE, detail, answer)
+        return answer
 
     @property
     def _session(self) -> requests.Session:

@@ -26,7 +26,7 @@ from curation.fitting import Fit
 from curation.operator import Env, Halves, Input, Operator, Report, RowsFunction, aside
 from curation.schema import CAPTION, STATUS_COLUMNS, Reason, RowError, Status, status_ok, to_table
 from curation.short_side import to_short_side_at_most
-from lumina.faults import MachineError, patiently
+from lumina.faults import MachineError, is_of_machine, machine_error, patiently
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -90,20 +90,28 @@ def _question(decoder: Decoder, row: Columns, env: Env, config: CaptionConfig) -
 
 def _columns(question: Question, config: CaptionConfig, ask: Callable[[Question], Answer]) -> Columns:
     """What is asked and answered, and the caption or why there is none."""
+    from curation.caption_endpoint import NoCaption
+
     columns: Columns = {"caption_prompt": question.prompt, "caption_times_s": list(question.times_s)}
     try:
         answer = ask(question)
-        columns |= {
-            "caption_answer": answer.text,
-            "caption_model": answer.model,
-            "caption_version": answer.version,
-            "caption_tokens": answer.tokens,
-        }
+        columns |= _answered(answer)
         return columns | {"caption_new": accepted(answer.text, config)} | status_ok()
-    except MachineError:
-        raise
-    except Exception as error:  # noqa: BLE001 - one clip must not take its neighbours along
-        return columns | aside(CAPTION_OPERATOR.name, error)
+    except Exception as error:
+        # One clip must not take its neighbours along; a full disk says nothing of a clip.
+        if is_of_machine(error):
+            raise machine_error(error, "an answer cannot be kept") from error
+        kept = _answered(error.answer) if isinstance(error, NoCaption) else {}
+        return columns | kept | aside(CAPTION_OPERATOR.name, error)
+
+
+def _answered(answer: Answer) -> Columns:
+    return {
+        "caption_answer": answer.text,
+        "caption_model": answer.model,
+        "caption_version": answer.version,
+        "caption_tokens": answer.tokens,
+    }
 
 
 def _same(columns: Columns) -> Columns:

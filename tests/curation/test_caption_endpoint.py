@@ -15,7 +15,7 @@ import pytest
 
 from curation import caption_endpoint, caption_gate
 from curation.caption_config import CaptionConfig, EndpointConfig
-from curation.caption_endpoint import Answer, Endpoint, Question
+from curation.caption_endpoint import Answer, Endpoint, NoCaption, Question
 from curation.schema import Reason, RowError
 from lumina.faults import MachineError
 from tests.curation.captioning import Captioner, Reply, chat, seen, served
@@ -257,6 +257,17 @@ def test_what_is_no_answer_is_the_row_s_reason(
         endpoint(captioner, tmp_path).ask(question(), fine)
     assert caught.value.reason == reason
     assert len(captioner.requests) == 1
+
+
+def test_tokens_of_what_is_no_caption_are_spent_too(captioner: Captioner, tmp_path: Path) -> None:
+    captioner.reply = replies(chat("A long", finish_reason="length"), chat(None, message={"refusal": "Never."}))
+    asking = endpoint(captioner, tmp_path, max_total_tokens=20)
+    for number, text in enumerate(("A long", "Never.")):
+        with pytest.raises(NoCaption) as caught:
+            asking.ask(question(number), fine)
+        assert caught.value.answer == Answer(text, "shapes-vl-7b", "fp_1", 10)
+    with pytest.raises(MachineError, match="the budget of 20 tokens is spent"):
+        asking.ask(question(2), fine)
 
 
 @pytest.mark.parametrize(("setting", "asked"), [({"max_requests": 3}, 3), ({"max_total_tokens": 25}, 3)])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from curation import caption_endpoint
 from curation.caption_choice import CaptionChoice
 from curation.caption_config import CaptionConfig, EndpointConfig
 from curation.captions import CAPTION_OPERATOR
@@ -160,6 +162,24 @@ def test_a_refusal_or_nonsense_is_that_row_s_reason_and_no_caption(
         assert sum(selected["keep"].to_pylist()) == kept, use
         if use == "new":
             assert [row["reason"] for row in selected.sort_by("caption").to_pylist()].count("caption_refused") == 2
+
+
+def test_an_answer_that_is_cut_is_kept_and_a_full_disk_is_no_row_s_fault(
+    web: tuple[Path, pa.Table, dict[str, Any]], captioner: Captioner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, clips, _ = web
+    captioner.reply = lambda _body, _number: chat("A red circle moves", finish_reason="length")
+    [row] = captioned(root, tmp_path, captioner, clips.slice(0, 1)).to_pylist()
+    assert (row["reason"], row["caption_new"]) == ("caption_nonsense", None)
+    assert (row["caption_answer"], row["caption_tokens"]) == ("A red circle moves", 10)
+    captioner.reply = lambda _body, _number: None
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(caption_endpoint, "replace_file", full)
+    with pytest.raises(MachineError, match="an answer cannot be kept: No space left on device; free some space"):
+        captioned(root, tmp_path, captioner, clips.slice(0, 1))
 
 
 def test_a_stage_that_stops_has_its_answers_when_it_goes_on(

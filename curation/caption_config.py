@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from curation.caption_choice import CaptionChoice, Use
-from curation.caption_prompts import TEMPLATE, Language, Style, check_template, names
+from curation.caption_prompts import TEMPLATE, Language, Style, check_template
 from lumina.config import Config
 from lumina.precision import Precision, precision_on
 
@@ -112,11 +112,6 @@ class CaptionConfig(Config):
                 f"request.{secret} looks like a credential: name its environment variable (endpoint.key_env)"
             )
         return self
-
-    @property
-    def reads_caption(self) -> bool:
-        """Whether a prompt tells the caption that the clip has."""
-        return any(names(template, "caption") for template in (self.template, *self.templates.values()))
 
     def identity(self, device: str = "cpu") -> CaptionConfig:
         """What captions depend on, on a device: not how the endpoint is asked, where a network lies,

@@ -93,13 +93,10 @@ def test_events_are_lines_with_times_and_the_caption_is_their_sentences() -> Non
 
 
 def test_a_prompt_is_its_source_s_template_filled_in() -> None:
-    row = {"source": "web", "media": "video", "duration_s": 2.0, "caption_told": "a {dog}"}
+    row = {"source": "web", "media": "video", "duration_s": 2.0, "caption": "a {dog}"}
     found = prompt_of("{media} of {source}, {duration_s} s, {{was}}: {caption}. {language}", "short", "de", row)
     assert found == "video of web, 2.00 s, {was}: a {dog}. Answer in German."
     assert prompt_of("{style} {language}", "short", None, row).startswith("Describe what is shown")
-    assert config(template="{caption}").reads_caption
-    assert config(templates={"web": "{caption}"}).reads_caption
-    assert not config().reads_caption
 
 
 @pytest.mark.parametrize(

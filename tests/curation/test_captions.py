@@ -14,7 +14,7 @@ import pytest
 from curation import caption_endpoint
 from curation.caption_choice import CaptionChoice
 from curation.caption_config import CaptionConfig, EndpointConfig
-from curation.captions import CAPTION_OPERATOR
+from curation.captions import CAPTION_OPERATOR, prompted
 from curation.operator import Env, Input, apply
 from curation.rules import Range
 from curation.selection import SELECT_OPERATOR, SelectConfig
@@ -22,7 +22,7 @@ from jobs.shapes import RenderShapesConfig, _Chunk, _render_chunk
 from lumina.faults import MachineError
 from lumina.shapes.captions import _STAYS, _TO
 from tests.curation.captioning import Captioner, Reply, chat, served
-from tests.curation.in_memory import computed, planned
+from tests.curation.in_memory import computed
 from tests.curation.scored import probed
 
 CLIPS = 24
@@ -58,7 +58,7 @@ def captioned(root: Path, work: Path, captioner: Captioner, clips: pa.Table | No
     env = Env(str(root), work=str(work), aside=endpoint)
     if clips is None:
         return computed(CAPTION_OPERATOR, {"clips": Input(root)}, given, env)
-    rows = clips.append_column("caption_told", clips["caption"])
+    rows = prompted(clips, given)
     assert CAPTION_OPERATOR.map is not None
     return apply(CAPTION_OPERATOR, CAPTION_OPERATOR.map(given, env), rows)
 
@@ -203,9 +203,14 @@ def test_a_stage_that_stops_has_its_answers_when_it_goes_on(
 def test_a_corrected_caption_is_no_new_question_unless_the_prompt_tells_it(
     web: tuple[Path, pa.Table, dict[str, Any]], captioner: Captioner
 ) -> None:
-    root, _, _ = web
-    for template, is_told in (("{style}", False), ("{caption}", True)):
-        given, _ = config(captioner, template=template)
-        plan = planned(CAPTION_OPERATOR, {"clips": Input(root)}, given, Env(str(root)))
-        assert (plan["caption_told"].null_count == 0) == is_told
-    assert "caption" in CAPTION_OPERATOR.passthrough_columns
+    _, clips, _ = web
+    given, _ = config(captioner, templates={"web": "{style} It is said: {caption}"})
+    computed_from = {*prompted(clips, given).column_names} - {*CAPTION_OPERATOR.passthrough_columns, "status"}
+    assert not {"caption", "source"} & computed_from
+    first = clips.slice(0, 1).to_pylist()[0]
+    for source, is_asked in (("web", True), ("other", False)):
+        told = [first | {"source": source, "caption": caption} for caption in ("It was this.", "It is that.")]
+        before, after = prompted(pa.Table.from_pylist(told, clips.schema), given)["caption_prompt"].to_pylist()
+        assert (before != after) == is_asked
+    aside = pa.Table.from_pylist([first | {"status": "quarantined", "duration_s": None}], clips.schema)
+    assert prompted(aside, given)["caption_prompt"].to_pylist() == [None]

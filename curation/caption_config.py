@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -107,21 +108,36 @@ class CaptionConfig(Config):
             raise ValueError(f"min_chars {self.min_chars} is larger than max_chars {self.max_chars}")
         if reserved := sorted({"messages", "model", "stream", "n"} & set(self.request)):
             raise ValueError(f"request names {', '.join(reserved)}, which the stage fills in")
-        if secret := next((name for name in self.request if re.search("key|token$|secret|auth", name, re.I)), None):
+        if secret := next(filter(_is_secret, _keys(self.request)), None):
             raise ValueError(
                 f"request.{secret} looks like a credential: name its environment variable (endpoint.key_env)"
             )
         return self
 
     def identity(self, device: str = "cpu") -> CaptionConfig:
-        """What captions depend on, on a device: not how the endpoint is asked, where a network lies,
-        or which one trains."""
+        """What captions depend on, on a device: not how the endpoint is asked, where a network lies, what it has no use
+        for, or which one trains."""
         endpoint = None if self.endpoint is None else EndpointConfig(model=self.endpoint.model)
         model = None if self.model is None else ""
         dtype = "auto" if self.model is None else precision_on(device, self.dtype)
-        defaults = {name: type(self).model_fields[name].default for name in ("use", "mix_share")}
+        of_others = ("use", "mix_share") if endpoint else ("use", "mix_share", "seed", "temperature", "request")
+        defaults = {name: getattr(CaptionConfig(model=""), name) for name in of_others}
         return self.model_copy(update={"endpoint": endpoint, "model": model, "dtype": dtype, **defaults})
 
     def choice(self) -> CaptionChoice:
         """What `select` has to know."""
         return CaptionChoice(use=self.use, mix_share=self.mix_share, seed=self.seed)
+
+
+def _is_secret(name: str) -> bool:
+    return re.search("key|token$|secret|auth|password", name, re.I) is not None
+
+
+def _keys(value: object) -> Iterator[str]:
+    """Names of all fields, those inside of others with theirs before: `extra_body.api_key`."""
+    if isinstance(value, dict):
+        for name, one in value.items():
+            yield str(name)
+            yield from (f"{name}.{inner}" for inner in _keys(one))
+    elif isinstance(value, list | tuple):
+        yield from (inner for one in value for inner in _keys(one))

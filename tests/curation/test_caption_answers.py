@@ -111,6 +111,7 @@ def test_a_prompt_is_its_source_s_template_filled_in() -> None:
         ({"min_chars": 9, "max_chars": 8}, "min_chars 9 is larger"),
         ({"request": {"messages": []}}, "request names messages, which the stage fills in"),
         ({"request": {"api_key": "sk"}}, "request.api_key looks like a credential"),
+        ({"request": {"extra_body": [{"Authorization": "sk"}]}}, "request.extra_body.Authorization looks like a cred"),
         ({"endpoint": {"model": "m", "url": "http://me:pw@host/v1"}}, "may hold no key"),
         ({"endpoint": {"model": "m", "url": "http://host/v1?key=sk"}}, "may hold no key"),
         ({"endpoint": {"model": "m", "url": "file:///v1"}}, "is no address such as"),
@@ -130,6 +131,10 @@ def test_how_an_endpoint_is_asked_is_in_no_identity() -> None:
     assert config(style="short").identity() != plain
     assert CaptionConfig.model_validate(plain.model_dump()) == plain
     assert CaptionConfig(model="a").identity() == CaptionConfig(model="b").identity()
+    # A network that is asked for the likeliest answer draws nothing.
+    sampled = CaptionConfig(model="a", seed=1, temperature=0.5, request={"top_p": 0.5})
+    assert sampled.identity() == CaptionConfig(model="a").identity()
+    assert config(seed=1).identity() != plain
 
 
 def test_which_caption_trains() -> None:

@@ -159,3 +159,13 @@ def test_captions_agree_by_the_words_that_tell_something() -> None:
     assert agreement("a dog barks", "The dog is barking.") == 1
     assert agreement(red, "A red circle moves left.") > agreement(red, "A blue square moves up.")  # type: ignore[operator]
     assert agreement("", red) is agreement(red, "the of a") is None
+
+
+def test_captions_without_blanks_agree_by_their_letters() -> None:
+    dog, runs, cat = "一只棕色的狗在沙滩上向左奔跑。", "棕色的狗在沙滩上奔跑", "厨房里白猫正在睡觉"
+    same, other = agreement(dog, runs), agreement(dog, cat)
+    assert same is not None
+    assert other is not None
+    assert same > 0.6 > 0.1 > other
+    assert agreement("红色circle", "红色 circle") == 1
+    assert agreement("犬", "犬") == 1

@@ -31,6 +31,7 @@ from curation.rules import (
     Row,
     Rules,
     SourceRules,
+    as_written,
     check_ranges,
     extra_of,
     failed_rules,
@@ -285,7 +286,8 @@ def _join(inputs: Mapping[str, Input], config: SelectConfig) -> Iterator[Row]:
         table = inputs[key].rows()
         wanted = (named | {"flow_abs_mean"}) & set(score_columns(table.schema))
         wanted |= {"system_prompt_id", "family", "caption_new"} & set(table.column_names)
-        parts[key] = table.select(["clip_id", *sorted(wanted), *STATUS_COLUMNS]).sort_by("clip_id")
+        table = table.select(["clip_id", *sorted(wanted), *STATUS_COLUMNS]).sort_by("clip_id")
+        parts[key] = pa.table({name: as_written(table[name]) for name in table.column_names})
     if any(len(table) != len(clips) for table in parts.values()):
         raise ValueError(
             f"the tables differ: {len(clips)} clips, {', '.join(f'{len(table)} rows' for table in parts.values())}"

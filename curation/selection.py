@@ -266,7 +266,8 @@ def _reduce(decided: pa.Table, config: SelectConfig, surveyed: Surveyed) -> pa.T
     def limited(row: Row) -> Row:
         source = row["source"]
         if row["clip_id"] in best:
-            reason, detail = Reason.NEAR_DUPLICATE, f"shows the same as clip {best[row['clip_id']]}, which is kept"
+            reason = Reason.NEAR_DUPLICATE
+            detail = f"shows the same as clip {best[row['clip_id']]}, the best of its cluster"
         elif quotas is None or not row["keep"] or row["media"] != "video" or _draw(row, config) <= quotas[source][1]:
             return row
         else:

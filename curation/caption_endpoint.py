@@ -269,7 +269,9 @@ class Endpoint:
         return request
 
     def _said(self, data: bytes) -> str:
-        return self._clean(" ".join(data[: 1 << 16].decode(errors="replace").split()))[:_SAID_CHARS]
+        # JSON may write a slash of the key with another before it.
+        text = data[: 1 << 16].decode(errors="replace").replace("\\/", "/")
+        return self._clean(" ".join(text.split()))[:_SAID_CHARS]
 
     def _clean(self, text: str) -> str:
         """Without the key, which servers quote in their errors, and with the sign of damage for half of a character,

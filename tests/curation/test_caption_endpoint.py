@@ -344,6 +344,10 @@ def test_the_key_is_in_no_file_and_no_message(
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) >= 3
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
+    monkeypatch.setenv("CAPTION_KEY", "a/key/of+slashes==")
+    captioner.reply = replies((401, {}, rb'{"error": "not a\/key\/of+slashes=="}'))
+    with pytest.raises(MachineError, match=r'HTTP 401: \{"error": "not \*\*\*"\}'):
+        endpoint(captioner, tmp_path).ask(question(1), fine)
     monkeypatch.setenv("CAPTION_KEY", f"{KEY}\nX-Evil: 1")
     with pytest.raises(MachineError, match="CAPTION_KEY holds characters that no header can have") as caught:
         endpoint(captioner, tmp_path)

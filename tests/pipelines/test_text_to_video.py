@@ -219,7 +219,8 @@ def test_a_scorer_in_a_stage_of_its_own_leaves_the_others_as_they_are(identifier
     assert limits["sharpness"].of("phone") == [("", Range(min=20))]
     assert limits["camera_shake"].of("web") == [("", Range(max=1))]
     match = "{operator: 'curation.scores:CAPTION_MATCH_OPERATOR', settings: {caption_match: {}}, weights: {%s}}"
-    build(load_config("demo", ["scoring.m=" + match % "caption_match.weights: 'hf:a/b'"]))
+    # Scorers in stages of their own stand beside each other.
+    build(load_config("demo", [camera, "scoring.m=" + match % "caption_match.weights: 'hf:a/b'"]))
     for override, message in (
         (f"scoring.m={match % ''}", "stage score@m loads caption_match.weights, which its setting `weights` does not"),
         ("scoring.q={operator: 'curation.scores:QUALITY_OPERATOR'}", "scoring.q measures .*, as does scores.quality"),

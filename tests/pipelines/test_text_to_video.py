@@ -268,8 +268,9 @@ def test_captions_that_train_nothing_change_nothing(identifier: Identifier) -> N
     original = [CAPTION, "caption.use=original"]
     found = fingerprints(identifier, "demo", original)
     assert {name for name in plain if plain[name] != found[name]} == {"curation_page"}
-    rule = [*original, "select.scores.caption_agreement.min=0.4"]
-    assert "caption" in build(load_config("demo", rule)).by_name["select"].inputs.values()
+    for rule in ("caption_agreement.min=0.4", "caption_tokens.max=500"):
+        stages = build(load_config("demo", [*original, f"select.scores.{rule}"])).by_name
+        assert "caption" in stages["select"].inputs.values()
 
 
 def test_a_local_captioner_is_known_by_content(tmp_path: Path) -> None:

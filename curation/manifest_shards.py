@@ -24,6 +24,8 @@ from curation.texts import TextError, decode
 
 EXPORT_INDEX = "EXPORT.json"
 """Of a folder that `lumina export-data` wrote."""
+EXPORT_WORK = ".export"
+"""In it until it is whole."""
 _TAR, _TABLES = ".tar", (".parquet", ".csv", ".jsonl")
 _PACKED = (".tar.gz", ".tgz", ".tar.xz", ".tar.zst", ".tar.bz2")
 _SIDE_BYTES = 1 << 20
@@ -49,6 +51,10 @@ def shard_files(path: Path) -> tuple[Path, ...]:
         return ()
     if (index := path / EXPORT_INDEX).is_file():
         return _exported(index)
+    if (path / EXPORT_WORK).is_dir():
+        raise ManifestError(
+            f"manifest {path}: an export that is not whole yet: give `lumina export-data` the same options once more"
+        )
     return _alone(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
@@ -25,7 +26,8 @@ from typer.testing import CliRunner
 from curation import export_folder, export_media
 from curation.decoder import Decoder
 from curation.manifest_formats import IngestConfig
-from curation.manifests import INGEST_OPERATOR, media_root
+from curation.manifest_mistakes import ManifestError
+from curation.manifests import INGEST_OPERATOR, media_root, read_manifest
 from curation.operator import Env, Input
 from curation.selection import SelectConfig
 from pipelines import cli
@@ -220,6 +222,8 @@ def test_the_same_bytes_whoever_stopped_it_and_however_many_work_at_it(
             _export(world, out, *options, "--workers", "2", code=130)
         assert len(list(out.glob("*-*.*"))) == stop
         assert not (out / "EXPORT.json").exists()
+        with pytest.raises(ManifestError, match="an export that is not whole yet"):
+            read_manifest(out)
         # Done shards are not written again.
         before = {path.name: path.stat().st_mtime_ns for path in out.glob("*-*.*")}
         _export(world, out, *options, "--workers", "2")
@@ -310,6 +314,13 @@ def test_one_line_says_what_cannot_be_exported(world: Curated, tmp_path: Path) -
     told = error("r1", *store, "--out", str(tmp_path / "out"), "--as", "parquet")
     assert "holds another export, whose format is csv, not parquet" in told
     assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
+    # Another process has just begun there; when it is killed at that, the same command goes on.
+    (work := tmp_path / "both" / ".export").mkdir(parents=True)
+    with (work / "LOCK").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another process exports into" in error("r1", *store, "--out", str(work.parent))
+    _export(world, work.parent)
+    assert not work.exists()
 
 
 def test_datasets_reads_both_splits(world: Curated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -277,17 +277,29 @@ def _media_records(
     number = 0
     for batch in file.batches([*(own for own, _ in rest), *paths]):
         told = batch.select([own for own, _ in rest]).rename_columns(names)
-        called = {name: batch[name].to_pylist() for name in media if f"{name}.path" in paths}
+        called = {name: _file_names(batch[name]) for name in media if f"{name}.path" in paths}
         for at, cells in enumerate(_parquet_cells(told)):
             number += 1
             if isinstance(cells, str):
                 mistakes.add(number, f"row {number}: the column {cells} holds text that is not UTF-8: write it anew")
                 continue
-            given = {name: (called[name][at] or {}).get("path") or "" for name in called}
+            given = {name: called[name][at] for name in called}
             column = next((name for name in media if given.get(name)), media[0])
-            name = cell_name(column, number - 1, PurePosixPath(given.get(column, "")).name)
+            name = cell_name(column, number - 1, given.get(column, ""))
             # What names another file is where this one is from.
             yield Record(number, f"row {number}", {**cells, "video": member_uri(table, name, "parquet")})
+
+
+def _file_names(column: pa.Array) -> list[str]:
+    """What the files of some cells are called; empty where that is no text, since it tells their extension alone."""
+
+    def name(cell: pa.StructScalar) -> str:
+        try:
+            return PurePosixPath((cell.as_py() or {}).get("path") or "").name
+        except UnicodeDecodeError:
+            return ""
+
+    return [name(cell) for cell in column]
 
 
 def _parquet_cells(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:

@@ -287,6 +287,18 @@ def test_bytes_in_a_column_of_parquet_are_clips(tmp_path: Path, film: bytes, kin
         list(chunks("parquet://video/000000005/x::clips.pq.parquet", str(tmp_path)))
 
 
+def test_a_name_in_a_cell_that_is_no_text_is_no_name(tmp_path: Path, film: bytes) -> None:
+    names = pa.array([b"a.mp4", b"caf\xe9.mp4", None], pa.binary()).view(pa.string())
+    cells = pa.StructArray.from_arrays([pa.array([film, film + b"1", film + b"2"]), names], ["bytes", "path"])
+    pq.write_table(pa.table({"video": cells, "caption": ["a", "b", "c"]}), tmp_path / "t.parquet")
+    rows = _by_uri(_ingested(tmp_path / "t.parquet"))
+    assert rows == {
+        "parquet://video/000000000/a.mp4::t.parquet": ("ok", None, "a"),
+        "parquet://video/000000001/::t.parquet": ("ok", None, "b"),
+        "parquet://video/000000002/::t.parquet": ("ok", None, "c"),
+    }
+
+
 def test_a_column_of_bytes_that_stand_for_any_number_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bomb.parquet"
     # One value of a megabyte, in ten thousand rows: nobody copies it more often than it is asked for.

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 import PIL.Image
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -235,6 +236,32 @@ def test_the_same_bytes_whoever_stopped_it_and_however_many_work_at_it(
     next((tmp_path / "whole").glob("train-00001.*")).unlink()
     _export(world, tmp_path / "whole", *options)
     assert _digests(tmp_path / "whole") == wanted
+
+
+def test_a_score_that_two_tables_have_is_the_later_ones_with_its_type(world: Curated, tmp_path: Path) -> None:
+    record = world.store.get_run("r1")
+    ids = list(_stored(world, "probe"))
+    stages = dict(record.stages)
+    for name, values in {"scores": pa.array([1] * len(ids)), "score@own": pa.array([0.5] * len(ids))}.items():
+        (world.store.root / name / "data").mkdir(parents=True)
+        pq.write_table(pa.table({"clip_id": ids, "sharp": values}), world.store.root / name / "data" / "part.parquet")
+        stages[name] = replace(record.stages["probe"], path=name, fingerprint=None)
+    own = {"scores": "scores", "score@own": "score@own"}
+    stages["select"] = replace(stages["select"], inputs={**stages["select"].inputs, **own})
+    world.store.put_run(replace(record, run="r9", name="scored", stages=stages))
+    arguments = [
+        "export-data",
+        "r9",
+        "--store",
+        str(world.store.root),
+        "--out",
+        str(tmp_path / "out"),
+        "--as",
+        "parquet",
+    ]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 0, done.output
+    assert {row["sharp"] for row in _rows(tmp_path / "out")} == {0.5}
 
 
 def test_a_killed_process_leaves_nothing_half_written(world: Curated, tmp_path: Path) -> None:

@@ -29,7 +29,12 @@ def stated_id(row: Mapping[str, Any], sha256: str) -> str | None:
     if told.get("clip_sha256") != sha256:
         detail = f"{row['uri']}: the file is not the one that the export wrote: its SHA-256 is another"
         raise RowError(Reason.UNREADABLE_FILE, detail)
-    name = clip_id(str(told.get("origin_sha256")), float(start), float(end))
+    try:
+        span = float(start), float(end)
+    except (TypeError, ValueError):
+        detail = f"{row['uri']}: origin_start_s and origin_end_s are {start!r:.40} and {end!r:.40}, expected seconds"
+        raise RowError(Reason.UNREADABLE_FILE, detail) from None
+    name = clip_id(str(told.get("origin_sha256")), *span)
     if told.get("clip_id") != name:
         raise RowError(Reason.UNREADABLE_FILE, f"{row['uri']}: its clip_id is not that of the span it was cut from")
     return name

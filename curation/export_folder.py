@@ -27,10 +27,11 @@ import pyarrow as pa
 
 from curation.export_formats import CLIPS_FOLDER, FORMULA, MEDIA_TYPE, SUFFIXES, Exported, Format, Row, write_shard
 from curation.export_media import CLIP_COLUMNS, ClipFile, ClipFiles
+from curation.manifest_shards import EXPORT_INDEX, EXPORT_WORK
 from curation.schema import short_detail
 from lumina.files import read_json, replace_file, replacing, sha256_file
 
-INDEX_FILE, CARD_FILE, WORK_FOLDER = "EXPORT.json", "README.md", ".export"
+INDEX_FILE, CARD_FILE, WORK_FOLDER = EXPORT_INDEX, "README.md", EXPORT_WORK
 SCHEMA = "lumina.export-data/1"
 _PLAN = "plan.json"
 
@@ -115,6 +116,8 @@ def check_folder(out: Path, plan: ExportPlan) -> bool:
     if not any(out.iterdir()):
         return False
     found = _plan_in(out)
+    if found is None and _has_just_begun(out):
+        return False
     if found is None:
         raise ExportFolderError(f"the folder {out} holds something else: name one that is new or empty")
     wanted = json.loads(json.dumps(plan.as_dict()))
@@ -126,6 +129,11 @@ def check_folder(out: Path, plan: ExportPlan) -> bool:
             "folder, or remove it"
         )
     return True
+
+
+def _has_just_begun(out: Path) -> bool:
+    """Whether an export was killed before it had written down what it was about to do."""
+    return [path.name for path in out.iterdir()] == [WORK_FOLDER] and not (out / WORK_FOLDER / _PLAN).exists()
 
 
 def finished(out: Path) -> dict[str, Any] | None:

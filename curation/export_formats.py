@@ -6,6 +6,7 @@ What would tell where and when it was written is left out: owners, times and the
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import math
@@ -23,6 +24,8 @@ CLIPS_FOLDER = "clips"
 """Where the clips of a CSV lie, in a folder for each shard."""
 _GROUP_BYTES = 64 << 20
 _GROUP_ROWS = 4096
+_CELL_BYTES = (2 << 30) - 2 * _GROUP_BYTES
+"""Of a clip in Parquet at most: the bytes of a group of rows are counted by signed numbers of 32 bits."""
 MEDIA_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 """As `datasets` stores a video or an image in Parquet."""
 FORMULA = ("=", "+", "-", "@")
@@ -42,6 +45,9 @@ def write_shard(format: Format, path: Path, schema: pa.Schema, rows: Iterable[Ex
         schema: columns of the rows; of Parquet with clips, with those of `MEDIA_TYPE`, which the rows lack.
         rows: in their order, each with the file of its clip, if there is one.
         clips: the folder to which the clips of a CSV are moved; on the disk that they are on.
+
+    Raises:
+        OSError: it cannot be written, or a clip is too large for a cell of Parquet.
     """
     if format == "webdataset":
         _write_tar(path, schema, rows)
@@ -60,7 +66,8 @@ def as_json(row: Row, names: Iterable[str]) -> str:
 
 
 def _write_tar(path: Path, schema: pa.Schema, rows: Iterable[Exported]) -> None:
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+    # Headers as of USTAR, but for files of 8 GiB and more.
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
         for row, clip in rows:
             name = row["clip_id"]
             for ending, text in ((".json", as_json(row, schema.names)), (".txt", row["caption"] or "")):
@@ -90,6 +97,9 @@ def _write_parquet(path: Path, schema: pa.Schema, rows: Iterable[Exported]) -> N
         for row, clip in rows:
             own: dict[str, Any] = {}
             if clip is not None:
+                if (found := clip.stat().st_size) > _CELL_BYTES:
+                    told = f"a cell of Parquet holds {_CELL_BYTES:,} bytes, and this clip has {found:,}"
+                    raise OSError(errno.EFBIG, f"{told}: export it --as webdataset or csv", str(clip))
                 content = clip.read_bytes()
                 own, size = {row["media"]: {"bytes": content, "path": clip.name}}, size + len(content)
             waiting.append({**row, **own})
@@ -103,12 +113,16 @@ def _write_parquet(path: Path, schema: pa.Schema, rows: Iterable[Exported]) -> N
 def _write_csv(path: Path, schema: pa.Schema, rows: Iterable[Exported], clips: Path | None) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
+        # Of its own, Python quotes no carriage return, which ends a line for whoever reads.
+        quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerow(schema.names)
         for row, clip in rows:
             if clip is not None and clips is not None:
                 clips.mkdir(parents=True, exist_ok=True)
                 clip.replace(clips / clip.name)
-            writer.writerow(_cell(row.get(name)) for name in schema.names)
+            cells = [_cell(row.get(name)) for name in schema.names]
+            breaks = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+            (quoting if breaks else writer).writerow(cells)
 
 
 def _cell(value: Any) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 
 from curation.manifest_formats import CAPTION_NAMES, IngestConfig, ManifestRow, clip_rows
 from curation.manifest_mistakes import ManifestError
-from curation.manifest_tables import Record, known_as
+from curation.manifest_tables import Record, is_unicode, json_object, known_as
 from curation.media_kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES, guess_media
 from curation.media_uris import member_uri
 from curation.tar_members import TarIndex, TarMember, tar_index
@@ -24,6 +24,8 @@ from curation.texts import TextError, decode
 
 EXPORT_INDEX = "EXPORT.json"
 """Of a folder that `lumina export-data` wrote."""
+EXPORT_WORK = ".export"
+"""In it until it is whole."""
 _TAR, _TABLES = ".tar", (".parquet", ".csv", ".jsonl")
 _PACKED = (".tar.gz", ".tgz", ".tar.xz", ".tar.zst", ".tar.bz2")
 _SIDE_BYTES = 1 << 20
@@ -49,6 +51,10 @@ def shard_files(path: Path) -> tuple[Path, ...]:
         return ()
     if (index := path / EXPORT_INDEX).is_file():
         return _exported(index)
+    if (path / EXPORT_WORK).is_dir():
+        raise ManifestError(
+            f"manifest {path}: an export that is not whole yet: give `lumina export-data` the same options once more"
+        )
     return _alone(path)
 
 
@@ -127,10 +133,12 @@ class _CaptionError(ManifestError):
 
 class _Sample:
     def __init__(self, path: Path, key: str, members: Mapping[str, str], index: TarIndex) -> None:
-        self._path, self._key, self._members, self._index = path, key, members, index
+        self._path, self._key, self._members, self._index = path, _shown(key), members, index
 
     def cells(self, file: Any, kinds: _Kinds) -> dict[str, Any]:
         """What is known of it, as a row of a table; ManifestError for what cannot be used."""
+        if not all(map(is_unicode, self._members.values())):
+            raise ManifestError(f"sample {self._key}: its names in the archive are not UTF-8: rename them")
         told = self._told(file, kinds)
         media = self._media()
         if media is not None:
@@ -153,7 +161,7 @@ class _Sample:
         return ManifestRow(self._uri(name), guess_media(name), config.default_source, "", "{}")
 
     def _uri(self, name: str) -> str:
-        return member_uri(self._path.name, name, "tar")
+        return member_uri(self._path.name, _shown(name), "tar")
 
     def _media(self) -> str | None:
         for known in (VIDEO_SUFFIXES, IMAGE_SUFFIXES):
@@ -172,13 +180,13 @@ class _Sample:
             if self._media() is None:
                 raise ManifestError(f"sample {self._key} has neither a video nor an image: {', '.join(self._members)}")
             return {}
+        content = self._read(file, name)
         try:
-            content = json.loads(decode(self._read(file, name)))
-        except (ValueError, RecursionError) as error:
+            return json_object(decode(content), lambda names: known_as(names, kinds))
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ManifestError(f"sample {self._key}: {name} is no JSON: {error}") from error
-        if not isinstance(content, dict):
-            raise ManifestError(f"sample {self._key}: {name} is no JSON object")
-        return dict(zip(known_as(tuple(content), kinds), content.values(), strict=True))
+        except ValueError as error:
+            raise ManifestError(f"sample {self._key}: {name}: {error}") from error
 
     def _read(self, file: Any, name: str) -> bytes:
         member: TarMember = self._index.members[name]
@@ -189,3 +197,8 @@ class _Sample:
         if len(content) < member.size:
             raise ManifestError(f"sample {self._key}: the archive ends in the middle of {name}: it is cut off")
         return content
+
+
+def _shown(name: str) -> str:
+    """A member's name as text: bytes in it that are not UTF-8 are written out."""
+    return name.encode(errors="backslashreplace").decode()

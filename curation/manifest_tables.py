@@ -191,18 +191,22 @@ def _json_records(lines: Lines, meant: _Meant, mistakes: Mistakes) -> Iterator[R
         if lines.is_text(mistakes) and line.strip():
             where = f"line {number}"
             try:
-                cells = _object(line, meant)
+                cells = json_object(line, meant)
             except (ValueError, RecursionError) as error:
                 mistakes.add(number, f"{where}: {_json_fault(error)}")
             else:
                 yield Record(number, where, cells)
 
 
-def _object(line: str, meant: _Meant) -> dict[str, Any]:
-    cells = json.loads(line.rstrip(), object_pairs_hook=_unique)
+def json_object(text: str, meant: _Meant) -> dict[str, Any]:
+    """The columns that a JSON object has, by the names that `meant` gives them.
+
+    ValueError, of which json.JSONDecodeError is one, and RecursionError for a text that is none, or has a key twice.
+    """
+    cells = json.loads(text.rstrip(), object_pairs_hook=_unique)
     if not isinstance(cells, dict):
         raise ValueError(f"expected a JSON object, found {type(cells).__name__}")
-    if "\\u" in line and not _is_unicode(json.dumps(cells, ensure_ascii=False)):
+    if "\\u" in text and not is_unicode(json.dumps(cells, ensure_ascii=False)):
         raise ValueError("half of a surrogate pair, which is no character")
     return dict(zip(meant(tuple(cells)), cells.values(), strict=True))
 
@@ -221,7 +225,8 @@ def _json_fault(error: Exception) -> str:
     return f"no JSON: {error}" if isinstance(error, RecursionError) else str(error)
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: it holds no half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -272,17 +277,29 @@ def _media_records(
     number = 0
     for batch in file.batches([*(own for own, _ in rest), *paths]):
         told = batch.select([own for own, _ in rest]).rename_columns(names)
-        called = {name: batch[name].to_pylist() for name in media if f"{name}.path" in paths}
+        called = {name: _file_names(batch[name]) for name in media if f"{name}.path" in paths}
         for at, cells in enumerate(_parquet_cells(told)):
             number += 1
             if isinstance(cells, str):
                 mistakes.add(number, f"row {number}: the column {cells} holds text that is not UTF-8: write it anew")
                 continue
-            given = {name: (called[name][at] or {}).get("path") or "" for name in called}
+            given = {name: called[name][at] for name in called}
             column = next((name for name in media if given.get(name)), media[0])
-            name = cell_name(column, number - 1, PurePosixPath(given.get(column, "")).name)
+            name = cell_name(column, number - 1, given.get(column, ""))
             # What names another file is where this one is from.
             yield Record(number, f"row {number}", {**cells, "video": member_uri(table, name, "parquet")})
+
+
+def _file_names(column: pa.Array) -> list[str]:
+    """What the files of some cells are called; empty where that is no text, since it tells their extension alone."""
+
+    def name(cell: pa.StructScalar) -> str:
+        try:
+            return PurePosixPath((cell.as_py() or {}).get("path") or "").name
+        except UnicodeDecodeError:
+            return ""
+
+    return [name(cell) for cell in column]
 
 
 def _parquet_cells(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:

@@ -92,7 +92,11 @@ def _index(path: Path, _mtime_ns: int, size: int) -> TarIndex:
         file.seek(0)
         try:
             with tarfile.open(fileobj=file, mode="r:", errorlevel=1) as archive:
+                before = 0
                 while (member := archive.next()) is not None:
+                    if archive.offset <= before:
+                        raise ValueError("a size below zero, which leads back to what was read")
+                    before = archive.offset
                     archive.members.clear()  # type: ignore[attr-defined]  # a million would stay
                     if not member.isreg() or member.issparse():
                         continue

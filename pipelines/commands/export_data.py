@@ -73,6 +73,8 @@ def export_data(
                 (lambda folder: ClipFiles(env, folder, workers or len(os.sched_getaffinity(0)))) if clips else None,
                 lambda done: status.update(f"{done:,} of {total:,} clips"),
             )
+        except ExportFolderError as error:
+            raise PipelineError(f"--out: {error}") from error
         except OSError as error:
             raise PipelineError(f"--out: {disk_problem(error, out)}") from error
     if as_json:

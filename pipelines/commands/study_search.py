@@ -16,6 +16,7 @@ from lumina.evaluation.study import headline
 from lumina.evaluation.study_arms import StudyConfig
 from lumina.files import read_json, sha256_file
 from lumina.flow_matching.schedules import value_at
+from pipelines.commands.written import check_place
 from pipelines.errors import PipelineError
 from pipelines.terminal import Text, in_line
 
@@ -109,6 +110,11 @@ def check_target(checkpoint: str, target: Path) -> None:
         raise PipelineError(f"--write {target} is there already: name a directory that does not exist yet")
     if not Path(checkpoint).is_dir():
         raise PipelineError(f"--write copies a directory, and CHECKPOINT {checkpoint} is a model of the hub")
+    if target.resolve().is_relative_to(Path(checkpoint).resolve()):
+        raise PipelineError(
+            f"--write {target} lies in CHECKPOINT {checkpoint}, of which it is a copy: name another place"
+        )
+    check_place("--write", target)
 
 
 def write_checkpoint(checkpoint: Path, target: Path, content: Mapping[str, Any], arm: str) -> None:

@@ -66,11 +66,13 @@ class SelectedClips:
         fields[4:4] = [pa.field("system_prompt", pa.string()), pa.field("composed_prompt", pa.string())]
         fields += [known[name] for name in (*_PLACE, *_SIZE)]
         fields += [known["motion_score"], pa.field("sets", pa.string()), known["extra"]]
-        taken = {field.name for field in fields}
-        for table in tables.values():
-            fields += [table.schema.field(name) for name in _scores(table) if name not in taken]
-            taken |= {*_scores(table)}
-        return pa.schema(pa.field(field.name, field.type) for field in fields)
+        taken, own = {field.name for field in fields}, {*_scores(tables["clips"])}
+        scores: dict[str, pa.Field] = {}
+        for key, table in tables.items():
+            # Of several tables the one whose values they are, see `_range`.
+            names = (name for name in _scores(table) if key == "clips" or name not in own)
+            scores |= {name: table.schema.field(name) for name in names if name not in taken}
+        return pa.schema(pa.field(field.name, field.type) for field in (*fields, *scores.values()))
 
     def rows(self, split: str) -> Iterator[dict[str, Any]]:
         """The clips of a split, with all columns of the schema, and those by which they are cut."""

@@ -189,6 +189,8 @@ class Processes:
                 preexec_fn=end_with_parent(),
             )
         self._children[slot] = _Child(run, process, newest.run if newest else None, time.time())
+        if self.stopping:  # asked to while it started, when nobody could tell it
+            process.terminate()
         self.told(run, Ended("running"))
 
     def _ended(self, child: _Child, code: int) -> Ended:

@@ -49,7 +49,7 @@ def _png(number: int = 9) -> bytes:
 
 def _tar(path: Path, members: Sequence[Member], format: int = tarfile.PAX_FORMAT) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", format=format) as archive:
+    with tarfile.open(path, "w", format=format, encoding="utf-8", errors="surrogateescape") as archive:
         for name, content in members:
             info = tarfile.TarInfo(name)
             info.size = len(content)
@@ -114,6 +114,10 @@ def test_a_broken_sample_is_a_row_with_its_reason_and_its_neighbours_go_on(tmp_p
         ("span.mp4", film), ("span.json", _json(caption="c", span_start_s=3, span_end_s=1)),
         ("noise.mp4", b"no video at all"), ("noise.txt", b"noise"),
         ("empty.mp4", b""), ("empty.txt", b"empty"),
+        ("half.mp4", film + b"4"), ("half.json", b'{"caption": "c", "by": "\\ud800"}'),
+        ("same.mp4", film + b"5"), ("same.json", _json(Caption="one", CAPTION="other")),
+        ("again.mp4", film + b"6"), ("again.json", b'{"caption": "one", "caption": "other"}'),
+        ("caf\udce9.mp4", film + b"7"), ("caf\udce9.txt", b"latin-1"),
     ])  # fmt: skip
     rows = {row["uri"].partition("::")[0].removeprefix("tar://"): row for row in _ingested(path)}
     aside = {name: row["reason"] for name, row in rows.items() if row["status"] != "ok"}
@@ -125,9 +129,17 @@ def test_a_broken_sample_is_a_row_with_its_reason_and_its_neighbours_go_on(tmp_p
         "two.mp4": "unreadable_file",
         "span.mp4": "unreadable_file",
         "empty.mp4": "unreadable_file",
+        "half.mp4": "unreadable_file",
+        "same.mp4": "unreadable_file",
+        "again.mp4": "unreadable_file",
+        "caf\\udce9.mp4": "unreadable_file",
     }
     assert "has no caption: neither a .txt nor" in rows["mute.mp4"]["detail"]
     assert "braces.json is no JSON" in rows["braces.mp4"]["detail"]
+    assert "half.json: half of a surrogate pair" in rows["half.mp4"]["detail"]
+    assert "same.json: has the column(s) Caption, CAPTION twice" in rows["same.mp4"]["detail"]
+    assert "again.json: the key 'caption' stands twice" in rows["again.mp4"]["detail"]
+    assert r"sample caf\udce9: its names in the archive are not UTF-8" in rows[r"caf\udce9.mp4"]["detail"]
     assert "neither a video nor an image" in rows["alone.txt"]["detail"]
     assert "several files to choose from: two.mp4, two.webm" in rows["two.mp4"]["detail"]
     assert "expected 0 <= span_start_s < span_end_s" in rows["span.mp4"]["detail"]
@@ -158,6 +170,14 @@ def test_of_an_archive_that_is_cut_off_the_whole_samples_are_used(tmp_path: Path
         assert "in the middle of this member" in told["tar://b.mp4::cut.tar"]["detail"]
     else:
         assert "neither a video nor an image" in told["tar://b.txt::cut.tar"]["detail"]
+
+
+def test_a_member_of_a_size_below_zero_ends_an_archive_and_not_the_patience_of_who_reads_it(tmp_path: Path) -> None:
+    backwards = tarfile.TarInfo("b.mp4")
+    backwards.size = -512  # where the next header would be, this one is again
+    headers = [info.tobuf(tarfile.GNU_FORMAT) for info in (tarfile.TarInfo("a.txt"), backwards)]
+    (tmp_path / "loop.tar").write_bytes(b"".join(headers) + bytes(1024))
+    assert "a size below zero" in {row["uri"]: row for row in _ingested(tmp_path / "loop.tar")}["loop.tar"]["detail"]
 
 
 def test_links_holes_and_packed_archives_are_no_members(tmp_path: Path, film: bytes) -> None:
@@ -265,6 +285,18 @@ def test_bytes_in_a_column_of_parquet_are_clips(tmp_path: Path, film: bytes, kin
     assert stamp(found["clip 0"]["uri"], str(tmp_path))
     with pytest.raises(RowError, match="no such file in the archive"):
         list(chunks("parquet://video/000000005/x::clips.pq.parquet", str(tmp_path)))
+
+
+def test_a_name_in_a_cell_that_is_no_text_is_no_name(tmp_path: Path, film: bytes) -> None:
+    names = pa.array([b"a.mp4", b"caf\xe9.mp4", None], pa.binary()).view(pa.string())
+    cells = pa.StructArray.from_arrays([pa.array([film, film + b"1", film + b"2"]), names], ["bytes", "path"])
+    pq.write_table(pa.table({"video": cells, "caption": ["a", "b", "c"]}), tmp_path / "t.parquet")
+    rows = _by_uri(_ingested(tmp_path / "t.parquet"))
+    assert rows == {
+        "parquet://video/000000000/a.mp4::t.parquet": ("ok", None, "a"),
+        "parquet://video/000000001/::t.parquet": ("ok", None, "b"),
+        "parquet://video/000000002/::t.parquet": ("ok", None, "c"),
+    }
 
 
 def test_a_column_of_bytes_that_stand_for_any_number_is_refused(tmp_path: Path) -> None:

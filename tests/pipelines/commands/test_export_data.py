@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
@@ -18,6 +19,7 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 import PIL.Image
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -25,7 +27,8 @@ from typer.testing import CliRunner
 from curation import export_folder, export_media
 from curation.decoder import Decoder
 from curation.manifest_formats import IngestConfig
-from curation.manifests import INGEST_OPERATOR, media_root
+from curation.manifest_mistakes import ManifestError
+from curation.manifests import INGEST_OPERATOR, media_root, read_manifest
 from curation.operator import Env, Input
 from curation.selection import SelectConfig
 from pipelines import cli
@@ -220,6 +223,8 @@ def test_the_same_bytes_whoever_stopped_it_and_however_many_work_at_it(
             _export(world, out, *options, "--workers", "2", code=130)
         assert len(list(out.glob("*-*.*"))) == stop
         assert not (out / "EXPORT.json").exists()
+        with pytest.raises(ManifestError, match="an export that is not whole yet"):
+            read_manifest(out)
         # Done shards are not written again.
         before = {path.name: path.stat().st_mtime_ns for path in out.glob("*-*.*")}
         _export(world, out, *options, "--workers", "2")
@@ -231,6 +236,32 @@ def test_the_same_bytes_whoever_stopped_it_and_however_many_work_at_it(
     next((tmp_path / "whole").glob("train-00001.*")).unlink()
     _export(world, tmp_path / "whole", *options)
     assert _digests(tmp_path / "whole") == wanted
+
+
+def test_a_score_that_two_tables_have_is_the_later_ones_with_its_type(world: Curated, tmp_path: Path) -> None:
+    record = world.store.get_run("r1")
+    ids = list(_stored(world, "probe"))
+    stages = dict(record.stages)
+    for name, values in {"scores": pa.array([1] * len(ids)), "score@own": pa.array([0.5] * len(ids))}.items():
+        (world.store.root / name / "data").mkdir(parents=True)
+        pq.write_table(pa.table({"clip_id": ids, "sharp": values}), world.store.root / name / "data" / "part.parquet")
+        stages[name] = replace(record.stages["probe"], path=name, fingerprint=None)
+    own = {"scores": "scores", "score@own": "score@own"}
+    stages["select"] = replace(stages["select"], inputs={**stages["select"].inputs, **own})
+    world.store.put_run(replace(record, run="r9", name="scored", stages=stages))
+    arguments = [
+        "export-data",
+        "r9",
+        "--store",
+        str(world.store.root),
+        "--out",
+        str(tmp_path / "out"),
+        "--as",
+        "parquet",
+    ]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 0, done.output
+    assert {row["sharp"] for row in _rows(tmp_path / "out")} == {0.5}
 
 
 def test_a_killed_process_leaves_nothing_half_written(world: Curated, tmp_path: Path) -> None:
@@ -310,6 +341,13 @@ def test_one_line_says_what_cannot_be_exported(world: Curated, tmp_path: Path) -
     told = error("r1", *store, "--out", str(tmp_path / "out"), "--as", "parquet")
     assert "holds another export, whose format is csv, not parquet" in told
     assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
+    # Another process has just begun there; when it is killed at that, the same command goes on.
+    (work := tmp_path / "both" / ".export").mkdir(parents=True)
+    with (work / "LOCK").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another process exports into" in error("r1", *store, "--out", str(work.parent))
+    _export(world, work.parent)
+    assert not work.exists()
 
 
 def test_datasets_reads_both_splits(world: Curated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

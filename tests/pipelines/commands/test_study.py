@@ -17,6 +17,7 @@ from lumina.config import Config
 from lumina.diffusers_export.layout import write_diffusers
 from pipelines import cli
 from pipelines.commands.study_losses import find_losses
+from pipelines.commands.study_search import check_target
 from pipelines.engine.runner import run
 from pipelines.engine.stage import Pipeline, Stage
 from pipelines.engine.store.run_record import run_key
@@ -181,6 +182,16 @@ def test_losses_are_of_the_run_that_is_named_or_exported_the_checkpoint(tmp_path
     (exported / "lineage.json").write_text(json.dumps({"stage": "export", "fingerprint": "0" * 64}))
     with pytest.raises(PipelineError, match=r"has no run that exported"):
         find_losses(None, str(exported), str(store.root))
+
+
+def test_a_copy_that_cannot_be_written_is_refused_before_the_study(tmp_path: Path) -> None:
+    (checkpoint := tmp_path / "checkpoint").mkdir()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(PipelineError, match=r"lies in CHECKPOINT .*, of which it is a copy"):
+        check_target(str(checkpoint), checkpoint / "found")
+    with pytest.raises(PipelineError, match="is no folder"):
+        check_target(str(checkpoint), tmp_path / "file" / "found")
+    check_target(str(checkpoint), tmp_path / "new" / "found")
 
 
 def test_a_search_finds_a_cheaper_schedule_and_writes_it_into_a_copy(model: Path) -> None:

@@ -15,8 +15,8 @@ from pipelines.engine.store.store import Store
 from pipelines.engine.store.sweep_record import ArmRun, SweepRecord, sweep_names
 from pipelines.errors import PipelineError, StoreError
 from pipelines.sweep import processes
-from pipelines.sweep.arms import read_sweep
-from pipelines.sweep.processes import capacity, check_parallel, log_path, lumina_words
+from pipelines.sweep.arms import SweepRun, read_sweep
+from pipelines.sweep.processes import Processes, capacity, check_parallel, log_path, lumina_words
 from pipelines.sweep.sweeping import begin, in_turn
 from tests.pipelines.sweep.sweeper import sweep, toy_sweep
 
@@ -73,6 +73,20 @@ def test_it_goes_on_after_three_kills(tmp_path: Path) -> None:
     assert sweep(store, ["x", "y"], sleep=0.6).exit_code == 0
     assert [run.state for run in SweepRecord.load(store.objects, "toy").runs] == ["done", "done"]
     assert computed(store) == {"a": 1, "b": 1, "d": 2}
+
+
+def test_a_run_that_starts_while_the_sweep_is_asked_to_stop_stops_too(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    _, plan = toy_sweep(store, ["x", "y"], 0.0)
+
+    def words(_run: SweepRun, _slot: int) -> tuple[list[str], dict[str, str]]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return ["sh", "-c", f"sleep 5; touch {tmp_path / 'end'}"], {}
+
+    ends: list[str] = []
+    assert not Processes(store, "toy", words, 1, lambda _, ended: ends.append(ended.state)).bring_up(plan.runs)
+    assert ends[-1] == "stopped"
+    assert not (tmp_path / "end").exists()
 
 
 def test_a_run_that_does_not_even_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,8 +125,9 @@ class CaptionConfig(Config):
         return self.model_copy(update={"endpoint": endpoint, "model": model, "dtype": dtype, **defaults})
 
     def choice(self) -> CaptionChoice:
-        """What `select` has to know."""
-        return CaptionChoice(use=self.use, mix_share=self.mix_share, seed=self.seed)
+        """What `select` has to know: of a draw nothing, where none is made."""
+        share, seed = (self.mix_share, self.seed) if self.use == "mix" else (0.5, 0)
+        return CaptionChoice(use=self.use, mix_share=share, seed=seed)
 
 
 def _is_secret(name: str) -> bool:

@@ -6,6 +6,7 @@ answered. A clip that does not decode, or of which the model says nothing that i
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -184,12 +185,12 @@ def _waiting(env: Env) -> int:
 
 
 def _report(dataset: ds.Dataset, _config: CaptionConfig, _out: Path) -> Report:
-    metrics, found, tokens = dict[str, float](), list[float](), 0
+    metrics, found, tokens = dict[str, float](), array("d"), 0
     for batch in dataset.to_batches(columns=["caption", "caption_new", "caption_tokens"]):
         tokens += pc.sum(batch["caption_tokens"]).as_py() or 0
         pairs = zip(batch["caption"].to_pylist(), batch["caption_new"].to_pylist(), strict=True)
         said = (agreement(old or "", new or "") for old, new in pairs)
-        found += [one for one in said if one is not None]
+        found.extend(one for one in said if one is not None)
     if found:
         tenths = zip(("p10", "p50", "p90"), np.quantile(found, [0.1, 0.5, 0.9]).tolist(), strict=True)
         metrics = {f"{AGREEMENT}_{name}": value for name, value in tenths}

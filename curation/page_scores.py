@@ -15,7 +15,6 @@ from curation.operator import Input, dataset
 from curation.rules import Range, as_written, score_columns
 from lumina.config import Config
 
-_COUNTS = {"frames_scored"}
 _MEANS = {
     "sharpness": "variance of the Laplacian of luma",
     "luma": "mean luma, 0 to 1",
@@ -94,7 +93,7 @@ def read_scores(inputs: Mapping[str, Input], clip_ids: pa.ChunkedArray) -> pa.Ta
     columns: dict[str, pa.ChunkedArray] = {}
     for key in sorted(filter(is_scores, inputs)):
         rows = dataset(inputs[key].path / "data")
-        names = [name for name in rows.schema.names if name in {*score_columns(rows.schema)} - _COUNTS]
+        names = [name for name in rows.schema.names if name in score_columns(rows.schema)]
         table = rows.to_table(["clip_id", *names]).sort_by("clip_id")
         if not table["clip_id"].equals(clip_ids):
             raise ValueError(f"{key} has {len(table)} rows and select {len(clip_ids)}, or their clip ids differ")

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from curation.schema import AV_ALIGN, MOTION, SOUND, Reason
-from curation.score_columns import OF_VIDEOS
+from curation.score_columns import NO_SCORE, OF_VIDEOS
 from lumina.config import Config
 
 Row = dict[str, Any]
@@ -194,14 +194,14 @@ def extra_of(row: Row) -> dict[str, Any]:
 
 
 def score_columns(*schemas: pa.Schema) -> tuple[str, ...]:
-    """Names of the columns that hold one number a row, sorted."""
+    """Names of the columns that hold one number a row, sorted; that which counts frames is none of them."""
     return tuple(
         sorted(
             {
                 field.name
                 for schema in schemas
                 for field in schema
-                if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+                if field.name != NO_SCORE and (pa.types.is_integer(field.type) or pa.types.is_floating(field.type))
             }
         )
     )

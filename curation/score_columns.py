@@ -51,6 +51,9 @@ share of the picture that is under text in three quarters of them, as under a wa
 OF_VIDEOS = frozenset({"duplicate_frames", "combed_frames", *SCORERS["camera"], "text_stable"})
 """Columns that an image has no value in."""
 
+NO_SCORE = "frames_scored"
+"""Sampled frames of a clip: every table of scorers has it, so no rule can name it."""
+
 _LINES = {"text": [("text_lines", pa.list_(pa.string()))]}
 """Columns that are no numbers: what `text` read, without repeats, sorted."""
 
@@ -67,7 +70,7 @@ def schema_of(scorers: Sequence[str]) -> pa.Schema:
             ("clip_id", pa.string()),
             *((name, pa.float32()) for name in columns_of(scorers)),
             *(column for scorer in scorers for column in _LINES.get(scorer, ())),
-            ("frames_scored", pa.int32()),
+            (NO_SCORE, pa.int32()),
             *((name, pa.string()) for name in STATUS_COLUMNS),
         ]
     )

@@ -14,6 +14,8 @@ from curation.manifests import Manifest, external_digest, media_root, read_manif
 from curation.operator import Operator, load_operator
 from curation.page import CurationPageConfig, PageConfig
 from curation.page_scores import ScoreLimits, is_scores
+from curation.rules import score_columns
+from curation.schema import CAPTION
 from curation.score_columns import columns_of
 from curation.scores import NETWORK_LIBRARIES, OCR_LIBRARIES
 from curation.selection import DUPLICATES, SelectConfig
@@ -95,7 +97,8 @@ def select_clips(config: BaseConfig, policy: SelectConfig, inputs: Collection[st
     """Selection from the stages of these names; of `scores`, `scoring` and `caption` it reads what a rule names, and of
     the last also what trains, and no others."""
     named, caption = config.select.scores_named(), config.caption
-    captioned = caption is not None and (caption.use != "original" or AGREEMENT in named)
+    told = {AGREEMENT, *score_columns(CAPTION)}
+    captioned = caption is not None and (caption.use != "original" or bool(named.keys() & told))
     if caption is not None and captioned:
         policy = policy.model_copy(update={"caption": caption.choice()})
     stage = curate(config, "curation.selection:SELECT_OPERATOR", policy)

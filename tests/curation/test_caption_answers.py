@@ -135,6 +135,8 @@ def test_how_an_endpoint_is_asked_is_in_no_identity() -> None:
     sampled = CaptionConfig(model="a", seed=1, temperature=0.5, request={"top_p": 0.5})
     assert sampled.identity() == CaptionConfig(model="a").identity()
     assert config(seed=1).identity() != plain
+    assert config(seed=1, mix_share=0.1).choice() == config().choice()
+    assert config(use="mix", mix_share=0.1).choice() != config(use="mix").choice()
 
 
 def test_which_caption_trains() -> None:

@@ -219,7 +219,8 @@ def test_a_scorer_in_a_stage_of_its_own_leaves_the_others_as_they_are(identifier
     assert limits["sharpness"].of("phone") == [("", Range(min=20))]
     assert limits["camera_shake"].of("web") == [("", Range(max=1))]
     match = "{operator: 'curation.scores:CAPTION_MATCH_OPERATOR', settings: {caption_match: {}}, weights: {%s}}"
-    build(load_config("demo", ["scoring.m=" + match % "caption_match.weights: 'hf:a/b'"]))
+    # Scorers in stages of their own stand beside each other.
+    build(load_config("demo", [camera, "scoring.m=" + match % "caption_match.weights: 'hf:a/b'"]))
     for override, message in (
         (f"scoring.m={match % ''}", "stage score@m loads caption_match.weights, which its setting `weights` does not"),
         ("scoring.q={operator: 'curation.scores:QUALITY_OPERATOR'}", "scoring.q measures .*, as does scores.quality"),
@@ -267,8 +268,9 @@ def test_captions_that_train_nothing_change_nothing(identifier: Identifier) -> N
     original = [CAPTION, "caption.use=original"]
     found = fingerprints(identifier, "demo", original)
     assert {name for name in plain if plain[name] != found[name]} == {"curation_page"}
-    rule = [*original, "select.scores.caption_agreement.min=0.4"]
-    assert "caption" in build(load_config("demo", rule)).by_name["select"].inputs.values()
+    for rule in ("caption_agreement.min=0.4", "caption_tokens.max=500"):
+        stages = build(load_config("demo", [*original, f"select.scores.{rule}"])).by_name
+        assert "caption" in stages["select"].inputs.values()
 
 
 def test_a_local_captioner_is_known_by_content(tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ def accepted(answer: str, config: CaptionConfig) -> str:
         raise RowError(Reason.CAPTION_NONSENSE, "the answer is empty")
     if _REFUSAL.search(text):
         raise RowError(Reason.CAPTION_REFUSED, f"the model refuses: {_short(text)}")
+    if "\ufffd" in text:
+        raise _nonsense("the answer is damaged: it has a character that is none", text)
     if _MARKUP.search(text):
         raise _nonsense("the answer is markup", text)
     if _is_json(text):

@@ -11,6 +11,9 @@ from lumina.config import Config
 from lumina.randomness import generator
 
 Use = Literal["original", "new", "longest", "mix"]
+_UNSPACED = "[\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+"""Chinese and Japanese letters."""
+_WORD = re.compile(rf"{_UNSPACED}+|(?:(?!{_UNSPACED})\w)+")
 AGREEMENT = "caption_agreement"
 """Name of the score that `agreement` is."""
 _STOP_WORDS = frozenset(
@@ -51,7 +54,10 @@ class CaptionChoice(Config):
 
 
 def agreement(old: str, new: str) -> float | None:
-    """How far two captions say the same, 0 to 1: F1 of their words without the commonest; None where one has none."""
+    """How far two captions say the same, 0 to 1: F1 of their words without the commonest; None where one has none.
+
+    Of Chinese and Japanese, which have no blanks, pairs of neighbouring letters stand for words.
+    """
     a, b = _words(old), _words(new)
     if not a or not b:
         return None
@@ -59,8 +65,16 @@ def agreement(old: str, new: str) -> float | None:
 
 
 def _words(text: str) -> set[str]:
-    found = re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
-    return {_stem(word) for word in found if word not in _STOP_WORDS}
+    found = re.findall(_WORD, unicodedata.normalize("NFKC", text).casefold())
+    words = {_stem(word) for word in found if word not in _STOP_WORDS}
+    return {part for word in words for part in _parts(word)}
+
+
+def _parts(word: str) -> list[str]:
+    """The word; of a run of letters that are written without blanks, each two neighbours."""
+    if not re.match(_UNSPACED, word):
+        return [word]
+    return [word[at : at + 2] for at in range(max(1, len(word) - 1))]
 
 
 def _stem(word: str) -> str:

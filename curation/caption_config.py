@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from curation.caption_choice import CaptionChoice, Use
-from curation.caption_prompts import TEMPLATE, Language, Style, check_template, names
+from curation.caption_prompts import TEMPLATE, Language, Style, check_template
 from lumina.config import Config
 from lumina.precision import Precision, precision_on
 
@@ -31,7 +32,8 @@ class EndpointConfig(Config):
     timeout_s: float = Field(default=120.0, gt=0, le=3600)
     """Seconds after which a request without an answer is given up, and made again."""
     patience_s: float = Field(default=300.0, ge=0, le=86400)
-    """Seconds for which a request is made again (429, 5xx, time-outs, refused connections) before the stage stops."""
+    """Seconds from its first failure for which a request is made again (429, 5xx, time-outs, refused connections);
+    then the stage stops."""
     max_requests: int | None = Field(default=None, ge=0)
     """Requests of the stage at most, repeated ones counted; it then stops in order, and a larger number continues."""
     max_total_tokens: int | None = Field(default=None, ge=0)
@@ -106,26 +108,36 @@ class CaptionConfig(Config):
             raise ValueError(f"min_chars {self.min_chars} is larger than max_chars {self.max_chars}")
         if reserved := sorted({"messages", "model", "stream", "n"} & set(self.request)):
             raise ValueError(f"request names {', '.join(reserved)}, which the stage fills in")
-        if secret := next((name for name in self.request if re.search("key|token$|secret|auth", name, re.I)), None):
+        if secret := next(filter(_is_secret, _keys(self.request)), None):
             raise ValueError(
                 f"request.{secret} looks like a credential: name its environment variable (endpoint.key_env)"
             )
         return self
 
-    @property
-    def reads_caption(self) -> bool:
-        """Whether a prompt tells the caption that the clip has."""
-        return any(names(template, "caption") for template in (self.template, *self.templates.values()))
-
     def identity(self, device: str = "cpu") -> CaptionConfig:
-        """What captions depend on, on a device: not how the endpoint is asked, where a network lies,
-        or which one trains."""
+        """What captions depend on, on a device: not how the endpoint is asked, where a network lies, what it has no use
+        for, or which one trains."""
         endpoint = None if self.endpoint is None else EndpointConfig(model=self.endpoint.model)
         model = None if self.model is None else ""
         dtype = "auto" if self.model is None else precision_on(device, self.dtype)
-        defaults = {name: type(self).model_fields[name].default for name in ("use", "mix_share")}
+        of_others = ("use", "mix_share") if endpoint else ("use", "mix_share", "seed", "temperature", "request")
+        defaults = {name: getattr(CaptionConfig(model=""), name) for name in of_others}
         return self.model_copy(update={"endpoint": endpoint, "model": model, "dtype": dtype, **defaults})
 
     def choice(self) -> CaptionChoice:
         """What `select` has to know."""
         return CaptionChoice(use=self.use, mix_share=self.mix_share, seed=self.seed)
+
+
+def _is_secret(name: str) -> bool:
+    return re.search("key|token$|secret|auth|password", name, re.I) is not None
+
+
+def _keys(value: object) -> Iterator[str]:
+    """Names of all fields, those inside of others with theirs before: `extra_body.api_key`."""
+    if isinstance(value, dict):
+        for name, one in value.items():
+            yield str(name)
+            yield from (f"{name}.{inner}" for inner in _keys(one))
+    elif isinstance(value, list | tuple):
+        yield from (inner for one in value for inner in _keys(one))

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ import numpy as np
 import requests
 from numpy.typing import NDArray
 from PIL import Image
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from curation.caption_config import CaptionConfig, EndpointConfig
 from curation.caption_gate import Gate
@@ -35,6 +37,7 @@ _BACKOFF_S, _LONGEST_S = 1.0, 60.0
 _REPLY_BYTES = 4 << 20
 _SAID_CHARS = 200
 _JPEG_QUALITY = 92
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _OF_THE_CLIP = frozenset({400, 413, 415, 422})
 _CURES = {
     401: "the key is not accepted: see caption.endpoint.key_env",
@@ -54,6 +57,14 @@ class Answer:
     """Its `system_fingerprint`, or the digest of a local network."""
     tokens: int | None
     """Of prompt and answer together."""
+
+
+class NoCaption(RowError):
+    """An answer that came, and is none by what the model or its server says of it: it is kept, and its tokens count."""
+
+    def __init__(self, reason: Reason, detail: str, answer: Answer) -> None:
+        super().__init__(reason, detail)
+        self.answer = answer
 
 
 @dataclass(frozen=True)
@@ -107,29 +118,31 @@ class Endpoint:
         """The answer, kept if `check` raises nothing; the same question is never asked again.
 
         Raises:
-            RowError: the server refuses this clip, or answers with something else than an answer.
+            RowError: the server refuses this clip, or answers with something else than an answer; `NoCaption` with one
+                that is cut or refused.
             MachineError: it cannot be had from the server for now, or the budget is spent.
         """
         path = self._answers / question.key[:2] / f"{question.key}.json"
         if path.exists():
             return Answer(**json.loads(path.read_text(encoding="utf-8")))
-        body, began, tries = json.dumps(self._body(question)).encode(), time.monotonic(), 0
+        body, tries, first = json.dumps(self._body(question)).encode(), 0, 0.0
         while True:
             # A wait for the next try holds no slot.
             with self._gate.slot():
                 self._gate.request()
                 reply = self._posted(body)
                 if isinstance(reply, Answer):
-                    self._count(reply)
                     try:
                         check(reply.text)
                     except RowError:
                         return reply
                     replace_file(path, json.dumps(asdict(reply)).encode(), sync=True)
                     return reply
+            # Not from when it was first waited for: its turn may come late.
+            first = time.monotonic() if tries == 0 else first
             tries += 1
             wait_s = self._wait_s(question.key, tries, reply)
-            if time.monotonic() - began + wait_s > self._limits.patience_s:
+            if time.monotonic() - first + wait_s > self._limits.patience_s:
                 raise MachineError(
                     f"caption.endpoint {self._limits.url}: {reply.what} (tried {tries} times, "
                     f"caption.endpoint.patience_s {self._limits.patience_s:g}); see that it is well, and the same "
@@ -181,7 +194,8 @@ class Endpoint:
                 stream=True,
             ) as response:
                 data = bytearray()
-                for chunk in response.iter_content(1 << 14):
+                # What is there, however little: a whole buffer may take its time for ever.
+                while chunk := response.raw.read1(1 << 14, decode_content=True):
                     data += chunk
                     if time.monotonic() > deadline:
                         return _Again(
@@ -190,9 +204,9 @@ class Endpoint:
                     if len(data) > _REPLY_BYTES:
                         raise RowError(Reason.CAPTION_NONSENSE, f"the endpoint's reply is above {_REPLY_BYTES} bytes")
                 return self._read(response.status_code, response.headers, bytes(data))
-        except requests.Timeout:
+        except (requests.Timeout, ReadTimeoutError):
             return _Again(f"no answer within {self._limits.timeout_s:g} s (caption.endpoint.timeout_s)")
-        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+        except (requests.ConnectionError, HTTPError) as error:
             return _Again(f"the connection fails: {self._clean(_cause(error))}")
         except requests.RequestException as error:
             raise MachineError(
@@ -226,18 +240,19 @@ class Endpoint:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             kind = "HTML" if data.lstrip()[:1] == b"<" else "no chat completion"
             raise RowError(Reason.CAPTION_NONSENSE, f"the endpoint answers with {kind}: {self._said(data)}") from None
-        if refusal or choice.get("finish_reason") == "content_filter":
-            raise RowError(
-                Reason.CAPTION_REFUSED, f"the model refuses: {self._clean(str(refusal or text))[:_SAID_CHARS]}"
-            )
-        if choice.get("finish_reason") == "length":
-            said, most = self._clean(str(text))[:_SAID_CHARS], self._config.max_tokens
-            raise RowError(Reason.CAPTION_NONSENSE, f"the answer is cut at caption.max_tokens {most}: {said}")
         if text is not None and not isinstance(text, str):
             raise RowError(Reason.CAPTION_NONSENSE, f"the endpoint answers with no text: {self._said(data)}")
+        said = self._clean(str(refusal or text or ""))
         told = version if isinstance(version, str) else None
         counted = tokens if isinstance(tokens, int) and 0 <= tokens < 1 << 53 else None
-        return Answer(self._clean(text or ""), self._clean(str(model)), told and self._clean(told), counted)
+        answer = Answer(said, self._clean(str(model)), told and self._clean(told), counted)
+        self._count(answer)
+        if refusal or choice.get("finish_reason") == "content_filter":
+            raise NoCaption(Reason.CAPTION_REFUSED, f"the model refuses: {said[:_SAID_CHARS]}", answer)
+        if choice.get("finish_reason") == "length":
+            detail = f"the answer is cut at caption.max_tokens {self._config.max_tokens}: {said[:_SAID_CHARS]}"
+            raise NoCaption(Reason.CAPTION_NONSENSE, detail, answer)
+        return answer
 
     @property
     def _session(self) -> requests.Session:
@@ -254,10 +269,14 @@ class Endpoint:
         return request
 
     def _said(self, data: bytes) -> str:
-        return self._clean(" ".join(data[: 1 << 16].decode(errors="replace").split()))[:_SAID_CHARS]
+        # JSON may write a slash of the key with another before it.
+        text = data[: 1 << 16].decode(errors="replace").replace("\\/", "/")
+        return self._clean(" ".join(text.split()))[:_SAID_CHARS]
 
     def _clean(self, text: str) -> str:
-        """Without the key, which servers quote in their errors."""
+        """Without the key, which servers quote in their errors, and with the sign of damage for half of a character,
+        which JSON can tell and no table hold."""
+        text = _SURROGATE.sub("\ufffd", text)
         return text.replace(self._key, "***") if self._key else text
 
 

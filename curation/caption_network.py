@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from curation.caption_config import CaptionConfig
-from curation.caption_endpoint import Answer, Question
-from curation.schema import Reason, RowError
+from curation.caption_endpoint import Answer, NoCaption, Question
+from curation.schema import Reason
 from lumina.pretrained import locate
 from lumina.weights_digest import digest
 
@@ -64,9 +64,10 @@ def network(weights: str, config: CaptionConfig, device: str) -> Callable[[Quest
         told = inputs["input_ids"].shape[1]
         ids = model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=config.max_tokens)[0]
         said = processor.decode(ids[told:], skip_special_tokens=True)
+        answer = Answer(said, name, version, len(ids))
         if len(ids) - told >= config.max_tokens and int(ids[-1]) not in ends:
             detail = f"the answer is cut at caption.max_tokens {config.max_tokens}: {said[:120]}"
-            raise RowError(Reason.CAPTION_NONSENSE, detail)
-        return Answer(said, name, version, len(ids))
+            raise NoCaption(Reason.CAPTION_NONSENSE, detail, answer)
+        return answer
 
     return ask

@@ -58,17 +58,12 @@ def check_template(template: str) -> str:
     return template
 
 
-def names(template: str, place_holder: str) -> bool:
-    """Whether a template has this place-holder."""
-    return any(name == place_holder for _, name, _, _ in string.Formatter().parse(template))
-
-
 def prompt_of(template: str, style: Style, language: Language | None, row: Mapping[str, Any]) -> str:
-    """The prompt for a probed row; `caption` of the row need be there only if the template names it."""
+    """The prompt for a probed row."""
     return template.format(
         style=STYLES[style],
         language="" if language is None else f"Answer in {LANGUAGES[language][0]}.",
-        caption=row.get("caption_told") or "",
+        caption=row["caption"] or "",
         source=row["source"],
         media=row["media"],
         duration_s=f"{row['duration_s'] or 0:.2f}",

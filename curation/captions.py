@@ -24,9 +24,9 @@ from curation.decode import READ_COLUMNS, clip_times, frames_at
 from curation.decoder import Decoder
 from curation.fitting import Fit
 from curation.operator import Env, Halves, Input, Operator, Report, RowsFunction, aside
-from curation.schema import CAPTION, STATUS_COLUMNS, Reason, RowError, Status, status_ok, to_table
+from curation.schema import CAPTION, STATUS_COLUMNS, Reason, RowError, Status, iterate, status_ok, to_table
 from curation.short_side import to_short_side_at_most
-from lumina.faults import MachineError, patiently
+from lumina.faults import MachineError, is_of_machine, machine_error, patiently
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -40,10 +40,18 @@ Asked = Callable[[], Columns]
 
 def _plan(inputs: Mapping[str, Input], config: CaptionConfig, _env: Env) -> pa.Table:
     columns = ["clip_id", *READ_COLUMNS, "source", "caption", *STATUS_COLUMNS]
-    rows = inputs["clips"].rows(columns).sort_by("clip_id")
-    # A corrected caption concerns an answer only if the prompt tells it.
-    told = rows["caption"] if config.reads_caption else pa.nulls(len(rows), pa.string())
-    return rows.append_column("caption_told", told)
+    return prompted(inputs["clips"].rows(columns).sort_by("clip_id"), config)
+
+
+def prompted(clips: pa.Table, config: CaptionConfig) -> pa.Table:
+    """Probed clips with their prompts: a corrected caption or another source concerns an answer only through these."""
+    prompts = [
+        prompt_of(config.templates.get(row["source"], config.template), config.style, config.language, row)
+        if row["status"] == Status.OK
+        else None
+        for row in iterate(clips)
+    ]
+    return clips.append_column("caption_prompt", pa.array(prompts, pa.string()))
 
 
 def _make(config: CaptionConfig, env: Env) -> RowsFunction:
@@ -59,7 +67,7 @@ def _make(config: CaptionConfig, env: Env) -> RowsFunction:
         except MachineError as error:
             return partial(_raise, error)
         except Exception as error:  # noqa: BLE001 - one bad file must not take its neighbours along
-            return partial(_same, aside(CAPTION_OPERATOR.name, error))
+            return partial(_same, {"caption_prompt": None} | aside(CAPTION_OPERATOR.name, error))
         return ask.of(question, partial(_columns, question, config))
 
     def compute(loaded: list[tuple[Columns, Asked]]) -> pa.Table:
@@ -83,27 +91,34 @@ def _question(decoder: Decoder, row: Columns, env: Env, config: CaptionConfig) -
         raise RowError(Reason.TOO_FEW_FRAMES, f"{row['duration_s']:.6g} s: no frame to show", Status.FILTERED)
     fit = Fit(to_short_side_at_most, (config.short_side, config.short_side))
     frames = frames_at(decoder, row, env, times, fit)
-    template = config.templates.get(row["source"], config.template)
-    prompt = prompt_of(template, config.style, config.language, row)
+    prompt = row["caption_prompt"]
     return Question(question_key(row["clip_id"], times, prompt), prompt, times, frames.pixels)
 
 
 def _columns(question: Question, config: CaptionConfig, ask: Callable[[Question], Answer]) -> Columns:
     """What is asked and answered, and the caption or why there is none."""
+    from curation.caption_endpoint import NoCaption
+
     columns: Columns = {"caption_prompt": question.prompt, "caption_times_s": list(question.times_s)}
     try:
         answer = ask(question)
-        columns |= {
-            "caption_answer": answer.text,
-            "caption_model": answer.model,
-            "caption_version": answer.version,
-            "caption_tokens": answer.tokens,
-        }
+        columns |= _answered(answer)
         return columns | {"caption_new": accepted(answer.text, config)} | status_ok()
-    except MachineError:
-        raise
-    except Exception as error:  # noqa: BLE001 - one clip must not take its neighbours along
-        return columns | aside(CAPTION_OPERATOR.name, error)
+    except Exception as error:
+        # One clip must not take its neighbours along; a full disk says nothing of a clip.
+        if is_of_machine(error):
+            raise machine_error(error, "an answer cannot be kept") from error
+        kept = _answered(error.answer) if isinstance(error, NoCaption) else {}
+        return columns | kept | aside(CAPTION_OPERATOR.name, error)
+
+
+def _answered(answer: Answer) -> Columns:
+    return {
+        "caption_answer": answer.text,
+        "caption_model": answer.model,
+        "caption_version": answer.version,
+        "caption_tokens": answer.tokens,
+    }
 
 
 def _same(columns: Columns) -> Columns:
@@ -192,7 +207,7 @@ CAPTION_OPERATOR = Operator(
     plan=_plan,
     map=_make,
     waiting=_waiting,
-    passthrough_columns=("uri", "caption"),
+    passthrough_columns=("uri", "caption", "source"),
     runs_network=_runs_network,
     depends=("pillow",),
     report=_report,

@@ -7,6 +7,8 @@ its own rule.
 from __future__ import annotations
 
 import json
+import math
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -24,6 +26,7 @@ from curation.near_duplicates import MOST_DISTANCE, clusters, distances
 from curation.operator import Env, Input, Operator, Report, dataset
 from curation.schema import STATUS_COLUMNS, Status
 from lumina.config import Config
+from lumina.faults import machine_errors
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -90,7 +93,9 @@ def _thumbnails(hashed: ds.Dataset, number: Longs, needed: Longs) -> tuple[NDArr
     shape, times, at = (len(needed), TIMES, SIDE, SIDE, 3), np.zeros(len(number), np.int8), 0
     if not len(needed):
         return np.empty(shape, np.uint8), times
-    with tempfile.TemporaryFile() as file:
+    with tempfile.TemporaryFile() as file, machine_errors(f"{tempfile.gettempdir()} (TMPDIR): thumbnails"):
+        # Of a file with holes, a page that finds the disk full ends the process without a word.
+        os.posix_fallocate(file.fileno(), 0, math.prod(shape))
         pictures = np.memmap(file, np.uint8, "w+", shape=shape)  # keeps the file
     for batch in hashed.to_batches(columns=["thumbnails"], filter=pc.field("status") == Status.OK):
         for clip, content in zip(number[at : at + len(batch)].tolist(), batch["thumbnails"], strict=True):

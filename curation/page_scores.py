@@ -12,7 +12,7 @@ from pydantic import Field
 
 from curation.charts import Histogram, Limit, Names, Values, histogram
 from curation.operator import Input, dataset
-from curation.rules import Range, score_columns
+from curation.rules import Range, as_written, score_columns
 from lumina.config import Config
 
 _COUNTS = {"frames_scored"}
@@ -98,7 +98,7 @@ def read_scores(inputs: Mapping[str, Input], clip_ids: pa.ChunkedArray) -> pa.Ta
         table = rows.to_table(["clip_id", *names]).sort_by("clip_id")
         if not table["clip_id"].equals(clip_ids):
             raise ValueError(f"{key} has {len(table)} rows and select {len(clip_ids)}, or their clip ids differ")
-        columns |= {name: table[name] for name in names if table[name].null_count < len(table)}
+        columns |= {name: as_written(table[name]) for name in names if table[name].null_count < len(table)}
     return pa.table(columns) if columns else None
 
 

@@ -205,3 +205,10 @@ def score_columns(*schemas: pa.Schema) -> tuple[str, ...]:
             }
         )
     )
+
+
+def as_written(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A score's column, of 32-bit floats the numbers that they are written as: the 0.3 of a table is not above 0.3."""
+    if not pa.types.is_float32(column.type):
+        return column
+    return column.cast(pa.string()).cast(pa.float64())

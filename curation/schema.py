@@ -61,7 +61,7 @@ class Reason(StrEnum):
     MIN_CAPTION = "min_caption"
     MAX_CAPTION = "max_caption"
     NEAR_DUPLICATE = "near_duplicate"
-    """A clip that shows the same is kept; `detail` says which."""
+    """A better clip shows the same; `detail` says which."""
     CAPTION_REFUSED = "caption_refused"
     """The captioning model, or its server, refuses to describe the clip."""
     CAPTION_NONSENSE = "caption_nonsense"

@@ -31,6 +31,7 @@ from curation.rules import (
     Row,
     Rules,
     SourceRules,
+    as_written,
     check_ranges,
     extra_of,
     failed_rules,
@@ -265,7 +266,8 @@ def _reduce(decided: pa.Table, config: SelectConfig, surveyed: Surveyed) -> pa.T
     def limited(row: Row) -> Row:
         source = row["source"]
         if row["clip_id"] in best:
-            reason, detail = Reason.NEAR_DUPLICATE, f"shows the same as clip {best[row['clip_id']]}, which is kept"
+            reason = Reason.NEAR_DUPLICATE
+            detail = f"shows the same as clip {best[row['clip_id']]}, the best of its cluster"
         elif quotas is None or not row["keep"] or row["media"] != "video" or _draw(row, config) <= quotas[source][1]:
             return row
         else:
@@ -285,7 +287,8 @@ def _join(inputs: Mapping[str, Input], config: SelectConfig) -> Iterator[Row]:
         table = inputs[key].rows()
         wanted = (named | {"flow_abs_mean"}) & set(score_columns(table.schema))
         wanted |= {"system_prompt_id", "family", "caption_new"} & set(table.column_names)
-        parts[key] = table.select(["clip_id", *sorted(wanted), *STATUS_COLUMNS]).sort_by("clip_id")
+        table = table.select(["clip_id", *sorted(wanted), *STATUS_COLUMNS]).sort_by("clip_id")
+        parts[key] = pa.table({name: as_written(table[name]) for name in table.column_names})
     if any(len(table) != len(clips) for table in parts.values()):
         raise ValueError(
             f"the tables differ: {len(clips)} clips, {', '.join(f'{len(table)} rows' for table in parts.values())}"

@@ -57,6 +57,7 @@ def test_a_caption_is_taken_out_of_its_answer(answer: str, caption: str) -> None
         ("the the the the " * 8, "caption_nonsense", "the answer repeats 'the the the the'"),
         ("一只棕色的狗在沙滩上向左奔跑。", "caption_nonsense", "the answer is not in English"),
         ("Коричневая собака бежит.", "caption_nonsense", "the answer is not in English"),
+        ("A dog \ufffd runs in the park.", "caption_nonsense", "the answer is damaged"),
         ("12345 67890 !!", "caption_nonsense", "the answer is not in English"),
         ("A dog\x1b[2J runs away.", "caption_nonsense", "the control character U[+]001B"),
     ],
@@ -92,13 +93,10 @@ def test_events_are_lines_with_times_and_the_caption_is_their_sentences() -> Non
 
 
 def test_a_prompt_is_its_source_s_template_filled_in() -> None:
-    row = {"source": "web", "media": "video", "duration_s": 2.0, "caption_told": "a {dog}"}
+    row = {"source": "web", "media": "video", "duration_s": 2.0, "caption": "a {dog}"}
     found = prompt_of("{media} of {source}, {duration_s} s, {{was}}: {caption}. {language}", "short", "de", row)
     assert found == "video of web, 2.00 s, {was}: a {dog}. Answer in German."
     assert prompt_of("{style} {language}", "short", None, row).startswith("Describe what is shown")
-    assert config(template="{caption}").reads_caption
-    assert config(templates={"web": "{caption}"}).reads_caption
-    assert not config().reads_caption
 
 
 @pytest.mark.parametrize(
@@ -113,6 +111,7 @@ def test_a_prompt_is_its_source_s_template_filled_in() -> None:
         ({"min_chars": 9, "max_chars": 8}, "min_chars 9 is larger"),
         ({"request": {"messages": []}}, "request names messages, which the stage fills in"),
         ({"request": {"api_key": "sk"}}, "request.api_key looks like a credential"),
+        ({"request": {"extra_body": [{"Authorization": "sk"}]}}, "request.extra_body.Authorization looks like a cred"),
         ({"endpoint": {"model": "m", "url": "http://me:pw@host/v1"}}, "may hold no key"),
         ({"endpoint": {"model": "m", "url": "http://host/v1?key=sk"}}, "may hold no key"),
         ({"endpoint": {"model": "m", "url": "file:///v1"}}, "is no address such as"),
@@ -132,6 +131,10 @@ def test_how_an_endpoint_is_asked_is_in_no_identity() -> None:
     assert config(style="short").identity() != plain
     assert CaptionConfig.model_validate(plain.model_dump()) == plain
     assert CaptionConfig(model="a").identity() == CaptionConfig(model="b").identity()
+    # A network that is asked for the likeliest answer draws nothing.
+    sampled = CaptionConfig(model="a", seed=1, temperature=0.5, request={"top_p": 0.5})
+    assert sampled.identity() == CaptionConfig(model="a").identity()
+    assert config(seed=1).identity() != plain
 
 
 def test_which_caption_trains() -> None:
@@ -156,3 +159,13 @@ def test_captions_agree_by_the_words_that_tell_something() -> None:
     assert agreement("a dog barks", "The dog is barking.") == 1
     assert agreement(red, "A red circle moves left.") > agreement(red, "A blue square moves up.")  # type: ignore[operator]
     assert agreement("", red) is agreement(red, "the of a") is None
+
+
+def test_captions_without_blanks_agree_by_their_letters() -> None:
+    dog, runs, cat = "一只棕色的狗在沙滩上向左奔跑。", "棕色的狗在沙滩上奔跑", "厨房里白猫正在睡觉"
+    same, other = agreement(dog, runs), agreement(dog, cat)
+    assert same is not None
+    assert other is not None
+    assert same > 0.6 > 0.1 > other
+    assert agreement("红色circle", "红色 circle") == 1
+    assert agreement("犬", "犬") == 1

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import email.utils
 import logging
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 
 from curation import caption_endpoint, caption_gate
 from curation.caption_config import CaptionConfig, EndpointConfig
-from curation.caption_endpoint import Answer, Endpoint, Question
+from curation.caption_endpoint import Answer, Endpoint, NoCaption, Question
 from curation.schema import Reason, RowError
 from lumina.faults import MachineError
 from tests.curation.captioning import Captioner, Reply, chat, seen, served
@@ -143,6 +145,23 @@ def test_a_fault_that_stays_stops_the_stage_and_says_so(
     assert endpoint(captioner, tmp_path).ask(question(), fine).text == "A dog."
 
 
+def test_patience_begins_with_the_first_failure(
+    captioner: Captioner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(caption_endpoint.time, "monotonic", lambda: now[0])
+    request = caption_gate.Gate.request
+
+    def late(gate: caption_gate.Gate) -> None:
+        now[0] += 1000 * (not captioner.requests)
+        request(gate)
+
+    # A question that waited long for its turn is tried again like any other.
+    monkeypatch.setattr(caption_gate.Gate, "request", late)
+    captioner.reply = replies((503, {}, b"busy"), chat("A dog."))
+    assert endpoint(captioner, tmp_path, timeout_s=3000).ask(question(), fine).text == "A dog."
+
+
 def test_no_server_and_no_answer_are_faults_of_the_machine(captioner: Captioner, tmp_path: Path) -> None:
     def hang(_body: Any, _number: int) -> None:
         time.sleep(0.5)
@@ -153,6 +172,45 @@ def test_no_server_and_no_answer_are_faults_of_the_machine(captioner: Captioner,
     nowhere = EndpointConfig(model="m", url="http://127.0.0.1:9/v1", patience_s=0)
     with pytest.raises(MachineError, match=r"http://127\.0\.0\.1:9/v1: the connection fails: .*refused"):
         Endpoint(CaptionConfig(endpoint=nowhere), nowhere, tmp_path).ask(question(), fine)
+
+
+@pytest.mark.parametrize("head", ["Content-Length: 5000", "Transfer-Encoding: chunked"])
+def test_an_answer_in_drops_is_given_up_in_time(tmp_path: Path, head: str) -> None:
+    drop = b"1\r\n \r\n" if "chunked" in head else b" "
+    gone = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            connection.recv(1 << 16)
+            connection.sendall(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n".encode())
+            while not gone.wait(0.05):
+                connection.sendall(drop)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip, args=(server,), daemon=True)
+        thread.start()
+        slow = EndpointConfig(
+            model="m", url=f"http://127.0.0.1:{server.getsockname()[1]}/v1", timeout_s=0.3, patience_s=0
+        )
+        ends = threading.Timer(10, gone.set)
+        ends.start()
+        with pytest.raises(MachineError, match=r"no whole answer within 0\.3 s"):
+            Endpoint(CaptionConfig(endpoint=slow), slow, tmp_path).ask(question(), fine)
+        ends.cancel()
+        gone.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("headers", "data"),
+    [({"Content-Length": "99", "Connection": "close"}, b"{"), ({"Content-Encoding": "gzip"}, b"no gzip at all")],
+)
+def test_half_an_answer_or_a_damaged_one_is_asked_for_again(
+    captioner: Captioner, tmp_path: Path, headers: dict[str, str], data: bytes
+) -> None:
+    captioner.reply = replies((200, headers, data), chat("A dog."))
+    assert endpoint(captioner, tmp_path, timeout_s=1).ask(question(), fine).text == "A dog."
 
 
 @pytest.mark.parametrize(
@@ -199,6 +257,17 @@ def test_what_is_no_answer_is_the_row_s_reason(
         endpoint(captioner, tmp_path).ask(question(), fine)
     assert caught.value.reason == reason
     assert len(captioner.requests) == 1
+
+
+def test_tokens_of_what_is_no_caption_are_spent_too(captioner: Captioner, tmp_path: Path) -> None:
+    captioner.reply = replies(chat("A long", finish_reason="length"), chat(None, message={"refusal": "Never."}))
+    asking = endpoint(captioner, tmp_path, max_total_tokens=20)
+    for number, text in enumerate(("A long", "Never.")):
+        with pytest.raises(NoCaption) as caught:
+            asking.ask(question(number), fine)
+        assert caught.value.answer == Answer(text, "shapes-vl-7b", "fp_1", 10)
+    with pytest.raises(MachineError, match="the budget of 20 tokens is spent"):
+        asking.ask(question(2), fine)
 
 
 @pytest.mark.parametrize(("setting", "asked"), [({"max_requests": 3}, 3), ({"max_total_tokens": 25}, 3)])
@@ -275,6 +344,10 @@ def test_the_key_is_in_no_file_and_no_message(
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) >= 3
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
+    monkeypatch.setenv("CAPTION_KEY", "a/key/of+slashes==")
+    captioner.reply = replies((401, {}, rb'{"error": "not a\/key\/of+slashes=="}'))
+    with pytest.raises(MachineError, match=r'HTTP 401: \{"error": "not \*\*\*"\}'):
+        endpoint(captioner, tmp_path).ask(question(1), fine)
     monkeypatch.setenv("CAPTION_KEY", f"{KEY}\nX-Evil: 1")
     with pytest.raises(MachineError, match="CAPTION_KEY holds characters that no header can have") as caught:
         endpoint(captioner, tmp_path)
@@ -293,3 +366,10 @@ def test_a_netrc_does_not_take_the_key_s_place(
     open_one = EndpointConfig(model="m", url=captioner.url)
     Endpoint(CaptionConfig(endpoint=open_one), open_one, tmp_path).ask(question(1), fine)
     assert [headers.get("Authorization") for headers, _ in captioner.requests] == [f"Bearer {KEY}", None]
+
+
+def test_half_of_a_character_is_damage_that_a_table_can_hold(captioner: Captioner, tmp_path: Path) -> None:
+    captioner.reply = replies(chat("A dog \ud83d runs.", top={"model": "m\udc00"}))
+    for _ in range(2):
+        answer = endpoint(captioner, tmp_path).ask(question(), fine)
+        assert (answer.text, answer.model) == ("A dog \ufffd runs.", "m\ufffd")

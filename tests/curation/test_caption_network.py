@@ -27,7 +27,7 @@ from transformers import (
 from curation.caption_config import CaptionConfig
 from curation.caption_endpoint import Question
 from curation.caption_network import network
-from curation.captions import CAPTION_OPERATOR
+from curation.captions import CAPTION_OPERATOR, prompted
 from curation.operator import Env, apply
 from curation.schema import RowError
 from lumina.video import write_h264
@@ -101,7 +101,7 @@ def test_the_stage_asks_a_local_network(folder: Path, tmp_path: Path) -> None:
     write_h264(tmp_path / "a.mp4", np.repeat(FRAMES[:, :, :, :], 8, axis=0), 8)
     config = CaptionConfig(model=str(folder), max_tokens=3, samples=2, language=None).identity()
     clips = probed(tmp_path, ["a.mp4"], {"a.mp4": "old"})
-    clips = clips.append_column("caption_told", clips["caption"])
+    clips = prompted(clips, config)
     assert CAPTION_OPERATOR.map is not None
     env = Env(str(tmp_path), {"model": str(folder)})
     [row] = apply(CAPTION_OPERATOR, CAPTION_OPERATOR.map(config, env), clips).to_pylist()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from curation import caption_endpoint
 from curation.caption_choice import CaptionChoice
 from curation.caption_config import CaptionConfig, EndpointConfig
-from curation.captions import CAPTION_OPERATOR
+from curation.captions import CAPTION_OPERATOR, prompted
 from curation.operator import Env, Input, apply
 from curation.rules import Range
 from curation.selection import SELECT_OPERATOR, SelectConfig
@@ -20,7 +22,7 @@ from jobs.shapes import RenderShapesConfig, _Chunk, _render_chunk
 from lumina.faults import MachineError
 from lumina.shapes.captions import _STAYS, _TO
 from tests.curation.captioning import Captioner, Reply, chat, served
-from tests.curation.in_memory import computed, planned
+from tests.curation.in_memory import computed
 from tests.curation.scored import probed
 
 CLIPS = 24
@@ -56,7 +58,7 @@ def captioned(root: Path, work: Path, captioner: Captioner, clips: pa.Table | No
     env = Env(str(root), work=str(work), aside=endpoint)
     if clips is None:
         return computed(CAPTION_OPERATOR, {"clips": Input(root)}, given, env)
-    rows = clips.append_column("caption_told", clips["caption"])
+    rows = prompted(clips, given)
     assert CAPTION_OPERATOR.map is not None
     return apply(CAPTION_OPERATOR, CAPTION_OPERATOR.map(given, env), rows)
 
@@ -162,6 +164,24 @@ def test_a_refusal_or_nonsense_is_that_row_s_reason_and_no_caption(
             assert [row["reason"] for row in selected.sort_by("caption").to_pylist()].count("caption_refused") == 2
 
 
+def test_an_answer_that_is_cut_is_kept_and_a_full_disk_is_no_row_s_fault(
+    web: tuple[Path, pa.Table, dict[str, Any]], captioner: Captioner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, clips, _ = web
+    captioner.reply = lambda _body, _number: chat("A red circle moves", finish_reason="length")
+    [row] = captioned(root, tmp_path, captioner, clips.slice(0, 1)).to_pylist()
+    assert (row["reason"], row["caption_new"]) == ("caption_nonsense", None)
+    assert (row["caption_answer"], row["caption_tokens"]) == ("A red circle moves", 10)
+    captioner.reply = lambda _body, _number: None
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(caption_endpoint, "replace_file", full)
+    with pytest.raises(MachineError, match="an answer cannot be kept: No space left on device; free some space"):
+        captioned(root, tmp_path, captioner, clips.slice(0, 1))
+
+
 def test_a_stage_that_stops_has_its_answers_when_it_goes_on(
     web: tuple[Path, pa.Table, dict[str, Any]], captioner: Captioner, tmp_path: Path
 ) -> None:
@@ -183,9 +203,14 @@ def test_a_stage_that_stops_has_its_answers_when_it_goes_on(
 def test_a_corrected_caption_is_no_new_question_unless_the_prompt_tells_it(
     web: tuple[Path, pa.Table, dict[str, Any]], captioner: Captioner
 ) -> None:
-    root, _, _ = web
-    for template, is_told in (("{style}", False), ("{caption}", True)):
-        given, _ = config(captioner, template=template)
-        plan = planned(CAPTION_OPERATOR, {"clips": Input(root)}, given, Env(str(root)))
-        assert (plan["caption_told"].null_count == 0) == is_told
-    assert "caption" in CAPTION_OPERATOR.passthrough_columns
+    _, clips, _ = web
+    given, _ = config(captioner, templates={"web": "{style} It is said: {caption}"})
+    computed_from = {*prompted(clips, given).column_names} - {*CAPTION_OPERATOR.passthrough_columns, "status"}
+    assert not {"caption", "source"} & computed_from
+    first = clips.slice(0, 1).to_pylist()[0]
+    for source, is_asked in (("web", True), ("other", False)):
+        told = [first | {"source": source, "caption": caption} for caption in ("It was this.", "It is that.")]
+        before, after = prompted(pa.Table.from_pylist(told, clips.schema), given)["caption_prompt"].to_pylist()
+        assert (before != after) == is_asked
+    aside = pa.Table.from_pylist([first | {"status": "quarantined", "duration_s": None}], clips.schema)
+    assert prompted(aside, given)["caption_prompt"].to_pylist() == [None]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from curation.manifests import INGEST_OPERATOR, IngestConfig
 from curation.operator import Env, Input, Operator
 from curation.selection import SELECT_OPERATOR, SelectConfig
 from jobs.context import InputRef
+from lumina.faults import MachineError
 from lumina.randomness import generator
 from lumina.shapes import SOURCES
 from lumina.shapes.scene import sample_scene
@@ -145,6 +148,21 @@ def test_neither_the_order_of_rows_nor_how_many_wrote_them_changes_anything(tabl
     assert digests("shuffled", tmp_path / "hashed") == digests("sorted", tables["frame_hashes"].path)
 
 
+def test_a_folder_for_temporary_files_that_is_full_is_an_error_in_words(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def full(_file: int, offset: int, size: int) -> None:
+        asked.append((offset, size % (9 * 16 * 16 * 3)))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(MachineError, match=r"TMPDIR\): thumbnails: No space left on device; free some space"):
+        _found(DUPLICATES_OPERATOR, DuplicatesConfig(), frame_hashes=tables["frame_hashes"])
+    assert asked == [(0, 0)]
+
+
 def test_the_largest_that_passes_the_rules_is_kept_and_named(tables: Tables) -> None:
     rows = _selected(tables, sources={"second": {"min_duration_s": 2}})
     kept = {name for name, row in rows.items() if row["keep"]}
@@ -165,6 +183,8 @@ def test_where_nothing_passes_the_rules_nothing_is_a_copy(tables: Tables) -> Non
 
 def test_of_a_quota_copies_take_nothing(tables: Tables) -> None:
     rows = _selected(tables, max_clips_per_source=4)
+    copy = rows["0encoded"]
+    assert copy["detail"].endswith("the best of its cluster")  # a quota may yet take that one
     assert sum(row["keep"] and row["media"] == "video" for row in rows.values() if row["source"] == "first") == 4
     assert sum(row["keep"] for row in rows.values() if row["source"] == "second") == 4
 

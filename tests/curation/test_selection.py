@@ -279,6 +279,9 @@ def test_a_scorer_s_own_table_counts_where_the_stage_of_all_has_it_off(tmp_path:
     SELECT_OPERATOR.check(inputs, config)
     table = computed(SELECT_OPERATOR, inputs, config, Env(""))
     assert table["detail"].to_pylist() == ["text_area 0.2 above 0.1", "sharpness 10 below 20"]
+    # A table has 0.2 in 32 bits, which is above 0.2.
+    exact = SelectConfig(scores={"text_area": {"min": 0, "max": 0.2}})
+    assert computed(SELECT_OPERATOR, inputs, exact, Env(""))["detail"].to_pylist() == [None, None]
 
 
 def test_a_copy_of_what_motion_found_broken_leaves_with_it(tmp_path: Path) -> None:

@@ -348,7 +348,7 @@ def test_after_an_edit_only_new_rows_are_computed_in_whatever_shards(
     monkeypatch.setattr(shards, "SHARD_ROWS", 3)
     monkeypatch.setattr(curate, "_SMALL_ROWS", 0)
     monkeypatch.setattr(manifest_rows, "BATCH_ROWS", 4)
-    manifests._read_table.cache_clear()
+    manifests._read_files.cache_clear()
     again = Chain(tmp_path / "again", other, networks, first)
     found = _curate(again, tag, ALONE)
     assert {name: (one.digest, one.counts) for name, one in found.items()} == {

@@ -293,11 +293,17 @@ def _done(out: Path) -> dict[str, ShardRecord]:
     else:
         found = [read_json(path) for path in sorted((out / WORK_FOLDER).glob("*-*.json"))]
     records = [ShardRecord(**{**one, "left_out": tuple(one["left_out"])}) for one in found]
-    return {
-        record.name.partition(".")[0]: record
-        for record in records
-        if (out / record.name).is_file() and (out / record.name).stat().st_size == record.bytes
-    }
+    return {record.name.partition(".")[0]: record for record in records if _is_there(out, record)}
+
+
+def _is_there(out: Path, record: ShardRecord) -> bool:
+    """Whether a shard is as large as it was, and beside a CSV as many clips as it names."""
+    path = out / record.name
+    if not path.is_file() or path.stat().st_size != record.bytes:
+        return False
+    clips = out / CLIPS_FOLDER / path.stem
+    beside = path.suffix == SUFFIXES["csv"] and record.how
+    return not beside or (clips.is_dir() and sum(1 for _ in clips.iterdir()) >= record.clips)
 
 
 def _text(content: Mapping[str, Any]) -> bytes:

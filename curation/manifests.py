@@ -39,7 +39,7 @@ from curation.manifest_formats import (
 from curation.manifest_mistakes import ManifestError, Mistakes
 from curation.manifest_rows import ManifestRows
 from curation.manifest_shards import shard_files, tar_rows
-from curation.manifest_tables import Record, opened
+from curation.manifest_tables import Record, is_unicode, opened
 from curation.media import check_not_away, chunks, stamps, with_folders
 from curation.media_kinds import HEAD_BYTES, guess_media, media_of
 from curation.media_uris import local_name, neighbours
@@ -216,7 +216,9 @@ def _file_rows(path: Path, root: Path, config: IngestConfig, archives: list[Arch
 
 
 def check_beside(path: Path, root: Path) -> None:
-    """ManifestError where the media in a file would be looked for elsewhere."""
+    """ManifestError where the media in a file would be looked for elsewhere, or no URI can name them."""
+    if not is_unicode(path.name):
+        raise ManifestError(f"folder {path.parent}: the file name {path.name!r} is not UTF-8; rename it")
     if path.parent.resolve() != root.resolve():
         raise ManifestError(f"manifest {path} holds the media itself: leave ingest.media_dir out")
 

@@ -172,11 +172,15 @@ def test_of_an_archive_that_is_cut_off_the_whole_samples_are_used(tmp_path: Path
         assert "neither a video nor an image" in told["tar://b.txt::cut.tar"]["detail"]
 
 
-def test_a_member_of_a_size_below_zero_ends_an_archive_and_not_the_patience_of_who_reads_it(tmp_path: Path) -> None:
+def test_a_member_of_a_size_below_zero_or_a_name_that_is_no_text_ends_an_archive(tmp_path: Path) -> None:
     backwards = tarfile.TarInfo("b.mp4")
     backwards.size = -512  # where the next header would be, this one is again
     headers = [info.tobuf(tarfile.GNU_FORMAT) for info in (tarfile.TarInfo("a.txt"), backwards)]
     (tmp_path / "loop.tar").write_bytes(b"".join(headers) + bytes(1024))
+    other = (tmp_path / "loop.tar").rename(tmp_path / "caf\udce9.tar")
+    with pytest.raises(ManifestError, match=r"file name 'caf.udce9.tar' is not UTF-8; rename it"):
+        read_manifest(other)
+    other.rename(tmp_path / "loop.tar")
     assert "a size below zero" in {row["uri"]: row for row in _ingested(tmp_path / "loop.tar")}["loop.tar"]["detail"]
 
 

@@ -236,6 +236,10 @@ def test_the_same_bytes_whoever_stopped_it_and_however_many_work_at_it(
     next((tmp_path / "whole").glob("train-00001.*")).unlink()
     _export(world, tmp_path / "whole", *options)
     assert _digests(tmp_path / "whole") == wanted
+    if format == "csv":
+        next((tmp_path / "whole" / "clips" / "train-00001").iterdir()).unlink()
+        _export(world, tmp_path / "whole", *options)
+        assert _digests(tmp_path / "whole") == wanted
 
 
 def test_a_score_that_two_tables_have_is_the_later_ones_with_its_type(world: Curated, tmp_path: Path) -> None:

@@ -100,8 +100,8 @@ class StageConfig(Config):
     final_lr_fraction: float = Field(default=0.1, ge=0, le=1)
     """Fraction of the peak that a decaying learning rate ends at."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """What updates the weights. `muon`: matrices of the blocks by their orthogonalised momentum, in the demo with half
-    as many steps for the same loss; all else by AdamW. Released: adamw."""
+    """What updates the weights. `muon`: matrices of the blocks by their orthogonalised momentum, which small networks
+    learn faster by; all else by AdamW. Released: adamw."""
     muon_lr: float | None = Field(default=None, gt=0)
     """Peak learning rate of the matrices under `optimizer: muon`, whose updates are as large as AdamW's at the same
     rate; None: `lr`. It takes the course of `lr`."""

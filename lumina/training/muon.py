@@ -113,7 +113,7 @@ class Muon(torch.optim.Optimizer):
             own["step"] = torch.zeros((), device=piece.device if group["fused"] else "cpu")
             own["exp_avg"], own["exp_avg_sq"] = torch.zeros_like(piece), torch.zeros_like(piece)
         if self._plan is None:
-            self._plan = _plan(self._places, dist.get_rank(), len(piece), dist.get_world_size())
+            self._plan = _plan(self._places, dist.get_rank(), len(piece))
         self._update_rest(self._plan, group, piece, own)
         self._update_matrices(self._plan, group, piece, own["exp_avg"])
         own["step"] += 1
@@ -164,8 +164,8 @@ class Muon(torch.optim.Optimizer):
             piece[low:high].mul_(1 - rate * group["weight_decay"]).add_(update, alpha=-rate * factor)
 
 
-def _plan(places: Sequence[tuple[str, tuple[int, ...], int]], rank: int, length: int, workers: int) -> _Plan:
-    """Share out the line, of which each of the workers has `length` numbers."""
+def _plan(places: Sequence[tuple[str, tuple[int, ...], int]], rank: int, length: int) -> _Plan:
+    """What is done to the numbers of worker `rank`, where each has `length` of the line."""
     matrices, rest, shared = list[_Matrix](), list[tuple[int, int]](), 0
     offset, at = rank * length, 0
     for name, shape, start in places:

@@ -391,7 +391,7 @@ def test_a_killed_worker_and_ctrl_c_cost_no_clip(
     model: Path, tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobs.cluster.shutdown", lambda: None)
-    (tmp_path / "a.txt").write_text("\n".join(f"circle {number}" for number in range(24)))
+    (tmp_path / "a.txt").write_text("\n".join(f"circle {number}" for number in range(64)))
     records, acts = tmp_path / "out" / ".clips", []
 
     def disturb() -> None:
@@ -406,7 +406,7 @@ def test_a_killed_worker_and_ctrl_c_cost_no_clip(
         while len(list(records.glob("*.mp4.json"))) == have:
             time.sleep(0.01)
         # Later it would end the tests.
-        if have < 20:
+        if have < 32:
             acts.append("ctrl-c")
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -418,9 +418,9 @@ def test_a_killed_worker_and_ctrl_c_cost_no_clip(
     assert code == 130, output
     assert "Stopped. Nothing is lost: the same command continues where it was:" in output
     assert f"lumina generate --checkpoint {model} --prompts" in output
-    left = 24 - len(list(records.glob("*.mp4.json")))
-    assert 0 < left < 24
-    assert len(_manifest(tmp_path)) == 24 - left
+    left = 64 - len(list(records.glob("*.mp4.json")))
+    assert 0 < left < 64
+    assert len(_manifest(tmp_path)) == 64 - left
     monkeypatch.setattr(clips, "hand_out", PoolHere())
     code, output = _generate(model, tmp_path, name="a.txt")
     assert code == 0, output

@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
+from curation.caption_choice import AGREEMENT, agreement
 from curation.charts import Histogram, Limit, Names, Values, histogram
 from curation.operator import Input, dataset
 from curation.rules import Range, as_written, score_columns
@@ -39,8 +40,9 @@ _MEANS = {
     "text_area": "share of the picture under text, mean over frames",
     "text_frames": "share of frames with text",
     "text_stable": "share of the picture under text that stays",
+    AGREEMENT: "how far a clip's own caption and the model's say the same, 0 to 1",
 }
-"""Units of the stage `scores`; see `curation.score_columns`."""
+"""Units of the stage `scores`, see `curation.score_columns`, and of what captions are judged by."""
 
 
 class ScoreLimits(Config):
@@ -85,8 +87,9 @@ def is_scores(key: str) -> bool:
 
 
 def read_scores(inputs: Mapping[str, Input], clip_ids: pa.ChunkedArray) -> pa.Table | None:
-    """The numbers of the inputs `scores` and `score@...`, a column each, in the order of `clip_ids`.
+    """The numbers of the inputs `scores` and `score@...`, and how far the captions of `caption` agree, a column each.
 
+    They are in the order of `clip_ids`.
     Columns without any value are left out: nothing has measured them. None where there is no such input or number.
     ValueError if a table is of other clips.
     """
@@ -95,10 +98,25 @@ def read_scores(inputs: Mapping[str, Input], clip_ids: pa.ChunkedArray) -> pa.Ta
         rows = dataset(inputs[key].path / "data")
         names = [name for name in rows.schema.names if name in score_columns(rows.schema)]
         table = rows.to_table(["clip_id", *names]).sort_by("clip_id")
-        if not table["clip_id"].equals(clip_ids):
-            raise ValueError(f"{key} has {len(table)} rows and select {len(clip_ids)}, or their clip ids differ")
+        _check_clips(key, table, clip_ids)
         columns |= {name: as_written(table[name]) for name in names if table[name].null_count < len(table)}
+    if "caption" in inputs:
+        columns |= _agreement(inputs["caption"], clip_ids)
     return pa.table(columns) if columns else None
+
+
+def _agreement(captions: Input, clip_ids: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
+    """The score that `select` makes of both captions."""
+    table = dataset(captions.path / "data").to_table(["clip_id", "caption", "caption_new"]).sort_by("clip_id")
+    _check_clips("caption", table, clip_ids)
+    pairs = zip(table["caption"].to_pylist(), table["caption_new"].to_pylist(), strict=True)
+    found = pa.chunked_array([pa.array([agreement(old or "", new or "") for old, new in pairs], pa.float64())])
+    return {AGREEMENT: found} if found.null_count < len(found) else {}
+
+
+def _check_clips(key: str, table: pa.Table, clip_ids: pa.ChunkedArray) -> None:
+    if not table["clip_id"].equals(clip_ids):
+        raise ValueError(f"{key} has {len(table)} rows and select {len(clip_ids)}, or their clip ids differ")
 
 
 def describe_scores(

@@ -111,7 +111,7 @@ def select_clips(config: BaseConfig, policy: SelectConfig, inputs: Collection[st
 def show_curation(config: BaseConfig, section: CurationPageConfig, inputs: Collection[str]) -> Stage:
     """The page of the stages of these names, and of all that score and caption; limits are those of `select`."""
     read = [*inputs, *(stage.name for stage in score_clips(config))]
-    is_scored = any(is_scores(name) for name in read)
+    is_scored = any(is_scores(name) or name == "caption" for name in read)
     page = PageConfig(**section.model_dump(), limits=_limits(config.select) if is_scored else {})
     return job(
         config,

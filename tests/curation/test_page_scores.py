@@ -92,6 +92,19 @@ def test_columns_that_nothing_measured_are_left_out_and_clips_must_be_the_run_s(
         read_scores(inputs, pa.chunked_array([["a", "b", "c"]]))
 
 
+def test_how_far_captions_agree_is_a_score_like_any_other(tmp_path: Path) -> None:
+    rows = [{"clip_id": "b", "caption": "A red disc.", "caption_new": "A blue square."},
+            {"clip_id": "a", "caption": "A red disc.", "caption_new": "The red disc."},
+            {"clip_id": "c", "caption": "A red disc.", "caption_new": None}]  # fmt: skip
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data" / "part.parquet")
+    found = read_scores({"caption": Input(tmp_path)}, pa.chunked_array([["a", "b", "c"]]))
+    assert found is not None
+    assert found.to_pydict() == {"caption_agreement": [1.0, 0.0, None]}
+    with pytest.raises(ValueError, match="caption has 3 rows and select 1"):
+        read_scores({"caption": Input(tmp_path)}, pa.chunked_array([["a"]]))
+
+
 @pytest.mark.parametrize("values", [[-0.3, -0.3], [-30.0, -20.0], [-1.0, 1.0], [0.0, 0.0]])
 def test_bins_cover_values_below_zero(values: list[float]) -> None:
     chart = histogram("", "", [Values("a", 0, np.array(values), np.ones(2, bool))])

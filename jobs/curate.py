@@ -30,7 +30,7 @@ import pyarrow as pa
 
 from curation.decode_limits import DecodeLimits
 from curation.digest import RowsDigest
-from curation.operator import Env, Input, Operator, Shard, load_operator
+from curation.operator import FAILED, Env, Input, Operator, Shard, load_operator
 from curation.schema import Reason
 from jobs import capacity, row_worker
 from jobs.context import JobContext, JobResult
@@ -249,7 +249,8 @@ class _Run:
         # Beside rows that were well before, a single one may be a bad clip.
         if sum(one.rows for one in broken) > bool(reused) and counts["ok"] == reused.total():
             # Nothing of it is worth keeping: once the cause is mended, all rows are computed anew.
-            shutil.rmtree(ctx.work / "parts", ignore_errors=True)
+            for name in ("parts", FAILED):
+                shutil.rmtree(ctx.work / name, ignore_errors=True)
             first = min(broken, key=lambda one: one.key)
             raise RuntimeError(f"{ctx.stage}: no row succeeded; the first error was: {first.detail}")
         check_failed_alike(ctx, computed)

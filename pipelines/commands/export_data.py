@@ -97,8 +97,8 @@ def _place(out: str) -> ExportPlace:
         PipelineError: a folder can neither be made nor written there, or it is a bucket that cannot be used.
     """
     from curation.export_place import Folder
-    from pipelines.engine.store.bucket import SCHEMES
     from pipelines.commands.export_bucket import BucketPlace
+    from pipelines.engine.store.bucket import SCHEMES
 
     if out.startswith(SCHEMES):
         return BucketPlace(out)

@@ -15,7 +15,7 @@ from curation import caption_endpoint
 from curation.caption_choice import CaptionChoice
 from curation.caption_config import CaptionConfig, EndpointConfig
 from curation.captions import CAPTION_OPERATOR, prompted
-from curation.operator import Env, Input, apply
+from curation.operator import Env, Halves, Input, apply
 from curation.rules import Range
 from curation.selection import SELECT_OPERATOR, SelectConfig
 from jobs.shapes import RenderShapesConfig, _Chunk, _render_chunk
@@ -179,7 +179,7 @@ def test_an_answer_that_is_cut_is_kept_and_a_full_disk_is_no_row_s_fault(
 
     monkeypatch.setattr(caption_endpoint, "replace_file", full)
     with pytest.raises(MachineError, match="an answer cannot be kept: No space left on device; free some space"):
-        captioned(root, tmp_path, captioner, clips.slice(0, 1))
+        captioned(root, tmp_path, captioner, clips.slice(1, 1))
 
 
 def test_a_stage_that_stops_has_its_answers_when_it_goes_on(
@@ -198,6 +198,25 @@ def test_a_stage_that_stops_has_its_answers_when_it_goes_on(
     rows = captioned(root, tmp_path, captioner, some)
     assert set(rows["status"].to_pylist()) == {"ok"}
     assert captioner.succeeded.total() == len(captioner.succeeded) == len(some)
+
+
+def test_what_is_loaded_after_a_stop_is_not_asked(
+    web: tuple[Path, pa.Table, dict[str, Any]], captioner: Captioner, tmp_path: Path
+) -> None:
+    root, clips, _ = web
+    given, endpoint = config(captioner)
+    rows = prompted(clips, given)
+    captioner.reply = lambda _body, _number: (401, {}, b"who are you")
+    assert CAPTION_OPERATOR.map is not None
+    halves = CAPTION_OPERATOR.map(given, Env(str(root), work=str(tmp_path), aside=endpoint))
+    assert isinstance(halves, Halves)
+    with pytest.raises(MachineError, match="the key is not accepted"):
+        halves(rows.slice(0, 1))
+    # As the thread does that loads ahead.
+    loaded = halves.load(rows.slice(1, 3))
+    with pytest.raises(MachineError, match="the captioning stage stops"):
+        halves.compute(loaded)
+    assert len(captioner.requests) == 1
 
 
 def test_a_corrected_caption_is_no_new_question_unless_the_prompt_tells_it(

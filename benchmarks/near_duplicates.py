@@ -33,7 +33,7 @@ import cv2
 import numpy as np
 
 from curation.frame_hashes import HASHED, SIDE, STEP_S, TIMES, hash_frames, squash
-from curation.hash_lookup import MOST_BITS, candidates
+from curation.hash_lookup import MOST_BITS, HashFile, candidates
 from curation.near_duplicates import MOST_DISTANCE, clusters, distances
 from lumina.randomness import generator
 from lumina.shapes import SOURCES
@@ -43,7 +43,7 @@ from lumina.video import read_frames, write_h264
 
 FPS, SECONDS, SIDE_OF_SHAPES, SIZE = 16, 2.2, 96, (96, 96)
 LIMITS = (0.1, 0.12, MOST_DISTANCE, 0.16, 0.2)
-PLAIN_CLIPS = 2000
+PLAIN_CLIPS, DRAWN_CLIPS = 2000, 1 << 16
 
 
 def rendered(source: str, number: int) -> np.ndarray:
@@ -127,7 +127,7 @@ class Hashed:
 def measure_copies(hashed: Hashed) -> None:
     """Print what is found of each kind, and what is taken for it."""
     start = time.process_time()
-    pairs = candidates(np.stack(hashed.hashes))
+    pairs = candidates(in_file(np.stack(hashed.hashes)))
     looked_up = time.process_time()
     times = np.array([len(one) for one in hashed.pictures], np.int8)
     pictures = np.zeros((len(times), TIMES, SIDE, SIDE, 3), np.uint8)
@@ -167,20 +167,33 @@ def measure_copies(hashed: Hashed) -> None:
     )
 
 
-def drawn(clips: int) -> tuple[np.ndarray, int]:
-    """Random hashes, and how many of the clips are copies of those before them, with 4 bits of each hash turned."""
+def in_file(hashes: np.ndarray) -> HashFile:
+    """Hashes of clips as they are looked up."""
+    file = HashFile(len(hashes))
+    file.add(np.arange(len(hashes)), hashes)
+    return file
+
+
+def drawn(clips: int) -> Iterator[np.ndarray]:
+    """Random hashes [n, 81], some at a time; each hundredth clip is there again at the end, with 4 bits of the hash of
+    each whole frame turned."""
     rng = np.random.Generator(np.random.Philox(7))
-    hashes = rng.integers(1, 1 << 63, (clips, len(HASHED)), dtype=np.uint64)
-    planted = clips // 100
+    copied = clips // 100
+    originals = rng.integers(1, 1 << 63, (copied, len(HASHED)), dtype=np.uint64)
+    yield originals
+    for at in range(2 * copied, clips, DRAWN_CLIPS):
+        yield rng.integers(1, 1 << 63, (min(DRAWN_CLIPS, clips - at), len(HASHED)), dtype=np.uint64)
     for _ in range(4):
-        bits = np.uint64(1) << rng.integers(0, 63, (planted, TIMES), dtype=np.uint64)
-        hashes[-planted:, :TIMES] = (hashes[:planted, :TIMES] if _ == 0 else hashes[-planted:, :TIMES]) ^ bits
-    return hashes, planted
+        originals[:, :TIMES] ^= np.uint64(1) << rng.integers(0, 63, (copied, TIMES), dtype=np.uint64)
+    yield originals
 
 
 def look_up(clips: int) -> None:
-    """Print seconds of CPU, peak of memory in MB, planted copies and those found."""
-    hashes, planted = drawn(clips)
+    """Print seconds of CPU, peak of memory in MB, planted copies and those found, and candidates."""
+    hashes, at, planted = HashFile(clips), 0, clips // 100
+    for some in drawn(clips):
+        hashes.add(np.arange(at, at + len(some)), some)
+        at += len(some)
     start = time.process_time()
     pairs = candidates(hashes)
     clusters(clips, pairs.first, pairs.second)
@@ -193,7 +206,7 @@ def look_up(clips: int) -> None:
 
 def plain() -> float:
     """Seconds of CPU for each pair of clips, of comparing all hashes of one with all whole frames of the other."""
-    hashes, _ = drawn(PLAIN_CLIPS)
+    hashes = np.concatenate(list(drawn(PLAIN_CLIPS)))
     start = time.process_time()
     for clip in hashes[:20]:
         (np.bitwise_count(clip[:, None, None] ^ hashes[None, :, :TIMES]) <= MOST_BITS).any()

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curation.frame_hashes import HASHED, MIRROR, SIDE, TIMES
-from curation.hash_lookup import Longs, candidates
+from curation.hash_lookup import HashFile, Longs, candidates
 from curation.near_duplicates import MOST_DISTANCE, clusters, distances
 from curation.operator import Env, Input, Operator, Report, dataset
 from curation.schema import STATUS_COLUMNS, Status
@@ -67,12 +67,13 @@ def _survey(_rows: ds.Dataset, inputs: Mapping[str, Input], _config: DuplicatesC
     number = np.empty(len(order), np.int64)
     number[order] = np.arange(len(order))
     names = names.take(pa.array(order))
-    hashes, at = np.empty((len(order), len(HASHED)), np.uint64), 0
+    hashes, at = HashFile(len(order)), 0
     for batch in hashed.to_batches(columns=["hashes"], filter=is_ok):
         content = b"".join(batch["hashes"].to_pylist())
-        hashes[number[at : at + len(batch)]] = np.frombuffer(content, "<u8").reshape(-1, len(HASHED))
+        hashes.add(number[at : at + len(batch)], np.frombuffer(content, "<u8").reshape(-1, len(HASHED)))
         at += len(batch)
     pairs = candidates(hashes)
+    del hashes
     # A still beside a film that shows it is no copy of it.
     is_video = pc.equal(names["media"], "video").to_numpy()
     pairs = pairs[is_video[pairs.first] == is_video[pairs.second]]

@@ -95,7 +95,6 @@ class _Run:
         operator.check(inputs, ctx.config)
         shards, planned = self._plan(inputs)
         rows = sum(one.rows for one in planned)
-        ctx.progress(0, rows, "rows")
         directory = ctx.work / self._directory
         computed = read_parts(directory) if operator.map is None else self._compute(shards, planned)
         parts = computed
@@ -130,6 +129,8 @@ class _Run:
             return [self.stage.writer("parts").write(self.operator.computed_schema.empty_table())]
         if self.operator.reduce is None:
             self._reuse(shards, planned, rows)
+        # The first count, from which the rate is told: rows that are there were not computed now.
+        ctx.progress(min(rows_written(directory), rows), rows, "rows")
         parts, before = read_parts(directory), -1
         with _progress(ctx, directory, rows):
             while todo := _unfinished(parts, planned):

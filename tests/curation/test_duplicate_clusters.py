@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from curation.decode import PROBE_OPERATOR, ProbeConfig
 from curation.duplicate_clusters import DUPLICATES_OPERATOR, SUMMARY_FILE, DuplicatesConfig
+from curation.frame_hashes import HASHED
 from curation.hashed_clips import FRAME_HASHES_OPERATOR, FrameHashesConfig
 from curation.manifests import INGEST_OPERATOR, IngestConfig
 from curation.operator import Env, Input, Operator
@@ -151,9 +152,11 @@ def test_neither_the_order_of_rows_nor_how_many_wrote_them_changes_anything(tabl
 def test_a_folder_for_temporary_files_that_is_full_is_an_error_in_words(
     tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    asked, kept = [], os.posix_fallocate
 
-    def full(_file: int, offset: int, size: int) -> None:
+    def full(file: int, offset: int, size: int) -> None:
+        if size % (8 * len(HASHED)) == 0:
+            return kept(file, offset, size)
         asked.append((offset, size % (9 * 16 * 16 * 3)))
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -318,6 +318,9 @@ def test_captions_that_train_nothing_change_nothing(identifier: Identifier) -> N
     for rule in ("caption_agreement.min=0.4", "caption_tokens.max=500"):
         stages = build(load_config("demo", [*original, f"select.scores.{rule}"])).by_name
         assert "caption" in stages["select"].inputs.values()
+        page = stages["curation_page"].config
+        assert isinstance(page, PageConfig)
+        assert f"{next(iter(page.limits))}.{rule.partition('.')[2]}" == rule
 
 
 def test_a_local_captioner_is_known_by_content(tmp_path: Path) -> None:

@@ -28,11 +28,13 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from curation.caption_config import CaptionConfig, EndpointConfig
 from curation.caption_gate import Gate
+from curation.operator import FAILED
 from curation.schema import Reason, RowError
 from lumina.faults import MachineError
 from lumina.files import replace_file
 from lumina.randomness import generator
 
+_ANSWERS = "answers"
 _BACKOFF_S, _LONGEST_S = 1.0, 60.0
 _REPLY_BYTES = 4 << 20
 _SAID_CHARS = 200
@@ -102,41 +104,31 @@ class Endpoint:
 
     def __init__(self, config: CaptionConfig, endpoint: EndpointConfig, work: Path) -> None:
         self._config, self._limits, self._key = config, endpoint, _key(endpoint)
-        self._answers, self._stop, self._local = work / "answers", threading.Event(), threading.local()
+        self._work, self._stop, self._local = work, threading.Event(), threading.local()
         self._gate = Gate(work / "asking", endpoint, self._stop)
 
-    def start(self) -> None:
-        """Let questions through again."""
-        self._stop.clear()
-
     def stop(self) -> None:
-        """End every wait, and wait for what is under way: here, and with other workers."""
+        """Ask nothing more, and wait for what is under way: here, and with other workers."""
         self._stop.set()
         self._gate.drain(self._limits.timeout_s)
 
     def ask(self, question: Question, check: Callable[[str], object]) -> Answer:
-        """The answer, kept if `check` raises nothing; the same question is never asked again.
+        """The answer, kept as all that is said of a clip: the same question is never asked again.
 
         Raises:
             RowError: the server refuses this clip, or answers with something else than an answer; `NoCaption` with one
-                that is cut or refused.
+                that is cut or refused, or of which `check` raises a RowError.
             MachineError: it cannot be had from the server for now, or the budget is spent.
         """
-        path = self._answers / question.key[:2] / f"{question.key}.json"
-        if path.exists():
-            return Answer(**json.loads(path.read_text(encoding="utf-8")))
+        if (kept := self._kept(question.key)) is not None:
+            return kept
         body, tries, first = json.dumps(self._body(question)).encode(), 0, 0.0
         while True:
             # A wait for the next try holds no slot.
             with self._gate.slot():
                 self._gate.request()
-                reply = self._posted(body)
+                reply = self._keeping(question.key, body, check)
                 if isinstance(reply, Answer):
-                    try:
-                        check(reply.text)
-                    except RowError:
-                        return reply
-                    replace_file(path, json.dumps(asdict(reply)).encode(), sync=True)
                     return reply
             # Not from when it was first waited for: its turn may come late.
             first = time.monotonic() if tries == 0 else first
@@ -151,6 +143,36 @@ class Endpoint:
             if reply.after_s is not None:
                 self._gate.pause(wait_s)
             self._gate.wait(wait_s)
+
+    def _keeping(self, key: str, body: bytes, check: Callable[[str], object]) -> Answer | _Again:
+        """Ask once; what is said of the clip is on the disk before it is returned or raised."""
+        reply: Answer | _Again | None = None
+        try:
+            reply = self._posted(body)
+            if isinstance(reply, Answer):
+                check(reply.text)
+                replace_file(self._path(_ANSWERS, key), json.dumps(asdict(reply)).encode(), sync=True)
+            return reply
+        except RowError as error:
+            said = NoCaption(error.reason, error.detail, reply) if isinstance(reply, Answer) else error
+            answer = asdict(said.answer) if isinstance(said, NoCaption) else None
+            failed = {"reason": said.reason, "detail": said.detail, "answer": answer}
+            replace_file(self._path(FAILED, key), json.dumps(failed).encode(), sync=True)
+            raise said from error
+
+    def _kept(self, key: str) -> Answer | None:
+        """What was answered before; RowError if that is no caption."""
+        answered, failed = self._path(_ANSWERS, key), self._path(FAILED, key)
+        if answered.exists():
+            return Answer(**json.loads(answered.read_text(encoding="utf-8")))
+        if not failed.exists():
+            return None
+        found = json.loads(failed.read_text(encoding="utf-8"))
+        reason, detail, answer = Reason(found["reason"]), found["detail"], found["answer"]
+        raise RowError(reason, detail) if answer is None else NoCaption(reason, detail, Answer(**answer))
+
+    def _path(self, folder: str, key: str) -> Path:
+        return self._work / folder / key[:2] / f"{key}.json"
 
     def _wait_s(self, key: str, tries: int, reply: _Again) -> float:
         spread = 0.5 + 0.5 * generator(0, "caption back-off", key, tries).random()

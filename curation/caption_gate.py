@@ -39,6 +39,7 @@ class Gate:
     def slot(self) -> Iterator[None]:
         """One of `in_flight`, waited for. MachineError once it is stopped."""
         while True:
+            self._check_stop()
             for number in range(self._limits.in_flight):
                 with self._locked(f"slot-{number}", fcntl.LOCK_NB) as is_mine:
                     if is_mine:
@@ -47,8 +48,10 @@ class Gate:
             self.wait(_POLL_S)
 
     def request(self) -> None:
-        """Wait for the time of the next request, and count it. MachineError if the budget is spent."""
+        """Wait for the time of the next request, and count it. MachineError if the budget is spent, or once it is
+        stopped."""
         while True:
+            self._check_stop()
             with self._ledger() as ledger:
                 self._check_budget(ledger)
                 now = time.time()
@@ -73,8 +76,8 @@ class Gate:
 
     def wait(self, seconds: float) -> None:
         """Wait; MachineError once it is stopped."""
-        if self._stop.wait(seconds):
-            raise MachineError("the captioning stage stops")
+        self._stop.wait(seconds)
+        self._check_stop()
 
     def drain(self, seconds: float) -> None:
         """Wait until what others have under way is answered, for so long at most."""
@@ -89,6 +92,10 @@ class Gate:
     @property
     def _interval_s(self) -> float:
         return 60 / self._limits.requests_per_minute if self._limits.requests_per_minute else 0.0
+
+    def _check_stop(self) -> None:
+        if self._stop.is_set():
+            raise MachineError("the captioning stage stops")
 
     def _check_budget(self, ledger: dict[str, float]) -> None:
         for counted, setting, most in (

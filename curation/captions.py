@@ -59,7 +59,6 @@ def _make(config: CaptionConfig, env: Env) -> RowsFunction:
     decoder, ask = Decoder(env.limits), _asker(config, env)
 
     def load(table: pa.Table) -> list[tuple[Columns, Asked]]:
-        ask.start()
         return [(row, _asked(row)) for row in table.to_pylist()]
 
     def _asked(row: Columns) -> Asked:
@@ -140,9 +139,6 @@ class _Server:
         self._check = partial(accepted, config=config)
         self._threads = ThreadPoolExecutor(env.aside.in_flight, "ask")
 
-    def start(self) -> None:
-        self._endpoint.start()
-
     def of(self, _question: Question, columns: Callable[[Callable[[Question], Answer]], Columns]) -> Asked:
         return self._threads.submit(columns, partial(self._endpoint.ask, check=self._check)).result
 
@@ -161,9 +157,6 @@ class _Local:
         # One thread: sums in a fixed order, so the answers do not depend on the machine's cores.
         torch.set_num_threads(1)
         self._ask = network(env.weights["model"], config, env.device)
-
-    def start(self) -> None:
-        return
 
     def of(self, _question: Question, columns: Callable[[Callable[[Question], Answer]], Columns]) -> Asked:
         return partial(columns, self._ask)

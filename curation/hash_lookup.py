@@ -7,12 +7,16 @@ many look alike. Which are found depends on the hashes alone.
 
 from __future__ import annotations
 
+import os
+import tempfile
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curation.frame_hashes import HASHED, MIRROR, TIMES
+from lumina.faults import machine_errors
 
 MOST_BITS = 10
 """Bits that the hashes of two frames may differ in."""
@@ -23,18 +27,23 @@ MOST_CLIPS = 90_000_000
 _BANDS = (0, 16, 32, 48)
 _NEIGHBOURS = 8
 """On either side."""
-_CHUNK = 1 << 20
+_PREFIX = 16
+"""Bits by which hashes are put in order first, by counting."""
+_SORTED, _COMPARED = 1 << 20, 1 << 15
+"""Entries that are sorted, and queries that are compared, at once: the latter with what they read stay in a cache."""
 Longs = NDArray[np.int64]
+_Hashes = NDArray[np.uint64]
+_Ints = NDArray[np.uint32]
 
 
 @dataclass(frozen=True)
 class Pairs:
     """Clips `first` whose frames, cropped or mirrored, may be those of the clips `second`, `lag` times later."""
 
-    first: Longs
-    second: Longs
-    lag: Longs
-    kind: Longs
+    first: NDArray[np.int32]
+    second: NDArray[np.int32]
+    lag: NDArray[np.int8]
+    kind: NDArray[np.int8]
     """See `curation.frame_hashes.HASHED`."""
 
     def __len__(self) -> int:
@@ -44,37 +53,49 @@ class Pairs:
         return Pairs(self.first[which], self.second[which], self.lag[which], self.kind[which])
 
 
-def candidates(hashes: NDArray[np.uint64]) -> Pairs:
-    """Pairs of clips with frames whose hashes are near, each with how they lie; sorted.
+class HashFile:
+    """The hashes of clips in a temporary file, 648 bytes a clip: column by column, as they are looked up.
 
-    Args:
-        hashes: [clips, 81], of each clip those of `HASHED`; 0 is none. ValueError for more than `MOST_CLIPS`.
+    Of hashes of one kind that are equal in one clip only the first is kept: what stands still is looked up once.
     """
-    clips = len(hashes)
-    if clips > MOST_CLIPS:
-        raise ValueError(f"near-duplicates are found among {MOST_CLIPS:,} clips at most, and these are {clips:,}")
-    whole = np.stack([_once(hashes, column) for column in range(TIMES)], axis=1).reshape(-1)
-    entries = np.flatnonzero(whole)
-    values = whole[entries]
-    found = np.empty(0, np.int64)
-    for band in _BANDS if len(entries) else ():
-        turned = _turned(values, band)
-        order = np.argsort(turned, kind="stable")
-        turned, ordered = turned[order], entries[order]
-        near = []
+
+    def __init__(self, clips: int) -> None:
+        """ValueError for more than `MOST_CLIPS`; MachineError if the folder for temporary files is full."""
+        if clips > MOST_CLIPS:
+            raise ValueError(f"near-duplicates are found among {MOST_CLIPS:,} clips at most, and these are {clips:,}")
+        self.numbers: _Ints = np.empty(clips, np.uint32)
+        """Of the clips, in the order in which they were added."""
+        self._added = 0
+        with _errors():
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - it lives as long as this does
+            if clips:
+                os.posix_fallocate(self._file.fileno(), 0, 8 * len(HASHED) * clips)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def add(self, numbers: NDArray[np.integer], hashes: _Hashes) -> None:
+        """Add clips by their numbers: hashes [n, 81], those of `HASHED`; 0 is none."""
+        end = self._added + len(numbers)
+        self.numbers[self._added : end] = numbers
         for column in range(len(HASHED)):
-            queries = _once(hashes, column)
-            starts = range(0, clips, _CHUNK)
-            near += [_near(turned, ordered, queries[at : at + _CHUNK], at, band, column, clips) for at in starts]
-        found = np.unique(np.concatenate([found, *near]))
-    pair, way = np.divmod(found, 1024)
-    first, second = np.divmod(pair, max(clips, 1))
-    lag, kind = np.divmod(way, 64)
-    return Pairs(first, second, lag - MOST_LAG, kind)
+            with _errors():
+                os.pwrite(self._file.fileno(), _once(hashes, column).data, 8 * (column * len(self) + self._added))
+        self._added = end
+
+    def column(self, column: int) -> _Hashes:
+        """One hash of every clip, in the order of `numbers`."""
+        size = 8 * len(self)
+        with _errors():
+            return np.frombuffer(os.pread(self._file.fileno(), size, column * size), np.uint64)
 
 
-def _once(hashes: NDArray[np.uint64], column: int) -> NDArray[np.uint64]:
-    """A column, without what equals an earlier hash of the same clip and kind: what stands still is looked up once."""
+def _errors() -> AbstractContextManager[None]:
+    return machine_errors(f"{tempfile.gettempdir()} (TMPDIR): hashes of frames")
+
+
+def _once(hashes: _Hashes, column: int) -> _Hashes:
+    """A column, without what equals an earlier hash of the same clip and kind."""
     once = hashes[:, column].copy()
     for earlier in range(column):
         if HASHED[earlier][1] == HASHED[column][1]:
@@ -82,35 +103,96 @@ def _once(hashes: NDArray[np.uint64], column: int) -> NDArray[np.uint64]:
     return once
 
 
-def _turned(values: NDArray[np.uint64], band: int) -> NDArray[np.uint64]:
-    turned: NDArray[np.uint64] = values << np.uint64(band) | values >> np.uint64(64 - band) if band else values
+def candidates(hashes: HashFile) -> Pairs:
+    """Pairs of clips with frames whose hashes are near, each with how they lie; sorted."""
+    found = np.empty(0, np.int64)
+    for band in _BANDS:
+        index = _index(hashes, band)
+        if not len(index.values):
+            break
+        near = [_near(index, hashes, band, column) for column in range(len(HASHED))]
+        del index
+        found = np.unique(np.concatenate([found, *near]))
+    pair, way = np.divmod(found, 1024)
+    del found
+    first, second = (one.astype(np.int32) for one in np.divmod(pair, max(len(hashes), 1)))
+    lag, kind = (one.astype(np.int8) for one in np.divmod(way, 64))
+    return Pairs(first, second, lag - np.int8(MOST_LAG), kind)
+
+
+@dataclass(frozen=True)
+class _Index:
+    """Hashes of whole frames from one band on, sorted."""
+
+    values: _Hashes
+    entries: _Ints
+    """Number of the clip x TIMES + number of the time."""
+    starts: Longs
+    """Where the values of each prefix begin, [65537]."""
+
+
+def _index(hashes: HashFile, band: int) -> _Index:
+    counts = np.zeros((TIMES, 1 << _PREFIX), np.int64)
+    for time in range(TIMES):
+        column = hashes.column(time)
+        counts[time] = np.bincount(_prefixes(_turned(column[column != 0], band)), minlength=1 << _PREFIX)
+    starts = np.concatenate([[0], counts.sum(axis=0).cumsum()])
+    values, entries = np.empty(starts[-1], np.uint64), np.empty(starts[-1], np.uint32)
+    filled = starts[:-1].copy()
+    for time in range(TIMES):
+        rows, turned, _ = _in_order(hashes.column(time), band)
+        at = np.arange(len(rows)) + np.repeat(filled - (counts[time].cumsum() - counts[time]), counts[time])
+        values[at], entries[at] = turned, hashes.numbers[rows] * np.uint32(TIMES) + np.uint32(time)
+        filled += counts[time]
+    for low, high in _blocks(starts):
+        order = np.lexsort((entries[low:high], values[low:high]))
+        values[low:high], entries[low:high] = values[low:high][order], entries[low:high][order]
+    return _Index(values, entries, starts)
+
+
+def _blocks(starts: Longs) -> list[tuple[int, int]]:
+    """Ranges of whole prefixes, of `_SORTED` entries where no prefix has more."""
+    wanted = np.searchsorted(starts, np.arange(0, starts[-1] + _SORTED, _SORTED))
+    ends = np.unique(starts[wanted.clip(max=len(starts) - 1)])
+    return list(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
+
+
+def _in_order(column: _Hashes, band: int) -> tuple[Longs, _Hashes, NDArray[np.uint16]]:
+    """Places of the hashes that there are, these from `band` on, and their prefixes, by which they are ordered."""
+    rows = np.flatnonzero(column)
+    turned = _turned(column[rows], band)
+    prefixes = _prefixes(turned)
+    order = np.argsort(prefixes, kind="stable")
+    return rows[order], turned[order], prefixes[order]
+
+
+def _turned(values: _Hashes, band: int) -> _Hashes:
+    turned: _Hashes = values << np.uint64(band) | values >> np.uint64(64 - band) if band else values
     return turned
 
 
-def _near(
-    index: NDArray[np.uint64],
-    entries: Longs,
-    values: NDArray[np.uint64],
-    start: int,
-    band: int,
-    column: int,
-    clips: int,
-) -> Longs:
-    """Codes of the hashes of one column, of the clips from `start` on, with what is near in the sorted index."""
-    rows = np.flatnonzero(values)
-    queries = _turned(values[rows], band)
-    order = np.argsort(queries, kind="stable")
-    # Sorted queries walk through the index instead of jumping in it.
-    rows, queries = rows[order], queries[order]
-    places = np.searchsorted(index, queries)
+def _prefixes(turned: _Hashes) -> NDArray[np.uint16]:
+    return (turned >> np.uint64(64 - _PREFIX)).astype(np.uint16)
+
+
+def _near(index: _Index, hashes: HashFile, band: int, column: int) -> Longs:
+    """Codes of the hashes of one column with what is near in the index."""
+    # Queries in the order of the index walk through it instead of jumping in it.
+    rows, queries, prefixes = _in_order(hashes.column(column), band)
+    rows_near, places_near = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for at in range(0, len(rows), _COMPARED):
+        some, own = queries[at : at + _COMPARED], rows[at : at + _COMPARED]
+        low, high = index.starts[prefixes[at]], index.starts[int(prefixes[at + len(some) - 1]) + 1]
+        places = low + np.searchsorted(index.values[low:high], some)
+        for away in range(-_NEIGHBOURS, _NEIGHBOURS):
+            there = index.values.take(places + away, mode="clip")
+            is_near = np.flatnonzero(np.bitwise_count(there ^ some) <= MOST_BITS)
+            rows_near.append(own[is_near])
+            places_near.append(places[is_near] + away)
+    first = hashes.numbers[np.concatenate(rows_near)].astype(np.int64)
+    second, later = np.divmod(index.entries.take(np.concatenate(places_near), mode="clip").astype(np.int64), TIMES)
     time, kind = HASHED[column]
-    found = []
-    for away in range(-_NEIGHBOURS, _NEIGHBOURS):
-        at = np.clip(places + away, 0, len(index) - 1)
-        is_near = np.flatnonzero(np.bitwise_count(index[at] ^ queries) <= MOST_BITS)
-        second, later = np.divmod(entries[at[is_near]], TIMES)
-        found.append(_codes(rows[is_near] + start, second, later - time, kind, clips))
-    return np.unique(np.concatenate(found))
+    return np.unique(_codes(first, second, later - time, kind, len(hashes)))
 
 
 def _codes(first: Longs, second: Longs, lag: Longs, kind: int, clips: int) -> Longs:

@@ -17,7 +17,8 @@ _FLOOR = 4
 """Levels that are added to the deviation: what is nearly plain differs by what encoders do."""
 _COMPARED = 12
 _CHUNK = 4096
-Thumbnails = Callable[[Longs], NDArray[np.uint8]]
+Ints = NDArray[np.integer]
+Thumbnails = Callable[[Ints], NDArray[np.uint8]]
 """Of the clips with these numbers, [n, 9, 16, 16, 3]."""
 
 
@@ -63,7 +64,7 @@ def _resampled(frames: NDArray[np.float32], rows: int, columns: int) -> NDArray[
     return resampled
 
 
-def clusters(count: int, first: Longs, second: Longs) -> Longs:
+def clusters(count: int, first: Ints, second: Ints) -> Longs:
     """The least number among all that pairs connect each of `count` numbers with, itself included."""
     if not len(first):
         return np.arange(count)

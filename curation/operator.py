@@ -62,6 +62,10 @@ class Env:
     """Settings of how the operator computes that are in no identity, such as where a server is."""
 
 
+FAILED = "failed"
+"""Folder in `Env.work` for what an operator keeps of rows that failed: gone where these are to be computed again."""
+
+
 @dataclass(frozen=True)
 class Shard:
     """The rows whose ids are at least `low` and below `high`, which is no bound where it is empty."""

@@ -35,14 +35,17 @@ _MEANS = {
     "aesthetic_min": "LAION's score, lowest of the frames",
     "caption_match": "cosine of caption and frames, mean",
     "caption_match_min": "cosine of caption and frames, lowest",
+    "caption_match_new": "cosine of the model's caption and frames, mean",
+    "caption_match_new_min": "cosine of the model's caption and frames, lowest",
+    AGREEMENT: "how far the clip's own caption and the model's say the same, 0 to 1",
+    "caption_tokens": "of the question and the answer",
     "nsfw": "probability, mean over frames",
     "nsfw_max": "probability, highest of the frames",
     "text_area": "share of the picture under text, mean over frames",
     "text_frames": "share of frames with text",
     "text_stable": "share of the picture under text that stays",
-    AGREEMENT: "how far a clip's own caption and the model's say the same, 0 to 1",
 }
-"""Units of the stage `scores`, see `curation.score_columns`, and of what captions are judged by."""
+"""Units of scores; see `curation.score_columns`."""
 
 
 class ScoreLimits(Config):
@@ -83,13 +86,12 @@ class Score:
 
 def is_scores(key: str) -> bool:
     """Whether the input of this name has numbers that the page shows."""
-    return key == "scores" or key.startswith("score@")
+    return key in ("scores", "caption") or key.startswith("score@")
 
 
 def read_scores(inputs: Mapping[str, Input], clip_ids: pa.ChunkedArray) -> pa.Table | None:
-    """The numbers of the inputs `scores` and `score@...`, and how far the captions of `caption` agree, a column each.
+    """The numbers of the inputs `scores`, `score@...` and `caption`, a column each, in the order of `clip_ids`.
 
-    They are in the order of `clip_ids`.
     Columns without any value are left out: nothing has measured them. None where there is no such input or number.
     ValueError if a table is of other clips.
     """
@@ -97,26 +99,18 @@ def read_scores(inputs: Mapping[str, Input], clip_ids: pa.ChunkedArray) -> pa.Ta
     for key in sorted(filter(is_scores, inputs)):
         rows = dataset(inputs[key].path / "data")
         names = [name for name in rows.schema.names if name in score_columns(rows.schema)]
-        table = rows.to_table(["clip_id", *names]).sort_by("clip_id")
-        _check_clips(key, table, clip_ids)
+        texts = ["caption", "caption_new"] if key == "caption" else []
+        table = rows.to_table(["clip_id", *names, *texts]).sort_by("clip_id")
+        if not table["clip_id"].equals(clip_ids):
+            raise ValueError(f"{key} has {len(table)} rows and select {len(clip_ids)}, or their clip ids differ")
+        if texts:
+            said = zip(*(table[name].to_pylist() for name in texts), strict=True)
+            table = table.append_column(
+                AGREEMENT, pa.array([agreement(old or "", new or "") for old, new in said], pa.float64())
+            )
+            names = [AGREEMENT, *names]
         columns |= {name: as_written(table[name]) for name in names if table[name].null_count < len(table)}
-    if "caption" in inputs:
-        columns |= _agreement(inputs["caption"], clip_ids)
     return pa.table(columns) if columns else None
-
-
-def _agreement(captions: Input, clip_ids: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
-    """The score that `select` makes of both captions."""
-    table = dataset(captions.path / "data").to_table(["clip_id", "caption", "caption_new"]).sort_by("clip_id")
-    _check_clips("caption", table, clip_ids)
-    pairs = zip(table["caption"].to_pylist(), table["caption_new"].to_pylist(), strict=True)
-    found = pa.chunked_array([pa.array([agreement(old or "", new or "") for old, new in pairs], pa.float64())])
-    return {AGREEMENT: found} if found.null_count < len(found) else {}
-
-
-def _check_clips(key: str, table: pa.Table, clip_ids: pa.ChunkedArray) -> None:
-    if not table["clip_id"].equals(clip_ids):
-        raise ValueError(f"{key} has {len(table)} rows and select {len(clip_ids)}, or their clip ids differ")
 
 
 def describe_scores(

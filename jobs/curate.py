@@ -30,7 +30,7 @@ import pyarrow as pa
 
 from curation.decode_limits import DecodeLimits
 from curation.digest import RowsDigest
-from curation.operator import Env, Input, Operator, Shard, load_operator
+from curation.operator import FAILED, Env, Input, Operator, Shard, load_operator
 from curation.schema import Reason
 from jobs import capacity, row_worker
 from jobs.context import JobContext, JobResult
@@ -95,7 +95,6 @@ class _Run:
         operator.check(inputs, ctx.config)
         shards, planned = self._plan(inputs)
         rows = sum(one.rows for one in planned)
-        ctx.progress(0, rows, "rows")
         directory = ctx.work / self._directory
         computed = read_parts(directory) if operator.map is None else self._compute(shards, planned)
         parts = computed
@@ -130,6 +129,8 @@ class _Run:
             return [self.stage.writer("parts").write(self.operator.computed_schema.empty_table())]
         if self.operator.reduce is None:
             self._reuse(shards, planned, rows)
+        # The first count, from which the rate is told: rows that are there were not computed now.
+        ctx.progress(min(rows_written(directory), rows), rows, "rows")
         parts, before = read_parts(directory), -1
         with _progress(ctx, directory, rows):
             while todo := _unfinished(parts, planned):
@@ -248,7 +249,8 @@ class _Run:
         # Beside rows that were well before, a single one may be a bad clip.
         if sum(one.rows for one in broken) > bool(reused) and counts["ok"] == reused.total():
             # Nothing of it is worth keeping: once the cause is mended, all rows are computed anew.
-            shutil.rmtree(ctx.work / "parts", ignore_errors=True)
+            for name in ("parts", FAILED):
+                shutil.rmtree(ctx.work / name, ignore_errors=True)
             first = min(broken, key=lambda one: one.key)
             raise RuntimeError(f"{ctx.stage}: no row succeeded; the first error was: {first.detail}")
         check_failed_alike(ctx, computed)

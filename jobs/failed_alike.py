@@ -6,9 +6,11 @@ cause; written down, the rows would stay broken after it is mended.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from curation.operator import FAILED
 from jobs.parts import Part
 from lumina.faults import MachineError
 
@@ -22,7 +24,8 @@ LEAST = 20
 def check_failed_alike(ctx: JobContext, parts: Sequence[Part]) -> None:
     """MachineError if more than `runtime.max_failed_share` of the rows that came in well are quarantined alike.
 
-    Parts with such rows are then taken from the scratch directory, so that the next run computes them again.
+    Parts with such rows, and what the operator keeps of rows that failed, are then taken from the scratch directory, so
+    that the next run computes them again.
 
     Args:
         ctx: of the stage.
@@ -38,6 +41,7 @@ def check_failed_alike(ctx: JobContext, parts: Sequence[Part]) -> None:
     for part in parts:
         if reason in part.failed:
             part.record_path(ctx.work / "parts").unlink(missing_ok=True)
+    shutil.rmtree(ctx.work / FAILED, ignore_errors=True)
     example = min(failed[reason], key=lambda one: one.key).detail
     raise MachineError(
         f"{count} of {came_well} rows failed alike, more than runtime.max_failed_share="

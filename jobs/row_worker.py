@@ -238,8 +238,9 @@ def map_task(tasks: pa.Table, stage: RowStage) -> pa.Table:
             del _MAPPERS[next(iter(_MAPPERS))]
     try:
         return mapper(tasks)
-    except KeyboardInterrupt:
-        del _MAPPERS[key]  # its decoder may be in the middle of an answer
+    except (KeyboardInterrupt, MachineError):
+        # Its decoder may be in the middle of an answer, or what asks a server has stopped.
+        del _MAPPERS[key]
         raise
 
 

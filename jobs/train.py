@@ -294,10 +294,14 @@ def _raise_if_stopped(work: Path) -> None:
 
 
 def _follow(ctx: JobContext, finished: Event) -> None:
-    """Pass on each line of the metrics file once, in order of step, until the run has finished."""
+    """Pass on each line of the metrics file once, in order of step, until the run has finished.
+
+    The progress that is told is what these workers have reached, beginning with the step that they resume from.
+    """
     from lumina.training.metrics import curve_points
 
     path, steps = ctx.work / METRICS_FILE, ctx.config.steps
+    earlier = path.stat().st_ino if path.exists() else 0
     last, offset, inode = 0, 0, 0
     refused = _refused(ctx.work)
     samples = SampleFollower(ctx)
@@ -319,7 +323,9 @@ def _follow(ctx: JobContext, finished: Event) -> None:
                 if step > last:
                     last = step
                     ctx.log_metrics(curve_points(row), step)
-                    ctx.progress(step, steps, "steps")
+            # Until workers put theirs in its place, the file is that of a run that was stopped.
+            if lines and inode != earlier:
+                ctx.progress(step, steps, "steps")
         samples.tell()
         if ending:
             return

@@ -9,6 +9,8 @@ from typing import Any
 
 from curation.caption_choice import AGREEMENT
 from curation.caption_config import CaptionConfig
+from curation.duplicate_clusters import EMBEDDED
+from curation.embeddings import WEIGHTS
 from curation.hashed_clips import FrameHashesConfig
 from curation.manifests import Manifest, external_digest, media_root, read_manifest
 from curation.operator import Operator, load_operator
@@ -61,8 +63,17 @@ def read_clips(config: BaseConfig, data: RenderShapesConfig | Manifest) -> list[
 
 def score_clips(config: BaseConfig) -> list[Stage]:
     """The stages of the sections `scores`, where a scorer is on, `scoring` and `caption`."""
+    for name, one in config.scoring.items():
+        if config.caption is None and "caption" in load_operator(one.operator).inputs:
+            raise PipelineError(f"scoring.{name} reads new captions, but nothing captions clips: set caption.endpoint")
     added = [
-        curate(config, one.operator, one.settings, f"score@{name}", weights=one.weights)
+        curate(
+            config,
+            one.operator,
+            one.settings,
+            f"score@{name}",
+            weights={key: resolve(place) for key, place in one.weights.items()},
+        )
         for name, one in config.scoring.items()
     ]
     added += [_captions(config, config.caption)] if config.caption is not None else []
@@ -111,7 +122,7 @@ def select_clips(config: BaseConfig, policy: SelectConfig, inputs: Collection[st
 def show_curation(config: BaseConfig, section: CurationPageConfig, inputs: Collection[str]) -> Stage:
     """The page of the stages of these names, and of all that score and caption; limits are those of `select`."""
     read = [*inputs, *(stage.name for stage in score_clips(config))]
-    is_scored = any(is_scores(name) or name == "caption" for name in read)
+    is_scored = any(is_scores(name) for name in read)
     page = PageConfig(**section.model_dump(), limits=_limits(config.select) if is_scored else {})
     return job(
         config,
@@ -138,10 +149,16 @@ def find_duplicates(config: BaseConfig) -> list[Stage]:
     """The stages that find near-duplicates, where there is the section `duplicates`."""
     if config.duplicates is None:
         return []
-    return [
-        curate(config, "curation.hashed_clips:FRAME_HASHES_OPERATOR", FrameHashesConfig()),
-        curate(config, "curation.duplicate_clusters:DUPLICATES_OPERATOR", config.duplicates),
-    ]
+    hashes = curate(config, "curation.hashed_clips:FRAME_HASHES_OPERATOR", FrameHashesConfig())
+    found = curate(config, "curation.duplicate_clusters:DUPLICATES_OPERATOR", config.duplicates.identity())
+    semantic = config.duplicates.semantic
+    if semantic is None:
+        return [hashes, found]
+    if semantic.weights is None:
+        raise PipelineError(f"{WEIGHTS} is not given: name a path, or a model of the hub as hf:owner/name")
+    given = {WEIGHTS: resolve(semantic.weights)}
+    embeddings = curate(config, "curation.embeddings:EMBEDDINGS_OPERATOR", semantic.embeddings(), weights=given)
+    return [hashes, embeddings, replace(found, inputs={**found.inputs, EMBEDDED: embeddings.name})]
 
 
 def duplicates_found(config: BaseConfig) -> tuple[str, ...]:

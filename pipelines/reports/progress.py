@@ -52,21 +52,23 @@ class StageProgress:
     total: int = 0
     unit: str = ""
     first_at: float = 0.0
-    """When the first count was told, from which the rate counts."""
+    """When the count was told from which the rate counts."""
     first_done: int = 0
+    """That count: what was done before, in this run or an earlier one."""
 
     def enter(self, state: str, detail: str, now: float) -> None:
         """The stage changed its state."""
         if state == "running" or (state in ENDED and not self.since):
-            self.since = now
+            self.since, self.first_at = now, 0.0
         if state in ENDED:
             self.ended = now
         self.state, self.detail = state, detail
 
     def advance(self, done: int, total: int, unit: str, now: float) -> None:
         """The stage got on."""
-        # A resumed stage starts at its last step: the rate counts from there.
-        if not self.first_at or unit != self.unit or done < self.first_done:
+        # The rate counts from the first count, which a resumed stage tells of what it need not do again; and anew from
+        # where workers that were lost have set it back to.
+        if not self.first_at or unit != self.unit or done < self.done:
             self.first_at, self.first_done = now, done
         self.done, self.total, self.unit = done, total, unit
 

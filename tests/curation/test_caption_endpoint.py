@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import email.utils
 import logging
+import shutil
 import socket
 import threading
 import time
@@ -16,6 +17,7 @@ import pytest
 from curation import caption_endpoint, caption_gate
 from curation.caption_config import CaptionConfig, EndpointConfig
 from curation.caption_endpoint import Answer, Endpoint, NoCaption, Question
+from curation.operator import FAILED
 from curation.schema import Reason, RowError
 from lumina.faults import MachineError
 from tests.curation.captioning import Captioner, Reply, chat, seen, served
@@ -85,10 +87,23 @@ def test_what_was_answered_is_asked_by_nobody_again(captioner: Captioner, tmp_pa
     def none(_text: str) -> None:
         raise RowError(Reason.CAPTION_NONSENSE, "no caption")
 
-    # What is no caption is not kept: another model, or a mended server, may give one.
+    # Nor what was no caption, until the stage has those asked again.
     for _ in range(2):
-        endpoint(captioner, tmp_path).ask(question(2), none)
+        with pytest.raises(NoCaption, match="no caption") as caught:
+            endpoint(captioner, tmp_path).ask(question(2), none)
+        assert caught.value.answer == Answer("A red circle moves left.", "shapes-vl-7b", "fp_1", 10)
+    assert len(captioner.requests) == 3
+    shutil.rmtree(tmp_path / FAILED)
+    assert endpoint(captioner, tmp_path).ask(question(2), fine).text == "A red circle moves left."
     assert len(captioner.requests) == 4
+
+
+def test_once_stopped_nothing_is_asked_though_slots_are_free(captioner: Captioner, tmp_path: Path) -> None:
+    asking = endpoint(captioner, tmp_path)
+    asking.stop()
+    with pytest.raises(MachineError, match="the captioning stage stops"):
+        asking.ask(question(), fine)
+    assert not captioner.requests
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
@@ -253,9 +268,13 @@ def test_what_is_no_answer_is_the_row_s_reason(
     captioner: Captioner, tmp_path: Path, reply: Reply, reason: str, detail: str
 ) -> None:
     captioner.reply = replies(reply)
-    with pytest.raises(RowError, match=detail) as caught:
-        endpoint(captioner, tmp_path).ask(question(), fine)
-    assert caught.value.reason == reason
+    found = []
+    for _ in range(2):
+        with pytest.raises(RowError, match=detail) as caught:
+            endpoint(captioner, tmp_path).ask(question(), fine)
+        assert caught.value.reason == reason
+        found.append((type(caught.value), caught.value.detail, getattr(caught.value, "answer", None)))
+    assert found[0] == found[1]
     assert len(captioner.requests) == 1
 
 

@@ -15,18 +15,16 @@ from curation import caption_endpoint
 from curation.caption_choice import CaptionChoice
 from curation.caption_config import CaptionConfig, EndpointConfig
 from curation.captions import CAPTION_OPERATOR, prompted
-from curation.operator import Env, Input, apply
+from curation.operator import Env, Halves, Input, apply
 from curation.rules import Range
 from curation.selection import SELECT_OPERATOR, SelectConfig
 from jobs.shapes import RenderShapesConfig, _Chunk, _render_chunk
 from lumina.faults import MachineError
-from lumina.shapes.captions import _STAYS, _TO
-from tests.curation.captioning import Captioner, Reply, chat, served
+from tests.curation.captioning import Captioner, Reply, chat, is_right, served
 from tests.curation.in_memory import computed
 from tests.curation.scored import probed
 
 CLIPS = 24
-SAID = {"still": _STAYS, **_TO}
 
 
 @pytest.fixture(scope="module")
@@ -61,18 +59,6 @@ def captioned(root: Path, work: Path, captioner: Captioner, clips: pa.Table | No
     rows = prompted(clips, given)
     assert CAPTION_OPERATOR.map is not None
     return apply(CAPTION_OPERATOR, CAPTION_OPERATOR.map(given, env), rows)
-
-
-def is_right(caption: str, scene: list[dict[str, str]]) -> bool:
-    """Whether a caption tells each shape of a scene with its colour, its kind and where it moves, and no other."""
-    clauses = caption.lower().replace(" while ", " and ").split(" and ")
-    return len(clauses) == len(scene) and all(
-        any(
-            f"{one['color']} {one['kind']}" in clause and any(f" {said}" in clause for said in SAID[one["direction"]])
-            for clause in clauses
-        )
-        for one in scene
-    )
 
 
 def test_wrong_captions_are_found_by_disagreement_and_repaired(
@@ -179,7 +165,7 @@ def test_an_answer_that_is_cut_is_kept_and_a_full_disk_is_no_row_s_fault(
 
     monkeypatch.setattr(caption_endpoint, "replace_file", full)
     with pytest.raises(MachineError, match="an answer cannot be kept: No space left on device; free some space"):
-        captioned(root, tmp_path, captioner, clips.slice(0, 1))
+        captioned(root, tmp_path, captioner, clips.slice(1, 1))
 
 
 def test_a_stage_that_stops_has_its_answers_when_it_goes_on(
@@ -198,6 +184,25 @@ def test_a_stage_that_stops_has_its_answers_when_it_goes_on(
     rows = captioned(root, tmp_path, captioner, some)
     assert set(rows["status"].to_pylist()) == {"ok"}
     assert captioner.succeeded.total() == len(captioner.succeeded) == len(some)
+
+
+def test_what_is_loaded_after_a_stop_is_not_asked(
+    web: tuple[Path, pa.Table, dict[str, Any]], captioner: Captioner, tmp_path: Path
+) -> None:
+    root, clips, _ = web
+    given, endpoint = config(captioner)
+    rows = prompted(clips, given)
+    captioner.reply = lambda _body, _number: (401, {}, b"who are you")
+    assert CAPTION_OPERATOR.map is not None
+    halves = CAPTION_OPERATOR.map(given, Env(str(root), work=str(tmp_path), aside=endpoint))
+    assert isinstance(halves, Halves)
+    with pytest.raises(MachineError, match="the key is not accepted"):
+        halves(rows.slice(0, 1))
+    # As the thread does that loads ahead.
+    loaded = halves.load(rows.slice(1, 3))
+    with pytest.raises(MachineError, match="the captioning stage stops"):
+        halves.compute(loaded)
+    assert len(captioner.requests) == 1
 
 
 def test_a_corrected_caption_is_no_new_question_unless_the_prompt_tells_it(

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from bisect import bisect_left
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from curation import hash_lookup
-from curation.frame_hashes import HASHED, MIRROR
-from curation.hash_lookup import MOST_LAG, Pairs, candidates
+from curation.frame_hashes import HASHED, MIRROR, TIMES
+from curation.hash_lookup import MOST_BITS, MOST_LAG, HashFile, Pairs
+from lumina.faults import MachineError
 
 CLIPS, PLANTED = 600, 60
 Hashes = NDArray[np.uint64]
@@ -25,6 +32,38 @@ def altered(values: Hashes, count: int) -> Hashes:
     rng = np.random.Generator(np.random.Philox(5))
     turned = [sum(1 << int(bit) for bit in rng.permutation(63)[:count]) for _ in values.reshape(-1)]
     return values ^ np.array(turned, np.uint64).reshape(values.shape)
+
+
+def candidates(hashes: Hashes, numbers: NDArray[np.int64] | None = None, step: int = 1000) -> Pairs:
+    """Of the clips `numbers`, which are added some at a time."""
+    numbers, file = np.arange(len(hashes)) if numbers is None else numbers, HashFile(len(hashes))
+    for at in range(0, len(hashes), step):
+        file.add(numbers[at : at + step], hashes[at : at + step])
+    return hash_lookup.candidates(file)
+
+
+def plainly(hashes: Hashes) -> set[tuple[int, int, int, int]]:
+    """The eight neighbours on either side of each hash among all whole frames, sorted from each band on."""
+    once = [
+        (clip, time, kind, int(row[place]))
+        for clip, row in enumerate(hashes)
+        for place, (time, kind) in enumerate(HASHED)
+        if row[place] and not any(row[one] == row[place] and HASHED[one][1] == kind for one in range(place))
+    ]
+    pairs = set()
+    for band in (0, 16, 32, 48):
+        turned = [(value << band | value >> (64 - band)) % (1 << 64) for *_, value in once]
+        whole = sorted((value, *one[:2]) for value, one in zip(turned, once, strict=True) if one[2] == 0)
+        for value, (clip, time, kind, _) in zip(turned, once, strict=True):
+            at = bisect_left(whole, (value,))
+            for near, other, later in whole[max(at - 8, 0) : at + 8]:
+                lag, ends = later - time, (clip, other)
+                if clip == other or abs(lag) > MOST_LAG or (near ^ value).bit_count() > MOST_BITS:
+                    continue
+                if kind in (0, MIRROR) and clip > other:
+                    lag, ends = -lag, (other, clip)
+                pairs.add((*ends, lag, kind))
+    return pairs
 
 
 def found(pairs: Pairs) -> set[tuple[int, int, int, int]]:
@@ -72,6 +111,27 @@ def test_pairs_are_those_of_the_clips_whatever_their_order() -> None:
     assert either[0] == either[1] >= {frozenset((clip, clip + 300)) for clip in range(100)}
 
 
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 6), st.integers(0, 1 << 32))
+def test_candidates_are_those_of_the_plain_rule_in_whatever_order_clips_are_added(
+    clips: int, films: int, seed: int
+) -> None:
+    rng = np.random.Generator(np.random.Philox(seed))
+    hashes = drawn(films)[rng.integers(0, films, clips)][:, rng.permutation(len(HASHED))]
+    hashes[:, rng.integers(1, TIMES)] = hashes[:, 0]
+    turned = rng.random((*hashes.shape, 63)) < rng.choice([0, 0.05, 0.1])
+    hashes ^= (turned * (np.uint64(1) << np.arange(63, dtype=np.uint64))).sum(axis=-1, dtype=np.uint64)
+    hashes[rng.random(hashes.shape) < rng.choice([0, 0.5, 0.95])] = 0
+    order = rng.permutation(clips)
+    with pytest.MonkeyPatch.context() as patch:
+        # Blocks that end between any two entries, as far as prefixes let them.
+        patch.setattr(hash_lookup, "_SORTED", int(rng.integers(1, 20)))
+        patch.setattr(hash_lookup, "_COMPARED", int(rng.integers(1, 20)))
+        pairs = candidates(hashes[order], order, 7)
+    assert found(pairs) == plainly(hashes)
+    assert len(pairs) == len(found(pairs))
+
+
 def test_a_thousand_equal_clips_are_connected_by_few_pairs() -> None:
     hashes = np.repeat(drawn(1), 1000, axis=0)
     pairs = candidates(hashes)
@@ -82,4 +142,14 @@ def test_a_thousand_equal_clips_are_connected_by_few_pairs() -> None:
 def test_more_clips_than_can_be_told_apart_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hash_lookup, "MOST_CLIPS", 5)
     with pytest.raises(ValueError, match=r"among 5 clips at most, and these are 600"):
-        candidates(drawn())
+        HashFile(CLIPS)
+
+
+def test_a_folder_for_temporary_files_that_is_full_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_file: int, _offset: int, size: int) -> None:
+        assert size == 8 * len(HASHED)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(MachineError, match=r"TMPDIR\): hashes of frames: No space left on device; free some space"):
+        HashFile(1)

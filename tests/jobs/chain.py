@@ -25,6 +25,7 @@ class Chain:
         self.refs: dict[str, InputRef] = {}
         self.progress: list[tuple[int, int]] = []
         self.runtime = RuntimeConfig()
+        self.aside: Any = None
 
     def run(self, stage: str, operator: str, config: Config, **inputs: str) -> JobResult:
         out, work = self.root / stage / "out", self.root / stage / "work"
@@ -46,6 +47,7 @@ class Chain:
                 progress=lambda done, total, unit: self.progress.append((done, total)),
                 log_metrics=lambda metrics, step: None,
                 earlier=self._earlier(stage),
+                aside=self.aside,
             )
         )
         self.refs[stage] = InputRef(stage, out, result.digest)

@@ -21,13 +21,17 @@ from psutil import net_connections
 from curation.caption_config import CaptionConfig, EndpointConfig
 from curation.digest import RowsDigest
 from curation.operator import Env, Input, Shard
+from jobs.context import InputRef
 from jobs.parts import read_parts
 from jobs.row_index import write_row_index
-from jobs.row_worker import Mapper, RowStage, plan_shard, reuse_earlier
+from jobs.row_worker import Mapper, RowStage, map_task, plan_shard, reuse_earlier
+from jobs.runtime import RuntimeConfig
 from jobs.shards import read_table
+from lumina.faults import MachineError
 from lumina.video import write_h264
 from tests.curation.captioning import Captioner, Reply, served
 from tests.curation.scored import probed
+from tests.jobs.chain import Chain
 
 CLIPS = 8
 WORKER = """
@@ -74,6 +78,14 @@ def _digest(stage: RowStage) -> str:
     return str(sum((file.digest for part in parts for file in part.files), RowsDigest()))
 
 
+def _kill(captioner: Captioner, number: int) -> int:
+    """Kill the process that a request comes from."""
+    port = int(captioner.requests[number][0]["port"])
+    [pid] = {one.pid for one in net_connections("tcp") if one.laddr.port == port and one.pid != os.getpid()}
+    os.kill(pid, signal.SIGKILL)
+    return int(pid)
+
+
 def test_killed_twice_and_by_any_number_of_workers_each_clip_is_asked_for_once(
     clips: tuple[Path, pa.Table], tmp_path: Path
 ) -> None:
@@ -84,10 +96,7 @@ def test_killed_twice_and_by_any_number_of_workers_each_clip_is_asked_for_once(
         def kill(_body: Any, number: int) -> Reply | None:
             if number not in (2, 5):
                 return None
-            port = int(captioner.requests[number][0]["port"])
-            [pid] = {one.pid for one in net_connections("tcp") if one.laddr.port == port and one.pid != os.getpid()}
-            killed.append(pid)
-            os.kill(pid, signal.SIGKILL)
+            killed.append(_kill(captioner, number))
             return 500, {}, b""
 
         captioner.reply = kill
@@ -107,6 +116,55 @@ def test_killed_twice_and_by_any_number_of_workers_each_clip_is_asked_for_once(
         assert captioner.succeeded.total() == 2 * CLIPS
         assert captioner.most_at_once == 1
     assert _digest(stage) == _digest(four)
+
+
+@pytest.mark.ray
+def test_a_killed_worker_of_ray_costs_the_request_that_it_has_under_way(
+    clips: tuple[Path, pa.Table], tmp_path: Path, ray_cluster: None
+) -> None:
+    media, rows = clips
+    (tmp_path / "probe" / "data").mkdir(parents=True)
+    pq.write_table(rows, tmp_path / "probe" / "data" / "part.parquet")
+
+    def captioned(name: str, captioner: Captioner, workers: int) -> str:
+        endpoint = EndpointConfig(model="m", url=captioner.url, in_flight=workers)
+        chain = Chain(tmp_path / name, media)
+        chain.runtime, chain.aside = RuntimeConfig(curation_workers=workers), endpoint
+        chain.refs["probe"] = InputRef("probe", tmp_path / "probe", "")
+        config = CaptionConfig(endpoint=endpoint, samples=2).identity()
+        return chain.run("caption", "curation.captions:CAPTION_OPERATOR", config, clips="probe").digest.digest
+
+    with served(Captioner()) as captioner:
+        whole = captioned("one", captioner, 1)
+        assert captioner.succeeded.total() == len(captioner.succeeded) == len(captioner.requests) == CLIPS
+    killed: list[int] = []
+    with served(Captioner()) as captioner:
+
+        def kill(_body: Any, number: int) -> Reply | None:
+            if number != CLIPS // 2:
+                return None
+            killed.append(_kill(captioner, number))
+            return 500, {}, b""
+
+        captioner.reply = kill
+        assert captioned("four", captioner, 4) == whole
+        assert len(killed) == 1
+        assert captioner.succeeded.total() == len(captioner.succeeded) == CLIPS
+        assert len(captioner.requests) == CLIPS + 1
+
+
+def test_a_process_that_was_stopped_asks_again_when_the_command_is_given_again(
+    clips: tuple[Path, pa.Table], tmp_path: Path
+) -> None:
+    media, rows = clips
+    with served(Captioner(lambda _body, _number: (401, {}, b""))) as captioner:
+        stage = _planned(tmp_path, media, rows, captioner)
+        [task] = _tasks((0, CLIPS))
+        with pytest.raises(MachineError, match="the key is not accepted"):
+            map_task(task, stage)
+        captioner.reply = lambda _body, _number: None
+        map_task(task, stage)
+        assert captioner.succeeded.total() == CLIPS
 
 
 def test_a_changed_clip_alone_is_asked_for_anew(clips: tuple[Path, pa.Table], tmp_path: Path) -> None:

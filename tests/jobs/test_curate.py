@@ -34,7 +34,7 @@ from curation.sources import TagConfig
 from curation.tensors import unpack
 from jobs import curate, shards
 from jobs.context import InputRef, JobResult
-from jobs.parts import read_parts
+from jobs.parts import rows_written
 from jobs.row_reuse import keep
 from jobs.runtime import RuntimeConfig
 from lumina import zoo
@@ -190,11 +190,13 @@ def test_a_stage_that_failed_goes_on_where_it_was(tmp_path: Path, ray_cluster: N
     with pytest.raises(Exception, match="the disk is gone"):
         chain.run("failing", f"{__name__}:FAILING", SquareConfig(rows=80))
     before = set((tmp_path / "computed").read_text().split())
-    kept = {number for part in read_parts(tmp_path / "failing" / "work" / "parts") for number in part.numbers}
+    kept = rows_written(tmp_path / "failing" / "work" / "parts")
     assert kept
     (tmp_path / "mended").touch()
     (tmp_path / "computed").unlink()
+    told = len(chain.progress)
     mended = chain.run("failing", f"{__name__}:FAILING", SquareConfig(rows=80))
+    assert chain.progress[told] == (kept, 80)  # what is there is no part of the rate
     again = (tmp_path / "computed").read_text().split()
     assert len(again) <= 72 - len(before) + 24
     assert mended.digest == chain.run("whole", f"{__name__}:SQUARE", SquareConfig(rows=80)).digest

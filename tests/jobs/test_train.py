@@ -28,6 +28,7 @@ from lumina.training import resume
 from lumina.training.data.latents import LatentDataset
 from lumina.training.engine import Layout
 from lumina.training.loop_config import LoopSettings
+from lumina.training.metrics import MetricsFile
 from lumina.training.stage import TrainStageConfig
 from lumina.training.trainer import Trainer, TrainingStoppedError
 from lumina.training.video_workload import VideoWorkload
@@ -212,6 +213,42 @@ def test_weights_of_sources_that_were_not_selected_mean_nothing(tmp_path: Path) 
     ctx = _context(tmp_path, toy.stage(tasks=[{**toy.FINE.model_dump(), **weights}]), Recorder())
     config, _, _ = _spec_of(ctx)
     assert config.tasks[0].source_weights == {"synthetic": 2}
+
+
+def test_progress_begins_with_the_step_that_a_training_resumes_from(tmp_path: Path) -> None:
+    recorder, finished = Recorder(), threading.Event()
+    ctx = _context(tmp_path, toy.stage(steps=40), recorder)
+    ctx.work.mkdir()
+
+    def write(steps: int, resumed: int) -> MetricsFile:
+        file = MetricsFile(ctx.work / train.METRICS_FILE, resumed)
+        for step in range(resumed + 1, steps + 1):
+            file.write(step, {"loss": 1.0})
+        return file
+
+    def wait_for(step: int, reports: int) -> None:
+        deadline = time.monotonic() + 60
+        while len(recorder.rows) < step or len(recorder.reports) < reports:
+            assert time.monotonic() < deadline, (recorder.rows, recorder.reports)
+            time.sleep(0.02)
+
+    write(26, 0).close()
+    thread = threading.Thread(target=train._follow, args=(ctx, finished))
+    thread.start()
+    wait_for(26, 0)
+    assert recorder.reports == []  # while the workers start
+    file = write(20, 20)
+    wait_for(26, 1)
+    file.write(21, {"loss": 1.0})
+    wait_for(26, 2)
+    for step in range(22, 31):
+        file.write(step, {"loss": 1.0})
+    file.close()
+    finished.set()
+    thread.join()
+    assert recorder.reports[:2] == [(20, 40, "steps"), (21, 40, "steps")]
+    assert recorder.reports[-1] == (30, 40, "steps")
+    assert [step for step, _ in recorder.rows] == list(range(1, 31))
 
 
 def test_failures_count_while_nothing_is_gained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

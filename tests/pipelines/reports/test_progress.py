@@ -6,7 +6,7 @@ import time
 
 from rich.console import Console
 
-from pipelines.reports.progress import RunDisplay
+from pipelines.reports.progress import RunDisplay, StageProgress, pace
 
 
 def show(console: Console) -> str:
@@ -45,3 +45,20 @@ def test_a_terminal_gets_a_table_that_fits() -> None:
     assert "2 of 3 stages" in text or "1 of 3 stages" in text
     small = show(Console(file=io.StringIO(), force_terminal=True, width=100, height=5))
     assert "1 done" in small
+
+
+def test_what_was_done_before_is_no_part_of_the_rate() -> None:
+    row = StageProgress()
+    row.enter("running", "", 100.0)
+    row.advance(1000, 3200, "steps", 110.0)
+    assert pace(row, 119.0) == "1000/3200 steps"
+    row.advance(1060, 3200, "steps", 140.0)
+    assert pace(row, 140.0) == "1060/3200 steps, 2.0/s, 17 min 50 s left"
+    # Workers that were lost go on from an earlier checkpoint.
+    row.advance(1010, 3200, "steps", 160.0)
+    assert pace(row, 165.0) == "1010/3200 steps"
+    row.advance(1020, 3200, "steps", 170.0)
+    assert pace(row, 170.0) == "1020/3200 steps, 1.0/s, 36 min 20 s left"
+    row.enter("running", "again", 200.0)
+    row.advance(1500, 3200, "steps", 210.0)
+    assert pace(row, 211.0) == "1500/3200 steps"

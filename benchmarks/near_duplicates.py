@@ -2,6 +2,7 @@
 
     python benchmarks/near_duplicates.py --copies 40 --others 330 --clips ../shared/clips
     python benchmarks/near_duplicates.py --scale 100000 1000000
+    python benchmarks/near_duplicates.py --semantic 20000 60000
 
 The first renders clips of Shapes, `--others` of each source, and copies of `--copies` of them (and of each film in
 `--clips`): encoded again, smaller, cropped, between bars, shifted and mirrored. It prints how many copies of each kind
@@ -11,6 +12,9 @@ distances. Times are of CPU, for the hashes of a decoded clip.
 The second looks up hashes that are drawn at random, with one copy planted for every hundred clips, of which each hash
 has other bits: it prints CPU and memory for each clip, their ratios to those of the smallest table, the share of
 planted copies found, and the ratio to the time of comparing each hash with all, as a plain script does.
+
+The third does so for embeddings of 512 numbers around drawn topics: of every fifty clips one has a copy with a cosine
+of 0.95 to 1; all clips are compared by a product of matrices for the ratio.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ import numpy as np
 from curation.frame_hashes import HASHED, SIDE, STEP_S, TIMES, hash_frames, squash
 from curation.hash_lookup import MOST_BITS, HashFile, candidates
 from curation.near_duplicates import MOST_DISTANCE, clusters, distances
+from curation.semantic_duplicates import semantic_pairs, whole_numbers
 from lumina.randomness import generator
 from lumina.shapes import SOURCES
 from lumina.shapes.scene import sample_scene
@@ -44,6 +49,7 @@ from lumina.video import read_frames, write_h264
 FPS, SECONDS, SIDE_OF_SHAPES, SIZE = 16, 2.2, 96, (96, 96)
 LIMITS = (0.1, 0.12, MOST_DISTANCE, 0.16, 0.2)
 PLAIN_CLIPS, DRAWN_CLIPS = 2000, 1 << 16
+TOPIC_WIDTH = 64
 
 
 def rendered(source: str, number: int) -> np.ndarray:
@@ -231,17 +237,60 @@ def measure_scale(sizes: list[int]) -> None:
         )
 
 
+def drawn_embeddings(clips: int) -> tuple[np.ndarray, int]:
+    """Embeddings [clips, 512] about one mean as those of CLIP are, around 200 clips a topic; how many have a copy."""
+    rng = np.random.Generator(np.random.Philox(7))
+    weights = 1 / np.sqrt(1 + np.arange(TOPIC_WIDTH))
+    topics = rng.standard_normal((max(8, clips // 200), TOPIC_WIDTH))
+    own = (topics[rng.integers(0, len(topics), clips)] + 0.6 * rng.standard_normal((clips, TOPIC_WIDTH))) * weights
+    mean, basis = rng.standard_normal(512), np.linalg.qr(rng.standard_normal((512, TOPIC_WIDTH)))[0]
+    found = own @ basis.T / np.linalg.norm(weights) + 0.9 * mean / np.linalg.norm(mean)
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    copied = clips // 50
+    first, turn = found[:copied], rng.standard_normal((copied, 512))
+    turn -= (turn * first).sum(axis=1, keepdims=True) * first
+    cosine = rng.uniform(0.95, 1, (copied, 1))
+    found[-copied:] = cosine * first + np.sqrt(1 - cosine**2) * turn / np.linalg.norm(turn, axis=1, keepdims=True)
+    return np.stack([whole_numbers(one) for one in found]), copied
+
+
+def measure_semantic(sizes: list[int]) -> None:
+    """Print the cost of a clip at each size, and the share of planted copies that is found."""
+    for clips in sizes:
+        embeddings, copied = drawn_embeddings(clips)
+        start = time.process_time()
+        first, second = semantic_pairs(embeddings, 0.951)
+        seconds = time.process_time() - start
+        label, plain = clusters(clips, first, second), time.process_time()
+        vectors = embeddings.astype(np.float32)
+        for at in range(0, 1024, 256):
+            np.nonzero(vectors[at : at + 256] @ vectors.T >= 0.951 * 4000**2)
+        each = (time.process_time() - plain) / 1024
+        planted = np.arange(copied)
+        products = (vectors[:copied] * vectors[-copied:]).sum(axis=1)
+        products /= np.linalg.norm(vectors[:copied], axis=1) * np.linalg.norm(vectors[-copied:], axis=1)
+        near = planted[products >= 0.951]
+        share = np.mean(label[near] == label[clips - copied + near])
+        print(
+            f"{clips:>9} clips: {seconds:.1f} s of CPU, {1e6 * seconds / clips:.0f} us a clip; {share:.4f} of "
+            f"{len(near)} copies found, {len(np.unique(label))} groups; {seconds / clips / each:.2g} of the plain time"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--copies", type=int, default=40, help="clips of each source of Shapes that are copied")
     parser.add_argument("--others", type=int, default=330, help="clips of each source")
     parser.add_argument("--clips", type=Path, help="a folder of films that are copied, too")
     parser.add_argument("--scale", type=int, nargs="+", help="measure look-up at these numbers of clips instead")
+    parser.add_argument("--semantic", type=int, nargs="+", help="measure embeddings at these numbers of clips instead")
     parser.add_argument("--look-up", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     cv2.setNumThreads(1)
     if args.look_up:
         look_up(args.look_up)
+    elif args.semantic:
+        measure_semantic(args.semantic)
     elif args.scale:
         measure_scale(args.scale)
     else:

@@ -7,6 +7,7 @@ the mirrored frame. Since simple pictures share their signs, thumbnails in colou
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -47,6 +48,8 @@ class HashedFrames:
     """One for each of `HASHED`; 0 where the clip has ended, or shows nothing."""
     thumbnails: NDArray[np.uint8]
     """[T, 16, 16, 3], RGB, at as many of the times as the clip has."""
+    inside_bars: float
+    """Share of the frame that is inside its bars, in hundredths; what a bar may just touch is none of it."""
 
 
 def squash(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -58,7 +61,7 @@ def squash(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
 
 def hash_frames(frames: NDArray[np.uint8]) -> HashedFrames:
     """Hashes of the frames [T, H, W, 3] of one clip, RGB, at its first T times."""
-    top, bottom, left, right = inside_bars(frames)
+    top, bottom, left, right = without_bars(frames)
     height, width = bottom - top, right - left
     grey = frames.astype(np.float32) @ _LUMA
     rows = [_low(top, height, span, grey.shape[1]) for span in SPANS]
@@ -84,10 +87,14 @@ def hash_frames(frames: NDArray[np.uint8]) -> HashedFrames:
         resampling(left, right, grey.shape[2], SIDE),
         optimize=True,
     )
-    return HashedFrames(hashes, np.rint(thumbnails).astype(np.uint8))
+    high, wide = (
+        max(0.0, min(size, math.floor(end)) - math.ceil(start) - (start > 0) - (end < size)) / size
+        for start, end, size in ((top, bottom, grey.shape[1]), (left, right, grey.shape[2]))
+    )
+    return HashedFrames(hashes, np.rint(thumbnails).astype(np.uint8), round(high * wide, 2))
 
 
-def inside_bars(frames: NDArray[np.uint8]) -> tuple[float, float, float, float]:
+def without_bars(frames: NDArray[np.uint8]) -> tuple[float, float, float, float]:
     """(top, bottom, left, right) of frames [T, H, W, 3] without bars: edges that are dark at all times, of up to 30 %.
 
     A picture that is dark beyond that has no bars. A bar ends within the first pixel that is not dark, as far in as

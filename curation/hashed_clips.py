@@ -27,6 +27,7 @@ FRAME_HASHES = pa.schema(
         ("media", pa.string()),
         ("hashes", pa.binary(8 * len(HASHED))),
         ("thumbnails", pa.binary()),
+        ("inside_bars", pa.float32()),
         *((name, pa.string()) for name in STATUS_COLUMNS),
     ]
 )
@@ -44,12 +45,16 @@ def _plan(inputs: Mapping[str, Input], _config: FrameHashesConfig, _env: Env) ->
 def _make(_config: FrameHashesConfig, env: Env) -> RowsFunction:
     decoder, fit = Decoder(env.limits), Fit(squash, (_FITTED, _FITTED))
 
-    def look(row: dict[str, Any]) -> dict[str, bytes]:
+    def look(row: dict[str, Any]) -> dict[str, Any]:
         times = [0.0] if row["media"] == "image" else clip_times(row, [step * STEP_S for step in range(TIMES)])
         if not times:
             raise RowError(Reason.TOO_FEW_FRAMES, "it shows no frame")
         found = hash_frames(frames_at(decoder, row, env, times, fit).pixels)
-        return {"hashes": found.hashes.astype("<u8").tobytes(), "thumbnails": found.thumbnails.tobytes()}
+        return {
+            "hashes": found.hashes.astype("<u8").tobytes(),
+            "thumbnails": found.thumbnails.tobytes(),
+            "inside_bars": found.inside_bars,
+        }
 
     return lambda table: map_rows(table, FRAME_HASHES, FRAME_HASHES_OPERATOR.name, look)
 

@@ -1,16 +1,14 @@
-"""Near-duplicates on the curation page: how many clusters there are in which sources, and clips of some of them."""
+"""Duplicates on the curation page: how many groups there are in which sources, and clips of some of them."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation.duplicate_groups import by_sources, grouped, rows_of_several
 from curation.operator import Input, dataset
 
 _COMBINATIONS, _CLIPS = 12, 6
@@ -18,7 +16,7 @@ _COMBINATIONS, _CLIPS = 12, 6
 
 @dataclass(frozen=True)
 class Alike:
-    """Clips of one family, as indices into the page's clips, each with a title."""
+    """Clips of one group, as indices into the page's clips, each with a title."""
 
     total: int
     sources: tuple[str, ...]
@@ -26,70 +24,74 @@ class Alike:
 
 
 @dataclass(frozen=True)
-class Duplicates:
-    """What the page says of near-duplicates."""
+class Counts:
+    """Groups of one kind by the sources of their clips."""
 
-    clusters: int
+    groups: int
     across: int
-    """Clusters of clips of several sources."""
-    columns: tuple[str, ...]
+    """Groups of clips of several sources."""
     rows: tuple[tuple[str, int, int], ...]
-    """(sources, clusters, clips), the most clusters first."""
+    """(sources, groups, clips), the most groups first."""
     hidden: int
     """Combinations of sources that `rows` leaves out."""
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """What the page says of duplicates."""
+
+    near: Counts
+    semantic: Counts | None
+    """Groups that are semantic duplicates and not merely near ones; None where no embeddings are compared."""
     groups: tuple[Alike, ...]
-    """Families: those across sources first, then the largest."""
+    """Families, with semantic duplicates where these are known: those across sources first, then the largest."""
 
 
 def read_duplicates(inputs: Mapping[str, Input]) -> pa.Table | None:
-    """`clip_id`, `source`, `cluster` and `family` of the clips that have near-duplicates, by the input `duplicates`."""
-    if "duplicates" not in inputs:
-        return None
-    rows = dataset(inputs["duplicates"].path / "data").to_table(["clip_id", "source", "cluster", "family"])
-    counts = pc.value_counts(rows["family"])
-    several = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-    return rows.filter(pc.is_in(rows["family"], several)).sort_by("clip_id")
+    """See `curation.duplicate_groups.rows_of_several`; of the input `duplicates`."""
+    return rows_of_several(dataset(inputs["duplicates"].path / "data")) if "duplicates" in inputs else None
 
 
 def describe(found: pa.Table, clip_ids: pa.ChunkedArray, most: int) -> Duplicates:
-    """Count the clusters, and pick clips of `most` families.
+    """Count the groups, and pick clips of `most` of them.
 
     Args:
         found: see `read_duplicates`.
         clip_ids: of the page's clips, in their order.
-        most: families that are shown.
+        most: groups that are shown.
     """
-    clusters, families = dict[str, list[str]](), dict[str, list[dict[str, Any]]]()
-    for row in found.to_pylist():
-        clusters.setdefault(row["cluster"], []).append(row["source"])
-        families.setdefault(row["family"], []).append(row)
-    several = [sources for sources in clusters.values() if len(sources) > 1]
-    counted, clips = Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
-    for sources in several:
-        key = tuple(sorted(set(sources)))
-        counted[key] += 1
-        clips[key] += len(sources)
-    ordered = sorted(counted, key=lambda key: (-counted[key], key))
-    shown = sorted(families.items(), key=lambda item: (len(_sources(item[1])) == 1, -len(item[1]), item[0]))[:most]
-    numbers = pc.index_in(found["clip_id"], clip_ids.combine_chunks()).to_numpy(zero_copy_only=False)
-    place = dict(zip(found["clip_id"].to_pylist(), np.asarray(numbers).tolist(), strict=True))
+    is_semantic = found["semantic"].null_count == 0
+    groups = grouped(found, "group").filter(pc.field("clips") > 1)
+    groups = groups.append_column("one", pc.equal(pc.list_value_length(groups["sources"]), 1))
+    shown = groups.sort_by([("one", "ascending"), ("clips", "descending"), ("group", "ascending")]).slice(0, most)
     return Duplicates(
-        len(several),
-        sum(count for key, count in counted.items() if len(key) > 1),
-        ("Sources", "clusters", "clips"),
-        tuple((" + ".join(key), counted[key], clips[key]) for key in ordered[:_COMBINATIONS]),
-        max(0, len(ordered) - _COMBINATIONS),
+        _counts(grouped(found, "cluster").filter(pc.field("clips") > 1)),
+        _counts(groups.filter(pc.field("families") > 1)) if len(found) and is_semantic else None,
         tuple(
-            Alike(len(rows), _sources(rows), tuple((place[row["clip_id"]], _title(row)) for row in rows[:_CLIPS]))
-            for _, rows in shown
+            Alike(row["clips"], tuple(sorted(row["sources"])), _picks(found, row["group"], clip_ids))
+            for row in shown.to_pylist()
         ),
     )
 
 
-def _sources(rows: list[dict[str, Any]]) -> tuple[str, ...]:
-    return tuple(sorted({row["source"] for row in rows}))
+def _counts(groups: pa.Table) -> Counts:
+    ordered = by_sources(groups)
+    return Counts(
+        len(groups),
+        sum(count for sources, count, _ in ordered if len(sources) > 1),
+        tuple((" + ".join(sources), count, clips) for sources, count, clips in ordered[:_COMBINATIONS]),
+        max(0, len(ordered) - _COMBINATIONS),
+    )
 
 
-def _title(row: dict[str, Any]) -> str:
-    # The cluster with the lowest id gives the family its name.
+def _picks(found: pa.Table, group: str, clip_ids: pa.ChunkedArray) -> tuple[tuple[int, str], ...]:
+    rows = found.filter(pc.equal(found["group"], group)).slice(0, _CLIPS)
+    places = pc.index_in(rows["clip_id"], clip_ids.combine_chunks()).to_pylist()
+    return tuple((place, _title(row)) for place, row in zip(places, rows.to_pylist(), strict=True))
+
+
+def _title(row: Mapping[str, str]) -> str:
+    # The cluster with the lowest id gives the family its name, and the family with the lowest the group.
+    if row["family"] != row["group"]:
+        return f"{row['source']}, alike in meaning"
     return row["source"] if row["cluster"] == row["family"] else f"{row['source']}, mirrored"

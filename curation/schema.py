@@ -62,6 +62,8 @@ class Reason(StrEnum):
     MAX_CAPTION = "max_caption"
     NEAR_DUPLICATE = "near_duplicate"
     """A better clip shows the same; `detail` says which."""
+    SEMANTIC_DUPLICATE = "semantic_duplicate"
+    """A better clip means the same, by its embedding; `detail` says which."""
     CAPTION_REFUSED = "caption_refused"
     """The captioning model, or its server, refuses to describe the clip."""
     CAPTION_NONSENSE = "caption_nonsense"

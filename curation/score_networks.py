@@ -1,6 +1,7 @@
 """Networks that score frames: CLIP with LAION's aesthetic head, CLIP or SigLIP for captions, an image classifier.
 
-Each is a function of the sampled frames [S, H, W, 3] of a clip and of its caption, and gives the columns it measures.
+Each is a function of the sampled frames [S, H, W, 3] of a clip and of its caption, and gives the columns it measures;
+but for `embedding`, which gives a vector.
 """
 
 from __future__ import annotations
@@ -86,6 +87,32 @@ def caption_match(weights: str, device: str) -> Scorer:
         return {"caption_match": float(cosines.mean()), "caption_match_min": float(cosines.min())}
 
     return score
+
+
+def embedding(weights: str, device: str) -> Callable[[Frames], NDArray[np.float32]]:
+    """Mean of the unit embeddings of a clip's frames [S, H, W, 3] by CLIP or SigLIP, [width]; frames go in as for
+    `caption_match`.
+
+    Raises FileNotFoundError or ValueError if there is no such model.
+    """
+    from transformers import AutoModel
+
+    place = locate(weights, "CLIP or SigLIP", ("config.json", "model*.safetensors"))
+    network = _loaded(place, AutoModel, device)
+    if not hasattr(network, "get_image_features"):
+        raise ValueError(
+            f"duplicates.semantic.weights ({weights}) is a {type(network).__name__}, which embeds no images: give a "
+            "CLIP or a SigLIP"
+        )
+    prepare = _preparation(place, network)
+
+    @torch.no_grad()
+    def embed(frames: Frames) -> NDArray[np.float32]:
+        found = network.get_image_features(pixel_values=prepare(frames).to(device)).pooler_output
+        mean: NDArray[np.float32] = F.normalize(found.float(), dim=-1).mean(dim=0).cpu().numpy()
+        return mean
+
+    return embed
 
 
 def nsfw(weights: str, label: str, device: str) -> Scorer:

@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 
 from curation.caption_choice import AGREEMENT, CaptionChoice, agreement
 from curation.duplicates import reasons_of_firsts
-from curation.kept_copies import best_of, copies
+from curation.kept_copies import best_of, copies, with_stand_ins
 from curation.operator import Env, Input, Operator, Report, dataset
 from curation.rules import (
     EXTRA,
@@ -66,9 +66,9 @@ class SelectConfig(Rules):
     heldout_fraction: float = Field(default=0.0, ge=0, lt=1)
     """Share of clips marked `heldout`: drawn per clip id, so a clip keeps its split whatever else is in the data."""
     near_duplicates: Literal["best", "all"] | None = None
-    """Of clips that show the same, keep the `best` that passes the other rules: the largest picture, then the longest,
-    then the lowest id; or `all`. None is `best` where the section `duplicates` has them looked for. Either way they
-    are held out together or not at all, mirror images included."""
+    """Of clips that show the same, keep the `best` that passes the other rules: the largest picture without its black
+    bars, then the longest, then the lowest id; or `all`. None is `best` where the section `duplicates` has them looked
+    for. Either way they are held out together or not at all, mirror images included."""
     seed: int = 0
     """Seed of the split and of `max_clips_per_source`."""
     caption: CaptionChoice | None = None
@@ -168,7 +168,7 @@ def _decided(rows: Iterable[Row], config: SelectConfig) -> Iterator[Row]:
 
 
 def _decide(row: Row, config: SelectConfig, rules: Rules, sets: Mapping[str, Rules]) -> Row:
-    draw = generator(config.seed, "heldout", row.get("family") or row["clip_id"]).random()
+    draw = generator(config.seed, "heldout", row.get("semantic") or row.get("family") or row["clip_id"]).random()
     split = "heldout" if draw < config.heldout_fraction else "train"
     decided = row | {"split": split, "failed_rules": [], "keep": False, "stage_failed": None}
     decided["stages"] = [] if config.sets else None
@@ -220,7 +220,7 @@ def _aside(failures: list[Failure]) -> Row:
 
 
 Quotas = Mapping[str, tuple[int, float]]
-"""Source -> its kept clips, and the greatest draw of those that its quota lets through."""
+"""Source -> its kept clips, and the greatest draw that its quota lets through."""
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,16 @@ def _survey(decided: ds.Dataset, inputs: Mapping[str, Input], config: SelectConf
         found = copies(decided, dataset(inputs[DUPLICATES].path / "data"))
     if config.max_clips_per_source is None:
         return None if found is None else Surveyed(None, found)
-    return Surveyed(_quotas(decided, config.max_clips_per_source, config, found), found)
+    most = config.max_clips_per_source
+    quotas = _quotas(decided, most, config, found)
+    if found is not None:
+        found = with_stand_ins(
+            found,
+            lambda clip, source: _is_beyond({"clip_id": clip, "source": source}, config, quotas),
+            {source: most - count for source, (count, _) in quotas.items()},
+            most,
+        )
+    return Surveyed(quotas, found)
 
 
 def _quotas(decided: ds.Dataset, most: int, config: SelectConfig, found: pa.Table | None) -> Quotas:
@@ -253,22 +262,28 @@ def _quotas(decided: ds.Dataset, most: int, config: SelectConfig, found: pa.Tabl
             push = heapq.heappush if len(drawn) < most else heapq.heappushpop
             push(drawn, -_draw(row, config))
             counts[row["source"]] += 1
-    return {source: (counts[source], -drawn[0]) for source, drawn in least.items()}
+    return {source: (counts[source], -drawn[0] if counts[source] > most else 1.0) for source, drawn in least.items()}
 
 
 def _draw(row: Row, config: SelectConfig) -> float:
     return float(generator(config.seed, "source quota", row["clip_id"]).random())
 
 
+def _is_beyond(row: Row, config: SelectConfig, quotas: Quotas) -> bool:
+    """Whether the quota of its source takes a clip."""
+    return row["source"] in quotas and _draw(row, config) > quotas[row["source"]][1]
+
+
 def _reduce(decided: pa.Table, config: SelectConfig, surveyed: Surveyed) -> pa.Table:
-    quotas, best = surveyed.quotas, best_of(decided["clip_id"], surveyed.copies)
+    quotas, best = surveyed.quotas or {}, best_of(decided["clip_id"], surveyed.copies)
 
     def limited(row: Row) -> Row:
         source = row["source"]
         if row["clip_id"] in best:
-            reason = Reason.NEAR_DUPLICATE
-            detail = f"shows the same as clip {best[row['clip_id']]}, the best of its cluster"
-        elif quotas is None or not row["keep"] or row["media"] != "video" or _draw(row, config) <= quotas[source][1]:
+            reason, better = best[row["clip_id"]]
+            same = "shows the same" if reason == Reason.NEAR_DUPLICATE else "means the same"
+            detail = f"{same} as clip {better}, the best of its cluster"
+        elif not row["keep"] or row["media"] != "video" or not _is_beyond(row, config, quotas):
             return row
         else:
             reason = Reason.SOURCE_QUOTA
@@ -286,7 +301,7 @@ def _join(inputs: Mapping[str, Input], config: SelectConfig) -> Iterator[Row]:
     for key in _beside(inputs):
         table = inputs[key].rows()
         wanted = (named | {"flow_abs_mean"}) & set(score_columns(table.schema))
-        wanted |= {"system_prompt_id", "family", "caption_new"} & set(table.column_names)
+        wanted |= {"system_prompt_id", "family", "semantic", "caption_new"} & set(table.column_names)
         table = table.select(["clip_id", *sorted(wanted), *STATUS_COLUMNS]).sort_by("clip_id")
         parts[key] = pa.table({name: as_written(table[name]) for name in table.column_names})
     if any(len(table) != len(clips) for table in parts.values()):

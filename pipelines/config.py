@@ -181,7 +181,7 @@ class PipelineConfig(BaseConfig):
                 f"train.{first}.lora adapts weights, but the stage starts from none: name some with weights.transformer"
             )
         networks = ["motion", "encode_text", "encode_latents", *(f"encode_latents@{name}" for name in self.latents)]
-        networks += ["scores", "caption", *(f"score@{name}" for name in self.scoring)]
+        networks += ["scores", "caption", "embeddings", *(f"score@{name}" for name in self.scoring)]
         self._check_runtime([stage_name(key) for key in self.training()], networks)
         self._check_attention()
         self._check_generation()

@@ -106,6 +106,13 @@ class SoundPipelineConfig(BaseConfig):
         if len(set(windows.values())) > 1:
             told = ", ".join(f"{name}.window_s {value:g}" for name, value in windows.items())
             raise ValueError(f"sounds and features are of the same seconds of a clip, but here of others: {told}")
-        networks = ["encode_captions", *windows, "scores", "caption", *(f"score@{name}" for name in self.scoring)]
+        networks = [
+            "encode_captions",
+            *windows,
+            "scores",
+            "caption",
+            "embeddings",
+            *(f"score@{name}" for name in self.scoring),
+        ]
         self._check_runtime([f"train@{name}" for name in self.train], networks)
         return self

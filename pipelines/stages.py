@@ -9,6 +9,8 @@ from typing import Any
 
 from curation.caption_choice import AGREEMENT
 from curation.caption_config import CaptionConfig
+from curation.duplicate_clusters import EMBEDDED
+from curation.embeddings import WEIGHTS
 from curation.hashed_clips import FrameHashesConfig
 from curation.manifests import Manifest, external_digest, media_root, read_manifest
 from curation.operator import Operator, load_operator
@@ -147,10 +149,16 @@ def find_duplicates(config: BaseConfig) -> list[Stage]:
     """The stages that find near-duplicates, where there is the section `duplicates`."""
     if config.duplicates is None:
         return []
-    return [
-        curate(config, "curation.hashed_clips:FRAME_HASHES_OPERATOR", FrameHashesConfig()),
-        curate(config, "curation.duplicate_clusters:DUPLICATES_OPERATOR", config.duplicates),
-    ]
+    hashes = curate(config, "curation.hashed_clips:FRAME_HASHES_OPERATOR", FrameHashesConfig())
+    found = curate(config, "curation.duplicate_clusters:DUPLICATES_OPERATOR", config.duplicates.identity())
+    semantic = config.duplicates.semantic
+    if semantic is None:
+        return [hashes, found]
+    if semantic.weights is None:
+        raise PipelineError(f"{WEIGHTS} is not given: name a path, or a model of the hub as hf:owner/name")
+    given = {WEIGHTS: resolve(semantic.weights)}
+    embeddings = curate(config, "curation.embeddings:EMBEDDINGS_OPERATOR", semantic.embeddings(), weights=given)
+    return [hashes, embeddings, replace(found, inputs={**found.inputs, EMBEDDED: embeddings.name})]
 
 
 def duplicates_found(config: BaseConfig) -> tuple[str, ...]:

@@ -78,6 +78,8 @@ def output_text(manifest: Manifest) -> str:
     if clusters := int(manifest.metrics.get("clusters", 0)):
         across = int(manifest.metrics.get("clusters_across_sources", 0))
         text += f"; {counted(clusters, 'cluster')} of near-duplicates, {across} across sources"
+    if groups := int(manifest.metrics.get("semantic_groups", 0)):
+        text += f"; {counted(groups, 'group')} of semantic duplicates"
     return text
 
 

@@ -18,11 +18,15 @@ from numpy.typing import NDArray
 
 from curation.decode import PROBE_OPERATOR, ProbeConfig
 from curation.duplicate_clusters import DUPLICATES_OPERATOR, SUMMARY_FILE, DuplicatesConfig
+from curation.embeddings import EMBEDDINGS, EMBEDDINGS_OPERATOR, WEIGHTS
 from curation.frame_hashes import HASHED
 from curation.hashed_clips import FRAME_HASHES_OPERATOR, FrameHashesConfig
 from curation.manifests import INGEST_OPERATOR, IngestConfig
-from curation.operator import Env, Input, Operator
+from curation.operator import Env, Input, Operator, apply
+from curation.schema import Reason, Status, status_not_ok, to_table
 from curation.selection import SELECT_OPERATOR, SelectConfig
+from curation.semantic_config import EmbeddingsConfig, SemanticConfig
+from curation.semantic_duplicates import whole_numbers
 from jobs.context import InputRef
 from lumina.faults import MachineError
 from lumina.randomness import generator
@@ -35,6 +39,7 @@ from tests.curation.selected import write_rows
 from tests.jobs.chain import Chain
 
 FPS = 8
+ZOO_CLIP = Path(__file__).resolve().parents[2] / "lumina/zoo/clip"
 Frames = NDArray[np.uint8]
 Tables = dict[str, Input]
 
@@ -53,6 +58,19 @@ def _copies(frames: Frames) -> dict[str, Frames]:
         "encoded": frames,
         "mirror": frames[:, :, ::-1],
     }
+
+
+def _embedded(tables: Tables, root: Path, alike: dict[str, int], broken: str = "") -> Input:
+    """Embeddings of the clips: those with a number point in its direction, the others in their own."""
+    clips = _by_name(tables, tables["clips"].rows())
+    rows = []
+    for place, (name, clip) in enumerate(sorted(clips.items(), reverse=True)):
+        status = {column: clip[column] for column in ("status", "reason", "reason_stage", "detail")}
+        if name == broken:
+            status = status_not_ok("embeddings", Status.QUARANTINED, Reason.NOT_FINITE, "no direction")
+        vector = whole_numbers(np.eye(40)[alike.get(name, place + 10)])
+        rows.append({"clip_id": clip["clip_id"], "embedding": vector if status["status"] == "ok" else None, **status})
+    return Input(write_rows(root / "embeddings", to_table(rows, EMBEDDINGS)))
 
 
 def _found(operator: Operator, config: Any, **inputs: Input) -> pa.Table:
@@ -169,10 +187,14 @@ def test_a_folder_for_temporary_files_that_is_full_is_an_error_in_words(
 def test_the_largest_that_passes_the_rules_is_kept_and_named(tables: Tables) -> None:
     rows = _selected(tables, sources={"second": {"min_duration_s": 2}})
     kept = {name for name, row in rows.items() if row["keep"]}
-    assert kept == {*"2345", "0boxed", "1boxed", "0mirror", "1mirror", "0still"}
-    assert (rows["0"]["status"], rows["0"]["reason"], rows["0"]["failed_rules"]) == (
+    whole = [[number, f"{number}encoded"] for number in "01"]  # of pictures of one size the lowest id is kept
+    first = [min(names, key=lambda name: rows[name]["clip_id"]) for names in whole]
+    assert kept == {*"2345", *first, "0mirror", "1mirror", "0still"}
+    # What bars add to a picture does not count.
+    assert (rows["0boxed"]["status"], rows["0boxed"]["reason"], rows["0boxed"]["failed_rules"]) == (
         "filtered", "near_duplicate", ["near_duplicate"])  # fmt: skip
-    assert rows["0boxed"]["clip_id"] in rows["0"]["detail"]
+    assert rows["0boxed"]["width"] * rows["0boxed"]["height"] > rows["0"]["width"] * rows["0"]["height"]
+    assert rows[first[0]]["clip_id"] in rows["0boxed"]["detail"]
     assert rows["0later"]["failed_rules"] == ["min_duration"]
     # Where a rule takes the largest away, the next is kept.
     smaller = _selected(tables, sources={"second": {"min_fps": 50}})
@@ -186,10 +208,94 @@ def test_where_nothing_passes_the_rules_nothing_is_a_copy(tables: Tables) -> Non
 
 def test_of_a_quota_copies_take_nothing(tables: Tables) -> None:
     rows = _selected(tables, max_clips_per_source=4)
-    copy = rows["0encoded"]
+    copy = rows["0boxed"]
     assert copy["detail"].endswith("the best of its cluster")  # a quota may yet take that one
     assert sum(row["keep"] and row["media"] == "video" for row in rows.values() if row["source"] == "first") == 4
-    assert sum(row["keep"] for row in rows.values() if row["source"] == "second") == 4
+    # One of them may stand in for what the quota of the other source takes.
+    assert sum(row["keep"] for row in rows.values() if row["source"] == "second") in (3, 4)
+
+
+def test_where_a_quota_takes_the_best_the_next_of_a_source_with_room_stands_in(tables: Tables) -> None:
+    stood_in = set()
+    for seed in range(12):
+        rows = _selected(tables, seed=seed, max_clips_per_source=4)
+        kept = [name for name, row in rows.items() if row["keep"] and row["media"] == "video"]
+        counts = [sum(rows[name]["source"] == source for name in kept) for source in ("first", "second")]
+        for number in "01":
+            members = [name for name in rows if name.startswith(number) and "mirror" not in name and name != "0still"]
+            left = [name for name in members if name in kept]
+            reasons = {name: rows[name]["reason"] for name in members if name not in left}
+            assert len(left) <= 1
+            if left and "source_quota" in reasons.values():
+                stood_in.update(left)
+                named = [name for name in members if reasons.get(name) == "near_duplicate"]
+                assert all(rows[left[0]]["clip_id"] in rows[name]["detail"] for name in named)
+        assert counts[0] == 4
+        assert counts[1] == 3 + any(name in stood_in for name in kept)
+    assert {rows[name]["source"] for name in stood_in} == {"second"}
+
+
+def test_like_embeddings_are_semantic_duplicates_told_apart_from_near_ones(tables: Tables, tmp_path: Path) -> None:
+    alike = {"2": 1, "0cropped": 1, "3": 2, "4": 2, "5": 3, "0still": 3}
+    inputs = {"frame_hashes": tables["frame_hashes"], "embeddings": _embedded(tables, tmp_path, alike, "1later")}
+    config = DuplicatesConfig(semantic=SemanticConfig())
+    table = _found(DUPLICATES_OPERATOR, config, **inputs)
+    rows = _by_name(tables, table)
+    assert rows["2"]["semantic"] == rows["0"]["semantic"] == rows["0mirror"]["semantic"]
+    assert rows["3"]["semantic"] == rows["4"]["semantic"]
+    assert len({rows[name]["family"] for name in "2345"}) == 4
+    # A still is no copy of a film.
+    assert rows["5"]["semantic"] != rows["0still"]["semantic"]
+    assert (rows["1later"]["reason_stage"], rows["1later"]["reason"]) == ("embeddings", "not_finite")
+    for name, row in _by_name(tables, tables["duplicates"].rows()).items():
+        assert row["semantic"] is None
+        assert [row[kind] for kind in ("cluster", "family")] == [rows[name][kind] for kind in ("cluster", "family")]
+    found = {**tables, "duplicates": Input(write_rows(tmp_path / "duplicates", table))}
+    report = DUPLICATES_OPERATOR.report(ds.dataset(found["duplicates"].path / "data"), config, tmp_path)
+    assert report.metrics["clusters"] == 2
+    assert report.metrics["semantic_groups"] == 2
+    assert report.metrics["semantic_groups_across_sources"] == 1
+    assert report.metrics["clips_in_semantic_groups"] == 10
+    assert report.warnings[1].startswith("1 clusters of clips that mean the same span sources")
+    selected = _selected(found)
+    group = [name for name in selected if name[0] in "02" and name != "0still"]
+    assert sum(selected[name]["keep"] for name in group) == 1
+    assert {selected[name]["reason"] for name in group} == {None, "near_duplicate", "semantic_duplicate"}
+    best = next(selected[name] for name in group if selected[name]["keep"])
+    semantic = {row["detail"] for row in selected.values() if row["reason"] == "semantic_duplicate"}
+    assert f"means the same as clip {best['clip_id']}, the best of its cluster" in semantic
+    assert {selected[name]["reason"] for name in "34"} == {None, "semantic_duplicate"}
+    for seed in range(4):
+        split = _selected(found, near_duplicates="all", heldout_fraction=0.5, seed=seed)
+        assert len({split[name]["split"] for name in group}) == len({split[name]["split"] for name in "34"}) == 1
+
+
+def test_embeddings_of_another_run_are_refused(tables: Tables, tmp_path: Path) -> None:
+    embedded = _embedded(tables, tmp_path, {}).rows()
+    fewer = Input(write_rows(tmp_path / "fewer", embedded.slice(1)))
+    with pytest.raises(ValueError, match="the tables differ: 20 rows of frame_hashes, 19 of embeddings"):
+        _found(
+            DUPLICATES_OPERATOR,
+            DuplicatesConfig(semantic=SemanticConfig()),
+            frame_hashes=tables["frame_hashes"],
+            embeddings=fewer,
+        )
+
+
+def test_clips_are_embedded_by_the_network_and_copies_are_alike(tables: Tables) -> None:
+    names = ["0", "0smaller", "1", "0still", "broken"]
+    ids = [_by_name(tables, tables["clips"].rows())[name]["clip_id"] for name in names]
+    rows = tables["clips"].rows()
+    some = rows.filter(pa.compute.is_in(rows["clip_id"], pa.array(ids)))
+    env = Env(str(tables["manifest"].path), {WEIGHTS: str(ZOO_CLIP)})
+    assert EMBEDDINGS_OPERATOR.map is not None
+    found = apply(EMBEDDINGS_OPERATOR, EMBEDDINGS_OPERATOR.map(EmbeddingsConfig(), env), some)
+    vectors = {name: row["embedding"] for name, row in _by_name(tables, found).items()}
+    assert vectors.pop("broken") is None
+    whole, smaller, other, still = (np.array(vectors[name], float) for name in names[:4])
+    assert abs(np.linalg.norm(whole) - 4000) < 20
+    assert whole @ smaller > 0.98 * 4000**2
+    assert whole @ other < whole @ still
 
 
 def test_all_are_kept_on_demand(tables: Tables) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from curation.frame_hashes import CROPS, HASHED, MIRROR, TIMES, hash_frames, inside_bars, resampling, squash
+from curation.frame_hashes import CROPS, HASHED, MIRROR, TIMES, hash_frames, resampling, squash, without_bars
 
 Frames = NDArray[np.uint8]
 SIZE = (96, 96)
@@ -69,13 +69,15 @@ def test_bars_end_within_a_pixel_and_a_dark_picture_has_none() -> None:
     frames = np.full((2, 40, 50, 3), 200, np.uint8)
     frames[:, :4], frames[:, 4] = 0, 50
     frames[:, :, -5:] = 8
-    top, bottom, left, right = inside_bars(frames)
+    top, bottom, left, right = without_bars(frames)
     assert (bottom, left, right) == (40, 0, 45)
     assert top == pytest.approx(4.75, abs=0.01)
     dark = np.zeros((2, 40, 50, 3), np.uint8)
     dark[:, 18:22, 20:30] = 255
-    assert inside_bars(dark) == (0, 40, 0, 50)
-    assert inside_bars(dark * 0) == (0, 40, 0, 50)
+    assert hash_frames(frames).inside_bars == round(34 / 40 * 44 / 50, 2)
+    assert hash_frames(dark).inside_bars == 1
+    assert without_bars(dark) == (0, 40, 0, 50)
+    assert without_bars(dark * 0) == (0, 40, 0, 50)
 
 
 def test_resampling_averages_by_area() -> None:

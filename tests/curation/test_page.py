@@ -282,10 +282,19 @@ def test_near_duplicates_are_counted_by_sources_and_shown_in_groups(tmp_path: Pa
     family = alike | {"f": "c"}
     columns = {"clip_id": list("abcdef"), "source": [row["source"] for row in rows],
                "cluster": list(alike.values()), "family": list(family.values())}  # fmt: skip
-    (tmp_path / "data").mkdir()
-    pq.write_table(pa.table(columns), tmp_path / "data" / "part.parquet")
-    html = page(rows, duplicates=read_duplicates({"duplicates": Input(tmp_path)})).html
-    reader = Reader(html)
+
+    def read(semantic: list[str | None]) -> pa.Table:
+        (tmp_path / "data").mkdir(exist_ok=True)
+        semantics = {"semantic": pa.array(semantic, pa.string())}
+        pq.write_table(pa.table(columns | semantics), tmp_path / "data" / "part.parquet")
+        found = read_duplicates({"duplicates": Input(tmp_path)})
+        assert found is not None
+        return found
+
+    found = read([None] * 6)
+    assert found["clip_id"].to_pylist() == list("abcdf")
+    reader = Reader(page(rows, duplicates=found).html)
+    assert "Semantic" not in reader.text
     assert ["phone + web", "1", "2"] in reader.rows
     assert ["web", "1", "2"] in reader.rows
     assert "1 cluster of 2 spans sources" in reader.text
@@ -295,6 +304,13 @@ def test_near_duplicates_are_counted_by_sources_and_shown_in_groups(tmp_path: Pa
     assert "motion 0.1 below 0.5" in shown
     assert "e.mp4" not in shown
     assert "#duplicates" in reader.links
-    none = page(rows, duplicates=pa.table(columns).slice(0, 0))
+    none = page(rows, duplicates=found.slice(0, 0))
     assert "No two clips show the same." in Reader(none.html).text
+    reader = Reader(page(rows, duplicates=read(list("aaccac"))).html)
+    assert "1 group of 1 spans sources" in reader.text
+    assert ["phone + web", "1", "3"] in reader.rows
+    assert "web, alike in meaning" in reader.text
+    assert "e.mp4" in reader.text[reader.text.rindex("Semantic") :]
+    unlike = Reader(page(rows, duplicates=read(list("aaccec"))).html)
+    assert "No two other clips mean the same." in unlike.text
     assert "duplicate" not in page(rows).html

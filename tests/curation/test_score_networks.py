@@ -23,9 +23,10 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessorPil,
+    ViTModel,
 )
 
-from curation.score_networks import aesthetic, caption_match, nsfw
+from curation.score_networks import aesthetic, caption_match, embedding, nsfw
 from curation.scores import AestheticConfig, CaptionMatchConfig, NsfwConfig, QualityConfig, ScoresConfig
 from lumina.randomness import generator
 from lumina.vbench.networks import preprocess
@@ -133,6 +134,25 @@ def test_siglip_reads_padded_captions_and_squashed_frames(tmp_path: Path) -> Non
     output = model(input_ids=torch.tensor([[4, 1, 3, 5, 5, 5, 5, 5]]), pixel_values=pixels)
     expected = (output.logits_per_image[:, 0] - model.logit_bias) / model.logit_scale.exp()
     assert found["caption_match"] == pytest.approx(float(expected.mean()), abs=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_an_embedding_is_the_mean_of_the_frames_unit_ones(kind: str, tmp_path: Path) -> None:
+    folder, model = _clip(tmp_path / kind, 24, 32, 16) if kind == "clip" else _siglip(tmp_path / kind)
+    processor = CLIPImageProcessorPil(size={"height": 32, "width": 32}, do_center_crop=False)
+    if kind == "clip":
+        processor = CLIPImageProcessorPil.from_pretrained(folder)
+    pixels = processor(images=[Image.fromarray(frame) for frame in _frames()], return_tensors="pt")["pixel_values"]
+    each = model.get_image_features(pixel_values=pixels).pooler_output
+    expected = (each / each.norm(dim=1, keepdim=True)).mean(dim=0)
+    np.testing.assert_allclose(embedding(str(folder), "cpu")(_frames()), expected.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_network_that_embeds_no_images_is_refused(tmp_path: Path) -> None:
+    folder = _saved(tmp_path / "vit", ViTModel(ViTConfig(**SMALL, image_size=32, patch_size=16)))
+    with pytest.raises(ValueError, match=r"duplicates\.semantic\.weights \(.+\) is a ViTModel, which embeds no images"):
+        embedding(str(folder), "cpu")
 
 
 def test_the_shipped_clip_knows_a_shape_from_another() -> None:

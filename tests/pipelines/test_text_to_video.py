@@ -189,6 +189,28 @@ def test_near_duplicates_are_found_on_demand_and_another_rule_of_them_finds_none
     assert same == {"render_shapes", "ingest", "probe", "motion", "tag", "frame_hashes", "duplicates"}
 
 
+def test_semantic_duplicates_embed_clips_and_another_limit_embeds_none_again(identifier: Identifier) -> None:
+    semantic = "duplicates.semantic.weights=zoo:clip"
+    pipeline = build(load_config("demo", ["duplicates={}", semantic]))
+    arrows = {name: set(pipeline.by_name[name].inputs.values()) for name in ("embeddings", "duplicates")}
+    assert arrows == {"embeddings": {"probe", "render_shapes"}, "duplicates": {"frame_hashes", "embeddings"}}
+    assert {"torch", "transformers"} <= set(pipeline.by_name["embeddings"].depends)
+    [place] = pipeline.by_name["embeddings"].weights.values()
+    first, *others = (
+        fingerprints(identifier, "demo", ["duplicates={}", *rule])
+        for rule in (
+            (semantic,),
+            (semantic, "duplicates.semantic.similarity=0.9"),
+            (semantic, "duplicates.semantic.samples=2"),
+            (f"duplicates.semantic.weights={place}",),
+        )
+    )
+    assert others[2] == first
+    computed = {"render_shapes", "ingest", "probe", "motion", "tag", "frame_hashes"}
+    for found, same in zip(others, ({*computed, "embeddings"}, computed), strict=False):
+        assert {name for name in first if first[name] == found[name]} == same
+
+
 def test_networks_of_scorers_are_known_by_content_wherever_they_lie(identifier: Identifier) -> None:
     def scores(*overrides: str) -> Stage:
         return build(load_config("demo", overrides)).by_name["scores"]
@@ -296,6 +318,9 @@ def test_captions_that_train_nothing_change_nothing(identifier: Identifier) -> N
     for rule in ("caption_agreement.min=0.4", "caption_tokens.max=500"):
         stages = build(load_config("demo", [*original, f"select.scores.{rule}"])).by_name
         assert "caption" in stages["select"].inputs.values()
+        page = stages["curation_page"].config
+        assert isinstance(page, PageConfig)
+        assert f"{next(iter(page.limits))}.{rule.partition('.')[2]}" == rule
 
 
 def test_a_local_captioner_is_known_by_content(tmp_path: Path) -> None:
@@ -324,6 +349,7 @@ def test_a_local_captioner_is_known_by_content(tmp_path: Path) -> None:
             "scoring.b measures 'audio_channels', as does scoring.a",
         ),
         ("select.scores.sharpness.min=1", "select.scores names 'sharpness'.*off: set scores.quality={}$"),
+        ("duplicates.semantic={}", "duplicates.semantic.weights is not given: name a path"),
         ("scores.aesthetic.weights=/clip", "scores.aesthetic.head is not given: name a path"),
         ("select.encoded={videos: [video]}", "select.encoded: leave it out"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ Use = Literal["original", "new", "longest", "mix"]
 _UNSPACED = "[\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 """Chinese and Japanese letters."""
 _WORD = re.compile(rf"{_UNSPACED}+|(?:(?!{_UNSPACED})\w)+")
+_ASCII = re.compile(r"\w+")
 AGREEMENT = "caption_agreement"
 """Name of the score that `agreement` is."""
 _STOP_WORDS = frozenset(
@@ -65,16 +67,21 @@ def agreement(old: str, new: str) -> float | None:
 
 
 def _words(text: str) -> set[str]:
-    found = re.findall(_WORD, unicodedata.normalize("NFKC", text).casefold())
-    words = {_stem(word) for word in found if word not in _STOP_WORDS}
-    return {part for word in words for part in _parts(word)}
+    # Pages and selections compare captions by the hundred thousand.
+    found = _ASCII.findall(text.lower()) if text.isascii() else _WORD.findall(_folded(text))
+    return {part for word in set(found) - _STOP_WORDS for part in _parts(word)}
 
 
-def _parts(word: str) -> list[str]:
-    """The word; of a run of letters that are written without blanks, each two neighbours."""
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+@functools.lru_cache(1 << 14)
+def _parts(word: str) -> tuple[str, ...]:
+    """The word's stem; of a run of letters that are written without blanks, each two neighbours."""
     if not re.match(_UNSPACED, word):
-        return [word]
-    return [word[at : at + 2] for at in range(max(1, len(word) - 1))]
+        return (_stem(word),)
+    return tuple(word[at : at + 2] for at in range(max(1, len(word) - 1)))
 
 
 def _stem(word: str) -> str:

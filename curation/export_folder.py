@@ -11,12 +11,9 @@ Clips lie in the order of their ids, so many a shard: the same plan gives the sa
 
 from __future__ import annotations
 
-import fcntl
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -27,17 +24,14 @@ import pyarrow as pa
 
 from curation.export_formats import CLIPS_FOLDER, FORMULA, MEDIA_TYPE, SUFFIXES, Exported, Format, Row, write_shard
 from curation.export_media import CLIP_COLUMNS, ClipFile, ClipFiles
+from curation.export_place import ExportFolderError, ExportPlace
 from curation.manifest_shards import EXPORT_INDEX, EXPORT_WORK
 from curation.schema import short_detail
-from lumina.files import read_json, replace_file, replacing, sha256_file
+from lumina.files import sha256_file
 
 INDEX_FILE, CARD_FILE, WORK_FOLDER = EXPORT_INDEX, "README.md", EXPORT_WORK
 SCHEMA = "lumina.export-data/1"
 _PLAN = "plan.json"
-
-
-class ExportFolderError(ValueError):
-    """The folder cannot take the export; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +42,7 @@ class ExportPlan:
     """Its id."""
     pipeline: str
     outputs: Mapping[str, str]
-    """Stage to the fingerprint of its output that is read."""
+    """Stage to the digest of its output that is read."""
     format: Format
     clips: bool
     """Whether the clips themselves come along."""
@@ -104,58 +98,56 @@ _ORIGIN = {
 }
 
 
-def check_folder(out: Path, plan: ExportPlan) -> bool:
-    """Whether the folder holds this export, whole or in part.
+def check_folder(out: ExportPlace, plan: ExportPlan) -> bool:
+    """Whether a place holds this export, whole or in part.
 
     ExportFolderError if it holds anything else.
     """
-    if not out.exists() and not out.is_symlink():
-        return False
-    if not out.is_dir():
-        raise ExportFolderError(f"{out} is no folder: name another place for the export")
-    if not any(out.iterdir()):
+    there = out.names("")
+    if not there:
         return False
     found = _plan_in(out)
-    if found is None and _has_just_begun(out):
-        return False
+    if found is None and set(there) == {WORK_FOLDER} and _PLAN not in out.names(WORK_FOLDER):
+        return False  # it was killed before it had written down what it was about to do
     if found is None:
-        raise ExportFolderError(f"the folder {out} holds something else: name one that is new or empty")
-    wanted = json.loads(json.dumps(plan.as_dict()))
-    differ = [key for key in wanted if found.get(key) != wanted[key]]
+        raise ExportFolderError(f"the folder {out.name} holds something else: name one that is new or empty")
+    wanted, held = _flat(json.loads(json.dumps(plan.as_dict()))), _flat(found)
+    differ = [key for key in {**wanted, **held} if held.get(key) != wanted.get(key)]
     if differ:
         key = differ[0]
         raise ExportFolderError(
-            f"the folder {out} holds another export, whose {key} is {found.get(key)}, not {wanted[key]}: name another "
-            "folder, or remove it"
+            f"the folder {out.name} holds another export, whose {key} is {held.get(key)}, not {wanted.get(key)}: "
+            "name another folder, or remove it"
         )
     return True
 
 
-def _has_just_begun(out: Path) -> bool:
-    """Whether an export was killed before it had written down what it was about to do."""
-    return [path.name for path in out.iterdir()] == [WORK_FOLDER] and not (out / WORK_FOLDER / _PLAN).exists()
+def _flat(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their names, those of a group as `outputs.select`."""
+    groups = {key: value if isinstance(value, dict) else {"": value} for key, value in plan.items()}
+    return {f"{key}.{name}" if name else key: value for key, group in groups.items() for name, value in group.items()}
 
 
-def finished(out: Path) -> dict[str, Any] | None:
-    """The index of an export of which every shard is there; None if it is not whole."""
-    if not (out / INDEX_FILE).is_file():
-        return None
-    index: dict[str, Any] = read_json(out / INDEX_FILE)
-    return index if len(_done(out)) == len(index["shards"]) else None
-
-
-def _plan_in(out: Path) -> dict[str, Any] | None:
-    """The plan of the export that a folder holds; None if it holds none."""
-    for path, key in ((out / INDEX_FILE, "plan"), (out / WORK_FOLDER / _PLAN, None)):
-        if path.is_file():
-            content = read_json(path)
+def _plan_in(out: ExportPlace) -> dict[str, Any] | None:
+    """The plan of the export that a place holds; None if it holds none."""
+    for name, key in ((INDEX_FILE, "plan"), (f"{WORK_FOLDER}/{_PLAN}", None)):
+        content = _json(out, name)
+        if content is not None:
             found = content.get(key) if key and isinstance(content, dict) else content
             return found if isinstance(found, dict) and found.get("schema") == SCHEMA else None
     return None
 
 
+def _json(out: ExportPlace, name: str) -> Any:
+    content = out.read(name)
+    try:
+        return None if content is None else json.loads(content)
+    except ValueError as error:
+        raise ExportFolderError(f"{out.name}/{name} is damaged ({error}): name another folder, or remove it") from error
+
+
 def export(
-    out: Path,
+    out: ExportPlace,
     plan: ExportPlan,
     schema: pa.Schema,
     splits: Iterable[str],
@@ -166,7 +158,7 @@ def export(
     """Write an export, or go on with one that was stopped; returns the index.
 
     Args:
-        out: the folder; see `check_folder`, which must have let it pass.
+        out: where to; see `check_folder`, which must have let it pass.
         plan: of the export.
         schema: see `clip_schema`.
         splits: names of those that have clips.
@@ -179,131 +171,151 @@ def export(
         OSError: it cannot be written.
         MachineError: the machine is at fault for a file that cannot be read.
     """
-    work = out / WORK_FOLDER
-    work.mkdir(parents=True, exist_ok=True)
-    with _alone(out, work):
-        if (index := finished(out)) is not None:
-            shutil.rmtree(work)
-            return index
-        known = _done(out)
-        replace_file(work / _PLAN, _text(plan.as_dict()), sync=True)
-        for name, record in known.items():
-            replace_file(work / f"{name}.json", _text(asdict(record)), sync=True)
-        (out / INDEX_FILE).unlink(missing_ok=True)
-        for stale in out.glob(".*.tmp"):
-            stale.unlink()
-        shutil.rmtree(work / "clips", ignore_errors=True)
-        (work / "clips").mkdir()
-        made = clips(work / "clips") if clips is not None else None
+    with out.alone() as scratch:
+        known, index = _done(out), _json(out, INDEX_FILE)
+        whole = index is not None and len(known) == len(index["shards"])
+        made = None
+        if clips is not None and not (whole and not any(record.left_out for record in known.values())):
+            (scratch / "clips").mkdir()
+            made = clips(scratch / "clips")
         try:
-            records = list(_shards(out, plan, schema, splits, rows, made, known, progress))
+            if made is not None:
+                again = _to_be_had(plan, splits, rows, made, known)
+                whole = whole and not again
+                known = {name: record for name, record in known.items() if name not in again}
+            if not whole:
+                out.put(f"{WORK_FOLDER}/{_PLAN}", _text(plan.as_dict()))
+                for name, record in known.items():
+                    out.put(f"{WORK_FOLDER}/{name}.json", _text(asdict(record)))
+                out.remove(INDEX_FILE)
+                shards = _Shards(out, scratch, plan, schema, made)
+                records = list(shards.write(splits, rows, known, progress))
+                index = _index(plan, schema, records)
+                out.put(CARD_FILE, _card(plan, schema, records).encode())
+                out.put(INDEX_FILE, _text(index))
         finally:
             if made is not None:
                 made.close()
-        index = _index(plan, schema, records)
-        replace_file(out / CARD_FILE, _card(plan, schema, records).encode())
-        replace_file(out / INDEX_FILE, _text(index), sync=True)
-        shutil.rmtree(work)
-    return index
+        out.clear()
+    found: dict[str, Any] = index
+    return found
 
 
-@contextmanager
-def _alone(out: Path, work: Path) -> Iterator[None]:
-    with (work / "LOCK").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ExportFolderError(f"another process exports into {out}: wait until it is done") from None
-        yield
-
-
-def _shards(
-    out: Path,
+def _to_be_had(
     plan: ExportPlan,
-    schema: pa.Schema,
     splits: Iterable[str],
     rows: Callable[[str], Iterator[Row]],
-    made: ClipFiles | None,
+    made: ClipFiles,
     known: Mapping[str, ShardRecord],
-    progress: Callable[[int], None],
-) -> Iterator[ShardRecord]:
-    done = 0
+) -> set[str]:
+    """Shards that are done, but for a clip that was left out and can be had by now."""
+    left_out = {one["clip_id"] for record in known.values() for one in record.left_out}
+    found = set[str]()
+    if not left_out:
+        return found
     for split in splits:
-        source = rows(split)
-        number = 0
-        while chunk := list(islice(source, plan.clips_per_shard)):
+        for number, chunk in enumerate(_chunks(rows(split), plan.clips_per_shard)):
             name = f"{split}-{number:05d}"
-            record = known.get(name)
-            if record is None:
-                record = _shard(out, name, split, plan, schema, chunk, made, partial(_further, progress, done))
-                replace_file(out / WORK_FOLDER / f"{name}.json", _text(asdict(record)), sync=True)
-            done, number = done + len(chunk), number + 1
-            progress(done)
-            yield record
+            if name not in known:
+                continue
+            for _, clip in made.of([row for row in chunk if row["clip_id"] in left_out]):
+                if isinstance(clip, ClipFile):
+                    clip.path.unlink()
+                    found.add(name)
+    return found
+
+
+def _chunks(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
+    while chunk := list(islice(rows, size)):
+        yield chunk
+
+
+@dataclass(frozen=True)
+class _Shards:
+    """Writes the shards of an export."""
+
+    out: ExportPlace
+    scratch: Path
+    plan: ExportPlan
+    schema: pa.Schema
+    made: ClipFiles | None
+
+    def write(
+        self,
+        splits: Iterable[str],
+        rows: Callable[[str], Iterator[Row]],
+        known: Mapping[str, ShardRecord],
+        progress: Callable[[int], None],
+    ) -> Iterator[ShardRecord]:
+        done = 0
+        for split in splits:
+            for number, chunk in enumerate(_chunks(rows(split), self.plan.clips_per_shard)):
+                name = f"{split}-{number:05d}"
+                record = known.get(name)
+                if record is None:
+                    record = self._shard(name, split, chunk, partial(_further, progress, done))
+                    self.out.put(f"{WORK_FOLDER}/{name}.json", _text(asdict(record)))
+                done += len(chunk)
+                progress(done)
+                yield record
+
+    def _shard(self, name: str, split: str, rows: list[Row], progress: Callable[[int], None]) -> ShardRecord:
+        out, plan, made = self.out, self.plan, self.made
+        folder = Path(CLIPS_FOLDER) / name if plan.format == "csv" else Path()
+        how, left_out = Counter[str](), list[Mapping[str, str]]()
+        formulas = 0
+
+        def exported() -> Iterator[Exported]:
+            nonlocal formulas
+            for at, (row, clip) in enumerate(((row, None) for row in rows) if made is None else made.of(rows), start=1):
+                progress(at)
+                if clip is None:
+                    formulas += str(row["caption"] or "").startswith(FORMULA)
+                    yield row, None
+                elif isinstance(clip, ClipFile):
+                    formulas += str(row["caption"] or "").startswith(FORMULA)
+                    how[clip.told["clip_how"]] += 1
+                    renamed = {_ORIGIN.get(key, key): value for key, value in row.items()}
+                    yield {**renamed, **clip.told, "file_name": (folder / clip.path.name).as_posix()}, clip.path
+                    clip.path.unlink(missing_ok=True)
+                else:
+                    told = {"reason": str(clip.reason), "detail": short_detail(clip.detail)}
+                    left_out.append({"clip_id": row["clip_id"], "uri": row["uri"], **told})
+
+        path = self.scratch / f"{name}{SUFFIXES[plan.format]}"
+        write_shard(
+            plan.format, path, self.schema, exported(), lambda clip: out.take(clip, (folder / clip.name).as_posix())
+        )
+        size, sha256 = path.stat().st_size, sha256_file(path)
+        out.take(path, path.name)
+        clips = len(rows) - len(left_out)
+        return ShardRecord(path.name, split, clips, size, sha256, dict(sorted(how.items())), formulas, tuple(left_out))
 
 
 def _further(progress: Callable[[int], None], done: int, more: int) -> None:
     progress(done + more)
 
 
-def _shard(
-    out: Path,
-    name: str,
-    split: str,
-    plan: ExportPlan,
-    schema: pa.Schema,
-    rows: list[Row],
-    made: ClipFiles | None,
-    progress: Callable[[int], None],
-) -> ShardRecord:
-    path = out / f"{name}{SUFFIXES[plan.format]}"
-    folder = Path(CLIPS_FOLDER) / name if plan.format == "csv" else Path()
-    how, left_out = Counter[str](), list[Mapping[str, str]]()
-    formulas = 0
-
-    def exported() -> Iterator[Exported]:
-        nonlocal formulas
-        for at, (row, clip) in enumerate(((row, None) for row in rows) if made is None else made.of(rows), start=1):
-            progress(at)
-            if clip is None:
-                formulas += str(row["caption"] or "").startswith(FORMULA)
-                yield row, None
-            elif isinstance(clip, ClipFile):
-                formulas += str(row["caption"] or "").startswith(FORMULA)
-                how[clip.told["clip_how"]] += 1
-                renamed = {_ORIGIN.get(key, key): value for key, value in row.items()}
-                yield {**renamed, **clip.told, "file_name": (folder / clip.path.name).as_posix()}, clip.path
-                clip.path.unlink(missing_ok=True)
-            else:
-                told = {"reason": str(clip.reason), "detail": short_detail(clip.detail)}
-                left_out.append({"clip_id": row["clip_id"], "uri": row["uri"], **told})
-
-    with replacing(path, sync=True) as unnamed:
-        write_shard(plan.format, unnamed, schema, exported(), out / folder)
-        size, sha256 = unnamed.stat().st_size, sha256_file(unnamed)
-    clips = len(rows) - len(left_out)
-    return ShardRecord(path.name, split, clips, size, sha256, dict(sorted(how.items())), formulas, tuple(left_out))
-
-
-def _done(out: Path) -> dict[str, ShardRecord]:
+def _done(out: ExportPlace) -> dict[str, ShardRecord]:
     """The shards that are done, by their names without extensions."""
-    found = []
-    if (out / INDEX_FILE).is_file():
-        found = read_json(out / INDEX_FILE)["shards"]
+    index = _json(out, INDEX_FILE)
+    if index is not None:
+        found = index["shards"]
     else:
-        found = [read_json(path) for path in sorted((out / WORK_FOLDER).glob("*-*.json"))]
+        names = sorted(name for name in out.names(WORK_FOLDER) if name.endswith(".json") and "-" in name)
+        found = [_json(out, f"{WORK_FOLDER}/{name}") for name in names]
     records = [ShardRecord(**{**one, "left_out": tuple(one["left_out"])}) for one in found]
-    return {record.name.partition(".")[0]: record for record in records if _is_there(out, record)}
+    there = out.names("")
+    return {record.name.partition(".")[0]: record for record in records if _is_there(out, there, record)}
 
 
-def _is_there(out: Path, record: ShardRecord) -> bool:
+def _is_there(out: ExportPlace, there: Mapping[str, int | None], record: ShardRecord) -> bool:
     """Whether a shard is as large as it was, and beside a CSV as many clips as it names."""
-    path = out / record.name
-    if not path.is_file() or path.stat().st_size != record.bytes:
+    if there.get(record.name) != record.bytes:
         return False
-    clips = out / CLIPS_FOLDER / path.stem
-    beside = path.suffix == SUFFIXES["csv"] and record.how
-    return not beside or (clips.is_dir() and sum(1 for _ in clips.iterdir()) >= record.clips)
+    stem, _, suffix = record.name.rpartition(".")
+    beside = f".{suffix}" == SUFFIXES["csv"] and record.how
+    return not beside or len(out.names(f"{CLIPS_FOLDER}/{stem}")) >= record.clips
 
 
 def _text(content: Mapping[str, Any]) -> bytes:

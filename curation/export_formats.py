@@ -11,7 +11,7 @@ import io
 import json
 import math
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +36,9 @@ Exported = tuple[Row, Path | None]
 """A row, and the file of its clip."""
 
 
-def write_shard(format: Format, path: Path, schema: pa.Schema, rows: Iterable[Exported], clips: Path | None) -> None:
+def write_shard(
+    format: Format, path: Path, schema: pa.Schema, rows: Iterable[Exported], beside: Callable[[Path], None]
+) -> None:
     """Write one shard.
 
     Args:
@@ -44,7 +46,7 @@ def write_shard(format: Format, path: Path, schema: pa.Schema, rows: Iterable[Ex
         path: the file.
         schema: columns of the rows; of Parquet with clips, with those of `MEDIA_TYPE`, which the rows lack.
         rows: in their order, each with the file of its clip, if there is one.
-        clips: the folder to which the clips of a CSV are moved; on the disk that they are on.
+        beside: moves the file of a clip to where those of a CSV lie.
 
     Raises:
         OSError: it cannot be written, or a clip is too large for a cell of Parquet.
@@ -54,7 +56,7 @@ def write_shard(format: Format, path: Path, schema: pa.Schema, rows: Iterable[Ex
     elif format == "parquet":
         _write_parquet(path, schema, rows)
     else:
-        _write_csv(path, schema, rows, clips)
+        _write_csv(path, schema, rows, beside)
 
 
 def as_json(row: Row, names: Iterable[str]) -> str:
@@ -110,16 +112,15 @@ def _write_parquet(path: Path, schema: pa.Schema, rows: Iterable[Exported]) -> N
             writer.write_table(pa.Table.from_pylist(waiting, schema))
 
 
-def _write_csv(path: Path, schema: pa.Schema, rows: Iterable[Exported], clips: Path | None) -> None:
+def _write_csv(path: Path, schema: pa.Schema, rows: Iterable[Exported], beside: Callable[[Path], None]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         # Of its own, Python quotes no carriage return, which ends a line for whoever reads.
         quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerow(schema.names)
         for row, clip in rows:
-            if clip is not None and clips is not None:
-                clips.mkdir(parents=True, exist_ok=True)
-                clip.replace(clips / clip.name)
+            if clip is not None:
+                beside(clip)
             cells = [_cell(row.get(name)) for name in schema.names]
             breaks = any(isinstance(cell, str) and "\r" in cell for cell in cells)
             (quoting if breaks else writer).writerow(cells)

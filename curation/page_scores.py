@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
+from curation.caption_choice import AGREEMENT, agreement
 from curation.charts import Histogram, Limit, Names, Values, histogram
 from curation.operator import Input, dataset
 from curation.rules import Range, as_written, score_columns
@@ -34,13 +35,17 @@ _MEANS = {
     "aesthetic_min": "LAION's score, lowest of the frames",
     "caption_match": "cosine of caption and frames, mean",
     "caption_match_min": "cosine of caption and frames, lowest",
+    "caption_match_new": "cosine of the model's caption and frames, mean",
+    "caption_match_new_min": "cosine of the model's caption and frames, lowest",
+    AGREEMENT: "how far the clip's own caption and the model's say the same, 0 to 1",
+    "caption_tokens": "of the question and the answer",
     "nsfw": "probability, mean over frames",
     "nsfw_max": "probability, highest of the frames",
     "text_area": "share of the picture under text, mean over frames",
     "text_frames": "share of frames with text",
     "text_stable": "share of the picture under text that stays",
 }
-"""Units of the stage `scores`; see `curation.score_columns`."""
+"""Units of scores; see `curation.score_columns`."""
 
 
 class ScoreLimits(Config):
@@ -81,11 +86,11 @@ class Score:
 
 def is_scores(key: str) -> bool:
     """Whether the input of this name has numbers that the page shows."""
-    return key == "scores" or key.startswith("score@")
+    return key in ("scores", "caption") or key.startswith("score@")
 
 
 def read_scores(inputs: Mapping[str, Input], clip_ids: pa.ChunkedArray) -> pa.Table | None:
-    """The numbers of the inputs `scores` and `score@...`, a column each, in the order of `clip_ids`.
+    """The numbers of the inputs `scores`, `score@...` and `caption`, a column each, in the order of `clip_ids`.
 
     Columns without any value are left out: nothing has measured them. None where there is no such input or number.
     ValueError if a table is of other clips.
@@ -94,9 +99,16 @@ def read_scores(inputs: Mapping[str, Input], clip_ids: pa.ChunkedArray) -> pa.Ta
     for key in sorted(filter(is_scores, inputs)):
         rows = dataset(inputs[key].path / "data")
         names = [name for name in rows.schema.names if name in score_columns(rows.schema)]
-        table = rows.to_table(["clip_id", *names]).sort_by("clip_id")
+        texts = ["caption", "caption_new"] if key == "caption" else []
+        table = rows.to_table(["clip_id", *names, *texts]).sort_by("clip_id")
         if not table["clip_id"].equals(clip_ids):
             raise ValueError(f"{key} has {len(table)} rows and select {len(clip_ids)}, or their clip ids differ")
+        if texts:
+            said = zip(*(table[name].to_pylist() for name in texts), strict=True)
+            table = table.append_column(
+                AGREEMENT, pa.array([agreement(old or "", new or "") for old, new in said], pa.float64())
+            )
+            names = [AGREEMENT, *names]
         columns |= {name: as_written(table[name]) for name in names if table[name].null_count < len(table)}
     return pa.table(columns) if columns else None
 

@@ -19,9 +19,14 @@ Image = NDArray[np.uint8]
 
 BLACK, WHITE = 5, 250
 """Luma up to which, and from which on, a pixel counts as clipped."""
-_LIT = 24
-"""Luma above which a pixel is none of a bar: bars are 0 or 16, and what a codec adds at their edge."""
+_LIT, _LIT_MORE, _LIT_CONTRAST = 24, 4, 0.1
+"""Luma above which a pixel is none of a bar: bars are 0 or 16, and what a codec adds at their edge. In a dark picture
+less: so many levels, and such a share of what there is between the darkest and the brightest percent, above the former.
+"""
 _LIT_SHARE = 0.02
+_STEP, _STEP_SHARE = 0.02, 0.25
+"""A bar ends at a straight line: within this share of the side so many pixels of a row are brighter by another
+`_LIT_MORE` levels, or it is none. Dark ground that turns brighter bit by bit is no bar."""
 _BLOCK = 16
 _SAME_SHARE, _SAME, _SAME_MOST = 0.1, 2.0, 8.0
 """Share of what frames of the clip usually differ by that one frame may that is shown, and encoded, twice; that is
@@ -36,6 +41,14 @@ _EDGE = 2
 def luma_of(frame: Image) -> Image:
     """Luma [H, W] of a frame [H, W, 3]."""
     return np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def lit_from(luma: Image) -> float:
+    """Luma above which a pixel of the frame [H, W] belongs to the picture and to no bar."""
+    step = 1 + min(luma.shape) // 256
+    counts = np.bincount(luma[::step, ::step].ravel(), minlength=256).cumsum()
+    darkest, brightest = (int(np.searchsorted(counts, share * counts[-1])) for share in (0.01, 0.99))
+    return float(min(_LIT, darkest + max(_LIT_MORE, _LIT_CONTRAST * (brightest - darkest))))
 
 
 def difference(before: Image, after: Image) -> float:
@@ -80,7 +93,7 @@ class Quality:
     _small: list[Image] = field(default_factory=list)
     _rows: NDArray[np.float64] | None = None
     _columns: NDArray[np.float64] | None = None
-    """Largest share of lit pixels of each row and column over the sampled frames."""
+    """[2, n]: largest share of lit, and of brighter pixels of each row and column over the sampled frames."""
 
     def follow(self, before: Image, after: Image) -> None:
         """Look at two frames' luma that are shown one after another."""
@@ -88,9 +101,13 @@ class Quality:
 
     def sample(self, frame: Image, luma: Image, before: Image | None) -> None:
         """Look at a sampled frame [H, W, 3], its luma, and that of the frame before where there is one."""
-        lit = (luma > _LIT).view(np.uint8)
-        rows, columns = (cv2.reduce(lit, axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel() for axis in (1, 0))
-        row_share, column_share = rows / lit.shape[1], columns / lit.shape[0]
+        least = lit_from(luma)
+        lit = [(luma > least + more).view(np.uint8) for more in (0, _LIT_MORE)]
+        row_share, column_share = (
+            np.stack([cv2.reduce(one, axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel() for one in lit])
+            / luma.shape[axis]
+            for axis in (1, 0)
+        )
         self._rows = row_share if self._rows is None else np.maximum(self._rows, row_share)
         self._columns = column_share if self._columns is None else np.maximum(self._columns, column_share)
         if before is not None:
@@ -103,7 +120,7 @@ class Quality:
         if self._rows is None or self._columns is None:
             raise ValueError("quality needs a frame")
         (top, bottom), (left, right) = (_inside(shares) for shares in (self._rows, self._columns))
-        height, width = len(self._rows), len(self._columns)
+        height, width = self._rows.shape[1], self._columns.shape[1]
         if top == bottom or left == right:  # all black: the whole picture is a bar
             top, bottom, left, right = 0, 0, 0, 0
         bar_rows, bar_columns = 1 - (bottom - top) / height, 1 - (right - left) / width
@@ -121,8 +138,16 @@ class Quality:
 
 def _inside(shares: NDArray[np.float64]) -> tuple[int, int]:
     """First of the rows that are no bar, and the one after their last."""
-    lit = np.flatnonzero(shares > _LIT_SHARE)
-    return (int(lit[0]), int(lit[-1]) + 1) if len(lit) else (0, 0)
+    lit = np.flatnonzero(shares[0] > _LIT_SHARE)
+    if not len(lit):
+        return 0, 0
+    length = shares.shape[1]
+    first, end, near = int(lit[0]), int(lit[-1]) + 1, max(4, round(_STEP * length))
+    if shares[1, first : first + near].max() < _STEP_SHARE:
+        first = 0
+    if shares[1, max(0, end - near) : end].max() < _STEP_SHARE:
+        end = length
+    return first, end
 
 
 def _cut(image: Image, box: tuple[float, float, float, float]) -> Image:

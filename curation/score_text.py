@@ -29,6 +29,10 @@ _BORDER = 3
 _STABLE_SHARE = 0.75
 """Share of the sampled frames in which a place has to be under text to be stably so."""
 
+_FEW, _SURE = 4, 0.9
+"""A line of fewer letters and digits is taken for text only where the network is so sure of it: of large plain things
+it says that they read `ME` or `HL`, with at most 0.7."""
+
 Read = Callable[[NDArray[np.uint8]], "list[tuple[NDArray[np.float32], str]]"]
 """Boxes [4, 2] in pixels, and what they say, of a picture [H, W, 3]."""
 
@@ -112,6 +116,12 @@ def _cuts(length: int, most: int) -> list[tuple[int, int]]:
     return [(start, start + most) for start in starts]
 
 
+def is_text(line: str, confidence: float) -> bool:
+    """Whether what was read is text. Single letters and signs are none: discs, squares and people are read as such."""
+    letters = sum(map(str.isalnum, line))
+    return letters > 1 and (letters >= _FEW or confidence >= _SURE)
+
+
 def _reader() -> Read:
     import rapidocr
 
@@ -139,6 +149,10 @@ def _reader() -> Read:
         found = engine(np.ascontiguousarray(picture[..., ::-1]))
         if found.txts is None:
             return []
-        return [(np.asarray(box, np.float32), line) for box, line in zip(found.boxes, found.txts, strict=True)]
+        return [
+            (np.asarray(box, np.float32), line)
+            for box, line, confidence in zip(found.boxes, found.txts, found.scores, strict=True)
+            if is_text(line, confidence)
+        ]
 
     return read

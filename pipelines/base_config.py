@@ -67,7 +67,8 @@ class ScoringConfig(Config):
     """A curation stage that measures clips, from a file of its own: the stage `score@NAME`."""
 
     operator: str = Field(pattern=r"^curation(\.\w+)+:\w+$")
-    """`module:NAME` of its `curation.operator.Operator`, which reads `clips` (of `probe`), `motion` or `tag`."""
+    """`module:NAME` of its `curation.operator.Operator`, which reads `clips` (of `probe`), `motion`, `tag` or
+    `caption`."""
     settings: Any = Field(default_factory=dict, validate_default=True)
     """The operator's own settings."""
     weights: dict[str, str] = Field(default_factory=dict)

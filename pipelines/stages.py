@@ -63,8 +63,17 @@ def read_clips(config: BaseConfig, data: RenderShapesConfig | Manifest) -> list[
 
 def score_clips(config: BaseConfig) -> list[Stage]:
     """The stages of the sections `scores`, where a scorer is on, `scoring` and `caption`."""
+    for name, one in config.scoring.items():
+        if config.caption is None and "caption" in load_operator(one.operator).inputs:
+            raise PipelineError(f"scoring.{name} reads new captions, but nothing captions clips: set caption.endpoint")
     added = [
-        curate(config, one.operator, one.settings, f"score@{name}", weights=one.weights)
+        curate(
+            config,
+            one.operator,
+            one.settings,
+            f"score@{name}",
+            weights={key: resolve(place) for key, place in one.weights.items()},
+        )
         for name, one in config.scoring.items()
     ]
     added += [_captions(config, config.caption)] if config.caption is not None else []

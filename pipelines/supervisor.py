@@ -27,6 +27,7 @@ import psutil
 import typer
 
 from jobs.cluster import memory
+from pipelines.engine.signals import signals_to
 from pipelines.engine.store.lease import process_start
 from pipelines.terminal import Text, make_console
 
@@ -168,13 +169,11 @@ class _Driver:
 
     def wait(self) -> _End:
         """Pass on signals until it has ended; see that it stops once a server of its cluster has died."""
-        before = {number: signal.signal(number, self._pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            self._listen()
-            code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+            with signals_to(self._pass_on):
+                self._listen()
+                code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
             os.close(self._told)
             os.close(self._heard)
         return self._end(code)

@@ -17,6 +17,7 @@ from pipelines.errors import PipelineError, disk_problem
 from pipelines.terminal import Text, json_text, make_console
 
 if TYPE_CHECKING:
+    from curation.export_place import ExportPlace
     from curation.operator import Env
     from pipelines.engine.store.run_record import RunRecord
     from pipelines.engine.store.store import Store
@@ -29,8 +30,12 @@ def export_data(
         typer.Option("--as", help="Shards of a WebDataset (tar), of Parquet, or of CSV."),
     ] = ("webdataset"),
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="A folder that is new or empty, or this export, which then goes on.")
-    ] = Path("exported_data"),
+        str,
+        typer.Option(
+            metavar="WHERE",
+            help="A folder, or s3://... or gs://..., that is new or empty, or this export, which then goes on.",
+        ),
+    ] = "exported_data",
     clips: Annotated[
         bool, typer.Option("--clips", help="The clips too: whole files as they are, spans cut out of their films.")
     ] = False,
@@ -45,8 +50,9 @@ def export_data(
 
     A killed export goes on where it was, and ends in the same bytes. `data.manifest=DIR` reads it back.
     """
-    from curation.export_folder import ExportFolderError, ExportPlan, check_folder, clip_schema, export
+    from curation.export_folder import ExportPlan, check_folder, clip_schema, export
     from curation.export_media import ClipFiles
+    from curation.export_place import ExportFolderError
     from pipelines.reports.selected_clips import read_selected
 
     opened = open_store(store)
@@ -54,9 +60,9 @@ def export_data(
     selected = read_selected(opened, record)
     versions = {name: metadata.version(name) for name in ("pyarrow", *(["av"] if clips else []))}
     plan = ExportPlan(record.run, record.pipeline, selected.outputs, format, clips, shard, versions)
-    check_place("--out", out)
+    place = _place(out)
     try:
-        check_folder(out, plan)
+        check_folder(place, plan)
     except ExportFolderError as error:
         raise PipelineError(f"--out: {error}") from error
     schema = clip_schema(selected.schema(), plan, selected.media)
@@ -65,7 +71,7 @@ def export_data(
     with console.status("") as status:
         try:
             index = export(
-                out,
+                place,
                 plan,
                 schema,
                 selected.splits,
@@ -76,12 +82,31 @@ def export_data(
         except ExportFolderError as error:
             raise PipelineError(f"--out: {error}") from error
         except OSError as error:
-            raise PipelineError(f"--out: {disk_problem(error, out)}") from error
+            raise PipelineError(f"--out: {disk_problem(error, Path(place.name))}") from error
     if as_json:
-        typer.echo(json_text({"out": str(out.resolve()), **index}))
+        typer.echo(json_text({"out": place.name, **index}))
         return
-    for line in _told(index, out):
+    for line in _told(index, place.name):
         make_console().print(Text(line), soft_wrap=True)
+
+
+def _place(out: str) -> ExportPlace:
+    """Where an export goes.
+
+    Raises:
+        PipelineError: a folder can neither be made nor written there, or it is a bucket that cannot be used.
+    """
+    from curation.export_place import Folder
+    from pipelines.commands.export_bucket import BucketPlace
+    from pipelines.engine.store.bucket import SCHEMES
+
+    if out.startswith(SCHEMES):
+        return BucketPlace(out)
+    if "://" in out:
+        raise PipelineError(f"--out {out}: give a folder, or one of {' '.join(SCHEMES)}")
+    path = Path(out)
+    check_place("--out", path)
+    return Folder(path.absolute())
 
 
 def _env(store: Store, record: RunRecord) -> Env:
@@ -102,13 +127,13 @@ def _placed(rows: Iterator[dict[str, Any]], env: Env) -> Iterator[dict[str, Any]
         yield row | {"uri": absolute(row["uri"], env.media_root, env.stores)}
 
 
-def _told(index: Mapping[str, Any], out: Path) -> Iterator[str]:
+def _told(index: Mapping[str, Any], out: str) -> Iterator[str]:
     from curation.export_folder import INDEX_FILE
 
     splits = ", ".join(f"{split} {count:,}" for split, count in index["splits"].items())
     shards = len(index["shards"])
     kind = f"shard{'' if shards == 1 else 's'} of {index['plan']['format']}"
-    yield f"{index['clips']:,} clips ({splits}) in {shards} {kind}, {size(index['bytes'])}: {out.resolve()}"
+    yield f"{index['clips']:,} clips ({splits}) in {shards} {kind}, {size(index['bytes'])}: {out}"
     if index["how"]:
         words = {"whole": "whole files", "copied": "spans copied", "encoded": "spans encoded anew"}
         how = ", ".join(f"{index['how'][name]:,} {text}" for name, text in words.items() if name in index["how"])

@@ -64,11 +64,13 @@ def sweep(
     from pipelines.sweep.arms import read_seeds, read_sweep
     from pipelines.sweep.plan import plan_sweep
     from pipelines.sweep.processes import capacity, check_parallel
+    from pipelines.sweep.sweeping import check_record
     from pipelines.sweep.tables import sweep_plan_view
 
     read = read_sweep(config, override or [], arms, read_seeds(seeds), name, store)
     settings = read.runs[0].settings
     opened = stores.open_store(settings.store, settings.store_cache)
+    check_record(read, opened)
     made = plan_sweep(read, opened, until)
     if plan:
         show(as_json, made.as_dict, lambda: sweep_plan_view(made))

@@ -51,9 +51,9 @@ class SelectedClips:
 
     @property
     def outputs(self) -> dict[str, str]:
-        """Stage to the fingerprint of its output that is read."""
+        """Stage to the digest of its output that is read."""
         names = sorted({STAGE, *self.inputs.values()})
-        return {name: self.record.stages[name].fingerprint or "" for name in names}
+        return {name: self.record.stages[name].digest or "" for name in names}
 
     def schema(self) -> pa.Schema:
         """Columns of the rows that are exported."""

@@ -21,6 +21,7 @@ from typing import Any
 
 from jobs.runtime import RuntimeConfig
 from pipelines.engine.plan import Plan
+from pipelines.engine.signals import signals_to
 from pipelines.engine.store.run_record import RunRecord
 from pipelines.engine.store.store import Store
 from pipelines.engine.store.sweep_record import RunState
@@ -215,12 +216,10 @@ class Processes:
     @contextmanager
     def _listening(self) -> Iterator[None]:
         """Pass on the first signal, and end the runs at the second."""
-        before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            yield
+            with signals_to(self._stop):
+                yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
             for child in self._children.values():  # whatever went wrong here, none is left
                 child.process.terminate()
 

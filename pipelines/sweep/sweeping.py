@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
+from pipelines.engine.store.lease import holding
 from pipelines.engine.store.store import Store
-from pipelines.engine.store.sweep_record import ArmRun, SweepRecord, page_key
+from pipelines.engine.store.sweep_record import ArmRun, SweepRecord, lease_key, page_key, sweep_key
+from pipelines.errors import PipelineError, StoreError
 from pipelines.reports.page.sweep import sweep_page
 from pipelines.reports.sweep import compare_arms
 from pipelines.sweep.arms import Sweep, SweepRun
@@ -39,6 +42,29 @@ def in_turn(runs: Sequence[SweepRun], done: Collection[str] = ()) -> list[SweepR
     """Runs, but those of the names `done`, as they start: all arms with the first seed before any with the second."""
     seeds = list(dict.fromkeys(run.seed for run in runs))
     return sorted((run for run in runs if run.name not in done), key=lambda run: seeds.index(run.seed))
+
+
+def check_record(sweep: Sweep, store: Store) -> None:
+    """Check that the record of the name is this sweep's, or has no run that this one lacks.
+
+    Raises:
+        PipelineError: it is of another config, or of other arms.
+    """
+    try:
+        held = SweepRecord.load(store.objects, sweep.name)
+    except StoreError:
+        return  # there is none, or none that is worth keeping
+    names = {run.name for run in sweep.runs}
+    other = [run.title for run in held.runs if run.name not in names]
+    is_of = f"runs that this one has not ({', '.join(other)})" if other else ""
+    if Path(held.config).name != Path(sweep.config).name:
+        is_of = f"runs of the config {held.config}"
+    if is_of:
+        where = store.objects.name(sweep_key(sweep.name))
+        raise PipelineError(
+            f"the sweep {sweep.name} of this store has {is_of}, and its record would be lost: give this one another "
+            f"--name, or remove {where}"
+        )
 
 
 def begin(sweep: Sweep, plan: SweepPlan, store: Store, until: str | None, command: str) -> SweepRecord:
@@ -74,8 +100,21 @@ def bring_up(
         changed: told at each change.
 
     Raises:
+        PipelineError: another process brings a sweep of this name up.
         StoreError: the record cannot be written, or an output not be read; runs at work are asked to stop.
     """
+    with holding(store.objects, lease_key(record.name)) as other:
+        if other is not None:
+            raise PipelineError(
+                f"the sweep {record.name} is at work, as {other}: wait until it has ended, or give this one another "
+                "--name"
+            )
+        return _bring_up(record, runs, store, words, parallel, changed)
+
+
+def _bring_up(
+    record: SweepRecord, runs: Sequence[SweepRun], store: Store, words: Words, parallel: int, changed: Changed
+) -> Swept:
 
     def write() -> None:
         nonlocal record

@@ -8,7 +8,7 @@ import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lumina.shapes import measure
+from lumina.shapes import MeasuredShape, measure
+from lumina.shapes.captions import _STAYS, _TO
 
 Reply = tuple[int, dict[str, str], bytes]
+SAID = {"still": _STAYS, **_TO}
 
 
 @dataclass
@@ -55,17 +57,30 @@ def seen(body: dict[str, Any]) -> tuple[np.ndarray, list[float], str]:
     return frames, times, prompt["text"]
 
 
+def _motion(shape: MeasuredShape) -> str:
+    return " stands still" if shape.direction == "still" else f" moves {shape.direction} {shape.speed}"
+
+
 def described(body: dict[str, Any]) -> str:
     """A true sentence about the shapes in the frames."""
     frames, times, _ = seen(body)
     found = measure(frames, 1 / (times[1] - times[0]) if len(times) > 1 else 1.0).shapes
-    told = [
-        f"a {one.color} {one.kind} "
-        + ("stands still" if one.direction == "still" else f"moves {one.direction} {one.speed}")
-        for one in found
-    ]
+    told = [f"a {one.color} {one.kind}{_motion(one) if len(times) > 1 else ''}" for one in found]
     ground = "dark" if np.median(frames) < 128 else "light"
     return " and ".join(told or ["nothing is there to be seen"]).capitalize() + f" on a {ground} background."
+
+
+def is_right(caption: str, scene: Sequence[Mapping[str, str]], image: bool = False) -> bool:
+    """Whether a caption tells each shape of a scene with its colour, its kind and where it moves, and no other."""
+    clauses = caption.lower().replace(" while ", " and ").split(" and ")
+    return len(clauses) == len(scene) and all(
+        any(
+            f"{one['color']} {one['kind']}" in clause
+            and (image or any(f" {said}" in clause for said in SAID[one["direction"]]))
+            for clause in clauses
+        )
+        for one in scene
+    )
 
 
 @contextmanager

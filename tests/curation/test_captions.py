@@ -20,13 +20,11 @@ from curation.rules import Range
 from curation.selection import SELECT_OPERATOR, SelectConfig
 from jobs.shapes import RenderShapesConfig, _Chunk, _render_chunk
 from lumina.faults import MachineError
-from lumina.shapes.captions import _STAYS, _TO
-from tests.curation.captioning import Captioner, Reply, chat, served
+from tests.curation.captioning import Captioner, Reply, chat, is_right, served
 from tests.curation.in_memory import computed
 from tests.curation.scored import probed
 
 CLIPS = 24
-SAID = {"still": _STAYS, **_TO}
 
 
 @pytest.fixture(scope="module")
@@ -61,18 +59,6 @@ def captioned(root: Path, work: Path, captioner: Captioner, clips: pa.Table | No
     rows = prompted(clips, given)
     assert CAPTION_OPERATOR.map is not None
     return apply(CAPTION_OPERATOR, CAPTION_OPERATOR.map(given, env), rows)
-
-
-def is_right(caption: str, scene: list[dict[str, str]]) -> bool:
-    """Whether a caption tells each shape of a scene with its colour, its kind and where it moves, and no other."""
-    clauses = caption.lower().replace(" while ", " and ").split(" and ")
-    return len(clauses) == len(scene) and all(
-        any(
-            f"{one['color']} {one['kind']}" in clause and any(f" {said}" in clause for said in SAID[one["direction"]])
-            for clause in clauses
-        )
-        for one in scene
-    )
 
 
 def test_wrong_captions_are_found_by_disagreement_and_repaired(

@@ -104,6 +104,7 @@ def page(
     prompts: Mapping[str, str] | None = None,
     duplicates: pa.Table | None = None,
     scores: pa.Table | None = None,
+    captions: ds.Dataset | None = None,
     **config: Any,
 ) -> Page:
     """A page of `rows`, whose frames are read from `root` where that is given."""
@@ -120,7 +121,7 @@ def page(
     table = ds.dataset(to_table(rows, PROBED))
     tables = join_tables(table, table, "pixels per 0.5 s in frames of 64x64, by dis", prompts or {})
     found = make_page(
-        replace(tables, duplicates=duplicates, scores=scores), PageConfig(**config), decode,
+        replace(tables, duplicates=duplicates, scores=scores, captions=captions), PageConfig(**config), decode,
         {"select": "rows256-add/1:9:ab"},
         lambda done, total, unit: told.append((done, total, unit)),
     )  # fmt: skip

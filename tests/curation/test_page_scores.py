@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
 from curation.charts import Values, histogram
 from curation.operator import Input
 from curation.page_scores import read_scores
+from curation.schema import CAPTION, to_table
 from curation.score_columns import SCORES
 from tests.curation.test_page import EVIL, SLOW, Reader, clip, page
 
@@ -90,6 +92,25 @@ def test_columns_that_nothing_measured_are_left_out_and_clips_must_be_the_run_s(
     assert read_scores({"motion": scores}, ids) is None
     with pytest.raises(ValueError, match="score@own has 2 rows and select 3, or their clip ids differ"):
         read_scores(inputs, pa.chunked_array([["a", "b", "c"]]))
+
+
+def test_how_captions_agree_is_shown_with_its_limits_and_both_captions_of_the_ends(tmp_path: Path) -> None:
+    ids = ["a", "b", "c", "d"]
+    new = ["A red circle moves left.", "A blue square stays still.", None, "A green star rises."]
+    told = [{"clip_id": name, "caption": "The red circle moves left.", "caption_new": one}
+            for name, one in zip(ids, new, strict=True)]  # fmt: skip
+    (tmp_path / "data").mkdir()
+    pq.write_table(to_table(told[::-1], CAPTION), tmp_path / "data" / "part.parquet")
+    found = read_scores({"caption": Input(tmp_path)}, pa.chunked_array([ids]))
+    assert found is not None
+    # Nobody counted tokens.
+    assert found.to_pydict() == {"caption_agreement": [1, 0, None, 0]}
+    rows = [clip(name, "web", caption="The red circle moves left.") for name in ids]
+    limits = {"caption_agreement": {"every": {"min": 0.3}}}
+    read = Reader(page(rows, scores=found, limits=limits, captions=ds.dataset(tmp_path / "data")).html)
+    assert "web n = 3 · min 0.3: 33% within" in read.text
+    assert "Lowest 0 · web 0 · web 1 · web" in read.text
+    assert "The model's: A green star rises." in read.text
 
 
 @pytest.mark.parametrize("values", [[-0.3, -0.3], [-30.0, -20.0], [-1.0, 1.0], [0.0, 0.0]])

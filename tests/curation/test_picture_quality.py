@@ -40,6 +40,30 @@ def test_bars_are_found_to_the_pixel_and_nothing_else_is_measured_in_them(
     assert found["duplicate_frames"] is None
 
 
+def _bars(luma: np.ndarray) -> tuple[float | None, float | None]:
+    quality = Quality(512)
+    frame = luma.astype(np.uint8)[..., None].repeat(3, -1)
+    quality.sample(frame, luma_of(frame), None)
+    found = quality.found()
+    return found["bar_rows"], found["bar_columns"]
+
+
+def test_dark_ground_is_no_bar_and_bars_of_a_dark_film_are_found() -> None:
+    # Brighter from left to right, with a disc: a third of the columns is below the luma of bars.
+    ground = np.linspace(11, 60, 300)[None].repeat(200, 0)
+    y, x = np.mgrid[:200, :300]
+    ground[np.hypot(y - 100, x - 200) < 40] = 150
+    assert _bars(ground) == (0, 0)
+    # As a film of a cellar: no pixel is brighter than bars may be.
+    dark = 2 + texture(3, 200, 300) // 12
+    assert dark.max() < 24
+    assert _bars(dark) == (0, 0)
+    framed = np.zeros((240, 300))
+    framed[20:220] = dark
+    assert _bars(framed) == (pytest.approx(1 / 6, abs=0.01), 0)
+    assert _bars(np.full((60, 80), 16)) == (1, 1)
+
+
 def test_a_small_thing_that_moves_is_no_duplicate() -> None:
     still = np.full((480, 640), 100, np.uint8)
     moved = still.copy()

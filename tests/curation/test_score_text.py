@@ -48,6 +48,13 @@ def test_areas_are_shares_and_a_line_that_a_piece_cuts_is_read_in_another(monkey
     assert text(720)(np.zeros((2, 9, 7, 3), np.uint8), "")["text_area"] == 0
 
 
+def test_signs_single_letters_and_guesses_are_no_text() -> None:
+    for line, confidence in (("■", 0.99), ("：", 0.9), ("O", 0.99), ("豆", 0.99), ("HL", 0.67), ("", 1.0)):
+        assert not score_text.is_text(line, confidence)
+    for line, confidence in (("Episode 12", 0.6), ("TV", 0.95), ("出口", 0.95), ("12:30", 0.6)):
+        assert score_text.is_text(line, confidence)
+
+
 def test_pieces_cover_a_picture_and_overlap() -> None:
     for length in (1, 400, 401, 720, 1080, 2160):
         cuts = score_text._cuts(length, 400)
@@ -81,3 +88,14 @@ def test_planted_titles_are_found_and_read(tmp_path: Path) -> None:
         none = rows[f"{name}_none.png"]
         assert (none["text_area"], none["text_frames"], none["text_lines"]) == (0, 0, [])
         assert none["sharpness"] is not None
+
+
+def test_large_plain_things_are_no_text(tmp_path: Path) -> None:
+    pytest.importorskip("rapidocr", reason="rapidocr is not installed (extra ocr)")
+    frame = np.full((320, 480, 3), 60, np.uint8)
+    cv2.circle(frame, (240, 160), 70, (250, 30, 30), -1, cv2.LINE_AA)
+    Image.fromarray(frame).save(tmp_path / "disc.png")
+    cv2.rectangle(frame, (160, 80), (320, 240), (30, 250, 30), -1)
+    Image.fromarray(frame).save(tmp_path / "square.png")
+    rows = scored(tmp_path, ["disc.png", "square.png"], ScoresConfig(text=TextConfig()))
+    assert [row["text_frames"] for row in rows.values()] == [0, 0]

@@ -68,6 +68,7 @@ RULES: tuple[tuple[str, Run | Read], ...] = (
     (r"lumina track", Run("compared_copy")),
     (r"lumina cluster check .+", Run("program")),
     (r"lumina selection.*", Run("curated")),
+    (r"lumina export-data .*s3://.*", Read("tests/pipelines/commands/test_export_data.py exports to a bucket")),
     (r"lumina export-data my-run .*", Run("curated_copy")),
     (r"lumina quarantine --retry .*", Run("curated_copy")),
     (r"lumina quarantine.*", Run("curated")),

@@ -13,6 +13,7 @@ from curation.decode import ProbeConfig
 from curation.latents import EncodeLatentsConfig
 from curation.manifests import IngestConfig
 from curation.motion_scores import MotionConfig
+from curation.operator import FAILED
 from curation.selection import SelectConfig
 from curation.sources import TagConfig
 from jobs.context import InputRef
@@ -108,11 +109,13 @@ def test_a_stage_in_which_many_rows_fail_alike_stops_and_asks(tmp_path: Path, ra
         "line 1 line 2; none of them is written down."
     )
     config = AlikeConfig(reason="decode_timeout")
+    (tmp_path / "stage" / "work" / FAILED).mkdir(parents=True)
     with pytest.raises(MachineError, match=said.replace(".", r"\.")) as caught:
         chain.run("stage", name, config)
     assert "raise runtime.max_failed_share (1 never stops)" in str(caught.value)
     kept = [unit for part in read_parts(tmp_path / "stage" / "work" / "parts") for unit in part.numbers]
     assert len(kept) <= 19
+    assert not (tmp_path / "stage" / "work" / FAILED).exists()
     chain.runtime = RuntimeConfig(max_failed_share=0.6)
     assert chain.run("raised", name, config).counts["quarantined/decode_timeout"] == 26
     (tmp_path / "mended").touch()

@@ -285,6 +285,31 @@ def test_captions_are_off_and_where_they_come_from_is_in_no_identity(identifier:
         assert ("caption" in same) == (before["caption"] == after["caption"])
 
 
+def test_old_and_new_captions_are_both_scored_and_a_threshold_of_either_computes_nothing_dear(
+    identifier: Identifier,
+) -> None:
+    match = (
+        "scoring.%s={operator: 'curation.%s_OPERATOR', settings: {caption_match: {}}, "
+        "weights: {caption_match.weights: 'zoo:clip'}}"
+    )
+    both = [match % ("old", "scores:CAPTION_MATCH"), match % ("new", "caption_scores:NEW_CAPTION_MATCH")]
+    with pytest.raises(PipelineError, match=r"scoring.new reads new .*, but nothing captions clips: set caption"):
+        build(load_config("demo", both))
+    stages = build(load_config("demo", [*both, CAPTION])).by_name
+    assert {"probe", "caption"} <= set(stages["score@new"].inputs.values())
+    assert "caption" not in stages["score@old"].inputs.values()
+    rules = [
+        (),
+        ("select.scores.caption_match_new.min=0.2",),
+        ("select.scores={caption_match_new: {min: 0.3}, caption_match: {min: 0.2}}",),
+        ("select.scores={caption_match_new: {min: 0.3}, caption_match: {min: 0.2}, caption_agreement: {min: 0.4}}",),
+    ]
+    found = [fingerprints(identifier, "demo", [*both, CAPTION, *rule]) for rule in rules]
+    computed = {"render_shapes", "ingest", "probe", "motion", "tag", "caption", "score@old", "score@new"}
+    for before, after in pairwise(found):
+        assert {name for name in before if before[name] == after[name]} == computed
+
+
 def test_captions_that_train_nothing_change_nothing(identifier: Identifier) -> None:
     plain = fingerprints(identifier, "demo")
     original = [CAPTION, "caption.use=original"]
@@ -293,6 +318,9 @@ def test_captions_that_train_nothing_change_nothing(identifier: Identifier) -> N
     for rule in ("caption_agreement.min=0.4", "caption_tokens.max=500"):
         stages = build(load_config("demo", [*original, f"select.scores.{rule}"])).by_name
         assert "caption" in stages["select"].inputs.values()
+        page = stages["curation_page"].config
+        assert isinstance(page, PageConfig)
+        assert f"{next(iter(page.limits))}.{rule.partition('.')[2]}" == rule
 
 
 def test_a_local_captioner_is_known_by_content(tmp_path: Path) -> None:

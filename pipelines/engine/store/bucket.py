@@ -35,6 +35,7 @@ class Bucket:
     Args:
         uri: `s3://bucket/prefix?region=...&endpoint_override=host:port&scheme=http`, or `gs://bucket/prefix`;
             credentials come from the environment.
+        option: what named it, for messages.
 
     Raises:
         StoreError: obstore is not installed, or the URI has no bucket or an option that is not known.
@@ -43,7 +44,8 @@ class Bucket:
     every_s: ClassVar[float] = 10.0
     stamps: ClassVar[bool] = False  # a bucket may name versions by their content, and tell whole seconds only
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, option: str = "--store") -> None:
+        self._option = option
         self._seen: dict[str, tuple[Tag, float]] = {}
         self.given = uri
         """The URI with its options."""
@@ -159,6 +161,13 @@ class Bucket:
             found = self._api.list_with_delimiter(self._store, prefix)
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
 
+    def children(self, prefix: str) -> dict[str, int | None]:
+        """Names of what lies directly below `prefix/`: bytes of an object, None of what has objects below it."""
+        with self._named(prefix):
+            found = self._api.list_with_delimiter(self._store, prefix or None)
+        names: dict[str, int | None] = {one["path"].rpartition("/")[2]: one["size"] for one in found["objects"]}
+        return names | {path.rstrip("/").rpartition("/")[2]: None for path in found["common_prefixes"]}
+
     def upload(self, path: Path, key: str) -> None:
         """Put a file, in parts if it is large."""
         with self._named(key):
@@ -222,9 +231,9 @@ class Bucket:
         found = self.read(key)
         return found.tag if found is not None and found.text == text else None
 
-    def _check_bucket(self, error: FileNotFoundError) -> None:
+    def _check_bucket(self, error: Exception) -> None:
         if "NoSuchBucket" in str(error):
-            raise StoreError(f"store {self.uri}: there is no such bucket; make it, or give another with --store")
+            raise StoreError(f"store {self.uri}: there is no such bucket; make it, or give another with {self._option}")
 
     @contextlib.contextmanager
     def _named(self, key: str) -> Iterator[None]:
@@ -233,6 +242,7 @@ class Bucket:
         try:
             yield
         except BaseError as error:
+            self._check_bucket(error)
             raise StoreError(f"{self.name(key)}: {str(error).strip().splitlines()[0]}") from error
 
 

@@ -14,6 +14,8 @@ import subprocess
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -151,6 +153,38 @@ def try_acquire(objects: Objects, key: str = RECORD) -> Lease | Holder:
         tag = objects.replace(key, _text(objects, holder, 0), None if current is None else current.tag)
         if tag is not None:
             return Lease(objects, key, holder, tag)
+
+
+@contextmanager
+def holding(objects: Objects, key: str) -> Iterator[Holder | None]:
+    """Have a lease while the block runs, renewed now and then.
+
+    Yields None, or whoever has it and may be alive: then the block runs without.
+    """
+    lease = try_acquire(objects, key)
+    if isinstance(lease, Holder):
+        yield lease
+        return
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(HEARTBEAT_S):
+            try:
+                lease.refresh()
+            except LeaseLostError as error:
+                log.warning("%s", error)
+                return
+            except (StoreError, OSError) as error:
+                log.warning("heartbeat: %s", error)  # whoever takes it over meanwhile shows up at the next beat
+
+    thread = threading.Thread(target=beat, name=f"heartbeat {key}", daemon=True)
+    thread.start()
+    try:
+        yield None
+    finally:
+        ended.set()
+        thread.join()
+        lease.release()
 
 
 def read_holder(objects: Objects, key: str = RECORD) -> Holder | None:

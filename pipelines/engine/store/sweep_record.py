@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines.engine.store.checksum import is_whole, seal
+from pipelines.engine.store.lease import RECORD
 from pipelines.engine.store.objects import Objects
 from pipelines.engine.store.typed import Name, Number, Text, Whole, checked, is_name, parse, plain
 from pipelines.errors import StoreError
@@ -98,6 +99,11 @@ def sweep_key(name: str) -> str:
 def page_key(name: str) -> str:
     """Of the page of a sweep, by its name."""
     return f"sweeps/{name}.html"
+
+
+def lease_key(name: str) -> str:
+    """Of the lease that the process has which brings a sweep up."""
+    return f"sweeps/{name}/{RECORD}"
 
 
 def sweep_names(objects: Objects) -> list[str]:

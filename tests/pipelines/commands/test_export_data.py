@@ -32,6 +32,8 @@ from curation.manifests import INGEST_OPERATOR, media_root, read_manifest
 from curation.operator import Env, Input
 from curation.selection import SelectConfig
 from pipelines import cli
+from pipelines.engine.store.bucket import Bucket
+from pipelines.engine.store.lease import holding
 from tests.curation.in_memory import computed
 from tests.curation.numbered import Film, number_of, picture, write
 from tests.pipelines.curated import Curated
@@ -90,7 +92,7 @@ def decoders() -> Iterator[None]:
         Decoder.close(decoder)
 
 
-def _export(world: Curated, out: Path, *options: str, code: int = 0) -> str:
+def _export(world: Curated, out: Path | str, *options: str, code: int = 0) -> str:
     arguments = ["export-data", "r1", "--store", str(world.store.root), "--out", str(out), *options]
     done = CliRunner().invoke(cli.app, arguments, env={"COLUMNS": "400"})
     assert done.exit_code == code, done.output
@@ -321,6 +323,68 @@ def test_a_clip_that_is_gone_or_another_is_left_out_and_told(world: Curated, tmp
         wanted = {"gone": "missing_file", "other": "unreadable_file"}[name]
         assert [one["reason"] for one in left_out] == [wanted, wanted]
         assert {one["clip_id"] for one in left_out}.isdisjoint(row["clip_id"] for row in _rows(tmp_path / name))
+
+
+def test_a_clip_that_is_back_comes_in_with_the_next_call(world: Curated, tmp_path: Path) -> None:
+    options, film = ("--as", "csv", "--clips", "--shard", "2"), world.media / "whole.mp4"
+    _export(world, tmp_path / "whole", *options)
+    aside = film.rename(tmp_path / "aside.mp4")
+    try:
+        _export(world, tmp_path / "out", *options)
+        before = _digests(tmp_path / "out"), (tmp_path / "out" / "EXPORT.json").stat().st_mtime_ns
+        assert "2 left out" in _export(world, tmp_path / "out", *options)
+        assert (_digests(tmp_path / "out"), (tmp_path / "out" / "EXPORT.json").stat().st_mtime_ns) == before
+    finally:
+        aside.rename(film)
+    assert "left out" not in _export(world, tmp_path / "out", *options)
+    assert _digests(tmp_path / "out") == _digests(tmp_path / "whole")
+
+
+def test_another_selection_of_the_run_is_another_export(world: Curated, tmp_path: Path) -> None:
+    _export(world, tmp_path / "out", "--as", "csv")
+    record = world.store.get_run("r1")
+    select = replace(record.stages["select"], digest="rows256-add/1:6:0")
+    world.store.put_run(replace(record, stages={**record.stages, "select": select}))
+    try:
+        told = _export(world, tmp_path / "out", "--as", "csv", code=1)
+    finally:
+        world.store.put_run(record)
+    assert "holds another export, whose outputs.select is , not rows256-add/1:6:0: name" in told
+
+
+@pytest.mark.parametrize("format", ["webdataset", "csv"])
+def test_a_bucket_gets_the_same_bytes_and_a_stopped_export_goes_on_there(
+    world: Curated, tmp_path: Path, format: str, s3_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--as", format, "--clips", "--shard", "2")
+    _export(world, tmp_path / "whole", *options)
+    bucket, written, count = Bucket(s3_store), export_folder.write_shard, 0
+
+    def stopping(*arguments: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > 1:
+            raise KeyboardInterrupt
+        written(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export_folder, "write_shard", stopping)
+        _export(world, s3_store, *options, code=130)
+    [before] = [entry for entry in bucket.entries("") if entry.key.startswith(("train-", "heldout-"))]
+    assert bucket.get("EXPORT.json") is None
+    with holding(bucket, ".export/LEASE.json"):
+        assert "another process exports into s3://" in _export(world, s3_store, *options, code=1)
+    told = _export(world, s3_store, *options)
+    assert bucket.uri in told
+    assert before in bucket.entries("")
+    found = {entry.key: hashlib.sha256(bucket.get(entry.key) or b"").hexdigest() for entry in bucket.entries("")}
+    assert found == _digests(tmp_path / "whole")
+    _export(world, s3_store, *options)
+    assert "holds another export" in _export(world, s3_store, *options, "--shard", "3", code=1)
+    bucket.remove("EXPORT.json")
+    assert "holds something else" in _export(world, s3_store, *options, code=1)
+    assert "there is no such bucket" in _export(world, s3_store.replace("//bucket-", "//none-"), code=1)
+    assert "--out ftp://a: give a folder, or one of s3:// gs://" in _export(world, "ftp://a", code=1)
 
 
 def test_one_line_says_what_cannot_be_exported(world: Curated, tmp_path: Path) -> None:

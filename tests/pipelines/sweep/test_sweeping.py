@@ -6,18 +6,20 @@ import os
 import signal
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from jobs.runtime import RuntimeConfig
+from pipelines.engine.store.lease import holding
 from pipelines.engine.store.store import Store
 from pipelines.engine.store.sweep_record import ArmRun, SweepRecord, sweep_names
 from pipelines.errors import PipelineError, StoreError
 from pipelines.sweep import processes
 from pipelines.sweep.arms import SweepRun, read_sweep
 from pipelines.sweep.processes import Processes, capacity, check_parallel, log_path, lumina_words
-from pipelines.sweep.sweeping import begin, in_turn
+from pipelines.sweep.sweeping import begin, check_record, in_turn
 from tests.pipelines.sweep.sweeper import sweep, toy_sweep
 
 
@@ -73,6 +75,29 @@ def test_it_goes_on_after_three_kills(tmp_path: Path) -> None:
     assert sweep(store, ["x", "y"], sleep=0.6).exit_code == 0
     assert [run.state for run in SweepRecord.load(store.objects, "toy").runs] == ["done", "done"]
     assert computed(store) == {"a": 1, "b": 1, "d": 2}
+
+
+def test_two_sweeps_of_one_name_do_not_take_each_others_record(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.prepare()
+    one, plan = toy_sweep(store, ["x", "y"])
+    begin(one, plan, store, None, "lumina sweep toy").put(store.objects)
+    before = (tmp_path / "sweeps" / "toy.json").read_bytes()
+    with holding(store.objects, "sweeps/toy/LEASE.json"), pytest.raises(PipelineError, match="toy is at work, as proc"):
+        sweep(store, ["x", "y", "z"])
+    other = toy_sweep(store, ["y", "z"])[0]
+    with pytest.raises(
+        PipelineError, match=r"toy of this store has runs that this one has not \(x\), .*another --name"
+    ):
+        check_record(other, store)
+    with pytest.raises(PipelineError, match="has runs of the config toy, "):
+        check_record(replace(one, config="mine.yaml"), store)
+    assert (tmp_path / "sweeps" / "toy.json").read_bytes() == before
+    # More arms, none at all, and what nobody can read, stand in nobody's way.
+    check_record(toy_sweep(store, ["x", "y", "z"])[0], store)
+    check_record(replace(other, name="another"), store)
+    (tmp_path / "sweeps" / "toy.json").write_text("{}")
+    check_record(other, store)
 
 
 def test_a_run_that_starts_while_the_sweep_is_asked_to_stop_stops_too(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def _is_video(names: pa.Table) -> NDArray[np.bool_]:
 
 def _semantic(embedded: ds.Dataset, names: pa.Table, similarity: float) -> tuple[Longs, Longs]:
     """Pairs of clips by their numbers that connect those with like embeddings, films and stills apart."""
-    known, width = names["clip_id"].combine_chunks(), 0
+    width = 0
     for batch in embedded.to_batches(columns=["embedding"], filter=_IS_OK):
         width = max([width, *pc.list_value_length(batch["embedding"]).unique().to_pylist()])
     with machine_errors(f"{tempfile.gettempdir()} (TMPDIR): embeddings"), tempfile.TemporaryFile() as file:
@@ -147,13 +147,14 @@ def _semantic(embedded: ds.Dataset, names: pa.Table, similarity: float) -> tuple
             return np.empty(0, np.int64), np.empty(0, np.int64)
         os.posix_fallocate(file.fileno(), 0, 2 * width * len(names))
         vectors = np.memmap(file, np.int16, "w+", shape=(len(names), width))
-    is_there = np.zeros(len(names), bool)
-    for batch in embedded.to_batches(columns=["clip_id", "embedding"], filter=_IS_OK):
-        places = pc.index_in(batch["clip_id"], known)
-        is_hashed = pc.is_valid(places)
-        at = places.filter(is_hashed).to_numpy()
-        vectors[at] = batch["embedding"].filter(is_hashed).flatten().to_numpy().reshape(-1, width)
-        is_there[at] = True
+    own = embedded.to_table(columns=["clip_id"], filter=_IS_OK)["clip_id"]
+    numbers = pc.fill_null(pc.index_in(own, names["clip_id"].combine_chunks()), -1).to_numpy()
+    is_there, at = np.zeros(len(names), bool), 0
+    for batch in embedded.to_batches(columns=["embedding"], filter=_IS_OK):
+        number = numbers[at : at + len(batch)]
+        is_hashed, at = number >= 0, at + len(batch)
+        vectors[number[is_hashed]] = batch["embedding"].flatten().to_numpy().reshape(-1, width)[is_hashed]
+        is_there[number[is_hashed]] = True
     is_video, found = _is_video(names), []
     for some in (np.flatnonzero(is_there & (is_video == films)) for films in (True, False)):
         # Of films alone, as most data are, nothing is copied.

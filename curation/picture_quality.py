@@ -24,9 +24,10 @@ _LIT, _LIT_MORE, _LIT_CONTRAST = 24, 4, 0.1
 less: so many levels, and such a share of what there is between the darkest and the brightest percent, above the former.
 """
 _LIT_SHARE = 0.02
-_STEP, _STEP_SHARE = 0.02, 0.25
-"""A bar ends at a straight line: within this share of the side so many pixels of a row are brighter by another
-`_LIT_MORE` levels, or it is none. Dark ground that turns brighter bit by bit is no bar."""
+_STEP, _STEP_SHARE, _STEP_MORE = 0.02, 0.4, 2
+"""A bar ends at a straight line: within this share of the side a row has so many pixels, of what the brightest row has,
+that are brighter by so many more levels, or it is none. Dark ground that turns brighter bit by bit is no bar, nor is
+what is above a title on it."""
 _BLOCK = 16
 _SAME_SHARE, _SAME, _SAME_MOST = 0.1, 2.0, 8.0
 """Share of what frames of the clip usually differ by that one frame may that is shown, and encoded, twice; that is
@@ -102,7 +103,7 @@ class Quality:
     def sample(self, frame: Image, luma: Image, before: Image | None) -> None:
         """Look at a sampled frame [H, W, 3], its luma, and that of the frame before where there is one."""
         least = lit_from(luma)
-        lit = [(luma > least + more).view(np.uint8) for more in (0, _LIT_MORE)]
+        lit = [(luma > least + more).view(np.uint8) for more in (0, _STEP_MORE)]
         row_share, column_share = (
             np.stack([cv2.reduce(one, axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel() for one in lit])
             / luma.shape[axis]
@@ -143,9 +144,10 @@ def _inside(shares: NDArray[np.float64]) -> tuple[int, int]:
         return 0, 0
     length = shares.shape[1]
     first, end, near = int(lit[0]), int(lit[-1]) + 1, max(4, round(_STEP * length))
-    if shares[1, first : first + near].max() < _STEP_SHARE:
+    bright = shares[1]
+    if bright[first : first + near].max() < _STEP_SHARE * bright.max():
         first = 0
-    if shares[1, max(0, end - near) : end].max() < _STEP_SHARE:
+    if bright[max(0, end - near) : end].max() < _STEP_SHARE * bright.max():
         end = length
     return first, end
 

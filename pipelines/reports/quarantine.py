@@ -31,7 +31,9 @@ STAGES = (
     "probe",
     "motion",
     "tag",
+    "scores",
     "score",
+    "caption",
     "select",
     "encode_text",
     "encode_latents",
@@ -42,6 +44,7 @@ STAGES = (
 )
 """Kinds of stage that set clips aside, in the order in which a clip meets them."""
 _NAMED = ("uri", "source", "caption")
+_SCORING = ("scores", "score", "caption")
 _STATUS = ("status", "reason", "reason_stage", "detail")
 _QUARANTINED, _OTHER_MEDIA = "quarantined", "other_media"
 _FORMULA = ("=", "+", "-", "@", "\t", "\n", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -193,12 +196,13 @@ def _clips(rows: pa.Table) -> list[SetAside]:
 
 
 def _stages(record: RunRecord) -> list[str]:
-    # What a scoring stage sets aside is out of the run only where rules name its scores.
-    read = set(record.stages["select"].inputs.values()) if "select" in record.stages else set()
+    # What a scoring stage sets aside is out of the run only where rules name its scores, or new captions train.
+    select = record.stages.get("select")
+    read = set(select.inputs.values()) if select is not None and select.path else set()
     names = [
         name
         for name, entry in record.stages.items()
-        if (kind := name.partition("@")[0]) in STAGES and entry.path and (kind != "score" or name in read)
+        if (kind := name.partition("@")[0]) in STAGES and entry.path and (kind not in _SCORING or name in read)
     ]
     if not names:
         raise PipelineError(f"run {record.run} has no clips yet: its stage ingest is not done")
@@ -207,7 +211,8 @@ def _stages(record: RunRecord) -> list[str]:
 
 def _tables(store: Store, record: RunRecord) -> tuple[dict[str, ds.Dataset], ds.Dataset]:
     """The rows of each stage, and the last that have URI, source and caption of all clips."""
-    tables = {name: recorded_rows(store, record, name) for name in _stages(record)}
+    # Whether a clip without a new caption is out of the run, the selection knows: another may train.
+    tables = {name: recorded_rows(store, record, "select" if name == "caption" else name) for name in _stages(record)}
     for name, rows in reversed([*tables.items()]):
         if name in STAGES and set(_NAMED) <= set(rows.schema.names):
             return tables, rows
@@ -237,7 +242,7 @@ def _range(tables: Mapping[str, ds.Dataset], named: ds.Dataset, ids: Shard, filt
         kind, told = name.partition("@")[0], pc.field("reason_stage")
         wanted = pc.field("status") != "ok" if filtered_too else pc.field("status") == _QUARANTINED
         # The rows of a scoring stage have the name of its operator.
-        wanted &= ~told.isin(STAGES) if kind == "score" else told == kind
+        wanted &= ~told.isin([one for one in STAGES if one != "scores"]) if kind == "score" else told == kind
         key, caption = ("text_id", pc.field("prompt")) if kind == "encode_text" else ("clip_id", pc.scalar(""))
         columns = {name: pc.field(name) for name in _STATUS}
         columns |= {"id": pc.field(key), "caption": caption, "reason_stage": pc.scalar(name), "place": pc.scalar(place)}

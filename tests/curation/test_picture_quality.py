@@ -54,6 +54,10 @@ def test_dark_ground_is_no_bar_and_bars_of_a_dark_film_are_found() -> None:
     y, x = np.mgrid[:200, :300]
     ground[np.hypot(y - 100, x - 200) < 40] = 150
     assert _bars(ground) == (0, 0)
+    # Brighter from top to bottom, with a title in a box.
+    ground = np.linspace(13, 60, 200)[:, None].repeat(300, 1)
+    ground[24:44, 100:200] = 200
+    assert _bars(ground) == (0, 0)
     # As a film of a cellar: no pixel is brighter than bars may be.
     dark = 2 + texture(3, 200, 300) // 12
     assert dark.max() < 24

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from curation.schema import LATENTS, PROBE, TEXT, to_table
+from curation.schema import CAPTION, LATENTS, PROBE, SELECT, TEXT, status_ok, to_table
 from curation.selection import SelectConfig
 from pipelines import cli
 from pipelines.engine.store.run_record import RunRecord, StageEntry
@@ -127,16 +127,30 @@ def test_a_copy_counts_where_its_first_was_found_broken(curated: Curated) -> Non
         assert counts["probe", "quarantined", "decode_error"] == 2
 
 
-def test_a_scoring_stage_sets_clips_aside_where_selection_reads_it(curated: Curated) -> None:
+@pytest.mark.parametrize("name", ["brightness", "scores"])  # of its operator
+def test_a_scoring_stage_sets_clips_aside_where_selection_reads_it(curated: Curated, name: str) -> None:
     stages = curated.store.get_run("r1").stages
     rows = pq.read_table(curated.store.root / stages["probe"].path / "data").to_pylist()
-    broken = {"status": "quarantined", "reason": "decode_error", "reason_stage": "brightness", "detail": "x"}
+    broken = {"status": "quarantined", "reason": "decode_error", "reason_stage": name, "detail": "x"}
     sound = next(row["clip_id"] for row in rows if row["status"] == "ok")
     made = _output(curated, "score@light", [row | broken if row["clip_id"] == sound else row for row in rows], PROBE)
     assert _counts(curated, **{"score@light": made}) == _counts(curated)
     select = replace(stages["select"], inputs={"score@light": "score@light"})
     found = _clips(curated, **{"score@light": made, "select": select})
     assert [clip.clip_id for clip in found if clip.reason_stage == "score@light"] == [sound]
+
+
+def test_a_clip_without_a_caption_counts_where_no_other_trains(curated: Curated) -> None:
+    stages = curated.store.get_run("r1").stages
+    rows = pq.read_table(curated.store.root / stages["select"].path / "data").to_pylist()
+    refused = {"status": "quarantined", "reason": "caption_refused", "reason_stage": "caption", "detail": "I cannot"}
+    sound = next(row["clip_id"] for row in rows if row["status"] == "ok")
+    captions = [{"clip_id": row["clip_id"], **(refused if row["clip_id"] == sound else status_ok())} for row in rows]
+    made, reads = _output(curated, "caption", captions, CAPTION), {"caption": "caption"}
+    assert _counts(curated, caption=made, select=replace(stages["select"], inputs=reads)) == _counts(curated)
+    out = _output(curated, "select", [row | refused if row["clip_id"] == sound else row for row in rows], SELECT)
+    [found] = [one for one in _clips(curated, caption=made, select=replace(out, inputs=reads)) if one.clip_id == sound]
+    assert (found.reason_stage, found.reason, found.detail) == ("caption", "caption_refused", "I cannot")
 
 
 def test_a_text_that_was_not_encoded_is_no_clip(curated: Curated) -> None:

@@ -110,9 +110,13 @@ class Endpoint:
         self._work, self._stop, self._local = work, threading.Event(), threading.local()
         self._gate = Gate(work / "asking", endpoint, self._stop)
 
+    def cancel(self) -> None:
+        """Ask nothing more."""
+        self._stop.set()
+
     def stop(self) -> None:
         """Ask nothing more, and wait for what is under way: here, and with other workers."""
-        self._stop.set()
+        self.cancel()
         self._gate.drain(self._limits.timeout_s)
 
     def ask(self, question: Question, check: Callable[[str], object]) -> Answer:

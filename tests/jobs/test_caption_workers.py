@@ -134,7 +134,7 @@ def test_a_killed_worker_of_ray_costs_the_request_that_it_has_under_way(
         chain.runtime, chain.aside = RuntimeConfig(curation_workers=workers), endpoint
         chain.refs["probe"] = InputRef("probe", tmp_path / "probe", "")
         config = CaptionConfig(endpoint=endpoint, samples=2).identity()
-        return chain.run("caption", "curation.captions:CAPTION_OPERATOR", config, clips="probe").digest.digest
+        return chain.run("caption", "curation.captions:CAPTION_OPERATOR", config, clips="probe").digest
 
     with served(Captioner()) as captioner:
         whole = captioned("one", captioner, 1)

@@ -174,16 +174,21 @@ def plan(clips: int, films: Path | None) -> list[Clip]:
 
 
 def write(folder: Path, clips: Sequence[Clip]) -> None:
-    """Write the files that are not there yet, and the manifest."""
+    """Write the manifest, and the files that are not there yet; SystemExit where those of another plan are."""
     folder.mkdir(parents=True, exist_ok=True)
+    manifest = folder.parent / "clips.csv"
+    lines = [f'{clip.name},"{clip.caption}",{clip.source}' for clip in clips]
+    text = "\n".join(["video,caption,source", *lines]) + "\n"
+    if manifest.exists() and manifest.read_text(encoding="utf-8") != text:
+        # Their names are the same, and what they show is other.
+        raise SystemExit(f"{folder} holds the clips of other --clips or --films: name an empty folder for --work")
+    manifest.write_text(text, encoding="utf-8")
     for clip in clips:
         path = folder / clip.name
         if not path.exists():
             unfinished = path.with_name(f"unfinished-{path.name}")
             clip.write(unfinished)
             unfinished.rename(path)
-    lines = [f'{clip.name},"{clip.caption}",{clip.source}' for clip in clips]
-    (folder.parent / "clips.csv").write_text("\n".join(["video,caption,source", *lines]) + "\n", encoding="utf-8")
 
 
 def _part(kind: str, clips: int) -> int:

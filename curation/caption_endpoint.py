@@ -40,7 +40,10 @@ _REPLY_BYTES = 4 << 20
 _SAID_CHARS = 200
 _JPEG_QUALITY = 92
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_ESCAPED = re.compile(r"\\u00([2-7][0-9a-fA-F])")
 _OF_THE_CLIP = frozenset({400, 413, 415, 422})
+_BROKEN_OFF = ("abort", "error")
+"""`finish_reason` of an answer that the server, or one behind it, did not bring to an end."""
 _CURES = {
     401: "the key is not accepted: see caption.endpoint.key_env",
     403: "the key is not allowed to do this: see caption.endpoint.key_env",
@@ -107,9 +110,13 @@ class Endpoint:
         self._work, self._stop, self._local = work, threading.Event(), threading.local()
         self._gate = Gate(work / "asking", endpoint, self._stop)
 
+    def cancel(self) -> None:
+        """Ask nothing more."""
+        self._stop.set()
+
     def stop(self) -> None:
         """Ask nothing more, and wait for what is under way: here, and with other workers."""
-        self._stop.set()
+        self.cancel()
         self._gate.drain(self._limits.timeout_s)
 
     def ask(self, question: Question, check: Callable[[str], object]) -> Answer:
@@ -236,8 +243,12 @@ class Endpoint:
             ) from None  # its text may hold what was sent
 
     def _read(self, status: int, headers: Mapping[str, str], data: bytes) -> Answer | _Again:
+        # A gateway may have begun its reply when the server behind it failed: the status is in the body.
         if 200 <= status < 300:
-            return self._answer(data)
+            told = _status_told(data)
+            if told is None:
+                return self._answer(data)
+            status = told
         said = f"HTTP {status}: {self._said(data)}"
         if status in _OF_THE_CLIP:
             raise RowError(Reason.CAPTION_REFUSED, f"the endpoint refuses the request: {said}")
@@ -250,7 +261,7 @@ class Endpoint:
             f"caption.endpoint {self._limits.url}: {said}; {self._clean(cure)}, and the same command continues"
         )
 
-    def _answer(self, data: bytes) -> Answer:
+    def _answer(self, data: bytes) -> Answer | _Again:
         """RowError if it is none."""
         try:
             found = json.loads(data)
@@ -266,9 +277,11 @@ class Endpoint:
             raise RowError(Reason.CAPTION_NONSENSE, f"the endpoint answers with no text: {self._said(data)}")
         said = self._clean(str(refusal or text or ""))
         told = version if isinstance(version, str) else None
-        counted = tokens if isinstance(tokens, int) and 0 <= tokens < 1 << 53 else None
+        counted = tokens if type(tokens) is int and 0 <= tokens < 1 << 53 else None
         answer = Answer(said, self._clean(str(model)), told and self._clean(told), counted)
         self._count(answer)
+        if choice.get("finish_reason") in _BROKEN_OFF:
+            return _Again(f"the answer is broken off (finish_reason {choice['finish_reason']}): {said[:_SAID_CHARS]}")
         if refusal or choice.get("finish_reason") == "content_filter":
             raise NoCaption(Reason.CAPTION_REFUSED, f"the model refuses: {said[:_SAID_CHARS]}", answer)
         if choice.get("finish_reason") == "length":
@@ -291,8 +304,9 @@ class Endpoint:
         return request
 
     def _said(self, data: bytes) -> str:
-        # JSON may write a slash of the key with another before it.
+        # JSON may write a slash of the key with another before it, and any of its letters by their numbers.
         text = data[: 1 << 16].decode(errors="replace").replace("\\/", "/")
+        text = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), text)
         return self._clean(" ".join(text.split()))[:_SAID_CHARS]
 
     def _clean(self, text: str) -> str:
@@ -331,6 +345,17 @@ def _data_url(frame: NDArray[np.uint8]) -> str:
     # Small pictures lose their colours by subsampling.
     Image.fromarray(frame).save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _status_told(data: bytes) -> int | None:
+    """The status in a body that has an error in the place of choices, `{"error": {"code": 502}}`; None in another."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    error = found.get("error") if isinstance(found, dict) and not found.get("choices") else None
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if type(code) is int and 400 <= code < 600 else None
 
 
 def _retry_after(value: str | None) -> float | None:

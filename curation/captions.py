@@ -76,6 +76,10 @@ def _make(config: CaptionConfig, env: Env) -> RowsFunction:
         except MachineError:
             ask.stop()
             raise
+        except KeyboardInterrupt:
+            # Ray cancels a task so, and keeps the process: its threads would ask on for a stage that is over.
+            ask.cancel()
+            raise
 
     return Halves(load, compute)
 
@@ -142,6 +146,9 @@ class _Server:
     def of(self, _question: Question, columns: Callable[[Callable[[Question], Answer]], Columns]) -> Asked:
         return self._threads.submit(columns, partial(self._endpoint.ask, check=self._check)).result
 
+    def cancel(self) -> None:
+        self._endpoint.cancel()
+
     def stop(self) -> None:
         self._endpoint.stop()
 
@@ -160,6 +167,9 @@ class _Local:
 
     def of(self, _question: Question, columns: Callable[[Callable[[Question], Answer]], Columns]) -> Asked:
         return partial(columns, self._ask)
+
+    def cancel(self) -> None:
+        return
 
     def stop(self) -> None:
         return

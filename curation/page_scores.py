@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,9 @@ from curation.charts import Histogram, Limit, Names, Values, histogram
 from curation.operator import Input, dataset
 from curation.rules import Range, as_written, score_columns
 from lumina.config import Config
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 _MEANS = {
     "sharpness": "variance of the Laplacian of luma",
@@ -99,18 +103,28 @@ def read_scores(inputs: Mapping[str, Input], clip_ids: pa.ChunkedArray) -> pa.Ta
     for key in sorted(filter(is_scores, inputs)):
         rows = dataset(inputs[key].path / "data")
         names = [name for name in rows.schema.names if name in score_columns(rows.schema)]
-        texts = ["caption", "caption_new"] if key == "caption" else []
-        table = rows.to_table(["clip_id", *names, *texts]).sort_by("clip_id")
+        table = (_captioned if key == "caption" else _numbers)(rows, names).sort_by("clip_id")
         if not table["clip_id"].equals(clip_ids):
             raise ValueError(f"{key} has {len(table)} rows and select {len(clip_ids)}, or their clip ids differ")
-        if texts:
-            said = zip(*(table[name].to_pylist() for name in texts), strict=True)
-            table = table.append_column(
-                AGREEMENT, pa.array([agreement(old or "", new or "") for old, new in said], pa.float64())
-            )
-            names = [AGREEMENT, *names]
+        names = [name for name in table.column_names if name != "clip_id"]
         columns |= {name: as_written(table[name]) for name in names if table[name].null_count < len(table)}
     return pa.table(columns) if columns else None
+
+
+def _numbers(rows: ds.Dataset, names: Sequence[str]) -> pa.Table:
+    return rows.to_table(["clip_id", *names])
+
+
+def _captioned(rows: ds.Dataset, names: Sequence[str]) -> pa.Table:
+    """The numbers, and how far both captions of a clip agree: of their texts a batch is held."""
+    agreed = []
+    for batch in rows.to_batches(columns=["clip_id", *names, "caption", "caption_new"]):
+        said = zip(batch["caption"].to_pylist(), batch["caption_new"].to_pylist(), strict=True)
+        own = pa.array([agreement(old or "", new or "") for old, new in said], pa.float64())
+        agreed.append(
+            pa.table([batch["clip_id"], own, *(batch[name] for name in names)], ["clip_id", AGREEMENT, *names])
+        )
+    return pa.concat_tables(agreed) if agreed else _numbers(rows, names)
 
 
 def describe_scores(

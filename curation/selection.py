@@ -49,6 +49,10 @@ DUPLICATES = "duplicates"
 """Name of the input that tells which clips show the same."""
 SCORED = "score@"
 """How the names of inputs begin whose numbers rules may name, besides those of `clips` and `motion`."""
+_GROUP = "@group"
+"""Key of a row in which is whose side of the split it takes: that of its group."""
+_OWN = {"tag": {"system_prompt_id"}, DUPLICATES: {"family", "semantic"}, "caption": {"caption_new"}}
+"""Input -> its columns that are no scores. A scorer may measure what has the same name."""
 
 
 class SelectConfig(Rules):
@@ -168,7 +172,7 @@ def _decided(rows: Iterable[Row], config: SelectConfig) -> Iterator[Row]:
 
 
 def _decide(row: Row, config: SelectConfig, rules: Rules, sets: Mapping[str, Rules]) -> Row:
-    draw = generator(config.seed, "heldout", row.get("semantic") or row.get("family") or row["clip_id"]).random()
+    draw = generator(config.seed, "heldout", row.get(_GROUP) or row["clip_id"]).random()
     split = "heldout" if draw < config.heldout_fraction else "train"
     decided = row | {"split": split, "failed_rules": [], "keep": False, "stage_failed": None}
     decided["stages"] = [] if config.sets else None
@@ -301,7 +305,7 @@ def _join(inputs: Mapping[str, Input], config: SelectConfig) -> Iterator[Row]:
     for key in _beside(inputs):
         table = inputs[key].rows()
         wanted = (named | {"flow_abs_mean"}) & set(score_columns(table.schema))
-        wanted |= {"system_prompt_id", "family", "semantic", "caption_new"} & set(table.column_names)
+        wanted |= _OWN.get(key, set()) & set(table.column_names)
         table = table.select(["clip_id", *sorted(wanted), *STATUS_COLUMNS]).sort_by("clip_id")
         parts[key] = pa.table({name: as_written(table[name]) for name in table.column_names})
     if any(len(table) != len(clips) for table in parts.values()):
@@ -320,11 +324,13 @@ def _join(inputs: Mapping[str, Input], config: SelectConfig) -> Iterator[Row]:
             by_key["caption"] = captioned
         status = next((part for part in (clip, *by_key.values()) if part["status"] != Status.OK), clip)
         found = {key: value for part in others for key, value in part.items()}
+        alike = by_key.get(DUPLICATES, {})
         yield (
             found
             | clip
             | told
             | {"motion_score": found.get("flow_abs_mean"), "system_prompt_id": found.get("system_prompt_id")}
+            | {_GROUP: alike.get("semantic") or alike.get("family")}
             | {column: status[column] for column in STATUS_COLUMNS}
             | broken.get(name, {})
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,16 @@ def test_a_plan_is_the_same_every_time_and_holds_every_kind() -> None:
     assert len(copies) == sum(made.PARTS[kind] for kind in made.COPIES)
     others = [clip.base for clip in plan if clip not in copies]
     assert len(others) == len(set(others))
+
+
+def test_clips_of_another_number_are_not_taken_for_these(tmp_path: Path) -> None:
+    some, more = ([replace(clip, write=lambda path: path.write_bytes(b"")) for clip in made.plan(number, None)]
+                  for number in (20, 40))  # fmt: skip
+    for _ in range(2):
+        made.write(tmp_path / "clips", some)
+    assert {path.name for path in (tmp_path / "clips").iterdir()} == {clip.name for clip in some}
+    with pytest.raises(SystemExit, match="name an empty folder for --work"):
+        made.write(tmp_path / "clips", more)
 
 
 def test_letters_have_the_height_that_is_said() -> None:

@@ -229,6 +229,25 @@ def test_half_an_answer_or_a_damaged_one_is_asked_for_again(
 
 
 @pytest.mark.parametrize(
+    "reply",
+    [
+        (200, {}, b'{"error": {"code": 502, "message": "the provider is gone"}}'),
+        (200, {}, b'{"error": {"code": 429, "message": "slow down"}, "choices": []}'),
+        chat("A red circle mo", finish_reason="abort"),
+        chat("A red circle mo", finish_reason="error"),
+    ],
+)
+def test_a_fault_that_comes_as_a_success_is_asked_for_again(captioner: Captioner, tmp_path: Path, reply: Reply) -> None:
+    captioner.reply = replies(reply, chat("A dog."))
+    assert endpoint(captioner, tmp_path).ask(question(), fine).text == "A dog."
+    assert len(captioner.requests) == 2
+    captioner.reply = lambda _body, _number: reply
+    with pytest.raises(MachineError, match=r"HTTP (502|429): |the answer is broken off"):
+        endpoint(captioner, tmp_path, patience_s=0).ask(question(1), fine)
+    assert not (tmp_path / FAILED).exists()
+
+
+@pytest.mark.parametrize(
     ("status", "headers", "message"),
     [
         (401, {}, "HTTP 401: .*the key is not accepted: see caption.endpoint.key_env"),
@@ -307,6 +326,8 @@ def test_the_budget_stops_in_order_and_a_larger_one_goes_on(
 def test_a_budget_of_tokens_wants_them_told(captioner: Captioner, tmp_path: Path) -> None:
     captioner.reply = replies(chat("A dog.", top={"usage": None}))
     assert endpoint(captioner, tmp_path).ask(question(), fine).tokens is None
+    captioner.reply = replies(chat("A dog.", top={"usage": {"total_tokens": True}}))
+    assert endpoint(captioner, tmp_path).ask(question(2), fine).tokens is None
     with pytest.raises(MachineError, match="does not tell how many tokens"):
         endpoint(captioner, tmp_path, max_total_tokens=9).ask(question(1), fine)
 
@@ -365,6 +386,9 @@ def test_the_key_is_in_no_file_and_no_message(
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
     monkeypatch.setenv("CAPTION_KEY", "a/key/of+slashes==")
     captioner.reply = replies((401, {}, rb'{"error": "not a\/key\/of+slashes=="}'))
+    with pytest.raises(MachineError, match=r'HTTP 401: \{"error": "not \*\*\*"\}'):
+        endpoint(captioner, tmp_path).ask(question(1), fine)
+    captioner.reply = replies((401, {}, rb'{"error": "not a/key/of\u002Bslashes\u003d="}'))
     with pytest.raises(MachineError, match=r'HTTP 401: \{"error": "not \*\*\*"\}'):
         endpoint(captioner, tmp_path).ask(question(1), fine)
     monkeypatch.setenv("CAPTION_KEY", f"{KEY}\nX-Evil: 1")

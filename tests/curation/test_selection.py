@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -282,6 +283,37 @@ def test_a_scorer_s_own_table_counts_where_the_stage_of_all_has_it_off(tmp_path:
     # A table has 0.2 in 32 bits, which is above 0.2.
     exact = SelectConfig(scores={"text_area": {"min": 0, "max": 0.2}})
     assert computed(SELECT_OPERATOR, inputs, exact, Env(""))["detail"].to_pylist() == [None, None]
+
+
+def test_a_score_with_the_name_of_a_group_moves_no_clip_across_the_split(tmp_path: Path) -> None:
+    inputs = _inputs(tmp_path)
+    tables = {
+        "clips": to_table(_rows(40), PROBE),
+        "motion": to_table((row | {"flow_abs_mean": 1.0} for row in _rows(40)), MOTION),
+        "tag": to_table(_rows(40), TAG),
+    }
+    for name, table in tables.items():
+        pq.write_table(table, inputs[name].path / "data" / "part.parquet")
+    config = SelectConfig(heldout_fraction=0.5)
+    split = computed(SELECT_OPERATOR, inputs, config, Env(""))["split"].to_pylist()
+    assert set(split) == {"train", "heldout"}
+    scored = pa.table(
+        {name: [row[name] for row in _rows(40)] for name in ("clip_id", *status_ok())}
+        | {"semantic": [0.5] * 40, "family": [1] * 40}
+    ).cast(
+        pa.schema(
+            [(name, pa.string()) for name in ("clip_id", *status_ok())]
+            + [("semantic", pa.float32()), ("family", pa.int32())]
+        )
+    )
+    (tmp_path / "score@mine" / "data").mkdir(parents=True)
+    pq.write_table(scored, tmp_path / "score@mine" / "data" / "part.parquet")
+    inputs["score@mine"] = Input(tmp_path / "score@mine")
+    assert computed(SELECT_OPERATOR, inputs, config, Env(""))["split"].to_pylist() == split
+    named = config.model_copy(update={"scores": SelectConfig(scores={"semantic": {"min": 0.6}}).scores})
+    table = computed(SELECT_OPERATOR, inputs, named, Env(""))
+    assert table["split"].to_pylist() == split
+    assert set(table["detail"].to_pylist()) == {"semantic 0.5 below 0.6"}
 
 
 def test_a_copy_of_what_motion_found_broken_leaves_with_it(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -56,8 +58,8 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pa.Table]:
     return media, probed(media, names, {name: f"clip {name}" for name in names})
 
 
-def _planned(root: Path, media: Path, rows: pa.Table, captioner: Captioner) -> RowStage:
-    endpoint = EndpointConfig(model="m", url=captioner.url, in_flight=1)
+def _planned(root: Path, media: Path, rows: pa.Table, captioner: Captioner, in_flight: int = 1) -> RowStage:
+    endpoint = EndpointConfig(model="m", url=captioner.url, in_flight=in_flight)
     (root / "clips" / "data").mkdir(parents=True)
     pq.write_table(rows, root / "clips" / "data" / "part.parquet")
     env = Env(str(media), work=str(root / "work"), aside=endpoint)
@@ -132,7 +134,7 @@ def test_a_killed_worker_of_ray_costs_the_request_that_it_has_under_way(
         chain.runtime, chain.aside = RuntimeConfig(curation_workers=workers), endpoint
         chain.refs["probe"] = InputRef("probe", tmp_path / "probe", "")
         config = CaptionConfig(endpoint=endpoint, samples=2).identity()
-        return chain.run("caption", "curation.captions:CAPTION_OPERATOR", config, clips="probe").digest.digest
+        return chain.run("caption", "curation.captions:CAPTION_OPERATOR", config, clips="probe").digest
 
     with served(Captioner()) as captioner:
         whole = captioned("one", captioner, 1)
@@ -165,6 +167,30 @@ def test_a_process_that_was_stopped_asks_again_when_the_command_is_given_again(
         captioner.reply = lambda _body, _number: None
         map_task(task, stage)
         assert captioner.succeeded.total() == CLIPS
+
+
+def test_a_cancelled_task_asks_nothing_more(clips: tuple[Path, pa.Table], tmp_path: Path) -> None:
+    media, rows = clips
+    cancelled = threading.Event()
+
+    def reply(_body: Any, number: int) -> None:
+        if number == 2:
+            time.sleep(0.3)  # until the answers are waited for
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        cancelled.wait(60)
+
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with served(Captioner(reply)) as captioner:
+            stage = _planned(tmp_path, media, rows, captioner, in_flight=3)
+            with pytest.raises(KeyboardInterrupt):
+                map_task(_tasks((0, CLIPS))[0], stage)
+            cancelled.set()
+            for thread in [one for one in threading.enumerate() if one.name.startswith("ask_")]:
+                thread.join(2)
+            assert len(captioner.requests) == 3
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def test_a_changed_clip_alone_is_asked_for_anew(clips: tuple[Path, pa.Table], tmp_path: Path) -> None:

@@ -22,12 +22,15 @@ from PIL import Image
 from curation import manifest_rows, manifests
 from curation.decode import ProbeConfig
 from curation.digest import row_digest
+from curation.duplicate_clusters import DuplicatesConfig
+from curation.hashed_clips import FrameHashesConfig
 from curation.latents import EncodeLatentsConfig
 from curation.manifests import IngestConfig
 from curation.motion_scores import MotionConfig
 from curation.operator import Env, Input, Operator, map_rows
 from curation.prompts import EncodeTextConfig
 from curation.schema import Reason, RowError, status_not_ok, status_ok, to_table
+from curation.scores import SCORES_OPERATOR, ScoresConfig
 from curation.selection import SelectConfig
 from curation.shots import ShotsConfig
 from curation.sources import TagConfig
@@ -315,6 +318,53 @@ def test_the_whole_of_curation(tmp_path: Path, ray_cluster: None, networks: dict
     by_clip = {row["clip_id"]: row for row in read}
     for row in latents:
         assert by_clip[row["clip_id"]]["vae_latent_bytes"] == row["vae_latent_bytes"]
+
+
+def _make_scores_killed(config: ScoresConfig, env: Env) -> Any:
+    """Scores, by processes of which the first two are killed once they have some."""
+    assert SCORES_OPERATOR.map is not None
+    compute = SCORES_OPERATOR.map(config, env)
+
+    def killed(table: pa.Table) -> pa.Table:
+        scored = compute(table)
+        marks = [Path(env.media_root) / f"killed{number}" for number in range(2)]
+        if mark := next((mark for mark in marks if not mark.exists()), None):
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return scored
+
+    return killed
+
+
+SCORES_KILLED = replace(SCORES_OPERATOR, map=_make_scores_killed)
+
+
+@pytest.mark.ray
+def test_scores_and_duplicates_know_nothing_of_workers_and_kills(tmp_path: Path, ray_cluster: None) -> None:
+    media = tmp_path / "media"
+    media.mkdir()
+    _media(media)
+    (media / "broken.mp4").write_bytes((media / "clip1.mp4").read_bytes()[:900])
+    with (media / "clips.csv").open("a") as file:
+        file.write("broken.mp4,broken,left,0\n")
+    chain = Chain(tmp_path / "run", media)
+    chain.refs["manifest"] = InputRef("manifest", media, "")
+    chain.run("ingest", "curation.manifests:INGEST_OPERATOR", IngestConfig(), manifest="manifest")
+    chain.run("probe", "curation.decode:PROBE_OPERATOR", ProbeConfig(), clips="ingest")
+    scorers = ScoresConfig.model_validate({"quality": {}, "camera": {}})
+    digests = []
+    for workers, operator in (4, "curation.scores:SCORES_OPERATOR"), (1, f"{__name__}:SCORES_KILLED"):
+        chain.runtime = RuntimeConfig(curation_workers=workers)
+        scores, hashes, duplicates = (f"{name}{workers}" for name in ("scores", "hashes", "duplicates"))
+        scored = chain.run(scores, operator, scorers, clips="probe")
+        chain.run(hashes, "curation.hashed_clips:FRAME_HASHES_OPERATOR", FrameHashesConfig(), clips="probe")
+        found = chain.run(
+            duplicates, "curation.duplicate_clusters:DUPLICATES_OPERATOR", DuplicatesConfig(), frame_hashes=hashes
+        )
+        assert scored.counts["quarantined/decode_error"] == 1
+        digests.append((scored.digest, found.digest))
+    assert (media / "killed1").exists()
+    assert digests[0] == digests[1]
 
 
 def _edited(media: Path, other: Path) -> None:

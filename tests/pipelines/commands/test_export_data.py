@@ -81,7 +81,8 @@ class _Kept(Decoder):
     free: ClassVar[list[Decoder]] = []
 
     def close(self) -> None:
-        self.free.append(self)
+        if self not in self.free:  # it is closed before it starts, too
+            self.free.append(self)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -142,24 +142,26 @@ def _semantic(embedded: ds.Dataset, names: pa.Table, similarity: float) -> tuple
     width = 0
     for batch in embedded.to_batches(columns=["embedding"], filter=_IS_OK):
         width = max([width, *pc.list_value_length(batch["embedding"]).unique().to_pylist()])
-    with machine_errors(f"{tempfile.gettempdir()} (TMPDIR): embeddings"), tempfile.TemporaryFile() as file:
-        if not width:
-            return np.empty(0, np.int64), np.empty(0, np.int64)
-        os.posix_fallocate(file.fileno(), 0, 2 * width * len(names))
-        vectors = np.memmap(file, np.int16, "w+", shape=(len(names), width))
     own = embedded.to_table(columns=["clip_id"], filter=_IS_OK)["clip_id"]
     numbers = pc.fill_null(pc.index_in(own, names["clip_id"].combine_chunks()), -1).to_numpy()
-    is_there, at = np.zeros(len(names), bool), 0
+    there, is_video = np.sort(numbers[numbers >= 0]), _is_video(names)
+    # Films and stills lie apart: each are a part of the file, of which nothing is copied.
+    kinds = [there[is_video[there] == films] for films in (True, False)]
+    place = np.full(len(names) + 1, -1)
+    place[np.concatenate(kinds)] = np.arange(len(there))
+    with machine_errors(f"{tempfile.gettempdir()} (TMPDIR): embeddings"), tempfile.TemporaryFile() as file:
+        if not (width and len(there)):
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        os.posix_fallocate(file.fileno(), 0, 2 * width * len(there))
+        vectors = np.memmap(file, np.int16, "w+", shape=(len(there), width))
+    at = 0
     for batch in embedded.to_batches(columns=["embedding"], filter=_IS_OK):
-        number = numbers[at : at + len(batch)]
-        is_hashed, at = number >= 0, at + len(batch)
-        vectors[number[is_hashed]] = batch["embedding"].flatten().to_numpy().reshape(-1, width)[is_hashed]
-        is_there[number[is_hashed]] = True
-    is_video, found = _is_video(names), []
-    for some in (np.flatnonzero(is_there & (is_video == films)) for films in (True, False)):
-        # Of films alone, as most data are, nothing is copied.
-        own = vectors if len(some) == len(vectors) else vectors[some]
-        found.append([some[ends] for ends in semantic_pairs(own, similarity)])
+        places = place[numbers[at : at + len(batch)]]
+        at += len(batch)
+        vectors[places[places >= 0]] = batch["embedding"].flatten().to_numpy().reshape(-1, width)[places >= 0]
+    films = len(kinds[0])
+    parts = zip(kinds, (vectors[:films], vectors[films:]), strict=True)
+    found = [[some[ends] for ends in semantic_pairs(part, similarity)] for some, part in parts]
     first, second = (np.concatenate(ends) for ends in zip(*found, strict=True))
     return first, second
 

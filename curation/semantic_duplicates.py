@@ -45,29 +45,39 @@ def semantic_pairs(embeddings: Embeddings, similarity: float) -> tuple[_Longs, _
     """
     first, second = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for members in _cells(embeddings):
-        one, other = _connected(embeddings[members].astype(np.float32), similarity)
+        one, other = _connected(embeddings, members, similarity)
         first.append(members[one])
         second.append(members[other])
     return np.concatenate(first), np.concatenate(second)
 
 
-def _connected(vectors: _Floats, similarity: float) -> tuple[_Longs, _Longs]:
+def _connected(embeddings: Embeddings, members: _Longs, similarity: float) -> tuple[_Longs, _Longs]:
     """Pairs of one cell that connect what is near: each clip that has others with the least of them."""
-    count = len(vectors)
-    length = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+    count = len(members)
     first, second = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for at in range(0, count, _ROWS):
-        end = min(at + _ROWS, count)
-        others = slice(at, min(end + MOST_COMPARED, count))
-        products = vectors[at:end] @ vectors[others].T
-        # Of a clip with itself and with those before it there is no need.
-        one, other = np.nonzero(np.triu(products >= similarity * length[at:end, None] * length[None, others], 1))
-        first.append(one + at)
-        second.append(other + at)
+    for one, other in _alike(embeddings, members, similarity):
+        first.append(one)
+        second.append(other)
         if sum(map(len, first)) > _PAIRS:
             one, other = _star(count, np.concatenate(first), np.concatenate(second))
             first, second = [one], [other]
     return _star(count, np.concatenate(first), np.concatenate(second))
+
+
+def _alike(embeddings: Embeddings, members: _Longs, similarity: float) -> Iterator[tuple[_Longs, _Longs]]:
+    """Places in a cell of what is near each other, of a few rows at a time."""
+    held = max(1, MOST_COMPARED // _ROWS) * _ROWS
+    for start in range(0, len(members), held):
+        # A cell may have nearly all clips: in memory is what these are compared with.
+        vectors = embeddings[members[start : start + held + MOST_COMPARED]].astype(np.float32)
+        length = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+        for at in range(0, min(held, len(vectors)), _ROWS):
+            end = min(at + _ROWS, len(vectors))
+            others = slice(at, min(end + MOST_COMPARED, len(vectors)))
+            products = vectors[at:end] @ vectors[others].T
+            # Of a clip with itself and with those before it there is no need.
+            one, other = np.nonzero(np.triu(products >= similarity * length[at:end, None] * length[None, others], 1))
+            yield one + (start + at), other + (start + at)
 
 
 def _star(count: int, first: _Longs, second: _Longs) -> tuple[_Longs, _Longs]:

@@ -312,9 +312,11 @@ def _follow(ctx: JobContext, finished: Event) -> None:
             logger.warning(message)
         if path.exists():
             with path.open("rb") as file:
-                if os.fstat(file.fileno()).st_ino != inode:
-                    # A restarted group puts a new file in place of the old one.
-                    inode, offset = os.fstat(file.fileno()).st_ino, 0
+                now = os.fstat(file.fileno()).st_ino
+                if now != inode:
+                    # A restarted group puts a new file in place of the old one; a third may have the first one's number.
+                    earlier = 0 if inode else earlier
+                    inode, offset = now, 0
                 file.seek(offset)
                 lines = [line for line in file if line.endswith(b"\n")]
             offset += sum(map(len, lines))

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+from curation import duplicate_clusters
 from curation.decode import PROBE_OPERATOR, ProbeConfig
 from curation.duplicate_clusters import DUPLICATES_OPERATOR, SUMMARY_FILE, DuplicatesConfig
 from curation.embeddings import EMBEDDINGS, EMBEDDINGS_OPERATOR, WEIGHTS
@@ -235,12 +236,21 @@ def test_where_a_quota_takes_the_best_the_next_of_a_source_with_room_stands_in(t
     assert {rows[name]["source"] for name in stood_in} == {"second"}
 
 
-def test_like_embeddings_are_semantic_duplicates_told_apart_from_near_ones(tables: Tables, tmp_path: Path) -> None:
+def test_like_embeddings_are_semantic_duplicates_told_apart_from_near_ones(
+    tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[Any] = []
+    semantic_pairs = duplicate_clusters.semantic_pairs
+    monkeypatch.setattr(
+        duplicate_clusters, "semantic_pairs", lambda *given: (compared.append(given[0]), semantic_pairs(*given))[1]
+    )
     alike = {"2": 1, "0cropped": 1, "3": 2, "4": 2, "5": 3, "0still": 3}
     inputs = {"frame_hashes": tables["frame_hashes"], "embeddings": _embedded(tables, tmp_path, alike, "1later")}
     config = DuplicatesConfig(semantic=SemanticConfig())
     table = _found(DUPLICATES_OPERATOR, config, **inputs)
     rows = _by_name(tables, table)
+    # Of films and stills, and although a clip has none, embeddings stay in their file.
+    assert [isinstance(one, np.memmap) for one in compared] == [True, True]
     assert rows["2"]["semantic"] == rows["0"]["semantic"] == rows["0mirror"]["semantic"]
     assert rows["3"]["semantic"] == rows["4"]["semantic"]
     assert len({rows[name]["family"] for name in "2345"}) == 4

@@ -63,6 +63,29 @@ def test_a_thousand_equal_clips_are_connected_by_few_pairs(monkeypatch: pytest.M
     assert not clusters(1000, first, second).any()
 
 
+class _Asked:
+    """Embeddings in a file: how many of them were in memory at a time."""
+
+    def __init__(self, embeddings: Embeddings) -> None:
+        self.embeddings, self.most = embeddings, 0
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+    def __getitem__(self, which: NDArray[np.int64] | slice) -> Embeddings:
+        self.most = max(self.most, len(self.embeddings[which]))
+        return self.embeddings[which]
+
+
+def test_of_a_cell_that_has_all_clips_a_part_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MOST_COMPARED": 100, "_ROWS": 32, "_SAMPLED": 1}.items():
+        monkeypatch.setattr(semantic_duplicates, name, value)
+    equal = _Asked(np.repeat(embedded(1), 1000, axis=0))
+    first, second = semantic_pairs(equal, LIMIT)  # type: ignore[arg-type]
+    assert not clusters(1000, first, second).any()
+    assert equal.most <= 2 * 100
+
+
 def test_products_of_whole_numbers_are_exact_in_float32() -> None:
     rng = np.random.Generator(np.random.Philox(3))
     for width in (1, 512, 4096):

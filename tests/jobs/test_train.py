@@ -233,7 +233,9 @@ def test_progress_begins_with_the_step_that_a_training_resumes_from(tmp_path: Pa
             time.sleep(0.02)
 
     write(26, 0).close()
-    thread = threading.Thread(target=train._follow, args=(ctx, finished))
+    path, first = ctx.work / train.METRICS_FILE, ctx.work / "first"
+    first.hardlink_to(path)
+    thread = threading.Thread(target=train._follow, args=(ctx, finished), daemon=True)
     thread.start()
     wait_for(26, 0)
     assert recorder.reports == []  # while the workers start
@@ -241,12 +243,17 @@ def test_progress_begins_with_the_step_that_a_training_resumes_from(tmp_path: Pa
     wait_for(26, 1)
     file.write(21, {"loss": 1.0})
     wait_for(26, 2)
-    for step in range(22, 31):
-        file.write(step, {"loss": 1.0})
     file.close()
+    # The third file has the number of the first, which is gone: so it is on ext4.
+    first.write_bytes(path.read_bytes())
+    first.replace(path)
+    wait_for(26, 3)
+    with path.open("a") as lines:
+        lines.writelines(json.dumps({"step": step, "loss": 1.0}) + "\n" for step in range(22, 31))
     finished.set()
     thread.join()
     assert recorder.reports[:2] == [(20, 40, "steps"), (21, 40, "steps")]
+    assert recorder.reports[2] == (21, 40, "steps")
     assert recorder.reports[-1] == (30, 40, "steps")
     assert [step for step, _ in recorder.rows] == list(range(1, 31))
 

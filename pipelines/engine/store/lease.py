@@ -159,9 +159,10 @@ def try_acquire(objects: Objects, key: str = RECORD) -> Lease | Holder:
 def holding(objects: Objects, key: str) -> Iterator[Holder | None]:
     """Have a lease while the block runs, renewed now and then.
 
-    Yields None, or whoever has it and may be alive: then the block runs without.
+    Yields None, or whoever has it and is alive: then the block runs without. A holder of another machine is watched
+    until its heartbeat tells, for a minute at most.
     """
-    lease = try_acquire(objects, key)
+    lease = _acquired(objects, key)
     if isinstance(lease, Holder):
         yield lease
         return
@@ -185,6 +186,24 @@ def holding(objects: Objects, key: str) -> Iterator[Holder | None]:
         ended.set()
         thread.join()
         lease.release()
+
+
+def _acquired(objects: Objects, key: str) -> Lease | Holder:
+    """The lease, or who has it and is alive."""
+    # How old a record in a bucket is, no process knows that has just come: only its renewal tells that its host lives.
+    seen = _version(objects, key)
+    lease = try_acquire(objects, key)
+    if isinstance(lease, Holder) and not lease.is_here:
+        log.warning("%s: %s may have it still; waiting %.0f s at most", objects.name(key), lease, EXPIRY_S)
+    while isinstance(lease, Holder) and not lease.is_here and _version(objects, key) in (seen, None):
+        time.sleep(HEARTBEAT_S / 5)
+        lease = try_acquire(objects, key)
+    return lease
+
+
+def _version(objects: Objects, key: str) -> tuple[Tag, float] | None:
+    current = _read(objects, key)
+    return None if current is None else (current.tag, current.modified)
 
 
 def read_holder(objects: Objects, key: str = RECORD) -> Holder | None:

@@ -45,6 +45,21 @@ def test_the_pid_of_another_container_says_nothing(tmp_path: Path) -> None:
     assert isinstance(try_acquire(LocalObjects(tmp_path / "x")), leases.Lease)
 
 
+def test_a_lease_of_a_machine_that_is_gone_is_waited_for_and_one_of_a_machine_at_work_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "HEARTBEAT_S", 0.1)
+    objects, elsewhere = LocalObjects(tmp_path), replace(Holder.me(), host="elsewhere")
+    put(tmp_path, elsewhere, leases.EXPIRY_S - 0.5)
+    with leases.holding(objects, leases.RECORD) as other:
+        assert other is None
+    put(tmp_path, elsewhere, 1.0)
+    threading.Timer(0.2, os.utime, [tmp_path / leases.RECORD]).start()
+    with leases.holding(objects, leases.RECORD) as other:
+        assert other == elsewhere
+    assert read_holder(objects) == elsewhere
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", '{"owner": 1}', '{"host": {}}', "[" * 5000])
 def test_a_lease_of_another_shape_is_taken_over(tmp_path: Path, text: str) -> None:
     (tmp_path / "LEASE.json").write_text(text)

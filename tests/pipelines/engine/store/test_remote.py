@@ -280,6 +280,31 @@ def test_another_host_is_waited_for_while_its_record_changes(
     assert store.objects.read(key) is None
 
 
+def test_a_lease_in_a_bucket_of_a_machine_that_is_gone_is_had_by_the_first_that_waits(
+    s3_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "EXPIRY_S", 0.6)
+    monkeypatch.setattr(leases, "HEARTBEAT_S", 0.2)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(socket, "gethostname", lambda: "elsewhere")
+        held = leases.try_acquire(Bucket(s3_store), "sweeps/toy/LEASE.json")
+    assert isinstance(held, leases.Lease)
+    # As the same command does that is called again, each one a process that sees the record for the first time.
+    with leases.holding(Bucket(s3_store), "sweeps/toy/LEASE.json") as other:
+        assert other is None
+        with pytest.raises(LeaseLostError):
+            held.refresh()
+    assert Bucket(s3_store).read("sweeps/toy/LEASE.json") is None
+    monkeypatch.setattr(leases, "EXPIRY_S", 60.0)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(socket, "gethostname", lambda: "elsewhere")
+        held = leases.try_acquire(Bucket(s3_store), "sweeps/toy/LEASE.json")
+    assert isinstance(held, leases.Lease)
+    threading.Timer(0.3, held.refresh).start()
+    with leases.holding(Bucket(s3_store), "sweeps/toy/LEASE.json") as other:
+        assert other == held.holder
+
+
 def test_a_stage_whose_host_has_died_can_be_set_aside_after_a_while(
     s3_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

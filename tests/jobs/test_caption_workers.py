@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -82,8 +83,9 @@ def _digest(stage: RowStage) -> str:
 
 def _kill(captioner: Captioner, number: int) -> int:
     """Kill the process that a request comes from."""
-    port = int(captioner.requests[number][0]["port"])
-    [pid] = {one.pid for one in net_connections("tcp") if one.laddr.port == port and one.pid != os.getpid()}
+    # Others on this machine may have the same port, to another server.
+    ends = int(captioner.requests[number][0]["port"]), urlsplit(captioner.url).port
+    [pid] = {one.pid for one in net_connections("tcp") if one.raddr and (one.laddr.port, one.raddr.port) == ends}
     os.kill(pid, signal.SIGKILL)
     return int(pid)
 

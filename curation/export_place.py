@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from curation.export_formats import CLIPS_FOLDER
 from curation.manifest_shards import EXPORT_WORK
-from lumina.files import replace_file, replacing
+from lumina.files import PARTIAL, replace_file, replacing
 
 
 class ExportFolderError(ValueError):
@@ -101,7 +102,7 @@ class Folder:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ExportFolderError(f"another process exports into {self.path}: wait until it is done") from None
-            for stale in self.path.glob(".*.tmp"):
+            for stale in (*self.path.glob(PARTIAL), *self.path.glob(f"{CLIPS_FOLDER}/*/{PARTIAL}")):
                 stale.unlink()
             shutil.rmtree(work / "scratch", ignore_errors=True)
             (work / "scratch").mkdir()

@@ -314,7 +314,7 @@ def _follow(ctx: JobContext, finished: Event) -> None:
             with path.open("rb") as file:
                 now = os.fstat(file.fileno()).st_ino
                 if now != inode:
-                    # A restarted group puts a new file in place of the old one; a third may have the first one's number.
+                    # A restarted group puts a new file in place of the old one; a third has perhaps the first's number.
                     earlier = 0 if inode else earlier
                     inode, offset = now, 0
                 file.seek(offset)

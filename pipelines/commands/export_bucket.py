@@ -11,6 +11,7 @@ from curation.export_place import ExportFolderError
 from curation.manifest_shards import EXPORT_WORK
 from pipelines.engine.store.bucket import Bucket
 from pipelines.engine.store.lease import RECORD, holding
+from pipelines.errors import StoreError, disk_problem
 
 
 class BucketPlace:
@@ -52,12 +53,16 @@ class BucketPlace:
     @contextmanager
     def alone(self) -> Iterator[Path]:
         """See `ExportPlace.alone`; the scratch folder, which holds one shard and its clips, is in `TMPDIR`."""
-        self._bucket.check()
+        # Killed at this, it leaves what the next one clears.
+        self._bucket.check(EXPORT_WORK)
         with holding(self._bucket, f"{EXPORT_WORK}/{RECORD}") as other:
             if other is not None:
                 raise ExportFolderError(f"another process exports into {self.name} ({other}): wait until it is done")
             with tempfile.TemporaryDirectory(prefix="lumina-export-") as scratch:
-                yield Path(scratch)
+                try:
+                    yield Path(scratch)
+                except OSError as error:
+                    raise StoreError(f"{self.name}: {disk_problem(error, Path(scratch))}") from error
 
     def clear(self) -> None:
         """See `ExportPlace.clear`; the lease goes when it is given back."""

@@ -77,13 +77,13 @@ class Bucket:
             parts.netloc, prefix=prefix, retry_config=_RETRIES, client_options={"allow_http": plain}, **config
         )
 
-    def check(self) -> None:
-        """Try what leases and manifests rely on.
+    def check(self, folder: str = "") -> None:
+        """Try what leases and manifests rely on, in a folder of the bucket.
 
         Raises:
             StoreError: the bucket is not there or not writable, or does not honour conditional writes.
         """
-        key = f".probe-{uuid.uuid4().hex}"
+        key = f"{folder and folder + '/'}.probe-{uuid.uuid4().hex}"
         tag = self.create(key, "1")
         again = self._put(key, "2", "create")
         replaced = self.replace(key, "3", tag) if tag is not None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import fcntl
 import hashlib
 import io
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -79,7 +81,8 @@ class _Kept(Decoder):
     free: ClassVar[list[Decoder]] = []
 
     def close(self) -> None:
-        self.free.append(self)
+        if self not in self.free:  # it is closed before it starts, too
+            self.free.append(self)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -239,7 +242,8 @@ def test_the_same_bytes_whoever_stopped_it_and_however_many_work_at_it(
     _export(world, tmp_path / "whole", *options)
     assert _digests(tmp_path / "whole") == wanted
     if format == "csv":
-        next((tmp_path / "whole" / "clips" / "train-00001").iterdir()).unlink()
+        clip = next((tmp_path / "whole" / "clips" / "train-00001").iterdir())
+        clip.rename(clip.with_name(f".{clip.name}.01234567.tmp"))  # killed before it had its name
         _export(world, tmp_path / "whole", *options)
         assert _digests(tmp_path / "whole") == wanted
 
@@ -359,6 +363,22 @@ def test_a_bucket_gets_the_same_bytes_and_a_stopped_export_goes_on_there(
     options = ("--as", format, "--clips", "--shard", "2")
     _export(world, tmp_path / "whole", *options)
     bucket, written, count = Bucket(s3_store), export_folder.write_shard, 0
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    # Killed while the bucket is tried.
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "replace", interrupted)
+        _export(world, s3_store, *options, code=130)
+    with monkeypatch.context() as patch:
+        patch.setattr(export_folder, "write_shard", full)
+        told = _export(world, s3_store, *options, code=1)
+    assert f"{tempfile.gettempdir()}/lumina-export-" in told
+    assert "No space left on device; free some space" in told
 
     def stopping(*arguments: Any) -> None:
         nonlocal count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Modules with tests that use Ray come first: they take longest, and other workers have the rest meanwhile."""
     slow = {item.path for item in items if item.get_closest_marker("ray")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> None:
+    """Ctrl-C raises KeyboardInterrupt in a test: Ray Train leaves a handler that swallows it; `make test &`, none."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

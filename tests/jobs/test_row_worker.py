@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import _thread
 import json
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +43,6 @@ OPERATOR = Operator(name="cancelled", config=Config, schema=_SCHEMA, inputs=(), 
 
 
 @pytest.fixture
-def interruptible() -> Iterator[None]:
-    """The handler that a worker of Ray has: another test, or a shell that runs `make test &`, may have put it away."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RowStage:
     monkeypatch.setattr(row_worker, "_MAPPERS", {})
     monkeypatch.setattr(f"{__name__}._said", [])
@@ -63,7 +53,6 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RowStage:
     return made
 
 
-@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("place", "again"), [("making", ["computing"]), ("computing", ["making", "computing"])])
 def test_a_cancelled_task_leaves_nothing_half_made(
     stage: RowStage, monkeypatch: pytest.MonkeyPatch, place: str, again: list[str]

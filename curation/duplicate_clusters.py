@@ -37,7 +37,6 @@ SUMMARY_FILE = "duplicates.json"
 EMBEDDED = "embeddings"
 """Name of the input that has embeddings, where they are compared."""
 _LISTED = 3
-_IS_OK = pc.field("status") == Status.OK
 
 DUPLICATES = pa.schema(
     [
@@ -101,9 +100,14 @@ def _survey(_rows: ds.Dataset, inputs: Mapping[str, Input], config: DuplicatesCo
     return pa.table({name: names["clip_id"].take(pa.array(numbers)) for name, numbers in columns.items()})
 
 
+def _is_ok() -> pc.Expression:
+    # Not a constant: comparing imports pandas, and plans import this module.
+    return pc.field("status") == Status.OK
+
+
 def _clips(hashed: ds.Dataset) -> tuple[pa.Table, Longs]:
     """`clip_id` and `media` of the hashed clips by their ids, which number them; and the numbers of the rows."""
-    names = hashed.to_table(columns=["clip_id", "media"], filter=_IS_OK).combine_chunks()
+    names = hashed.to_table(columns=["clip_id", "media"], filter=_is_ok()).combine_chunks()
     order = pc.array_sort_indices(names["clip_id"].combine_chunks()).to_numpy()
     # Rows lie as workers wrote them.
     number = np.empty(len(order), np.int64)
@@ -115,7 +119,7 @@ def _near(inputs: Mapping[str, Input], names: pa.Table, number: Longs) -> tuple[
     """Cluster and family of each clip, by the number of the first clip in it."""
     hashed = dataset(inputs["frame_hashes"].path / "data")
     hashes, at = HashFile(len(names)), 0
-    for batch in hashed.to_batches(columns=["hashes"], filter=_IS_OK):
+    for batch in hashed.to_batches(columns=["hashes"], filter=_is_ok()):
         content = b"".join(batch["hashes"].to_pylist())
         hashes.add(number[at : at + len(batch)], np.frombuffer(content, "<u8").reshape(-1, len(HASHED)))
         at += len(batch)
@@ -140,9 +144,9 @@ def _is_video(names: pa.Table) -> NDArray[np.bool_]:
 def _semantic(embedded: ds.Dataset, names: pa.Table, similarity: float) -> tuple[Longs, Longs]:
     """Pairs of clips by their numbers that connect those with like embeddings, films and stills apart."""
     width = 0
-    for batch in embedded.to_batches(columns=["embedding"], filter=_IS_OK):
+    for batch in embedded.to_batches(columns=["embedding"], filter=_is_ok()):
         width = max([width, *pc.list_value_length(batch["embedding"]).unique().to_pylist()])
-    own = embedded.to_table(columns=["clip_id"], filter=_IS_OK)["clip_id"]
+    own = embedded.to_table(columns=["clip_id"], filter=_is_ok())["clip_id"]
     numbers = pc.fill_null(pc.index_in(own, names["clip_id"].combine_chunks()), -1).to_numpy()
     there, is_video = np.sort(numbers[numbers >= 0]), _is_video(names)
     # Films and stills lie apart: each are a part of the file, of which nothing is copied.
@@ -155,7 +159,7 @@ def _semantic(embedded: ds.Dataset, names: pa.Table, similarity: float) -> tuple
         os.posix_fallocate(file.fileno(), 0, 2 * width * len(there))
         vectors = np.memmap(file, np.int16, "w+", shape=(len(there), width))
     at = 0
-    for batch in embedded.to_batches(columns=["embedding"], filter=_IS_OK):
+    for batch in embedded.to_batches(columns=["embedding"], filter=_is_ok()):
         places = place[numbers[at : at + len(batch)]]
         at += len(batch)
         vectors[places[places >= 0]] = batch["embedding"].flatten().to_numpy().reshape(-1, width)[places >= 0]
@@ -175,7 +179,7 @@ def _thumbnails(hashed: ds.Dataset, number: Longs, needed: Longs) -> tuple[NDArr
         # Of a file with holes, a page that finds the disk full ends the process without a word.
         os.posix_fallocate(file.fileno(), 0, math.prod(shape))
         pictures = np.memmap(file, np.uint8, "w+", shape=shape)  # keeps the file
-    for batch in hashed.to_batches(columns=["thumbnails"], filter=_IS_OK):
+    for batch in hashed.to_batches(columns=["thumbnails"], filter=_is_ok()):
         for clip, content in zip(number[at : at + len(batch)].tolist(), batch["thumbnails"], strict=True):
             place = int(np.searchsorted(needed, clip))
             if place < len(needed) and needed[place] == clip:

@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def interruptible() -> None:
-    """Ctrl-C raises KeyboardInterrupt in a test: Ray Train leaves a handler that swallows it; `make test &`, none."""
+    """Ctrl-C raises KeyboardInterrupt in a test, whatever handler an earlier one has left; `make test &` has none."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

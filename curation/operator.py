@@ -108,13 +108,15 @@ class Report:
     """Lines for whoever runs it."""
 
 
-def quantile_report(dataset: ds.Dataset, column: str) -> Report:
-    """The 10, 50 and 90 % quantiles of a column's numbers; empty without any."""
-    values = dataset.to_table(columns=[column])[column].drop_null()
-    if not len(values):
-        return Report()
-    quantiles = pc.quantile(values, [0.1, 0.5, 0.9]).to_pylist()
-    return Report({f"{column}_{name}": value for name, value in zip(("p10", "p50", "p90"), quantiles, strict=True)})
+def quantile_report(dataset: ds.Dataset, *columns: str) -> Report:
+    """The 10, 50 and 90 % quantiles of the numbers of each column; nothing of one without any."""
+    metrics = dict[str, float]()
+    for column in columns:
+        values = dataset.to_table(columns=[column])[column].drop_null()
+        if len(values):
+            quantiles = pc.quantile(values, [0.1, 0.5, 0.9]).to_pylist()
+            metrics |= {f"{column}_{name}": one for name, one in zip(("p10", "p50", "p90"), quantiles, strict=True)}
+    return Report(metrics)
 
 
 RANDOM_READ_BYTES = 512 << 10

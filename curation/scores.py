@@ -227,8 +227,7 @@ def _scored(seen: _Seen, caption: str, scorers: list[Scorer]) -> dict[str, Any]:
 
 
 def _report(dataset: ds.Dataset, config: ScoresConfig, _out: Path) -> Report:
-    reports = [quantile_report(dataset, name).metrics for name in columns_of(config.scorers)]
-    return Report({name: value for one in reports for name, value in one.items()})
+    return quantile_report(dataset, *columns_of(config.scorers))
 
 
 def _runs_network(config: ScoresConfig) -> bool:

@@ -143,9 +143,7 @@ def _is_video(names: pa.Table) -> NDArray[np.bool_]:
 
 def _semantic(embedded: ds.Dataset, names: pa.Table, similarity: float) -> tuple[Longs, Longs]:
     """Pairs of clips by their numbers that connect those with like embeddings, films and stills apart."""
-    width = 0
-    for batch in embedded.to_batches(columns=["embedding"], filter=_is_ok()):
-        width = max([width, *pc.list_value_length(batch["embedding"]).unique().to_pylist()])
+    width = sum(map(len, embedded.head(1, columns=["embedding"], filter=_is_ok())["embedding"].to_pylist()))
     own = embedded.to_table(columns=["clip_id"], filter=_is_ok())["clip_id"]
     numbers = pc.fill_null(pc.index_in(own, names["clip_id"].combine_chunks()), -1).to_numpy()
     there, is_video = np.sort(numbers[numbers >= 0]), _is_video(names)

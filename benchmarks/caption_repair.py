@@ -31,6 +31,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from scipy.stats import binomtest
+
 from curation.caption_choice import AGREEMENT
 from curation.operator import dataset
 from jobs.shapes import COLUMNS, RenderShapesConfig, _Chunk, _render_chunk
@@ -159,10 +161,9 @@ def share(hits: Iterable[bool]) -> str:
     values = list(hits)
     if not values:
         return "none"
-    n, p, z = len(values), sum(values) / len(values), 1.96
-    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low, high = ((middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
-    return f"{sum(values)} of {n}: {p:.1%} [{low:.1%}, {high:.1%}]"
+    right, n = sum(values), len(values)
+    low, high = binomtest(right, n).proportion_ci(method="wilson")
+    return f"{right} of {n}: {right / n:.1%} [{low:.1%}, {high:.1%}]"
 
 
 def table(clips: list[Judged]) -> str:

@@ -17,6 +17,7 @@ from lumina.cost import (
     adapter_parameters,
     cache_bytes,
     forward_cost,
+    muon_flops,
     parameters,
     training_cost,
 )
@@ -122,7 +123,7 @@ class StageCost:
     tokens: int
     """Of a step."""
     flops: int
-    """Of a step, with what is computed again."""
+    """Of a step, with what is computed again, and with Muon's."""
     repeated: float
     """Share of them that is computed again."""
     read_bytes: int
@@ -311,6 +312,9 @@ def stage_cost(
         flops += samples * training_cost(*sized, checkpointing, stage.lora)
         once += samples * training_cost(*sized, "none", stage.lora)
         read += samples * load.read_bytes
+    if stage.optimizer == "muon":
+        update = muon_flops(model, stage.lora)
+        flops, once = flops + update, once + update
     count = parameters(model)
     trained = trained_parameters(stage, count)
     checkpoint, weights = STATE_BYTES * trained, 2 * 4 * count

@@ -22,6 +22,7 @@ from lumina.models import rope
 from lumina.models.blocks import SINUSOID_WIDTH
 from lumina.models.config import NextDiTConfig, PatchSize, Recompute, StackShape
 from lumina.models.next_dit import MultiScaleNextDiT
+from lumina.training.muon import is_hidden_matrix, orthogonal_flops
 from lumina.training.stage import LoraConfig
 
 LatentSize = tuple[int, int, int]
@@ -132,9 +133,25 @@ def sampling_cost(
 
 def adapter_parameters(config: NextDiTConfig, lora: LoraConfig) -> int:
     """Numbers in the low-rank adapters of all blocks: rank * (inputs + outputs) for each target."""
+    return config.n_layers * lora.rank * sum(sum(widths) for widths in _adapted(config, lora))
+
+
+def _adapted(config: NextDiTConfig, lora: LoraConfig) -> list[tuple[int, int]]:
+    """Inputs and outputs of the layers of one block that have adapters."""
     d, k, m = config.dim, config.kv_heads * config.head_dim, config.ffn_dim
-    widths = {"wq": d + d, "wk": d + k, "wv": d + k, "wo": d + d, "w1": d + m, "w2": m + d, "w3": d + m}
-    return config.n_layers * lora.rank * sum(widths[target] for target in set(lora.targets))
+    widths = {"wq": (d, d), "wk": (d, k), "wv": (d, k), "wo": (d, d), "w1": (d, m), "w2": (m, d), "w3": (d, m)}
+    return [widths[target] for target in sorted(set(lora.targets))]
+
+
+@lru_cache(maxsize=8)
+def muon_flops(config: NextDiTConfig, lora: LoraConfig | None = None) -> int:
+    """Operations by which Muon orthogonalises all matrices for one step; workers share them."""
+    if lora is not None:
+        pairs = [((lora.rank, inputs), (outputs, lora.rank)) for inputs, outputs in _adapted(config, lora)]
+        return config.n_layers * sum(orthogonal_flops(*shape) for pair in pairs for shape in pair)
+    with torch.device("meta"):
+        shapes = [(name, tuple(one.shape)) for name, one in MultiScaleNextDiT(config).named_parameters()]
+    return sum(orthogonal_flops(*shape) for name, shape in shapes if is_hidden_matrix(name, shape))
 
 
 def training_cost(

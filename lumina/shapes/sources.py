@@ -31,7 +31,7 @@ class Source:
 
 _DRIFT = (0.2, 0.45)
 """Of a drifting camera from the first frame to the last, in shorter sides."""
-_BLUR = (0.12, 0.2)
+_BLUR = (0.16, 0.24)
 """Standard deviation of a lens out of focus, in shorter sides; it breathes between a fifth of it and all."""
 _SHRUNK = (0.045, 0.065)
 """Side of what was uploaded again, in shorter sides."""

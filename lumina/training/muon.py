@@ -52,6 +52,12 @@ def orthogonal(matrix: Tensor) -> Tensor:
     return (x.T if tall else x).to(matrix.dtype)
 
 
+def orthogonal_flops(rows: int, columns: int) -> int:
+    """Operations of `orthogonal`: of m rows, of the shorter side, and n columns five times 4 m^2 n + 2 m^3."""
+    m, n = sorted((rows, columns))
+    return _ITERATIONS * (4 * m * m * n + 2 * m**3)
+
+
 @dataclass(frozen=True)
 class _Matrix:
     shape: tuple[int, ...]

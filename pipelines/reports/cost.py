@@ -17,6 +17,7 @@ from lumina.cost import (
     evaluation_bytes,
     forward_cost,
     key_bytes,
+    muon_flops,
     parameters,
     sampling_cost,
     text_cost,
@@ -96,6 +97,16 @@ class TaskRow:
 
 
 @dataclass(frozen=True)
+class UpdateRow:
+    """What the optimizer of one training stage adds to a step."""
+
+    stage: str
+    optimizer: str
+    flops: int
+    """Over all workers."""
+
+
+@dataclass(frozen=True)
 class CostReport:
     """All figures."""
 
@@ -111,6 +122,8 @@ class CostReport:
     scales: tuple[ScaleRow, ...]
     schedules: tuple[ScheduleRow, ...]
     tasks: tuple[TaskRow, ...]
+    updates: tuple[UpdateRow, ...]
+    """Of the stages whose optimizer multiplies matrices."""
 
 
 def report(
@@ -119,6 +132,7 @@ def report(
     schedules: Mapping[str, SamplerConfig],
     text_tokens: int,
     tasks: tuple[TaskRow, ...] = (),
+    updates: tuple[UpdateRow, ...] = (),
 ) -> CostReport:
     """Count everything for one clip. ValueError if its size does not fit the model's scales, naming sizes that do."""
     check_size(clip.width, clip.height, SPATIAL_COMPRESSION * max(patch[1] for patch in model.patch_sizes))
@@ -146,6 +160,7 @@ def report(
         ),
         schedules=tuple(_schedule(model, clip, name, sampler, text_tokens) for name, sampler in schedules.items()),
         tasks=tasks,
+        updates=updates,
     )
 
 
@@ -161,7 +176,12 @@ def of_pipeline(config: PipelineConfig, clip: Clip, text_tokens: int) -> CostRep
         for key, training in config.training().items()
         for row in _tasks(config, stage_name(key), training, text_tokens)
     )
-    return report(config.model, clip, {"export": config.export.sampler}, text_tokens, tasks)
+    updates = tuple(
+        UpdateRow(stage_name(key), training.optimizer, muon_flops(config.model, training.lora))
+        for key, training in config.training().items()
+        if training.optimizer == "muon"
+    )
+    return report(config.model, clip, {"export": config.export.sampler}, text_tokens, tasks, updates)
 
 
 def _schedule(model: NextDiTConfig, clip: Clip, name: str, sampler: SamplerConfig, text_tokens: int) -> ScheduleRow:
@@ -266,10 +286,17 @@ def cost_view(cost: CostReport, *, sampling: bool = True) -> RenderableType:
         ">operations/step": lambda one: quantity(one.step_flops, "FLOP"),
         ">activations/sample": lambda one: size(one.activation_bytes),
     }
+    updates: dict[str, Callable[[UpdateRow], str]] = {
+        "stage": lambda one: one.stage,
+        "optimizer": lambda one: one.optimizer,
+        ">operations/step": lambda one: quantity(one.flops, "FLOP"),
+    }
     parts: list[RenderableType] = [head]
     if sampling:
         parts += [
             record_table("One evaluation", cost.scales, scales),
             record_table("One clip", cost.schedules, schedules),
         ]
-    return Group(*parts, *([record_table("Training", cost.tasks, tasks)] if cost.tasks else []))
+    parts += [record_table("Training", cost.tasks, tasks)] if cost.tasks else []
+    parts += [record_table("Updates of the weights, beside that", cost.updates, updates)] if cost.updates else []
+    return Group(*parts)

@@ -31,6 +31,8 @@ STAGES = (
     "probe",
     "motion",
     "tag",
+    "frame_hashes",
+    "embeddings",
     "scores",
     "score",
     "caption",
@@ -45,6 +47,8 @@ STAGES = (
 """Kinds of stage that set clips aside, in the order in which a clip meets them."""
 _NAMED = ("uri", "source", "caption")
 _SCORING = ("scores", "score", "caption")
+_COMPARED = ("frame_hashes", "embeddings")
+"""Read through `duplicates`, whose rows have their reasons."""
 _STATUS = ("status", "reason", "reason_stage", "detail")
 _QUARANTINED, _OTHER_MEDIA = "quarantined", "other_media"
 _FORMULA = ("=", "+", "-", "@", "\t", "\n", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -196,13 +200,17 @@ def _clips(rows: pa.Table) -> list[SetAside]:
 
 
 def _stages(record: RunRecord) -> list[str]:
-    # What a scoring stage sets aside is out of the run only where rules name its scores, or new captions train.
+    # What a scoring stage sets aside is out of the run only where rules name its scores, new captions train, or
+    # near-duplicates are looked for.
     select = record.stages.get("select")
     read = set(select.inputs.values()) if select is not None and select.path else set()
+    read |= set(_COMPARED) if "duplicates" in read else set()
     names = [
         name
         for name, entry in record.stages.items()
-        if (kind := name.partition("@")[0]) in STAGES and entry.path and (kind not in _SCORING or name in read)
+        if (kind := name.partition("@")[0]) in STAGES
+        and entry.path
+        and (kind not in (*_SCORING, *_COMPARED) or name in read)
     ]
     if not names:
         raise PipelineError(f"run {record.run} has no clips yet: its stage ingest is not done")

@@ -10,7 +10,7 @@ import pytest
 
 from lumina.checkpoints import save_weights
 from lumina.cluster_cost import Pass, StageCost, TaskLoad, largest_pass, memory, pass_bytes, stage_cost
-from lumina.cost import forward_cost, parameters, training_cost
+from lumina.cost import forward_cost, muon_flops, parameters, training_cost
 from lumina.hardware import Cluster, gpu_named
 from lumina.models.config import RELEASED_MODELS
 from lumina.training import engine
@@ -117,6 +117,13 @@ def test_a_step_sums_its_tasks_as_often_as_they_take_part() -> None:
     assert again.flops - found.flops == blocks
     assert again.repeated == pytest.approx(blocks / again.flops)
     assert found.repeated == 0
+
+
+def test_muon_multiplies_matrices_once_a_step() -> None:
+    adamw, muon = (cost(load(), mode="full", optimizer=name) for name in ("adamw", "muon"))
+    assert muon.flops - adamw.flops == muon_flops(TINY)
+    assert muon.flops * muon.repeated == pytest.approx(adamw.flops * adamw.repeated)
+    assert muon.step_seconds > adamw.step_seconds
 
 
 def of_memory(megabytes: float) -> Cluster:

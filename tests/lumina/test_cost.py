@@ -16,6 +16,7 @@ from lumina import cost
 from lumina.flow_matching.schedules import PRESETS
 from lumina.models.config import RELEASED_MODELS, Recompute
 from lumina.models.next_dit import MultiScaleNextDiT
+from lumina.training.muon import orthogonal
 from lumina.training.stage import LoraConfig
 from tests.lumina.tiny import TINY, dit_without_zeros
 
@@ -201,6 +202,20 @@ def test_adapters_are_two_thin_matrices_beside_each_target() -> None:
     lora = LoraConfig(rank=3, targets=("wq", "wk", "w2"))
     d, k, m = TINY.dim, 2 * TINY.head_dim, TINY.ffn_dim
     assert cost.adapter_parameters(TINY, lora) == TINY.n_layers * 3 * ((d + d) + (d + k) + (m + d))
+
+
+def test_operations_of_muon_are_those_that_torch_counts() -> None:
+    blocks = [one for name, one in MultiScaleNextDiT(TINY).named_parameters() if "layers." in name and one.ndim == 2]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        for one in blocks:
+            orthogonal(one)
+    assert cost.muon_flops(TINY) == counter.get_total_flops() > 0
+    lora = LoraConfig(rank=3, targets=("wk", "w2"))
+    d, k, m = TINY.dim, 2 * TINY.head_dim, TINY.ffn_dim
+    with FlopCounterMode(display=False) as counter:
+        for shape in ((3, d), (k, 3), (3, m), (d, 3)):
+            orthogonal(torch.randn(shape))
+    assert cost.muon_flops(TINY, lora) == TINY.n_layers * counter.get_total_flops()
 
 
 def test_sizes_that_do_not_fit() -> None:

@@ -252,6 +252,12 @@ def test_cost_of_configs_and_released_models() -> None:
     tasks = {(row["stage"], row["task"]): row for row in demo["tasks"]}
     assert tasks["finetune", "video-1x2"]["samples"] == 4
     assert tasks["train@3", "video-2x4"]["tokens"] * 8 == tasks["train@3", "video-1x2"]["tokens"]
+    assert [(row["stage"], row["optimizer"]) for row in demo["updates"]] == [
+        ("train@2", "muon"),
+        ("train@3", "muon"),
+        ("finetune", "muon"),
+    ]
+    assert 0.3 < demo["updates"][0]["flops"] / tasks["train@2", "video-1x2"]["step_flops"] < 0.5
     assert "1,467,344 parameters" in cost("demo").output
     for arguments, text in (
         (["2B_GQA", "--size", "670x384"], "near it: 640x384, 672x384"),

@@ -140,6 +140,19 @@ def test_a_scoring_stage_sets_clips_aside_where_selection_reads_it(curated: Cura
     assert [clip.clip_id for clip in found if clip.reason_stage == "score@light"] == [sound]
 
 
+@pytest.mark.parametrize("name", ["frame_hashes", "embeddings"])
+def test_a_clip_that_was_not_compared_counts_where_near_duplicates_are_looked_for(curated: Curated, name: str) -> None:
+    stages = curated.store.get_run("r1").stages
+    rows = pq.read_table(curated.store.root / stages["probe"].path / "data").to_pylist()
+    broken = {"status": "quarantined", "reason": "decode_error", "reason_stage": name, "detail": "x"}
+    sound = next(row["clip_id"] for row in rows if row["status"] == "ok")
+    made = _output(curated, name, [row | broken if row["clip_id"] == sound else row for row in rows], PROBE)
+    assert _counts(curated, **{name: made}) == _counts(curated)
+    select = replace(stages["select"], inputs={"duplicates": "duplicates"})
+    found = _clips(curated, **{name: made, "select": select})
+    assert [clip.clip_id for clip in found if clip.reason_stage == name] == [sound]
+
+
 def test_a_clip_without_a_caption_counts_where_no_other_trains(curated: Curated) -> None:
     stages = curated.store.get_run("r1").stages
     rows = pq.read_table(curated.store.root / stages["select"].path / "data").to_pylist()

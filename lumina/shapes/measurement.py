@@ -86,16 +86,16 @@ def _blobs(frame: np.ndarray) -> dict[str, _Blob]:
     import cv2
 
     rgb = frame.astype(np.float32) / 255
-    brightest, darkest = rgb.max(axis=-1), rgb.min(axis=-1)
-    chroma = brightest - darkest
+    red, green, blue = (rgb[..., channel] for channel in range(3))
+    chroma = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     peak = float(np.quantile(chroma, 0.99))
     mask = chroma > max(_MIN_CHROMA, 0.5 * peak)
     if mask.sum() < _MIN_AREA * mask.size:
         return {}
     names, hues = list(COLORS), np.array(list(COLORS.values()), np.float32)
-    hue = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)[..., 0]
-    away = np.abs((hue[..., None] - hues + 180) % 360 - 180)
-    nearest = np.where(mask, away.argmin(axis=-1), -1)
+    hue = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)[..., 0][mask]
+    nearest = np.full(mask.shape, -1)
+    nearest[mask] = np.abs((hue[:, None] - hues + 180) % 360 - 180).argmin(axis=-1)
     blobs: dict[str, _Blob] = {}
     for index in np.unique(nearest[mask]):
         count, labels, stats, centroids = cv2.connectedComponentsWithStats((nearest == index).astype(np.uint8))

@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from benchmarks.claims.evidence import BASE, SeedRun, of_arm, read_runs
 from benchmarks.claims.pages import claim_page
 from benchmarks.claims.statements import Claim, claims
@@ -41,11 +43,11 @@ TINY = (
 )
 
 
-def command(store: Path, seeds: str, overrides: Sequence[str], arms: Path) -> list[str]:
+def command(store: Path, seeds: str, overrides: Sequence[str], arms: Path, parallel: int = 1) -> list[str]:
     """The sweep that makes what the claims read."""
     lumina = str(Path(sys.executable).with_name("lumina"))
     words = [lumina, "sweep", str(HERE / "claims.yaml"), "--arms", str(arms), "--seeds", seeds]
-    words += ["--name", SWEEP, "--store", str(store)]
+    words += ["--name", SWEEP, "--store", str(store), "--parallel", str(parallel)]
     return [*words, *(part for one in overrides for part in ("-o", one))]
 
 
@@ -82,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, required=True, help="store of the runs; what it has is not made again")
     parser.add_argument("--seeds", default="0,1,2", help="of training; more may be added later")
+    parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
     parser.add_argument("--arms", type=Path, default=HERE / "shares.yaml", help="shares of synthetic clips")
     parser.add_argument("--only", default="abcd", help="the claims that are judged")
     parser.add_argument("--pages", action="store_true", help="run nothing")
@@ -91,9 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     code = 0
     if not args.pages:
         overrides = [*(TINY if args.tiny else ()), *args.override]
-        code = run(command(args.store, args.seeds, overrides, args.arms))
+        code = run(command(args.store, args.seeds, overrides, args.arms, args.parallel))
         if code not in (0, 1):
             return code
+    # Threads that wait for each other take ten times as long where other work keeps the cores.
+    torch.set_num_threads(1)
     try:
         runs = read_runs(Store(args.store), SWEEP)
         found = claims(runs, args.only)

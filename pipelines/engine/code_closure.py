@@ -24,6 +24,8 @@ from pipelines.errors import PipelineError
 NO_DIGEST = "IN_NO_DIGEST"
 """The name by which a module leaves itself out."""
 _IGNORED_FIELDS = {"type_comment", "kind", "type_ignores"}
+_BLOCKS = ("body", "orelse", "handlers", "finalbody", "cases")
+"""Fields of a statement that hold statements, or clauses that do."""
 _DIGEST_CHARS = 32
 _LONGEST_NAME = 100
 
@@ -113,8 +115,11 @@ class CodeIndex:
         if _is_in_no_digest(tree):
             return _Module({}, frozenset())
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        texts = set(_texts(tree))
-        targets = {*_imports(tree, package), *(text.partition(":")[0] for text in texts if self._names_module(text))}
+        texts = _texts(tree)
+        targets = {
+            *_imports(tree.body, package),
+            *(text.partition(":")[0] for text in texts if self._names_module(text)),
+        }
         digests = {name: syntax_digest(tree)}
         folder = package.replace(".", "/")
         for text in sorted(texts):
@@ -131,14 +136,17 @@ class CodeIndex:
 
 def syntax_digest(tree: ast.AST) -> str:
     """First 32 hex digits of the SHA-256 of the normalised tree."""
-    text = "".join(_canonical(tree))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_CHARS]
+    parts: list[str] = []
+    _add_canonical(tree, parts)
+    return hashlib.sha256("".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_CHARS]
 
 
-def _canonical(value: object) -> Iterator[str]:
+def _add_canonical(value: object, parts: list[str]) -> None:
+    # No generator: each text of a deep tree would pass through all those above it, and every plan waits for this.
     if isinstance(value, ast.AST):
-        yield f"({type(value).__name__}"
-        for name, child in sorted(ast.iter_fields(value)):
+        parts.append(f"({type(value).__name__}")
+        for name in sorted(value._fields):
+            child = getattr(value, name, None)
             if name in _IGNORED_FIELDS:
                 continue
             if isinstance(child, list):
@@ -149,18 +157,18 @@ def _canonical(value: object) -> Iterator[str]:
                 continue
             if child == []:
                 continue
-            yield f" {name}="
-            yield from _canonical(child)
-        yield ")"
+            parts.append(f" {name}=")
+            _add_canonical(child, parts)
+        parts.append(")")
     elif isinstance(value, list):
-        yield "["
+        parts.append("[")
         for item in value:
-            yield from _canonical(item)
-            yield ","
-        yield "]"
+            _add_canonical(item, parts)
+            parts.append(",")
+        parts.append("]")
     else:
         # Which characters `repr` writes as they are depends on the Unicode version of the Python.
-        yield f"{type(value).__name__}:{value!a}"
+        parts.append(f"{type(value).__name__}:{value!a}")
 
 
 def _is_docstring(node: object) -> bool:
@@ -178,14 +186,17 @@ def _is_in_no_digest(tree: ast.Module) -> bool:
     )
 
 
-def _texts(node: ast.AST) -> Iterator[str]:
+def _texts(tree: ast.AST) -> set[str]:
     """The string constants of the code, docstrings left out."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.Constant):
-            if isinstance(child.value, str):
-                yield child.value
-        elif not _is_docstring(child):
-            yield from _texts(child)
+    found, waiting = set[str](), [tree]
+    while waiting:
+        for child in ast.iter_child_nodes(waiting.pop()):
+            if isinstance(child, ast.Constant):
+                if isinstance(child.value, str):
+                    found.add(child.value)
+            elif not _is_docstring(child):
+                waiting.append(child)
+    return found
 
 
 def _may_be_file(text: str) -> bool:
@@ -204,25 +215,24 @@ def _is_empty_part(node: ast.AST, part: object) -> bool:
     return isinstance(node, ast.JoinedStr) and isinstance(part, ast.Constant) and part.value == ""
 
 
-def _imports(node: ast.AST, package: str) -> Iterator[str]:
+def _imports(statements: Iterable[ast.AST], package: str) -> Iterator[str]:
     """Dotted names that the code may import, wherever the statement stands, but not for type checkers only."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.Import):
-            yield from (alias.name for alias in child.names)
-        elif isinstance(child, ast.ImportFrom):
-            base = child.module or ""
-            if child.level:
+    for one in statements:
+        if isinstance(one, ast.Import):
+            yield from (alias.name for alias in one.names)
+        elif isinstance(one, ast.ImportFrom):
+            base = one.module or ""
+            if one.level:
                 parts = package.split(".")
-                parts = parts[: len(parts) - child.level + 1]
+                parts = parts[: len(parts) - one.level + 1]
                 base = ".".join([*parts, base] if base else parts)
             yield base
             # `from package import module` looks the same as `from module import name`: offer both.
-            yield from (f"{base}.{alias.name}" for alias in child.names if alias.name != "*")
-        elif isinstance(child, ast.If) and _is_type_checking(child.test):
-            for statement in child.orelse:
-                yield from _imports(ast.Module([statement], []), package)
+            yield from (f"{base}.{alias.name}" for alias in one.names if alias.name != "*")
         else:
-            yield from _imports(child, package)
+            typing_only = isinstance(one, ast.If) and _is_type_checking(one.test)
+            for name in ("orelse",) if typing_only else _BLOCKS:
+                yield from _imports(getattr(one, name, ()), package)
 
 
 def _is_type_checking(test: ast.expr) -> bool:

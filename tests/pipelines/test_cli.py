@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -280,15 +279,25 @@ def test_help_and_plan_import_nothing_heavy(tmp_path: Path) -> None:
         assert found.stdout.splitlines()[-1] == "HEAVY []", arguments
 
 
-def test_a_plan_of_the_demo_takes_less_than_two_seconds(tmp_path: Path) -> None:
-    code = "from pipelines.cli import main; main()"
-    command = [sys.executable, "-c", code, "plan", "demo", "--json", "--store", str(tmp_path)]
+COUNTED = """
+import sys
+calls = 0
+def count(frame, event, argument):
+    global calls
+    calls += event == "call"
+sys.setprofile(count)
+from pipelines.cli import main
+try:
+    main()
+finally:
+    sys.setprofile(None)
+    print(calls, file=sys.stderr)
+"""
 
-    def cpu_s() -> float:
-        """Time of the processor, of which other work on the machine takes none."""
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert subprocess.run(command, capture_output=True, check=False).returncode == 2
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert min(cpu_s() for _ in range(3)) < 2
+def test_a_plan_of_the_demo_is_made_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", COUNTED, "plan", "demo", "--json", "--store", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    # Calls of Python functions, which no other work on the machine changes: a second or two.
+    assert 1_000_000 < int(done.stderr.split()[-1]) < 3_500_000

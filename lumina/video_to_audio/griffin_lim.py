@@ -89,10 +89,18 @@ def griffin_lim(mel: Tensor, iterations: int = ITERATIONS, momentum: float = MOM
         iterations: estimates of the phase after the first.
         momentum: how far an estimate goes beyond the one before; 0 is Griffin and Lim's own.
 
+    Each wave is computed alone: how a batch's products are rounded depends on its size, and the iterations make of that
+    another phase.
+
     Raises ValueError for another shape.
     """
     if mel.ndim != 3 or mel.shape[2] != BINS or not mel.shape[1]:
         raise ValueError(f"log-mels must be [B, T, {BINS}] with T >= 1, got {list(mel.shape)}")
+    return torch.cat([_wave(one[None], iterations, momentum) for one in mel])
+
+
+def _wave(mel: Tensor, iterations: int, momentum: float) -> Tensor:
+    """The wave [1, 160 T] of one log-mel [1, T, 64]."""
     # The last 160 samples end at the middle of a frame that the log-mel has no more.
     wanted = magnitudes(torch.cat([mel, mel[:, -1:]], dim=1))
     samples = mel.shape[1] * HOP

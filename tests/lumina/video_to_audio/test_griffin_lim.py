@@ -53,7 +53,7 @@ def test_tones_keep_their_pitch_and_about_their_level(hertz: float) -> None:
 def test_each_wave_is_its_own_mels_alone(mel: Tensor) -> None:
     assert torch.equal(griffin_lim(mel), griffin_lim(mel))
     both = griffin_lim(torch.cat([mel, mel.flip(1)]))
-    torch.testing.assert_close(both[:1], griffin_lim(mel), rtol=0, atol=1e-3)
+    assert torch.equal(both, torch.cat([griffin_lim(mel), griffin_lim(mel.flip(1))]))
 
 
 def test_magnitudes_of_a_quiet_frame_owe_nothing_to_a_loud_one(mel: Tensor) -> None:

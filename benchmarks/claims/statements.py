@@ -227,7 +227,7 @@ def by_source(arms: Mapping[str, Sequence[Sourced]]) -> Claim:
     if both:
         # Runs of one seed begin with the same weights and noises.
         more, none = ([one.before for one in arms[arm] if one.seed in both] for arm in (MORE, NONE))
-        parts.append(Part("what 59 % of synthetic clips in training add to none", _differences(more, none)))
+        parts.append(Part("what 80 % of synthetic clips in training add to none", _differences(more, none)))
     else:
         notes.append("The runs of other shares of synthetic clips are not there: nothing is said of them.")
     scores = {

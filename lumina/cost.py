@@ -22,7 +22,7 @@ from lumina.models import rope
 from lumina.models.blocks import SINUSOID_WIDTH
 from lumina.models.config import NextDiTConfig, PatchSize, Recompute, StackShape
 from lumina.models.next_dit import MultiScaleNextDiT
-from lumina.training.muon import is_hidden_matrix, orthogonal_flops
+from lumina.training.muon import orthogonal_flops, update_flops
 from lumina.training.stage import LoraConfig
 
 LatentSize = tuple[int, int, int]
@@ -150,8 +150,7 @@ def muon_flops(config: NextDiTConfig, lora: LoraConfig | None = None) -> int:
         pairs = [((lora.rank, inputs), (outputs, lora.rank)) for inputs, outputs in _adapted(config, lora)]
         return config.n_layers * sum(orthogonal_flops(*shape) for pair in pairs for shape in pair)
     with torch.device("meta"):
-        shapes = [(name, tuple(one.shape)) for name, one in MultiScaleNextDiT(config).named_parameters()]
-    return sum(orthogonal_flops(*shape) for name, shape in shapes if is_hidden_matrix(name, shape))
+        return update_flops(MultiScaleNextDiT(config).named_parameters())
 
 
 def training_cost(

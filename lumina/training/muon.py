@@ -58,6 +58,11 @@ def orthogonal_flops(rows: int, columns: int) -> int:
     return _ITERATIONS * (4 * m * m * n + 2 * m**3)
 
 
+def update_flops(parameters: Iterable[tuple[str, Tensor]]) -> int:
+    """Operations by which a step orthogonalises the matrices among named parameters."""
+    return sum(orthogonal_flops(*one.shape) for name, one in parameters if is_hidden_matrix(name, one.shape))
+
+
 @dataclass(frozen=True)
 class _Matrix:
     shape: tuple[int, ...]

@@ -7,6 +7,7 @@ import torch
 from lumina import cost
 from lumina.models.blocks import SINUSOID_WIDTH
 from lumina.models.config import Recompute
+from lumina.training.muon import update_flops
 from lumina.video_to_audio.config import VideoToAudioConfig
 from lumina.video_to_audio.lengths import LATENT_RATE, SEGMENT_TOKENS, TUBELET, VISUAL_FPS
 from lumina.video_to_audio.networks.dit import VideoToAudioDiT
@@ -19,6 +20,12 @@ def parameters(config: VideoToAudioConfig) -> int:
     """Number of weights."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in VideoToAudioDiT(config).parameters())
+
+
+def muon_flops(config: VideoToAudioConfig) -> int:
+    """Operations by which Muon orthogonalises all matrices for one step; workers share them."""
+    with torch.device("meta"):
+        return update_flops(VideoToAudioDiT(config).named_parameters())
 
 
 def token_cost(config: VideoToAudioConfig) -> tuple[int, int]:

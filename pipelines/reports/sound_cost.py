@@ -13,7 +13,7 @@ from lumina.formats import duration, quantity, size
 from lumina.hardware import Cluster
 from lumina.step_time import LINKS, Links, exchange, waiting
 from lumina.video_to_audio.config import VideoToAudioConfig
-from lumina.video_to_audio.cost import activation_bytes, forward_cost, parameters, training_cost
+from lumina.video_to_audio.cost import activation_bytes, forward_cost, muon_flops, parameters, training_cost
 from lumina.video_to_audio.lengths import Lengths, lengths
 from pipelines.reports.cost import STORED_BYTES
 from pipelines.sound_config import SoundPipelineConfig
@@ -53,7 +53,7 @@ class StageRow:
     samples: int
     """Of a step."""
     step_flops: int
-    """With what full recomputation computes again; that of other kinds is left out."""
+    """With Muon's products and what full recomputation computes again; that of other kinds is left out."""
     flops: int
     cluster: OnCluster | None
     """Where one is given."""
@@ -90,6 +90,7 @@ def of_sound_pipeline(
     for name, one in config.train.items():
         again = forward if config.runtime.checkpointing(f"train@{name}") == "full" else 0
         step = one.batch_size * (training_cost(model, long.latents, *media) + again)
+        step += muon_flops(model) if one.optimizer == "muon" else 0
         planned = None if cluster is None else _on_cluster(config, name, count, step, cluster, utilisation, links)
         stages.append(StageRow(f"train@{name}", one.steps, one.batch_size, step, one.steps * step, planned))
     return SoundCostReport(

@@ -6,9 +6,15 @@ import json
 from typing import Any
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
+from lumina.training.muon import orthogonal
+from lumina.video_to_audio.networks.dit import VideoToAudioDiT
 from pipelines import cli
+from pipelines.config import load_config
+from pipelines.sound_config import SoundPipelineConfig
 
 
 def told(*words: str) -> Any:
@@ -31,6 +37,20 @@ def test_operations_are_those_of_the_stages() -> None:
         assert one["flops"] == 3 * cost["forward_flops"] * one["samples"] * one["steps"]
         assert one["cluster"] is None
     assert "train@2" in shown("sound")
+
+
+def test_muon_multiplies_beside_the_passes() -> None:
+    first, second = told("sound")["stages"]
+    muon, same = told("sound", "-o", "train.1.optimizer=muon")["stages"]
+    config = load_config("sound")
+    assert isinstance(config, SoundPipelineConfig)
+    network = VideoToAudioDiT(config.model)
+    blocks = [one for name, one in network.named_parameters() if "layers." in name and one.ndim == 2]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        for one in blocks:
+            orthogonal(one)
+    assert muon["step_flops"] - first["step_flops"] == counter.get_total_flops() > 0
+    assert same == second
 
 
 def test_a_cluster_tells_time_and_memory() -> None:

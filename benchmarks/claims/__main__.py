@@ -2,12 +2,15 @@
 
     python -m benchmarks.claims --store /tmp/claims           # three seeds; the same command goes on after any kill
     python -m benchmarks.claims --store /tmp/claims --pages   # of the runs that are done, judge again
+    python -m benchmarks.claims --store /tmp/claims --demo /tmp/demo_seeds   # (d) of runs of the demo
     python -m benchmarks.claims --store /tmp/tiny --tiny      # does it all work? Its verdicts mean nothing
 
 From the root of the repository. `claims.yaml` is the config and `shares.yaml` has the arms: each seed trains all scales
 three times, on other shares of synthetic clips. The runs with the clips as they come carry the claims a to c and the
-first half of d. Prints a sentence for each claim, and writes a page of each into the folder `claims` of the store,
-with `claims.json`. Exit 1 if a run failed; what is done is judged all the same.
+first half of d, unless `--demo` names what `demo_seeds.py` has made: its models train longer and know shapes.
+
+Prints a sentence for each claim, and writes a page of each into the folder `claims` of the store, with `claims.json`.
+Exit 1 if a run failed; what is done is judged all the same.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.claims.evidence import BASE, SeedRun, of_arm, read_runs
+from benchmarks.claims.evidence import read_demos, read_runs
 from benchmarks.claims.pages import claim_page
 from benchmarks.claims.statements import Claim, claims
 from pipelines.engine.store.store import Store
@@ -61,22 +64,22 @@ def run(words: Sequence[str]) -> int:
             continue
 
 
-def write(found: Sequence[Claim], runs: Sequence[SeedRun], folder: Path) -> None:
+def write(found: Sequence[Claim], folder: Path) -> None:
     """A page for each claim, and all verdicts as JSON."""
     folder.mkdir(parents=True, exist_ok=True)
-    seeds = [run.seed for run in of_arm(runs, BASE)]
     for claim in found:
-        (folder / f"{claim.key}.html").write_text(claim_page(claim, len(seeds), found), encoding="utf-8")
+        (folder / f"{claim.key}.html").write_text(claim_page(claim, found), encoding="utf-8")
     content = {
         claim.key: {
             "claim": claim.title,
             "verdict": claim.judged.verdict,
             "sentence": claim.judged.sentence,
+            "seeds": claim.seeds,
             "parts": {name: asdict(one) for name, one in claim.judged.parts},
         }
         for claim in found
     }
-    text = json.dumps({"seeds": seeds, "claims": content}, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     (folder / "claims.json").write_text(text, encoding="utf-8")
 
 
@@ -86,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", default="0,1,2", help="of training; more may be added later")
     parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
     parser.add_argument("--arms", type=Path, default=HERE / "shares.yaml", help="shares of synthetic clips")
+    parser.add_argument("--demo", type=Path, help="folder that demo_seeds.py has filled, for claim d")
     parser.add_argument("--only", default="abcd", help="the claims that are judged")
     parser.add_argument("--pages", action="store_true", help="run nothing")
     parser.add_argument("--tiny", action="store_true", help="a few steps and clips")
@@ -101,12 +105,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     try:
         runs = read_runs(Store(args.store), SWEEP)
+        runs += read_demos(args.demo) if args.demo else []
         found = claims(runs, args.only)
     except (ValueError, PipelineError) as error:
         print(error, file=sys.stderr)
         return 1
     folder = args.store / "claims"
-    write(found, runs, folder)
+    write(found, folder)
     for claim in found:
         print(f"({claim.key}) {claim.title}.\n    {claim.judged.sentence}\n    {folder / claim.key}.html")
     return code

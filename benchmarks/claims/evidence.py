@@ -26,6 +26,8 @@ from pipelines.reports.evaluations import Evaluated, read_evaluations
 
 BASE, NONE, MORE = "as they come", "no synthetic", "more synthetic"
 """Arms of `shares.yaml`."""
+DEMO = "demo"
+"""Config, and here the arm, of the runs that `demo_seeds.py` makes."""
 PLANTED = "synthetic"
 """The source that is rendered without flaws."""
 RESAMPLES = 10_000
@@ -39,6 +41,7 @@ class SeedRun:
 
     arm: str
     seed: int
+    """Of training; of a run of the demo that of its clips."""
     side: Side
 
 
@@ -90,6 +93,25 @@ def read_runs(store: Store, sweep: str) -> list[SeedRun]:
     record = SweepRecord.load(store.objects, sweep)
     done = [run for run in record.runs if run.state == "done" and run.run is not None]
     return [SeedRun(run.arm, run.seed or 0, read_side(store, store.get_run(run.run))) for run in done]
+
+
+def read_demos(work: Path) -> list[SeedRun]:
+    """The newest run of the demo in each store `seed-N` of a folder that `demo_seeds.py` has filled, by seed.
+
+    Raises:
+        ValueError: there is none, or one did not end well.
+        StoreError: a store has no run of the demo, or a record cannot be read.
+    """
+    found = []
+    for path in work.glob("seed-*"):
+        store = Store(path)
+        record = store.get_run(DEMO)
+        if not record.ok:
+            raise ValueError(f"{path}: the newest run of the demo did not end well: run benchmarks/demo_seeds.py again")
+        found.append(SeedRun(DEMO, int(path.name.removeprefix("seed-")), read_side(store, record)))
+    if not found:
+        raise ValueError(f"{work} has no store seed-N: fill it by benchmarks/demo_seeds.py --work {work}")
+    return sorted(found, key=lambda run: run.seed)
 
 
 def of_arm(runs: Sequence[SeedRun], arm: str) -> list[SeedRun]:

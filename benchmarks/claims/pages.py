@@ -16,7 +16,7 @@ TEMPLATE = Path(__file__).with_name("claim.html.j2")
 RULE = (
     "Shown: every part lies above zero with its whole interval. Opposite: the first part, which the claim rests on, "
     "lies below zero with its whole interval. Not shown: else. Each interval holds at 95 % for other clips (bootstrap) "
-    "and other seeds of training (Student's t), with one seed for other clips alone; that all parts have to hold needs "
+    "and other seeds (Student's t), with one seed for other clips alone; that all parts have to hold needs "
     "no correction. Parts without an interval are counted. The rule was written down before the results."
 )
 
@@ -24,11 +24,11 @@ RULE = (
 _STYLES = {"shown": "done", "opposite": "failed"}
 
 
-def claim_page(claim: Claim, seeds: int, claims: Sequence[Claim] = ()) -> str:
+def claim_page(claim: Claim, claims: Sequence[Claim] = ()) -> str:
     """The page as one file; `claims` are those whose pages lie beside it."""
     parts = Forest([_row(name, found) for name, found in claim.judged.parts], gaps=True)
     style = _STYLES.get(claim.judged.verdict, "")
-    return render(TEMPLATE, clean, claim=claim, claims=claims, style=style, parts=parts, rule=RULE, seeds=seeds)
+    return render(TEMPLATE, clean, claim=claim, claims=claims, style=style, parts=parts, rule=RULE)
 
 
 def _row(name: str, found: Interval) -> Row:

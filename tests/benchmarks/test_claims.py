@@ -12,7 +12,7 @@ import pytest
 from scipy.special import stdtrit
 
 from benchmarks.claims import __main__ as command
-from benchmarks.claims.evidence import BASE, MORE, NONE, Losses, Sourced, Studied
+from benchmarks.claims.evidence import BASE, DEMO, MORE, NONE, Losses, Sourced, Studied, read_demos
 from benchmarks.claims.losses import TIMES, excess, held_out_losses, partings
 from benchmarks.claims.pages import claim_page
 from benchmarks.claims.rules import Part, judge, over_seeds
@@ -23,6 +23,9 @@ from lumina.evaluation.metrics import Estimate
 from lumina.training.data.latents import LatentDataset
 from lumina.training.weights.start import initial_model
 from pipelines.config import PipelineConfig
+from pipelines.engine.store.run_record import RunRecord
+from pipelines.engine.store.store import Store
+from pipelines.engine.store.sweep_record import ArmRun, SweepRecord
 from pipelines.sweep.arms import read_sweep
 from pipelines.sweep.processes import end_with_parent
 from tests.lumina.training import toy
@@ -117,13 +120,13 @@ def test_claim_a_needs_the_coarsest_to_part_first() -> None:
     seed, claim = _seed_of_losses, _shown_by_scale()
     assert claim.judged.verdict == "shown"
     assert [cell.text for cell in claim.rows[0][1:]] == ["0.683", "0.217"]
-    page = claim_page(claim, 3)
+    page = claim_page(claim)
     assert "parts than 2x2x2" in page
     assert page.count("<polyline") == 6
     assert page.count('class="lost') == 2
     assert "2x2x2, parts at 0.683 [" in page
     # Where a scale never parts, no line says that it does.
-    never = claim_page(by_scale([seed(20, 5)]), 1)
+    never = claim_page(by_scale([seed(20, 5)]))
     assert "2x2x2, never parts<" in never
     assert never.count('class="lost') == 1
     assert by_scale([seed(4, 14), seed(5, 14)]).judged.verdict == "not shown"
@@ -154,7 +157,7 @@ def test_claim_b_compares_the_combined_schedule_with_the_finest_scale() -> None:
     assert by_cost([seed(0.79, 0.8), seed(0.8, 0.8)]).judged.verdict == "not shown"
     claim, alone = by_cost([seed(0.79), seed(0.8)]), by_cost([seed(0.79)])
     assert "saves is +0.400" in claim.judged.sentence
-    page = claim_page(claim, 2, [claim, _shown_by_scale()])
+    page = claim_page(claim, [claim, _shown_by_scale()])
     assert "0.600" in page
     # What is counted is a dot without a line; the pages beside this one are linked.
     assert page.count('class="dot"') == 3
@@ -182,7 +185,7 @@ def test_claim_c_weighs_the_difference_of_scores_against_their_level() -> None:
     assert set(claim.columns[1:]) == {*EQUAL, *UNEQUAL, *SCHEDULED}
     assert claim.forest is not None
     assert [row.name for row in claim.forest[1].rows] == list(claim.columns[1:])
-    assert "<h2>Measured speed by positive/negative score" in claim_page(claim, 2)
+    assert "<h2>Measured speed by positive/negative score" in claim_page(claim)
 
 
 def test_claim_d_has_all_of_its_parts() -> None:
@@ -195,22 +198,50 @@ def test_claim_d_has_all_of_its_parts() -> None:
         NONE: [seed(0.5, 0, before=0.4), seed(0.5, 0, before=0.401, at=1)],
         MORE: [seed(0.8, 0, before=0.7), seed(0.8, 0, before=0.7, at=1)],
     }
-    claim = by_source({BASE: base, **shares})
+    claim = by_source({BASE: base, **shares, DEMO: []})
     assert claim.judged.verdict == "shown"
     assert len(claim.judged.parts) == 5
     assert claim.forest is not None
     assert len(claim.forest[1].rows) == len(claim.rows) == 7
     # One run of the shares is not there: the seed that has both is compared, and without any nothing is said.
-    some = by_source({BASE: base, NONE: shares[NONE], MORE: shares[MORE][1:]})
+    some = by_source({BASE: base, NONE: shares[NONE], MORE: shares[MORE][1:], DEMO: []})
     assert some.judged.parts[-1][1].value == pytest.approx(0.7 - 0.401)
-    assert len(by_source({BASE: base, NONE: shares[NONE][:1], MORE: shares[MORE][1:]}).judged.parts) == 4
-    alone = by_source({BASE: base, NONE: [], MORE: []})
+    assert len(by_source({BASE: base, NONE: shares[NONE][:1], MORE: shares[MORE][1:], DEMO: []}).judged.parts) == 4
+    alone = by_source({BASE: base, NONE: [], MORE: [], DEMO: []})
     assert len(alone.judged.parts) == 4
     assert "nothing is said of them" in " ".join(alone.notes)
-    missed = by_source({BASE: [seed(0.8, 0.1, "web"), seed(0.8, 0.1)], **shares})
+    missed = by_source({BASE: [seed(0.8, 0.1, "web"), seed(0.8, 0.1)], **shares, DEMO: []})
     assert missed.judged.verdict == "not shown"
     assert "by seed: web; synthetic. The planted one, synthetic, by 1 of 2 seeds." in missed.notes[0]
-    assert by_source({BASE: [seed(0.3, 0.1)] * 2, **shares}).judged.verdict == "opposite"
+    assert by_source({BASE: [seed(0.3, 0.1)] * 2, **shares, DEMO: []}).judged.verdict == "opposite"
+    # Runs of the demo take the place of the sweep's, whose share of synthetic clips is told beside the two others.
+    demo = by_source({BASE: [seed(0.3, 0)] * 2, **shares, DEMO: [seed(0.8, 0.1, at=at) for at in (20, 21, 22)]})
+    assert demo.judged.verdict == "shown"
+    assert demo.judged.sentence.startswith(
+        "Shown, with 3 seeds: score under synthetic less that under handheld is +0.3"
+    )
+    assert demo.judged.parts[-1] == claim.judged.parts[-1]
+    assert len(demo.rows) == 8
+    assert "on rendered clips by 3 runs of the demo, each on other clips" in claim_page(demo)
+    assert "on rendered clips by 2 seeds of training" in claim_page(claim)
+
+
+def _demo(work: Path, seed: int, ok: bool) -> None:
+    """The record of a run in a store of `demo_seeds.py`."""
+    record = RunRecord(run=f"run-{seed}", name="demo", started="2026-11-29T00:00:00+00:00", stages={}, ok=ok)
+    Store(work / f"seed-{seed}").put_run(record)
+
+
+def test_runs_of_the_demo_are_read_by_seed(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no store seed-N: fill it by benchmarks/demo_seeds.py --work"):
+        read_demos(tmp_path)
+    for seed in (21, 3):
+        _demo(tmp_path, seed, ok=True)
+    found = [(run.arm, run.seed, run.side.run) for run in read_demos(tmp_path)]
+    assert found == [(DEMO, 3, "run-3"), (DEMO, 21, "run-21")]
+    _demo(tmp_path, 22, ok=False)
+    with pytest.raises(ValueError, match=r"seed-22: the newest run of the demo did not end well"):
+        read_demos(tmp_path)
 
 
 def test_losses_are_of_held_out_clips_and_the_same_each_time(tmp_path: Path) -> None:
@@ -263,9 +294,6 @@ def test_the_sweep_is_waited_for_at_an_interrupt_and_stops_if_the_command_is_kil
 
 
 def test_without_a_run_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from pipelines.engine.store.store import Store
-    from pipelines.engine.store.sweep_record import ArmRun, SweepRecord
-
     store = Store(tmp_path)
     run = ArmRun(arm=BASE, seed=0, name="claims.base.s0", state="failed", error="no")
     SweepRecord(name="claims", config="claims.yaml", command="lumina", started="2026-11-29T00:00:00", runs=(run,)).put(

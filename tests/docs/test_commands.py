@@ -226,9 +226,12 @@ def _export(words: list[str]) -> None:
 
 
 def _python(words: list[str]) -> None:
-    assert words[0] == "-m"
-    module = ROOT / words[1].replace(".", "/")
-    assert module.with_suffix(".py").is_file() or (module / "__main__.py").is_file()
+    """The module or script is there, and has the options."""
+    module = ROOT / (words[1].replace(".", "/") if words[0] == "-m" else words[0].removesuffix(".py"))
+    found = [file for file in (module.with_suffix(".py"), module / "__main__.py") if file.is_file()]
+    assert found, words
+    text = found[0].read_text()
+    assert all(f'"{word}"' in text for word in words[1:] if word.startswith("--")), words
 
 
 def _pip(words: list[str]) -> None:

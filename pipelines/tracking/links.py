@@ -21,7 +21,8 @@ class Found:
     """The two experiments."""
     parent: str = ""
     stages: dict[str, str] = field(default_factory=dict)
-    evaluations: list[str] = field(default_factory=list)
+    evaluations: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Stage and evaluation by id: stages that run side by side end in any order."""
     shown: str = ""
     """The last of them that has clips or sounds beside its figures."""
     model: tuple[str, str] | None = None
@@ -37,7 +38,7 @@ class Links:
     """Starts the web page for a local database; empty for a server that runs anyway."""
     pipeline_url: str
     compare_url: str
-    """The evaluations of this run side by side, where there are at least two."""
+    """The evaluations of this run side by side, by name, where there are at least two."""
     model_url: str
     """The registered checkpoint that was made last."""
     clips_url: str
@@ -61,7 +62,8 @@ def links(uri: str, found: Found, buffer: Path | None) -> Links:
         pipeline = f"{base}/experiments/{found.pipelines}/runs/{found.parent}"
     if len(found.evaluations) > 1:
         # Experiment ids must be strings in this page's address.
-        runs = quote(json.dumps(found.evaluations, separators=(",", ":")))
+        ids = sorted(found.evaluations, key=lambda run_id: found.evaluations[run_id])
+        runs = quote(json.dumps(ids, separators=(",", ":")))
         compare = f"{base}/compare-runs?runs={runs}&experiments={quote(json.dumps([found.evals]))}"
     if found.model is not None:
         model = "{}/models/{}/versions/{}".format(base, quote(found.model[0], safe=""), found.model[1])

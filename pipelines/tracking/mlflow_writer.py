@@ -366,8 +366,8 @@ class MlflowWriter:
         run_id = run.info.run_id
         self.registry.link(run_id, [params["system_prompt"]] if "system_prompt" in params else [])
         # Arms of a study are compared with each other, and not with the system prompts.
-        if "study" not in params and run_id not in self.found.evaluations:
-            self.found.evaluations.append(run_id)
+        if "study" not in params:
+            self.found.evaluations[run_id] = (made.stage, name)
         if len(evaluation["artifacts"]) > 1:
             self.found.shown = run_id
 

@@ -24,9 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.engine.store.run_record import RunRecord, run_ids
+from pipelines.engine.store.store import Store
+
 JUDGED = ("shapes/colour_acc", "shapes/shape_acc", "shapes/direction_acc", "shapes/speed_rank_corr")
 SHAPE = "shapes/shape_acc"
 PLANTED = "synthetic"
+"""The source that is rendered without flaws."""
 AIM = 0.8
 
 
@@ -81,16 +85,22 @@ def interval(figure: Mapping[str, float]) -> str:
     return f"{figure['value']:.0%} [{figure['low']:.0%}, {figure['high']:.0%}]"
 
 
-def outcome(store: Path, seed: int) -> Outcome | None:
+def whole_run(store: Store) -> RunRecord | None:
+    """The newest run that went to its end; None if there is none. Raises StoreError where a record cannot be read."""
+    records = sorted((store.get_run(run) for run in run_ids(store.objects)), key=lambda record: record.began)
+    return next((one for one in reversed(records) if one.ok and "evaluate_final" in one.stages), None)
+
+
+def outcome(root: Path, seed: int) -> Outcome | None:
     """Of the newest whole run of a store; None if there is none."""
-    for path in sorted(store.glob("runs/*.json"), reverse=True):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["ok"] and "evaluate_final" in record["stages"]:
-            at = {name: store / record["stages"][name]["path"] for name in ("choose", "evaluate_final")}
-            selection = json.loads((at["choose"] / "selection.json").read_text(encoding="utf-8"))
-            final = json.loads((at["evaluate_final"] / "metrics.json").read_text(encoding="utf-8"))
-            return Outcome(seed, record["seconds"] / 60, selection, final)
-    return None
+    record = whole_run(Store(root))
+    if record is None:
+        return None
+    selection, final = (
+        json.loads((root / (record.stages[stage].path or "") / name).read_text(encoding="utf-8"))
+        for stage, name in (("choose", "selection.json"), ("evaluate_final", "metrics.json"))
+    )
+    return Outcome(seed, record.seconds / 60, selection, final)
 
 
 def run(store: Path, seed: int, overrides: Sequence[str]) -> Outcome:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.claims.losses import excess, held_out_losses
+from benchmarks.demo_seeds import whole_run
 from jobs.choose import ChooseConfig
 from lumina.evaluation.metrics import METRICS, Estimate, Metric, composite
 from lumina.evaluation.study import read_study
@@ -27,9 +28,7 @@ from pipelines.reports.evaluations import Evaluated, read_evaluations
 BASE, NONE, MORE = "as they come", "no synthetic", "more synthetic"
 """Arms of `shares.yaml`."""
 DEMO = "demo"
-"""Config, and here the arm, of the runs that `demo_seeds.py` makes."""
-PLANTED = "synthetic"
-"""The source that is rendered without flaws."""
+"""The arm of the runs that `demo_seeds.py` makes."""
 RESAMPLES = 10_000
 SPEED = Metric("measured speed", "shapes/measured_speed", "truth", "shorter sides a second, of clips asked to move")
 WEIGHTS = ChooseConfig().score
@@ -96,18 +95,18 @@ def read_runs(store: Store, sweep: str) -> list[SeedRun]:
 
 
 def read_demos(work: Path) -> list[SeedRun]:
-    """The newest run of the demo in each store `seed-N` of a folder that `demo_seeds.py` has filled, by seed.
+    """The newest whole run in each store `seed-N` of a folder that `demo_seeds.py` has filled, by seed.
 
     Raises:
-        ValueError: there is none, or one did not end well.
-        StoreError: a store has no run of the demo, or a record cannot be read.
+        ValueError: there is no such store, or one has no whole run.
+        StoreError: a record cannot be read.
     """
     found = []
     for path in work.glob("seed-*"):
         store = Store(path)
-        record = store.get_run(DEMO)
-        if not record.ok:
-            raise ValueError(f"{path}: the newest run of the demo did not end well: run benchmarks/demo_seeds.py again")
+        record = whole_run(store)
+        if record is None:
+            raise ValueError(f"{path}: no run of the demo has ended: run benchmarks/demo_seeds.py --work {work} again")
         found.append(SeedRun(DEMO, int(path.name.removeprefix("seed-")), read_side(store, record)))
     if not found:
         raise ValueError(f"{work} has no store seed-N: fill it by benchmarks/demo_seeds.py --work {work}")

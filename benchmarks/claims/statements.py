@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.claims.evidence import BASE, DEMO, MORE, NONE, PLANTED, Losses, SeedRun, Sourced, Studied, of_arm
+from benchmarks.claims.evidence import BASE, DEMO, MORE, NONE, Losses, SeedRun, Sourced, Studied, of_arm
 from benchmarks.claims.evidence import losses as losses_of
 from benchmarks.claims.evidence import sources as sources_of
 from benchmarks.claims.evidence import study as study_of
 from benchmarks.claims.losses import TIMES
 from benchmarks.claims.rules import CONFIDENCE, MARGIN, Judged, Part, judge, mean_of, minus, over_seeds, plus
+from benchmarks.demo_seeds import PLANTED
 from jobs.train_plots import WORSE
 from lumina.evaluation.metrics import Estimate
 from lumina.evaluation.subsets import FloatArray, Interval

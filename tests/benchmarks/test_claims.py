@@ -23,7 +23,7 @@ from lumina.evaluation.metrics import Estimate
 from lumina.training.data.latents import LatentDataset
 from lumina.training.weights.start import initial_model
 from pipelines.config import PipelineConfig
-from pipelines.engine.store.run_record import RunRecord
+from pipelines.engine.store.run_record import RunRecord, StageEntry
 from pipelines.engine.store.store import Store
 from pipelines.engine.store.sweep_record import ArmRun, SweepRecord
 from pipelines.sweep.arms import read_sweep
@@ -228,7 +228,8 @@ def test_claim_d_has_all_of_its_parts() -> None:
 
 def _demo(work: Path, seed: int, ok: bool) -> None:
     """The record of a run in a store of `demo_seeds.py`."""
-    record = RunRecord(run=f"run-{seed}", name="demo", started="2026-11-29T00:00:00+00:00", stages={}, ok=ok)
+    stages = {"evaluate_final": StageEntry(fingerprint=None, digest=None)}
+    record = RunRecord(run=f"run-{seed}", name="demo", started="2026-11-29T00:00:00+00:00", stages=stages, ok=ok)
     Store(work / f"seed-{seed}").put_run(record)
 
 
@@ -240,7 +241,7 @@ def test_runs_of_the_demo_are_read_by_seed(tmp_path: Path) -> None:
     found = [(run.arm, run.seed, run.side.run) for run in read_demos(tmp_path)]
     assert found == [(DEMO, 3, "run-3"), (DEMO, 21, "run-21")]
     _demo(tmp_path, 22, ok=False)
-    with pytest.raises(ValueError, match=r"seed-22: the newest run of the demo did not end well"):
+    with pytest.raises(ValueError, match=r"seed-22: no run of the demo has ended"):
         read_demos(tmp_path)
 
 

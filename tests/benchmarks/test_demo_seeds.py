@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import demo_seeds
+from pipelines.engine.store.run_record import RunRecord, StageEntry
+from pipelines.engine.store.store import Store
 
 FIGURES = ("shapes/colour_acc", "shapes/shape_acc", "shapes/direction_acc", "shapes/speed_rank_corr")
 
@@ -38,9 +41,14 @@ def _store(
     for stage, name, content in (("choose", "selection.json", selection), ("evaluate_final", "metrics.json", final)):
         (root / stage).mkdir(parents=True)
         (root / stage / name).write_text(json.dumps(content), encoding="utf-8")
-    stages: dict[str, Any] = {stage: {"path": stage} for stage in ("choose", "evaluate_final")}
-    (root / "runs").mkdir()
-    (root / "runs" / "1.json").write_text(json.dumps({"ok": ok, "seconds": 600, "stages": stages}), encoding="utf-8")
+    _record(root, "1", ok, {stage: stage for stage in ("choose", "evaluate_final")})
+
+
+def _record(root: Path, run: str, ok: bool, stages: Mapping[str, str]) -> None:
+    """The record of a run, with the paths of its stages; later for a later id."""
+    entries = {stage: StageEntry(fingerprint=None, digest=None, path=path) for stage, path in stages.items()}
+    started = f"2026-11-29T00:00:0{run}+00:00"
+    Store(root).put_run(RunRecord(run=run, name="demo", started=started, seconds=600, stages=entries, ok=ok))
 
 
 def _outcome(root: Path, **changes: Any) -> demo_seeds.Outcome:
@@ -66,6 +74,18 @@ def test_a_run_that_failed_is_no_outcome(tmp_path: Path) -> None:
     assert demo_seeds.outcome(tmp_path, 20) is None
     _store(tmp_path / "failed", ok=False)
     assert demo_seeds.outcome(tmp_path / "failed", 20) is None
+
+
+def test_it_is_of_the_newest_run_that_went_to_its_end(tmp_path: Path) -> None:
+    _store(tmp_path)
+    whole = {"choose": "choose", "evaluate_final": "evaluate_final"}
+    for run, ok, stages in (("2", False, whole), ("3", True, {"choose": "choose"})):
+        _record(tmp_path, run, ok, stages)
+    assert (found := demo_seeds.whole_run(Store(tmp_path))) is not None
+    assert found.run == "1"
+    _record(tmp_path, "4", True, whole)
+    assert (found := demo_seeds.whole_run(Store(tmp_path))) is not None
+    assert found.run == "4"
 
 
 def test_four_of_five_must_meet_them(

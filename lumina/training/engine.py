@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -203,14 +204,29 @@ def _optimizer(config: StageConfig, trained: list[nn.Parameter], layout: Layout,
     )
 
 
+@contextmanager
+def _absent(package: str) -> Iterator[None]:
+    """Have imports of a package fail, unless it has been imported."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
 def _deepspeed(
     config: StageConfig, model: nn.Module, trained: list[nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> Any:
     """Wrap the model in a DeepSpeed engine; no compiler is needed."""
     # Read when deepspeed is imported: which device of the node is this worker's.
     os.environ.setdefault("LOCAL_RANK", "0")
-    import deepspeed
-    import deepspeed.ops
+    with _absent("mlflow"):
+        # Its autotuner, which nobody calls here, would import it: longer than all of the rest takes.
+        import deepspeed
+        import deepspeed.ops
 
     if not torch.cuda.is_available():
         # On the CPU it would be compiled at the first start, and gloo does without it.

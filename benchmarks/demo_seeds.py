@@ -5,8 +5,8 @@
 
 The seed is that of the rendered scenes (`data.shapes.seed`), so that every run has other clips, captions and held-out
 clips. Each run has a store of its own in the folder; a seed whose run has ended there is not run again, so the command
-goes on after a kill. Whole runs, twelve to eighteen minutes each on two quiet cores; the second line emulates an older
-processor. `--override` passes on `-o` of `lumina run`.
+goes on after a kill. Whole runs, twelve to twenty-two minutes each on two quiet cores; the second line emulates an
+older processor. `--override` passes on `-o` of `lumina run`.
 
 Prints a row for each seed, and how many of them met the aim: `synthetic` chosen, and both others significantly worse;
 shape accuracy of at least 80 % after fine-tuning; a figure that fine-tuning lifted significantly. Exit 1 unless four of

@@ -85,6 +85,8 @@ def ensure(runtime: RuntimeConfig) -> str:
             os.environ.setdefault("RAY_task_oom_retries", "5")
             # Ray warns when four times as many workers run; here most of them wait, as intended.
             os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(logical_cpus(runtime)))
+            # The one node is not taken away with notice, and each training would start a process that waits for that.
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
             # Ray gives its page a minute, however long we would wait.
             os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", str(math.ceil(runtime.ray_start_s)))
         if "ray" in sys.modules and sys.modules["ray"].is_initialized():

@@ -44,7 +44,7 @@ def hanging(store: Path, driver: subprocess.Popen[str]) -> tuple[list[psutil.Pro
 def test_a_start_that_hangs(tmp_path: Path, number: signal.Signals | None) -> None:
     store = tmp_path / "store"
     words = ["demo", "--until", "render_shapes", "--store", str(store)]
-    words += ["-o", f"runtime.ray_start_s={10 if number is None else 600}"]
+    words += ["-o", f"runtime.ray_start_s={25 if number is None else 600}"]
     command = lumina(tmp_path, "run", *words)
     driver = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
@@ -62,7 +62,7 @@ def test_a_start_that_hangs(tmp_path: Path, number: signal.Signals | None) -> No
         return
     assert driver.returncode == 1, said
     [line] = [line for line in said.split("\n") if line.startswith("render_shapes failed: ")]
-    assert line.startswith("render_shapes failed: Ray did not start within 10 s: memory is ")
+    assert line.startswith("render_shapes failed: Ray did not start within 25 s: memory is ")
     assert "of memory are" not in line
     assert "GiB are available, and Ray needs about 2.0 GiB; /dev/shm has " in line
     assert read_status(Store(store), None).standing == "failed"

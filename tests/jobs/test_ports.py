@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import os
@@ -64,8 +65,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         assert driver.stdout is not None
         said = json.loads(driver.stdout.readline())
         root = psutil.Process(driver.pid)
-        tree = [root, *root.children(recursive=True)]
-        listening = [one for process in tree for one in process.net_connections("tcp") if one.status == "LISTEN"]
+        listening, command_lines = [], []
+        for process in (root, *root.children(recursive=True)):
+            # A worker that is idle may end at any time.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                command_lines.append(" ".join(process.cmdline()))
+                listening += [one for one in process.net_connections("tcp") if one.status == "LISTEN"]
         ports = sorted({(one.laddr.ip.removeprefix("::ffff:"), one.laddr.port) for one in listening})
         mark = tmp_path_factory.mktemp("run") / "mark"
         secret = [said.get(FILE, "/"), said["logs"]]
@@ -75,7 +80,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
             capture_output=True, text=True, timeout=120, env=STRANGER,
         )  # fmt: skip
         assert told.returncode == 0, told.stderr
-        command_lines = [" ".join(process.cmdline()) for process in tree]
         yield Run(said, Path(said[FILE]).read_text(), command_lines, ports, json.loads(told.stdout), mark)
         driver.stdin.close()
         driver.wait(60)

@@ -87,8 +87,8 @@ def interval(figure: Mapping[str, float]) -> str:
 
 def whole_run(store: Store) -> RunRecord | None:
     """The newest run that went to its end; None if there is none. Raises StoreError where a record cannot be read."""
-    records = sorted((store.get_run(run) for run in run_ids(store.objects)), key=lambda record: record.began)
-    return next((one for one in reversed(records) if one.ok and "evaluate_final" in one.stages), None)
+    records = (store.get_run(run) for run in reversed(run_ids(store.objects)))
+    return next((one for one in records if one.ok and "evaluate_final" in one.stages), None)
 
 
 def outcome(root: Path, seed: int) -> Outcome | None:

@@ -71,7 +71,7 @@ class Nodes:
 
     def running(self, word: str) -> list[subprocess.Popen[bytes]]:
         """The nodes that run a process whose command line holds `word`."""
-        return [node for node in self.alive() if processes(node, word)]
+        return [node for node in self.alive() if processes(node.pid, word)]
 
     def lose(self, node: subprocess.Popen[bytes]) -> None:
         """Kill a node, or the head, with everything on it."""
@@ -182,10 +182,10 @@ def digests(store: Path) -> dict[str, str]:
     return {one["stage"]: one["digest"] for one in manifests}
 
 
-def processes(root: subprocess.Popen[bytes], word: str) -> list[psutil.Process]:
-    """The processes below `root` whose command line holds `word`, by their id."""
+def processes(root: int, word: str) -> list[psutil.Process]:
+    """The processes below that of the id `root` whose command line holds `word`, by their id."""
     found = []
-    for one in psutil.Process(root.pid).children(recursive=True):
+    for one in psutil.Process(root).children(recursive=True):
         try:
             if word in " ".join(one.cmdline()):
                 found.append(one)

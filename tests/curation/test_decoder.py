@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -19,6 +18,7 @@ from curation.decoder import Decoder
 from curation.schema import Reason, RowError
 from lumina.faults import MachineError
 from lumina.video import write_h264
+from tests.ray_nodes import processes
 
 HOSTILE = (sys.executable, "-m", "tests.curation.hostile_child")
 
@@ -38,13 +38,8 @@ def decoder() -> Iterator[Decoder]:
 
 
 def children() -> set[int]:
-    """This process's, some of which may be of tests before, and end at any time."""
-    found = set()
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if child.status() != psutil.STATUS_ZOMBIE:
-                found.add(child.pid)
-    return found
+    """Those that decode: others may be of tests before, and end at any time."""
+    return {child.pid for child in processes(os.getpid(), "_child")}
 
 
 def test_the_child_finds_what_the_backends_find(clip: Path, decoder: Decoder) -> None:
@@ -77,10 +72,10 @@ def test_a_decoder_that_misbehaves_is_replaced(
     with pytest.raises(RowError, match=detail) as caught:
         decoder.probe(bad, "video")
     assert caught.value.reason == reason
-    assert children() <= before
+    assert children() == before
     assert decoder.probe(clip, "video").frames_decodable == 12
     decoder.close()
-    assert children() <= before
+    assert children() == before
 
 
 def test_what_native_code_prints_disturbs_nothing(clip: Path, decoder: Decoder, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from lumina.training.stage import TrainStageConfig
 from lumina.training.trainer import Trainer, TrainingStoppedError
 from lumina.training.video_workload import VideoWorkload
 from tests.lumina.training import toy
+from tests.ray_nodes import processes
 
 
 class Recorder:
@@ -82,21 +83,13 @@ def _context(root: Path, config: TrainStageConfig, recorder: Recorder, **toy_cha
     )
 
 
-def _command(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        # Ended in the meantime; it may still be a zombie.
-        return ""
-
-
 def _at(recorder: Recorder, step: int, actor: str) -> list[psutil.Process]:
     """The processes of an actor, once training has come to a step."""
     deadline = time.monotonic() + 300
     while not recorder.rows or recorder.rows[-1][0] < step:
         assert time.monotonic() < deadline, "training did not get going"
         time.sleep(0.02)
-    return [child for child in psutil.Process().children(recursive=True) if actor in _command(child)]
+    return processes(os.getpid(), actor)
 
 
 def _kill_a_worker(recorder: Recorder, step: int) -> None:

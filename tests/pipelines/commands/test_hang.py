@@ -27,7 +27,7 @@ def wait_for(found: Callable[[], object], driver: subprocess.Popen[str]) -> None
 def hanging(store: Path, driver: subprocess.Popen[str]) -> tuple[list[psutil.Process], RunStatus]:
     """Stop Ray's server as soon as it is there, and wait until the run has waited for a while; all that it started."""
     servers: list[psutil.Process] = []
-    wait_for(lambda: servers.extend(processes(driver, "gcs/gcs_server")) or servers, driver)  # type: ignore[arg-type]
+    wait_for(lambda: servers.extend(processes(driver.pid, "gcs/gcs_server")) or servers, driver)  # type: ignore[arg-type]
     servers[0].suspend()
     stopped = time.time()
 

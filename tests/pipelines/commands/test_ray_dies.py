@@ -29,7 +29,7 @@ def test_a_run_goes_on_after_its_servers_were_killed(tmp_path: Path) -> None:
             lines.append(line)
             if "▶ render_shapes" in line and not below:
                 below = psutil.Process(driver.pid).children(recursive=True)
-                [server] = processes(driver, "gcs/gcs_server")
+                [server] = processes(driver.pid, "gcs/gcs_server")
                 server.kill()
         assert driver.wait(60) == 0, "".join(lines)
     finally:
